@@ -1,0 +1,1 @@
+"""A network controller: members, authorisation, pools, signed configurations. Sans-IO."""

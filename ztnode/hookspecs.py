@@ -1,0 +1,76 @@
+"""Every hook of ztnode on one page, and the small interfaces that hook results must offer.
+
+A plugin is a Python package with an entry point in the group ``ztnode`` that names a module (or object) whose
+functions are decorated with ``hookimpl``. The built-ins under ``ztnode/plugins/`` are registered the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeAlias
+
+import pluggy
+
+hookspec = pluggy.HookspecMarker("ztnode")
+hookimpl = pluggy.HookimplMarker("ztnode")
+
+Endpoint: TypeAlias = tuple[str, int]
+"""A physical address: a numeric IPv4 or IPv6 address (no brackets, no scope) and a port, or what a transport
+plugin uses in its place."""
+
+Datagrams: TypeAlias = Sequence[tuple[bytes, Endpoint]]
+"""A batch of received datagrams, each with where it came from."""
+
+
+class StateStore(Protocol):
+    """A small key-value store. Keys are relative POSIX paths as in a ZeroTier One home directory, such as
+    ``identity.secret``, ``planet`` or ``networks.d/9ad07d01093a69e3.conf``."""
+
+    def read(self, key: str) -> bytes | None:
+        """The value, or None where there is none. Raises OSError."""
+
+    def write(self, key: str, value: bytes) -> None:
+        """Replace the value atomically and durably. A key whose last part ends in ``.secret`` is readable by
+        the owner alone. Raises OSError."""
+
+    def delete(self, key: str) -> None:
+        """Forget the key; no error where there is none. Raises OSError."""
+
+    def keys(self, prefix: str = "") -> Iterable[str]:
+        """All keys that begin with ``prefix``."""
+
+    def close(self) -> None:
+        """Release locks and handles."""
+
+
+class Transport(Protocol):
+    """Carries datagrams between this node and the physical network, in batches."""
+
+    async def open(self, port: int, receive: Callable[[Datagrams], None]) -> None:
+        """Bind (port 0: any) and call ``receive`` on the running event loop with each batch. Raises OSError."""
+
+    def send(self, endpoint: Endpoint, datagrams: Sequence[bytes]) -> int:
+        """Send a batch to one endpoint, best effort. Returns how many were dropped at once."""
+
+    def local_endpoints(self) -> Sequence[Endpoint]:
+        """What this transport is bound to, for status display."""
+
+    async def close(self) -> None:
+        """Close; no ``receive`` call comes after."""
+
+
+@hookspec(firstresult=True)
+def ztnode_planet(source: str | None) -> bytes | None:  # type: ignore[empty-body]
+    """The serialised planet (a World) for ``source``, what the user gave as --planet (None: nothing given).
+    Return None to leave it to the next plugin; raise ValueError or OSError with one clear line."""
+
+
+@hookspec(firstresult=True)
+def ztnode_state_store(url: str) -> StateStore | None:  # type: ignore[empty-body]
+    """Open the state store named by ``url``: a path (the built-in file store), ``memory:``, or a scheme of the
+    plugin's own. Return None to leave it to the next plugin."""
+
+
+@hookspec(firstresult=True)
+def ztnode_transport(name: str) -> Transport | None:  # type: ignore[empty-body]
+    """A transport by the name given as --transport (default ``udp``), not yet open. None: not ours."""

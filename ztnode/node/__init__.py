@@ -1,0 +1,1 @@
+"""The node process: event loop, sockets, timers, supervision. Glue alone."""

@@ -1,0 +1,1 @@
+"""VL2, virtual Ethernet: network configuration, membership, credentials, multicast, rules. Sans-IO."""

@@ -1,0 +1,1 @@
+"""The stack worker process: ring, netstack and client sockets joined. Glue alone."""
