@@ -1,0 +1,152 @@
+"""The node as control/ sees it: values to show and one interface to act on. Nothing here does I/O."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class JoinState(enum.Enum):
+    """Where a membership stands, as a person reads it."""
+
+    REQUESTING = "requesting"
+    WAITING_FOR_AUTHORISATION = "waiting_for_authorisation"
+    NOT_FOUND = "not_found"
+    AUTHENTICATION_REQUIRED = "authentication_required"
+    OK = "ok"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteInfo:
+    """A managed route: ``target`` in CIDR form; ``via`` a gateway address or None for on-link."""
+
+    target: str
+    via: str | None
+    metric: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkInfo:
+    """One joined network. ``addresses`` are managed IPs in CIDR form. ``detail`` is one line a person can act on."""
+
+    nwid: int
+    name: str
+    state: JoinState
+    detail: str
+    mac: int
+    mtu: int
+    addresses: tuple[str, ...]
+    routes: tuple[RouteInfo, ...]
+    dns_domain: str
+    dns_servers: tuple[str, ...]
+    private: bool
+    broadcast: bool
+    revision: int
+    authentication_url: str
+    from_cache: bool
+    """True while the configuration is the one kept on disk, not yet confirmed by the controller."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathInfo:
+    """A physical path. Ages in seconds, negative: never."""
+
+    endpoint: str
+    preferred: bool
+    last_send_age: float
+    last_receive_age: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """One peer. ``role`` is planet, moon or leaf; ``latency_ms`` is negative while unknown."""
+
+    address: int
+    role: str
+    version: str
+    latency_ms: float
+    direct: bool
+    paths: tuple[PathInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One stack worker process."""
+
+    index: int
+    pid: int
+    connections: int
+    restarts: int
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """The node as a whole. ``uptime`` in seconds."""
+
+    address: int
+    public_identity: str
+    online: bool
+    version: str
+    uptime: float
+    planet_id: int
+    planet_timestamp: int
+    listening: tuple[str, ...]
+    surface_addresses: tuple[str, ...]
+    workers: tuple[WorkerInfo, ...]
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """Where a local client fetches its connected socket: connect to the Unix socket ``path``, send ``token``,
+    receive one file descriptor (SCM_RIGHTS). ``local`` and ``remote`` are the overlay endpoints."""
+
+    path: str
+    token: bytes
+    local: tuple[str, int]
+    remote: tuple[str, int]
+
+
+class DialError(OSError):
+    """A dial, listen or accept that failed; ``errno`` as the kernel would give it, ``strerror`` for a person."""
+
+
+class NodeApi(Protocol):
+    """What the control plane may ask of a running node. All methods run on the node's event loop."""
+
+    def status(self) -> NodeStatus: ...
+    def networks(self) -> Sequence[NetworkInfo]: ...
+    def network(self, nwid: int) -> NetworkInfo | None: ...
+    def peers(self) -> Sequence[PeerInfo]: ...
+
+    async def join(self, nwid: int) -> NetworkInfo:
+        """Join (idempotent); returns at once with the state so far. Raises OSError if it cannot be kept on disk."""
+
+    async def leave(self, nwid: int) -> None:
+        """Leave and forget. Raises KeyError if not joined."""
+
+    def watch(self) -> AsyncIterator[NetworkInfo]:
+        """Every network as it is now, then each again whenever it changes (one that was left: state LEFT);
+        a slow reader gets the newest state only."""
+
+    async def dial(self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0) -> Handoff:
+        """Open a TCP connection to a numeric address. Raises DialError, ValueError on a bad address."""
+
+    async def listen(
+        self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128
+    ) -> tuple[int, tuple[str, int]]:
+        """Listen on a managed address ("" or "0.0.0.0"/"::": all of them); returns a listener id and what was bound.
+        Raises DialError."""
+
+    async def accept(self, listener: int) -> Handoff:
+        """The next connection, waiting for it. Raises DialError when the listener is closed, KeyError if unknown."""
+
+    async def close_listener(self, listener: int) -> None:
+        """Stop listening. Raises KeyError if unknown."""
+
+    def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
+        """The network's decrypted Ethernet frames as pcapng blocks, from now on."""
