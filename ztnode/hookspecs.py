@@ -60,17 +60,17 @@ class Transport(Protocol):
 
 
 @hookspec(firstresult=True)
-def ztnode_planet(source: str | None) -> bytes | None:  # type: ignore[empty-body]
+def ztnode_planet(source: str | None) -> bytes | None:
     """The serialised planet (a World) for ``source``, what the user gave as --planet (None: nothing given).
     Return None to leave it to the next plugin; raise ValueError or OSError with one clear line."""
 
 
 @hookspec(firstresult=True)
-def ztnode_state_store(url: str) -> StateStore | None:  # type: ignore[empty-body]
+def ztnode_state_store(url: str) -> StateStore | None:
     """Open the state store named by ``url``: a path (the built-in file store), ``memory:``, or a scheme of the
     plugin's own. Return None to leave it to the next plugin."""
 
 
 @hookspec(firstresult=True)
-def ztnode_transport(name: str) -> Transport | None:  # type: ignore[empty-body]
+def ztnode_transport(name: str) -> Transport | None:
     """A transport by the name given as --transport (default ``udp``), not yet open. None: not ours."""
