@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The system programs that the interoperability tests use. As root on a Debian-like system they are installed;
+# elsewhere the tests that need them say so and skip.
+set -eu
+missing=()
+for pair in ip:iproute2 tshark:tshark curl:curl; do
+    command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+    echo "not installed (some tests will skip): ${missing[*]}"
+    exit 0
+fi
+echo "installing for the tests: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
