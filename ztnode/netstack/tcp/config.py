@@ -1,0 +1,41 @@
+"""The knobs of TCP, with the reason for each default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TcpConfig:
+    """Limits and timers. Times are seconds, sizes bytes."""
+
+    congestion: str = "cubic"
+    """Congestion control of new connections: `cubic` (RFC 9438) or `newreno` (RFC 5681, 6582)."""
+    send_buffer: int = 1 << 20
+    """What `writable` offers at first; it grows with the congestion window up to `send_buffer_max`."""
+    send_buffer_max: int = 8 << 20
+    receive_buffer: int = 256 << 10
+    """First receive window; auto-tuning doubles it while the application keeps up."""
+    receive_buffer_max: int = 8 << 20
+    initial_rto: float = 1.0
+    """RFC 6298 section 2.1."""
+    syn_rto: tuple[float, ...] = (0.25, 0.5, 1.0)
+    """First SYN retransmissions: see `rtt.py` for why they are quicker than RFC 6298 asks."""
+    min_rto: float = 0.2
+    max_rto: float = 60.0
+    delayed_ack: float = 0.04
+    """RFC 1122 allows 0.5; 40 ms is what the Linux kernel uses and what peers' RTO minimums (200 ms) expect."""
+    connect_timeout: float = 30.0
+    user_timeout: float = 120.0
+    """Unacknowledged data older than this ends the connection with ETIMEDOUT (RFC 9293 section 3.8.3: at least 100 s)."""
+    fin_wait_2_timeout: float = 60.0
+    time_wait: float = 60.0
+    time_wait_max: int = 16384
+    """Bound of the TIME-WAIT table; the oldest goes first."""
+    keepalive_idle: float = 7200.0
+    keepalive_interval: float = 75.0
+    keepalive_probes: int = 9
+    challenge_acks_per_second: int = 100
+    """RFC 5961 section 7."""
+    backlog_max: int = 1024
+    ephemeral_ports: tuple[int, int] = (32768, 60999)

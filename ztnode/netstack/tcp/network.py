@@ -1,0 +1,62 @@
+"""What TCP asks of the IP layer below: the narrow waist between `tcp/` and the rest of the stack.
+
+TCP builds whole Ethernet frames itself, because one `struct.pack` over a per-flow template is what makes bulk
+output cheap. The IP layer owns the template (next hop, addresses, hop limit) and says by `generation` when it changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+Buffer = bytes | memoryview
+Frame = tuple[Buffer, ...]
+"""An Ethernet frame as a gather list: (headers, payload, ...)."""
+
+ConnectionKey = bytes
+"""Source address + destination address + source port + destination port **as received**, in network byte order:
+12 bytes over IPv4, 36 over IPv6. It is one contiguous slice of the packet when there are no IP options."""
+
+
+class Flow(Protocol):
+    """The way from one of our addresses to one remote address. Shared by every connection between the two."""
+
+    @property
+    def port_index(self) -> int:
+        """The Ethernet port (network) that the flow leaves by."""
+
+    @property
+    def local(self) -> bytes:
+        """Our address, 4 or 16 bytes."""
+
+    @property
+    def remote(self) -> bytes:
+        """The remote address, 4 or 16 bytes."""
+
+    @property
+    def mtu(self) -> int:
+        """Largest IP packet, in bytes, IP header included (the port's MTU, or what ICMP lowered it to)."""
+
+    @property
+    def header(self) -> bytes:
+        """Ethernet and IP header template, 34 (IPv4, DF set, ID 0) or 54 bytes (IPv6), protocol TCP.
+
+        Total/payload length and the IPv4 checksum are zero; TCP fills them. The destination MAC may still be zero.
+        """
+
+    @property
+    def generation(self) -> int:
+        """Changes whenever `header` or `mtu` changes."""
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        """Queue complete frames. While the next hop is unresolved the flow keeps a bounded number and fills in the MAC."""
+
+    def confirm(self, now: float) -> None:
+        """The remote answers: reachability confirmation for the neighbour cache (RFC 4861 section 7.3.1)."""
+
+
+class Network(Protocol):
+    """What the layer asks the stack when a packet came from somebody that no connection knows."""
+
+    def flow_to(self, port_index: int, local: bytes, remote: bytes, now: float) -> Flow | None:
+        """The flow for answers from `local` to `remote`; None when there is no route."""
