@@ -1,0 +1,119 @@
+"""The Internet checksum (RFC 1071), its incremental update (RFC 1624) and its batch form.
+
+Everything here works on *sums*: integers that are congruent, modulo 65535, to the one's complement sum of the
+big-endian 16-bit words. Sums add with plain ``+`` and need no folding until the end, because 2**16 is 1 modulo
+65535; that is also why wider words may be summed. A region is right exactly when its sum, checksum field and
+pseudo-header included, is 0 modulo 65535 (and not all zero, which a version number or protocol rules out).
+
+Byte order: numpy sums in the machine's order, and swapping the bytes of a sum multiplies it by 256 modulo 65535,
+so a single multiplication at the end brings a native sum back to network order (RFC 1071 section 2.B).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Buffer = bytes | bytearray | memoryview
+
+MODULUS = 0xFFFF
+NATIVE_FACTOR = 256 if sys.byteorder == "little" else 1
+"""Multiply a native-order sum by this to have it in network order, modulo 65535 (256 is its own inverse:
+256 * 256 = 65536 = 1)."""
+
+_SMALL = 64
+"""Below this many bytes int.from_bytes is quicker than numpy's call overhead (measured: 0.3 µs against 1.3 µs)."""
+
+
+def region_sum(data: Buffer) -> int:
+    """The sum of ``data`` in network order; an odd last byte counts as the high half of a word (RFC 1071 2.A)."""
+    length = len(data)
+    if length <= _SMALL:
+        value = int.from_bytes(data, "big")
+        return (value << 8 if length & 1 else value) % MODULUS
+    even = length & ~3
+    words = np.frombuffer(data, np.uint32, even >> 2)
+    total = int(np.add.reduce(words, dtype=np.uint64)) * NATIVE_FACTOR
+    if even != length:
+        tail = int.from_bytes(data[even:], "big")
+        total += tail << 8 if length & 1 else tail
+    return total % MODULUS
+
+
+def gather_sum(parts: Iterable[Buffer]) -> int:
+    """The sum of the concatenation of ``parts`` in network order, without concatenating them."""
+    total = 0
+    odd = False
+    for part in parts:
+        value = region_sum(part)
+        # A part that starts at an odd offset has its bytes in the other halves of the words.
+        total += value << 8 if odd else value
+        odd ^= bool(len(part) & 1)
+    return total % MODULUS
+
+
+def finish(total: int) -> int:
+    """The checksum field (0 to 65535) for a region whose sum, with the field as zero, is ``total``.
+
+    Zero is a possible result: UDP sends 0xFFFF in its place (RFC 768).
+    """
+    # A non-zero one's complement sum that is 0 modulo 65535 is 0xFFFF, whose complement is 0.
+    return (MODULUS - total % MODULUS) % MODULUS
+
+
+def checksum(data: Buffer) -> int:
+    """The Internet checksum of ``data`` (its checksum field set to zero)."""
+    return finish(region_sum(data))
+
+
+def update(field: int, old_sum: int, new_sum: int) -> int:
+    """The checksum ``field`` after the words under it changed from ``old_sum`` to ``new_sum`` (RFC 1624 eqn. 3)."""
+    return finish(MODULUS - field + MODULUS - old_sum % MODULUS + new_sum)
+
+
+def verify(data: Buffer, pseudo: int = 0) -> bool:
+    """Whether ``data``, its checksum field included, agrees with it. ``pseudo`` is the pseudo-header's sum."""
+    return (region_sum(data) + pseudo) % MODULUS == 0
+
+
+def batch_sums(words: Buffer, starts: Sequence[int]) -> list[int]:
+    """The sums, in *machine* order and not reduced, of consecutive regions of one buffer.
+
+    ``words`` has a length that is a multiple of four; region ``i`` begins at 32-bit word ``starts[i]`` and ends
+    where the next begins (the last: at the end); ``starts`` is strictly ascending. About 0.2 µs for 2,800 bytes
+    where a sum of its own costs 1.3 µs. Multiply by ``NATIVE_FACTOR`` for network order; to test for 0 modulo
+    65535 no multiplication is needed.
+    """
+    if not starts:
+        return []
+    sums: list[int] = np.add.reduceat(np.frombuffer(words, np.uint32), starts, dtype=np.uint64).tolist()
+    return sums
+
+
+def stride_sums(data: Buffer, stride: int) -> list[int]:
+    """The sums, in network order and reduced, of ``data`` cut into pieces of ``stride`` bytes (the last may be
+    shorter): what a sender needs for the segments of one large write. ``stride`` is even."""
+    length = len(data)
+    if stride >= length:
+        return [region_sum(data)] if length else []
+    whole = length // stride
+    if stride & 3 == 0:
+        table = np.frombuffer(data, np.uint32, whole * stride >> 2).reshape(whole, stride >> 2)
+    else:
+        table = np.frombuffer(data, np.uint16, whole * stride >> 1).reshape(whole, stride >> 1)
+    sums: list[int] = (np.add.reduce(table, axis=1, dtype=np.uint64) * NATIVE_FACTOR % MODULUS).tolist()
+    if whole * stride != length:
+        sums.append(region_sum(data[whole * stride :]))
+    return sums
+
+
+def pseudo_sum(source: bytes, destination: bytes, protocol: int) -> int:
+    """The pseudo-header's sum *without* the upper-layer length, which the caller adds (RFC 9293 section 3.1,
+    RFC 8200 section 8.1: both families give the same sum). Addresses are packed, 4 or 16 bytes."""
+    return (int.from_bytes(source, "big") + int.from_bytes(destination, "big") + protocol) % MODULUS
