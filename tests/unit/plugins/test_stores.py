@@ -1,0 +1,107 @@
+"""The built-in state stores keep what they are given, atomically, and nobody else's."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ztnode.hookspecs import StateStore
+from ztnode.plugins.stores import MAX_VALUE_BYTES, FileStore, MemoryStore
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StateStore]:
+    opened: StateStore = FileStore(tmp_path / "home") if request.param == "file" else MemoryStore()
+    yield opened
+    opened.close()
+
+
+def test_write_read_delete(store: StateStore) -> None:
+    assert store.read("planet") is None
+    store.write("networks.d/9ad07d01093a69e3.conf", b"one")
+    store.write("networks.d/9ad07d01093a69e3.conf", b"two")
+    store.write("identity.secret", b"s")
+    assert store.read("networks.d/9ad07d01093a69e3.conf") == b"two"
+    assert list(store.keys()) == ["identity.secret", "networks.d/9ad07d01093a69e3.conf"]
+    assert list(store.keys("networks.d/")) == ["networks.d/9ad07d01093a69e3.conf"]
+    store.delete("networks.d/9ad07d01093a69e3.conf")
+    store.delete("networks.d/9ad07d01093a69e3.conf")
+    assert list(store.keys("networks.d/")) == []
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../../x", ".hidden"])
+def test_a_key_cannot_leave_the_store(store: StateStore, key: str) -> None:
+    with pytest.raises(ValueError, match="not a state key"):
+        store.write(key, b"x")
+    with pytest.raises(ValueError, match="not a state key"):
+        store.read(key)
+
+
+def test_secrets_are_the_owners_alone(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "home")
+    store.write("identity.secret", b"s")
+    store.write("identity.public", b"p")
+    assert stat.S_IMODE((tmp_path / "home/identity.secret").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "home/identity.public").stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
+    store.close()
+
+
+def test_one_node_at_a_time(tmp_path: Path) -> None:
+    first = FileStore(tmp_path)
+    with pytest.raises(OSError, match="in use by another node"):
+        FileStore(tmp_path)
+    first.close()
+    FileStore(tmp_path).close()
+
+
+def test_a_running_zerotier_one_keeps_its_home(tmp_path: Path) -> None:
+    (tmp_path / "zerotier-one.pid").write_text(str(os.getpid()))
+    FileStore(tmp_path).close()  # that process is no zerotier-one: a stale file
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'zerotier-one'); print(flush=True); sys.stdin.read()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (tmp_path / "zerotier-one.pid").write_text(str(process.pid))
+        with pytest.raises(OSError, match="in use by zerotier-one"):
+            FileStore(tmp_path)
+        process.communicate(b"")
+
+
+def test_power_fails_at_any_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever step of a write is the last one to happen, the old value is there whole."""
+    store = FileStore(tmp_path)
+    store.write("planet", b"old")
+    for step in ("fsync", "fchmod"):
+        with monkeypatch.context() as patch:
+
+            def fail(*arguments: object) -> None:
+                raise OSError("power")
+
+            patch.setattr(os, step, fail)
+            with pytest.raises(OSError, match="power"):
+                store.write("planet", b"new")
+        assert store.read("planet") == b"old"
+    assert list(store.keys()) == ["planet"]
+    store.close()
+
+
+def test_a_damaged_huge_file_is_not_read(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    (tmp_path / "planet").write_bytes(bytes(MAX_VALUE_BYTES + 1))
+    with pytest.raises(OSError, match="damaged"):
+        store.read("planet")
+    store.close()

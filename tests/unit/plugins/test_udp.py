@@ -1,0 +1,84 @@
+"""The UDP transport over loopback: batches arrive whole, in order, from both families."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ztnode.hookspecs import Datagrams, Endpoint
+from ztnode.plugins.udp import UdpTransport
+
+
+async def exchange(datagrams: list[bytes], host: str, *, segmentation: bool = True) -> list[bytes]:
+    """Send the datagrams from one transport to another; what arrived, in order."""
+    got: list[bytes] = []
+    done = asyncio.Event()
+
+    def receive(batch: Datagrams) -> None:
+        got.extend(data for data, _ in batch)
+        if len(got) >= len(datagrams):
+            done.set()
+
+    sender, receiver = UdpTransport(), UdpTransport()
+    await sender.open(0, lambda batch: None)
+    await receiver.open(0, receive)
+    sender._segmentation &= segmentation
+    try:
+        port = receiver.local_endpoints()[0][1]
+        assert sender.send((host, port), datagrams) == 0
+        async with asyncio.timeout(5):
+            await done.wait()
+    finally:
+        await sender.close()
+        await receiver.close()
+    return got
+
+
+@pytest.mark.parametrize("segmentation", [True, False])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_batches_arrive_as_they_were(host: str, segmentation: bool) -> None:
+    sizes = [1432] * 70 + [1400, 1432, 1432, 16, 16, 900, 901, 1]
+    datagrams = [bytes([index & 255]) * size for index, size in enumerate(sizes)]
+    assert asyncio.run(exchange(datagrams, host, segmentation=segmentation)) == datagrams
+
+
+def test_the_source_is_the_senders_endpoint() -> None:
+    async def run() -> tuple[Endpoint, Endpoint]:
+        source: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
+        sender, receiver = UdpTransport(), UdpTransport()
+        await sender.open(0, lambda batch: None)
+        await receiver.open(0, lambda batch: source.set_result(batch[0][1]))
+        sender.send(("127.0.0.1", receiver.local_endpoints()[0][1]), [b"x"])
+        result = await asyncio.wait_for(source, 5)
+        bound = sender.local_endpoints()[0]
+        await sender.close()
+        await receiver.close()
+        return result, bound
+
+    source, bound = asyncio.run(run())
+    assert source == ("127.0.0.1", bound[1])
+
+
+def test_what_cannot_be_sent_is_counted() -> None:
+    async def run() -> int:
+        sender = UdpTransport()
+        await sender.open(0, lambda batch: None)
+        sender.send(("127.0.0.1", 9), [bytes(70000)])
+        await sender.close()
+        return sender.dropped
+
+    assert asyncio.run(run()) == 1
+
+
+def test_a_port_in_use_is_an_error() -> None:
+    async def run() -> None:
+        first, second = UdpTransport(), UdpTransport()
+        await first.open(0, lambda batch: None)
+        try:
+            await second.open(first.local_endpoints()[0][1], lambda batch: None)
+        finally:
+            await first.close()
+
+    with pytest.raises(OSError, match="in use"):
+        asyncio.run(run())

@@ -1,0 +1,148 @@
+"""State stores: a directory laid out as a ZeroTier One home, and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from ztnode.hookspecs import StateStore, hookimpl
+
+LOCK = ".ztnode.lock"
+MAX_VALUE_BYTES = 1 << 20
+"""No file of a ZeroTier home that we read is near this; a larger one is damage, not state."""
+
+
+def check_key(key: str) -> PurePosixPath:
+    """A key as a relative path. Raises ValueError for one that would leave the store."""
+    path = PurePosixPath(key)
+    if not key or path.is_absolute() or ".." in path.parts or path.name.startswith("."):
+        raise ValueError(f"not a state key: {key!r}")
+    return path
+
+
+class FileStore:
+    """State in a directory. One process at a time: the directory is locked until ``close``."""
+
+    def __init__(self, root: Path) -> None:
+        """Open, making the directory where there is none. Raises OSError: not writable, or in use."""
+        self._root = root
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_running_service(root)
+        self._lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise OSError(
+                error.errno, "in use by another node; stop that one or give another --state", str(root)
+            ) from None
+
+    def read(self, key: str) -> bytes | None:
+        """See StateStore. Raises OSError also for a file that is too large to be state."""
+        path = self._root / check_key(key)
+        try:
+            with path.open("rb") as file:
+                value = file.read(MAX_VALUE_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        if len(value) > MAX_VALUE_BYTES:
+            raise OSError(f"{path} is damaged: larger than {MAX_VALUE_BYTES} bytes")
+        return value
+
+    def write(self, key: str, value: bytes) -> None:
+        """Write beside, flush to the disk, rename over: a reader, or the next start after a power failure,
+        sees the old value or the new one whole."""
+        path = self._root / check_key(key)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # mkstemp makes the file 0600, so that a secret is at no moment readable by others.
+        fd, temporary = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(value)
+                file.flush()
+                if not key.endswith(".secret"):
+                    os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        self._sync(path.parent)
+
+    def delete(self, key: str) -> None:
+        """See StateStore."""
+        path = self._root / check_key(key)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+            self._sync(path.parent)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """See StateStore."""
+        for path in sorted(self._root.rglob("*")):
+            key = path.relative_to(self._root).as_posix()
+            if key.startswith(prefix) and path.is_file() and not path.name.startswith("."):
+                yield key
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._lock)
+
+    @staticmethod
+    def _sync(directory: Path) -> None:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def refuse_running_service(root: Path) -> None:
+    """Raise OSError when a ZeroTier One service runs on this home: two nodes of one identity break both."""
+    try:
+        pid = int((root / "zerotier-one.pid").read_text())
+        command = Path(f"/proc/{pid}/comm").read_text()
+    except (OSError, ValueError):
+        return
+    if command.startswith("zerotier"):
+        raise OSError(f"{root} is in use by zerotier-one (process {pid}); stop it or copy the directory")
+
+
+class MemoryStore:
+    """State that is forgotten with the process."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+
+    def read(self, key: str) -> bytes | None:
+        """See StateStore."""
+        check_key(key)
+        return self._values.get(key)
+
+    def write(self, key: str, value: bytes) -> None:
+        """See StateStore."""
+        check_key(key)
+        self._values[key] = bytes(value)
+
+    def delete(self, key: str) -> None:
+        """See StateStore."""
+        self._values.pop(key, None)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """See StateStore."""
+        yield from sorted(key for key in self._values if key.startswith(prefix))
+
+    def close(self) -> None:
+        """See StateStore."""
+        self._values.clear()
+
+
+@hookimpl(trylast=True)
+def ztnode_state_store(url: str) -> StateStore | None:
+    """``memory:`` or a directory's path."""
+    if url == "memory:":
+        return MemoryStore()
+    return FileStore(Path(url).expanduser())
