@@ -4,4 +4,7 @@ from __future__ import annotations
 
 
 class WireError(ValueError):
-    """The bytes do not form what they claim to be. The message says what is wrong and never quotes the bytes."""
+    """Bytes from outside are not what the protocol says: truncated, out of range, or of an unknown type.
+
+    Codecs raise nothing else on bad input, so that a caller counts and drops with a single ``except``.
+    """

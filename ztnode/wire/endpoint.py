@@ -1,0 +1,65 @@
+"""Physical addresses and how ZeroTier serialises them (reference: InetAddress.hpp, serialize/deserialize)."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TypeAlias
+
+from ztnode.wire.errors import WireError
+from ztnode.wire.reader import Reader
+
+Endpoint: TypeAlias = tuple[str, int]
+"""A numeric IPv4 or IPv6 address (no brackets, no scope) and a UDP port."""
+
+_NIL = 0x00
+_ETHERNET = 0x01
+_BLUETOOTH = 0x02
+_OTHER = 0x03
+_IPV4 = 0x04
+_IPV6 = 0x06
+
+
+def pack_ip(ip: str) -> bytes:
+    """The 4 or 16 bytes of a numeric address in network order. ValueError if it is none, or has a scope."""
+    address = ipaddress.ip_address(ip)
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+        raise ValueError(f"{ip!r} has a scope, which has no meaning to another host")
+    return address.packed
+
+
+def unpack_ip(packed: bytes) -> str:
+    """The numeric address in 4 or 16 bytes of network order. WireError for any other length."""
+    if len(packed) == 4:
+        return "%d.%d.%d.%d" % tuple(packed)
+    if len(packed) == 16:
+        return str(ipaddress.IPv6Address(packed))
+    raise WireError(f"an IP address has 4 or 16 bytes, not {len(packed)}")
+
+
+def pull_endpoint(reader: Reader) -> Endpoint | None:
+    """Read one serialised address: None for nil and for the kinds that exist but mean nothing over IP."""
+    kind = reader.u8()
+    if kind == _IPV4:
+        return unpack_ip(reader.take(4)), reader.u16()
+    if kind == _IPV6:
+        return unpack_ip(reader.take(16)), reader.u16()
+    if kind == _NIL:
+        return None
+    if kind in (_ETHERNET, _BLUETOOTH):
+        reader.skip(6)
+        return None
+    if kind == _OTHER:
+        reader.skip(reader.u16())
+        return None
+    raise WireError(f"unknown physical address type {kind:#04x}")
+
+
+def push_endpoint(endpoint: Endpoint | None) -> bytes:
+    """Serialise an address; None becomes the nil address. ValueError if it is no numeric IP address and port."""
+    if endpoint is None:
+        return bytes((_NIL,))
+    ip, port = endpoint
+    packed = pack_ip(ip)
+    if not 0 <= port <= 0xFFFF:
+        raise ValueError(f"{port} is not a UDP port")
+    return bytes((_IPV4 if len(packed) == 4 else _IPV6,)) + packed + port.to_bytes(2, "big")

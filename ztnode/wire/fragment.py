@@ -1,0 +1,93 @@
+"""Fragments of VL1 packets larger than the path's MTU (reference: Packet.hpp, class Packet::Fragment).
+
+::
+
+    0               8              13     14            15     16
+    +---------------+--------------+------+-------------+------+------------
+    | packet id     | destination  | 0xff | total, no.  | hops | data
+    | 8             | 5            | 1    | 4 bits each | 1    |
+    +---------------+--------------+------+-------------+------+------------
+
+Fragment 0 is the packet's own head, cut off at the MTU, with ``FLAG_FRAGMENTED`` in its header. There is no MAC
+per fragment: the whole is authenticated when it is together again.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from ztnode.wire.address import ADDRESS_RESERVED_PREFIX
+from ztnode.wire.errors import WireError
+from ztnode.wire.packet import MAX_HOPS, MAX_PACKET_FRAGMENTS
+from ztnode.wire.reader import Buffer
+
+OFFSET_INDICATOR: Final = 13
+OFFSET_NUMBER: Final = 14
+OFFSET_HOPS: Final = 15
+OFFSET_DATA: Final = 16
+MIN_FRAGMENT_LENGTH: Final = OFFSET_DATA
+INDICATOR: Final = ADDRESS_RESERVED_PREFIX
+
+
+class Fragment(NamedTuple):
+    """A fragment that is not the head of its packet."""
+
+    packet_id: int
+    destination: int
+    number: int
+    """1 and up; the head is 0."""
+    total: int
+    """How many there are, the head included."""
+    hops: int
+    data: memoryview
+
+
+def is_fragment(datagram: Buffer) -> bool:
+    """Whether a received datagram is a fragment other than a head. Too short a datagram is none."""
+    return len(datagram) > OFFSET_DATA and datagram[OFFSET_INDICATOR] == INDICATOR
+
+
+def parse_fragment(datagram: Buffer) -> Fragment:
+    """Split a fragment into its fields. WireError unless 1 ≤ number < total ≤ 7."""
+    if not is_fragment(datagram):
+        raise WireError("not a fragment")
+    total, number = datagram[OFFSET_NUMBER] >> 4, datagram[OFFSET_NUMBER] & 0x0F
+    if not 1 <= number < total <= MAX_PACKET_FRAGMENTS:
+        raise WireError(f"fragment {number} of {total}")
+    return Fragment(
+        int.from_bytes(datagram[:8], "big"),
+        int.from_bytes(datagram[8:13], "big"),
+        number,
+        total,
+        datagram[OFFSET_HOPS] & MAX_HOPS,
+        memoryview(datagram)[OFFSET_DATA:],
+    )
+
+
+def with_hop_added(datagram: Buffer) -> bytes:
+    """The fragment as a relay passes it on: one hop more. WireError if it is no fragment."""
+    if not is_fragment(datagram):
+        raise WireError("not a fragment")
+    count = min((datagram[OFFSET_HOPS] & MAX_HOPS) + 1, MAX_HOPS)
+    return b"".join((datagram[:OFFSET_HOPS], bytes((count,)), datagram[OFFSET_DATA:]))
+
+
+def split(packet: bytes, mtu: int) -> list[bytes]:
+    """Cut a sealed packet into datagrams of at most ``mtu`` bytes (head first, as the reference cuts them).
+
+    The packet must have been sealed with the same ``mtu``, so that its header says that it is fragmented.
+    ValueError if it would take more than 7 datagrams.
+    """
+    if len(packet) <= mtu:
+        return [packet]
+    room = mtu - OFFSET_DATA
+    total = 1 + -(-(len(packet) - mtu) // room)
+    if total > MAX_PACKET_FRAGMENTS:
+        raise ValueError(f"{len(packet)} bytes need {total} datagrams of {mtu} bytes; {MAX_PACKET_FRAGMENTS} is the most")
+    view = memoryview(packet)
+    prefix = packet[:13] + bytes((INDICATOR,))
+    datagrams = [packet[:mtu]]
+    for number in range(1, total):
+        start = mtu + (number - 1) * room
+        datagrams.append(b"".join((prefix, bytes((total << 4 | number, 0)), view[start : start + room])))
+    return datagrams
