@@ -1,0 +1,28 @@
+"""What a user can set about VL1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Vl1Config:
+    """Settings of one ``Vl1``; the defaults are those of an ordinary leaf node."""
+
+    relay: bool = False
+    """Relay packets for others, introduce peers to each other (RENDEZVOUS) and answer every WHOIS: a root's work."""
+
+    mtu: int = 1432
+    """Largest UDP payload that is sent, in bytes; longer packets go out in fragments."""
+
+    version: tuple[int, int, int] = (1, 14, 1)
+    """The software version (major, minor, revision) that HELLO claims. Controllers compare it with what features need."""
+
+    protocol: int = 12
+    """The protocol version that HELLO claims. Peers use AES-GMAC-SIV with us from 12 on, Salsa20/12 below."""
+
+    allow_loopback: bool = False
+    """Take 127.0.0.0/8 and ::1 for paths. Always so when a root of the planet has such an endpoint."""
+
+    max_peers: int = 16384
+    """Peers kept in memory; the one unheard for longest makes room."""

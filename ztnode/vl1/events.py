@@ -1,0 +1,63 @@
+"""What VL1 tells its owner: rare events, taken with ``Vl1.events()``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ztnode.wire.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Online:
+    """A root answered for the first time, or again after ``Offline``."""
+
+    root: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """No root has been heard for so long that relaying and WHOIS must be assumed not to work."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPathChanged:
+    """The path that packets to ``address`` take is now ``endpoint``; None: they go through a root."""
+
+    address: int
+    endpoint: Endpoint | None
+
+
+@dataclass(frozen=True, slots=True)
+class SurfaceAddress:
+    """``reporter`` says that our packets reach it from ``endpoint``, which is news."""
+
+    endpoint: Endpoint
+    reporter: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanetUpdated:
+    """A newer planet with a valid signature by the current planet's key arrived; ``data`` is for the file ``planet``."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MoonUpdated:
+    """A moon that we orbit was learnt or updated; ``data`` is for ``moons.d/<id as 16 hex digits>.moon``."""
+
+    id: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityCollision:
+    """A root says that another identity holds our address: this node needs a new identity."""
+
+    root: int
+
+
+Event: TypeAlias = (
+    Online | Offline | PeerPathChanged | SurfaceAddress | PlanetUpdated | MoonUpdated | IdentityCollision
+)
