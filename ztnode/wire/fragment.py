@@ -73,21 +73,25 @@ def with_hop_added(datagram: Buffer) -> bytes:
 
 
 def split(packet: bytes, mtu: int) -> list[bytes]:
-    """Cut a sealed packet into datagrams of at most ``mtu`` bytes (head first, as the reference cuts them).
+    """Cut a sealed packet into datagrams of at most ``mtu`` bytes, head first, all of one size but for a shorter last.
 
+    The reference fills the head and the first fragments to the MTU; equal sizes take no more datagrams, any receiver
+    joins them alike, and they let the kernel take a run of packets in one call (UDP_SEGMENT wants equal sizes).
     The packet must have been sealed with the same ``mtu``, so that its header says that it is fragmented.
     ValueError if it would take more than 7 datagrams.
     """
-    if len(packet) <= mtu:
+    length = len(packet)
+    if length <= mtu:
         return [packet]
-    room = mtu - OFFSET_DATA
-    total = 1 + -(-(len(packet) - mtu) // room)
+    total = 1 + -(-(length - mtu) // (mtu - OFFSET_DATA))
     if total > MAX_PACKET_FRAGMENTS:
-        raise ValueError(f"{len(packet)} bytes need {total} datagrams of {mtu} bytes; {MAX_PACKET_FRAGMENTS} is the most")
+        raise ValueError(f"{length} bytes need {total} datagrams of {mtu} bytes; {MAX_PACKET_FRAGMENTS} is the most")
+    size = -(-(length + OFFSET_DATA * (total - 1)) // total)
+    room = size - OFFSET_DATA
     view = memoryview(packet)
     prefix = packet[:13] + bytes((INDICATOR,))
-    datagrams = [packet[:mtu]]
+    datagrams = [packet[:size]]
     for number in range(1, total):
-        start = mtu + (number - 1) * room
+        start = size + (number - 1) * room
         datagrams.append(b"".join((prefix, bytes((total << 4 | number, 0)), view[start : start + room])))
     return datagrams
