@@ -1,1 +1,1 @@
-"""A network controller: members, authorisation, pools, signed configurations. Sans-IO."""
+"""The network controller: members, authorisation, managed addresses, signed configurations. Sans-IO; see ``controller.py``."""

@@ -1,0 +1,483 @@
+"""Networks and members as values, and as the JSON documents that ZeroTier One's controller keeps.
+
+A network is ``controller.d/network/<nwid>.json``, a member ``controller.d/network/<nwid>/member/<address>.json``
+(reference: ``controller/FileDB.cpp``, defaults in ``controller/DB.cpp``), so that a home directory moves between the
+two programs. Keys that this controller does not act on are kept as they were. The same parser checks what comes from
+a file and what comes from an administrator: there is one place that says what a valid network is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ztnode.controller.errors import ControllerError
+
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+Document: TypeAlias = dict[str, Any]
+
+DEFAULT_MTU = 2800
+MIN_MTU = 1280
+MAX_MTU = 10000
+DEFAULT_MULTICAST_LIMIT = 32
+MAX_MULTICAST_LIMIT = 65535
+MAX_NAME_BYTES = 127
+MAX_DNS_DOMAIN_BYTES = 127
+MAX_DNS_SERVERS = 4
+MAX_ROUTES = 128
+MAX_POOLS = 64
+MAX_RULES = 1024
+MAX_CAPABILITIES = 128
+MAX_CAPABILITY_RULES = 64
+MAX_TAGS = 128
+MAX_ASSIGNMENTS = 32
+MAX_DOCUMENT_BYTES = 1 << 20
+DEFAULT_CREDENTIAL_WINDOW = 30 * 60 * 1000
+MIN_CREDENTIAL_WINDOW = 5 * 60 * 1000
+MAX_CREDENTIAL_WINDOW = 2 * 60 * 60 * 1000
+"""Milliseconds within which two members' certificates agree (reference: ``node/NetworkConfig.hpp``)."""
+
+ACCEPT_ALL: tuple[Document, ...] = ({"type": "ACTION_ACCEPT", "not": False, "or": False},)
+
+_PREFIX = "controller.d/network/"
+_KEY = re.compile(r"controller\.d/network/([0-9a-f]{16})(?:\.json|/member/([0-9a-f]{10})\.json)")
+
+# Never stored: computed afresh whenever they are shown (reference: DB::cleanNetwork, DB::cleanMember).
+_VOLATILE = frozenset(
+    (
+        "clock",
+        "authorizedMemberCount",
+        "activeMemberCount",
+        "totalMemberCount",
+        "lastModified",
+        "physicalAddr",
+        "recentLog",
+        "lastRequestMetaData",
+        "authenticationURL",
+        "authenticationClientID",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A managed route; ``via`` is None for what is on the link itself."""
+
+    target: IPNetwork
+    via: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Addresses to assign from, first and last included, of one family."""
+
+    first: IPAddress
+    last: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One network's settings. Times are Unix milliseconds."""
+
+    nwid: int
+    name: str = ""
+    private: bool = True
+    enable_broadcast: bool = True
+    mtu: int = DEFAULT_MTU
+    multicast_limit: int = DEFAULT_MULTICAST_LIMIT
+    v4_assign: bool = False
+    v6_assign: bool = False
+    rfc4193: bool = False
+    sixplane: bool = False
+    pools: tuple[Pool, ...] = ()
+    routes: tuple[Route, ...] = ()
+    dns_domain: str = ""
+    dns_servers: tuple[IPAddress, ...] = ()
+    rules: tuple[Document, ...] = ACCEPT_ALL
+    """Rules in the JSON form of the reference controller's API (see ``rules_json.py``)."""
+    capabilities: tuple[Document, ...] = ()
+    """``{"id", "default", "rules"}`` each."""
+    tags: tuple[tuple[int, int | None], ...] = ()
+    """(tag id, default value or None)."""
+    credential_window: int = DEFAULT_CREDENTIAL_WINDOW
+    creation_time: int = 0
+    revision: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of one network. Times are Unix milliseconds, 0 for never. ``version`` is (major, minor, revision,
+    protocol), -1 while unknown."""
+
+    nwid: int
+    address: int
+    identity: str = ""
+    """The public identity as text, once the member has been heard; it can then never be another's."""
+    authorized: bool = False
+    active_bridge: bool = False
+    no_auto_assign_ips: bool = False
+    ip_assignments: tuple[IPAddress, ...] = ()
+    tags: tuple[tuple[int, int], ...] = ()
+    capabilities: tuple[int, ...] = ()
+    name: str = ""
+    version: tuple[int, int, int, int] = (-1, -1, -1, -1)
+    creation_time: int = 0
+    last_authorized_time: int = 0
+    last_deauthorized_time: int = 0
+    authorized_by: str | None = None
+    """What authorised it: ``api`` (an administrator) or ``public`` (the network lets everyone in)."""
+    revision: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def network_key(nwid: int) -> str:
+    """The state-store key of a network's document."""
+    return f"{_PREFIX}{nwid:016x}.json"
+
+
+def member_key(nwid: int, address: int) -> str:
+    """The state-store key of a member's document."""
+    return f"{_PREFIX}{nwid:016x}/member/{address:010x}.json"
+
+
+def parse_key(key: str) -> tuple[int, int | None] | None:
+    """(nwid, member address or None for the network itself), or None where the key names no document of ours."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    nwid, member = match.groups()
+    return int(nwid, 16), int(member, 16) if member else None
+
+
+def load_document(data: bytes) -> Document:
+    """The JSON object in ``data``. Raises ControllerError."""
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise ControllerError(f"larger than {MAX_DOCUMENT_BYTES} bytes")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ControllerError(f"not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ControllerError("not a JSON object")
+    return document
+
+
+def dump_document(document: Mapping[str, Any]) -> bytes:
+    """One line of JSON with sorted keys, as the reference writes it."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+# -- networks ----------------------------------------------------------------------------------------------------------
+
+
+def parse_network(document: Mapping[str, Any], nwid: int) -> Network:
+    """A network from its document. Missing keys take the reference's defaults. Raises ControllerError."""
+    v4, v6 = _v4_mode(document.get("v4AssignMode")), _v6_mode(document.get("v6AssignMode"))
+    domain, servers = _dns(document.get("dns"))
+    window = _integer(document, "certificateTimeoutWindowSize", DEFAULT_CREDENTIAL_WINDOW, 0, 1 << 62)
+    return Network(
+        nwid=nwid,
+        name=_string(document, "name", MAX_NAME_BYTES),
+        private=_boolean(document, "private", True),
+        enable_broadcast=_boolean(document, "enableBroadcast", True),
+        mtu=_integer(document, "mtu", DEFAULT_MTU, MIN_MTU, MAX_MTU),
+        multicast_limit=_integer(document, "multicastLimit", DEFAULT_MULTICAST_LIMIT, 0, MAX_MULTICAST_LIMIT),
+        v4_assign=v4,
+        v6_assign=v6[0],
+        rfc4193=v6[1],
+        sixplane=v6[2],
+        pools=tuple(_pool(item) for item in _items(document, "ipAssignmentPools", MAX_POOLS)),
+        routes=tuple(_route(item) for item in _items(document, "routes", MAX_ROUTES)),
+        dns_domain=domain,
+        dns_servers=servers,
+        rules=tuple(_rules(document, "rules", MAX_RULES)) if document.get("rules") is not None else ACCEPT_ALL,
+        capabilities=tuple(_capability(item) for item in _items(document, "capabilities", MAX_CAPABILITIES)),
+        tags=tuple(_network_tag(item) for item in _items(document, "tags", MAX_TAGS)),
+        credential_window=max(MIN_CREDENTIAL_WINDOW, min(window, MAX_CREDENTIAL_WINDOW)),
+        creation_time=_integer(document, "creationTime", 0, 0, 1 << 62),
+        revision=_integer(document, "revision", 0, 0, 1 << 62),
+        extra={k: v for k, v in document.items() if k not in NETWORK_KEYS and k not in _VOLATILE},
+    )
+
+
+def render_network(network: Network) -> Document:
+    """The document of a network, keys as the reference names them."""
+    nwid = f"{network.nwid:016x}"
+    return {
+        **network.extra,
+        "id": nwid,
+        "nwid": nwid,
+        "objtype": "network",
+        "name": network.name,
+        "private": network.private,
+        "enableBroadcast": network.enable_broadcast,
+        "mtu": network.mtu,
+        "multicastLimit": network.multicast_limit,
+        "v4AssignMode": {"zt": network.v4_assign},
+        "v6AssignMode": {"zt": network.v6_assign, "rfc4193": network.rfc4193, "6plane": network.sixplane},
+        "ipAssignmentPools": [{"ipRangeStart": str(p.first), "ipRangeEnd": str(p.last)} for p in network.pools],
+        "routes": [{"target": str(r.target), "via": None if r.via is None else str(r.via)} for r in network.routes],
+        "dns": {"domain": network.dns_domain, "servers": [str(s) for s in network.dns_servers]}
+        if network.dns_domain or network.dns_servers
+        else [],
+        "rules": list(network.rules),
+        "capabilities": list(network.capabilities),
+        "tags": [{"id": tag, "default": default} for tag, default in network.tags],
+        "certificateTimeoutWindowSize": network.credential_window,
+        "creationTime": network.creation_time,
+        "revision": network.revision,
+    }
+
+
+NETWORK_KEYS = frozenset(render_network(Network(0)))
+_NETWORK_FIXED = frozenset(("id", "nwid", "objtype", "creationTime", "revision"))
+NETWORK_SETTINGS = NETWORK_KEYS - _NETWORK_FIXED
+"""What an administrator may set on a network."""
+
+
+def change_network(network: Network, settings: Mapping[str, Any]) -> Network:
+    """The network with ``settings`` (a part of a document) applied. Raises ControllerError, also for a key that is
+    not a setting: a misspelt one must not look as if it had worked."""
+    _known(settings, NETWORK_SETTINGS, "network")
+    return parse_network({**render_network(network), **settings}, network.nwid)
+
+
+# -- members -----------------------------------------------------------------------------------------------------------
+
+
+def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> Member:
+    """A member from its document. Raises ControllerError."""
+    return Member(
+        nwid=nwid,
+        address=address,
+        identity=_string(document, "identity", 512),
+        authorized=_boolean(document, "authorized", False),
+        active_bridge=_boolean(document, "activeBridge", False),
+        no_auto_assign_ips=_boolean(document, "noAutoAssignIps", False),
+        ip_assignments=tuple(
+            dict.fromkeys(_address(item, "ipAssignments") for item in _items(document, "ipAssignments", MAX_ASSIGNMENTS))
+        ),
+        tags=tuple(_member_tag(item) for item in _items(document, "tags", MAX_TAGS)),
+        capabilities=tuple(
+            dict.fromkeys(_uint32(item, "capabilities") for item in _items(document, "capabilities", MAX_CAPABILITIES))
+        ),
+        name=_string(document, "name", MAX_NAME_BYTES),
+        version=(
+            _integer(document, "vMajor", -1, -1, 65535),
+            _integer(document, "vMinor", -1, -1, 65535),
+            _integer(document, "vRev", -1, -1, 65535),
+            _integer(document, "vProto", -1, -1, 65535),
+        ),
+        creation_time=_integer(document, "creationTime", 0, 0, 1 << 62),
+        last_authorized_time=_integer(document, "lastAuthorizedTime", 0, 0, 1 << 62),
+        last_deauthorized_time=_integer(document, "lastDeauthorizedTime", 0, 0, 1 << 62),
+        authorized_by=_string(document, "lastAuthorizedCredentialType", 32) or None,
+        revision=_integer(document, "revision", 0, 0, 1 << 62),
+        extra={k: v for k, v in document.items() if k not in MEMBER_KEYS and k not in _VOLATILE},
+    )
+
+
+def render_member(member: Member) -> Document:
+    """The document of a member, keys as the reference names them."""
+    address = f"{member.address:010x}"
+    document = {
+        **member.extra,
+        "id": address,
+        "address": address,
+        "nwid": f"{member.nwid:016x}",
+        "objtype": "member",
+        "identity": member.identity,
+        "authorized": member.authorized,
+        "activeBridge": member.active_bridge,
+        "noAutoAssignIps": member.no_auto_assign_ips,
+        "ipAssignments": [str(ip) for ip in member.ip_assignments],
+        "tags": [list(tag) for tag in member.tags],
+        "capabilities": list(member.capabilities),
+        "name": member.name,
+        "vMajor": member.version[0],
+        "vMinor": member.version[1],
+        "vRev": member.version[2],
+        "vProto": member.version[3],
+        "creationTime": member.creation_time,
+        "lastAuthorizedTime": member.last_authorized_time,
+        "lastDeauthorizedTime": member.last_deauthorized_time,
+        "lastAuthorizedCredentialType": member.authorized_by,
+        "revision": member.revision,
+    }
+    if not member.identity:
+        # The reference takes a present but empty identity for a broken one and refuses the member.
+        del document["identity"]
+    return document
+
+
+MEMBER_KEYS = frozenset(render_member(Member(0, 0, identity="known")))
+MEMBER_SETTINGS = frozenset(
+    ("authorized", "activeBridge", "noAutoAssignIps", "ipAssignments", "tags", "capabilities", "name")
+)
+"""What an administrator may set on a member."""
+
+
+def change_member(member: Member, settings: Mapping[str, Any]) -> Member:
+    """The member with ``settings`` applied. Raises ControllerError. Times of authorisation are the caller's."""
+    _known(settings, MEMBER_SETTINGS, "member")
+    return parse_member({**render_member(member), **settings}, member.nwid, member.address)
+
+
+# -- the parts ---------------------------------------------------------------------------------------------------------
+
+
+def _known(settings: Mapping[str, Any], allowed: frozenset[str], what: str) -> None:
+    unknown = sorted(set(settings) - allowed)
+    if unknown:
+        raise ControllerError(f"no such {what} setting: {', '.join(unknown)}")
+
+
+def _boolean(document: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = document.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ControllerError(f"{key} must be true or false")
+    return value
+
+
+def _integer(document: Mapping[str, Any], key: str, default: int, low: int, high: int) -> int:
+    value = document.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ControllerError(f"{key} must be an integer from {low} to {high}")
+    return value
+
+
+def _string(document: Mapping[str, Any], key: str, limit: int) -> str:
+    value = document.get(key)
+    if value is None:
+        return ""
+    return _text(value, key, limit)
+
+
+def _text(value: Any, key: str, limit: int) -> str:
+    if not isinstance(value, str):
+        raise ControllerError(f"{key} must be text")
+    try:
+        encoded = value.encode()
+    except UnicodeEncodeError:
+        raise ControllerError(f"{key} is not valid Unicode") from None
+    if len(encoded) > limit or "\0" in value:
+        raise ControllerError(f"{key} must be at most {limit} bytes without NUL")
+    return value
+
+
+def _items(document: Mapping[str, Any], key: str, limit: int) -> Sequence[Any]:
+    value = document.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise ControllerError(f"{key} must be a list")
+    if len(value) > limit:
+        raise ControllerError(f"{key} has more than {limit} entries")
+    return value
+
+
+def _object(value: Any, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ControllerError(f"{key}: each entry must be an object")
+    return value
+
+
+def _uint32(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0xFFFFFFFF:
+        raise ControllerError(f"{key} must hold integers of 32 bits")
+    return value
+
+
+def _address(value: Any, key: str) -> IPAddress:
+    try:
+        if isinstance(value, str):
+            # An IPv6 scope means nothing on another host; a prefix length is what the routes say.
+            return ipaddress.ip_address(value.partition("/")[0].partition("%")[0])
+    except ValueError:
+        pass
+    raise ControllerError(f"{key}: not an IP address: {value!r:.64}")
+
+
+def _route(value: Any) -> Route:
+    entry = _object(value, "routes")
+    try:
+        target = ipaddress.ip_network(_text(entry.get("target"), "routes: target", 64), strict=False)
+    except ControllerError:
+        raise
+    except ValueError:
+        raise ControllerError(f"routes: not a network in CIDR form: {entry.get('target')!r:.64}") from None
+    via = entry.get("via")
+    gateway = None if via is None or via == "" else _address(via, "routes: via")
+    if gateway is not None and gateway.version != target.version:
+        raise ControllerError(f"routes: {target} cannot go via {gateway}")
+    return Route(target, gateway)
+
+
+def _pool(value: Any) -> Pool:
+    entry = _object(value, "ipAssignmentPools")
+    first = _address(entry.get("ipRangeStart"), "ipAssignmentPools")
+    last = _address(entry.get("ipRangeEnd"), "ipAssignmentPools")
+    if first.version != last.version or int(first) > int(last):
+        raise ControllerError(f"ipAssignmentPools: {first} to {last} is not a range")
+    return Pool(first, last)
+
+
+def _v4_mode(value: Any) -> bool:
+    if value is None:
+        return False
+    if isinstance(value, str):  # the reference still takes the old comma-separated form
+        return value == "zt"
+    return _boolean(_object(value, "v4AssignMode"), "zt", False)
+
+
+def _v6_mode(value: Any) -> tuple[bool, bool, bool]:
+    if value is None:
+        return False, False, False
+    if isinstance(value, str):
+        modes = value.split(",")
+        return "zt" in modes, "rfc4193" in modes, "6plane" in modes
+    entry = _object(value, "v6AssignMode")
+    return _boolean(entry, "zt", False), _boolean(entry, "rfc4193", False), _boolean(entry, "6plane", False)
+
+
+def _dns(value: Any) -> tuple[str, tuple[IPAddress, ...]]:
+    if not value:  # the reference's default is an empty list
+        return "", ()
+    entry = _object(value, "dns")
+    servers = _items(entry, "servers", MAX_DNS_SERVERS)
+    return _string(entry, "domain", MAX_DNS_DOMAIN_BYTES), tuple(_address(item, "dns: servers") for item in servers)
+
+
+def _rules(document: Mapping[str, Any], key: str, limit: int) -> list[Document]:
+    return [check_rule(_object(item, key)) for item in _items(document, key, limit)]
+
+
+def _capability(value: Any) -> Document:
+    entry = _object(value, "capabilities")
+    return {
+        "id": _uint32(entry.get("id"), "capabilities: id"),
+        "default": _boolean(entry, "default", False),
+        "rules": _rules(entry, "rules", MAX_CAPABILITY_RULES),
+    }
+
+
+def _network_tag(value: Any) -> tuple[int, int | None]:
+    entry = _object(value, "tags")
+    default = entry.get("default")
+    return _uint32(entry.get("id"), "tags: id"), None if default is None else _uint32(default, "tags: default")
+
+
+def _member_tag(value: Any) -> tuple[int, int]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ControllerError("tags: each entry must be [id, value]")
+    return _uint32(value[0], "tags"), _uint32(value[1], "tags")
