@@ -1,4 +1,4 @@
-"""A bounds-checked cursor over received bytes, and the integer packers that go with it.
+"""A bounds-checked cursor over received bytes: the one place where codecs notice that a message is too short.
 
 Everything in ZeroTier's protocol is big endian. The cursor is for control messages; the hot path reads its few
 header fields by slicing (see ``packet.py``).
@@ -14,64 +14,58 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class Reader:
-    """Reads fields from ``data`` in order, starting at byte ``offset``; raises WireError past the end."""
+    """Reads big-endian fields one after the other. Every method raises WireError when the bytes run out."""
 
-    __slots__ = ("_data", "offset")
+    __slots__ = ("_data", "position")
 
-    def __init__(self, data: Buffer, offset: int = 0) -> None:
-        if not 0 <= offset <= len(data):
-            raise WireError("offset lies outside the message")
+    def __init__(self, data: Buffer, position: int = 0) -> None:
+        if not 0 <= position <= len(data):
+            raise WireError("starts outside the message")
         self._data = data
-        self.offset = offset
+        self.position = position
 
     @property
     def remaining(self) -> int:
-        """Bytes not yet read."""
-        return len(self._data) - self.offset
+        """Bytes not read yet."""
+        return len(self._data) - self.position
 
-    def take(self, length: int) -> bytes:
-        """The next ``length`` bytes, copied."""
-        end = self.offset + length
-        if length < 0 or end > len(self._data):
-            raise WireError(f"truncated: {length} bytes wanted, {self.remaining} left")
-        chunk = bytes(self._data[self.offset : end])
-        self.offset = end
-        return chunk
+    def take(self, count: int) -> bytes:
+        """The next ``count`` bytes, copied."""
+        start = self.position
+        self.skip(count)
+        return bytes(self._data[start : self.position])
 
     def rest(self) -> bytes:
         """All that is left, copied."""
         return self.take(self.remaining)
 
-    def skip(self, length: int) -> None:
-        """Pass over ``length`` bytes."""
-        if length < 0 or self.offset + length > len(self._data):
-            raise WireError(f"truncated: {length} bytes wanted, {self.remaining} left")
-        self.offset += length
+    def skip(self, count: int) -> None:
+        """Pass over ``count`` bytes."""
+        end = self.position + count
+        if end > len(self._data):
+            raise WireError(f"needs {count} bytes at {self.position}, has {self.remaining}")
+        self.position = end
 
-    def uint(self, length: int) -> int:
-        """A big-endian unsigned integer of ``length`` bytes."""
-        return int.from_bytes(self.take(length), "big")
+    def unsigned(self, width: int) -> int:
+        """An unsigned integer of ``width`` bytes."""
+        return int.from_bytes(self.take(width), "big")
 
     def u8(self) -> int:
         """One byte."""
-        if self.offset >= len(self._data):
-            raise WireError("truncated: 1 byte wanted, 0 left")
-        value = self._data[self.offset]
-        self.offset += 1
-        return value
+        return self.unsigned(1)
 
     def u16(self) -> int:
         """Two bytes."""
-        return self.uint(2)
+        return self.unsigned(2)
 
     def u32(self) -> int:
         """Four bytes."""
-        return self.uint(4)
-
-    def address(self) -> int:
-        """A 40-bit ZeroTier address."""
-        return self.uint(5)
+        return self.unsigned(4)
 
     def u64(self) -> int:
         """Eight bytes."""
-        return self.uint(8)
+        return self.unsigned(8)
+
+    def address(self) -> int:
+        """A 40-bit ZeroTier address."""
+        return self.unsigned(5)
