@@ -1,0 +1,43 @@
+"""UDP datagrams (RFC 768, RFC 8200 section 8.1)."""
+
+from __future__ import annotations
+
+import struct
+
+from ztnode.wire import checksum
+from ztnode.wire.errors import WireError
+
+HEADER_LENGTH = 8
+HEADER = struct.Struct("!HHHH")
+"""Source port, destination port, length, checksum."""
+
+
+def parse(datagram: bytes | memoryview, pseudo: int, *, checksum_required: bool) -> tuple[int, int, memoryview]:
+    """(source port, destination port, payload view).
+
+    ``pseudo`` is ``checksum.pseudo_sum(source, destination, 17)``; the length is added here. Over IPv4 a checksum
+    field of zero means that there is none; over IPv6 (``checksum_required``) it is an error.
+    Bytes beyond the datagram's own length are cut off. Raises WireError.
+    """
+    view = memoryview(datagram)
+    if len(view) < HEADER_LENGTH:
+        raise WireError("UDP datagram shorter than a header")
+    source, destination, length, field = HEADER.unpack_from(view)
+    if length < HEADER_LENGTH or length > len(view):
+        raise WireError("UDP length out of bounds")
+    if field:
+        if not checksum.verify(view[:length], pseudo + length):
+            raise WireError("UDP checksum wrong")
+    elif checksum_required:
+        raise WireError("UDP checksum missing")
+    return source, destination, view[HEADER_LENGTH:length]
+
+
+def build(source: int, destination: int, payload: bytes | memoryview, pseudo: int) -> bytes:
+    """The 8-byte header for ``payload``; ``pseudo`` as for ``parse``. Raises ValueError when the payload is too long."""
+    length = HEADER_LENGTH + len(payload)
+    if length > 0xFFFF:
+        raise ValueError("UDP payload too long")
+    total = pseudo + length + source + destination + length + checksum.region_sum(payload)
+    # A computed checksum of zero is sent as all ones (RFC 768).
+    return HEADER.pack(source, destination, length, checksum.finish(total) or 0xFFFF)
