@@ -173,7 +173,7 @@ class Ring:
 
         Each record is ``(tag, parts)``: the parts, flat byte buffers, are laid end to end; ``tag`` is below 0xFFFFFFFF.
         Returns how many were taken, always the first ones in order; the caller drops, keeps or counts the rest.
-        Raises ValueError for a record above half of the capacity, which might never find a place.
+        Raises ValueError for a record above a quarter of the capacity, which might wait for a place for ever.
         """
         indices, data, words, mask, capacity = self._indices, self._data, self._words, self._mask, self._capacity
         start = head = indices[_HEAD]
@@ -220,7 +220,7 @@ class Ring:
         return written
 
     def _check_size(self, room: int) -> None:
-        if room > self._capacity >> 1:
+        if room > self._capacity >> 2:
             raise ValueError(f"a record of {room} bytes is too large for a ring of {self._capacity}")
 
     @property
@@ -231,7 +231,7 @@ class Ring:
     def prepare_wait(self) -> bool:
         """Ask to be woken when there is room. False: half of the ring is free already, do not wait.
 
-        Half a ring takes any legal record, wherever the wrap falls; the wake-up itself comes with any room at all.
+        Half a ring takes any legal record, wherever the wrap falls; the wake-up comes with the first room there is.
         """
         indices = self._indices
         indices[_WAITING] = 1

@@ -1,0 +1,339 @@
+"""The control channel between the node and a stack worker: typed messages in length-prefixed JSON.
+
+A message on the wire is its length (u32, network byte order) and a JSON object whose ``type`` is the class name and
+whose other members are the fields. Both sides validate all of it: names, types, bounds. The channel is a stream socket
+pair; its end is the end of the worker.
+
+Requests carry an ``id`` that the node chose; their one answer carries the same. What is handed to a client (a
+connection, a UDP socket, a capture) is named by a ``token`` that the client shows on the worker's hand-off socket
+(``handoff.py``), in hexadecimal here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Final, TypeAlias, get_args
+
+MAX_MESSAGE: Final = 1 << 20
+"""Bytes of JSON in one message."""
+MAX_TEXT: Final = 4096
+"""Characters of one string."""
+MAX_ITEMS: Final = 8192
+"""Entries of one list or map."""
+TOKEN_BYTES: Final = 16
+_LENGTH: Final = 4
+
+
+class ProtocolError(ValueError):
+    """The other side sent what no version of it sends. The channel cannot be used any more."""
+
+
+Address: TypeAlias = tuple[str, int]
+"""A numeric overlay address and a port."""
+Route: TypeAlias = tuple[str, str]
+"""Target in CIDR form and gateway address; an empty gateway means on-link."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortUp:
+    """Node → worker: this network is now as described. An ``index`` that is up already is changed in place."""
+
+    index: int
+    nwid: int
+    mac: int
+    mtu: int
+    addresses: tuple[str, ...]
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PortDown:
+    """Node → worker: the network is gone."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Node → worker: open a TCP connection. ``index`` -1: whichever network has a route. ``timeout`` in seconds.
+    Answer: Dialled or Failed."""
+
+    id: int
+    host: str
+    port: int
+    index: int
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Node → worker: listen on TCP. ``host`` "": every address. The listener is known by ``id`` from now on.
+    Answer: Listening or Failed."""
+
+    id: int
+    host: str
+    port: int
+    index: int
+    backlog: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Node → worker: the next connection of a listener, when there is one. Answer: Accepted or Failed."""
+
+    id: int
+    listener: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUdp:
+    """Node → worker: a UDP socket. Answer: UdpOpened or Failed."""
+
+    id: int
+    host: str
+    port: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Node → worker: one ICMP echo. Answer: Pong or Failed."""
+
+    id: int
+    host: str
+    index: int
+    size: int
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """Node → worker: frames of a network as pcapng, ``snaplen`` bytes of each. Answer: Capturing or Failed."""
+
+    id: int
+    index: int
+    snaplen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Node → worker: forget request ``id`` if it is not answered yet; close listener ``id``. No answer."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatsRequest:
+    """Node → worker. Answer: Stats."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Worker → node, first of all: the hand-off socket is open."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """Worker → node: connected; the client has a few seconds to fetch it."""
+
+    id: int
+    token: str
+    local: Address
+    remote: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Worker → node: the listener stands; ``local`` is what was bound."""
+
+    id: int
+    local: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Worker → node: a connection from ``remote``, to be fetched as a dialled one."""
+
+    id: int
+    token: str
+    local: Address
+    remote: Address
+
+
+@dataclass(frozen=True, slots=True)
+class UdpOpened:
+    """Worker → node: the UDP socket is bound to ``local``."""
+
+    id: int
+    token: str
+    local: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Worker → node: the echo came back after ``seconds``."""
+
+    id: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Capturing:
+    """Worker → node: ``token`` fetches the read end of a pipe that carries pcapng."""
+
+    id: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Worker → node: request ``id`` failed; ``errno`` as the kernel would give it, ``reason`` for a person."""
+
+    id: int
+    errno: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Worker → node: open connections and all counters."""
+
+    id: int
+    connections: int
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Dying:
+    """Worker → node: why the worker ends; nothing comes after."""
+
+    reason: str
+
+
+ToWorker: TypeAlias = PortUp | PortDown | Dial | Listen | Accept | OpenUdp | Ping | Capture | Cancel | StatsRequest
+ToNode: TypeAlias = Ready | Dialled | Listening | Accepted | UdpOpened | Pong | Capturing | Failed | Stats | Dying
+Message: TypeAlias = ToWorker | ToNode
+
+_TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_args(Message)}
+
+
+def encode(message: Message) -> bytes:
+    """One message as it goes onto the channel. Raises ProtocolError above :data:`MAX_MESSAGE`."""
+    kind = type(message)
+    body = {"type": kind.__name__} | {field.name: getattr(message, field.name) for field in fields(kind)}
+    data = json.dumps(body, separators=(",", ":")).encode()
+    if len(data) > MAX_MESSAGE:
+        raise ProtocolError(f"a {kind.__name__} of {len(data)} bytes is too long for the control channel")
+    return len(data).to_bytes(_LENGTH, "big") + data
+
+
+def decode(data: bytes) -> Message:
+    """One message from its JSON. Raises ProtocolError."""
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("control message is not JSON") from error
+    if not isinstance(body, dict):
+        raise ProtocolError("control message is not an object")
+    name = body.pop("type", None)
+    kind = _TYPES.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ProtocolError(f"unknown control message {str(name)[:40]!r}")
+    validators = _VALIDATORS[kind]
+    if body.keys() != validators.keys():
+        raise ProtocolError(f"{name} with fields {sorted(map(str, body))[:20]}")
+    try:
+        make: Callable[..., Message] = kind
+        return make(**{field: validators[field](value) for field, value in body.items()})
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"{name}: {error}") from error
+
+
+class Decoder:
+    """Cuts a byte stream into messages; holds at most one message and one read in memory."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that ``data`` completes. Raises ProtocolError."""
+        buffer = self._buffer
+        buffer += data
+        messages: list[Message] = []
+        start = 0
+        while len(buffer) - start >= _LENGTH:
+            length = int.from_bytes(buffer[start : start + _LENGTH], "big")
+            if length > MAX_MESSAGE:
+                raise ProtocolError(f"control message of {length} bytes")
+            end = start + _LENGTH + length
+            if end > len(buffer):
+                break
+            messages.append(decode(bytes(buffer[start + _LENGTH : end])))
+            start = end
+        del buffer[:start]
+        return messages
+
+
+def _int(value: object) -> int:
+    if type(value) is not int or not -(1 << 63) <= value < 1 << 64:
+        raise ValueError("an integer was expected")
+    return value
+
+
+def _float(value: object) -> float:
+    if type(value) not in (int, float) or not isinstance(value, int | float) or not abs(value) <= 1e9:
+        raise ValueError("a number was expected")
+    return float(value)
+
+
+def _str(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise ValueError("a short string was expected")
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list) or len(value) > MAX_ITEMS:
+        raise ValueError("a list was expected")
+    return value
+
+
+def _address(value: object) -> Address:
+    host, port = _list(value)
+    return _str(host), _int(port)
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    return tuple(_str(item) for item in _list(value))
+
+
+def _routes(value: object) -> tuple[Route, ...]:
+    return tuple((_str(target), _str(via)) for target, via in _list(value))
+
+
+def _counters(value: object) -> dict[str, int]:
+    if not isinstance(value, dict) or len(value) > MAX_ITEMS:
+        raise ValueError("a map was expected")
+    return {_str(key): _int(count) for key, count in value.items()}
+
+
+# By the annotation as written: resolving annotations with typing.get_type_hints would cost more at start-up
+# than the rest of this module.
+_BY_ANNOTATION: Final = {
+    "int": _int,
+    "float": _float,
+    "str": _str,
+    "Address": _address,
+    "tuple[str, ...]": _strings,
+    "tuple[Route, ...]": _routes,
+    "dict[str, int]": _counters,
+}
+_VALIDATORS: Final = {
+    kind: {field.name: _BY_ANNOTATION[str(field.type)] for field in fields(kind)} for kind in _TYPES.values()
+}
