@@ -7,6 +7,7 @@ with 20. No library that is kept up offers 12 rounds, or streams of many keys at
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -14,7 +15,9 @@ import numpy.typing as npt
 
 BLOCK: Final = 64
 _CONSTANTS: Final = struct.unpack("<4I", b"expand 32-byte k")
-_CHUNK: Final = 2048
+_FEW: Final = 4
+"""Blocks up to which plain Python beats numpy's overhead."""
+_CHUNK: Final = 8192
 """Blocks worked on at a time: four rows of four words and their scratch then stay in a core's cache."""
 
 _Words: TypeAlias = npt.NDArray[np.uint32]
@@ -24,34 +27,28 @@ _Words: TypeAlias = npt.NDArray[np.uint32]
 _DIAGONALS: Final = (0, 5, 10, 15, 4, 9, 14, 3, 8, 13, 2, 7, 12, 1, 6, 11)
 
 
-def key_stream(key: bytes, nonce: bytes, blocks: int, rounds: int, first_block: int = 0) -> npt.NDArray[np.uint8]:
+def key_stream(key: bytes, nonce: bytes, blocks: int, rounds: int) -> npt.NDArray[np.uint8]:
     """``blocks`` blocks of one stream, as an array of shape (blocks, 64). 32-byte key, 8-byte nonce."""
     state = np.empty((16, blocks), np.uint32)
     state[:] = np.array(_initial(key, nonce, 0), np.uint32)[:, None]
-    counters = np.arange(first_block, first_block + blocks, dtype=np.uint64)
-    state[8] = counters.astype(np.uint32)
-    state[9] = (counters >> np.uint64(32)).astype(np.uint32)
+    state[8] = np.arange(blocks, dtype=np.uint32)
     return _core(state, rounds)
 
 
-def key_streams(
-    keys: npt.NDArray[np.uint8], nonces: npt.NDArray[np.uint8], blocks: npt.NDArray[np.intp], rounds: int
-) -> npt.NDArray[np.uint8]:
-    """The first ``blocks[i]`` blocks of the stream of ``keys[i]`` (n, 32) and ``nonces[i]`` (n, 8) for every i, one
-    stream after the other, as an array of shape (sum(blocks), 64)."""
-    key_words = np.ascontiguousarray(keys).view("<u4")
-    nonce_words = np.ascontiguousarray(nonces).view("<u4")
-    total = int(blocks.sum())
-    owner = np.repeat(np.arange(len(blocks)), blocks)
-    state = np.empty((16, total), np.uint32)
-    for position, constant in zip((0, 5, 10, 15), _CONSTANTS, strict=True):
-        state[position] = constant
-    state[1:5] = key_words[owner, :4].T
-    state[6:8] = nonce_words[owner].T
-    state[8] = np.arange(total) - np.repeat(np.cumsum(blocks) - blocks, blocks)
-    state[9] = 0
-    state[11:15] = key_words[owner, 4:].T
-    return _core(state, rounds)
+def key_streams(keys: Sequence[bytes], nonces: Sequence[bytes], blocks: Sequence[int], rounds: int) -> list[bytes]:
+    """The first ``blocks[i]`` blocks of the stream of ``keys[i]`` and ``nonces[i]``, for every i."""
+    if sum(blocks) <= _FEW:
+        return [
+            short_key_stream(key, nonce, BLOCK * count, rounds)
+            for key, nonce, count in zip(keys, nonces, blocks, strict=True)
+        ]
+    starts = np.array([_initial(key, nonce, 0) for key, nonce in zip(keys, nonces, strict=True)], np.uint32)
+    counts = np.array(blocks)
+    ends = counts.cumsum()
+    state = np.repeat(starts.T, counts, axis=1)
+    state[8] = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    stream = _core(state, rounds).tobytes()
+    return [stream[BLOCK * (end - count) : BLOCK * end] for end, count in zip(ends.tolist(), blocks, strict=True)]
 
 
 def short_key_stream(key: bytes, nonce: bytes, length: int, rounds: int) -> bytes:

@@ -1,0 +1,188 @@
+"""What two peers share: the keys of all cipher suites, and sealing and opening whole packets with them
+(reference: Packet.cpp, armor, dearmor and cryptField; Peer.cpp, the constructor; SHA512.cpp, KBKDFHMACSHA384).
+
+Sealing takes the path's MTU, because the flag that says "this is the head of fragments" is authenticated.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from typing import Final
+
+from cryptography.hazmat.primitives.poly1305 import Poly1305
+
+from ztnode.wire import salsa20
+from ztnode.wire.aes_gmac_siv import AesGmacSiv
+from ztnode.wire.c25519 import AGREEMENT_LENGTH
+from ztnode.wire.packet import (
+    CIPHER_AES_GMAC_SIV,
+    CIPHER_POLY1305_NONE,
+    CIPHER_POLY1305_SALSA2012,
+    DEFAULT_PHYSICAL_MTU,
+    FLAG_ENCRYPTED_LEGACY,
+    FLAG_FRAGMENTED,
+    FLAGS_AUTHENTICATED_MASK,
+    MAX_PACKET_LENGTH,
+    MIN_PACKET_LENGTH,
+    OFFSET_FLAGS,
+    OFFSET_MAC,
+    OFFSET_VERB,
+)
+from ztnode.wire.reader import Buffer
+
+_ROUNDS: Final = 12
+_MANGLED: Final = 21
+"""Bytes of the key that are XORed with header fields, so that each packet has a key of its own."""
+_MAC_LENGTH: Final = 8
+_FLAGS: Final = {
+    CIPHER_POLY1305_NONE: CIPHER_POLY1305_NONE << 3,
+    CIPHER_POLY1305_SALSA2012: CIPHER_POLY1305_SALSA2012 << 3 | FLAG_ENCRYPTED_LEGACY,
+    CIPHER_AES_GMAC_SIV: CIPHER_AES_GMAC_SIV << 3,
+}
+
+
+class PeerKeys:
+    """Made from the 48 bytes of ``Identity.agree``. Holds long-lived cipher contexts: keep one per peer."""
+
+    __slots__ = ("_aes", "_salsa_key")
+
+    def __init__(self, agreement: bytes) -> None:
+        if len(agreement) != AGREEMENT_LENGTH:
+            raise ValueError(f"an agreement has {AGREEMENT_LENGTH} bytes")
+        self._salsa_key = agreement[:32]
+        self._aes = AesGmacSiv(_derive(agreement, b"0"), _derive(agreement, b"1"))
+
+    def seal(
+        self,
+        packet_id: int,
+        destination: int,
+        source: int,
+        parts: Sequence[Buffer],
+        cipher: int = CIPHER_AES_GMAC_SIV,
+        mtu: int = DEFAULT_PHYSICAL_MTU,
+    ) -> bytes:
+        """Seal one packet whose plaintext (verb byte first) is ``parts`` in a row.
+
+        The id that answers will refer to is in the packet's first 8 bytes (``packet.packet_id``): AES-GMAC-SIV
+        changes the one given. ValueError if it would be too long, or for a cipher that is none of the three.
+        """
+        return self.seal_many(packet_id.to_bytes(8, "big"), destination, source, (parts,), cipher, mtu)[0]
+
+    def seal_many(
+        self,
+        packet_ids: bytes,
+        destination: int,
+        source: int,
+        messages: Sequence[Sequence[Buffer]],
+        cipher: int = CIPHER_AES_GMAC_SIV,
+        mtu: int = DEFAULT_PHYSICAL_MTU,
+    ) -> list[bytes]:
+        """Seal many packets to one peer; ``packet_ids`` holds 8 random bytes for each. Otherwise as ``seal``."""
+        if cipher not in _FLAGS:
+            raise ValueError(f"cannot seal with cipher suite {cipher}")
+        addresses = destination.to_bytes(5, "big") + source.to_bytes(5, "big")
+        whole = addresses + bytes((_FLAGS[cipher],))
+        head_of_many = addresses + bytes((_FLAGS[cipher] | FLAG_FRAGMENTED,))
+        room, most = mtu - OFFSET_VERB, MAX_PACKET_LENGTH - OFFSET_VERB
+        ids = [packet_ids[start : start + 8] for start in range(0, 8 * len(messages), 8)]
+        associated: list[bytes] = []
+        for parts in messages:
+            length = sum(map(len, parts))
+            if not 0 < length <= most:
+                raise ValueError(f"a plaintext of {length} bytes does not fit a packet")
+            associated.append(whole if length <= room else head_of_many)
+        if cipher == CIPHER_AES_GMAC_SIV:
+            return list(map(self._aes.seal, ids, associated, messages))
+        return self._seal_poly1305(ids, associated, [b"".join(parts) for parts in messages], cipher)
+
+    def open(self, packet: Buffer) -> bytes | None:
+        """The plaintext (verb byte first) of a whole packet, by whatever cipher suite its header says; None if it is
+        forged, of the wrong length, or of a suite that protects nothing."""
+        return self.open_many((packet,))[0]
+
+    def open_many(self, packets: Sequence[Buffer]) -> list[bytes | None]:
+        """Open many packets from one peer; the result has their order."""
+        opened: list[bytes | None] = []
+        salsa: list[int] = []
+        open_aes = self._aes.open
+        for index, packet in enumerate(packets):
+            plaintext = None
+            if MIN_PACKET_LENGTH <= len(packet) <= MAX_PACKET_LENGTH:
+                cipher = packet[OFFSET_FLAGS] >> 3 & 7
+                if cipher == CIPHER_AES_GMAC_SIV:
+                    plaintext = open_aes(packet if type(packet) is bytes else bytes(packet))
+                elif cipher == CIPHER_POLY1305_NONE:
+                    plaintext = self._open_clear(bytes(packet))
+                elif cipher == CIPHER_POLY1305_SALSA2012:
+                    salsa.append(index)
+            opened.append(plaintext)
+        if salsa:
+            plaintexts = self._open_salsa([bytes(packets[index]) for index in salsa])
+            for index, plaintext in zip(salsa, plaintexts, strict=True):
+                opened[index] = plaintext
+        return opened
+
+    def mask_field(self, packet_id: int, field: bytes) -> bytes:
+        """Encrypt or decrypt the last part of a HELLO, which is otherwise in the clear (Packet::cryptField)."""
+        nonce = (packet_id & ~7).to_bytes(8, "big")
+        return salsa20.xor(field, salsa20.short_key_stream(self._salsa_key, nonce, len(field), _ROUNDS))
+
+    def _seal_poly1305(
+        self, ids: list[bytes], associated: list[bytes], plaintexts: list[bytes], cipher: int
+    ) -> list[bytes]:
+        headers = [packet_id + fields for packet_id, fields in zip(ids, associated, strict=True)]
+        lengths = [OFFSET_VERB + len(plaintext) for plaintext in plaintexts]
+        if cipher == CIPHER_POLY1305_NONE:
+            return [
+                b"".join((header, self._mac(self._first_block(header, length), plaintext), plaintext))
+                for header, length, plaintext in zip(headers, lengths, plaintexts, strict=True)
+            ]
+        sealed = []
+        for header, plaintext, stream in zip(headers, plaintexts, self._streams(headers, lengths), strict=True):
+            ciphertext = salsa20.xor(plaintext, stream[salsa20.BLOCK : salsa20.BLOCK + len(plaintext)])
+            sealed.append(b"".join((header, self._mac(stream, ciphertext), ciphertext)))
+        return sealed
+
+    def _open_clear(self, packet: bytes) -> bytes | None:
+        stream = self._first_block(packet, len(packet))
+        body = packet[OFFSET_VERB:]
+        return body if hmac.compare_digest(self._mac(stream, body), packet[OFFSET_MAC:OFFSET_VERB]) else None
+
+    def _open_salsa(self, packets: list[bytes]) -> list[bytes | None]:
+        plaintexts: list[bytes | None] = []
+        for packet, stream in zip(packets, self._streams(packets, list(map(len, packets))), strict=True):
+            body = packet[OFFSET_VERB:]
+            if hmac.compare_digest(self._mac(stream, body), packet[OFFSET_MAC:OFFSET_VERB]):
+                plaintexts.append(salsa20.xor(body, stream[salsa20.BLOCK : salsa20.BLOCK + len(body)]))
+            else:
+                plaintexts.append(None)
+        return plaintexts
+
+    @staticmethod
+    def _mac(stream: bytes, body: bytes) -> bytes:
+        return Poly1305.generate_tag(stream[:32], body)[:_MAC_LENGTH]
+
+    def _mangled_key(self, header: bytes, length: int) -> bytes:
+        """The packet's own key: the shared key XOR id, addresses, flags without hops, and length (little endian)."""
+        fields = b"%b%c%b" % (
+            header[:OFFSET_FLAGS],
+            header[OFFSET_FLAGS] & FLAGS_AUTHENTICATED_MASK,
+            length.to_bytes(2, "little"),
+        )
+        return salsa20.xor(self._salsa_key[:_MANGLED], fields) + self._salsa_key[_MANGLED:]
+
+    def _first_block(self, header: bytes, length: int) -> bytes:
+        return salsa20.short_key_stream(self._mangled_key(header, length), header[:8], salsa20.BLOCK, _ROUNDS)
+
+    def _streams(self, headers: list[bytes], lengths: list[int]) -> list[bytes]:
+        """The key stream of each packet: one block whose first half is the MAC key, then the plaintext's blocks."""
+        keys = [self._mangled_key(header, length) for header, length in zip(headers, lengths, strict=True)]
+        blocks = [1 - (OFFSET_VERB - length) // salsa20.BLOCK for length in lengths]
+        return salsa20.key_streams(keys, [header[:8] for header in headers], blocks, _ROUNDS)
+
+
+def _derive(agreement: bytes, label: bytes) -> bytes:
+    """KBKDF with HMAC-SHA-384 in counter mode, iteration 0, context 0, 384 bits; AES takes the first 256."""
+    message = b"\0\0\0\0ZT" + label + b"\0\0" + (384).to_bytes(4, "big")
+    return hmac.digest(agreement, message, "sha384")[:32]
