@@ -1,0 +1,11 @@
+"""Congestion control: one small file per algorithm behind one base."""
+
+from __future__ import annotations
+
+from ztnode.netstack.tcp.congestion.base import CongestionControl
+from ztnode.netstack.tcp.congestion.cubic import Cubic
+from ztnode.netstack.tcp.congestion.newreno import NewReno
+
+ALGORITHMS: dict[str, type[CongestionControl]] = {"cubic": Cubic, "newreno": NewReno}
+
+__all__ = ["ALGORITHMS", "CongestionControl", "Cubic", "NewReno"]
