@@ -1,0 +1,142 @@
+"""The ZeroTier dictionary: ``key=value`` lines that carry network configurations, request metadata and SSO details.
+
+Keys are plain text. In values the bytes NUL, CR, LF, ``\\`` and ``=`` are written ``\\0 \\r \\n \\\\ \\e``; any other
+byte stands for itself, so values may be binary. Integers are hexadecimal text. Source: reference Dictionary.hpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from ztnode.wire.errors import WireError
+
+MAX_DICTIONARY_SIZE = 512 * 1024
+"""Largest dictionary read, in bytes; the reference's room for a full-size network configuration is about 400 KB."""
+
+_ESCAPED = {0x00: b"\\0", 0x0D: b"\\r", 0x0A: b"\\n", 0x5C: b"\\\\", 0x3D: b"\\e"}
+_UNESCAPED = {0x30: b"\x00", 0x72: b"\r", 0x6E: b"\n", 0x65: b"="}
+_TO_ESCAPE = re.compile(rb"[\x00\r\n\\=]")
+_TO_UNESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
+_LINE_END = re.compile(rb"[\r\n]")
+_HEX = re.compile(rb"\s*([+-]?)(?:0[xX])?([0-9a-fA-F]*)")
+_U64_MAX = (1 << 64) - 1
+
+
+def _escape(value: bytes) -> bytes:
+    return _TO_ESCAPE.sub(lambda match: _ESCAPED[match[0][0]], value)
+
+
+def _unescape(value: bytes) -> bytes:
+    if b"\\" not in value:
+        return value
+    # A lone backslash at the very end escapes nothing and vanishes, as in the reference.
+    return _TO_UNESCAPE.sub(lambda match: _UNESCAPED.get(match[1][0], match[1]) if match[1] else b"", value)
+
+
+class Dictionary(Mapping[str, bytes]):
+    """An ordered map of keys to raw values. Unknown keys are kept, so a dictionary survives decode and encode whole.
+
+    Keys are decoded as Latin-1: every byte string is a legal key on the wire and none may raise.
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, bytes] | None = None) -> None:
+        self._items: dict[str, bytes] = dict(items or {})
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview, limit: int = MAX_DICTIONARY_SIZE) -> Dictionary:
+        """Parse ``data`` up to its first NUL. The first occurrence of a key counts; lines without ``=`` are ignored.
+
+        Raises WireError if ``data`` is longer than ``limit`` bytes.
+        """
+        if len(data) > limit:
+            raise WireError(f"dictionary of {len(data)} bytes exceeds {limit}")
+        text, _, _ = bytes(data).partition(b"\x00")
+        result = cls()
+        items = result._items
+        for line in _LINE_END.split(text):
+            key, separator, value = line.partition(b"=")
+            if separator:
+                items.setdefault(key.decode("latin-1"), _unescape(value))
+        return result
+
+    def encode(self) -> bytes:
+        """The wire form. Raises ValueError for a key that cannot be written."""
+        lines = []
+        for key, value in self._items.items():
+            raw = key.encode("latin-1")
+            if _TO_ESCAPE.search(raw.replace(b"\\", b"")):
+                raise ValueError(f"illegal dictionary key {key!r}")
+            lines.append(raw + b"=" + _escape(value))
+        return b"\n".join(lines)
+
+    def __getitem__(self, key: str) -> bytes:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return f"Dictionary({self._items!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dictionary) and self._items == other._items
+
+    def integer(self, key: str, default: int = 0) -> int:
+        """A signed 64-bit hexadecimal value, as C's strtoll reads it: 0 if it is none, saturated if it is too big."""
+        value = self._items.get(key)
+        if not value:
+            return default
+        match = _HEX.match(value[:127])
+        if match is None or not match[2]:
+            return 0
+        magnitude = int(match[2], 16)
+        return max(-magnitude, -(1 << 63)) if match[1] == b"-" else min(magnitude, (1 << 63) - 1)
+
+    def unsigned(self, key: str, default: int = 0) -> int:
+        """An unsigned 64-bit hexadecimal value, as C's strtoull reads it: 0 if it is none, saturated if too big."""
+        value = self._items.get(key)
+        if not value:
+            return default
+        match = _HEX.match(value[:127])
+        if match is None or not match[2]:
+            return 0
+        magnitude = min(int(match[2], 16), _U64_MAX)
+        return -magnitude & _U64_MAX if match[1] == b"-" else magnitude
+
+    def boolean(self, key: str, default: bool = False) -> bool:
+        """True for a value that starts with ``1``, ``t`` or ``T``."""
+        value = self._items.get(key)
+        return default if value is None else value[:1] in (b"1", b"t", b"T")
+
+    def text(self, key: str, default: str = "") -> str:
+        """A value as text up to its first NUL; bytes that are not UTF-8 show as replacement characters."""
+        value = self._items.get(key)
+        return default if value is None else value.partition(b"\x00")[0].decode("utf-8", "replace")
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set a raw value."""
+        self._items[key] = value
+
+    def put_unsigned(self, key: str, value: int) -> None:
+        """Set an unsigned 64-bit integer, 16 digits wide as the reference writes it."""
+        self._items[key] = b"%016x" % (value & _U64_MAX)
+
+    def put_integer(self, key: str, value: int) -> None:
+        """Set a signed 64-bit integer; a minus sign precedes the 16 digits."""
+        self._items[key] = b"-%016x" % -value if value < 0 else b"%016x" % value
+
+    def put_address(self, key: str, value: int) -> None:
+        """Set a ZeroTier address, 10 digits wide."""
+        self._items[key] = b"%010x" % value
+
+    def put_boolean(self, key: str, value: bool) -> None:
+        self._items[key] = b"1" if value else b"0"
+
+    def put_text(self, key: str, value: str) -> None:
+        self._items[key] = value.encode("utf-8")

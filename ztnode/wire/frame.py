@@ -1,0 +1,73 @@
+"""FRAME and EXT_FRAME: Ethernet between members. Source: reference Packet.hpp.
+
+FRAME goes between the standard MACs of sender and receiver and leaves them out; EXT_FRAME carries both. The hot path
+packs and unpacks these headers itself with the structs here.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from ztnode.wire.certificate_of_membership import CertificateOfMembership
+from ztnode.wire.errors import WireError
+from ztnode.wire.reader import Reader
+
+ETHERTYPE_IPV4 = 0x0800
+ETHERTYPE_ARP = 0x0806
+ETHERTYPE_IPV6 = 0x86DD
+
+ETHERNET_HEADER = struct.Struct(">6s6sH")
+"""Destination MAC, source MAC, Ethernet type."""
+
+FRAME_HEADER = struct.Struct(">QH")
+"""NWID, Ethernet type."""
+
+EXT_FRAME_HEADER = struct.Struct(">QB6s6sH")
+"""NWID, flags, destination MAC, source MAC, Ethernet type; a COM may stand between the flags and the MACs."""
+
+EXT_FLAG_COM = 0x01
+EXT_FLAG_TEE = 0x02
+EXT_FLAG_REDIRECT = 0x04
+EXT_FLAG_INBOUND = 0x08
+"""TEE or REDIRECT by the receiver of the frame rather than its sender."""
+EXT_FLAG_ACK_REQUESTED = 0x10
+
+MAX_FRAME_PAYLOAD = 10000
+
+
+class ExtFrame(NamedTuple):
+    """``certificate`` is None unless an old peer sent its COM along; ``payload`` is a slice of what was decoded."""
+
+    network_id: int
+    flags: int
+    destination: int
+    source: int
+    ethertype: int
+    payload: bytes | memoryview
+    certificate: CertificateOfMembership | None = None
+
+
+def decode_ext_frame(payload: bytes | memoryview) -> ExtFrame:
+    """Parse EXT_FRAME. Raises WireError."""
+    reader = Reader(payload)
+    network_id, flags = reader.u64(), reader.u8()
+    certificate = CertificateOfMembership.read(reader) if flags & EXT_FLAG_COM else None
+    destination, source, ethertype = reader.unsigned(6), reader.unsigned(6), reader.u16()
+    if reader.remaining > MAX_FRAME_PAYLOAD:
+        raise WireError("Ethernet frame too long")
+    return ExtFrame(network_id, flags, destination, source, ethertype, payload[reader.position :], certificate)
+
+
+def encode_ext_frame(frame: ExtFrame) -> bytes:
+    """The payload of EXT_FRAME."""
+    certificate = frame.certificate.encode() if frame.certificate is not None else b""
+    return b"".join((
+        frame.network_id.to_bytes(8, "big"),
+        bytes((frame.flags,)),
+        certificate,
+        frame.destination.to_bytes(6, "big"),
+        frame.source.to_bytes(6, "big"),
+        frame.ethertype.to_bytes(2, "big"),
+        frame.payload,
+    ))
