@@ -1,1 +1,1 @@
-"""gRPC services over the node's public objects."""
+"""gRPC services over the node's public objects. ``server.ControlServer`` is where to begin."""

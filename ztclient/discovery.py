@@ -1,0 +1,186 @@
+"""Where a node's control socket is: forms of an address, the places to look, and the list of this user's running nodes.
+
+The order of look-up, first match wins:
+
+1. the ``address`` or ``state`` argument;
+2. the environment variable ``ZTNODE_ADDRESS`` (an address);
+3. the environment variable ``ZTNODE_STATE`` (a state directory);
+4. the one node that this user has running, from the registry below.
+
+Forms of an address:
+
+========================================  ===========================================================================
+``unix:/path/ztnode.sock``, ``/path/…``   a Unix socket
+``tcp://host:port``, ``host:port``        TCP in clear with a bearer token; for loopback
+``tls://host:port``                       TCP with TLS
+========================================  ===========================================================================
+
+The registry is a directory of small JSON files, one for each running node, in ``$XDG_RUNTIME_DIR/ztnode`` or, where
+there is no such variable, in ``<temporary directory>/ztnode-<uid>``. It belongs to the user and has mode 0700, or is not
+trusted. The node holds a lock on its file for as long as it lives, so that a file left behind by a crash is
+told apart from a running node without guessing by process id. ``ztnode.node.registry`` writes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ztclient.errors import NodeUnavailableError
+
+SOCKET_NAME = "ztnode.sock"
+"""The control socket's name in the state directory."""
+
+MAX_UNIX_PATH = 103
+"""Bytes that every supported system's ``sockaddr_un`` takes (macOS: 104 with the final NUL; Linux: 108)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningNode:
+    """One entry of the registry. ``started`` is Unix time in seconds."""
+
+    address: str
+    state: str
+    pid: int
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed address: ``scheme`` is ``unix``, ``tcp`` or ``tls``; ``target`` a path or ``host:port``."""
+
+    scheme: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.target}" if self.scheme == "unix" else f"{self.scheme}://{self.target}"
+
+
+def parse_address(text: str) -> Address:
+    """Read one of the forms above. Raises ValueError with one line for a person."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if path.startswith("//"):
+            path = path.removeprefix("//")
+        if not path:
+            raise ValueError(f"{text!r} has no path: write unix:/path/to/{SOCKET_NAME}")
+        return Address("unix", str(Path(path).absolute()))
+    if text.startswith(("/", "./", "../", "~")):
+        return Address("unix", str(Path(text).expanduser().absolute()))
+    scheme, separator, target = text.partition("://")
+    if not separator:
+        scheme, target = "tcp", text
+    if scheme not in ("tcp", "tls"):
+        raise ValueError(f"{text!r} is not an address of a node: write unix:/path, tcp://host:port or tls://host:port")
+    host, colon, port = target.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is not an address of a node: host:port is missing, as in {scheme}://127.0.0.1:7447")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"{text!r} is not an address of a node: put the IPv6 address in brackets")
+    return Address(scheme, target)
+
+
+def runtime_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """This user's directory for sockets and registry entries; it need not exist."""
+    base = environ.get("XDG_RUNTIME_DIR")
+    if base and Path(base).is_absolute():
+        return Path(base) / "ztnode"
+    return Path(tempfile.gettempdir()) / f"ztnode-{os.getuid()}"
+
+
+def is_private(directory: Path) -> bool:
+    """True for a real directory (no symbolic link) of this user that nobody else may enter. Raises OSError."""
+    found = directory.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def socket_path(state: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Path:
+    """The control socket of the node that keeps its state in ``state``.
+
+    ``<state>/ztnode.sock``; where that is too long for a Unix socket, a short name in the runtime directory that
+    depends on the state directory alone, so that node and client find the same one.
+    """
+    # realpath, so that "./st" and a symbolic link to it lead to the same name.
+    directory = Path(os.path.realpath(state))
+    path = directory / SOCKET_NAME
+    if len(os.fsencode(path)) <= MAX_UNIX_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    return runtime_directory(environ) / f"{digest}.sock"
+
+
+def running_nodes(environ: Mapping[str, str] = os.environ) -> list[RunningNode]:
+    """The nodes of this user that run now, the newest first. Unreadable and stale entries are passed over."""
+    directory = runtime_directory(environ)
+    try:
+        if not is_private(directory):
+            return []
+        entries = sorted(directory.glob("*.json"))
+    except OSError:
+        return []
+    nodes = [node for entry in entries if (node := _read_entry(entry)) is not None]
+    return sorted(nodes, key=lambda node: -node.started)
+
+
+def _read_entry(path: Path) -> RunningNode | None:
+    try:
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    return None
+            else:
+                return None  # nobody holds it: left behind by a node that is gone
+            values = json.loads(file.read(65536))
+        return RunningNode(
+            address=str(values["address"]),
+            state=str(values["state"]),
+            pid=int(values["pid"]),
+            started=float(values["started"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find(
+    address: str | None = None,
+    state: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Address:
+    """The address of the node to talk to, by the order above.
+
+    Raises ValueError on a malformed address or when both arguments are given, NodeUnavailableError when no node or more
+    than one is found.
+    """
+    if address is not None and state is not None:
+        raise ValueError("give an address or a state directory, not both")
+    if address is not None:
+        return parse_address(address)
+    if state is not None:
+        return Address("unix", str(socket_path(state, environ)))
+    if environ.get("ZTNODE_ADDRESS"):
+        return parse_address(environ["ZTNODE_ADDRESS"])
+    if environ.get("ZTNODE_STATE"):
+        return Address("unix", str(socket_path(environ["ZTNODE_STATE"], environ)))
+    nodes = running_nodes(environ)
+    if not nodes:
+        raise NodeUnavailableError(
+            errno.ENOENT,
+            "no running node found: start one with `ztnode serve --state DIR`, "
+            "or name one by ZTNODE_STATE (its state directory) or ZTNODE_ADDRESS",
+        )
+    if len(nodes) > 1:
+        listed = ", ".join(node.state for node in nodes)
+        raise NodeUnavailableError(
+            errno.EINVAL, f"{len(nodes)} nodes of yours are running ({listed}): choose one by ZTNODE_STATE"
+        )
+    return parse_address(nodes[0].address)

@@ -1,0 +1,186 @@
+"""What a node says of itself, as plain values. Forms are those of ``proto/ztnode/v1/node.proto``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ztnode.v1 import node_pb2 as pb
+
+NETWORK_STATES = (
+    "unspecified",
+    "requesting",
+    "waiting_for_authorisation",
+    "not_found",
+    "authentication_required",
+    "ok",
+    "left",
+)
+"""``Network.state`` by the number of NetworkState in the protocol."""
+
+PEER_ROLES = ("unspecified", "planet", "moon", "leaf")
+"""``Peer.role`` by the number of PeerRole in the protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A managed route: ``target`` in CIDR form, ``via`` a gateway or None for on-link."""
+
+    target: str
+    via: str | None
+    metric: int
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A joined network. ``state`` is one of NETWORK_STATES; ``detail`` one line on it that a person can act on."""
+
+    nwid: str
+    name: str
+    state: str
+    detail: str
+    mac: str
+    mtu: int
+    addresses: tuple[str, ...]
+    """Managed addresses of this node, CIDR."""
+    routes: tuple[Route, ...]
+    dns_domain: str
+    dns_servers: tuple[str, ...]
+    private: bool
+    broadcast: bool
+    revision: int
+    authentication_url: str
+    from_cache: bool
+    """True while the configuration is the one kept on disk and the controller has not confirmed it yet."""
+
+    @property
+    def ready(self) -> bool:
+        """True once there is a managed address to dial from."""
+        return self.state == "ok" and bool(self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedAddress:
+    """An address that the node holds on a network."""
+
+    nwid: str
+    ip: str
+    prefix_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A physical path to a peer. Ages in seconds, None: never."""
+
+    endpoint: str
+    preferred: bool
+    last_send_age: float | None
+    last_receive_age: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another ZeroTier node. ``latency_ms`` is None while unknown; ``direct`` False where a root relays."""
+
+    address: str
+    role: str
+    version: str
+    latency_ms: float | None
+    direct: bool
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One stack worker process."""
+
+    index: int
+    pid: int
+    connections: int
+    restarts: int
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The node as a whole. ``uptime`` in seconds, ``planet_timestamp`` in milliseconds of Unix time."""
+
+    address: str
+    public_identity: str
+    online: bool
+    version: str
+    uptime: float
+    planet_id: int
+    planet_timestamp: int
+    listening: tuple[str, ...]
+    surface_addresses: tuple[str, ...]
+    workers: tuple[Worker, ...]
+    counters: dict[str, int]
+
+
+def network(message: pb.Network) -> Network:
+    """A Network from its message."""
+    return Network(
+        nwid=message.network_id,
+        name=message.name,
+        state=_name(NETWORK_STATES, message.state),
+        detail=message.detail,
+        mac=message.mac,
+        mtu=message.mtu,
+        addresses=tuple(message.addresses),
+        routes=tuple(Route(route.target, route.via or None, route.metric) for route in message.routes),
+        dns_domain=message.dns_domain,
+        dns_servers=tuple(message.dns_servers),
+        private=message.private,
+        broadcast=message.broadcast,
+        revision=message.revision,
+        authentication_url=message.authentication_url,
+        from_cache=message.from_cache,
+    )
+
+
+def peer(message: pb.Peer) -> Peer:
+    """A Peer from its message."""
+    return Peer(
+        address=message.address,
+        role=_name(PEER_ROLES, message.role),
+        version=message.version,
+        latency_ms=_known(message.latency_ms),
+        direct=message.direct,
+        paths=tuple(
+            Path(
+                path.endpoint, path.preferred, _known(path.last_send_age_seconds), _known(path.last_receive_age_seconds)
+            )
+            for path in message.paths
+        ),
+    )
+
+
+def status(message: pb.StatusResponse) -> Status:
+    """A Status from its message."""
+    return Status(
+        address=message.address,
+        public_identity=message.public_identity,
+        online=message.online,
+        version=message.version,
+        uptime=message.uptime_seconds,
+        planet_id=message.planet_id,
+        planet_timestamp=message.planet_timestamp_ms,
+        listening=tuple(message.listening),
+        surface_addresses=tuple(message.surface_addresses),
+        workers=tuple(
+            Worker(worker.index, worker.pid, worker.connections, worker.restarts, dict(worker.counters))
+            for worker in message.workers
+        ),
+        counters=dict(message.counters),
+    )
+
+
+def _name(names: tuple[str, ...], number: int) -> str:
+    # A newer node may know states that this client does not.
+    return names[number] if 0 <= number < len(names) else names[0]
+
+
+def _known(number: float) -> float | None:
+    return None if number < 0 else number

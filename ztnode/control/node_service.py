@@ -1,0 +1,184 @@
+"""NodeService: the control plane of ztnode.v1 over a NodeApi."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+
+from ztnode.control import convert, stream
+from ztnode.control.errors import Context, RpcFailure, abort, invalid, not_found, streaming, unary
+from ztnode.control.handoff import TOKEN_BYTES, PendingConnections, claim
+from ztnode.node.api import Handoff, NetworkInfo, NodeApi
+from ztnode.v1 import node_pb2 as pb
+from ztnode.v1 import node_pb2_grpc as rpc
+
+MAX_BACKLOG = 4096
+
+
+class NodeService(rpc.NodeServiceServicer):
+    """Serves one node. All methods run on the node's event loop."""
+
+    def __init__(self, node: NodeApi) -> None:
+        self._node = node
+        self._pending = PendingConnections()
+
+    @unary
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
+        return convert.status(self._node.status())
+
+    @unary
+    async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinResponse:
+        info = await self._node.join(convert.network_id(request.network_id))
+        return pb.JoinResponse(network=convert.network(info))
+
+    @unary
+    async def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.LeaveResponse:
+        nwid = convert.network_id(request.network_id)
+        try:
+            await self._node.leave(nwid)
+        except KeyError:
+            raise _not_joined(nwid) from None
+        return pb.LeaveResponse()
+
+    @unary
+    async def ListNetworks(self, request: pb.ListNetworksRequest, context: Context) -> pb.ListNetworksResponse:
+        networks = sorted(self._node.networks(), key=lambda network: network.nwid)
+        return pb.ListNetworksResponse(networks=[convert.network(network) for network in networks])
+
+    @unary
+    async def GetNetwork(self, request: pb.GetNetworkRequest, context: Context) -> pb.GetNetworkResponse:
+        return pb.GetNetworkResponse(network=convert.network(self._network(convert.network_id(request.network_id))))
+
+    @streaming
+    async def WatchNetworks(
+        self, request: pb.WatchNetworksRequest, context: Context
+    ) -> AsyncIterator[pb.WatchNetworksResponse]:
+        wanted = convert.optional_network_id(request.network_id)
+        async with contextlib.AsyncExitStack() as stack:
+            changes = self._node.watch()
+            if hasattr(changes, "aclose"):
+                stack.push_async_callback(changes.aclose)
+            async for info in changes:
+                if wanted is None or info.nwid == wanted:
+                    yield pb.WatchNetworksResponse(network=convert.network(info))
+
+    @unary
+    async def ListAddresses(self, request: pb.ListAddressesRequest, context: Context) -> pb.ListAddressesResponse:
+        wanted = convert.optional_network_id(request.network_id)
+        networks = self._node.networks() if wanted is None else [self._network(wanted)]
+        return pb.ListAddressesResponse(
+            addresses=[
+                address
+                for network in sorted(networks, key=lambda network: network.nwid)
+                for address in convert.managed_addresses(network)
+            ]
+        )
+
+    @unary
+    async def ListPeers(self, request: pb.ListPeersRequest, context: Context) -> pb.ListPeersResponse:
+        peers = sorted(self._node.peers(), key=lambda peer: peer.address)
+        return pb.ListPeersResponse(peers=[convert.peer(peer) for peer in peers])
+
+    @unary
+    async def Dial(self, request: pb.DialRequest, context: Context) -> pb.DialResponse:
+        handoff = await self._dial(request)
+        return pb.DialResponse(connection=self._offer(handoff, context))
+
+    @unary
+    async def Listen(self, request: pb.ListenRequest, context: Context) -> pb.ListenResponse:
+        listener, bound = await self._node.listen(
+            convert.ip_address(request.ip) if request.ip else "",
+            convert.port_number(request.port, lowest=0),
+            nwid=self._joined(request.network_id),
+            backlog=min(request.backlog, MAX_BACKLOG) or 128,
+        )
+        return pb.ListenResponse(listener_id=listener, bound=convert.endpoint(bound))
+
+    @unary
+    async def Accept(self, request: pb.AcceptRequest, context: Context) -> pb.AcceptResponse:
+        try:
+            handoff = await self._node.accept(request.listener_id)
+        except KeyError:
+            raise _no_listener(request.listener_id) from None
+        return pb.AcceptResponse(connection=self._offer(handoff, context))
+
+    @unary
+    async def CloseListener(self, request: pb.CloseListenerRequest, context: Context) -> pb.CloseListenerResponse:
+        try:
+            await self._node.close_listener(request.listener_id)
+        except KeyError:
+            raise _no_listener(request.listener_id) from None
+        return pb.CloseListenerResponse()
+
+    # The generated signature offers an iterator of requests; read() and write() on the context are the same stream and
+    # let both directions run side by side.
+    async def Stream(self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context) -> None:  # type: ignore[override]
+        try:
+            handoff = await self._first(await context.read())
+            await stream.carry(context, await claim(handoff), handoff)
+        except Exception as error:
+            await abort(context, error)
+
+    @streaming
+    async def Capture(self, request: pb.CaptureRequest, context: Context) -> AsyncIterator[pb.CaptureResponse]:
+        nwid = convert.network_id(request.network_id)
+        self._network(nwid)
+        async with contextlib.AsyncExitStack() as stack:
+            blocks = self._node.capture(nwid, snaplen=min(request.snaplen, 65535) or 65535)
+            if hasattr(blocks, "aclose"):
+                stack.push_async_callback(blocks.aclose)
+            async for block in blocks:
+                yield pb.CaptureResponse(pcapng=block)
+
+    def _network(self, nwid: int) -> NetworkInfo:
+        info = self._node.network(nwid)
+        if info is None:
+            raise _not_joined(nwid)
+        return info
+
+    def _joined(self, network_id: str) -> int | None:
+        nwid = convert.optional_network_id(network_id)
+        if nwid is not None:
+            self._network(nwid)
+        return nwid
+
+    async def _dial(self, request: pb.DialRequest) -> Handoff:
+        ip, port = convert.ip_address(request.ip), convert.port_number(request.port)
+        timeout = convert.dial_timeout(request.timeout_seconds)
+        nwid = self._joined(request.network_id)
+        try:
+            return await self._node.dial(ip, port, nwid=nwid, timeout=timeout)
+        except KeyError:
+            # Left while the attempt was under way.
+            raise not_found("the network was left") from None
+
+    def _offer(self, handoff: Handoff, context: Context) -> pb.Connection:
+        self._pending.add(handoff, time.monotonic())
+        return convert.connection(handoff, local_client=context.peer().startswith("unix"))
+
+    async def _first(self, request: pb.StreamRequest | object) -> Handoff:
+        if not isinstance(request, pb.StreamRequest):
+            raise invalid("the stream ended before its first message")
+        match request.WhichOneof("message"):
+            case "dial":
+                return await self._dial(request.dial)
+            case "token":
+                if len(request.token) != TOKEN_BYTES:
+                    raise invalid(f"a connection's token has {TOKEN_BYTES} bytes")
+                handoff = self._pending.take(request.token, time.monotonic())
+                if handoff is None:
+                    raise not_found("no connection waits under this token: it was claimed, or its minute is over")
+                return handoff
+            case _:
+                raise invalid("a stream begins with dial or token")
+
+
+def _not_joined(nwid: int) -> RpcFailure:
+    return not_found(f"network {nwid:016x} is not joined: join it with `ztnode join {nwid:016x}`")
+
+
+def _no_listener(listener: int) -> RpcFailure:
+    return RpcFailure(grpc.StatusCode.NOT_FOUND, f"listener {listener} is closed", "EBADF")
