@@ -7,14 +7,21 @@ JSON file (the field names are those of ``zerotier-idtool initmoon``) that only 
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ztnode.wire import c25519
 from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
-from ztnode.wire.world import World
+from ztnode.wire.world import MAX_ROOTS, MAX_STABLE_ENDPOINTS, PLANET_ID_EARTH, Root, World, WorldType
+
+_ENDPOINT = re.compile(r"(?:\[(?P<v6>[^]]+)\]:|(?P<slashed>[^/]+)/|(?P<v4>[0-9.]+):)(?P<port>[0-9]{1,5})")
+_WORLD_ID_BITS = 64
 
 
 class WorldToolError(ValueError):
@@ -22,63 +29,145 @@ class WorldToolError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Root:
-    """One root: its public identity and where it can be reached, 1 to 32 endpoints."""
-
-    identity: Identity
-    endpoints: tuple[Endpoint, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class WorldSecret:
-    """The signing key of a world and the id that it signs for. Belongs in a file with mode 0600."""
+    """The signing key of a planet and the world id that it signs for. Belongs in a file with mode 0600."""
 
     world_id: int
     public: bytes
     """64 bytes."""
-    secret: bytes
+    secret: bytes = field(repr=False)
     """64 bytes."""
 
     @classmethod
     def generate(cls, random: Callable[[int], bytes], world_id: int | None = None) -> WorldSecret:
-        """A new key; ``world_id`` None: a random one. ``random`` is shaped like ``os.urandom``."""
-        raise NotImplementedError
+        """A new key; ``world_id`` None: a random one. ``random`` has ``os.urandom``'s shape. Raises WorldToolError."""
+        if world_id is None:
+            world_id = PLANET_ID_EARTH
+            while world_id in (0, PLANET_ID_EARTH):
+                world_id = int.from_bytes(random(4), "big")
+        if not 0 < world_id < 1 << _WORLD_ID_BITS:
+            raise WorldToolError(f"a world id is a number from 1 to {(1 << _WORLD_ID_BITS) - 1}")
+        secret = random(c25519.SECRET_LENGTH)
+        return cls(world_id, c25519.derive_public(secret), secret)
 
     @classmethod
     def from_json(cls, data: bytes) -> WorldSecret:
         """Read what ``to_json`` wrote. Raises WorldToolError."""
-        raise NotImplementedError
+        try:
+            document = json.loads(data)
+            world_id = int(document["id"], 16)
+            public, secret = bytes.fromhex(document["signingKey"]), bytes.fromhex(document["signingKey_SECRET"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise WorldToolError("not the secret of a world: JSON with id, signingKey and signingKey_SECRET") from None
+        if len(secret) != c25519.SECRET_LENGTH or c25519.derive_public(secret) != public:
+            raise WorldToolError("the secret of the world does not fit its public key")
+        if not 0 < world_id < 1 << _WORLD_ID_BITS:
+            raise WorldToolError("the secret of the world names no valid world id")
+        return cls(world_id, public, secret)
 
     def to_json(self) -> bytes:
         """The contents of the secret file."""
-        raise NotImplementedError
+        document = {
+            "objtype": "world",
+            "worldType": "planet",
+            "id": f"{self.world_id:016x}",
+            "signingKey": self.public.hex(),
+            "signingKey_SECRET": self.secret.hex(),
+        }
+        return (json.dumps(document, indent=1) + "\n").encode()
 
 
 def parse_endpoint(text: str) -> Endpoint:
     """``10.0.0.1/9993`` (as ZeroTier writes it), ``10.0.0.1:9993``, ``[fd00::1]:9993`` or ``fd00::1/9993``.
     Raises WorldToolError."""
-    raise NotImplementedError
+    match = _ENDPOINT.fullmatch(text.strip())
+    if match is not None:
+        try:
+            address = ipaddress.ip_address(match["v6"] or match["slashed"] or match["v4"])
+        except ValueError:
+            pass
+        else:
+            port = int(match["port"])
+            usable = not (address.is_unspecified or address.is_multicast) and "%" not in text
+            if usable and 0 < port <= 0xFFFF:
+                return str(address), port
+    raise WorldToolError(f"{text!r} is not an endpoint such as 203.0.113.7/9993 or [2001:db8::7]:9993")
 
 
 def parse_root(identity_text: str, endpoints: Sequence[str]) -> Root:
-    """A root from the contents of its ``identity.public`` (or ``identity.secret``) and its endpoints as text.
+    """A root from the contents of its ``identity.public`` (or ``identity.secret``) and 1 to 32 endpoints as text.
     The identity's proof of work is checked. Raises WorldToolError."""
-    raise NotImplementedError
+    try:
+        identity = Identity.from_text(identity_text)
+    except WireError as error:
+        raise WorldToolError(str(error)) from None
+    if not identity.validate():
+        raise WorldToolError(f"the identity {identity.address:010x} is not valid: its address does not fit its key")
+    parsed = tuple(dict.fromkeys(parse_endpoint(text) for text in endpoints))
+    if not 1 <= len(parsed) <= MAX_STABLE_ENDPOINTS:
+        raise WorldToolError(f"the root {identity.address:010x} needs 1 to {MAX_STABLE_ENDPOINTS} endpoints")
+    return Root(identity.without_secret(), parsed)
 
 
 def create_planet(roots: Sequence[Root], secret: WorldSecret, timestamp: int) -> bytes:
     """A signed planet file. ``timestamp``: Unix milliseconds. One to four roots. Raises WorldToolError."""
-    raise NotImplementedError
+    addresses = [root.identity.address for root in roots]
+    if not 1 <= len(addresses) <= MAX_ROOTS:
+        raise WorldToolError(f"a planet has 1 to {MAX_ROOTS} roots, not {len(addresses)}")
+    if len(set(addresses)) != len(addresses):
+        raise WorldToolError("a root is named twice")
+    try:
+        world = World.sign(
+            WorldType.PLANET,
+            secret.world_id,
+            timestamp,
+            secret.public,
+            roots,
+            public=secret.public,
+            secret=secret.secret,
+        )
+    except ValueError as error:
+        raise WorldToolError(str(error)) from None
+    return world.to_bytes()
 
 
 def update_planet(previous: bytes, secret: WorldSecret, timestamp: int, roots: Sequence[Root] | None = None) -> bytes:
     """A planet that nodes with ``previous`` will take in its place: same id, signed by the key it names, and later
     (``timestamp``, or one millisecond after the old one where the clock is behind). ``roots`` None: as they were.
     Raises WorldToolError, also where ``secret`` is not the key of ``previous``."""
-    raise NotImplementedError
+    old = _parse(previous)
+    if old.type is not WorldType.PLANET:
+        raise WorldToolError("this world is a moon, not a planet")
+    if old.id != secret.world_id or old.updates_signed_by != secret.public:
+        raise WorldToolError("the planet names another key for its updates: this secret does not belong to it")
+    return create_planet(old.roots if roots is None else roots, secret, max(timestamp, old.timestamp + 1))
 
 
 def describe_world(data: bytes) -> dict[str, Any]:
-    """A world file for people and for ``--json``: type, id, timestamp, signingKey, updatesMustBeSignedBy and roots
-    with ``address``, ``identity`` and ``stableEndpoints``. Raises WorldToolError."""
-    raise NotImplementedError
+    """A world file for people and for ``--json``: worldType, id, timestamp (Unix milliseconds), signature,
+    updatesMustBeSignedBy and roots with ``address``, ``identity`` and ``stableEndpoints``. Raises WorldToolError."""
+    world = _parse(data)
+    return {
+        "objtype": "world",
+        "worldType": world.type.name.lower(),
+        "id": f"{world.id:016x}",
+        "timestamp": world.timestamp,
+        "updatesMustBeSignedBy": world.updates_signed_by.hex(),
+        "signature": world.signature.hex(),
+        "selfSigned": world.is_signed_by(world.updates_signed_by),
+        "roots": [
+            {
+                "address": f"{root.identity.address:010x}",
+                "identity": root.identity.to_text(),
+                "stableEndpoints": [f"{ip}/{port}" for ip, port in root.endpoints],
+            }
+            for root in world.roots
+        ],
+    }
+
+
+def _parse(data: bytes) -> World:
+    try:
+        return World.from_bytes(data)
+    except WireError as error:
+        raise WorldToolError(str(error)) from None

@@ -5,7 +5,7 @@
 Commands, one JSON object a line, and what each prints when it is done:
     {"do": "join", "nwid": "..."}                     -> {"event": "joined", "addresses": [...], "seconds": s}
     {"do": "serve", "port": p, "body": "FILE"}        -> {"event": "serving", "port": p}; answers HTTP with the file
-    {"do": "get", "host": h, "port": p, "path": "/"}  -> {"event": "got", "bytes": n, "sha256": hex, "connect_s", "seconds"}
+    {"do": "get", "host": h, "port": p, "path": "/"}  -> {"event": "got", "bytes": n, "sha256": hex, "seconds": s, ...}
     {"do": "put", "host": h, "port": p, "file": F}    -> {"event": "put", "status": n, "bytes", "connect_s", "seconds"}
     {"do": "rtt", "host": h, "port": p, "count": n}   -> {"event": "rtt", "median_ms": m, "p99_ms": m}
     {"do": "status", "nwid": "..."}                   -> {"event": "status", "status": n}

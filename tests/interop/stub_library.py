@@ -1,8 +1,8 @@
 """Writes a tiny ELF shared object whose functions do nothing, byte by byte, so that no compiler is needed.
 
-The published libzt 1.8.4 wheel needs three C++ symbols (LinuxNetLink) that its authors left out. They serve only to watch
-the host's routes; a function that returns at once stands in for each. Source of the format: System V ABI, "Object Files",
-and its AMD64 supplement.
+The published libzt 1.8.4 wheel needs three C++ symbols (LinuxNetLink) that its authors left out. They serve only to
+watch the host's routes; a function that returns at once stands in for each. Source of the format: System V ABI,
+"Object Files", and its AMD64 supplement.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The network controller: members, authorisation, managed addresses, signed configurations. Sans-IO; see ``controller.py``."""
+"""The network controller: members, authorisation, managed addresses, signed configurations. Sans-IO."""

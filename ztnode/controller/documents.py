@@ -16,33 +16,39 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ztnode.controller.errors import ControllerError
+from ztnode.wire.capability import MAX_CAPABILITY_RULES
+from ztnode.wire.network_config import (
+    DEFAULT_MTU,
+    MAX_CAPABILITIES,
+    MAX_DNS_SERVERS,
+    MAX_MTU,
+    MAX_NAME_LENGTH,
+    MAX_ROUTES,
+    MAX_STATIC_ADDRESSES,
+    MAX_TAGS,
+    MIN_MTU,
+    Dns,
+    IpAddress,
+    Route,
+)
+from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, rule_from_json, rule_to_json
 
-IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Document: TypeAlias = dict[str, Any]
 
-DEFAULT_MTU = 2800
-MIN_MTU = 1280
-MAX_MTU = 10000
 DEFAULT_MULTICAST_LIMIT = 32
 MAX_MULTICAST_LIMIT = 65535
-MAX_NAME_BYTES = 127
-MAX_DNS_DOMAIN_BYTES = 127
-MAX_DNS_SERVERS = 4
-MAX_ROUTES = 128
+MAX_DNS_DOMAIN_LENGTH = 127
 MAX_POOLS = 64
-MAX_RULES = 1024
-MAX_CAPABILITIES = 128
-MAX_CAPABILITY_RULES = 64
-MAX_TAGS = 128
-MAX_ASSIGNMENTS = 32
 MAX_DOCUMENT_BYTES = 1 << 20
 DEFAULT_CREDENTIAL_WINDOW = 30 * 60 * 1000
 MIN_CREDENTIAL_WINDOW = 5 * 60 * 1000
 MAX_CREDENTIAL_WINDOW = 2 * 60 * 60 * 1000
 """Milliseconds within which two members' certificates agree (reference: ``node/NetworkConfig.hpp``)."""
 
-ACCEPT_ALL: tuple[Document, ...] = ({"type": "ACTION_ACCEPT", "not": False, "or": False},)
+ACCEPT_ALL = (Rule(RuleType.ACTION_ACCEPT),)
+"""What a network without rules of its own has: everything may pass, as on a flat Ethernet segment."""
+
+NO_DNS = Dns()
 
 _PREFIX = "controller.d/network/"
 _KEY = re.compile(r"controller\.d/network/([0-9a-f]{16})(?:\.json|/member/([0-9a-f]{10})\.json)")
@@ -65,19 +71,20 @@ _VOLATILE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """A managed route; ``via`` is None for what is on the link itself."""
-
-    target: IPNetwork
-    via: IPAddress | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Pool:
     """Addresses to assign from, first and last included, of one family."""
 
-    first: IPAddress
-    last: IPAddress
+    first: IpAddress
+    last: IpAddress
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityGrant:
+    """Rules that members with this capability may send by in addition; ``default``: new members get it."""
+
+    id: int
+    default: bool
+    rules: tuple[Rule, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +103,9 @@ class Network:
     sixplane: bool = False
     pools: tuple[Pool, ...] = ()
     routes: tuple[Route, ...] = ()
-    dns_domain: str = ""
-    dns_servers: tuple[IPAddress, ...] = ()
-    rules: tuple[Document, ...] = ACCEPT_ALL
-    """Rules in the JSON form of the reference controller's API (see ``rules_json.py``)."""
-    capabilities: tuple[Document, ...] = ()
-    """``{"id", "default", "rules"}`` each."""
+    dns: Dns = NO_DNS
+    rules: tuple[Rule, ...] = ACCEPT_ALL
+    capabilities: tuple[CapabilityGrant, ...] = ()
     tags: tuple[tuple[int, int | None], ...] = ()
     """(tag id, default value or None)."""
     credential_window: int = DEFAULT_CREDENTIAL_WINDOW
@@ -122,7 +126,7 @@ class Member:
     authorized: bool = False
     active_bridge: bool = False
     no_auto_assign_ips: bool = False
-    ip_assignments: tuple[IPAddress, ...] = ()
+    ip_assignments: tuple[IpAddress, ...] = ()
     tags: tuple[tuple[int, int], ...] = ()
     capabilities: tuple[int, ...] = ()
     name: str = ""
@@ -179,11 +183,10 @@ def dump_document(document: Mapping[str, Any]) -> bytes:
 def parse_network(document: Mapping[str, Any], nwid: int) -> Network:
     """A network from its document. Missing keys take the reference's defaults. Raises ControllerError."""
     v4, v6 = _v4_mode(document.get("v4AssignMode")), _v6_mode(document.get("v6AssignMode"))
-    domain, servers = _dns(document.get("dns"))
     window = _integer(document, "certificateTimeoutWindowSize", DEFAULT_CREDENTIAL_WINDOW, 0, 1 << 62)
     return Network(
         nwid=nwid,
-        name=_string(document, "name", MAX_NAME_BYTES),
+        name=_string(document, "name", MAX_NAME_LENGTH),
         private=_boolean(document, "private", True),
         enable_broadcast=_boolean(document, "enableBroadcast", True),
         mtu=_integer(document, "mtu", DEFAULT_MTU, MIN_MTU, MAX_MTU),
@@ -194,9 +197,8 @@ def parse_network(document: Mapping[str, Any], nwid: int) -> Network:
         sixplane=v6[2],
         pools=tuple(_pool(item) for item in _items(document, "ipAssignmentPools", MAX_POOLS)),
         routes=tuple(_route(item) for item in _items(document, "routes", MAX_ROUTES)),
-        dns_domain=domain,
-        dns_servers=servers,
-        rules=tuple(_rules(document, "rules", MAX_RULES)) if document.get("rules") is not None else ACCEPT_ALL,
+        dns=_dns(document.get("dns")),
+        rules=_rules(document, "rules", MAX_NETWORK_RULES) if document.get("rules") is not None else ACCEPT_ALL,
         capabilities=tuple(_capability(item) for item in _items(document, "capabilities", MAX_CAPABILITIES)),
         tags=tuple(_network_tag(item) for item in _items(document, "tags", MAX_TAGS)),
         credential_window=max(MIN_CREDENTIAL_WINDOW, min(window, MAX_CREDENTIAL_WINDOW)),
@@ -223,11 +225,12 @@ def render_network(network: Network) -> Document:
         "v6AssignMode": {"zt": network.v6_assign, "rfc4193": network.rfc4193, "6plane": network.sixplane},
         "ipAssignmentPools": [{"ipRangeStart": str(p.first), "ipRangeEnd": str(p.last)} for p in network.pools],
         "routes": [{"target": str(r.target), "via": None if r.via is None else str(r.via)} for r in network.routes],
-        "dns": {"domain": network.dns_domain, "servers": [str(s) for s in network.dns_servers]}
-        if network.dns_domain or network.dns_servers
-        else [],
-        "rules": list(network.rules),
-        "capabilities": list(network.capabilities),
+        "dns": {"domain": network.dns.domain, "servers": [str(server) for server in network.dns.servers]},
+        "rules": [rule_to_json(rule) for rule in network.rules],
+        "capabilities": [
+            {"id": grant.id, "default": grant.default, "rules": [rule_to_json(rule) for rule in grant.rules]}
+            for grant in network.capabilities
+        ],
         "tags": [{"id": tag, "default": default} for tag, default in network.tags],
         "certificateTimeoutWindowSize": network.credential_window,
         "creationTime": network.creation_time,
@@ -260,14 +263,12 @@ def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> Member
         authorized=_boolean(document, "authorized", False),
         active_bridge=_boolean(document, "activeBridge", False),
         no_auto_assign_ips=_boolean(document, "noAutoAssignIps", False),
-        ip_assignments=tuple(
-            dict.fromkeys(_address(item, "ipAssignments") for item in _items(document, "ipAssignments", MAX_ASSIGNMENTS))
-        ),
+        ip_assignments=_assignments(document),
         tags=tuple(_member_tag(item) for item in _items(document, "tags", MAX_TAGS)),
         capabilities=tuple(
             dict.fromkeys(_uint32(item, "capabilities") for item in _items(document, "capabilities", MAX_CAPABILITIES))
         ),
-        name=_string(document, "name", MAX_NAME_BYTES),
+        name=_string(document, "name", MAX_NAME_LENGTH),
         version=(
             _integer(document, "vMajor", -1, -1, 65535),
             _integer(document, "vMinor", -1, -1, 65535),
@@ -398,7 +399,7 @@ def _uint32(value: Any, key: str) -> int:
     return value
 
 
-def _address(value: Any, key: str) -> IPAddress:
+def _address(value: Any, key: str) -> IpAddress:
     try:
         if isinstance(value, str):
             # An IPv6 scope means nothing on another host; a prefix length is what the routes say.
@@ -406,6 +407,11 @@ def _address(value: Any, key: str) -> IPAddress:
     except ValueError:
         pass
     raise ControllerError(f"{key}: not an IP address: {value!r:.64}")
+
+
+def _assignments(document: Mapping[str, Any]) -> tuple[IpAddress, ...]:
+    items = _items(document, "ipAssignments", MAX_STATIC_ADDRESSES)
+    return tuple(dict.fromkeys(_address(item, "ipAssignments") for item in items))
 
 
 def _route(value: Any) -> Route:
@@ -450,25 +456,33 @@ def _v6_mode(value: Any) -> tuple[bool, bool, bool]:
     return _boolean(entry, "zt", False), _boolean(entry, "rfc4193", False), _boolean(entry, "6plane", False)
 
 
-def _dns(value: Any) -> tuple[str, tuple[IPAddress, ...]]:
+def _dns(value: Any) -> Dns:
     if not value:  # the reference's default is an empty list
-        return "", ()
+        return NO_DNS
     entry = _object(value, "dns")
     servers = _items(entry, "servers", MAX_DNS_SERVERS)
-    return _string(entry, "domain", MAX_DNS_DOMAIN_BYTES), tuple(_address(item, "dns: servers") for item in servers)
+    return Dns(
+        _string(entry, "domain", MAX_DNS_DOMAIN_LENGTH), tuple(_address(item, "dns: servers") for item in servers)
+    )
 
 
-def _rules(document: Mapping[str, Any], key: str, limit: int) -> list[Document]:
-    return [check_rule(_object(item, key)) for item in _items(document, key, limit)]
+def _rules(document: Mapping[str, Any], key: str, limit: int) -> tuple[Rule, ...]:
+    rules = []
+    for item in _items(document, key, limit):
+        try:
+            rules.append(rule_from_json(_object(item, key)))
+        except (ValueError, TypeError) as error:
+            raise ControllerError(f"{key}: {error}") from None
+    return tuple(rules)
 
 
-def _capability(value: Any) -> Document:
+def _capability(value: Any) -> CapabilityGrant:
     entry = _object(value, "capabilities")
-    return {
-        "id": _uint32(entry.get("id"), "capabilities: id"),
-        "default": _boolean(entry, "default", False),
-        "rules": _rules(entry, "rules", MAX_CAPABILITY_RULES),
-    }
+    return CapabilityGrant(
+        id=_uint32(entry.get("id"), "capabilities: id"),
+        default=_boolean(entry, "default", False),
+        rules=_rules(entry, "rules", MAX_CAPABILITY_RULES),
+    )
 
 
 def _network_tag(value: Any) -> tuple[int, int | None]:
