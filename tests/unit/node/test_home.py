@@ -1,0 +1,125 @@
+"""What a node keeps: found again, never overwritten when damaged, readable by and from a ZeroTier One home."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ztnode.node.home import Home, StateError
+from ztnode.plugins.stores import FileStore
+from ztnode.wire import c25519
+from ztnode.wire.default_planet import DEFAULT_PLANET
+from ztnode.wire.identity import Identity
+from ztnode.wire.world import PLANET_ID_EARTH, World, WorldType
+
+NWID = 0x9AD07D01093A69E3
+
+
+@pytest.fixture(scope="module")
+def identity() -> Identity:
+    return Identity.generate()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    opened = Home(FileStore(tmp_path))
+    yield opened
+    opened.close()
+
+
+def load(home: Home, identity: Identity) -> Identity:
+    async def generate() -> Identity:
+        return identity
+
+    return asyncio.run(home.identity(generate))
+
+
+def planet(identity: Identity, *, world_id: int = 7, timestamp: int = 1) -> World:
+    secret = bytes(range(64))
+    public = c25519.derive_public(secret)
+    roots = World.from_bytes(DEFAULT_PLANET).roots
+    return World.sign(WorldType.PLANET, world_id, timestamp, public, roots, public=public, secret=secret)
+
+
+def test_an_identity_is_made_once(home: Home, tmp_path: Path, identity: Identity) -> None:
+    assert load(home, identity) == identity
+
+    async def never() -> Identity:
+        raise AssertionError("an identity is there")
+
+    again = asyncio.run(home.identity(never))
+    assert again == identity and again.secret == identity.secret
+    assert (tmp_path / "identity.secret").read_text() == identity.to_text(include_secret=True)
+    assert (tmp_path / "identity.public").read_text() == identity.to_text()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "binary", "public only", "empty"])
+def test_a_damaged_identity_is_refused_and_kept(home: Home, tmp_path: Path, identity: Identity, damage: str) -> None:
+    text = identity.to_text(include_secret=True)
+    damaged = {
+        "truncated": text[:-9].encode(),
+        "flipped": (text[:-1] + ("0" if text[-1] != "0" else "1")).encode(),
+        "binary": os.urandom(64) + b"\xff",
+        "public only": identity.to_text().encode(),
+        "empty": b"",
+    }[damage]
+    (tmp_path / "identity.secret").write_bytes(damaged)
+    with pytest.raises(StateError, match="identity.secret is damaged"):
+        load(home, identity)
+    assert (tmp_path / "identity.secret").read_bytes() == damaged
+
+
+def test_a_lost_secret_is_not_replaced(home: Home, tmp_path: Path, identity: Identity) -> None:
+    (tmp_path / "identity.public").write_text(identity.to_text())
+    with pytest.raises(StateError, match="restore"):
+        load(home, identity)
+
+
+def test_the_default_planet_is_used_and_not_kept(home: Home, tmp_path: Path) -> None:
+    assert home.planet(DEFAULT_PLANET, chosen=False).id == PLANET_ID_EARTH
+    assert not (tmp_path / "planet").exists()
+
+
+def test_a_chosen_planet_is_kept_and_used_without_being_named_again(home: Home, identity: Identity) -> None:
+    chosen = planet(identity)
+    assert home.planet(chosen.to_bytes(), chosen=True) == chosen
+    assert home.planet(DEFAULT_PLANET, chosen=False) == chosen
+
+
+def test_the_newer_of_two_versions_is_used(home: Home, identity: Identity) -> None:
+    old, new = planet(identity, timestamp=1), planet(identity, timestamp=2)
+    home.keep_planet(new.to_bytes()).result()
+    assert home.planet(old.to_bytes(), chosen=True) == new
+    newest = planet(identity, timestamp=3)
+    assert home.planet(newest.to_bytes(), chosen=True) == newest
+
+
+def test_a_damaged_planet_is_refused_and_kept(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "planet").write_bytes(DEFAULT_PLANET[:100])
+    with pytest.raises(StateError, match="planet .* is damaged"):
+        home.planet(DEFAULT_PLANET, chosen=False)
+    assert (tmp_path / "planet").read_bytes() == DEFAULT_PLANET[:100]
+    with pytest.raises(StateError, match="cannot be used"):
+        home.planet(b"not a planet", chosen=True)
+
+
+def test_networks_come_back(home: Home, tmp_path: Path) -> None:
+    home.keep_network(NWID, b"").result()
+    assert home.networks() == {NWID: b""}
+    home.keep_network(NWID, b"nwid=9ad07d01093a69e3\n").result()
+    (tmp_path / "networks.d/9ad07d01093a69e3.local.conf").write_text("allowManaged=1\n")
+    assert home.networks() == {NWID: b"nwid=9ad07d01093a69e3\n"}
+    home.keep_network(NWID, None).result()
+    assert home.networks() == {}
+
+
+@pytest.mark.parametrize("damaged", [b"\0" * 100, b"nwid=1\n", os.urandom(300)])
+def test_a_damaged_network_is_refused_and_kept(home: Home, tmp_path: Path, damaged: bytes) -> None:
+    home.keep_network(NWID, damaged).result()
+    with pytest.raises(StateError, match=r"networks.d/9ad07d01093a69e3.conf .* damaged"):
+        home.networks()
+    assert (tmp_path / "networks.d/9ad07d01093a69e3.conf").read_bytes() == damaged

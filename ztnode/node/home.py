@@ -1,0 +1,149 @@
+"""What a node keeps between two runs: a ZeroTier One home directory behind a state store, as typed values.
+
+The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``), so that an existing home can be brought
+along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
+``networks.d/<nwid>.conf`` and, on a controller, ``controller.d/network/``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ztnode.hookspecs import StateStore
+from ztnode.wire import c25519
+from ztnode.wire.dictionary import Dictionary
+from ztnode.wire.errors import WireError
+from ztnode.wire.identity import Identity
+from ztnode.wire.world import World, WorldType, moon_file_name
+
+IDENTITY_SECRET = "identity.secret"
+IDENTITY_PUBLIC = "identity.public"
+PLANET = "planet"
+MOONS = "moons.d/"
+NETWORKS = "networks.d/"
+CONTROLLER = "controller.d/network/"
+
+_NETWORK_KEY = re.compile(r"networks\.d/([0-9a-f]{16})\.conf")
+
+
+class StateError(Exception):
+    """State that is there but cannot be used; the text is one line that says what to do. Nothing was overwritten."""
+
+
+class Home:
+    """Typed access to a state store. Writes happen on one thread of their own, in order: a disk that is slow to flush
+    does not hold up the event loop."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ztnode-state")
+
+    async def identity(self, generate: Callable[[], Awaitable[Identity]]) -> Identity:
+        """This node's identity; made by ``generate`` and kept when there is none. Raises StateError, OSError."""
+        data = self._store.read(IDENTITY_SECRET)
+        if data is None:
+            if self._store.read(IDENTITY_PUBLIC) is not None:
+                raise StateError(f"{IDENTITY_PUBLIC} is there but {IDENTITY_SECRET} is not; restore it or remove both")
+            identity = await generate()
+            self._store.write(IDENTITY_SECRET, identity.to_text(include_secret=True).encode())
+            self._store.write(IDENTITY_PUBLIC, identity.to_text().encode())
+            return identity
+        try:
+            identity = Identity.from_text(data.decode("ascii"))
+            intact = identity.secret is not None and c25519.derive_public(identity.secret) == identity.public
+        except (WireError, UnicodeDecodeError):
+            intact = False
+        if not intact:
+            raise StateError(f"{IDENTITY_SECRET} is damaged: restore it from a copy, or remove it to get a new address")
+        return identity
+
+    def planet(self, given: bytes, *, chosen: bool) -> World:
+        """The planet to use: what is kept, unless ``given`` is newer or (``chosen`` by the user) another one.
+        Raises StateError."""
+        try:
+            planet = World.from_bytes(given)
+        except WireError as error:
+            raise StateError(f"the planet cannot be used: {error}") from None
+        if planet.type is not WorldType.PLANET or not planet.roots:
+            raise StateError("the planet cannot be used: it is a moon or has no roots")
+        data = self._store.read(PLANET)
+        if data is not None:
+            try:
+                kept = World.from_bytes(data)
+            except WireError as error:
+                raise StateError(f"{PLANET} in the state directory is damaged ({error}): remove it") from None
+            same = kept.id == planet.id
+            if (same and kept.timestamp > planet.timestamp) or not (same or chosen):
+                return kept
+            if kept == planet:
+                return planet
+        if chosen:
+            self._store.write(PLANET, given)
+        return planet
+
+    def moons(self) -> list[World]:
+        """The moons that this node orbits. Raises StateError."""
+        moons = []
+        for key in self._store.keys(MOONS):
+            data = self._store.read(key)
+            if data is None or not key.endswith(".moon"):
+                continue
+            try:
+                moon = World.from_bytes(data)
+            except WireError as error:
+                raise StateError(f"{key} in the state directory is damaged ({error}): remove it") from None
+            if moon.type is WorldType.MOON:
+                moons.append(moon)
+        return moons
+
+    def networks(self) -> dict[int, bytes]:
+        """The networks that were joined, each with its last configuration (empty: none yet). Raises StateError."""
+        networks = {}
+        for key in self._store.keys(NETWORKS):
+            match = _NETWORK_KEY.fullmatch(key)
+            data = self._store.read(key)
+            if match is None or data is None:
+                continue
+            nwid = int(match[1], 16)
+            if data:
+                try:
+                    intact = Dictionary.decode(data).unsigned("nwid") == nwid
+                except WireError:
+                    intact = False
+                if not intact:
+                    raise StateError(f"{key} in the state directory is damaged: remove it and join again")
+            networks[nwid] = data
+        return networks
+
+    def controller_documents(self) -> dict[str, bytes]:
+        """The network controller's documents by key."""
+        found = ((key, self._store.read(key)) for key in self._store.keys(CONTROLLER))
+        return {key: data for key, data in found if data is not None}
+
+    def keep_planet(self, data: bytes) -> Future[None]:
+        """A signed update of the planet."""
+        return self._put(PLANET, data)
+
+    def keep_moon(self, moon_id: int, data: bytes) -> Future[None]:
+        """A moon that we orbit, new or updated."""
+        return self._put(MOONS + moon_file_name(moon_id), data)
+
+    def keep_network(self, nwid: int, config: bytes | None) -> Future[None]:
+        """A network's configuration; empty: joined, none yet; None: left."""
+        return self._put(f"{NETWORKS}{nwid:016x}.conf", config)
+
+    def keep_document(self, key: str, data: bytes | None) -> Future[None]:
+        """A document of the network controller."""
+        return self._put(key, data)
+
+    def close(self) -> None:
+        """Finish what is being written and release the store."""
+        self._writer.shutdown()
+        self._store.close()
+
+    def _put(self, key: str, value: bytes | None) -> Future[None]:
+        if value is None:
+            return self._writer.submit(self._store.delete, key)
+        return self._writer.submit(self._store.write, key, value)
