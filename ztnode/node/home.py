@@ -1,7 +1,7 @@
 """What a node keeps between two runs: a ZeroTier One home directory behind a state store, as typed values.
 
-The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``), so that an existing home can be brought
-along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
+The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``), so that an existing home can be
+brought along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
 ``networks.d/<nwid>.conf`` and, on a controller, ``controller.d/network/``.
 """
 

@@ -68,7 +68,7 @@ def test_a_damaged_identity_is_refused_and_kept(home: Home, tmp_path: Path, iden
         "empty": b"",
     }[damage]
     (tmp_path / "identity.secret").write_bytes(damaged)
-    with pytest.raises(StateError, match="identity.secret is damaged"):
+    with pytest.raises(StateError, match=r"identity\.secret is damaged"):
         load(home, identity)
     assert (tmp_path / "identity.secret").read_bytes() == damaged
 
@@ -100,7 +100,7 @@ def test_the_newer_of_two_versions_is_used(home: Home, identity: Identity) -> No
 
 def test_a_damaged_planet_is_refused_and_kept(home: Home, tmp_path: Path) -> None:
     (tmp_path / "planet").write_bytes(DEFAULT_PLANET[:100])
-    with pytest.raises(StateError, match="planet .* is damaged"):
+    with pytest.raises(StateError, match=r"planet .* is damaged"):
         home.planet(DEFAULT_PLANET, chosen=False)
     assert (tmp_path / "planet").read_bytes() == DEFAULT_PLANET[:100]
     with pytest.raises(StateError, match="cannot be used"):
