@@ -5,8 +5,8 @@ whose other members are the fields. Both sides validate all of it: names, types,
 pair; its end is the end of the worker.
 
 Requests carry an ``id`` that the node chose; their one answer carries the same. What is handed to a client (a
-connection, a UDP socket, a capture) is named by a ``token`` that the client shows on the worker's hand-off socket
-(``handoff.py``), in hexadecimal here.
+connection, a UDP socket) is named by a ``token``, in hexadecimal here, that the client shows on the worker's hand-off
+socket (``handoff.py``).
 """
 
 from __future__ import annotations
@@ -109,24 +109,8 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
-class Capture:
-    """Node → worker: frames of a network as pcapng, ``snaplen`` bytes of each. Answer: Capturing or Failed."""
-
-    id: int
-    index: int
-    snaplen: int
-
-
-@dataclass(frozen=True, slots=True)
 class Cancel:
     """Node → worker: forget request ``id`` if it is not answered yet; close listener ``id``. No answer."""
-
-    id: int
-
-
-@dataclass(frozen=True, slots=True)
-class StatsRequest:
-    """Node → worker. Answer: Stats."""
 
     id: int
 
@@ -184,14 +168,6 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
-class Capturing:
-    """Worker → node: ``token`` fetches the read end of a pipe that carries pcapng."""
-
-    id: int
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
 class Failed:
     """Worker → node: request ``id`` failed; ``errno`` as the kernel would give it, ``reason`` for a person."""
 
@@ -202,9 +178,8 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Worker → node: open connections and all counters."""
+    """Worker → node, at most once a second and only after something happened: open connections and all counters."""
 
-    id: int
     connections: int
     counters: dict[str, int]
 
@@ -216,8 +191,8 @@ class Dying:
     reason: str
 
 
-ToWorker: TypeAlias = PortUp | PortDown | Dial | Listen | Accept | OpenUdp | Ping | Capture | Cancel | StatsRequest
-ToNode: TypeAlias = Ready | Dialled | Listening | Accepted | UdpOpened | Pong | Capturing | Failed | Stats | Dying
+ToWorker: TypeAlias = PortUp | PortDown | Dial | Listen | Accept | OpenUdp | Ping | Cancel
+ToNode: TypeAlias = Ready | Dialled | Listening | Accepted | UdpOpened | Pong | Failed | Stats | Dying
 Message: TypeAlias = ToWorker | ToNode
 
 _TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_args(Message)}

@@ -1,0 +1,63 @@
+"""Readiness of file descriptors: one handler per descriptor, epoll on Linux, poll elsewhere.
+
+``selectors`` of the standard library would do but for one thing: it cannot tell an error from readability, nor watch a
+descriptor for nothing but errors, which is what a connection needs whose sender is held back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+READ: Final = select.POLLIN
+WRITE: Final = select.POLLOUT
+ERROR: Final = select.POLLERR
+HANGUP: Final = select.POLLHUP
+
+Handler: TypeAlias = Callable[[int], None]
+"""Called with the mask of what is ready: READ, WRITE, ERROR, HANGUP. ERROR and HANGUP come unasked."""
+
+
+class Poller:
+    """Level-triggered. A handler may register, change and remove any descriptor, its own included."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Handler] = {}
+        self._gone: set[int] = set()
+        # The event bits of poll and epoll are the same numbers on Linux.
+        if hasattr(select, "epoll"):
+            epoll = select.epoll()
+            self._backend: select.epoll | select.poll = epoll
+            self._poll: Callable[[float], list[tuple[int, int]]] = epoll.poll
+        else:
+            backend = select.poll()
+            self._backend = backend
+            self._poll = lambda timeout: backend.poll(None if timeout < 0 else timeout * 1000)
+
+    def register(self, fd: int, mask: int, handler: Handler) -> None:
+        """Watch ``fd``. Raises OSError when the system cannot watch more."""
+        self._backend.register(fd, mask)
+        self._handlers[fd] = handler
+
+    def modify(self, fd: int, mask: int) -> None:
+        """Watch a registered ``fd`` for something else."""
+        self._backend.modify(fd, mask)
+
+    def unregister(self, fd: int) -> None:
+        """Forget ``fd``; call it before closing. No error when it is not registered."""
+        if self._handlers.pop(fd, None) is not None:
+            self._gone.add(fd)
+            with contextlib.suppress(OSError, KeyError):
+                self._backend.unregister(fd)
+
+    def run(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds (negative: for ever) and call the handlers of all that is ready."""
+        handlers, gone = self._handlers, self._gone
+        gone.clear()
+        for fd, mask in self._poll(timeout):
+            # What a handler earlier in this batch closed may exist anew under the same number: not meant. If it is
+            # ready too, the next round says so.
+            if fd not in gone:
+                handlers[fd](mask)
