@@ -1,0 +1,46 @@
+"""What there is to see of a joined network."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from ztnode.wire.multicast import MulticastGroup
+from ztnode.wire.network_config import Dns, IpInterface, Route
+
+
+class NetworkStatus(enum.Enum):
+    """Where a membership stands. The values are those of ``ztnode.node.api.JoinState``."""
+
+    REQUESTING = "requesting"
+    WAITING_FOR_AUTHORISATION = "waiting_for_authorisation"
+    NOT_FOUND = "not_found"
+    AUTHENTICATION_REQUIRED = "authentication_required"
+    OK = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSnapshot:
+    """One joined network at one moment. ``detail`` is one line that a person can act on."""
+
+    nwid: int
+    status: NetworkStatus
+    detail: str
+    name: str
+    mac: int
+    mtu: int
+    addresses: tuple[IpInterface, ...]
+    routes: tuple[Route, ...]
+    dns: Dns
+    private: bool
+    broadcast: bool
+    bridge: bool
+    """True if the controller lets this node bridge other Ethernet hosts in."""
+    revision: int
+    authentication_url: str
+    from_cache: bool
+    """True while the configuration is the one kept on disk, not yet confirmed by the controller."""
+    groups: tuple[MulticastGroup, ...]
+    members: int
+    """Other members that this node has been in contact with."""
+    counters: dict[str, int]
