@@ -1,0 +1,24 @@
+"""The host's own addresses, to be offered to peers as direct paths."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import ifaddr
+
+OVERLAY_PREFIXES = ("zt", "feth")
+"""Devices of a ZeroTier service on this host: a path through another overlay would only add to it."""
+
+
+def addresses() -> list[str]:
+    """Unicast addresses of all interfaces that others could reach: no loopback, no link-local, no overlay device."""
+    found: list[str] = []
+    for adapter in ifaddr.get_adapters():
+        if adapter.name.startswith(OVERLAY_PREFIXES):
+            continue
+        for entry in adapter.ips:
+            text = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
+            address = ipaddress.ip_address(text)
+            if not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified):
+                found.append(text)
+    return found

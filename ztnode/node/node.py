@@ -1,0 +1,418 @@
+"""The node: VL1, VL2, the stack workers, the transport and the kept state joined on one event loop. Glue alone."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pluggy
+
+from ztnode import __version__, plugins
+from ztnode.controller.controller import Controller
+from ztnode.hookspecs import Datagrams, StateStore, Transport
+from ztnode.node import interfaces, snapshots
+from ztnode.node.api import (
+    Handoff,
+    JoinState,
+    NetworkInfo,
+    NodeStatus,
+    PeerInfo,
+)
+from ztnode.node.home import Home
+from ztnode.node.identity_pool import generate_identity
+from ztnode.node.supervisor import Supervisor
+from ztnode.node.watch import Watchers
+from ztnode.vl1.config import Vl1Config
+from ztnode.vl1.events import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated
+from ztnode.vl1.node import Vl1
+from ztnode.vl2.events import ConfigStored, LocalConfigWanted, NetworkChanged
+from ztnode.vl2.switch import Vl2
+
+log = logging.getLogger(__name__)
+
+HOME = "zerotier"
+"""The state directory's part that is laid out as a ZeroTier One home."""
+INTERFACES_PERIOD = 60.0
+"""Seconds between two looks at the host's own addresses."""
+TIMER_SLACK = 0.001
+"""Seconds by which a timer may come late, so that a batch rarely has to arm it anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What ``ztnode serve`` was asked for."""
+
+    state: Path
+    planet: str | None = None
+    store: str | None = None
+    """State store URL; None: the directory ``<state>/zerotier``."""
+    transport: str = "udp"
+    port: int = 9993
+    """UDP port; another one is taken when it is in use, unless ``port_required``."""
+    port_required: bool = False
+    workers: int = 1
+    root: bool = False
+    controller: bool = False
+    networks: tuple[int, ...] = ()
+
+
+class Node:
+    """A running node; the control plane's ``NodeApi``. Made by ``Node.start``."""
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        home: Home,
+        vl1: Vl1,
+        vl2: Vl2,
+        controller: Controller | None,
+        transport: Transport,
+    ) -> None:
+        self._options = options
+        self._home = home
+        self._vl1 = vl1
+        self._vl2 = vl2
+        self.controller = controller
+        self._transport = transport
+        self._supervisor = Supervisor(options.state, self._frames_from_stack, workers=options.workers)
+        self._loop = asyncio.get_running_loop()
+        self._started = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._interfaces: asyncio.TimerHandle | None = None
+        self._index_of: dict[int, int] = {}
+        self._nwid_of: dict[int, int] = {}
+        self._next_index = 0
+        self._watchers = Watchers()
+        self._send_drops = 0
+        self._closed = False
+
+    # Life
+
+    @classmethod
+    async def start(cls, options: NodeOptions, manager: pluggy.PluginManager) -> Node:
+        """Bring a node up. Raises StateError, PluginError, OSError or ValueError, each with one clear line."""
+        async with contextlib.AsyncExitStack() as undo:
+            options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            store = _open_store(options, manager)
+            home = Home(store)
+            undo.callback(home.close)
+            given = plugins.call(manager, "ztnode_planet", source=options.planet)
+            if given is None:
+                raise ValueError(f"no plugin knows the planet source {options.planet!r}")
+            planet = home.planet(given, chosen=options.planet is not None)
+            moons, networks = home.moons(), home.networks()
+            identity = await home.identity(generate_identity)
+            transport = plugins.call(manager, "ztnode_transport", name=options.transport)
+            if transport is None:
+                raise ValueError(f"no plugin offers the transport {options.transport!r}")
+            now, wall = time.monotonic(), wall_clock()
+            vl1 = Vl1(
+                identity,
+                planet,
+                moons=moons,
+                random=os.urandom,
+                now=now,
+                wall=wall,
+                config=Vl1Config(relay=options.root),
+            )
+            controller = None
+            if options.controller:
+                controller = Controller(vl1, identity, random=os.urandom, documents=home.controller_documents())
+            vl2 = Vl2(
+                vl1,
+                identity,
+                random=os.urandom,
+                now=now,
+                wall=wall,
+                upstream=options.root,
+                authorised=None if controller is None else controller.is_authorised,
+                controller=controller is not None,
+            )
+            node = cls(options, home, vl1, vl2, controller, transport)
+            await node._open_transport()
+            undo.push_async_callback(transport.close)
+            # First words to the roots before anything slow: online while the worker still starts.
+            node._look_at_interfaces()
+            node._flush(time.monotonic())
+            for nwid, cached in networks.items():
+                node._vl2.join(nwid, time.monotonic(), cached=cached or None)
+            for nwid in options.networks:
+                if nwid not in networks:
+                    await node._join_new(nwid)
+            node._pump(time.monotonic())
+            await node._supervisor.start()
+            undo.pop_all()
+            return node
+
+    async def _open_transport(self) -> None:
+        ports = [self._options.port]
+        if not self._options.port_required and self._options.port != 0:
+            ports.append(0)
+        for port in ports:
+            try:
+                await self._transport.open(port, self._datagrams)
+                return
+            except OSError as error:
+                if port == ports[-1]:
+                    raise OSError(error.errno, f"cannot open UDP port {port}: {error.strerror or error}") from error
+
+    async def close(self) -> None:
+        """End everything that this node started; done within two seconds."""
+        if self._closed:
+            return
+        self._closed = True
+        for timer in (self._timer, self._interfaces):
+            if timer is not None:
+                timer.cancel()
+        self._watchers.close()
+        await self._supervisor.stop()
+        await self._transport.close()
+        await asyncio.to_thread(self._home.close)
+
+    # The hot path: a batch in, a batch out
+
+    def _datagrams(self, datagrams: Datagrams) -> None:
+        now = time.monotonic()
+        self._vl1.receive(datagrams, now)
+        self._pump(now)
+
+    def _frames_from_stack(self, records: list[tuple[int, memoryview]]) -> None:
+        now = time.monotonic()
+        nwids = self._nwid_of
+        if len(nwids) == 1:
+            ((index, nwid),) = nwids.items()
+            self._vl2.send_frames(nwid, [frame for tag, frame in records if tag == index], now)
+        else:
+            by_port: defaultdict[int, list[memoryview]] = defaultdict(list)
+            for tag, frame in records:
+                by_port[tag].append(frame)
+            for tag, frames in by_port.items():
+                if tag in nwids:
+                    self._vl2.send_frames(nwids[tag], frames, now)
+        self._pump(now)
+
+    def _pump(self, now: float) -> None:
+        """Move what each room has for the next until nothing is left, then arm the timer."""
+        if messages := self._vl1.messages():
+            self._vl2.receive(messages, now)
+            if self.controller is not None:
+                self.controller.receive(messages, now, wall_clock())
+        self._deliver()
+        self._flush(now)
+        self._handle_events()
+        self._arm(now)
+
+    def _deliver(self) -> None:
+        for nwid, frames in self._vl2.frames():
+            index = self._index_of.get(nwid)
+            if index is not None:
+                self._supervisor.send_frames([(index, frame) for frame in frames])
+
+    def _flush(self, now: float) -> None:
+        if self.controller is not None:
+            # An address that was promised must not be forgotten: on the disk first, then on the wire.
+            for write in [self._home.keep_document(*change) for change in self.controller.changed_documents()]:
+                write.result()
+        send = self._transport.send
+        for endpoint, datagrams in self._vl1.to_send(now):
+            self._send_drops += send(endpoint, datagrams)
+
+    # Timers and events
+
+    def _arm(self, now: float) -> None:
+        rooms = (self._vl1, self._vl2) if self.controller is None else (self._vl1, self._vl2, self.controller)
+        due = min((at for room in rooms if (at := room.next_timer()) is not None), default=float("inf"))
+        if due >= self._timer_at - TIMER_SLACK and self._timer is not None:
+            return  # an early alarm finds nothing due and arms itself for the right time
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = due
+        if due != float("inf") and not self._closed:
+            self._timer = self._loop.call_later(max(0.0, due - now) + TIMER_SLACK, self._alarm)
+
+    def _alarm(self) -> None:
+        self._timer = None
+        self._timer_at = float("inf")
+        now = time.monotonic()
+        self._vl1.handle_timer(now)
+        self._vl2.handle_timer(now)
+        if self.controller is not None:
+            self.controller.handle_timer(now, wall_clock())
+        self._pump(now)
+
+    def _look_at_interfaces(self) -> None:
+        """Tell VL1 where this host can be reached on its own networks; hosts move."""
+        port = next((port for _, port in self._transport.local_endpoints()), 0)
+        self._vl1.set_local_endpoints([(host, port) for host in interfaces.addresses()])
+        self._interfaces = self._loop.call_later(INTERFACES_PERIOD, self._look_at_interfaces)
+
+    def _handle_events(self) -> None:
+        for event in self._vl1.events():
+            match event:
+                case Online(root):
+                    log.info("online, root %010x answers", root)
+                case Offline():
+                    log.warning("offline: no root of the planet answers; is UDP allowed from here?")
+                case PlanetUpdated(data):
+                    self._keep(self._home.keep_planet(data), "the new planet")
+                case MoonUpdated(moon_id, data):
+                    self._keep(self._home.keep_moon(moon_id, data), "a moon")
+                case IdentityCollision(root):
+                    log.error(
+                        "root %010x knows another node with our address; remove identity.* to get another", root
+                    )
+        for change in self._vl2.events():
+            match change:
+                case NetworkChanged(nwid):
+                    self._network_changed(nwid)
+                case LocalConfigWanted(request):
+                    self._provide_config(request)
+                case ConfigStored(nwid, data):
+                    self._keep(self._home.keep_network(nwid, data), f"the configuration of network {nwid:016x}")
+
+    def _keep(self, write: concurrent.futures.Future[None], what: str) -> None:
+        """Watch over a write that nobody waits for."""
+
+        def done(future: asyncio.Future[None]) -> None:
+            if not future.cancelled() and (error := future.exception()) is not None:
+                log.error("cannot keep %s: %s", what, plugins.describe(error))
+
+        asyncio.wrap_future(write, loop=self._loop).add_done_callback(done)
+
+    def _network_changed(self, nwid: int) -> None:
+        info = self.network(nwid)
+        if info is not None and info.addresses and info.state in (JoinState.OK, JoinState.REQUESTING):
+            index = self._index_of.get(nwid)
+            if index is None:
+                index = self._index_of[nwid] = self._next_index
+                self._nwid_of[index] = nwid
+                self._next_index += 1
+            self._supervisor.port_up(
+                index,
+                nwid=nwid,
+                mac=info.mac,
+                mtu=info.mtu,
+                addresses=info.addresses,
+                routes=[(route.target, route.via) for route in info.routes],
+            )
+        elif (index := self._index_of.pop(nwid, None)) is not None:
+            del self._nwid_of[index]
+            self._supervisor.port_down(index)
+        if info is not None:
+            self._watchers.publish(info)
+
+    # NodeApi
+
+    def status(self) -> NodeStatus:
+        """See NodeApi."""
+        counters = {
+            **snapshots.prefixed("vl1", self._vl1.counters),
+            **snapshots.prefixed("vl2", self._vl2.counters),
+            **snapshots.prefixed("worker", self._supervisor.counters),
+            "transport.drop_send": self._send_drops,
+        }
+        if self.controller is not None:
+            counters.update(snapshots.prefixed("controller", self.controller.counters))
+        return NodeStatus(
+            address=self._vl1.identity.address,
+            public_identity=self._vl1.identity.to_text(),
+            online=self._vl1.online,
+            version=__version__,
+            uptime=time.monotonic() - self._started,
+            planet_id=self._vl1.planet.id,
+            planet_timestamp=self._vl1.planet.timestamp,
+            listening=tuple(snapshots.endpoint(endpoint) for endpoint in self._transport.local_endpoints()),
+            surface_addresses=tuple(snapshots.endpoint(endpoint) for endpoint in self._vl1.surface_addresses),
+            workers=self._supervisor.workers(),
+            counters=counters,
+        )
+
+    def networks(self) -> Sequence[NetworkInfo]:
+        """See NodeApi."""
+        return [snapshots.network(network) for network in self._vl2.networks()]
+
+    def network(self, nwid: int) -> NetworkInfo | None:
+        """See NodeApi."""
+        snapshot = self._vl2.network(nwid)
+        return None if snapshot is None else snapshots.network(snapshot)
+
+    def peers(self) -> Sequence[PeerInfo]:
+        """See NodeApi."""
+        now = time.monotonic()
+        roots = {root.identity.address for root in self._vl1.planet.roots}
+        moon_roots = {root.identity.address for moon in self._vl1.moons for root in moon.roots}
+        return [snapshots.peer(peer, roots, moon_roots, now) for peer in self._vl1.peers()]
+
+    async def join(self, nwid: int) -> NetworkInfo:
+        """See NodeApi."""
+        if self.network(nwid) is None:
+            await self._join_new(nwid)
+            self._pump(time.monotonic())
+        info = self.network(nwid)
+        if info is None:
+            raise KeyError(nwid)
+        return info
+
+    async def _join_new(self, nwid: int) -> None:
+        await asyncio.wrap_future(self._home.keep_network(nwid, b""))
+        self._vl2.join(nwid, time.monotonic())
+
+    async def leave(self, nwid: int) -> None:
+        """See NodeApi."""
+        info = self.network(nwid)
+        if info is None:
+            raise KeyError(nwid)
+        self._vl2.leave(nwid, time.monotonic())
+        self._pump(time.monotonic())
+        self._network_changed(nwid)
+        self._watchers.publish(snapshots.left(info))
+        await asyncio.wrap_future(self._home.keep_network(nwid, None))
+
+    def watch(self) -> AsyncIterator[NetworkInfo]:
+        """See NodeApi."""
+        return self._watchers.watch(self.networks())
+
+    async def dial(self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0) -> Handoff:
+        """See NodeApi."""
+        return await self._supervisor.dial(host, port, nwid=nwid, timeout=timeout)
+
+    async def listen(
+        self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128
+    ) -> tuple[int, tuple[str, int]]:
+        """See NodeApi."""
+        return await self._supervisor.listen(host, port, nwid=nwid, backlog=backlog)
+
+    async def accept(self, listener: int) -> Handoff:
+        """See NodeApi."""
+        return await self._supervisor.accept(listener)
+
+    async def close_listener(self, listener: int) -> None:
+        """See NodeApi."""
+        await self._supervisor.close_listener(listener)
+
+    def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
+        """See NodeApi."""
+        return self._supervisor.capture(nwid, snaplen=snaplen)
+
+
+def wall_clock() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def _open_store(options: NodeOptions, manager: pluggy.PluginManager) -> StateStore:
+    url = options.store or str(options.state / HOME)
+    store: StateStore | None = plugins.call(manager, "ztnode_state_store", url=url)
+    if store is None:
+        raise ValueError(f"no plugin knows the state store {url!r}")
+    return store

@@ -1,0 +1,75 @@
+"""From the rooms' own objects to the values that the control plane shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+
+from ztnode.node.api import JoinState, NetworkInfo, PathInfo, PeerInfo, RouteInfo
+from ztnode.vl1.path import Path
+from ztnode.vl1.peer import Peer
+from ztnode.vl2.snapshot import NetworkSnapshot
+from ztnode.wire.endpoint import Endpoint
+
+
+def endpoint(value: Endpoint) -> str:
+    """``192.0.2.1:9993`` or ``[2001:db8::1]:9993``."""
+    host, port = value
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def prefixed(room: str, counters: Mapping[str, int]) -> dict[str, int]:
+    """Counters with the room's name in front of each."""
+    return {f"{room}.{name}": count for name, count in sorted(counters.items())}
+
+
+def network(snapshot: NetworkSnapshot) -> NetworkInfo:
+    """One joined network."""
+    return NetworkInfo(
+        nwid=snapshot.nwid,
+        name=snapshot.name,
+        state=JoinState(snapshot.status.value),
+        detail=snapshot.detail,
+        mac=snapshot.mac,
+        mtu=snapshot.mtu,
+        addresses=tuple(str(address) for address in snapshot.addresses),
+        routes=tuple(
+            RouteInfo(str(route.target), None if route.via is None else str(route.via), route.metric)
+            for route in snapshot.routes
+        ),
+        dns_domain=snapshot.dns.domain,
+        dns_servers=tuple(str(server) for server in snapshot.dns.servers),
+        private=snapshot.private,
+        broadcast=snapshot.broadcast,
+        revision=snapshot.revision,
+        authentication_url=snapshot.authentication_url,
+        from_cache=snapshot.from_cache,
+    )
+
+
+def left(info: NetworkInfo) -> NetworkInfo:
+    """The last that watchers see of a network."""
+    return dataclasses.replace(info, state=JoinState.LEFT, detail="left", addresses=(), routes=())
+
+
+def peer(value: Peer, roots: Collection[int], moon_roots: Collection[int], now: float) -> PeerInfo:
+    """One peer; ``roots`` and ``moon_roots`` are the addresses of those that have these roles."""
+    role = "planet" if value.address in roots else "moon" if value.address in moon_roots else "leaf"
+    known = value.version != (0, 0, 0)
+    return PeerInfo(
+        address=value.address,
+        role=role,
+        version=".".join(map(str, value.version)) if known else "",
+        latency_ms=-1.0 if value.latency is None else value.latency * 1000,
+        direct=value.path is not None,
+        paths=tuple(_path(path, value.path, now) for path in value.paths.values()),
+    )
+
+
+def _path(value: Path, preferred: Path | None, now: float) -> PathInfo:
+    return PathInfo(
+        endpoint=endpoint(value.endpoint),
+        preferred=value is preferred,
+        last_send_age=max(0.0, now - value.last_send),
+        last_receive_age=max(0.0, now - value.last_receive),
+    )

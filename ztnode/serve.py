@@ -1,0 +1,78 @@
+"""``ztnode serve``: a node, its control plane and its entry in the registry, from start to the last signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from ztnode import plugins
+from ztnode.control.controller_service import controller_service
+from ztnode.control.server import ControlServer, TcpOptions, node_service
+from ztnode.node.node import Node, NodeOptions
+from ztnode.node.registry import Registration
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE = 0.5
+"""Seconds that control calls under way get when the node stops; all of it ends within two."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """A node and where its control plane listens beside the Unix socket in the state directory."""
+
+    node: NodeOptions
+    tcp: TcpOptions | None = None
+
+
+@dataclass(slots=True)
+class Served:
+    """A node in service."""
+
+    node: Node
+    addresses: list[str] = field(default_factory=list)
+    """Where the control plane listens, in the forms of ``ztclient.discovery``."""
+
+
+@contextlib.asynccontextmanager
+async def serving(options: ServeOptions) -> AsyncIterator[Served]:
+    """A node in service for as long as the context lasts. Raises StateError, PluginError, OSError, ValueError."""
+    manager = plugins.load()
+    node = await Node.start(options.node, manager)
+    try:
+        services = [node_service(node)]
+        if node.controller is not None:
+            services.append(controller_service(node))
+        server = ControlServer(services, state=options.node.state, tcp=options.tcp)
+        await server.start()
+        try:
+            with Registration(server.addresses[0], options.node.state):
+                yield Served(node, server.addresses)
+        finally:
+            await server.stop(STOP_GRACE)
+    finally:
+        await node.close()
+
+
+async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda served: None) -> None:
+    """Serve until SIGTERM or SIGINT; ``ready`` is called when clients can come. Raises as ``serving`` does."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    starting = asyncio.ensure_future(stop.wait())
+    async with contextlib.AsyncExitStack() as stack:
+        entering = asyncio.ensure_future(stack.enter_async_context(serving(options)))
+        await asyncio.wait((starting, entering), return_when=asyncio.FIRST_COMPLETED)
+        if not entering.done():  # a signal while a long start was under way, such as making an identity
+            entering.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await entering
+            return
+        ready(entering.result())
+        await starting
+        log.info("stopping")
