@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -110,7 +111,7 @@ class Node:
                 raise ValueError(f"no plugin knows the planet source {options.planet!r}")
             planet = home.planet(given, chosen=options.planet is not None)
             moons, networks = home.moons(), home.networks()
-            identity = await home.identity(generate_identity)
+            identity = await home.identity(_make_identity)
             transport = plugins.call(manager, "ztnode_transport", name=options.transport)
             if transport is None:
                 raise ValueError(f"no plugin offers the transport {options.transport!r}")
@@ -268,9 +269,7 @@ class Node:
                 case MoonUpdated(moon_id, data):
                     self._keep(self._home.keep_moon(moon_id, data), "a moon")
                 case IdentityCollision(root):
-                    log.error(
-                        "root %010x knows another node with our address; remove identity.* to get another", root
-                    )
+                    log.error("root %010x knows another node with our address; remove identity.* to get another", root)
         for change in self._vl2.events():
             match change:
                 case NetworkChanged(nwid):
@@ -279,6 +278,15 @@ class Node:
                     self._provide_config(request)
                 case ConfigStored(nwid, data):
                     self._keep(self._home.keep_network(nwid, data), f"the configuration of network {nwid:016x}")
+
+    def _provide_config(self, request: ConfigRequest) -> None:
+        """This node joined a network that it controls itself."""
+        now = time.monotonic()
+        config = None
+        if self.controller is not None:
+            config = self.controller.local_config(request, now, wall_clock())
+        self._vl2.provide_config(request.nwid, config, now)
+        self._loop.call_soon(self._alarm)
 
     def _keep(self, write: concurrent.futures.Future[None], what: str) -> None:
         """Watch over a write that nobody waits for."""
@@ -408,6 +416,16 @@ class Node:
 def wall_clock() -> int:
     """Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+async def _make_identity() -> Identity:
+    """A new identity, made beside the event loop; stops soon when it is cancelled."""
+    log.info("making an identity, which takes a few seconds")
+    stop = threading.Event()
+    try:
+        return await asyncio.to_thread(generate_identity, stop=stop)
+    finally:
+        stop.set()
 
 
 def _open_store(options: NodeOptions, manager: pluggy.PluginManager) -> StateStore:
