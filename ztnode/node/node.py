@@ -36,6 +36,8 @@ from ztnode.vl1.events import IdentityCollision, MoonUpdated, Offline, Online, P
 from ztnode.vl1.node import Vl1
 from ztnode.vl2.events import ConfigStored, LocalConfigWanted, NetworkChanged
 from ztnode.vl2.switch import Vl2
+from ztnode.wire.config_request import ConfigRequest
+from ztnode.wire.identity import Identity
 
 log = logging.getLogger(__name__)
 
@@ -285,7 +287,7 @@ class Node:
         config = None
         if self.controller is not None:
             config = self.controller.local_config(request, now, wall_clock())
-        self._vl2.provide_config(request.nwid, config, now)
+        self._vl2.provide_config(request.network_id, config, now)
         self._loop.call_soon(self._alarm)
 
     def _keep(self, write: concurrent.futures.Future[None], what: str) -> None:
