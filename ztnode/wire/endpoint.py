@@ -30,7 +30,7 @@ def pack_ip(ip: str) -> bytes:
 def unpack_ip(packed: bytes) -> str:
     """The numeric address in 4 or 16 bytes of network order. WireError for any other length."""
     if len(packed) == 4:
-        return "%d.%d.%d.%d" % tuple(packed)
+        return str(ipaddress.IPv4Address(packed))
     if len(packed) == 16:
         return str(ipaddress.IPv6Address(packed))
     raise WireError(f"an IP address has 4 or 16 bytes, not {len(packed)}")

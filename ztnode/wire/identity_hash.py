@@ -46,5 +46,5 @@ def memory_hard_hash(public: bytes) -> bytes:
         x = running_words[row | k]
         memory[place], bare[k] = bare[k] ^ x, memory[place] ^ x
         row += 8
-    final = np.array(bare, np.uint64) ^ running[_STEPS]
-    return final.astype(">u8").tobytes()
+    final: bytes = (np.array(bare, np.uint64) ^ running[_STEPS]).astype(">u8").tobytes()
+    return final

@@ -29,10 +29,13 @@ _DIAGONALS: Final = (0, 5, 10, 15, 4, 9, 14, 3, 8, 13, 2, 7, 12, 1, 6, 11)
 
 def key_stream(key: bytes, nonce: bytes, blocks: int, rounds: int) -> npt.NDArray[np.uint8]:
     """``blocks`` blocks of one stream, as an array of shape (blocks, 64). 32-byte key, 8-byte nonce."""
-    state = np.empty((16, blocks), np.uint32)
-    state[:] = np.array(_initial(key, nonce, 0), np.uint32)[:, None]
-    state[8] = np.arange(blocks, dtype=np.uint32)
-    return _core(state, rounds)
+    out = np.empty((blocks, BLOCK), np.uint8)
+    start = np.array(_initial(key, nonce, 0), np.uint32)[:, None]
+    for first in range(0, blocks, _CHUNK):
+        state = np.repeat(start, min(_CHUNK, blocks - first), axis=1)
+        state[8] += np.arange(first, first + state.shape[1], dtype=np.uint32)
+        out[first : first + _CHUNK] = _core(state, rounds)
+    return out
 
 
 def key_streams(keys: Sequence[bytes], nonces: Sequence[bytes], blocks: Sequence[int], rounds: int) -> list[bytes]:
