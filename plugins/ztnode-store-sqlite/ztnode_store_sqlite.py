@@ -22,7 +22,7 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         """Open or create the file, for its owner alone. Raises OSError."""
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=0)
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
         try:
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._database.execute("PRAGMA synchronous = FULL")
