@@ -36,8 +36,13 @@ class TcpLayer:
         ECONNREFUSED ...; `hard` is RFC 1122 section 4.2.3.9's distinction. `seq` is checked against what is in flight.
         """
 
-    def packet_too_big(self, port_index: int, key: ConnectionKey, seq: int, mtu: int, now: float) -> None:
-        """ICMP fragmentation needed / packet too big, for a segment of ours (`key` as for `icmp_error`)."""
+    def packet_too_big(self, port_index: int, key: ConnectionKey, seq: int, mtu: int, now: float) -> bool:
+        """ICMP fragmentation needed / packet too big, for a segment of ours (`key` as for `icmp_error`).
+
+        True when `seq` is in flight (RFC 5927 section 7): only then the stack lowers `Flow.mtu` (with a new
+        generation), which it does right after this returns. The segment with `seq` was lost, so send it again.
+        """
+        return False
 
     def flow_failed(self, flow: Flow, errno: int, now: float) -> None:
         """The next hop of `flow` does not resolve: connections that are still opening fail with `errno`."""
