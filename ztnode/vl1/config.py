@@ -16,7 +16,7 @@ class Vl1Config:
     """Largest UDP payload that is sent, in bytes; longer packets go out in fragments."""
 
     version: tuple[int, int, int] = (1, 14, 1)
-    """The software version (major, minor, revision) that HELLO claims. Controllers compare it with what features need."""
+    """The software version (major, minor, revision) that HELLO claims. Peers compare it with what features need."""
 
     protocol: int = 12
     """The protocol version that HELLO claims. Peers use AES-GMAC-SIV with us from 12 on, Salsa20/12 below."""

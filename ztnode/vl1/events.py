@@ -38,7 +38,7 @@ class SurfaceAddress:
 
 @dataclass(frozen=True, slots=True)
 class PlanetUpdated:
-    """A newer planet with a valid signature by the current planet's key arrived; ``data`` is for the file ``planet``."""
+    """A newer planet, signed as the present one demands, has arrived; ``data`` is for the file ``planet``."""
 
     data: bytes
 
@@ -58,6 +58,4 @@ class IdentityCollision:
     root: int
 
 
-Event: TypeAlias = (
-    Online | Offline | PeerPathChanged | SurfaceAddress | PlanetUpdated | MoonUpdated | IdentityCollision
-)
+Event: TypeAlias = Online | Offline | PeerPathChanged | SurfaceAddress | PlanetUpdated | MoonUpdated | IdentityCollision

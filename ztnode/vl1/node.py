@@ -11,20 +11,67 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from ztnode.vl1.config import Vl1Config
-from ztnode.vl1.events import Event
-from ztnode.vl1.peer import Peer
+from ztnode.vl1.contacts import BUSY_TICK, IDLE_TICK, Contacts
+from ztnode.vl1.events import Event, Offline, Online, PeerPathChanged, SurfaceAddress
+from ztnode.vl1.fragments import MAX_FROM_PEERS, MAX_FROM_STRANGERS, Reassembler
+from ztnode.vl1.gates import TokenBucket
+from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer
+from ztnode.vl1.relay import Relay
+from ztnode.vl1.self_awareness import SelfAwareness
+from ztnode.vl1.strangers import PATIENCE, Strangers
+from ztnode.vl1.topology import Topology
+from ztnode.vl1.transmit import MAX_PAYLOAD, Transmit
+from ztnode.vl1.verbs import HANDLERS, Arrival
+from ztnode.vl1.whois import Incoming, Outgoing, WaitingRoom, Wanted
+from ztnode.wire.compression import decompress
 from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.errors import WireError
+from ztnode.wire.fragment import INDICATOR, MIN_FRAGMENT_LENGTH, OFFSET_INDICATOR
+from ztnode.wire.hello import hello_identity
 from ztnode.wire.identity import Identity
+from ztnode.wire.packet import (
+    ERROR_IDENTITY_COLLISION,
+    FLAG_FRAGMENTED,
+    FLAGS_HOPS_MASK,
+    MAX_PACKET_LENGTH,
+    MIN_PACKET_LENGTH,
+    OFFSET_FLAGS,
+    OFFSET_VERB,
+    VERB_ERROR,
+    VERB_FLAG_COMPRESSED,
+    VERB_HELLO,
+    VERB_MASK,
+    VERB_OK,
+    VERB_PUSH_DIRECT_PATHS,
+    VERB_WHOIS,
+)
+from ztnode.wire.push_direct_paths import DirectPath, build_push_direct_paths
+from ztnode.wire.reader import Buffer
+from ztnode.wire.reply import build_error, build_ok
+from ztnode.wire.whois import build_whois
 from ztnode.wire.world import World
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
+OFFLINE_TIMEOUT: Final = 45.0
+"""Seconds without a word from any root after which we call ourselves offline: three heartbeats. (The reference waits
+for 500 s.)"""
+PUSH_INTERVAL: Final = 15.0
+"""Seconds between two PUSH_DIRECT_PATHS to a trusted peer without a direct path (ZT_DIRECT_PATH_PUSH_INTERVAL)."""
+PUSH_INTERVAL_DIRECT: Final = 120.0
+"""The same for one with a direct path (ZT_DIRECT_PATH_PUSH_INTERVAL_HAVEPATH)."""
+MAX_PUSHED: Final = 32
+"""Endpoints in one PUSH_DIRECT_PATHS."""
+MAX_SUGGESTIONS: Final = 64
+"""Endpoints kept for peers that a root has suggested before we know them."""
+_CIPHER_MASK: Final = 0x38
+_MAX_DATAGRAM: Final = MAX_PACKET_LENGTH
 
 Message: TypeAlias = tuple[Peer, int, int, Buffer]
 """``(peer, verb, packet id, payload)``: an authenticated, decompressed packet; the payload begins after the verb byte.
-The payload of OK is ``in-re verb (1) | in-re packet id (8) | ...`` and that of ERROR has the error code (1) after that."""
+That of OK is ``in-re verb (1) | in-re packet id (8) | ...`` and that of ERROR has the error code (1) after these
+(``wire.reply``)."""
 
 
 class Vl1:
@@ -47,107 +94,540 @@ class Vl1:
         self.config = config or Vl1Config()
         self.counters: Counter[str] = Counter()
         """Packets dropped, by reason (``drop_...``), and what else is worth counting."""
+        self._own = identity.address.to_bytes(5, "big")
+        self._started = now
+        self._wall_at_start = wall
+        self._messages: list[Message] = []
+        self._events: list[Event] = []
+        self._local_endpoints: tuple[Endpoint, ...] = ()
+        self._contacts_wanted: set[int] = set()
+        self._suggestions: dict[int, Endpoint] = {}
+        self._clear_hellos = TokenBucket(200, 400)
+        self._path_endpoints: set[Endpoint] = set()
+        self._online = False
+        self._next_tick = now + BUSY_TICK
+
+        self.topology = Topology(identity, planet, moons, self.config.max_peers, self.emit, self.counters)
+        self.transmit = Transmit(self.topology, random, self.config.mtu)
+        self.contacts = Contacts(
+            identity, self.topology, self.transmit, self.config, self._wall, self._path_changed, self.counters
+        )
+        self._relay = Relay(self.topology, self.transmit, random, self.counters)
+        self._awareness = SelfAwareness()
+        self._waiting = WaitingRoom(self.counters)
+        self._strangers = Strangers(identity, self.counters, hashes_per_second=3 if self.is_relay else 1)
+        self._fragments = Reassembler(MAX_FROM_PEERS, self.counters)
+        self._fragments_of_strangers = Reassembler(MAX_FROM_STRANGERS, self.counters)
+        if self.topology.is_root:
+            self._set_online(identity.address)
+        self.contacts.due(now)
 
     # The network
 
     def receive(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> None:
         """Take a batch of datagrams, each with where it came from. Never raises on their content."""
-        raise NotImplementedError
+        own = self._own
+        by_wire = self.topology.by_wire
+        run: list[bytes] = []
+        run_peer: Peer | None = None
+        run_endpoint: Endpoint | None = None
+        for data, endpoint in datagrams:
+            if not MIN_FRAGMENT_LENGTH < len(data) <= _MAX_DATAGRAM:
+                self.counters["drop_malformed"] += 1
+                continue
+            if data[8:13] != own:
+                self._not_for_us(data, now)
+                continue
+            if data[OFFSET_INDICATOR] == INDICATOR:
+                whole = self._reassembler(endpoint).fragment(data, endpoint, now)
+                if whole is None:
+                    continue
+                data, endpoint = whole
+                if len(data) < MIN_PACKET_LENGTH:
+                    self.counters["drop_malformed"] += 1
+                    continue
+            elif len(data) < MIN_PACKET_LENGTH:
+                self.counters["drop_malformed"] += 1
+                continue
+            elif data[OFFSET_FLAGS] & FLAG_FRAGMENTED:
+                whole = self._reassembler(endpoint).head(data, endpoint, now)
+                if whole is None:
+                    continue
+                data, endpoint = whole
+            if not data[OFFSET_FLAGS] & _CIPHER_MASK:
+                self._receive_clear(data, endpoint, now)
+                continue
+            peer = by_wire.get(data[13:18])
+            if peer is None:
+                self._receive_from_unknown(data, endpoint, now)
+                continue
+            if peer is not run_peer or endpoint != run_endpoint:
+                if run and run_peer is not None and run_endpoint is not None:
+                    self._open_run(run_peer, run_endpoint, run, now)
+                    run = []
+                run_peer = peer
+                run_endpoint = endpoint
+            run.append(data)
+        if run and run_peer is not None and run_endpoint is not None:
+            self._open_run(run_peer, run_endpoint, run, now)
 
     def to_send(self, now: float) -> list[tuple[Endpoint, list[bytes]]]:
         """What must go out now, grouped by endpoint, in order; empties the queue."""
-        raise NotImplementedError
+        return self.transmit.take()
+
+    def _reassembler(self, endpoint: Endpoint) -> Reassembler:
+        return self._fragments if endpoint in self._path_endpoints else self._fragments_of_strangers
+
+    def _open_run(self, peer: Peer, endpoint: Endpoint, packets: list[bytes], now: float) -> None:
+        """Packets that came from one endpoint in a row and claim to be from one peer."""
+        messages = self._messages
+        direct = authentic = False
+        for packet, plaintext in zip(packets, peer.keys.open_many(packets), strict=True):
+            if plaintext is None:
+                self.counters["drop_forged"] += 1
+                continue
+            wire_id = packet[:8]
+            if not peer.is_new(wire_id):
+                self.counters["drop_duplicate"] += 1
+                continue
+            authentic = True
+            verb = plaintext[0]
+            if verb & VERB_FLAG_COMPRESSED:
+                try:
+                    plaintext = decompress(plaintext)
+                except WireError:
+                    self.counters["drop_malformed"] += 1
+                    continue
+            verb &= VERB_MASK
+            hops = packet[OFFSET_FLAGS] & FLAGS_HOPS_MASK
+            if not hops:
+                direct = True
+            handler = HANDLERS.get(verb)
+            if handler is None:
+                messages.append((peer, verb, int.from_bytes(wire_id, "big"), memoryview(plaintext)[1:]))
+                peer.last_traffic = now
+                continue
+            arrival = Arrival(peer, int.from_bytes(wire_id, "big"), plaintext, endpoint, hops, now)
+            try:
+                handler(self, arrival)
+            except WireError:
+                self.counters["drop_malformed"] += 1
+        if authentic:
+            self._heard(peer, endpoint, now, direct=direct)
+
+    def _heard(self, peer: Peer, endpoint: Endpoint, now: float, *, direct: bool) -> None:
+        """Something authentic came from a peer, straight from ``endpoint`` or by a relay there."""
+        peer.last_receive = now
+        if not direct:
+            return
+        path = peer.paths.get(endpoint)
+        if path is not None and not path.dead:
+            path.last_receive = now
+            path.probes = 0
+        else:
+            self.contacts.attempt(peer, endpoint, now)
+
+    def _not_for_us(self, data: bytes, now: float) -> None:
+        if self.is_relay:
+            self._relay.forward(data, now)
+            self._hurry_tick(now)
+        else:
+            self.counters["drop_misaddressed"] += 1
+
+    # HELLO in the clear, and packets from the unknown
+
+    def _receive_clear(self, data: bytes, endpoint: Endpoint, now: float) -> None:
+        """A packet of cipher suite 0: nothing but HELLO may be that."""
+        if data[OFFSET_VERB] & VERB_MASK != VERB_HELLO or data[OFFSET_VERB] & VERB_FLAG_COMPRESSED:
+            self.counters["drop_not_encrypted"] += 1
+            return
+        if endpoint not in self._path_endpoints and not self._clear_hellos.admit(now):
+            self.counters["drop_rate_hello"] += 1
+            return
+        try:
+            identity = hello_identity(memoryview(data)[OFFSET_VERB:])
+        except WireError:
+            self.counters["drop_malformed"] += 1
+            return
+        if identity.address != int.from_bytes(data[13:18], "big"):
+            self.counters["drop_malformed"] += 1
+            return
+        peer = self.topology.by_address.get(identity.address)
+        if identity.address == self.identity.address:
+            self.counters["drop_misaddressed"] += 1
+        elif peer is None:
+            self._receive_first_hello(identity, data, endpoint, now)
+        elif peer.identity.public != identity.public:
+            self._receive_colliding_hello(identity, data, endpoint, now)
+        else:
+            self._open_run(peer, endpoint, [data], now)
+
+    def _receive_first_hello(self, identity: Identity, data: bytes, endpoint: Endpoint, now: float) -> None:
+        candidate = self._strangers.candidate(identity, data, endpoint, now)
+        if candidate is None:
+            return
+        wanted = self._waiting.want_stranger(identity.address, now)
+        if wanted is None:
+            self.counters["drop_unknown_source"] += 1
+            return
+        if wanted.candidate is None:
+            wanted.candidate = candidate
+        wanted.incoming.append(Incoming(data, endpoint))
+        self._ask(now)
+
+    def _receive_colliding_hello(self, identity: Identity, data: bytes, endpoint: Endpoint, now: float) -> None:
+        """Somebody has an address that we know with another key: tell them (IncomingPacket::_doHELLO)."""
+        candidate = self._strangers.candidate(identity, data, endpoint, now)
+        if candidate is not None:
+            self.counters["drop_identity_collision"] += 1
+            error = build_error(VERB_HELLO, int.from_bytes(data[:8], "big"), ERROR_IDENTITY_COLLISION)
+            self.transmit.send_to(endpoint, candidate, VERB_ERROR, (error[1:],), now)
+
+    def _receive_from_unknown(self, data: bytes, endpoint: Endpoint, now: float) -> None:
+        """A packet that cannot be opened yet: keep it while a root is asked who its sender is."""
+        address = int.from_bytes(data[13:18], "big")
+        wanted = None
+        if address != self.identity.address:
+            wanted = self._waiting.want_stranger(address, now)
+        if wanted is None:
+            self.counters["drop_unknown_source"] += 1
+            return
+        wanted.incoming.append(Incoming(data, endpoint))
+        self._ask(now)
+
+    # WHOIS
+
+    def _ask(self, now: float) -> None:
+        """Ask roots for the wanted addresses that are due, and do without where no root can be asked."""
+        upstreams = sorted(
+            (peer for peer in self.topology.upstream_peers() if peer.path is not None),
+            key=lambda peer: peer.latency or 0.0,
+        )
+        questions: dict[int, list[int]] = {}
+        for address, wanted in self._waiting.due(now):
+            known = self.topology.by_address.get(address)
+            if known is not None:
+                self._met(known, now)
+            elif wanted.candidate is not None and (not upstreams or wanted.tries > PATIENCE):
+                self._judge(address, wanted, now)
+            elif upstreams:
+                questions.setdefault((wanted.tries - 1) % len(upstreams), []).append(address)
+        for index, addresses in questions.items():
+            upstream = upstreams[index]
+            if upstream.path is not None:
+                self.transmit.send(upstream, VERB_WHOIS, (build_whois(addresses),), upstream.path, now)
+                self._hurry_tick(now)
+
+    def _judge(self, address: int, wanted: Wanted, now: float) -> None:
+        """Nobody can tell us whether a stranger's identity is good: compute it."""
+        if wanted.candidate is None:
+            return
+        verdict = self._strangers.is_valid(wanted.candidate, now)
+        if verdict:
+            self._met(self.topology.insert(wanted.candidate), now)
+        elif verdict is False:
+            wanted.candidate = None
+            wanted.incoming.clear()
+
+    def identity_found(self, identity: Identity, now: float) -> None:
+        """A root has told us an identity. Only what we asked for is of interest."""
+        if identity.address not in self._waiting:
+            return
+        try:
+            self._met(self.topology.add(identity), now)
+        except WireError:
+            self.counters["drop_invalid_identity"] += 1
+
+    def _met(self, peer: Peer, now: float) -> None:
+        """A peer is known, or can be reached, for the first time: do what has waited for that."""
+        peer.last_traffic = max(peer.last_traffic, now)
+        peer.persistent = peer.persistent or peer.address in self._contacts_wanted
+        wanted = self._waiting.get(peer.address)
+        if wanted is not None:
+            incoming = list(wanted.incoming)
+            wanted.incoming.clear()
+            path = self.transmit.route(peer)
+            if path is not None or not wanted.outgoing:
+                self._waiting.take(peer.address)
+            if path is not None:
+                for verb, payload, squeeze, promised_id, _ in wanted.outgoing:
+                    self.transmit.send(peer, verb, (payload,), path, now, squeeze=squeeze, plain_id=promised_id)
+                self._hurry_tick(now)
+            self.receive(incoming, now)
+        if (endpoint := self._suggestions.pop(peer.address, None)) is not None:
+            self.contacts.attempt(peer, endpoint, now)
 
     # The clock
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` wants to be called next, in the caller's monotonic seconds."""
-        raise NotImplementedError
+        next_timer = min(self._next_tick, self.contacts.next_timer())
+        waiting = self._waiting.next_timer()
+        return next_timer if waiting is None else min(next_timer, waiting)
 
     def handle_timer(self, now: float) -> None:
         """Do what has become due."""
-        raise NotImplementedError
+        self.contacts.due(now)
+        waiting = self._waiting.next_timer()
+        if waiting is not None and waiting <= now:
+            self._ask(now)
+        if now >= self._next_tick:
+            self._tick(now)
+
+    def _tick(self, now: float) -> None:
+        self._waiting.expire(now)
+        self._fragments.purge(now)
+        self._fragments_of_strangers.purge(now)
+        self._awareness.expire(now)
+        busy = self.contacts.keep_alive(now)
+        self._next_tick = now + (BUSY_TICK if busy else IDLE_TICK)
+        for peer in list(self.topology.by_address.values()):
+            if peer.trusts_through(now):
+                self._push_direct_paths(peer, now)
+            if not (
+                peer.is_active(now)
+                or now - peer.last_receive < ACTIVITY_TIMEOUT
+                or self.topology.is_upstream(peer.address)
+            ):
+                self.topology.forget(peer)
+        for address in self._contacts_wanted:
+            if address not in self.topology.by_address:
+                self._waiting.want(address, now)
+        if self._online and not self.topology.is_root:
+            heard = max((peer.last_receive for peer in self.topology.upstream_peers()), default=float("-inf"))
+            if now - heard >= OFFLINE_TIMEOUT:
+                self._online = False
+                self.emit(Offline())
+        self._path_endpoints = {endpoint for peer in self.topology.by_address.values() for endpoint in peer.paths}
+
+    def _hurry_tick(self, now: float) -> None:
+        """Something was sent: look soon whether it is answered."""
+        self._next_tick = min(self._next_tick, now + BUSY_TICK)
+
+    def _wall(self, now: float) -> int:
+        return self._wall_at_start + int((now - self._started) * 1000)
 
     # The layer above
 
     def messages(self) -> list[Message]:
         """What arrived for the layer above since the last call: every verb that VL1 does not handle itself, and OK and
-        ERROR in reply to such verbs. OK comes from whom we asked; an ERROR's sender and packet id are for the layer
-        above to judge, for frames of ``send_batch`` are not remembered one by one."""
-        raise NotImplementedError
+        ERROR in reply to such verbs. OK comes from whom we asked; an ERROR to a frame is for the layer above to judge,
+        for frames of ``send_batch`` are not remembered one by one. Payloads stay valid."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def pass_up(self, arrival: Arrival) -> None:
+        """Leave an OK or ERROR to the layer above."""
+        verb = arrival.plaintext[0] & VERB_MASK
+        self._messages.append((arrival.peer, verb, arrival.packet_id, memoryview(arrival.plaintext)[1:]))
 
     def send(self, address: int, verb: int, payload: Buffer, now: float, *, compress: bool = False) -> int:
         """Send one packet and return the packet id that OK and ERROR will refer to. An unknown peer is looked up
         by WHOIS first; the packet waits for that for a few seconds at most. ``compress``: with LZ4 where it helps.
-        Raises ValueError if the packet would need more fragments than the protocol allows."""
-        raise NotImplementedError
+        Raises ValueError if the payload is longer than ``MAX_PAYLOAD`` or the address is our own."""
+        peer = self._check(address, payload)
+        if peer is not None and (path := self.transmit.route(peer)) is not None:
+            peer.last_traffic = now
+            self._hurry_tick(now)
+            return self.transmit.send(peer, verb, (payload,), path, now, squeeze=compress)
+        return self._send_later(address, verb, payload, compress, now)
 
     def send_batch(self, address: int, verb: int, payloads: Sequence[Sequence[Buffer] | Buffer], now: float) -> None:
-        """Send many packets of one verb to one peer: the hot path. A payload is a buffer or the parts of one."""
-        raise NotImplementedError
+        """Send many packets of one verb to one peer: the hot path. A payload is a buffer or the parts of one. No OK to
+        them will be passed up; ERROR will. Raises ValueError as ``send`` does."""
+        peer = self._check(address, b"")
+        if peer is not None and (path := self.transmit.route(peer)) is not None:
+            peer.last_traffic = now
+            self._hurry_tick(now)
+            self.transmit.send_batch(peer, verb, payloads, path, now)
+            return
+        for payload in payloads:
+            whole = payload if isinstance(payload, bytes | bytearray | memoryview) else b"".join(payload)
+            self._send_later(address, verb, whole, False, now)
 
     def reply_ok(self, peer: Peer, in_re_verb: int, in_re_packet_id: int, payload: Buffer, now: float) -> int:
         """Answer a message with OK. Returns the packet id."""
-        raise NotImplementedError
+        return self.send(peer.address, VERB_OK, build_ok(in_re_verb, in_re_packet_id, payload)[1:], now, compress=True)
 
     def reply_error(
         self, peer: Peer, in_re_verb: int, in_re_packet_id: int, code: int, payload: Buffer, now: float
     ) -> int:
         """Answer a message with ERROR ``code``. Returns the packet id."""
-        raise NotImplementedError
+        return self.send(peer.address, VERB_ERROR, build_error(in_re_verb, in_re_packet_id, code, payload)[1:], now)
 
     def trust(self, peer: Peer, now: float) -> None:
         """The layer above has seen that ``peer`` shares a network with us (a frame that passed its certificate check):
         such peers, and no others, are told our own endpoints (PUSH_DIRECT_PATHS). Cheap: call it per batch."""
-        raise NotImplementedError
+        peer.trusted_until = now + TRUST_EXPIRATION
+        if now >= peer.next_path_push:
+            self._push_direct_paths(peer, now)
 
     def contact(self, address: int, now: float) -> None:
         """Look ``address`` up if unknown and stay in contact with it, as for controllers and multicast replicators."""
-        raise NotImplementedError
+        if address == self.identity.address:
+            return
+        self._contacts_wanted.add(address)
+        peer = self.topology.by_address.get(address)
+        if peer is None:
+            self._waiting.want(address, now)
+            self._ask(now)
+        else:
+            peer.persistent = True
+
+    def _check(self, address: int, payload: Buffer) -> Peer | None:
+        if address == self.identity.address:
+            raise ValueError("a node does not send packets to itself")
+        if len(payload) > MAX_PAYLOAD:
+            raise ValueError(f"a payload of {len(payload)} bytes; {MAX_PAYLOAD} is the most that fragments can carry")
+        return self.topology.by_address.get(address)
+
+    def _send_later(self, address: int, verb: int, payload: Buffer, compress: bool, now: float) -> int:
+        promised_id = self.transmit.new_id()
+        wanted = self._waiting.want(address, now)
+        wanted.outgoing.append(Outgoing(verb, bytes(payload), compress, promised_id, now))
+        self._ask(now)
+        return promised_id
+
+    def _push_direct_paths(self, peer: Peer, now: float) -> None:
+        if now < peer.next_path_push:
+            return
+        endpoints = dict.fromkeys((*self._local_endpoints, *self._awareness.surface_addresses()))
+        pushed = [DirectPath(endpoint) for endpoint in endpoints][:MAX_PUSHED]
+        path = self.transmit.route(peer)
+        if not pushed or path is None:
+            return
+        peer.next_path_push = now + (PUSH_INTERVAL if peer.path is None else PUSH_INTERVAL_DIRECT)
+        parts = (build_push_direct_paths(pushed),)
+        self.transmit.send(peer, VERB_PUSH_DIRECT_PATHS, parts, path, now)
+
+    # What the verbs report
+
+    def path_proved(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
+        """An OK came straight from the peer: it can be reached at ``endpoint``."""
+        self.contacts.answered(peer, endpoint)
+        path = peer.paths.get(endpoint)
+        if path is None:
+            if not self.contacts.is_usable(peer.address, endpoint):
+                self.counters["drop_unusable_endpoint"] += 1
+                return
+            path = peer.learn(endpoint, now)
+            self._path_endpoints.add(endpoint)
+        path.dead = False
+        path.probes = 0
+        path.last_receive = now
+        if peer.choose_path():
+            self._path_changed(peer, now)
+        if not self._online and self.topology.is_upstream(peer.address):
+            self._set_online(peer.address)
+
+    def surface_reported(self, peer: Peer, endpoint: Endpoint, surface: Endpoint, now: float) -> None:
+        """A peer at ``endpoint`` says from where our packets reach it."""
+        before = self._awareness.surface_addresses()
+        trusted = self.topology.is_upstream(peer.address)
+        changed = self._awareness.report(peer.address, endpoint, surface, trusted=trusted, now=now)
+        if surface not in before and surface in self._awareness.surface_addresses():
+            self.emit(SurfaceAddress(surface, peer.address))
+        if changed is not None:
+            self.counters["path_resets"] += 1
+            self.contacts.reset_paths(changed, ipv6=":" in surface[0], now=now)
+
+    def world_offered(self, world: World, now: float) -> None:
+        """A root has sent a planet or a moon."""
+        if self.topology.offer_world(world):
+            self.contacts.root_lost(now)
+            self.contacts.due(now)
+
+    def endpoint_suggested(self, address: int, endpoint: Endpoint, now: float) -> None:
+        """A root says that this peer is at ``endpoint``, perhaps before we know the peer."""
+        peer = self.topology.by_address.get(address)
+        if peer is not None:
+            self.contacts.attempt(peer, endpoint, now)
+        else:
+            if len(self._suggestions) >= MAX_SUGGESTIONS:
+                del self._suggestions[next(iter(self._suggestions))]
+            self._suggestions[address] = endpoint
+
+    def wanted_by_stranger(self, address: int, now: float) -> None:
+        """Somebody asked us for an address that we do not know."""
+        if self._waiting.want_stranger(address, now) is not None:
+            self._ask(now)
+
+    def emit(self, event: Event) -> None:
+        """Queue an event for the owner."""
+        self._events.append(event)
+
+    def _path_changed(self, peer: Peer, now: float) -> None:
+        self.emit(PeerPathChanged(peer.address, peer.endpoint))
+        if self.topology.is_upstream(peer.address):
+            if peer.path is None:
+                self.contacts.root_lost(now)
+            else:
+                self._waiting.hurry(now)
+                self._ask(now)
+        if peer.path is not None and peer.address in self._waiting:
+            self._met(peer, now)
+
+    def _set_online(self, root: int) -> None:
+        self._online = True
+        self.emit(Online(root))
 
     # What the owner knows about the world
 
     def set_local_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
         """Where this node can be reached on its own networks; pushed to peers that we trust."""
-        raise NotImplementedError
+        self._local_endpoints = tuple(
+            endpoint for endpoint in endpoints if self.contacts.is_usable(self.identity.address, endpoint)
+        )
 
     def avoid_networks(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
         """Physical paths must not run inside these (the managed routes of joined networks)."""
-        raise NotImplementedError
+        self.contacts.avoid(networks)
 
     def add_peer(self, identity: Identity, now: float, endpoints: Iterable[Endpoint] = ()) -> Peer:
-        """Make a peer known from a cache or by configuration, and try these endpoints. The identity is trusted."""
-        raise NotImplementedError
+        """Make a peer known from a cache or by configuration, and try these endpoints. The identity is trusted.
+        WireError if no key can be agreed upon, or if the address is known with another key."""
+        peer = self.topology.add(identity.without_secret())
+        self._met(peer, now)
+        for endpoint in endpoints:
+            self.contacts.attempt(peer, endpoint, now)
+        return peer
 
     def orbit(self, moon: int, seed: int) -> None:
         """Ask for the moon with this world id; accept it if ``seed`` is one of its roots."""
-        raise NotImplementedError
+        if moon not in self.topology.moons:
+            self.topology.moon_seeds[moon] = seed
 
     # What there is to see
 
     def events(self) -> list[Event]:
         """What the owner should know, since the last call."""
-        raise NotImplementedError
+        events, self._events = self._events, []
+        return events
 
     @property
     def online(self) -> bool:
         """Whether a root has answered lately (always, if we are one)."""
-        raise NotImplementedError
+        return self._online
+
+    @property
+    def is_relay(self) -> bool:
+        """Whether we relay for others: by configuration, or because a world names us as a root."""
+        return self.config.relay or self.topology.is_root
 
     @property
     def planet(self) -> World:
         """The planet in force."""
-        raise NotImplementedError
+        return self.topology.planet
 
     @property
     def surface_addresses(self) -> list[Endpoint]:
         """Our endpoints as peers see them."""
-        raise NotImplementedError
+        return self._awareness.surface_addresses()
 
     def peers(self) -> list[Peer]:
         """All peers known, roots included."""
-        raise NotImplementedError
+        return list(self.topology.by_address.values())
 
     def peer(self, address: int) -> Peer | None:
         """The peer with this address, if known."""
-        raise NotImplementedError
+        return self.topology.by_address.get(address)

@@ -2,30 +2,148 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from ztnode.vl1.gates import Cutoff, Interval, TokenBucket
+from ztnode.vl1.path import EXPIRATION, Path
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
+from ztnode.wire.keys import PeerKeys
+
+MAX_PATHS: Final = 16
+"""Paths remembered per peer (the reference: 64)."""
+ACTIVITY_TIMEOUT: Final = 500.0
+"""Seconds without traffic after which a peer's paths are no longer kept alive, and without any packet after which the
+peer is forgotten (ZT_PEER_ACTIVITY_TIMEOUT)."""
+TRUST_EXPIRATION: Final = 600.0
+"""Seconds for which a frame of a shared network earns trust (ZT_TRUST_EXPIRATION)."""
+
+_NEVER: Final = float("-inf")
+_REPLAY_GENERATION: Final = 2048
+"""Packet ids after which the older generation is forgotten; a peer's memory of ids is twice this at most."""
+_WORTH_SWITCHING: Final = 0.7
+"""A path must cost less than this part of the present one's cost, or packets would be reordered for nothing."""
 
 
 class Peer:
-    """One other node. The owner and the layer above read it; only ``Vl1`` changes it."""
+    """One other node. The owner and the layer above read it; only VL1 changes it."""
 
-    __slots__ = ("address", "identity", "last_receive", "protocol", "trusted_until", "version")
+    __slots__ = (
+        "_seen",
+        "_seen_before",
+        "address",
+        "echo_gate",
+        "hello_gate",
+        "identity",
+        "keys",
+        "last_hello",
+        "last_receive",
+        "last_traffic",
+        "next_path_push",
+        "path",
+        "paths",
+        "persistent",
+        "protocol",
+        "push_gate",
+        "trusted_until",
+        "version",
+        "whois_gate",
+        "wire",
+    )
 
-    address: int
-    identity: Identity
-    protocol: int
-    """Protocol version from its HELLO; 0 until known."""
-    version: tuple[int, int, int]
-    """Software version (major, minor, revision); (0, 0, 0) until known."""
-    last_receive: float
-    """When an authentic packet came last, direct or relayed; minus infinity until then."""
+    def __init__(self, identity: Identity, keys: PeerKeys) -> None:
+        self.address = identity.address
+        self.wire = identity.address.to_bytes(5, "big")
+        """The address as a packet header has it."""
+        self.identity = identity
+        self.keys = keys
+        self.protocol = 0
+        """Protocol version from its HELLO or OK(HELLO); 0 until known."""
+        self.version = (0, 0, 0)
+        """Software version (major, minor, revision); zeros until known."""
+        self.paths: dict[Endpoint, Path] = {}
+        self.path: Path | None = None
+        """The path in use; None while packets go through a root."""
+        self.last_receive = _NEVER
+        """When an authentic packet last came, direct or relayed."""
+        self.last_traffic = _NEVER
+        """When something other than VL1's own chatter was last sent or received."""
+        self.last_hello = _NEVER
+        """When we last sent HELLO to all its paths."""
+        self.trusted_until = _NEVER
+        """Until when this peer counts as one that shares a network with us."""
+        self.next_path_push = _NEVER
+        self.persistent = False
+        """Stay in contact, whether or not there is traffic."""
+        self.push_gate = Cutoff(8, 30.0)  # ZT_PUSH_DIRECT_PATHS_CUTOFF_LIMIT, _TIME
+        self.whois_gate = Interval(0.1)  # ZT_PEER_WHOIS_RATE_LIMIT
+        self.hello_gate = TokenBucket(5, 20)
+        self.echo_gate = TokenBucket(6, 12)  # for what comes over no known path; paths have gates of their own
+        self._seen: set[bytes] = set()
+        self._seen_before: set[bytes] = set()
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.address:010x}>"
 
     @property
     def latency(self) -> float | None:
-        """Round trip in seconds over the best path; None where unknown."""
-        raise NotImplementedError
+        """Round trip in seconds over the path in use; None where unknown or relayed."""
+        return self.path.latency if self.path else None
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """The endpoint of the direct path in use, None while packets go through a root."""
-        raise NotImplementedError
+        """The endpoint of the path in use, None while packets go through a root."""
+        return self.path.endpoint if self.path else None
+
+    def is_new(self, wire_id: bytes) -> bool:
+        """Note the packet id of an authentic packet; False if it was seen before: a duplicate or a replay."""
+        if wire_id in self._seen or wire_id in self._seen_before:
+            return False
+        self._seen.add(wire_id)
+        if len(self._seen) >= _REPLAY_GENERATION:
+            self._seen_before = self._seen
+            self._seen = set()
+        return True
+
+    def is_active(self, now: float) -> bool:
+        """Whether its paths are worth keeping alive."""
+        return self.persistent or now - self.last_traffic < ACTIVITY_TIMEOUT
+
+    def learn(self, endpoint: Endpoint, now: float) -> Path:
+        """Remember that the peer answered from ``endpoint``; the path longest silent makes room."""
+        path = self.paths.get(endpoint)
+        if path is None:
+            if len(self.paths) >= MAX_PATHS:
+                del self.paths[min(self.paths.values(), key=lambda path: path.last_receive).endpoint]
+            path = self.paths[endpoint] = Path(endpoint, now)
+        return path
+
+    def expire_paths(self, now: float) -> None:
+        """Forget paths that were silent for too long."""
+        expired = [path for path in self.paths.values() if now - path.last_receive >= EXPIRATION]
+        for path in expired:
+            del self.paths[path.endpoint]
+
+    def choose_path(self) -> bool:
+        """Decide anew which path to use. True if that is another one than before."""
+        before = self.path
+        usable = [path for path in self.paths.values() if not path.dead]
+        best = min(usable, key=lambda path: path.cost, default=None)
+        if (
+            best is not None
+            and before is not None
+            and not before.dead
+            and self.paths.get(before.endpoint) is before
+            and best.cost > before.cost * _WORTH_SWITCHING
+        ):
+            best = before
+        self.path = best
+        return best is not before
+
+    def last_resort(self) -> Path | None:
+        """The path heard most lately, dead or not, for when there is no better way."""
+        return self.path or max(self.paths.values(), key=lambda path: path.last_receive, default=None)
+
+    def trusts_through(self, now: float) -> bool:
+        """Whether the layer above vouched for this peer lately."""
+        return now < self.trusted_until

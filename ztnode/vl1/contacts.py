@@ -1,0 +1,245 @@
+"""Getting in contact and staying in it: HELLO to roots, attempts at endpoints where a peer may be, keep-alives,
+probes of paths that have gone silent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Final
+
+from ztnode.vl1.config import Vl1Config
+from ztnode.vl1.path import HEARTBEAT_PERIOD, PROBES, Path
+from ztnode.vl1.peer import Peer
+from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
+from ztnode.vl1.topology import Topology
+from ztnode.vl1.transmit import Expected, Transmit
+from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.hello import Hello, Version, WorldVersion, build_hello
+from ztnode.wire.identity import Identity
+from ztnode.wire.packet import CIPHER_POLY1305_NONE, VERB_ECHO, VERB_HELLO
+
+PING_PERIOD: Final = 60.0
+"""Seconds between two HELLOs to all paths of an active peer (ZT_PEER_PING_PERIOD)."""
+ROOT_RETRY: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds between HELLOs to roots that do not answer; the last of these goes on."""
+ATTEMPT_RETRY: Final = (0.2, 0.8, 1.0)
+"""Seconds after which HELLO is sent to a possible endpoint again: the first may be what opens our own NAT for the
+peer's, and neither may arrive. After the last of these the endpoint may be suggested anew."""
+MAX_ATTEMPTS: Final = 1024
+BUSY_TICK: Final = 1.0
+IDLE_TICK: Final = 5.0
+
+_Key = tuple[int, Endpoint]
+
+
+class _Attempt:
+    """An endpoint at which a peer may be."""
+
+    __slots__ = ("next_try", "tries")
+
+    def __init__(self, next_try: float) -> None:
+        self.next_try = next_try
+        self.tries = 1
+
+
+class Contacts:
+    """Sends every HELLO and every ECHO."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        topology: Topology,
+        transmit: Transmit,
+        config: Vl1Config,
+        wall_clock: Callable[[float], int],
+        path_changed: Callable[[Peer, float], None],
+        counters: Counter[str],
+    ) -> None:
+        self._identity = identity.without_secret()
+        self._topology = topology
+        self._transmit = transmit
+        self._config = config
+        self._wall_clock = wall_clock
+        self._path_changed = path_changed
+        self._counters = counters
+        self._avoided: tuple[IPv4Network | IPv6Network, ...] = ()
+        self._attempts: dict[_Key, _Attempt] = {}
+        self._next_attempt: float | None = None
+        self._root_tries = 0
+        self._next_root = float("-inf")
+
+    # What to send
+
+    def hello(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
+        """Send HELLO to a peer at an endpoint."""
+        topology = self._topology
+        moons = [WorldVersion(moon.id, moon.timestamp) for moon in topology.moons.values()]
+        moons += [WorldVersion(moon, 0) for moon in topology.moon_seeds]
+        hello = Hello(
+            self._config.protocol,
+            Version(*self._config.version),
+            self._wall_clock(now),
+            self._identity,
+            endpoint if scope_of(endpoint[0]) is not Scope.NONE else None,
+            WorldVersion(topology.planet.id, topology.planet.timestamp),
+            tuple(moons),
+        )
+        packet_id = self._transmit.new_hello_id()
+        plaintext = build_hello(hello, packet_id, peer.keys)
+        sealed = peer.keys.seal(
+            packet_id, peer.address, self._identity.address, (plaintext,), CIPHER_POLY1305_NONE, self._config.mtu
+        )
+        self._transmit.expect(packet_id, Expected(peer.address, VERB_HELLO, now))
+        self._transmit.put_packet(endpoint, sealed)
+
+    def echo(self, peer: Peer, path: Path, now: float) -> None:
+        """Send ECHO along a path. An old peer gets HELLO, which it surely answers."""
+        if peer.protocol >= 5:
+            self._transmit.send(peer, VERB_ECHO, (), path, now)
+        else:
+            self.hello(peer, path.endpoint, now)
+            path.last_send = now
+
+    # Where a peer may be
+
+    def avoid(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
+        """Never take an endpoint inside these networks for a path."""
+        self._avoided = tuple(networks)
+
+    def is_usable(self, address: int, endpoint: Endpoint) -> bool:
+        """Whether ``endpoint`` may become a path to this peer (Node::shouldUsePathForZeroTierTraffic)."""
+        ip, port = endpoint
+        scope = scope_of(ip)
+        if scope not in PATH_SCOPES and not (
+            scope is Scope.LOOPBACK and (self._config.allow_loopback or self._topology.on_loopback)
+        ):
+            return False
+        if not port or not self._topology.permits(address, endpoint):
+            return False
+        if not self._avoided:
+            return True
+        parsed = ip_address(ip)
+        return not any(parsed in network for network in self._avoided)
+
+    def attempt(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
+        """Send HELLO to an endpoint where the peer may be, a few times until it answers."""
+        if not self.is_usable(peer.address, endpoint):
+            self._counters["drop_unusable_endpoint"] += 1
+            return
+        key = (peer.address, endpoint)
+        if key in self._attempts:
+            return
+        if len(self._attempts) >= MAX_ATTEMPTS:
+            del self._attempts[next(iter(self._attempts))]
+        attempt = self._attempts[key] = _Attempt(now + ATTEMPT_RETRY[0])
+        if self._next_attempt is None or attempt.next_try < self._next_attempt:
+            self._next_attempt = attempt.next_try
+        self.hello(peer, endpoint, now)
+
+    def answered(self, peer: Peer, endpoint: Endpoint) -> None:
+        """The peer has answered from this endpoint: no need to try it further."""
+        if self._attempts:
+            self._attempts.pop((peer.address, endpoint), None)
+
+    # The clock
+
+    def next_timer(self) -> float:
+        """When ``due`` has something next."""
+        return self._next_root if self._next_attempt is None else min(self._next_root, self._next_attempt)
+
+    def due(self, now: float) -> None:
+        """Repeat what was not answered."""
+        if now >= self._next_root:
+            self._greet_roots(now)
+        if self._next_attempt is not None and now >= self._next_attempt:
+            self._repeat_attempts(now)
+
+    def root_lost(self, now: float) -> None:
+        """A root has become unreachable, or the roots have changed: begin again with quick retries."""
+        self._root_tries = 0
+        self._next_root = now
+
+    def _greet_roots(self, now: float) -> None:
+        all_reached = True
+        greetings: list[tuple[Peer, Endpoint]] = []
+        for peer in self._topology.upstream_peers():
+            reached = peer.path is not None
+            all_reached = all_reached and reached
+            greetings += [
+                (peer, endpoint)
+                for endpoint in self._topology.upstreams[peer.address]
+                if not reached or endpoint not in peer.paths
+            ]
+        if all_reached:
+            self._root_tries = 0
+            self._next_root = now + PING_PERIOD
+        else:
+            self._next_root = now + ROOT_RETRY[min(self._root_tries, len(ROOT_RETRY) - 1)]
+            self._root_tries += 1
+        for peer, endpoint in greetings:
+            self.hello(peer, endpoint, now)
+
+    def _repeat_attempts(self, now: float) -> None:
+        self._next_attempt = None
+        for key, attempt in list(self._attempts.items()):
+            if attempt.next_try <= now:
+                peer = self._topology.by_address.get(key[0])
+                if peer is None or attempt.tries >= len(ATTEMPT_RETRY):
+                    del self._attempts[key]
+                    continue
+                attempt.next_try = now + ATTEMPT_RETRY[attempt.tries]
+                attempt.tries += 1
+                self.hello(peer, key[1], now)
+            if self._next_attempt is None or attempt.next_try < self._next_attempt:
+                self._next_attempt = attempt.next_try
+
+    # Keeping paths alive
+
+    def keep_alive(self, now: float) -> bool:
+        """Heartbeats, probes and expiry for all peers with paths. True if a path is in use so lately that it should be
+        looked after again in ``BUSY_TICK`` rather than ``IDLE_TICK`` seconds."""
+        busy = False
+        for peer in list(self._topology.by_address.values()):
+            if peer.paths and self._keep_peer_alive(peer, now):
+                busy = True
+        return busy
+
+    def _keep_peer_alive(self, peer: Peer, now: float) -> bool:
+        peer.expire_paths(now)
+        active = peer.is_active(now) or self._topology.is_upstream(peer.address)
+        greet = active and now - peer.last_hello >= PING_PERIOD
+        if greet:
+            peer.last_hello = now
+        busy = False
+        for path in peer.paths.values():
+            if greet:
+                self.hello(peer, path.endpoint, now)
+                path.last_send = now
+            elif path.dead:
+                continue
+            elif path.wants_probe(now):
+                if path.probes >= PROBES:
+                    path.dead = True
+                    self._counters["paths_dead"] += 1
+                    continue
+                path.probes += 1
+                self.echo(peer, path, now)
+            elif active and now - min(path.last_send, path.last_receive) >= HEARTBEAT_PERIOD:
+                self.echo(peer, path, now)
+            if path.last_send > path.last_receive or now - path.last_send < IDLE_TICK:
+                busy = True
+        if peer.choose_path():
+            self._path_changed(peer, now)
+        return busy
+
+    def reset_paths(self, scope: Scope, *, ipv6: bool, now: float) -> None:
+        """Our own address in this scope has changed: every path in it counts as dead until it answers again
+        (Peer::resetWithinScope)."""
+        for peer in list(self._topology.by_address.values()):
+            touched = [path for path in peer.paths.values() if path.scope is scope and path.is_ipv6 is ipv6]
+            for path in touched:
+                path.dead = True
+                self.echo(peer, path, now)
+            if touched and peer.choose_path():
+                self._path_changed(peer, now)

@@ -1,0 +1,67 @@
+"""A path: one endpoint at which a peer has proved that it can be reached."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ztnode.vl1.scope import Scope, is_ipv6, scope_of
+from ztnode.wire.endpoint import Endpoint
+
+HEARTBEAT_PERIOD: Final = 14.0
+"""Seconds after which an idle path gets a heartbeat, which also keeps NAT bindings open (ZT_PATH_HEARTBEAT_PERIOD)."""
+EXPIRATION: Final = 243.0
+"""Seconds of silence after which a path is forgotten (ZT_PEER_PATH_EXPIRATION)."""
+PROBE_AFTER: Final = 2.0
+"""Seconds without an answer to what we send after which a path is suspect and probed, once per second."""
+PROBES: Final = 3
+"""Probes without an answer after which a path counts as dead. The reference has nothing of the kind and sends into a
+dead path until it expires; here packets go through a root meanwhile."""
+
+_UNKNOWN_LATENCY: Final = 1.0
+
+
+class Path:
+    """One endpoint of one peer, learnt from an OK that came straight from it."""
+
+    __slots__ = (
+        "dead",
+        "endpoint",
+        "is_ipv6",
+        "last_receive",
+        "last_send",
+        "latency",
+        "next_echo_answer",
+        "probes",
+        "scope",
+    )
+
+    def __init__(self, endpoint: Endpoint, now: float) -> None:
+        self.endpoint = endpoint
+        self.scope: Scope = scope_of(endpoint[0])
+        self.is_ipv6 = is_ipv6(endpoint)
+        self.last_receive = now
+        """When an authentic packet last came straight from here."""
+        self.last_send = now
+        self.latency: float | None = None
+        """Round trip in seconds, smoothed; None until measured."""
+        self.probes = 0
+        """Probes sent since the last packet came."""
+        self.dead = False
+        """It stopped answering, or our own address changed: not used until something comes from it again."""
+        self.next_echo_answer = float("-inf")
+        """Before this an ECHO that came this way is not answered (Path::rateGateEchoRequest)."""
+
+    def measured(self, round_trip: float) -> None:
+        """Take a new measurement into the latency (Path::updateLatency)."""
+        self.latency = round_trip if self.latency is None else (self.latency + round_trip) / 2
+
+    @property
+    def cost(self) -> float:
+        """What a packet pays for taking this path; less is better. Near scopes first, as Path::quality has it, and
+        IPv6 where all else is equal."""
+        latency = _UNKNOWN_LATENCY if self.latency is None else self.latency
+        return (latency + 0.001) * (Scope.PRIVATE - self.scope + 1) * (0.99 if self.is_ipv6 else 1.0)
+
+    def wants_probe(self, now: float) -> bool:
+        """Whether we have been sending for a while without hearing anything."""
+        return self.last_send > self.last_receive and now - self.last_receive >= PROBE_AFTER

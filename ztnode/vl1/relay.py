@@ -1,0 +1,106 @@
+"""What a root does for others: pass packets on, and introduce the two ends to each other so that it need not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from ztnode.vl1.gates import KeyedInterval
+from ztnode.vl1.path import Path
+from ztnode.vl1.peer import Peer
+from ztnode.vl1.scope import Scope
+from ztnode.vl1.topology import Topology
+from ztnode.vl1.transmit import Transmit
+from ztnode.wire import fragment, packet
+from ztnode.wire.packet import (
+    FLAGS_HOPS_MASK,
+    MIN_PACKET_LENGTH,
+    OFFSET_FLAGS,
+    RELAY_MAX_HOPS,
+    VERB_RENDEZVOUS,
+)
+from ztnode.wire.rendezvous import Rendezvous, build_rendezvous
+
+UNITE_INTERVAL: Final = 30.0
+"""Seconds between two introductions of the same two peers (ZT_MIN_UNITE_INTERVAL)."""
+_MAX_PAIRS: Final = 65536
+
+
+class Relay:
+    """Forwards datagrams that are not for us, as Switch::onRemotePacket does upstream."""
+
+    def __init__(
+        self, topology: Topology, transmit: Transmit, random: Callable[[int], bytes], counters: Counter[str]
+    ) -> None:
+        self._topology = topology
+        self._transmit = transmit
+        self._random = random
+        self._counters = counters
+        self._united = KeyedInterval(UNITE_INTERVAL, _MAX_PAIRS)
+
+    def forward(self, datagram: bytes, now: float) -> None:
+        """Pass a packet or fragment on towards its destination: straight there, or to another root."""
+        if datagram[fragment.OFFSET_INDICATOR] == fragment.INDICATOR:
+            sender = None
+            if datagram[fragment.OFFSET_HOPS] & FLAGS_HOPS_MASK >= RELAY_MAX_HOPS:
+                self._counters["drop_hops"] += 1
+                return
+            passed_on = fragment.with_hop_added(datagram)
+        else:
+            if len(datagram) < MIN_PACKET_LENGTH:
+                self._counters["drop_malformed"] += 1
+                return
+            if datagram[OFFSET_FLAGS] & FLAGS_HOPS_MASK >= RELAY_MAX_HOPS:
+                self._counters["drop_hops"] += 1
+                return
+            sender = self._topology.by_wire.get(datagram[13:18])
+            passed_on = packet.with_hop_added(datagram)
+        receiver = self._topology.by_wire.get(datagram[8:13])
+        path = None if receiver is None else receiver.path
+        if path is None:
+            upstream = self._topology.best_upstream()
+            path = None if upstream is None or upstream is sender else upstream.path
+            if path is None:
+                self._counters["drop_no_route"] += 1
+                return
+        elif sender is not None and receiver is not None:
+            self._unite(sender, receiver, now)
+        self._transmit.put(path.endpoint, passed_on)
+        path.last_send = now
+        self._counters["relayed"] += 1
+
+    def _unite(self, one: Peer, other: Peer, now: float) -> None:
+        """Tell both where to find the other, at endpoints of the nearest scope that they share (Peer::introduce)."""
+        if not one.paths or not self._united.admit((one.wire, other.wire), now):
+            return
+        common = _common_paths(one, other)
+        if common is None:
+            return
+        # Which of the two NATs is opened first is left to chance: the next introduction may fare better.
+        introductions = [(one, other, common[1].endpoint), (other, one, common[0].endpoint)]
+        if self._random(1)[0] & 1:
+            introductions.reverse()
+        for told, about, endpoint in introductions:
+            if (path := told.path or told.last_resort()) is not None:
+                parts = (build_rendezvous(Rendezvous(about.address, endpoint)),)
+                self._transmit.send(told, VERB_RENDEZVOUS, parts, path, now)
+
+
+def _common_paths(one: Peer, other: Peer) -> tuple[Path, Path] | None:
+    ours, theirs = _best_by_scope(one), _best_by_scope(other)
+    for scope in sorted(Scope, reverse=True):
+        for ipv6 in (True, False):
+            key = (scope, ipv6)
+            if key in ours and key in theirs:
+                return ours[key], theirs[key]
+    return None
+
+
+def _best_by_scope(peer: Peer) -> dict[tuple[Scope, bool], Path]:
+    best: dict[tuple[Scope, bool], Path] = {}
+    for path in peer.paths.values():
+        key = (path.scope, path.is_ipv6)
+        if not path.dead and (key not in best or path.cost < best[key].cost):
+            best[key] = path
+    return best

@@ -1,0 +1,58 @@
+"""Our own endpoints as others see them, and the discovery that they have changed (reference: SelfAwareness.cpp)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ztnode.vl1.scope import Scope, is_ipv6, scope_of
+from ztnode.wire.endpoint import Endpoint
+
+ENTRY_TIMEOUT: Final = 600.0
+"""Seconds for which a report counts (ZT_SELFAWARENESS_ENTRY_TIMEOUT)."""
+MAX_REPORTS: Final = 256
+_SURFACE_SCOPES: Final = frozenset(Scope) - {Scope.NONE, Scope.LOOPBACK, Scope.MULTICAST}
+
+_Key = tuple[int, Endpoint, Scope]
+
+
+class SelfAwareness:
+    """What peers that we have direct contact with say our endpoint is."""
+
+    def __init__(self) -> None:
+        self._reports: dict[_Key, tuple[Endpoint, float]] = {}
+
+    def report(
+        self, reporter: int, reporter_endpoint: Endpoint, surface: Endpoint, *, trusted: bool, now: float
+    ) -> Scope | None:
+        """``reporter``, at ``reporter_endpoint``, says that our packets come from ``surface``.
+
+        Returns the scope in which our address has changed, so that all paths in it (of the same family) are in
+        doubt; None if nothing has. A port that changed is no such change: NATs do that. Only a ``trusted``
+        reporter, a root, can say so."""
+        scope = scope_of(surface[0])
+        if scope not in _SURFACE_SCOPES or scope is not scope_of(reporter_endpoint[0]) or not surface[1]:
+            return None
+        key = (reporter, reporter_endpoint, scope)
+        present = self._reports.pop(key, None)
+        changed = trusted and present is not None and now - present[1] < ENTRY_TIMEOUT and present[0][0] != surface[0]
+        if changed:  # what others said of this scope is out of date; left in, it would look like one more change
+            for other in [other for other in self._reports if other[2] is scope and other[1] != reporter_endpoint]:
+                del self._reports[other]
+        if len(self._reports) >= MAX_REPORTS:
+            del self._reports[next(iter(self._reports))]
+        self._reports[key] = (surface, now)
+        return scope if changed else None
+
+    def surface_addresses(self) -> list[Endpoint]:
+        """Our endpoints as seen from outside, the latest report last, none twice."""
+        return list(dict.fromkeys(surface for surface, _ in self._reports.values()))
+
+    def expire(self, now: float) -> None:
+        """Forget what nobody has confirmed for long."""
+        for key in [key for key, (_, when) in self._reports.items() if now - when >= ENTRY_TIMEOUT]:
+            del self._reports[key]
+
+
+def in_scope(endpoint: Endpoint, scope: Scope, *, ipv6: bool) -> bool:
+    """Whether an endpoint is of this scope and address family."""
+    return scope_of(endpoint[0]) is scope and is_ipv6(endpoint) is ipv6

@@ -1,0 +1,77 @@
+"""HELLO from somebody unknown: what it must pass before it may cost anything.
+
+To believe an identity takes the memory-hard hash, a tenth of a second or more. So the order is: gates, then the MAC
+(which proves that the sender holds the key, for the price of a key agreement), then a root's word if one can be asked,
+and the hash only if not. An identity that failed is remembered for a while.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import ip_address
+from typing import Final
+
+from ztnode.vl1.gates import KeyedBucket, TokenBucket
+from ztnode.vl1.peer import Peer
+from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.errors import WireError
+from ztnode.wire.identity import Identity
+from ztnode.wire.keys import PeerKeys
+
+PATIENCE: Final = 2
+"""WHOIS requests sent before the hash is computed after all."""
+_MAX_REJECTED: Final = 1024
+
+
+class Strangers:
+    """The gates in front of key agreement and identity validation."""
+
+    def __init__(self, identity: Identity, counters: Counter[str], *, hashes_per_second: float) -> None:
+        self._identity = identity
+        self._counters = counters
+        self._agreements = TokenBucket(100, 200)
+        self._hashes = TokenBucket(hashes_per_second, 16)
+        self._by_network = KeyedBucket(0.5, 8, 4096)
+        self._rejected: dict[bytes, None] = {}
+
+    def candidate(self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float) -> Peer | None:
+        """The peer that a HELLO in the clear claims to come from, if the HELLO's MAC shows that its sender holds the
+        identity's key. Whether the address belongs to that key is not known yet."""
+        if identity.public in self._rejected:
+            self._counters["drop_invalid_identity"] += 1
+            return None
+        if not (self._by_network.admit(_network(endpoint[0]), now) and self._agreements.admit(now)):
+            self._counters["drop_rate_identity"] += 1
+            return None
+        try:
+            peer = Peer(identity, PeerKeys(self._identity.agree(identity)))
+        except WireError:
+            self._counters["drop_invalid_identity"] += 1
+            return None
+        if peer.keys.open(hello) is None:
+            self._counters["drop_forged"] += 1
+            return None
+        return peer
+
+    def is_valid(self, candidate: Peer, now: float) -> bool | None:
+        """Whether the address belongs to the key: the memory-hard hash. None if too many were computed lately."""
+        if not self._hashes.admit(now):
+            self._counters["drop_rate_identity"] += 1
+            return None
+        self._counters["identities_hashed"] += 1
+        if candidate.identity.validate():
+            return True
+        self._counters["drop_invalid_identity"] += 1
+        if len(self._rejected) >= _MAX_REJECTED:
+            del self._rejected[next(iter(self._rejected))]
+        self._rejected[candidate.identity.public] = None
+        return False
+
+
+def _network(ip: str) -> object:
+    """Whose address it is, roughly: the /24 or /48 (InetAddress::rateGateHash)."""
+    try:
+        packed = ip_address(ip).packed
+    except ValueError:
+        return ip
+    return packed[:3] if len(packed) == 4 else packed[:6]

@@ -1,0 +1,194 @@
+"""The way out: packet ids, sealing, the choice between direct path and root, fragments, and the queue of datagrams."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from ztnode.vl1.path import Path
+from ztnode.vl1.peer import Peer
+from ztnode.vl1.topology import Topology
+from ztnode.wire.compression import compress
+from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.fragment import split
+from ztnode.wire.packet import (
+    CIPHER_AES_GMAC_SIV,
+    CIPHER_POLY1305_SALSA2012,
+    MAX_PACKET_LENGTH,
+    OFFSET_PAYLOAD,
+    PROTOCOL_VERSION_AES,
+    packet_id,
+)
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+MAX_PAYLOAD: Final = MAX_PACKET_LENGTH - OFFSET_PAYLOAD
+"""Bytes after the verb that one packet can carry, fragmented."""
+MAX_EXPECTED: Final = 4096
+"""Packets whose answers are awaited; the oldest is forgotten first."""
+_ID_MASK: Final = (1 << 64) - 1
+_IDS: Final = tuple(struct.Struct(f">{count}Q") for count in range(65))
+_VERBS: Final = tuple(bytes((verb,)) for verb in range(256))
+
+
+class Expected(NamedTuple):
+    """What we remember of a packet that may be answered."""
+
+    address: int
+    verb: int
+    sent: float
+
+
+class Transmit:
+    """Seals packets and queues datagrams. Its owner takes them with ``take``."""
+
+    def __init__(self, topology: Topology, random: Callable[[int], bytes], mtu: int) -> None:
+        self._topology = topology
+        self._own = topology.identity.address
+        self._mtu = mtu
+        self._next_id = int.from_bytes(random(8), "big")
+        self._queue: dict[Endpoint, list[bytes]] = {}
+        self._expected: dict[int, Expected] = {}
+
+    # Datagrams
+
+    def put(self, endpoint: Endpoint, datagram: bytes) -> None:
+        """Queue a datagram."""
+        try:
+            self._queue[endpoint].append(datagram)
+        except KeyError:
+            self._queue[endpoint] = [datagram]
+
+    def take(self) -> list[tuple[Endpoint, list[bytes]]]:
+        """The queue by endpoint, in order; it is empty afterwards."""
+        if not self._queue:
+            return []
+        queue, self._queue = self._queue, {}
+        return list(queue.items())
+
+    # Packets
+
+    def route(self, peer: Peer) -> Path | None:
+        """The path a packet to ``peer`` takes: its own, or else that of the nearest root, or else any it ever had."""
+        if (path := peer.path) is not None:
+            return path
+        upstream = self._topology.best_upstream()
+        if upstream is not None and upstream is not peer:
+            return upstream.path
+        return peer.last_resort()
+
+    def send(
+        self,
+        peer: Peer,
+        verb: int,
+        parts: Sequence[Buffer],
+        path: Path,
+        now: float,
+        *,
+        squeeze: bool = False,
+        plain_id: int | None = None,
+    ) -> int:
+        """Seal one packet, send it along ``path`` and remember that it may be answered. Returns its packet id.
+
+        ``squeeze``: compress. ``plain_id``: an id already promised to the caller; the packet is then sealed with
+        Salsa20/12, which every peer opens and which keeps the id. ValueError if it is too long."""
+        plaintext: Sequence[Buffer] = (_VERBS[verb], *parts)
+        if squeeze:
+            plaintext = (compress(b"".join(plaintext)),)
+        sealed = peer.keys.seal(
+            self.new_id() if plain_id is None else plain_id,
+            peer.address,
+            self._own,
+            plaintext,
+            cipher_for(peer) if plain_id is None else CIPHER_POLY1305_SALSA2012,
+            self._mtu,
+        )
+        sent_id = packet_id(sealed)
+        self.expect(sent_id, Expected(peer.address, verb, now))
+        self.put_packet(path.endpoint, sealed)
+        path.last_send = now
+        return sent_id
+
+    def send_to(self, endpoint: Endpoint, peer: Peer, verb: int, parts: Sequence[Buffer], now: float) -> int:
+        """Seal one packet and send it to ``endpoint``, whether or not that is a path: an answer by the way that the
+        question came, or an attempt. Returns its packet id."""
+        sealed = peer.keys.seal(
+            self.new_id(), peer.address, self._own, (_VERBS[verb], *parts), cipher_for(peer), self._mtu
+        )
+        sent_id = packet_id(sealed)
+        self.expect(sent_id, Expected(peer.address, verb, now))
+        self.put_packet(endpoint, sealed)
+        return sent_id
+
+    def send_batch(
+        self, peer: Peer, verb: int, payloads: Sequence[Sequence[Buffer] | Buffer], path: Path, now: float
+    ) -> None:
+        """Seal many packets of one verb and send them along ``path``. No answer to them will be recognised."""
+        code = _VERBS[verb]
+        messages = [
+            (code, payload) if isinstance(payload, bytes | memoryview | bytearray) else (code, *payload)
+            for payload in payloads
+        ]
+        endpoint = path.endpoint
+        try:
+            queue = self._queue[endpoint]
+        except KeyError:
+            queue = self._queue[endpoint] = []
+        cipher = cipher_for(peer)
+        mtu = self._mtu
+        for start in range(0, len(messages), 64):
+            batch = messages[start : start + 64]
+            for sealed in peer.keys.seal_many(self._new_ids(len(batch)), peer.address, self._own, batch, cipher, mtu):
+                if len(sealed) <= mtu:
+                    queue.append(sealed)
+                else:
+                    queue += split(sealed, mtu)
+        path.last_send = now
+
+    def put_packet(self, endpoint: Endpoint, sealed: bytes) -> None:
+        """Queue a sealed packet, in fragments if need be."""
+        if len(sealed) <= self._mtu:
+            self.put(endpoint, sealed)
+        else:
+            for datagram in split(sealed, self._mtu):
+                self.put(endpoint, datagram)
+
+    # Packet ids
+
+    def new_id(self) -> int:
+        """A packet id not used before: they count up from a random start."""
+        self._next_id = (self._next_id + 1) & _ID_MASK
+        return self._next_id
+
+    def new_hello_id(self) -> int:
+        """A packet id for HELLO, whose masked part ignores the last three bits of the id (``PeerKeys.mask_field``):
+        no two share the others, for the mask must not be used twice."""
+        self._next_id = ((self._next_id | 7) + 1) & _ID_MASK
+        return self._next_id
+
+    def _new_ids(self, count: int) -> bytes:
+        first = self._next_id + 1
+        if first + count > _ID_MASK:
+            first = 1
+        self._next_id = first + count - 1
+        return _IDS[count].pack(*range(first, first + count))
+
+    def expect(self, sent_id: int, expected: Expected) -> None:
+        """Remember that the packet ``sent_id`` may be answered."""
+        if len(self._expected) >= MAX_EXPECTED:
+            del self._expected[next(iter(self._expected))]
+        self._expected[sent_id] = expected
+
+    def expected(self, sent_id: int) -> Expected | None:
+        """What is remembered of the packet ``sent_id``."""
+        return self._expected.get(sent_id)
+
+    def settled(self, sent_id: int) -> None:
+        """No further answer to this packet counts."""
+        self._expected.pop(sent_id, None)
+
+
+def cipher_for(peer: Peer) -> int:
+    """AES-GMAC-SIV for peers whose version is known to have it, else Salsa20/12 (Peer::aesKeysIfSupported)."""
+    return CIPHER_AES_GMAC_SIV if peer.protocol >= PROTOCOL_VERSION_AES else CIPHER_POLY1305_SALSA2012

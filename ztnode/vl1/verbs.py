@@ -1,0 +1,240 @@
+"""What VL1 does with the verbs that are its own, as a table. Every other verb is for the layer above."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from ztnode.vl1.events import IdentityCollision
+from ztnode.vl1.peer import Peer
+from ztnode.vl1.scope import Scope, is_ipv6, scope_of
+from ztnode.vl1.transmit import Expected
+from ztnode.wire import packet
+from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.hello import OkHello, Version, build_ok_hello, newer_worlds, parse_hello, parse_ok_hello
+from ztnode.wire.identity import Identity
+from ztnode.wire.packet import PROTOCOL_VERSION_MIN
+from ztnode.wire.push_direct_paths import parse_push_direct_paths
+from ztnode.wire.rendezvous import parse_rendezvous
+from ztnode.wire.reply import build_ok, parse_error, parse_ok
+from ztnode.wire.whois import build_ok_whois, parse_ok_whois, parse_whois
+
+if TYPE_CHECKING:
+    from ztnode.vl1.node import Vl1
+
+MAX_PUSHED_PER_SCOPE: Final = 8
+"""Endpoints of a scope and family taken from one PUSH_DIRECT_PATHS (…_MAX_PER_SCOPE_AND_FAMILY)."""
+MAX_WHOIS: Final = 64
+"""Addresses looked at in one WHOIS."""
+ECHO_INTERVAL: Final = 1 / 6
+"""Seconds between answers to ECHO over one path (Path::rateGateEchoRequest)."""
+MAX_OK_WORLDS: Final = 4096
+"""Bytes of world updates sent along in one OK(HELLO)."""
+
+
+class Arrival(NamedTuple):
+    """An authentic packet of one of VL1's own verbs."""
+
+    peer: Peer
+    packet_id: int
+    plaintext: bytes
+    """Verb byte first, decompressed."""
+    endpoint: Endpoint
+    """Where the datagram came from: the peer, or the root that relayed it."""
+    hops: int
+    now: float
+
+    @property
+    def payload(self) -> bytes:
+        """What follows the verb byte."""
+        return self.plaintext[1:]
+
+
+Handler: TypeAlias = "Callable[[Vl1, Arrival], None]"
+
+
+def on_hello(vl1: Vl1, arrival: Arrival) -> None:
+    """HELLO: note the version, answer OK by the way that it came, and see whether that way makes a path."""
+    peer, now = arrival.peer, arrival.now
+    hello = parse_hello(arrival.plaintext, arrival.packet_id, peer.keys)
+    if hello.protocol < PROTOCOL_VERSION_MIN:
+        vl1.counters["drop_protocol_version"] += 1
+        return
+    if not peer.hello_gate.admit(now):
+        vl1.counters["drop_rate_hello"] += 1
+        return
+    _note_version(peer, hello.protocol, hello.version)
+    worlds = newer_worlds(hello, vl1.topology.planet, vl1.topology.moons.values())
+    while sum(len(world.to_bytes()) for world in worlds) > MAX_OK_WORLDS:
+        worlds = worlds[:-1]
+    ok = OkHello(
+        hello.timestamp,
+        vl1.config.protocol,
+        Version(*vl1.config.version),
+        arrival.endpoint if scope_of(arrival.endpoint[0]) is not Scope.NONE else None,
+        tuple(worlds),
+    )
+    _answer(vl1, arrival, packet.VERB_HELLO, build_ok_hello(ok))
+    if hello.surface is not None and not arrival.hops:
+        vl1.surface_reported(peer, arrival.endpoint, hello.surface, now)
+
+
+def on_ok(vl1: Vl1, arrival: Arrival) -> None:
+    """OK, from whom we asked: ours, or the layer above's. One that comes straight from the peer proves a path."""
+    peer, now = arrival.peer, arrival.now
+    ok = parse_ok(arrival.payload)
+    expected = vl1.transmit.expected(ok.in_re_packet_id)
+    if expected is None or expected.address != peer.address or expected.verb != ok.in_re_verb:
+        vl1.counters["drop_unexpected_reply"] += 1
+        return
+    if not arrival.hops:
+        vl1.path_proved(peer, arrival.endpoint, now)
+    handler = OK_HANDLERS.get(ok.in_re_verb)
+    if handler is None:
+        vl1.pass_up(arrival)
+        return
+    vl1.transmit.settled(ok.in_re_packet_id)
+    handler(vl1, arrival, ok.payload, expected)
+
+
+def on_ok_hello(vl1: Vl1, arrival: Arrival, payload: bytes, expected: Expected) -> None:
+    """OK(HELLO): version, latency, world updates, and our own address as the peer sees it."""
+    peer, now = arrival.peer, arrival.now
+    ok = parse_ok_hello(payload)
+    if ok.protocol < PROTOCOL_VERSION_MIN:
+        vl1.counters["drop_protocol_version"] += 1
+        return
+    _note_version(peer, ok.protocol, ok.version)
+    on_ok_echo(vl1, arrival, payload, expected)
+    if vl1.topology.accepts_worlds_from(peer.address):
+        for world in ok.worlds:
+            vl1.world_offered(world, now)
+    if ok.surface is not None and not arrival.hops:
+        vl1.surface_reported(peer, arrival.endpoint, ok.surface, now)
+
+
+def on_ok_echo(vl1: Vl1, arrival: Arrival, payload: bytes, expected: Expected) -> None:
+    """OK(ECHO): the round trip."""
+    path = arrival.peer.paths.get(arrival.endpoint)
+    if path is not None and not arrival.hops:
+        path.measured(max(0.0, arrival.now - expected.sent))
+
+
+def on_ok_whois(vl1: Vl1, arrival: Arrival, payload: bytes, expected: Expected) -> None:
+    """OK(WHOIS): identities that we asked a root for; its word is taken for them, as the reference does."""
+    if not vl1.topology.is_upstream(arrival.peer.address):
+        vl1.counters["drop_not_upstream"] += 1
+        return
+    for identity in parse_ok_whois(payload):
+        vl1.identity_found(identity, arrival.now)
+
+
+def on_error(vl1: Vl1, arrival: Arrival) -> None:
+    """ERROR: a collision of identities is ours; what concerns the layer above's verbs goes there."""
+    error = parse_error(arrival.payload)
+    expected = vl1.transmit.expected(error.in_re_packet_id)
+    asked = expected is not None and expected.address == arrival.peer.address
+    if error.code == packet.ERROR_IDENTITY_COLLISION and asked and vl1.topology.is_upstream(arrival.peer.address):
+        vl1.emit(IdentityCollision(arrival.peer.address))
+    elif error.in_re_verb in UNTRACKED_VERBS or (asked and error.in_re_verb not in HANDLERS):
+        vl1.pass_up(arrival)
+    else:
+        vl1.counters["drop_unexpected_reply"] += 1
+
+
+def on_whois(vl1: Vl1, arrival: Arrival) -> None:
+    """WHOIS: answer with the identities that we know, and ask our own roots for the others."""
+    peer, now = arrival.peer, arrival.now
+    if not vl1.is_relay and not peer.whois_gate.admit(now):
+        vl1.counters["drop_rate_whois"] += 1
+        return
+    identities: list[Identity] = []
+    for address in parse_whois(arrival.payload)[:MAX_WHOIS]:
+        if address == vl1.identity.address:
+            identities.append(vl1.identity.without_secret())
+        elif (known := vl1.topology.by_address.get(address)) is not None:
+            identities.append(known.identity)
+        elif vl1.is_relay:
+            vl1.wanted_by_stranger(address, now)
+    if identities:
+        _answer(vl1, arrival, packet.VERB_WHOIS, build_ok_whois(identities))
+
+
+def on_rendezvous(vl1: Vl1, arrival: Arrival) -> None:
+    """RENDEZVOUS from a root: try the endpoint that it names for a peer."""
+    if not vl1.topology.is_upstream(arrival.peer.address):
+        vl1.counters["drop_not_upstream"] += 1
+        return
+    rendezvous = parse_rendezvous(arrival.payload)
+    vl1.endpoint_suggested(rendezvous.address, rendezvous.endpoint, arrival.now)
+
+
+def on_echo(vl1: Vl1, arrival: Arrival) -> None:
+    """ECHO: the same back, unless too much of it is asked for."""
+    path = arrival.peer.paths.get(arrival.endpoint)
+    if path is None:
+        admitted = arrival.peer.echo_gate.admit(arrival.now)
+    elif admitted := arrival.now >= path.next_echo_answer:
+        path.next_echo_answer = arrival.now + ECHO_INTERVAL
+    if not admitted:
+        vl1.counters["drop_rate_echo"] += 1
+        return
+    _answer(vl1, arrival, packet.VERB_ECHO, arrival.payload)
+
+
+def on_push_direct_paths(vl1: Vl1, arrival: Arrival) -> None:
+    """PUSH_DIRECT_PATHS: try endpoints that the peer says are its own, a few of each scope."""
+    peer, now = arrival.peer, arrival.now
+    if not peer.push_gate.admit(now):
+        vl1.counters["drop_rate_push_direct_paths"] += 1
+        return
+    taken: dict[tuple[Scope, bool], int] = {}
+    for pushed in parse_push_direct_paths(arrival.payload):
+        path = peer.paths.get(pushed.endpoint)
+        if pushed.forget or (path is not None and not path.dead):
+            continue
+        key = (scope_of(pushed.endpoint[0]), is_ipv6(pushed.endpoint))
+        taken[key] = taken.get(key, 0) + 1
+        if taken[key] <= MAX_PUSHED_PER_SCOPE:
+            vl1.contacts.attempt(peer, pushed.endpoint, now)
+
+
+def on_nothing(vl1: Vl1, arrival: Arrival) -> None:
+    """Verbs that are authentic and need no answer: NOP, and measurements of multipath bonding, which is not done."""
+
+
+def _note_version(peer: Peer, protocol: int, version: Version) -> None:
+    peer.protocol = protocol
+    peer.version = (version.major, version.minor, version.revision)
+
+
+def _answer(vl1: Vl1, arrival: Arrival, verb: int, payload: bytes) -> None:
+    plaintext = build_ok(verb, arrival.packet_id, payload)
+    vl1.transmit.send_to(arrival.endpoint, arrival.peer, packet.VERB_OK, (plaintext[1:],), arrival.now)
+
+
+HANDLERS: Final[dict[int, Handler]] = {
+    packet.VERB_NOP: on_nothing,
+    packet.VERB_HELLO: on_hello,
+    packet.VERB_ERROR: on_error,
+    packet.VERB_OK: on_ok,
+    packet.VERB_WHOIS: on_whois,
+    packet.VERB_RENDEZVOUS: on_rendezvous,
+    packet.VERB_ECHO: on_echo,
+    packet.VERB_PUSH_DIRECT_PATHS: on_push_direct_paths,
+    packet.VERB_ACK: on_nothing,
+    packet.VERB_QOS_MEASUREMENT: on_nothing,
+    packet.VERB_REMOTE_TRACE: on_nothing,
+    packet.VERB_PATH_NEGOTIATION_REQUEST: on_nothing,
+}
+"""By verb. What is not in here is passed up."""
+
+OK_HANDLERS: Final[dict[int, Callable[[Vl1, Arrival, bytes, Expected], None]]] = {
+    packet.VERB_HELLO: on_ok_hello,
+    packet.VERB_WHOIS: on_ok_whois,
+    packet.VERB_ECHO: on_ok_echo,
+}
+"""By in-re verb. An OK to anything else is passed up."""
+
+UNTRACKED_VERBS: Final = frozenset((packet.VERB_FRAME, packet.VERB_EXT_FRAME, packet.VERB_MULTICAST_FRAME))
+"""Verbs sent in such numbers that no packet id is remembered, so that an ERROR to them cannot be matched here."""
