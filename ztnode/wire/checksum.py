@@ -61,7 +61,8 @@ def gather_sum(parts: Iterable[Buffer]) -> int:
 def finish(total: int) -> int:
     """The checksum field (0 to 65535) for a region whose sum, with the field as zero, is ``total``.
 
-    Zero is a possible result: UDP sends 0xFFFF in its place (RFC 768).
+    Zero is a possible result: UDP sends 0xFFFF in its place (RFC 768). (A region of zeros alone would want 0xFFFF; no
+    header of the IP family is one.)
     """
     # A non-zero one's complement sum that is 0 modulo 65535 is 0xFFFF, whose complement is 0.
     return (MODULUS - total % MODULUS) % MODULUS
@@ -96,17 +97,15 @@ def batch_sums(words: Buffer, starts: Sequence[int]) -> list[int]:
     return sums
 
 
-def stride_sums(data: Buffer, stride: int) -> list[int]:
+def stride_sums(data: bytes | memoryview, stride: int) -> list[int]:
     """The sums, in network order and reduced, of ``data`` cut into pieces of ``stride`` bytes (the last may be
     shorter): what a sender needs for the segments of one large write. ``stride`` is even."""
     length = len(data)
     if stride >= length:
         return [region_sum(data)] if length else []
     whole = length // stride
-    if stride & 3 == 0:
-        table = np.frombuffer(data, np.uint32, whole * stride >> 2).reshape(whole, stride >> 2)
-    else:
-        table = np.frombuffer(data, np.uint16, whole * stride >> 1).reshape(whole, stride >> 1)
+    words: type[np.uint32] | type[np.uint16] = np.uint16 if stride & 3 else np.uint32
+    table = np.frombuffer(data[: whole * stride], words).reshape(whole, -1)
     sums: list[int] = (np.add.reduce(table, axis=1, dtype=np.uint64) * NATIVE_FACTOR % MODULUS).tolist()
     if whole * stride != length:
         sums.append(region_sum(data[whole * stride :]))

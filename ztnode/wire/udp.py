@@ -34,7 +34,10 @@ def parse(datagram: bytes | memoryview, pseudo: int, *, checksum_required: bool)
 
 
 def build(source: int, destination: int, payload: bytes | memoryview, pseudo: int) -> bytes:
-    """The 8-byte header for ``payload``; ``pseudo`` as for ``parse``. Raises ValueError when the payload is too long."""
+    """The 8-byte header for ``payload``; ``pseudo`` as for ``parse``.
+
+    Raises ValueError when the payload is too long.
+    """
     length = HEADER_LENGTH + len(payload)
     if length > 0xFFFF:
         raise ValueError("UDP payload too long")

@@ -1,0 +1,137 @@
+"""Asking others for an echo: what ``ping`` does (RFC 792, RFC 4443 section 4)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ztnode.netstack.ephemeral import choose_port
+from ztnode.wire import checksum, icmp, icmpv6, ipv4
+
+if TYPE_CHECKING:
+    from ztnode.netstack.flow import Flow
+    from ztnode.netstack.stack import Stack
+
+MAX_OUTSTANDING = 256
+"""Requests whose answer is still awaited; the oldest is forgotten first."""
+
+
+@dataclass(frozen=True, slots=True)
+class EchoReply:
+    """One answer."""
+
+    sequence: int
+    payload: bytes
+    hop_limit: int
+    """Left over when it arrived."""
+    round_trip: float
+    """Seconds."""
+
+
+class EchoSocket:
+    """Sends echo requests to one address and collects the answers."""
+
+    def __init__(self, layer: EchoLayer, flow: Flow, identifier: int) -> None:
+        self._layer = layer
+        self.flow = flow
+        self.identifier = identifier
+        self._sequence = 0
+        self._sent: dict[int, float] = {}
+        self._replies: deque[EchoReply] = deque(maxlen=MAX_OUTSTANDING)
+        self.error: OSError | None = None
+        """The last ICMP error, or EHOSTUNREACH when the next hop does not answer."""
+        self.owner: object = None
+        """The owner's own; the stack never looks at it."""
+
+    def send(self, payload: bytes, now: float) -> int:
+        """Send one request; returns its sequence number. Raises OSError (EMSGSIZE)."""
+        if len(payload) > 65000:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        self._sequence = self._sequence + 1 & 0xFFFF
+        while len(self._sent) >= MAX_OUTSTANDING:
+            del self._sent[next(iter(self._sent))]
+        self._sent[self._sequence] = now
+        self._layer.request(self, self._sequence, payload)
+        return self._sequence
+
+    def replies(self) -> list[EchoReply]:
+        """What came since the last call."""
+        taken = list(self._replies)
+        self._replies.clear()
+        return taken
+
+    def close(self) -> None:
+        """Wait for nothing more."""
+        self._layer.forget(self)
+
+    def answered(self, sequence: int, payload: bytes, hop_limit: int, now: float) -> bool:
+        """A reply came; False when nobody asked, or for the second time."""
+        sent = self._sent.pop(sequence, None)
+        if sent is None:
+            return False
+        self._replies.append(EchoReply(sequence, payload, hop_limit, now - sent))
+        return True
+
+
+class EchoLayer:
+    """All echo sockets, by (port index, remote address, identifier)."""
+
+    def __init__(self, stack: Stack, random: Callable[[int], bytes]) -> None:
+        self._stack = stack
+        self._random = random
+        self._sockets: dict[int, EchoSocket] = {}
+
+    def open(self, flow: Flow) -> EchoSocket:
+        """A socket with an unpredictable identifier. Raises OSError (EADDRINUSE) when all 65,536 are taken."""
+        identifier = choose_port(self._random, (0, 0xFFFF), self._sockets)
+        if identifier is None:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        socket = self._sockets[identifier] = EchoSocket(self, flow, identifier)
+        return socket
+
+    def forget(self, socket: EchoSocket) -> None:
+        """The socket was closed."""
+        if self._sockets.get(socket.identifier) is socket:
+            del self._sockets[socket.identifier]
+
+    def request(self, socket: EchoSocket, sequence: int, payload: bytes) -> None:
+        """Build and send."""
+        flow = socket.flow
+        if len(flow.remote) == 4:
+            message = icmp.build(icmp.Icmp(icmp.ECHO_REQUEST, 0, socket.identifier, sequence, payload))
+            self._stack.output.send(flow, ipv4.PROTOCOL_ICMP, message)
+        else:
+            word = socket.identifier << 16 | sequence
+            pseudo = checksum.pseudo_sum(flow.local, flow.remote, icmpv6.PROTOCOL)
+            message = icmpv6.build(icmpv6.Icmpv6(icmpv6.ECHO_REQUEST, 0, word, payload), pseudo)
+            self._stack.output.send(flow, icmpv6.PROTOCOL, message)
+
+    def reply(
+        self, port_index: int, source: bytes, identifier: int, sequence: int, payload: memoryview, hop_limit: int
+    ) -> bool:
+        """An echo reply arrived. False when nobody asked."""
+        socket = self._find(port_index, source, identifier)
+        if socket is None or not socket.answered(sequence, bytes(payload), hop_limit, self._stack.clock.now):
+            return False
+        self._stack.changed(socket)
+        return True
+
+    def icmp_error(self, port_index: int, remote: bytes, identifier: int, number: int | None) -> bool:
+        """ICMP is about a request of ours; see ``UdpLayer.icmp_error``."""
+        socket = self._find(port_index, remote, identifier)
+        if socket is None:
+            return False
+        if number is not None:
+            socket.error = OSError(number, os.strerror(number))
+            self._stack.changed(socket)
+        return True
+
+    def _find(self, port_index: int, remote: bytes, identifier: int) -> EchoSocket | None:
+        socket = self._sockets.get(identifier)
+        if socket is None or socket.flow.remote != remote or socket.flow.port_index != port_index:
+            return None
+        return socket

@@ -1,0 +1,303 @@
+"""ICMP and ICMPv6 of the stack (RFC 792, RFC 1122 section 3.2.2, RFC 4443).
+
+Echoes are answered and errors sent at a bounded rate; errors received go to the socket that caused them.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from ztnode.netstack import ndp
+from ztnode.netstack.rate import TokenBucket
+from ztnode.wire import checksum, ethernet, icmp, icmpv6, ipv4, ipv6
+from ztnode.wire.errors import WireError
+
+if TYPE_CHECKING:
+    from ztnode.netstack.port import Port
+    from ztnode.netstack.stack import Stack
+
+Verdict = tuple[int, bool]
+"""(errno, hard): a hard error ends a connection that is opening (RFC 1122 section 4.2.3.9)."""
+
+_UNREACHABLE_IPV4: dict[int, Verdict] = {
+    icmp.NET_UNREACHABLE: (errno.ENETUNREACH, False),
+    icmp.HOST_UNREACHABLE: (errno.EHOSTUNREACH, False),
+    icmp.PROTOCOL_UNREACHABLE: (errno.ENOPROTOOPT, True),
+    icmp.PORT_UNREACHABLE: (errno.ECONNREFUSED, True),
+    5: (errno.EOPNOTSUPP, False),  # source route failed
+    6: (errno.ENETUNREACH, False),  # destination network unknown
+    7: (errno.EHOSTUNREACH, False),  # destination host unknown
+    8: (errno.EHOSTUNREACH, False),  # source host isolated
+    9: (errno.ENETUNREACH, True),  # network prohibited
+    10: (errno.EHOSTUNREACH, True),  # host prohibited
+    11: (errno.ENETUNREACH, False),  # not with this type of service
+    12: (errno.EHOSTUNREACH, False),
+    13: (errno.EHOSTUNREACH, True),  # prohibited by a filter
+}
+_UNREACHABLE_IPV6: dict[int, Verdict] = {
+    icmpv6.NO_ROUTE: (errno.ENETUNREACH, False),
+    icmpv6.PROHIBITED: (errno.EACCES, True),
+    icmpv6.BEYOND_SCOPE: (errno.EHOSTUNREACH, False),
+    icmpv6.ADDRESS_UNREACHABLE: (errno.EHOSTUNREACH, False),
+    icmpv6.PORT_UNREACHABLE: (errno.ECONNREFUSED, True),
+    icmpv6.POLICY_FAILED: (errno.EACCES, True),
+    icmpv6.ROUTE_REJECTED: (errno.EACCES, True),
+}
+_TIME_EXCEEDED: Verdict = (errno.EHOSTUNREACH, False)
+_PARAMETER_PROBLEM: Verdict = (errno.EPROTO, True)
+
+_QUOTE_IPV4 = 576 - ipv4.HEADER_LENGTH - icmp.HEADER_LENGTH
+"""As much of the offending packet as fits into 576 bytes (RFC 1812 section 4.3.2.3)."""
+_QUOTE_IPV6 = ipv6.MINIMUM_MTU - ipv6.HEADER_LENGTH - icmpv6.HEADER_LENGTH
+"""... into the minimum MTU (RFC 4443 section 2.4 c)."""
+
+_PLATEAUS = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 552)
+"""RFC 1191 section 7.1: what to try when an old router does not say its MTU."""
+
+
+class IcmpLayer:
+    """Both versions of ICMP."""
+
+    def __init__(self, stack: Stack, echo_per_second: int, errors_per_second: int, now: float) -> None:
+        self._stack = stack
+        self._echoes = TokenBucket(echo_per_second, now)
+        self._errors = TokenBucket(errors_per_second, now)
+
+    # --- input ---
+    def receive_ipv4(self, port: Port, header: ipv4.Header, payload: memoryview, to_group: bool) -> None:
+        """An ICMP message to one of our addresses (``to_group``: to a broadcast or multicast address)."""
+        try:
+            message = icmp.parse(payload)
+        except WireError:
+            port.count("bad_icmp")
+            return
+        kind = message.kind
+        if kind == icmp.ECHO_REQUEST:
+            # RFC 1122 section 3.2.2.6 lets an echo request to a group pass without an answer: no amplifier here.
+            if to_group or not self._allow_echo(port):
+                return
+            reply = icmp.Icmp(icmp.ECHO_REPLY, 0, message.first, message.second, message.body)
+            self._send(port, header.destination, header.source, ipv4.PROTOCOL_ICMP, icmp.build(reply))
+        elif kind == icmp.ECHO_REPLY:
+            body = memoryview(message.body)
+            if not self._stack.echo.reply(port.index, header.source, message.first, message.second, body, header.ttl):
+                port.count("unexpected_echo_reply")
+        elif kind == icmp.UNREACHABLE and message.code == icmp.FRAGMENTATION_NEEDED:
+            self._report(port, message.body, None, message.second)
+        elif kind == icmp.UNREACHABLE and message.code in _UNREACHABLE_IPV4:
+            self._report(port, message.body, _UNREACHABLE_IPV4[message.code])
+        elif kind == icmp.TIME_EXCEEDED:
+            self._report(port, message.body, _TIME_EXCEEDED)
+        elif kind == icmp.PARAMETER_PROBLEM:
+            self._report(port, message.body, _PARAMETER_PROBLEM)
+        else:  # redirects (RFC 1122 lets a host ignore what it may not trust), source quench (RFC 6633), timestamps ...
+            port.count("icmp_ignored")
+
+    def receive_ipv6(self, port: Port, header: ipv6.Header, payload: memoryview) -> None:
+        """An ICMPv6 message to one of our addresses or groups."""
+        pseudo = checksum.pseudo_sum(header.source, header.destination, icmpv6.PROTOCOL)
+        try:
+            message = icmpv6.parse(payload, pseudo)
+        except WireError:
+            port.count("bad_icmp")
+            return
+        kind = message.kind
+        if kind in (icmpv6.NEIGHBOUR_SOLICITATION, icmpv6.NEIGHBOUR_ADVERTISEMENT):
+            ndp.receive(port, header, message)
+        elif kind == icmpv6.ECHO_REQUEST:
+            if self._allow_echo(port):
+                self._answer_echo(port, header, message)
+        elif kind == icmpv6.ECHO_REPLY:
+            identifier, sequence = message.word >> 16, message.word & 0xFFFF
+            body = memoryview(message.body)
+            if not self._stack.echo.reply(port.index, header.source, identifier, sequence, body, header.hop_limit):
+                port.count("unexpected_echo_reply")
+        elif kind == icmpv6.PACKET_TOO_BIG:
+            self._report(port, message.body, None, message.word)
+        elif kind == icmpv6.UNREACHABLE and message.code in _UNREACHABLE_IPV6:
+            self._report(port, message.body, _UNREACHABLE_IPV6[message.code])
+        elif kind == icmpv6.TIME_EXCEEDED:
+            self._report(port, message.body, _TIME_EXCEEDED)
+        elif kind == icmpv6.PARAMETER_PROBLEM:
+            self._report(port, message.body, _PARAMETER_PROBLEM)
+        else:  # router advertisements and redirects too: addresses and routes come from the network's controller
+            port.count("icmp_ignored")
+
+    def _allow_echo(self, port: Port) -> bool:
+        if self._echoes.take(self._stack.clock.now):
+            return True
+        port.count("echo_rate_limited")
+        return False
+
+    def _answer_echo(self, port: Port, header: ipv6.Header, message: icmpv6.Icmpv6) -> None:
+        source: bytes | None = header.destination
+        if ipv6.is_multicast(header.destination):  # RFC 4443 section 4.2
+            source = port.source_for(header.source)
+        if source is None:
+            return
+        reply = icmpv6.Icmpv6(icmpv6.ECHO_REPLY, 0, message.word, message.body)
+        pseudo = checksum.pseudo_sum(source, header.source, icmpv6.PROTOCOL)
+        self._send(port, source, header.source, icmpv6.PROTOCOL, icmpv6.build(reply, pseudo))
+
+    def _send(self, port: Port, source: bytes, destination: bytes, protocol: int, message: bytes) -> None:
+        flow = self._stack.flow_to(port.index, source, destination, self._stack.clock.now)
+        if flow is None:
+            port.count("no_route")
+            return
+        self._stack.output.send(flow, protocol, message)
+
+    # --- errors received ---
+    def _report(self, port: Port, quoted: bytes | memoryview, verdict: Verdict | None, mtu: int = 0) -> None:
+        """Find who sent the packet of which ``quoted`` is the start. ``verdict`` None: it was too big for ``mtu``."""
+        try:
+            source, destination, protocol, payload, total = _parse_quoted(quoted)
+        except WireError:
+            port.count("bad_icmp")
+            return
+        # RFC 5927 section 4: what we did not send, nobody can have a report about.
+        if source not in port.addresses:
+            port.count("icmp_not_ours")
+            return
+        if verdict is None and not mtu:
+            mtu = next((plateau for plateau in _PLATEAUS if plateau < total), 0)
+        if not self.deliver(port, source, destination, protocol, payload, verdict, mtu):
+            port.count("icmp_not_ours")
+        elif verdict is None:
+            self._stack.lower_path_mtu(port, destination, mtu)
+
+    def deliver(
+        self,
+        port: Port,
+        source: bytes,
+        destination: bytes,
+        protocol: int,
+        payload: bytes | memoryview,
+        verdict: Verdict | None,
+        mtu: int = 0,
+    ) -> bool:
+        """Tell the socket. ``payload`` is the start of what came after the IP header. True when there is such a socket
+        and, for TCP, the sequence number is one in flight."""
+        if len(payload) < 8:
+            return False
+        number = verdict[0] if verdict is not None else None
+        if protocol == ipv4.PROTOCOL_TCP:
+            key = source + destination + bytes(payload[:4])
+            sequence = int.from_bytes(payload[4:8], "big")
+            now = self._stack.clock.now
+            if verdict is None:
+                return self._stack.tcp.packet_too_big(port.index, key, sequence, mtu, now)
+            self._stack.tcp.icmp_error(port.index, key, sequence, verdict[0], verdict[1], now)
+            return True
+        first, second = int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big")
+        if protocol == ipv4.PROTOCOL_UDP:
+            return self._stack.udp_layer.icmp_error(port.index, source, first, destination, second, number)
+        request = icmp.ECHO_REQUEST if len(source) == 4 else icmpv6.ECHO_REQUEST
+        if protocol in (ipv4.PROTOCOL_ICMP, icmpv6.PROTOCOL) and payload[0] == request:
+            identifier = int.from_bytes(payload[4:6], "big")
+            return self._stack.echo.icmp_error(port.index, destination, identifier, number)
+        return False
+
+    def undeliverable(self, port: Port, frame: bytes | memoryview) -> None:
+        """A frame of ours waited for a neighbour that does not answer: what a router would report as host unreachable.
+        TCP hears of it by flow instead."""
+        try:
+            source, destination, protocol, payload, _ = _parse_quoted(memoryview(frame)[ethernet.HEADER_LENGTH :])
+        except WireError:
+            return  # not a first fragment
+        if protocol != ipv4.PROTOCOL_TCP:
+            self.deliver(port, source, destination, protocol, payload, (errno.EHOSTUNREACH, False))
+
+    # --- errors sent ---
+    def send_error(
+        self,
+        port: Port,
+        packet: bytes | memoryview,
+        kind: int,
+        code: int,
+        word: int = 0,
+        *,
+        even_to_group: bool = False,
+    ) -> None:
+        """Report a problem with a received IP packet to its sender, if the rules allow (RFC 1122 section 3.2.2,
+        RFC 4443 section 2.4 e). ``even_to_group``: also when it came to a multicast address."""
+        try:
+            if packet[0] >> 4 == 4:
+                self._send_error_ipv4(port, packet, kind, code, word)
+            else:
+                self._send_error_ipv6(port, packet, kind, code, word, even_to_group)
+        except WireError:
+            port.count("bad_ip")
+
+    def _send_error_ipv4(self, port: Port, packet: bytes | memoryview, kind: int, code: int, word: int) -> None:
+        header, payload = ipv4.parse(packet, quoted=True)
+        if header.destination not in port.addresses or header.fragment_offset or not _is_unicast(port, header.source):
+            return
+        if header.protocol == ipv4.PROTOCOL_ICMP and (not payload or payload[0] in icmp.ERRORS):
+            return
+        if not self._errors.take(self._stack.clock.now):
+            port.count("icmp_rate_limited")
+            return
+        total = min(len(header.options) + ipv4.HEADER_LENGTH + header.payload_length, _QUOTE_IPV4)
+        message = icmp.Icmp(kind, code, word >> 16, word & 0xFFFF, bytes(packet[:total]))
+        self._send(port, header.destination, header.source, ipv4.PROTOCOL_ICMP, icmp.build(message))
+
+    def _send_error_ipv6(
+        self, port: Port, packet: bytes | memoryview, kind: int, code: int, word: int, even_to_group: bool
+    ) -> None:
+        header, payload = ipv6.parse(packet, quoted=True)
+        source: bytes | None = header.destination
+        if ipv6.is_multicast(header.destination):
+            if not even_to_group:
+                return
+            source = port.source_for(header.source)
+        if source not in port.addresses or source is None or not _is_unicast(port, header.source):
+            return
+        if _is_icmpv6_error(header, payload):
+            return
+        if not self._errors.take(self._stack.clock.now):
+            port.count("icmp_rate_limited")
+            return
+        total = min(ipv6.HEADER_LENGTH + header.payload_length, _QUOTE_IPV6)
+        message = icmpv6.Icmpv6(kind, code, word, bytes(packet[:total]))
+        pseudo = checksum.pseudo_sum(source, header.source, icmpv6.PROTOCOL)
+        self._send(port, source, header.source, icmpv6.PROTOCOL, icmpv6.build(message, pseudo))
+
+
+def _is_unicast(port: Port, address: bytes) -> bool:
+    """Whether an answer may go there."""
+    if len(address) == 4:
+        return address[0] < 224 and address not in port.broadcasts and address != ipv4.UNSPECIFIED
+    return not ipv6.is_multicast(address) and address != ipv6.UNSPECIFIED
+
+
+def _is_icmpv6_error(header: ipv6.Header, payload: memoryview) -> bool:
+    try:
+        extensions = ipv6.parse_extensions(header.next_header, payload)
+    except WireError:  # the very header that the error is about
+        return header.next_header == icmpv6.PROTOCOL
+    if extensions.fragment is not None and extensions.fragment.offset:
+        return True  # no telling
+    upper = extensions.payload
+    if extensions.protocol != icmpv6.PROTOCOL:
+        return False
+    return not upper or upper[0] < icmpv6.INFORMATIONAL or upper[0] == icmpv6.REDIRECT
+
+
+def _parse_quoted(quoted: bytes | memoryview) -> tuple[bytes, bytes, int, memoryview, int]:
+    """(source, destination, protocol, payload start, total length) of a packet inside an error. Raises WireError, for
+    other than first fragments too: they name no ports."""
+    if not len(quoted):
+        raise WireError("nothing quoted")
+    if quoted[0] >> 4 == 4:
+        header, payload = ipv4.parse(quoted, quoted=True)
+        if header.fragment_offset:
+            raise WireError("quoted fragment is not the first")
+        total = ipv4.HEADER_LENGTH + len(header.options) + header.payload_length
+        return header.source, header.destination, header.protocol, payload, total
+    header6, rest = ipv6.parse(quoted, quoted=True)
+    extensions = ipv6.parse_extensions(header6.next_header, rest)
+    if extensions.fragment is not None and extensions.fragment.offset:
+        raise WireError("quoted fragment is not the first")
+    total = ipv6.HEADER_LENGTH + header6.payload_length
+    return header6.source, header6.destination, extensions.protocol, extensions.payload, total

@@ -1,0 +1,160 @@
+"""IP input: everything that the stack's fast path does not take (RFC 1122 section 3.2.1, RFC 8200)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ztnode.wire import icmp, icmpv6, ipv4, ipv6
+from ztnode.wire.errors import WireError
+
+if TYPE_CHECKING:
+    from ztnode.netstack.port import Port
+    from ztnode.netstack.stack import Stack
+
+
+class IpInput:
+    """Checks packets, reassembles fragments, hands over to ICMP, UDP and TCP."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    def receive_ipv4(self, port: Port, packet: memoryview, link_group: bool) -> None:
+        """One IPv4 packet. ``link_group``: the frame was multicast or broadcast."""
+        try:
+            header, payload = ipv4.parse(packet)
+        except WireError:
+            port.count("bad_ip")
+            return
+        destination = header.destination
+        to_group = destination in port.broadcasts or destination in port.groups
+        if destination not in port.addresses and not to_group:
+            port.count("not_for_us")
+            return
+        if not source_ok(port, header.source):
+            port.count("bad_source")
+            return
+        protocol = header.protocol
+        if header.is_fragment:
+            key = (port.index, header.source, destination, protocol, header.identification)
+            whole = self._stack.reassembler.add(
+                key, header.fragment_offset, header.more_fragments, protocol, payload, packet, self._stack.clock.now
+            )
+            if whole is None:
+                return
+            payload = memoryview(whole[1])
+        if protocol == ipv4.PROTOCOL_TCP:
+            self._tcp(port, header.source, destination, payload, to_group or link_group)
+        elif protocol == ipv4.PROTOCOL_UDP:
+            found = self._stack.udp_layer.receive(port, header.source, destination, payload)
+            if not found and not to_group and not link_group:
+                port.count("udp_no_socket")
+                self._stack.icmp.send_error(port, packet, icmp.UNREACHABLE, icmp.PORT_UNREACHABLE)
+        elif protocol == ipv4.PROTOCOL_ICMP:
+            self._stack.icmp.receive_ipv4(port, header, payload, to_group or link_group)
+        elif not to_group and not link_group:
+            port.count("unknown_protocol")
+            self._stack.icmp.send_error(port, packet, icmp.UNREACHABLE, icmp.PROTOCOL_UNREACHABLE)
+
+    def receive_ipv6(self, port: Port, packet: memoryview, link_group: bool) -> None:
+        """One IPv6 packet."""
+        try:
+            header, payload = ipv6.parse(packet)
+        except WireError:
+            port.count("bad_ip")
+            return
+        destination = header.destination
+        to_group = ipv6.is_multicast(destination)
+        if destination not in (port.groups if to_group else port.addresses):
+            port.count("not_for_us")
+            return
+        if header.source != ipv6.UNSPECIFIED and not source_ok(port, header.source):
+            port.count("bad_source")
+            return
+        next_header = header.next_header
+        # Twice at most: before and after reassembly.
+        while True:
+            extensions = self._extensions(port, packet, next_header, payload)
+            if extensions is None:
+                return
+            fragment = extensions.fragment
+            if fragment is None:
+                break
+            key = (port.index, header.source, destination, 0, fragment.identification)
+            reassembled = self._stack.reassembler.add(
+                key,
+                fragment.offset,
+                fragment.more,
+                fragment.next_header,
+                extensions.payload,
+                packet,
+                self._stack.clock.now,
+            )
+            if reassembled is None:
+                return
+            next_header, whole = reassembled
+            if next_header == ipv6.NEXT_FRAGMENT:
+                port.count("bad_fragment")  # a fragment of a fragment
+                return
+            payload = memoryview(whole)
+        self._ipv6_upper(port, packet, header, extensions, to_group or link_group)
+
+    def _extensions(
+        self, port: Port, packet: memoryview, next_header: int, payload: memoryview
+    ) -> ipv6.Extensions | None:
+        """The end of the header chain; None when the packet was dropped."""
+        error = self._stack.icmp.send_error
+        try:
+            extensions = ipv6.parse_extensions(next_header, payload)
+        except ipv6.UnrecognisedOption as problem:
+            port.count("bad_ip")
+            if problem.report:
+                code = icmpv6.UNRECOGNISED_OPTION
+                group = problem.report_multicast
+                error(port, packet, icmpv6.PARAMETER_PROBLEM, code, problem.pointer, even_to_group=group)
+            return None
+        except WireError:
+            port.count("bad_ip")
+            return None
+        if extensions.routing_segments_left:
+            # We are no router, and RFC 5095 has done away with type 0.
+            port.count("bad_ip")
+            code = icmpv6.ERRONEOUS_FIELD
+            error(port, packet, icmpv6.PARAMETER_PROBLEM, code, extensions.routing_field)
+            return None
+        return extensions
+
+    def _ipv6_upper(
+        self, port: Port, packet: memoryview, header: ipv6.Header, extensions: ipv6.Extensions, to_group: bool
+    ) -> None:
+        protocol, payload = extensions.protocol, extensions.payload
+        if protocol == icmpv6.PROTOCOL:
+            self._stack.icmp.receive_ipv6(port, header, payload)
+        elif header.source == ipv6.UNSPECIFIED:
+            port.count("bad_source")
+        elif protocol == ipv6.NEXT_TCP:
+            self._tcp(port, header.source, header.destination, payload, to_group)
+        elif protocol == ipv6.NEXT_UDP:
+            found = self._stack.udp_layer.receive(port, header.source, header.destination, payload)
+            if not found and not to_group:
+                port.count("udp_no_socket")
+                self._stack.icmp.send_error(port, packet, icmpv6.UNREACHABLE, icmpv6.PORT_UNREACHABLE)
+        elif protocol != ipv6.NEXT_NONE:
+            port.count("unknown_protocol")
+            code, pointer = icmpv6.UNRECOGNISED_NEXT_HEADER, extensions.protocol_field
+            self._stack.icmp.send_error(port, packet, icmpv6.PARAMETER_PROBLEM, code, pointer)
+
+    def _tcp(self, port: Port, source: bytes, destination: bytes, segment: memoryview, to_group: bool) -> None:
+        if to_group:
+            port.count("tcp_to_group")  # RFC 9293 section 3.9.2.3 (MUST-57)
+        elif len(segment) < 20:
+            port.count("bad_tcp")
+        else:
+            self._stack.segments.append((source + destination + bytes(segment[:4]), segment))
+
+
+def source_ok(port: Port, source: bytes) -> bool:
+    """Whether a packet may have come from there (RFC 1122 section 3.2.1.3): no group, broadcast, loopback or
+    unspecified address. Our own is fine: what we send to ourselves has it, and answers to it stay inside."""
+    if len(source) == 4:
+        return 0 < source[0] < 224 and source[0] != 127 and source not in port.broadcasts
+    return source[0] != 0xFF and source[:15] != bytes(15)

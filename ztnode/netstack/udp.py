@@ -1,0 +1,258 @@
+"""UDP sockets (RFC 768, RFC 1122 section 4.1, RFC 8085)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from ztnode.netstack.ephemeral import choose_port
+from ztnode.wire import checksum, ipv4, udp
+from ztnode.wire.errors import WireError
+
+if TYPE_CHECKING:
+    from ztnode.netstack.flow import Flow
+    from ztnode.netstack.port import Port
+    from ztnode.netstack.stack import Stack
+
+Address = tuple[str, int]
+"""(numeric IP address, port number)."""
+
+_OVERHEAD = 64
+"""What one queued datagram costs beside its payload, so that a flood of empty ones is bounded too."""
+
+
+class UdpSocket:
+    """A datagram socket.
+
+    Nothing blocks: ``recvfrom`` returns None when nothing is there; ``Stack.ready()`` tells when to look.
+    """
+
+    def __init__(
+        self, layer: UdpLayer, port_index: int | None, local: bytes | None, local_port: int, limit: int
+    ) -> None:
+        self._layer = layer
+        self._queue: deque[tuple[bytes, bytes, int]] = deque()
+        self._queued = 0
+        self._limit = limit
+        self._flow: Flow | None = None
+        self._errors: deque[tuple[OSError, Address]] = deque(maxlen=16)
+        self.port_index = port_index
+        self.local_address = local
+        """Packed, or None for every address of ours."""
+        self.local_port = local_port
+        self.remote: tuple[bytes, int] | None = None
+        """(packed address, port) once connected."""
+        self.closed = False
+        self.dropped = 0
+        """Datagrams that found the queue full."""
+        self.owner: object = None
+        """The owner's own; the stack never looks at it."""
+
+    @property
+    def local(self) -> Address:
+        """Our address and port; the unspecified address of IPv4 while bound to all."""
+        return str(ip_address(self.local_address or ipv4.UNSPECIFIED)), self.local_port
+
+    @property
+    def readable(self) -> int:
+        """Datagrams that wait."""
+        return len(self._queue)
+
+    @property
+    def error(self) -> OSError | None:
+        """What the next call on a connected socket will raise."""
+        return self._errors[0][0] if self.remote is not None and self._errors else None
+
+    def errors(self) -> list[tuple[OSError, Address]]:
+        """Take all ICMP errors that came for what this socket sent, with whom it had been sent to: the way for a socket
+        that is not connected, which never raises them."""
+        taken = list(self._errors)
+        self._errors.clear()
+        return taken
+
+    def connect(self, address: Address, now: float) -> None:
+        """Speak to one remote only: others' datagrams are refused, ICMP errors are raised by ``send`` and ``recv``.
+
+        Raises OSError (ENETUNREACH), ValueError for text that is no address.
+        """
+        self._check_open()
+        self._flow = self._layer.flow(self, ip_address(address[0]).packed, now)
+        self.remote = (self._flow.remote, address[1])
+        self.local_address = self._flow.local
+        self.port_index = self._flow.port_index
+        self._errors.clear()
+
+    def send(self, data: bytes, now: float) -> None:
+        """To the connected remote. Raises OSError (EDESTADDRREQ, EMSGSIZE, or what ICMP reported)."""
+        self._check_open()
+        self._raise_error()
+        if self._flow is None or self.remote is None:
+            raise _error(errno.EDESTADDRREQ)
+        self._layer.transmit(self, self._flow, self.remote[1], data)
+
+    def sendto(self, data: bytes, address: Address, now: float) -> None:
+        """To any remote. Raises OSError (ENETUNREACH, EMSGSIZE), ValueError for text that is no address."""
+        self._check_open()
+        if not 0 < address[1] <= 0xFFFF:
+            raise _error(errno.EINVAL)
+        flow = self._layer.flow(self, ip_address(address[0]).packed, now)
+        self._layer.transmit(self, flow, address[1], data)
+
+    def recv(self) -> bytes | None:
+        """The next datagram, or None. Raises what ICMP reported."""
+        received = self.recvfrom()
+        return received[0] if received is not None else None
+
+    def recvfrom(self) -> tuple[bytes, Address] | None:
+        """The next datagram and whom it is from, or None. Raises what ICMP reported to a connected socket."""
+        self._check_open()
+        self._raise_error()
+        if not self._queue:
+            return None
+        data, source, port = self._queue.popleft()
+        self._queued -= len(data) + _OVERHEAD
+        return data, (str(ip_address(source)), port)
+
+    def close(self) -> None:
+        """Free the port number. What was not read is gone."""
+        if not self.closed:
+            self.closed = True
+            self._queue.clear()
+            self._layer.forget(self)
+
+    # --- for the layer ---
+    def deliver(self, data: bytes, source: bytes, port: int) -> bool:
+        """Queue a datagram; False when there is no room."""
+        if self._queued + len(data) + _OVERHEAD > self._limit:
+            self.dropped += 1
+            return False
+        self._queue.append((data, source, port))
+        self._queued += len(data) + _OVERHEAD
+        return True
+
+    def fail(self, number: int, remote: bytes, port: int) -> None:
+        """ICMP reported an error."""
+        self._errors.append((_error(number), (str(ip_address(remote)), port)))
+
+    def _raise_error(self) -> None:
+        if self.remote is not None and self._errors:
+            raise self._errors.popleft()[0]
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise _error(errno.EBADF)
+
+
+class UdpLayer:
+    """All UDP sockets of a stack."""
+
+    def __init__(self, stack: Stack, random: Callable[[int], bytes]) -> None:
+        self._stack = stack
+        self._random = random
+        self._bound: dict[int, list[UdpSocket]] = {}
+
+    # --- sockets ---
+    def open(self, local: bytes | None, local_port: int, port_index: int | None) -> UdpSocket:
+        """Bind. Raises OSError (EADDRINUSE)."""
+        if not local_port:
+            chosen = choose_port(self._random, self._stack.config.udp_ports, self._bound)
+            if chosen is None:
+                raise _error(errno.EADDRINUSE)
+            local_port = chosen
+        for other in self._bound.get(local_port, ()):
+            if (
+                other.remote is None
+                and (other.local_address is None or local is None or other.local_address == local)
+                and (other.port_index is None or port_index is None or other.port_index == port_index)
+            ):
+                raise _error(errno.EADDRINUSE)
+        socket = UdpSocket(self, port_index, local, local_port, self._stack.config.udp_receive_buffer)
+        self._bound.setdefault(local_port, []).append(socket)
+        return socket
+
+    def forget(self, socket: UdpSocket) -> None:
+        """The socket was closed."""
+        sockets = self._bound[socket.local_port]
+        sockets.remove(socket)
+        if not sockets:
+            del self._bound[socket.local_port]
+
+    def flow(self, socket: UdpSocket, remote: bytes, now: float) -> Flow:
+        """The way from a socket to a remote. Raises OSError (ENETUNREACH)."""
+        return self._stack.find_flow(remote, now, port_index=socket.port_index, local=socket.local_address)
+
+    def transmit(self, socket: UdpSocket, flow: Flow, remote_port: int, data: bytes) -> None:
+        """Send one datagram. Raises OSError (EMSGSIZE)."""
+        if len(data) > (65507 if len(flow.remote) == 4 else 65527):
+            raise _error(errno.EMSGSIZE)
+        pseudo = checksum.pseudo_sum(flow.local, flow.remote, ipv4.PROTOCOL_UDP)
+        header = udp.build(socket.local_port, remote_port, data, pseudo)
+        self._stack.output.send(flow, ipv4.PROTOCOL_UDP, header + data)
+
+    # --- input ---
+    def receive(self, port: Port, source: bytes, destination: bytes, payload: memoryview) -> bool:
+        """A datagram to one of our addresses or groups. False when no socket wants it (the sender is told so)."""
+        pseudo = checksum.pseudo_sum(source, destination, ipv4.PROTOCOL_UDP)
+        try:
+            source_port, local_port, data = udp.parse(payload, pseudo, checksum_required=len(source) == 16)
+        except WireError:
+            port.count("bad_udp")
+            return True
+        socket = self._find(port.index, destination, local_port, source, source_port)
+        if socket is None:
+            return False
+        if not socket.deliver(bytes(data), source, source_port):
+            port.count("udp_queue_full")
+        self._stack.changed(socket)
+        return True
+
+    def _find(
+        self, port_index: int, local: bytes, local_port: int, remote: bytes, remote_port: int
+    ) -> UdpSocket | None:
+        """The most specific socket: connected before bound to the address before bound to all."""
+        best, best_score = None, -1
+        for socket in self._bound.get(local_port, ()):
+            if socket.port_index is not None and socket.port_index != port_index:
+                continue
+            if socket.local_address is not None and socket.local_address != local:
+                continue
+            if socket.remote is not None and socket.remote != (remote, remote_port):
+                continue
+            score = (
+                4 * (socket.remote is not None)
+                + 2 * (socket.local_address is not None)
+                + (socket.port_index is not None)
+            )
+            if score > best_score:
+                best, best_score = socket, score
+        return best
+
+    def icmp_error(
+        self, port_index: int, local: bytes, local_port: int, remote: bytes, remote_port: int, number: int | None
+    ) -> bool:
+        """ICMP is about a datagram with these addresses. True when a socket of ours may have sent it; ``number`` is the
+        errno that it gets (None: nothing to tell, the datagram was too big and the next one will be cut)."""
+        socket = self._find(port_index, local, local_port, remote, remote_port)
+        if socket is None:
+            return False
+        if number is not None:
+            socket.fail(number, remote, remote_port)
+            self._stack.changed(socket)
+        return True
+
+    def port_removed(self, port_index: int) -> None:
+        """The network is gone."""
+        for sockets in self._bound.values():
+            for socket in sockets:
+                if socket.port_index == port_index:
+                    socket.fail(errno.ENETDOWN, socket.remote[0] if socket.remote else ipv4.UNSPECIFIED, 0)
+                    self._stack.changed(socket)
+
+
+def _error(number: int) -> OSError:
+    """OSError picks the subclass by errno: ECONNREFUSED makes a ConnectionRefusedError."""
+    return OSError(number, os.strerror(number))
