@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from ztnode.worker.poller import READ, Poller
 from ztnode.worker.protocol import TOKEN_BYTES
+from ztnode.worker.tcp_pair import RESET_ON_CLOSE
 
 OFFER_SECONDS: Final = 10.0
 """How long an offer waits for its client."""
@@ -44,7 +45,7 @@ class HandoffServer:
 
     def __init__(self, path: str, poller: Poller, clock: Callable[[], float]) -> None:
         """Raises OSError when ``path`` cannot be bound; what was there before is replaced."""
-        self.counters = {"handoffs": 0, "handoff_refused": 0, "handoff_expired": 0}
+        self.counters = {"handoffs": 0, "handoff_refused": 0, "handoff_failed": 0, "handoff_expired": 0}
         self._path = path
         self._poller = poller
         self._clock = clock
@@ -85,11 +86,14 @@ class HandoffServer:
             self._drop(client)
 
     def close(self) -> None:
-        """Remove the socket; offers are left to their owners."""
+        """Remove the socket; what nobody fetched expires."""
         self._poller.unregister(self._listener.fileno())
         self._listener.close()
         for client in list(self._clients):
             self._drop(client)
+        for _, offer in self._offers.values():
+            offer.expire()
+        self._offers.clear()
         with contextlib.suppress(OSError):
             os.unlink(self._path)  # noqa: PTH108 - pathlib costs the worker start-up time
 
@@ -134,20 +138,26 @@ class HandoffServer:
 
     def _give(self, client: socket.socket, offer: Offer) -> None:
         try:
-            with offer.fetch() as end:
-                socket.send_fds(client, [b"\0"], [end.fileno()])
-            self.counters["handoffs"] += 1
+            end = offer.fetch()
         except OSError:
-            # The client went away or the system is out of descriptors. A client end that was made and not delivered
-            # is closed by now, which its other end notices; an offer that could not make one is over.
-            self.counters["handoff_refused"] += 1
+            # The system is out of descriptors or ports: what cannot be fetched now must not linger.
+            self.counters["handoff_failed"] += 1
             offer.expire()
+            return
+        with end:
+            try:
+                socket.send_fds(client, [b"\0"], [end.fileno()])
+                self.counters["handoffs"] += 1
+            except OSError:
+                # The client went away in the middle. A reset tells our end that nobody was ever there.
+                self.counters["handoff_failed"] += 1
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
     def _drop(self, client: socket.socket) -> None:
         self._clients.pop(client, None)
         self._poller.unregister(client.fileno())
         client.close()
-        if not self._accepting:
+        if not self._accepting and self._listener.fileno() >= 0:
             self._accepting = True
             self._poller.register(self._listener.fileno(), READ, self._on_connect)
 

@@ -52,12 +52,16 @@ class Poller:
             with contextlib.suppress(OSError, KeyError):
                 self._backend.unregister(fd)
 
-    def run(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds (negative: for ever) and call the handlers of all that is ready."""
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
+        """What is ready within ``timeout`` seconds (negative: for ever), for :meth:`dispatch`."""
+        return self._poll(timeout)
+
+    def dispatch(self, events: list[tuple[int, int]]) -> None:
+        """Call the handlers of what :meth:`wait` returned."""
         handlers, gone = self._handlers, self._gone
         gone.clear()
-        for fd, mask in self._poll(timeout):
+        for fd, mask in events:
             # What a handler earlier in this batch closed may exist anew under the same number: not meant. If it is
             # ready too, the next round says so.
-            if fd not in gone:
-                handlers[fd](mask)
+            if fd not in gone and (handler := handlers.get(fd)) is not None:
+                handler(mask)

@@ -63,11 +63,14 @@ class Host(Protocol):
     def now(self) -> float:
         """Monotonic seconds, of this round of the loop."""
 
+    def splice_started(self, splice: Splice) -> None:
+        """It exists; called once."""
+
     def splice_ended(self, splice: Splice) -> None:
         """Both sides are done; called once."""
 
     def splice_draining(self, splice: Splice) -> None:
-        """Call :meth:`Splice.handle_timer` every :data:`DRAIN_POLL` seconds until it returns True."""
+        """Call :meth:`Splice.handle_timer` every :data:`DRAIN_POLL` seconds until it has ended."""
 
 
 class Splice:
@@ -105,6 +108,8 @@ class Splice:
         self._watched = True
         connection.owner = self
         host.poller.register(self._fd, READ, self.on_client)
+        host.splice_started(self)
+        self.on_ready()
 
     # -- overlay to client ------------------------------------------------------------------------------------------
 
@@ -119,8 +124,8 @@ class Splice:
             if not self._draining:
                 self._draining = True
                 self._watch(self._mask & ~READ)
-                if not self.handle_timer(self._host.now):
-                    self._host.splice_draining(self)
+                self._host.splice_draining(self)
+                self.handle_timer(self._host.now)
             return
         if connection.eof and not self._overlay_done and not self._pending:
             self._overlay_done = True
@@ -226,19 +231,16 @@ class Splice:
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def handle_timer(self, now: float) -> bool:
-        """Of a failed connection: reset the client once it has received what had arrived, or when it stopped reading.
-        True: that is done."""
+    def handle_timer(self, now: float) -> None:
+        """Of a failed connection: reset the client once it has received what had arrived, or when it stopped reading."""
         if self._fd < 0:
-            return True
+            return
         undelivered = _unacknowledged(self._sock) + sum(map(len, self._pending)) + self.connection.readable
-        if undelivered and (undelivered != self._undelivered or now < self._deadline):
-            if undelivered != self._undelivered:
-                self._deadline = now + DRAIN_SECONDS
-                self._undelivered = undelivered
-            return False
-        self._end()
-        return True
+        if not undelivered or (undelivered == self._undelivered and now >= self._deadline):
+            self._end()
+        elif undelivered != self._undelivered:
+            self._undelivered = undelivered
+            self._deadline = now + DRAIN_SECONDS
 
     def reset(self) -> None:
         """End both sides with a reset."""

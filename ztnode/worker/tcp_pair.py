@@ -16,7 +16,8 @@ BUFFER_BYTES: Final = 512 * 1024
 nothing. The sizes are set because the kernel's own tuning would let one stalled client hold 30 MB; half a megabyte is
 about what the loopback moves while the other process waits for its turn on a busy core."""
 
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+"""A struct linger for SO_LINGER."""
 _FINISH_ON_CLOSE: Final = struct.pack("ii", 0, 0)
 _STRANGERS: Final = 64
 _SECONDS: Final = 1.0
@@ -44,7 +45,7 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
             client.settimeout(None)
             ours = undo.enter_context(_accept_own(listener, client))
         ours.setblocking(False)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         for end in (ours, client):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         undo.pop_all()

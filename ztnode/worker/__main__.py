@@ -1,0 +1,81 @@
+"""A stack worker process; the node starts it as ``python -m ztnode.worker`` and hands it its descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from typing import NoReturn
+
+from ztnode.netstack.config import StackConfig
+from ztnode.netstack.stack import Stack
+from ztnode.netstack.tcp.config import TcpConfig
+from ztnode.ring import Ring
+from ztnode.worker import protocol
+from ztnode.worker.loop import ChannelClosed, Worker
+
+USAGE = "python -m ztnode.worker INDEX SOCKET FIRST-LAST-PORT CONTROL-FD RING-IN-FDS RING-OUT-FDS"
+
+
+def main() -> NoReturn:
+    """Run until the node ends it: exit code 0 in good order, 1 with the reason told on the control channel."""
+    # Ctrl-C and a closed terminal reach the whole process group; they are for the node, which then ends its workers.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        index, path, ports, control_fd, ring_in, ring_out = sys.argv[1:]
+        first, last = (int(port) for port in ports.split("-"))
+        control = socket.socket(fileno=int(control_fd))
+        rings = [Ring.attach([int(fd) for fd in fds.split(",")]) for fds in (ring_in, ring_out)]
+    except (ValueError, OSError):
+        sys.exit(f"This is started by `ztnode serve`: {USAGE}")
+    control.set_inheritable(False)
+    _name_process(f"ztnode-worker{index}")
+    try:
+        _run(control, rings[0], rings[1], path, (first, last))
+    except ChannelClosed:
+        # The node is gone, and with it everything that this process is for. Clients are reset by the kernel.
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # noqa: PTH108 - pathlib costs start-up time
+        os._exit(0)
+    except Exception as error:
+        _tell(control, error)
+        os._exit(1)
+    sys.exit(0)
+
+
+def _run(control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, ports: tuple[int, int]) -> None:
+    now = time.monotonic()
+    config = StackConfig(tcp=TcpConfig(ephemeral_ports=ports), udp_ports=ports)
+    stack = Stack(random=os.urandom, now=now, config=config)
+    worker = Worker(control=control, ring_in=ring_in, ring_out=ring_out, stack=stack, path=path, now=now)
+    # What exists by now stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    worker.run()
+
+
+def _name_process(name: str) -> None:
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:  # noqa: PTH123 - see above
+        file.write(name)
+
+
+def _tell(control: socket.socket, error: Exception) -> None:
+    """The reason in one line, with the place of a mistake of ours."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f" ({place.tb_frame.f_code.co_filename}:{place.tb_lineno})" if place is not None else ""
+    reason = f"{type(error).__name__}: {error}{where}"[: protocol.MAX_TEXT]
+    with contextlib.suppress(OSError):
+        control.setblocking(True)
+        control.settimeout(0.2)
+        control.sendall(protocol.encode(protocol.Dying(reason)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""A UDP socket of the overlay, relayed to a local client over a pair of Unix sockets that keep record boundaries.
+
+Each record is one datagram: kind u8 (0), address length u8 (4 or 16), port u16 in network byte order, address, payload.
+The address is the remote's: where it came from, or where it shall go. Kind 1 goes to the client alone and carries an
+errno (u32, network byte order) in place of the payload: ICMP reported that for what was sent to this address.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from collections import deque
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ztnode.worker.poller import ERROR, HANGUP, READ, WRITE, Poller
+
+if TYPE_CHECKING:
+    from ztnode.netstack.udp import UdpSocket
+
+DATAGRAM: Final = 0
+FAILURE: Final = 1
+MAX_DATAGRAM: Final = 65535
+BATCH: Final = 64
+"""Datagrams relayed from one client before others have their turn."""
+_HEADER: Final = struct.Struct("!BBH")
+_ERRNO: Final = struct.Struct("!I")
+# SEQPACKET tells when the client is gone, DGRAM does not; macOS has DGRAM alone.
+_KIND: Final = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
+
+
+class Host(Protocol):
+    """What a relay asks of the loop that it lives on."""
+
+    counters: dict[str, int]
+
+    @property
+    def poller(self) -> Poller: ...
+
+    @property
+    def now(self) -> float:
+        """Monotonic seconds, of this round of the loop."""
+
+
+class DatagramRelay:
+    """Both halves of one relay. It is an offer until its client has fetched it (``handoff.Offer``)."""
+
+    def __init__(self, udp: UdpSocket, host: Host) -> None:
+        self._udp = udp
+        self._host = host
+        self._sock: socket.socket | None = None
+        self._blocked: bytes | None = None
+        self._failures: deque[tuple[OSError, tuple[str, int]]] = deque()
+        udp.owner = self
+
+    def fetch(self) -> socket.socket:
+        """The client's end. Raises OSError."""
+        ours, client = socket.socketpair(socket.AF_UNIX, _KIND)
+        ours.setblocking(False)
+        self._sock = ours
+        self._host.poller.register(ours.fileno(), READ, self._on_client)
+        self.on_ready()
+        return client
+
+    def expire(self) -> None:
+        """Nobody came for it, or its client is gone."""
+        self._udp.owner = None
+        self._udp.close()
+        if self._sock is not None:
+            self._host.poller.unregister(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+
+    def on_ready(self) -> None:
+        """The overlay socket changed: pass on what came."""
+        while self._sock is not None and (record := self._blocked or self._next()) is not None:
+            try:
+                self._sock.send(record)
+                blocked = None
+            except BlockingIOError:
+                blocked = record
+            except OSError:
+                self.expire()
+                return
+            if (blocked is None) != (self._blocked is None):
+                self._host.poller.modify(self._sock.fileno(), READ if blocked is None else READ | WRITE)
+            self._blocked = blocked
+            if blocked is not None:
+                return
+
+    def _next(self) -> bytes | None:
+        if not self._failures:
+            self._failures.extend(self._udp.errors())
+        if self._failures:
+            error, (host, port) = self._failures.popleft()
+            return _header(FAILURE, host, port) + _ERRNO.pack(error.errno or 0)
+        received = self._udp.recvfrom()
+        return None if received is None else _header(DATAGRAM, *received[1]) + received[0]
+
+    def _on_client(self, mask: int) -> None:
+        if mask & WRITE:
+            self.on_ready()
+        if self._sock is None or not mask & (READ | HANGUP | ERROR):
+            return
+        for _ in range(BATCH):
+            try:
+                record = self._sock.recv(MAX_DATAGRAM + 64)
+            except BlockingIOError:
+                return
+            except OSError:
+                record = b""
+            if not record:
+                self.expire()
+                return
+            self._send(record)
+
+    def _send(self, record: bytes) -> None:
+        counters = self._host.counters
+        if len(record) < _HEADER.size:
+            counters["udp_bad_record"] += 1
+            return
+        kind, length, port = _HEADER.unpack_from(record)
+        end = _HEADER.size + length
+        if kind != DATAGRAM or length not in (4, 16) or len(record) < end:
+            counters["udp_bad_record"] += 1
+            return
+        try:
+            self._udp.sendto(record[end:], (str(ip_address(record[_HEADER.size : end])), port), self._host.now)
+        except OSError:
+            counters["udp_unsendable"] += 1
+
+
+def _header(kind: int, host: str, port: int) -> bytes:
+    packed = ip_address(host).packed
+    return _HEADER.pack(kind, len(packed), port) + packed

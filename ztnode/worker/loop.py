@@ -1,0 +1,285 @@
+"""The worker's loop: one round takes what is there and gives out what that calls for.
+
+Each round, whatever woke it: one batch of frames from the node into the stack, every client socket that is ready,
+every timer that is due, then one batch of frames from the stack to the node with at most one doorbell. Nothing blocks
+but the wait at its top.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from ztnode.netstack.config import PortConfig
+from ztnode.worker import protocol
+from ztnode.worker.handoff import HandoffServer
+from ztnode.worker.poller import READ, WRITE, Poller
+from ztnode.worker.requests import Requests
+from ztnode.worker.splice import DRAIN_POLL, Splice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ztnode.netstack.stack import Stack
+    from ztnode.ring import Buffer, Ring
+
+READ_LIMIT: Final = 256 * 1024
+"""Bytes of frames that the stack takes in one round: enough to make its batches pay, little enough that a client's
+request does not wait behind a download for more than about a millisecond."""
+STATS_SECONDS: Final = 1.0
+CONTROL_BACKLOG: Final = 8 << 20
+"""Bytes for the node that it may leave unread; a node that stalls longer is as good as dead."""
+_SETTLING_ROUNDS: Final = 4
+
+
+class ChannelClosed(Exception):
+    """The node is gone."""
+
+
+class _Owner(Protocol):
+    """What the worker puts into the ``owner`` of everything that the stack gives it."""
+
+    def on_ready(self) -> None: ...
+
+
+class Worker:
+    """One stack and everything that hangs on it."""
+
+    def __init__(
+        self, *, control: socket.socket, ring_in: Ring, ring_out: Ring, stack: Stack, path: str, now: float
+    ) -> None:
+        """Raises OSError when the hand-off socket ``path`` cannot be made."""
+        self.poller = Poller()
+        self.stack = stack
+        self.now = now
+        self.counters = {"ring_stalls": 0, "udp_bad_record": 0, "udp_unsendable": 0, "unknown_port": 0}
+        self.handoff = HandoffServer(path, self.poller, lambda: self.now)
+        self._path = path
+        self._requests = Requests(self)
+        self._control = control
+        self._control_in = protocol.Decoder()
+        self._control_out = bytearray()
+        self._ring_in = ring_in
+        self._ring_out = ring_out
+        self._blocked: Sequence[tuple[int, Sequence[Buffer]]] = ()
+        self._ports: dict[int, int] = {}
+        self._splices: set[Splice] = set()
+        self._draining: set[Splice] = set()
+        self._running = True
+        self._stats_due = 0.0
+        self._stats_sent: protocol.Stats | None = None
+        control.setblocking(False)
+        self.poller.register(control.fileno(), READ, self._on_control)
+        self.poller.register(ring_in.data_fd, READ, lambda _mask: ring_in.clear_data())
+        self.poller.register(ring_out.space_fd, READ, lambda _mask: ring_out.clear_space())
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until SIGTERM. Raises ChannelClosed, RingCorrupt, ProtocolError, OSError."""
+        self._catch_sigterm()
+        self.send(protocol.Ready(self._path))
+        poller, stack, ring_in = self.poller, self.stack, self._ring_in
+        while self._running:
+            events = poller.wait(self._timeout())
+            self.now = now = time.monotonic()
+            # The views go to the stack and nowhere else: it copies what it keeps in settle(), before release().
+            records = ring_in.read(READ_LIMIT)
+            if records:
+                self._receive(records, now)
+            if events:
+                poller.dispatch(events)
+            due = stack.next_timer()
+            if due is not None and due <= now:
+                stack.handle_timer(now)
+            self._own_timers(now)
+            self._settle(now)
+            if records:
+                stack.settle()
+                ring_in.release()
+        self._end()
+
+    def _timeout(self) -> float:
+        if not self._ring_in.prepare_sleep():
+            return 0.0
+        due = [
+            timer
+            for timer in (self.stack.next_timer(), self.handoff.next_timer(), self._requests.next_timer())
+            if timer is not None
+        ]
+        if self._stats_due:
+            due.append(self._stats_due)
+        if self._draining:
+            due.append(self.now + DRAIN_POLL)
+        if not due:
+            return -1.0
+        # The kernel rounds up to milliseconds; a negative rest means now.
+        return max(0.0, min(due) - time.monotonic())
+
+    def _receive(self, records: list[tuple[int, memoryview]], now: float) -> None:
+        ports = {index for index, _ in records}
+        for index in ports:
+            if index not in self._ports:
+                self.counters["unknown_port"] += sum(tag == index for tag, _ in records)
+            elif len(ports) == 1:
+                self.stack.receive(index, [frame for _, frame in records], now)
+            else:
+                self.stack.receive(index, [frame for tag, frame in records if tag == index], now)
+
+    def _settle(self, now: float) -> None:
+        """Tell owners what changed and send what comes of it. Rarely more than once: owners that speak to each other
+        through this same stack may answer within the round."""
+        for _ in range(_SETTLING_ROUNDS):
+            changed = self.stack.ready()
+            for item in changed:
+                owner = cast("_Owner | None", item.owner)
+                if owner is not None:
+                    owner.on_ready()
+            self._transmit(now)
+            if not changed:
+                return
+
+    def _transmit(self, now: float) -> None:
+        ring = self._ring_out
+        if self._blocked:
+            self._blocked = self._blocked[ring.write_many(self._blocked) :]
+            if self._blocked:
+                ring.prepare_wait()
+                return
+        frames = self.stack.to_send(now)
+        if not frames:
+            return
+        written = ring.write_many(frames)
+        if written < len(frames):
+            # The node is slower than the stack: hold the stack back rather than drop. Copies, because the parts may
+            # be views that end with this round.
+            self.counters["ring_stalls"] += 1
+            self._blocked = [(index, (b"".join(parts),)) for index, parts in frames[written:]]
+            ring.prepare_wait()
+
+    def _own_timers(self, now: float) -> None:
+        due = self.handoff.next_timer()
+        if due is not None and due <= now:
+            self.handoff.handle_timer(now)
+        due = self._requests.next_timer()
+        if due is not None and due <= now:
+            self._requests.handle_timer(now)
+        if self._draining:
+            for splice in list(self._draining):
+                splice.handle_timer(now)
+        if not self._stats_due:
+            # Something woke the loop: what it counted is due in a second, unless nothing changed.
+            self._stats_due = now + STATS_SECONDS
+        elif self._stats_due <= now:
+            self._stats_due = 0.0
+            self._send_stats()
+
+    # -- what hangs on the loop -------------------------------------------------------------------------------------
+
+    def splice_started(self, splice: Splice) -> None:
+        """One more client."""
+        self._splices.add(splice)
+
+    def splice_ended(self, splice: Splice) -> None:
+        """One less."""
+        self._splices.discard(splice)
+        self._draining.discard(splice)
+
+    def splice_draining(self, splice: Splice) -> None:
+        """Call its timer until it is done."""
+        self._draining.add(splice)
+
+    def send(self, message: protocol.ToNode) -> None:
+        """Send to the node. Raises OSError when the node leaves too much unread."""
+        data = protocol.encode(message)
+        if not self._control_out:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                data = data[self._control.send(data) :]
+        if data:
+            if len(self._control_out) > CONTROL_BACKLOG:
+                raise OSError("the node does not read the control channel")
+            if not self._control_out:
+                self.poller.modify(self._control.fileno(), READ | WRITE)
+            self._control_out += data
+
+    def _on_control(self, mask: int) -> None:
+        if mask & WRITE and self._control_out:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                del self._control_out[: self._control.send(self._control_out)]
+            if not self._control_out:
+                self.poller.modify(self._control.fileno(), READ)
+        if not mask & ~WRITE:
+            return
+        try:
+            data = self._control.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise ChannelClosed from error
+        if not data:
+            raise ChannelClosed
+        for message in self._control_in.feed(data):
+            self._handle(message)
+
+    def _handle(self, message: protocol.Message) -> None:
+        match message:
+            case protocol.PortUp():
+                self._port_up(message)
+            case protocol.PortDown():
+                if self._ports.pop(message.index, None) is not None:
+                    self.stack.remove_port(message.index, self.now)
+            case protocol.Cancel():
+                self._requests.cancel(message.id)
+            case protocol.Dial() | protocol.Listen() | protocol.Accept() | protocol.OpenUdp() | protocol.Ping():
+                self._requests.handle(message)
+            case _:
+                raise protocol.ProtocolError(f"a {type(message).__name__} goes from worker to node")
+
+    def _port_up(self, message: protocol.PortUp) -> None:
+        config = PortConfig(
+            mac=message.mac,
+            mtu=message.mtu,
+            addresses=message.addresses,
+            routes=tuple((target, via or None) for target, via in message.routes),
+        )
+        if message.index in self._ports:
+            self.stack.update_port(message.index, config, self.now)
+        else:
+            self.stack.add_port(message.index, config, self.now)
+        self._ports[message.index] = message.nwid
+
+    def _send_stats(self) -> None:
+        counters = dict(self.stack.counters)
+        counters.update(self.handoff.counters)
+        counters.update(self.counters)
+        stats = protocol.Stats(len(self._splices), counters)
+        if stats != self._stats_sent:
+            self._stats_sent = stats
+            self.send(stats)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def _catch_sigterm(self) -> None:
+        # A signal does not end a wait in epoll by itself (PEP 475): the interpreter writes to this pipe.
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
+        os.set_blocking(write_end, False)
+        self.poller.register(read_end, READ, lambda _mask: None)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, lambda _signal, _frame: self.stop())
+
+    def stop(self) -> None:
+        """End the loop after this round."""
+        self._running = False
+
+    def _end(self) -> None:
+        """Peers and clients learn at once, by a reset."""
+        self._requests.close()
+        self.handoff.close()
+        for splice in list(self._splices):
+            splice.reset()
+        self._transmit(self.now)

@@ -1,0 +1,270 @@
+"""What the node asks of a worker, one small class per kind of thing that is under way.
+
+Each object that waits for the stack is the ``owner`` of what it waits for: the loop calls ``on_ready`` when it changed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ztnode.worker import protocol
+from ztnode.worker.datagrams import DatagramRelay
+from ztnode.worker.datagrams import Host as DatagramHost
+from ztnode.worker.explain import explain
+from ztnode.worker.splice import Host as SpliceHost
+from ztnode.worker.splice import Splice
+from ztnode.worker.tcp_pair import make_pair
+
+if TYPE_CHECKING:
+    from ztnode.netstack.stack import Stack
+    from ztnode.netstack.tcp.connection import TcpConnection
+    from ztnode.worker.handoff import HandoffServer
+
+MAX_REQUESTS: Final = 16384
+"""Requests under way, listeners included."""
+
+
+class Host(SpliceHost, DatagramHost, Protocol):
+    """What requests ask of the loop that they live on."""
+
+    @property
+    def stack(self) -> Stack: ...
+
+    @property
+    def handoff(self) -> HandoffServer: ...
+
+    def send(self, message: protocol.ToNode) -> None:
+        """Send to the node."""
+
+
+def _index(index: int) -> int | None:
+    return None if index < 0 else index
+
+
+class ParkedConnection:
+    """An established connection that waits for its client to fetch it."""
+
+    def __init__(self, host: Host, connection: TcpConnection) -> None:
+        self._host = host
+        self._connection = connection
+        connection.owner = self
+
+    def fetch(self) -> socket.socket:
+        """Join the connection to a new pair; the client's end. Raises OSError."""
+        ours, client = make_pair()
+        Splice(self._connection, ours, self._host)
+        return client
+
+    def expire(self) -> None:
+        """Nobody came for it."""
+        self._connection.abort()
+
+    def on_ready(self) -> None:
+        """Whatever arrives waits in the connection, a reset included: the client is to see it."""
+
+
+class _Dial:
+    def __init__(self, requests: Requests, message: protocol.Dial, connection: TcpConnection) -> None:
+        self._requests = requests
+        self._message = message
+        self._connection = connection
+        connection.owner = self
+
+    def on_ready(self) -> None:
+        connection, message = self._connection, self._message
+        if connection.error is not None:
+            number = connection.error.errno or errno.EIO
+            self._requests.done(message.id)
+            self._requests.fail(message.id, number, explain(number, message.host, message.port, message.timeout))
+        elif connection.established:
+            self._requests.done(message.id)
+            token = self._requests.park(message.id, connection)
+            if token:
+                self._requests.host.send(protocol.Dialled(message.id, token, connection.local, connection.remote))
+
+    def cancel(self) -> None:
+        self._connection.owner = None
+        self._connection.abort()
+
+
+class _Listener:
+    def __init__(self, requests: Requests, message: protocol.Listen) -> None:
+        self._requests = requests
+        self._message = message
+        self._waiting: deque[int] = deque()
+        self._listener = requests.host.stack.listen(
+            message.host or None, message.port, backlog=message.backlog, port_index=_index(message.index)
+        )
+        self._listener.owner = self
+
+    @property
+    def local(self) -> protocol.Address:
+        return self._message.host, self._listener.port
+
+    def accept(self, request: int) -> None:
+        self._waiting.append(request)
+        self.on_ready()
+
+    def forget(self, request: int) -> None:
+        self._waiting.remove(request)
+
+    def on_ready(self) -> None:
+        while self._waiting and (connection := self._listener.accept()) is not None:
+            request = self._waiting.popleft()
+            self._requests.done(request)
+            token = self._requests.park(request, connection)
+            if token:
+                self._requests.host.send(protocol.Accepted(request, token, connection.local, connection.remote))
+
+    def cancel(self) -> None:
+        self._listener.owner = None
+        self._listener.close()
+        for request in self._waiting:
+            self._requests.done(request)
+            self._requests.fail(request, errno.EINVAL, "the listener was closed")
+        self._waiting.clear()
+
+
+class _Accept:
+    def __init__(self, listener: _Listener, request: int) -> None:
+        self._listener = listener
+        self._request = request
+
+    def cancel(self) -> None:
+        self._listener.forget(self._request)
+
+
+class _Ping:
+    def __init__(self, requests: Requests, message: protocol.Ping) -> None:
+        host = requests.host
+        self._requests = requests
+        self._message = message
+        self.deadline = host.now + message.timeout
+        self._socket = host.stack.ping(message.host, host.now, port_index=_index(message.index))
+        self._socket.owner = self
+        self._socket.send(os.urandom(message.size), host.now)
+
+    def on_ready(self) -> None:
+        if self._socket.error is not None:
+            self.fail(self._socket.error.errno or errno.EIO)
+        elif replies := self._socket.replies():
+            self._requests.done(self._message.id)
+            self._socket.close()
+            self._requests.host.send(protocol.Pong(self._message.id, replies[0].round_trip))
+
+    def fail(self, number: int) -> None:
+        message = self._message
+        self._requests.done(message.id)
+        self._socket.close()
+        self._requests.fail(message.id, number, explain(number, message.host, None, message.timeout))
+
+    def cancel(self) -> None:
+        self._socket.owner = None
+        self._socket.close()
+
+
+class Requests:
+    """The requests under way, by the node's id."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._open: dict[int, _Dial | _Listener | _Accept | _Ping] = {}
+        self._pings: set[_Ping] = set()
+
+    def handle(
+        self, message: protocol.Dial | protocol.Listen | protocol.Accept | protocol.OpenUdp | protocol.Ping
+    ) -> None:
+        """Begin; the answer comes now or later."""
+        try:
+            if len(self._open) >= MAX_REQUESTS or message.id in self._open:
+                raise OSError(errno.EAGAIN, "too many requests are under way")
+            match message:
+                case protocol.Dial():
+                    self._dial(message)
+                case protocol.Listen():
+                    self._listen(message)
+                case protocol.Accept():
+                    self._accept(message)
+                case protocol.OpenUdp():
+                    self._open_udp(message)
+                case protocol.Ping():
+                    self._ping(message)
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None) or errno.EINVAL
+            target = (message.host, getattr(message, "port", None)) if hasattr(message, "host") else ("", None)
+            self.fail(message.id, number, explain(number, *target) if isinstance(error, OSError) else str(error))
+
+    def cancel(self, request: int) -> None:
+        """Forget a request, close a listener; one that is answered already is none."""
+        found = self._open.pop(request, None)
+        if found is not None:
+            found.cancel()
+        if isinstance(found, _Ping):
+            self._pings.discard(found)
+
+    def _dial(self, message: protocol.Dial) -> None:
+        stack, now = self.host.stack, self.host.now
+        connection = stack.connect(
+            message.host, message.port, now, port_index=_index(message.index), timeout=message.timeout
+        )
+        dial = self._open[message.id] = _Dial(self, message, connection)
+        dial.on_ready()
+
+    def _listen(self, message: protocol.Listen) -> None:
+        listener = self._open[message.id] = _Listener(self, message)
+        self.host.send(protocol.Listening(message.id, listener.local))
+
+    def _accept(self, message: protocol.Accept) -> None:
+        listener = self._open.get(message.listener)
+        if not isinstance(listener, _Listener):
+            raise ValueError("the listener is closed")
+        self._open[message.id] = _Accept(listener, message.id)
+        listener.accept(message.id)
+
+    def _open_udp(self, message: protocol.OpenUdp) -> None:
+        udp = self.host.stack.udp(message.host or None, message.port, port_index=_index(message.index))
+        token = self.host.handoff.offer(DatagramRelay(udp, self.host))
+        self.host.send(protocol.UdpOpened(message.id, token, udp.local))
+
+    def _ping(self, message: protocol.Ping) -> None:
+        ping = self._open[message.id] = _Ping(self, message)
+        self._pings.add(ping)
+
+    def close(self) -> None:
+        """The worker ends: cancel everything."""
+        for request in list(self._open):
+            self.cancel(request)
+
+    def next_timer(self) -> float | None:
+        """When :meth:`handle_timer` is due."""
+        return min((ping.deadline for ping in self._pings), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Pings whose time is over."""
+        for ping in [ping for ping in self._pings if ping.deadline <= now]:
+            ping.fail(errno.ETIMEDOUT)
+
+    # -- for the requests themselves --------------------------------------------------------------------------------
+
+    def done(self, request: int) -> None:
+        """It is about to be answered."""
+        found = self._open.pop(request, None)
+        if isinstance(found, _Ping):
+            self._pings.discard(found)
+
+    def fail(self, request: int, number: int, reason: str) -> None:
+        """Answer that it failed."""
+        self.host.send(protocol.Failed(request, number, reason))
+
+    def park(self, request: int, connection: TcpConnection) -> str:
+        """Offer an established connection; the token, or "" after having answered that there is no room."""
+        try:
+            return self.host.handoff.offer(ParkedConnection(self.host, connection))
+        except OSError as error:
+            connection.abort()
+            self.fail(request, errno.ENOBUFS, str(error))
+            return ""
