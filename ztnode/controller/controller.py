@@ -5,19 +5,49 @@ pushes leave through the ``Vl1`` that it was given. What must survive a restart 
 (``changed_documents``), what an observer should know as events.
 
 Facts: the reference's ``controller/EmbeddedNetworkController.cpp`` (request handling, pushes, revocations) and
-``node/Node.cpp`` (``ncSendConfig``: chunks; ``ncSendError``).
+``node/Node.cpp`` (``ncSendConfig``, ``ncSendRevocation``, ``ncSendError``). Two things are better than there: a member
+that loses its authorisation is told at once, where the reference lets it find out at its next refresh; and an address
+is never given to a second member while another holds it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
 
-from ztnode.controller.documents import Member, Network
+from ztnode.controller.addresses import assign
+from ztnode.controller.configuration import LEGACY_CONFIG_VERSION, grant_defaults, issue
+from ztnode.controller.database import Database
+from ztnode.controller.documents import Member, Network, change_member, change_network
+from ztnode.controller.errors import ControllerError
 from ztnode.vl1.node import Message, Vl1
+from ztnode.vl1.peer import Peer
+from ztnode.wire.address import controller_of, is_reserved
+from ztnode.wire.config_chunk import split_config
+from ztnode.wire.config_request import ConfigRequest, RequestMetadata
+from ztnode.wire.credential import CredentialType
+from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
+from ztnode.wire.network_credentials import NetworkCredentials
+from ztnode.wire.packet import (
+    ERROR_NETWORK_ACCESS_DENIED,
+    ERROR_OBJ_NOT_FOUND,
+    VERB_NETWORK_CONFIG,
+    VERB_NETWORK_CONFIG_REQUEST,
+    VERB_NETWORK_CREDENTIALS,
+)
+from ztnode.wire.reader import Buffer
+from ztnode.wire.revocation import FLAG_FAST_PROPAGATE, Revocation
+
+ONLINE_SECONDS: Final = 120.0
+"""A member is online if it asked within two refresh periods (ZT_NETWORK_AUTOCONF_DELAY is 60 s)."""
+PUSHES_PER_TURN: Final = 32
+"""Configurations and revocations sent in one go, each about 100 µs of signing: a change to a network of thousands of
+members must not stop the node for seconds."""
+_MAX_STRANGERS: Final = 4096
+_NWID_TRIALS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +58,7 @@ class ControllerLimits:
     max_members: int = 16384
     """Members of one network, authorised and not."""
     max_pending: int = 1024
-    """Members of one network that no administrator has acted on; the one unheard for longest makes room."""
+    """Members of one network on which no administrator has acted; the one unheard for longest makes room."""
     min_request_interval: float = 1.0
     """Seconds between two requests of one member that are answered (reference: ZT_NETCONF_MIN_REQUEST_PERIOD)."""
 
@@ -51,6 +81,19 @@ class MemberChanged:
 
 
 ControllerEvent: TypeAlias = NetworkChanged | MemberChanged
+_Key: TypeAlias = tuple[int, int]
+"""(nwid, member address)."""
+
+
+class _Contact:
+    """What is known of a member that asked since this process started, and is kept nowhere else."""
+
+    __slots__ = ("last_request", "metadata", "packet_id")
+
+    def __init__(self) -> None:
+        self.last_request = float("-inf")
+        self.packet_id = 0
+        self.metadata = RequestMetadata()
 
 
 class Controller:
@@ -68,72 +111,339 @@ class Controller:
         """``identity`` has its private keys. ``documents``: what the state store has under ``controller.d/network/``,
         by key. Raises ControllerError that names the key of a document it cannot use: a controller that forgot a
         member would hand its address to another."""
+        self._vl1 = vl1
+        self._identity = identity
+        self._random = random
+        self._limits = limits or ControllerLimits()
+        self._database = Database()
+        self._database.load(documents or {})
+        self._contacts: dict[_Key, _Contact] = {}
+        # Those who ask for what does not exist or may not get in, with when they were answered last.
+        self._strangers: OrderedDict[_Key, float] = OrderedDict()
+        self._pushes: dict[_Key, None] = {}
+        self._revocations: deque[tuple[int, bytes]] = deque()
+        self._events: dict[tuple[int, int | None], ControllerEvent] = {}
+        self._due: float | None = None
         self.counters: Counter[str] = Counter()
 
     # Driven by the owner
 
     def receive(self, messages: Sequence[Message], now: float, wall: int) -> None:
-        """Answer what is for the controller among VL1's messages (others pass by). ``now``: monotonic seconds, ``wall``:
-        Unix milliseconds. Never raises on their content."""
-        raise NotImplementedError
+        """Answer what is for the controller among VL1's messages (others pass by). ``now``: monotonic seconds,
+        ``wall``: Unix milliseconds. Never raises on their content."""
+        for peer, verb, packet_id, payload in messages:
+            if verb == VERB_NETWORK_CONFIG_REQUEST:
+                try:
+                    self._request(peer, packet_id, payload, now, wall)
+                except WireError:
+                    self.counters["drop_malformed_request"] += 1
 
     def handle_timer(self, now: float, wall: int) -> None:
-        """Do what has become due."""
-        raise NotImplementedError
+        """Send the next of the pushes that wait."""
+        if self._due is not None and now >= self._due:
+            self._drain(now, wall)
 
     def next_timer(self) -> float | None:
-        """When ``handle_timer`` wants to be called next."""
-        raise NotImplementedError
+        """When ``handle_timer`` wants to be called next: at once while pushes wait, else never."""
+        return self._due
 
     def changed_documents(self) -> list[tuple[str, bytes | None]]:
         """State-store keys with their new values (None: delete) since the last call. Write them before ``to_send``:
         an address that was promised must not be forgotten."""
-        raise NotImplementedError
+        return self._database.unsaved()
 
     def events(self) -> list[ControllerEvent]:
-        """What changed since the last call, for whoever watches."""
-        raise NotImplementedError
+        """What changed since the last call, for whoever watches: the newest state of each thing."""
+        events, self._events = list(self._events.values()), {}
+        return events
 
     # Administration: raises KeyError for an unknown network or member and ControllerError for a bad setting
 
     def networks(self) -> list[Network]:
         """All networks by id."""
-        raise NotImplementedError
+        return self._database.networks()
 
     def network(self, nwid: int) -> Network:
         """One network."""
-        raise NotImplementedError
+        network = self._database.network(nwid)
+        if network is None:
+            raise KeyError(nwid)
+        return network
 
     def create_network(self, settings: Mapping[str, Any], now: float, wall: int, *, nwid: int | None = None) -> Network:
         """A new network; ``settings`` as in ``documents.NETWORK_SETTINGS``; ``nwid`` None: a random one of ours.
         ControllerError if the id exists or is not ours."""
-        raise NotImplementedError
+        if len(self._database) >= self._limits.max_networks:
+            raise ControllerError(f"this controller has {len(self._database)} networks, as many as it may have")
+        if nwid is None:
+            nwid = self._free_nwid()
+        elif controller_of(nwid) != self._identity.address or not nwid & 0xFFFFFF:
+            ours = f"{self._identity.address:010x}"
+            raise ControllerError(f"{nwid:016x} is not an id for this controller: ids begin with {ours}")
+        elif nwid in self._database:
+            raise ControllerError(f"the network {nwid:016x} exists already")
+        return self._put_network(change_network(Network(nwid, creation_time=wall), settings), now, wall)
 
     def update_network(self, nwid: int, settings: Mapping[str, Any], now: float, wall: int) -> Network:
         """Change settings; members that are online get the new configuration at once."""
-        raise NotImplementedError
+        return self._put_network(change_network(self.network(nwid), settings), now, wall)
 
     def delete_network(self, nwid: int, now: float, wall: int) -> None:
         """Delete the network and all its members; those online are told."""
-        raise NotImplementedError
+        self.network(nwid)
+        for address in self._database.addresses(nwid):
+            self._tell(nwid, address, ERROR_OBJ_NOT_FOUND, now)
+            self._contacts.pop((nwid, address), None)
+        self._database.delete_network(nwid)
+        for key in [key for key in self._events if key[0] == nwid]:
+            del self._events[key]
+        self._events[nwid, None] = NetworkChanged(nwid, None)
 
     def members(self, nwid: int) -> list[Member]:
         """All members by address."""
-        raise NotImplementedError
+        return self._database.members(nwid)
 
     def member(self, nwid: int, address: int) -> Member:
         """One member."""
-        raise NotImplementedError
+        member = self._database.member(nwid, address)
+        if member is None:
+            raise KeyError(address)
+        return member
 
-    def online_members(self, nwid: int, now: float) -> Iterable[int]:
-        """Addresses heard within the last two configuration refreshes."""
-        raise NotImplementedError
+    def authorises(self, nwid: int, address: int) -> bool:
+        """Whether a node is an authorised member of a network of ours."""
+        member = self._database.member(nwid, address)
+        return member is not None and member.authorized
+
+    def last_seen(self, nwid: int, address: int) -> float | None:
+        """When the member asked last, in the ``now`` of the calls; None if not since this process started."""
+        contact = self._contacts.get((nwid, address))
+        return None if contact is None else contact.last_request
 
     def update_member(self, nwid: int, address: int, settings: Mapping[str, Any], now: float, wall: int) -> Member:
         """Change (or make known in advance) a member; ``settings`` as in ``documents.MEMBER_SETTINGS``, ``authorized``
         among them. Pushed at once if it is online; a deauthorised one's certificate is revoked."""
-        raise NotImplementedError
+        self.network(nwid)
+        if is_reserved(address) or address >> 40:
+            raise ControllerError(f"{address:010x} is not an address that a member can have")
+        old = self._database.member(nwid, address)
+        if old is None and self._database.count(nwid) >= self._limits.max_members:
+            raise ControllerError(f"the network has {self._limits.max_members} members, as many as it may have")
+        before = old or Member(nwid, address, creation_time=wall)
+        member = change_member(before, settings)
+        for ip in set(member.ip_assignments) - set(before.ip_assignments):
+            holder = self._database.holder(nwid, ip)
+            if holder is not None and holder != address:
+                raise ControllerError(f"{ip} is assigned to the member {holder:010x}")
+        if member.authorized and not before.authorized:
+            member = replace(member, last_authorized_time=wall, authorized_by="api")
+        elif before.authorized and not member.authorized:
+            member = replace(member, last_deauthorized_time=wall)
+        member = self._put_member(member, before)
+        if before.authorized and not member.authorized:
+            self._expel(nwid, address, now, wall)
+        elif member.authorized and replace(member, revision=before.revision) != before:
+            self._pushes[nwid, address] = None
+        self._drain(now, wall)
+        return member
 
     def delete_member(self, nwid: int, address: int, now: float, wall: int) -> None:
         """Forget a member; its addresses become free. A member that asks again is new."""
-        raise NotImplementedError
+        member = self.member(nwid, address)
+        self._database.delete_member(nwid, address)
+        self._events[nwid, address] = MemberChanged(nwid, address, None)
+        if member.authorized:
+            self._expel(nwid, address, now, wall)
+            if member.active_bridge:
+                self._push_all(nwid)
+        self._contacts.pop((nwid, address), None)
+        self._drain(now, wall)
+
+    # A member asks
+
+    def _request(self, peer: Peer, packet_id: int, payload: Buffer, now: float, wall: int) -> None:
+        request = ConfigRequest.decode(payload)
+        nwid, address = request.network_id, peer.address
+        if controller_of(nwid) != self._identity.address:
+            self.counters["drop_request_for_other_controller"] += 1
+            return
+        network = self._database.network(nwid)
+        known = self._database.member(nwid, address)
+        if not self._may_ask(nwid, address, known is not None, now):
+            self.counters["drop_request_too_soon"] += 1
+            return
+        if network is None:
+            self._refuse(peer, packet_id, nwid, ERROR_OBJ_NOT_FOUND, now)
+            return
+        # A known address with another key is a collision or an impostor: neither may enter on the member's behalf.
+        text = peer.identity.to_text()
+        if known is not None and known.identity and known.identity != text:
+            self.counters["drop_request_other_identity"] += 1
+            self._refuse(peer, packet_id, nwid, ERROR_NETWORK_ACCESS_DENIED, now)
+            return
+        if known is None and not self._room_for_another(network):
+            self.counters["drop_request_network_full"] += 1
+            self._refuse(peer, packet_id, nwid, ERROR_NETWORK_ACCESS_DENIED, now)
+            return
+        before = known or Member(nwid, address, creation_time=wall)
+        member = before if before.identity else replace(before, identity=text)
+        contact = self._contacts.setdefault((nwid, address), _Contact())
+        contact.last_request = now
+        contact.packet_id = packet_id
+        contact.metadata = RequestMetadata.from_dictionary(request.metadata)
+        self._strangers.pop((nwid, address), None)
+        if not member.authorized and not network.private:
+            member = replace(member, authorized=True, last_authorized_time=wall, authorized_by="public")
+        if not member.authorized:
+            self._put_member(member, before)
+            self._refuse(peer, packet_id, nwid, ERROR_NETWORK_ACCESS_DENIED, now)
+            return
+        version = _version(contact.metadata)
+        if member.version != version:
+            member = replace(member, version=version)
+        member = self._equip(network, member, new=known is None)
+        self._put_member(member, before)
+        for chunk in self._configuration(network, member, peer.identity, contact.metadata, wall):
+            self._vl1.reply_ok(peer, VERB_NETWORK_CONFIG_REQUEST, packet_id, chunk, now)
+        self.counters["configurations_answered"] += 1
+
+    def _may_ask(self, nwid: int, address: int, known: bool, now: float) -> bool:
+        """The gate that bounds how often one node gets an answer about one network."""
+        key = (nwid, address)
+        if known and key in self._contacts:
+            return now - self._contacts[key].last_request >= self._limits.min_request_interval
+        last = self._strangers.get(key)
+        if last is not None and now - last < self._limits.min_request_interval:
+            return False
+        self._strangers[key] = now
+        self._strangers.move_to_end(key)
+        if len(self._strangers) > _MAX_STRANGERS:
+            self._strangers.popitem(last=False)
+        return True
+
+    def _room_for_another(self, network: Network) -> bool:
+        """Whether one more member may be recorded; on a private network a mere applicant makes room for it if need
+        be."""
+        if network.private:
+            pending = set(self._database.pending(network.nwid))
+            if len(pending) >= self._limits.max_pending:
+                oldest = min(pending, key=lambda address: self._heard(network.nwid, address))
+                self._database.delete_member(network.nwid, oldest)
+                self._contacts.pop((network.nwid, oldest), None)
+                self._events[network.nwid, oldest] = MemberChanged(network.nwid, oldest, None)
+        return self._database.count(network.nwid) < self._limits.max_members
+
+    def _heard(self, nwid: int, address: int) -> float:
+        contact = self._contacts.get((nwid, address))
+        return float("-inf") if contact is None else contact.last_request
+
+    def _refuse(self, peer: Peer, packet_id: int, nwid: int, code: int, now: float) -> None:
+        self._vl1.reply_error(peer, VERB_NETWORK_CONFIG_REQUEST, packet_id, code, nwid.to_bytes(8, "big"), now)
+        self.counters["requests_refused"] += 1
+
+    # What a member gets
+
+    def _equip(self, network: Network, member: Member, *, new: bool) -> Member:
+        """The member with default tags and capabilities, and with addresses if it has none yet."""
+        member = grant_defaults(network, member, new=new)
+        return assign(network, member, self._database.taken(network.nwid), self._random)
+
+    def _configuration(
+        self, network: Network, member: Member, identity: Identity, metadata: RequestMetadata, wall: int
+    ) -> Iterator[bytes]:
+        """The payloads that carry the member's configuration."""
+        bridges = self._database.bridges(network.nwid)
+        config = issue(network, member, identity, self._identity, metadata, bridges, wall)
+        data = config.encode(legacy=metadata.config_version < LEGACY_CONFIG_VERSION)
+        update_id = int.from_bytes(self._random(8), "big") or 1
+        return (chunk.encode() for chunk in split_config(network.nwid, data, update_id, self._identity))
+
+    # Changes and whom they concern
+
+    def _put_network(self, network: Network, now: float, wall: int) -> Network:
+        saved = self._database.put_network(network)
+        if saved is not network:
+            self._events[saved.nwid, None] = NetworkChanged(saved.nwid, saved)
+            self._push_all(saved.nwid)
+            self._drain(now, wall)
+        return saved
+
+    def _put_member(self, member: Member, before: Member) -> Member:
+        saved = self._database.put_member(member)
+        if saved is not member:
+            self._events[saved.nwid, saved.address] = MemberChanged(saved.nwid, saved.address, saved)
+            # Who bridges stands in everybody's configuration.
+            if (saved.active_bridge and saved.authorized) != (before.active_bridge and before.authorized):
+                self._push_all(saved.nwid)
+        return saved
+
+    def _push_all(self, nwid: int) -> None:
+        for address in self._database.addresses(nwid):
+            self._pushes[nwid, address] = None
+
+    def _expel(self, nwid: int, address: int, now: float, wall: int) -> None:
+        """Void the member's certificate with everybody who is online, and tell the member."""
+        revocation = Revocation(
+            network_id=nwid,
+            id=int.from_bytes(self._random(4), "big"),
+            credential_id=0,
+            threshold=wall,
+            flags=FLAG_FAST_PROPAGATE,
+            target=address,
+            credential_type=CredentialType.COM,
+        ).sign(self._identity)
+        payload = NetworkCredentials(revocations=(revocation,)).encode()
+        for other in self._database.addresses(nwid):
+            if other != address and self._is_online(nwid, other, now):
+                self._revocations.append((other, payload))
+        self._tell(nwid, address, ERROR_NETWORK_ACCESS_DENIED, now)
+
+    def _tell(self, nwid: int, address: int, code: int, now: float) -> None:
+        """Answer a member's last request once more, now with an error."""
+        contact, peer = self._contacts.get((nwid, address)), self._vl1.peer(address)
+        if contact is not None and peer is not None and self._is_online(nwid, address, now):
+            self._refuse(peer, contact.packet_id, nwid, code, now)
+
+    def _is_online(self, nwid: int, address: int, now: float) -> bool:
+        return now - self._heard(nwid, address) < ONLINE_SECONDS
+
+    def _drain(self, now: float, wall: int) -> None:
+        """Send some of what waits; ``next_timer`` asks for another turn while there is more."""
+        budget = PUSHES_PER_TURN
+        while self._revocations and budget:
+            address, payload = self._revocations.popleft()
+            self._vl1.send(address, VERB_NETWORK_CREDENTIALS, payload, now)
+            budget -= 1
+        while self._pushes and budget:
+            nwid, address = next(iter(self._pushes))
+            del self._pushes[nwid, address]
+            budget -= self._push(nwid, address, now, wall)
+        self._due = now if self._revocations or self._pushes else None
+
+    def _push(self, nwid: int, address: int, now: float, wall: int) -> bool:
+        """Send a member its configuration unasked; False if it is not there to get it."""
+        network, before = self._database.network(nwid), self._database.member(nwid, address)
+        contact = self._contacts.get((nwid, address))
+        if network is None or before is None or contact is None:
+            return False
+        if not before.authorized or not self._is_online(nwid, address, now):
+            return False
+        member = self._put_member(self._equip(network, before, new=False), before)
+        identity = Identity.from_text(member.identity)
+        for chunk in self._configuration(network, member, identity, contact.metadata, wall):
+            self._vl1.send(address, VERB_NETWORK_CONFIG, chunk, now, compress=True)
+        self.counters["configurations_pushed"] += 1
+        return True
+
+    def _free_nwid(self) -> int:
+        for _ in range(_NWID_TRIALS):
+            nwid = self._identity.address << 24 | int.from_bytes(self._random(3), "big")
+            if nwid & 0xFFFFFF and nwid not in self._database:
+                return nwid
+        raise ControllerError("no free network id found")
+
+
+def _version(metadata: RequestMetadata) -> tuple[int, int, int, int]:
+    """What the member says it runs, bounded: a document holds numbers of 16 bits."""
+    major, minor, revision = (min(part, 0xFFFF) for part in metadata.version)
+    return major, minor, revision, min(metadata.protocol, 0xFFFF)

@@ -1,0 +1,443 @@
+"""The controller under a fake clock and a fake VL1 that records what leaves."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_interface
+from itertools import count
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ztnode.controller.controller import Controller, ControllerLimits, MemberChanged, NetworkChanged
+from ztnode.controller.documents import member_key, network_key
+from ztnode.controller.errors import ControllerError
+from ztnode.vl1.node import Vl1
+from ztnode.wire import c25519
+from ztnode.wire.config_chunk import ConfigChunk
+from ztnode.wire.config_request import ConfigRequest, RequestMetadata
+from ztnode.wire.dictionary import Dictionary
+from ztnode.wire.identity import Identity
+from ztnode.wire.network_config import SPECIALIST_ACTIVE_BRIDGE, NetworkConfig, NetworkType
+from ztnode.wire.network_credentials import NetworkCredentials
+from ztnode.wire.packet import (
+    ERROR_NETWORK_ACCESS_DENIED,
+    ERROR_OBJ_NOT_FOUND,
+    VERB_ERROR,
+    VERB_NETWORK_CONFIG,
+    VERB_NETWORK_CONFIG_REQUEST,
+    VERB_NETWORK_CREDENTIALS,
+    VERB_OK,
+)
+
+WALL = 1_700_000_000_000
+SETTINGS = {
+    "name": "lab",
+    "private": True,
+    "v4AssignMode": {"zt": True},
+    "v6AssignMode": {"rfc4193": True},
+    "ipAssignmentPools": [{"ipRangeStart": "10.121.15.1", "ipRangeEnd": "10.121.15.90"}],
+    "routes": [{"target": "10.121.15.0/24", "via": None}, {"target": "192.168.55.0/24", "via": "10.121.15.99"}],
+    "dns": {"domain": "lab.zt", "servers": ["10.121.15.99"]},
+}
+
+
+def identity(address: int) -> Identity:
+    """A working key pair for any address: the controller leaves the proof of work to VL1."""
+    secret = bytes([address & 0xFF]) * c25519.SECRET_LENGTH
+    return Identity(address, c25519.derive_public(secret), secret)
+
+
+@dataclass
+class Sent:
+    address: int
+    verb: int
+    payload: bytes
+    code: int | None = None
+    in_re: int | None = None
+
+
+@dataclass
+class FakeVl1:
+    """Everybody is known; everything sent is kept."""
+
+    sent: list[Sent] = field(default_factory=list)
+
+    def peer(self, address: int) -> Any:
+        return SimpleNamespace(address=address, identity=identity(address).without_secret())
+
+    def send(self, address: int, verb: int, payload: bytes, now: float, *, compress: bool = False) -> int:
+        self.sent.append(Sent(address, verb, bytes(payload)))
+        return len(self.sent)
+
+    def reply_ok(self, peer: Any, verb: int, packet_id: int, payload: bytes, now: float) -> int:
+        assert verb == VERB_NETWORK_CONFIG_REQUEST
+        self.sent.append(Sent(peer.address, VERB_OK, bytes(payload), in_re=packet_id))
+        return len(self.sent)
+
+    def reply_error(self, peer: Any, verb: int, packet_id: int, code: int, payload: bytes, now: float) -> int:
+        assert verb == VERB_NETWORK_CONFIG_REQUEST
+        self.sent.append(Sent(peer.address, VERB_ERROR, bytes(payload), code, packet_id))
+        return len(self.sent)
+
+    def take(self) -> list[Sent]:
+        sent, self.sent = self.sent, []
+        return sent
+
+
+CONTROLLER = identity(0x1122334455)
+
+
+class Bench:
+    """A controller, its clock and its members."""
+
+    def __init__(self, documents: dict[str, bytes] | None = None, limits: ControllerLimits | None = None) -> None:
+        self.vl1 = FakeVl1()
+        self.now = 100.0
+        self.store: dict[str, bytes] = dict(documents or {})
+        self._random = count(1)
+        self.controller = Controller(
+            cast(Vl1, self.vl1),
+            CONTROLLER,
+            random=lambda n: next(self._random).to_bytes(n, "big"),
+            documents=self.store,
+            limits=limits,
+        )
+        self._packet = count(1000)
+
+    @property
+    def wall(self) -> int:
+        return WALL + int(self.now * 1000)
+
+    def network(self, **settings: Any) -> int:
+        return self.controller.create_network({**SETTINGS, **settings}, self.now, self.wall).nwid
+
+    def ask(self, nwid: int, address: int, *, who: Identity | None = None, **metadata: Any) -> list[Sent]:
+        """One request; what leaves for the asker because of it."""
+        self.now += 1.0
+        self.vl1.take()
+        request = ConfigRequest(nwid, RequestMetadata(version=(1, 14, 1), **metadata).to_dictionary())
+        peer = SimpleNamespace(address=address, identity=(who or identity(address)).without_secret())
+        message = (cast(Any, peer), VERB_NETWORK_CONFIG_REQUEST, next(self._packet), request.encode())
+        self.controller.receive([message], self.now, self.wall)
+        return [sent for sent in self.vl1.take() if sent.address == address]
+
+    def config(self, nwid: int, address: int, **metadata: Any) -> NetworkConfig:
+        return assemble(self.ask(nwid, address, **metadata))
+
+    def authorise(self, nwid: int, address: int, **settings: Any) -> None:
+        self.controller.update_member(nwid, address, {"authorized": True, **settings}, self.now, self.wall)
+
+    def save(self) -> list[str]:
+        """Write what has to be written; the keys."""
+        changed = self.controller.changed_documents()
+        for key, value in changed:
+            if value is None:
+                self.store.pop(key, None)
+            else:
+                self.store[key] = value
+        return [key for key, _ in changed]
+
+
+def assemble(sent: list[Sent]) -> NetworkConfig:
+    """The configuration in signed chunks, each checked."""
+    chunks = [ConfigChunk.decode(item.payload) for item in sent if item.verb in (VERB_OK, VERB_NETWORK_CONFIG)]
+    assert chunks and all(chunk.verify(CONTROLLER) for chunk in chunks)
+    assert len({chunk.update_id for chunk in chunks}) == 1 and chunks[0].update_id
+    data = b"".join(chunk.data for chunk in sorted(chunks, key=lambda chunk: chunk.index))
+    assert len(data) == chunks[0].total_length
+    return NetworkConfig.decode(data)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_an_authorised_member_gets_a_complete_signed_configuration(bench: Bench) -> None:
+    nwid = bench.network(mtu=1400, multicastLimit=7, enableBroadcast=False)
+    bench.authorise(nwid, 0xAA00000001)
+    config = bench.config(nwid, 0xAA00000001)
+    assert (config.network_id, config.issued_to, config.name) == (nwid, 0xAA00000001, "lab")
+    assert (config.mtu, config.multicast_limit, config.broadcast) == (1400, 7, False)
+    assert config.type == NetworkType.PRIVATE and config.ndp_emulation
+    assert [str(route.target) for route in config.routes] == ["10.121.15.0/24", "192.168.55.0/24"]
+    assert config.dns.domain == "lab.zt" and config.dns.servers == (ip_address("10.121.15.99"),)
+    six, four = config.static_addresses
+    assert six.version == 6 and str(six).startswith("fd") and four in ip_interface("10.121.15.1/24").network
+    com = config.certificate_of_membership
+    assert com is not None and com.verify(CONTROLLER) and com.issued_to == 0xAA00000001
+    assert com.agrees_with(com, identity(0xAA00000001)) and not com.agrees_with(com, identity(0xAA00000002))
+    (ownership,) = config.certificates_of_ownership
+    assert ownership.verify(CONTROLLER) and ownership.owns(four.ip) and ownership.owns(six.ip)
+    assert not ownership.owns(ip_address("10.121.15.91"))
+
+
+def test_a_private_network_refuses_and_records_who_asks(bench: Bench) -> None:
+    nwid = bench.network()
+    (refusal,) = bench.ask(nwid, 0xAA00000001)
+    assert refusal.code == ERROR_NETWORK_ACCESS_DENIED and refusal.payload == nwid.to_bytes(8, "big")
+    member = bench.controller.member(nwid, 0xAA00000001)
+    assert not member.authorized and member.identity == identity(0xAA00000001).to_text()
+    assert bench.controller.events()[-1] == MemberChanged(nwid, 0xAA00000001, member)
+    assert member_key(nwid, 0xAA00000001) in bench.save()
+
+
+def test_an_unknown_network_is_not_found(bench: Bench) -> None:
+    (refusal,) = bench.ask(CONTROLLER.address << 24 | 99, 0xAA00000001)
+    assert refusal.code == ERROR_OBJ_NOT_FOUND
+
+
+def test_another_controllers_network_is_not_answered(bench: Bench) -> None:
+    assert bench.ask(0xFEDCBA9876000001, 0xAA00000001) == []
+    assert bench.controller.counters["drop_request_for_other_controller"] == 1
+
+
+def test_a_public_network_lets_everybody_in(bench: Bench) -> None:
+    nwid = bench.network(private=False)
+    config = bench.config(nwid, 0xAA00000001)
+    assert config.type == NetworkType.PUBLIC and len(config.static_addresses) == 2
+    member = bench.controller.member(nwid, 0xAA00000001)
+    assert member.authorized and member.authorized_by == "public" and member.version == (1, 14, 1, 12)
+
+
+def test_a_waiting_member_is_pushed_its_configuration_when_authorised(bench: Bench) -> None:
+    nwid = bench.network()
+    bench.ask(nwid, 0xAA00000001)
+    bench.authorise(nwid, 0xAA00000001)
+    sent = bench.vl1.take()
+    assert {item.verb for item in sent} == {VERB_NETWORK_CONFIG}
+    assert len(assemble(sent).static_addresses) == 2
+    assert bench.controller.member(nwid, 0xAA00000001).last_authorized_time == bench.wall
+
+
+def test_a_deauthorised_member_is_told_and_its_certificate_revoked_with_the_others(bench: Bench) -> None:
+    nwid = bench.network()
+    for address in (0xAA00000001, 0xAA00000002):
+        bench.authorise(nwid, address)
+        bench.ask(nwid, address)
+    bench.controller.update_member(nwid, 0xAA00000001, {"authorized": False}, bench.now, bench.wall)
+    refusal, revocation = sorted(bench.vl1.take(), key=lambda item: item.address)
+    assert (refusal.address, refusal.code) == (0xAA00000001, ERROR_NETWORK_ACCESS_DENIED)
+    assert (revocation.address, revocation.verb) == (0xAA00000002, VERB_NETWORK_CREDENTIALS)
+    (revoked,) = NetworkCredentials.decode(revocation.payload).revocations
+    assert revoked.verify(CONTROLLER) and revoked.target == 0xAA00000001 and revoked.threshold == bench.wall
+    (again,) = bench.ask(nwid, 0xAA00000001)
+    assert again.code == ERROR_NETWORK_ACCESS_DENIED
+
+
+def test_a_changed_route_is_pushed_to_who_is_online_and_counts_a_revision(bench: Bench) -> None:
+    nwid = bench.network()
+    for address in (0xAA00000001, 0xAA00000002):
+        bench.authorise(nwid, address)
+    first = bench.config(nwid, 0xAA00000001)
+    bench.now += 200  # 0xaa00000001 falls silent
+    bench.ask(nwid, 0xAA00000002)
+    routes = [*SETTINGS["routes"], {"target": "172.16.0.0/16"}]  # type: ignore[misc]
+    bench.controller.update_network(nwid, {"routes": routes}, bench.now, bench.wall)
+    sent = bench.vl1.take()
+    assert {item.address for item in sent} == {0xAA00000002}
+    pushed = assemble(sent)
+    assert pushed.revision == first.revision + 1 and str(pushed.routes[-1].target) == "172.16.0.0/16"
+
+
+def test_a_change_that_changes_nothing_is_neither_saved_nor_pushed(bench: Bench) -> None:
+    nwid = bench.network()
+    bench.authorise(nwid, 0xAA00000001)
+    bench.ask(nwid, 0xAA00000001)
+    bench.save()
+    bench.controller.update_network(nwid, {"name": "lab"}, bench.now, bench.wall)
+    bench.authorise(nwid, 0xAA00000001)
+    assert bench.vl1.take() == [] and bench.save() == []
+
+
+def test_a_large_network_is_pushed_to_in_turns(bench: Bench) -> None:
+    nwid = bench.network(private=False, v4AssignMode={"zt": False})
+    for number in range(100):
+        bench.ask(nwid, 0xAA00000001 + number)
+    bench.now += 0.5
+    bench.controller.update_network(nwid, {"name": "new"}, bench.now, bench.wall)
+    reached = {item.address for item in bench.vl1.take()}
+    assert 0 < len(reached) < 100 and bench.controller.next_timer() == bench.now
+    for _ in range(100):
+        if bench.controller.next_timer() is None:
+            break
+        bench.controller.handle_timer(bench.now, bench.wall)
+        reached |= {item.address for item in bench.vl1.take()}
+    assert len(reached) == 100
+
+
+def test_a_member_is_answered_once_a_second(bench: Bench) -> None:
+    nwid = bench.network()
+    bench.authorise(nwid, 0xAA00000001)
+    assert bench.ask(nwid, 0xAA00000001)
+    bench.now -= 0.9
+    assert bench.ask(nwid, 0xAA00000001) == []
+    assert bench.controller.counters["drop_request_too_soon"] == 1
+    assert bench.ask(nwid, 0xAA00000001)
+
+
+def test_a_stranger_is_answered_once_a_second_too(bench: Bench) -> None:
+    nwid = CONTROLLER.address << 24 | 99
+    assert bench.ask(nwid, 0xAA00000001)
+    bench.now -= 0.9
+    assert bench.ask(nwid, 0xAA00000001) == []
+
+
+def test_another_identity_with_a_members_address_stays_out(bench: Bench) -> None:
+    nwid = bench.network()
+    bench.authorise(nwid, 0xAA00000001)
+    bench.ask(nwid, 0xAA00000001)
+    stranger = Identity(0xAA00000001, identity(0x77).public)
+    (refusal,) = bench.ask(nwid, 0xAA00000001, who=stranger)
+    assert refusal.code == ERROR_NETWORK_ACCESS_DENIED
+    assert bench.controller.member(nwid, 0xAA00000001).identity == identity(0xAA00000001).to_text()
+
+
+def test_addresses_differ_and_survive_a_restart(bench: Bench) -> None:
+    nwid = bench.network(private=False)
+    addresses = {a: bench.config(nwid, a).static_addresses for a in range(0xAA00000001, 0xAA00000051)}
+    assert len({four for _, four in addresses.values()}) == 80
+    assert bench.config(nwid, 0xAA00000001).static_addresses == addresses[0xAA00000001]
+    bench.save()
+    again = Bench(bench.store)
+    assert again.config(nwid, 0xAA00000050).static_addresses == addresses[0xAA00000050]
+    assert again.controller.network(nwid) == bench.controller.network(nwid)
+
+
+def test_a_full_pool_gives_no_address_but_a_configuration(bench: Bench) -> None:
+    nwid = bench.network(
+        private=False,
+        v6AssignMode={},
+        ipAssignmentPools=[{"ipRangeStart": "10.121.15.254", "ipRangeEnd": "10.121.15.255"}],
+    )
+    assert [str(a) for a in bench.config(nwid, 0xAA00000001).static_addresses] == ["10.121.15.254/24"]
+    assert bench.config(nwid, 0xAA00000002).static_addresses == ()
+
+
+def test_a_static_assignment_is_kept_and_belongs_to_one_member(bench: Bench) -> None:
+    nwid = bench.network()
+    bench.authorise(nwid, 0xAA00000001, ipAssignments=["10.121.15.99"])
+    _, four = bench.config(nwid, 0xAA00000001).static_addresses
+    assert str(four) == "10.121.15.99/24"
+    with pytest.raises(ControllerError, match="aa00000001"):
+        bench.authorise(nwid, 0xAA00000002, ipAssignments=["10.121.15.99"])
+
+
+def test_a_bridge_stands_in_everybodys_configuration(bench: Bench) -> None:
+    nwid = bench.network()
+    for address in (0xAA00000001, 0xAA00000002):
+        bench.authorise(nwid, address)
+        bench.ask(nwid, address)
+    bench.controller.update_member(nwid, 0xAA00000002, {"activeBridge": True}, bench.now, bench.wall)
+    pushed = assemble([item for item in bench.vl1.take() if item.address == 0xAA00000001])
+    assert pushed.with_role(SPECIALIST_ACTIVE_BRIDGE) == (0xAA00000002,)
+
+
+def test_tags_and_capabilities_are_signed_for_who_holds_them(bench: Bench) -> None:
+    rule = {"type": "ACTION_ACCEPT"}
+    nwid = bench.network(
+        tags=[{"id": 5, "default": 50}, {"id": 6, "default": None}],
+        capabilities=[{"id": 1, "default": True, "rules": [rule]}, {"id": 2, "rules": [rule]}],
+    )
+    bench.authorise(nwid, 0xAA00000001, tags=[[6, 60]], capabilities=[2, 99])
+    config = bench.config(nwid, 0xAA00000001)
+    assert {tag.id: tag.value for tag in config.tags} == {5: 50, 6: 60}
+    assert all(tag.verify(CONTROLLER) for tag in config.tags)
+    assert [capability.id for capability in config.capabilities] == [2]
+    assert config.capabilities[0].issued_to == 0xAA00000001
+    assert config.capabilities[0].verify({CONTROLLER.address: CONTROLLER}.get) is True
+    # An applicant that is new gets the default capability as well.
+    bench.ask(nwid, 0xAA00000002)
+    bench.authorise(nwid, 0xAA00000002)
+    assert bench.config(nwid, 0xAA00000002).tags[0].id == 5
+
+
+def test_an_old_node_gets_accept_rules_and_legacy_fields(bench: Bench) -> None:
+    nwid = bench.network(rules=[{"type": "ACTION_DROP"}])
+    bench.authorise(nwid, 0xAA00000001)
+    assert [rule.type for rule in bench.config(nwid, 0xAA00000001).rules] == [0]
+    sent = bench.ask(nwid, 0xAA00000001, rules_engine_revision=0, config_version=5)
+    assert [rule.type for rule in assemble(sent).rules] == [1]
+    data = b"".join(ConfigChunk.decode(item.payload).data for item in sent)
+    assert Dictionary.decode(data).text("v4s").startswith("10.121.15.")
+
+
+def test_a_deleted_network_is_gone_for_its_members(bench: Bench) -> None:
+    nwid = bench.network()
+    bench.authorise(nwid, 0xAA00000001)
+    bench.ask(nwid, 0xAA00000001)
+    bench.save()
+    bench.controller.delete_network(nwid, bench.now, bench.wall)
+    (told,) = bench.vl1.take()
+    assert told.code == ERROR_OBJ_NOT_FOUND
+    assert bench.controller.events()[-1] == NetworkChanged(nwid, None)
+    bench.save()
+    assert bench.store == {}
+    with pytest.raises(KeyError):
+        bench.controller.network(nwid)
+
+
+def test_a_deleted_member_frees_its_address(bench: Bench) -> None:
+    nwid = bench.network()
+    bench.authorise(nwid, 0xAA00000001, ipAssignments=["10.121.15.99"])
+    bench.controller.delete_member(nwid, 0xAA00000001, bench.now, bench.wall)
+    bench.authorise(nwid, 0xAA00000002, ipAssignments=["10.121.15.99"])
+    bench.save()
+    assert sorted(bench.store) == [network_key(nwid), member_key(nwid, 0xAA00000002)]
+
+
+def test_applicants_are_bounded_and_the_silent_make_room() -> None:
+    bench = Bench(limits=ControllerLimits(max_pending=3, max_members=10))
+    nwid = bench.network()
+    bench.authorise(nwid, 0xAA00000099)
+    for number in range(1, 6):
+        bench.ask(nwid, 0xAA00000000 + number)
+    assert [member.address & 0xFF for member in bench.controller.members(nwid)] == [3, 4, 5, 0x99]
+
+
+def test_members_of_a_public_network_are_bounded() -> None:
+    bench = Bench(limits=ControllerLimits(max_members=2))
+    nwid = bench.network(private=False)
+    assert [bench.ask(nwid, 0xAA00000000 + n)[0].code for n in (1, 2, 3)] == [None, None, ERROR_NETWORK_ACCESS_DENIED]
+
+
+def test_nonsense_is_counted_and_dropped(bench: Bench) -> None:
+    peer = bench.vl1.peer(0xAA00000001)
+    nwid = bench.network().to_bytes(8, "big")
+    for payload in (b"", b"\0" * 7, nwid + b"\xff\xff", nwid + b"\x00\x05ab"):
+        bench.controller.receive([(peer, VERB_NETWORK_CONFIG_REQUEST, 1, payload)], bench.now, bench.wall)
+        bench.controller.receive([(peer, 0x1F, 1, payload)], bench.now, bench.wall)
+    assert bench.controller.counters["drop_malformed_request"] == 4 and bench.vl1.take() == []
+
+
+def test_network_ids_belong_to_the_controller(bench: Bench) -> None:
+    nwid = CONTROLLER.address << 24 | 0x0A69E3
+    assert bench.controller.create_network({}, bench.now, bench.wall, nwid=nwid).nwid == nwid
+    for bad in (nwid, 0xFEDCBA9876000001, CONTROLLER.address << 24):
+        with pytest.raises(ControllerError):
+            bench.controller.create_network({}, bench.now, bench.wall, nwid=bad)
+    for address in (0, 0xFF00000001, 1 << 40):
+        with pytest.raises(ControllerError):
+            bench.controller.update_member(nwid, address, {}, bench.now, bench.wall)
+
+
+def test_a_broken_document_is_named(bench: Bench) -> None:
+    nwid = bench.network()
+    bench.save()
+    key = network_key(nwid)
+    for broken in (b"{", b"[]", json.dumps({**json.loads(bench.store[key]), "mtu": "big"}).encode()):
+        with pytest.raises(ControllerError, match=key):
+            Bench({key: broken})
+
+
+@pytest.fixture(autouse=True)
+def _documents_reload(bench: Bench) -> Iterator[None]:
+    """Whatever a test did, what was saved makes the same controller again."""
+    yield
+    bench.save()
+    again = Bench(bench.store).controller
+    assert again.networks() == bench.controller.networks()
+    for network in again.networks():
+        assert again.members(network.nwid) == bench.controller.members(network.nwid)

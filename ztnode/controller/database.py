@@ -1,0 +1,195 @@
+"""All networks and members in memory, with the look-ups that answering a request needs, and what has to be saved."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from ztnode.controller.documents import (
+    Member,
+    Network,
+    dump_document,
+    load_document,
+    member_key,
+    network_key,
+    parse_key,
+    parse_member,
+    parse_network,
+    render_member,
+    render_network,
+)
+from ztnode.controller.errors import ControllerError
+from ztnode.wire.network_config import IpAddress
+
+
+class _Entry:
+    """One network and what is counted about its members."""
+
+    __slots__ = ("bridges", "members", "network", "pending", "taken")
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.members: dict[int, Member] = {}
+        self.taken: Counter[IpAddress] = Counter()
+        self.bridges: set[int] = set()
+        self.pending: set[int] = set()
+
+
+class Database:
+    """Every change goes through ``put_…`` and ``delete_…``, which keep the look-ups and the unsaved documents right."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, _Entry] = {}
+        self._unsaved: dict[str, bytes | None] = {}
+
+    def load(self, documents: Mapping[str, bytes]) -> None:
+        """Take what the state store has. Raises ControllerError that names the document at fault."""
+        members: list[tuple[str, int, int]] = []
+        for key, data in sorted(documents.items()):
+            parsed = parse_key(key)
+            if parsed is None:
+                continue
+            nwid, address = parsed
+            if address is not None:
+                members.append((key, nwid, address))
+                continue
+            try:
+                self._entries[nwid] = _Entry(parse_network(load_document(data), nwid))
+            except ControllerError as error:
+                raise ControllerError(f"{key}: {error}") from None
+        for key, nwid, address in members:
+            entry = self._entries.get(nwid)
+            if entry is None:
+                continue  # left over from a network whose deletion was interrupted
+            try:
+                self._index(entry, parse_member(load_document(documents[key]), nwid, address))
+            except ControllerError as error:
+                raise ControllerError(f"{key}: {error}") from None
+
+    def unsaved(self) -> list[tuple[str, bytes | None]]:
+        """Documents that changed since the last call, None for those to delete."""
+        changed, self._unsaved = list(self._unsaved.items()), {}
+        return changed
+
+    # Networks
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, nwid: int) -> bool:
+        return nwid in self._entries
+
+    def networks(self) -> list[Network]:
+        """All networks by id."""
+        return [self._entries[nwid].network for nwid in sorted(self._entries)]
+
+    def network(self, nwid: int) -> Network | None:
+        """The network, if there is one."""
+        entry = self._entries.get(nwid)
+        return None if entry is None else entry.network
+
+    def put_network(self, network: Network) -> Network:
+        """Save a new or changed network with its revision counted up; an unchanged one as it was."""
+        entry = self._entries.get(network.nwid)
+        if entry is not None and entry.network == network:
+            return network
+        network = replace(network, revision=network.revision + 1)
+        if entry is None:
+            self._entries[network.nwid] = _Entry(network)
+        else:
+            entry.network = network
+        self._unsaved[network_key(network.nwid)] = dump_document(render_network(network))
+        return network
+
+    def delete_network(self, nwid: int) -> None:
+        """Forget a network and its members. KeyError if there is none."""
+        entry = self._entries.pop(nwid)
+        for address in entry.members:
+            self._unsaved[member_key(nwid, address)] = None
+        self._unsaved[network_key(nwid)] = None
+
+    # Members
+
+    def members(self, nwid: int) -> list[Member]:
+        """All members by address. KeyError if there is no such network."""
+        members = self._entries[nwid].members
+        return [members[address] for address in sorted(members)]
+
+    def addresses(self, nwid: int) -> Iterable[int]:
+        """The members' addresses. KeyError if there is no such network."""
+        return self._entries[nwid].members.keys()
+
+    def member(self, nwid: int, address: int) -> Member | None:
+        """The member, if network and member exist."""
+        entry = self._entries.get(nwid)
+        return None if entry is None else entry.members.get(address)
+
+    def count(self, nwid: int) -> int:
+        """How many members the network has. KeyError if there is no such network."""
+        return len(self._entries[nwid].members)
+
+    def put_member(self, member: Member) -> Member:
+        """Save a new or changed member with its revision counted up; an unchanged one as it was. KeyError if there is
+        no such network."""
+        entry = self._entries[member.nwid]
+        old = entry.members.get(member.address)
+        if old == member:
+            return member
+        member = replace(member, revision=member.revision + 1)
+        if old is not None:
+            self._unindex(entry, old)
+        self._index(entry, member)
+        self._unsaved[member_key(member.nwid, member.address)] = dump_document(render_member(member))
+        return member
+
+    def delete_member(self, nwid: int, address: int) -> Member:
+        """Forget a member. KeyError if there is none."""
+        entry = self._entries[nwid]
+        member = entry.members.pop(address)
+        self._unindex(entry, member)
+        self._unsaved[member_key(nwid, address)] = None
+        return member
+
+    # What answering a request needs
+
+    def taken(self, nwid: int) -> Mapping[IpAddress, int]:
+        """Addresses that members hold, with by how many. KeyError if there is no such network."""
+        return self._entries[nwid].taken
+
+    def holder(self, nwid: int, ip: IpAddress) -> int | None:
+        """Which member holds ``ip``."""
+        members = self._entries[nwid].members.values()
+        return next((member.address for member in members if ip in member.ip_assignments), None)
+
+    def bridges(self, nwid: int) -> frozenset[int]:
+        """Authorised members that are active bridges. KeyError if there is no such network."""
+        return frozenset(self._entries[nwid].bridges)
+
+    def pending(self, nwid: int) -> Iterable[int]:
+        """Members that asked and on which no administrator has ever acted. KeyError if there is no such network."""
+        return self._entries[nwid].pending
+
+    @staticmethod
+    def _index(entry: _Entry, member: Member) -> None:
+        entry.members[member.address] = member
+        entry.taken.update(member.ip_assignments)
+        if member.active_bridge and member.authorized:
+            entry.bridges.add(member.address)
+        if is_pending(member):
+            entry.pending.add(member.address)
+
+    @staticmethod
+    def _unindex(entry: _Entry, member: Member) -> None:
+        for ip in member.ip_assignments:
+            entry.taken[ip] -= 1
+            if not entry.taken[ip]:
+                del entry.taken[ip]
+        entry.bridges.discard(member.address)
+        entry.pending.discard(member.address)
+
+
+def is_pending(member: Member) -> bool:
+    """Whether nobody has ever decided anything about this member: it only knocked."""
+    touched = member.authorized or member.last_authorized_time or member.last_deauthorized_time or member.name
+    return not (touched or member.ip_assignments or member.tags or member.capabilities or member.active_bridge)
