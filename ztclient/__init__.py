@@ -1,1 +1,87 @@
-"""A thin client of a running ztnode: sockets and http.client over a ZeroTier network."""
+"""A thin client of a running ztnode: sockets and http.client over a ZeroTier network.
+
+    import ztclient
+
+    connection = ztclient.HTTPConnection("10.121.15.99", 5380)
+    connection.request("GET", "/")
+    print(connection.getresponse().read())
+
+With no further argument the node is found as ``ztclient.discovery`` says. A dialled or accepted connection is a real,
+connected ``socket.socket``: timeouts, ``ssl``, ``select``, asyncio and every HTTP library work on it unchanged. It is a
+local socket, whose other end the node's stack holds, so ``getpeername()`` gives a loopback address.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from ztclient.errors import AuthenticationError, Error, JoinTimeoutError, NodeUnavailableError, NotFoundError
+from ztclient.model import ManagedAddress, Network, Path, Peer, Route, Status, Worker
+from ztclient.node import DEFAULT_TIMEOUT, Node
+
+if TYPE_CHECKING:
+    from ztclient.http import HTTPConnection, HTTPSConnection, HTTPServer
+    from ztclient.listener import Listener
+
+__all__ = [
+    "AuthenticationError",
+    "Error",
+    "HTTPConnection",
+    "HTTPSConnection",
+    "HTTPServer",
+    "JoinTimeoutError",
+    "Listener",
+    "ManagedAddress",
+    "Network",
+    "Node",
+    "NodeUnavailableError",
+    "NotFoundError",
+    "Path",
+    "Peer",
+    "Route",
+    "Status",
+    "Worker",
+    "create_connection",
+    "create_server",
+]
+
+
+def create_connection(
+    address: tuple[str | None, int | str],
+    timeout: float | None = DEFAULT_TIMEOUT,
+    source_address: tuple[str, int] | None = None,
+    *,
+    all_errors: bool = False,
+    node: Node | str | None = None,
+) -> socket.socket:
+    """As ``socket.create_connection``: a connected TCP socket, here to a numeric address on the overlay.
+
+    ``timeout``: seconds, for connecting and as the socket's own timeout (left out: ``socket.getdefaulttimeout()``;
+    None: none). ``source_address``: a managed IP of the node, which chooses the network, and port 0. ``all_errors``
+    changes nothing, because there is one address to try. ``node``: a Node or its address; left out, it is found.
+
+    Raises what the original raises: ConnectionRefusedError, TimeoutError, OSError (EHOSTUNREACH...), socket.gaierror
+    for a name, because names are not resolved on the overlay; and NodeUnavailableError, an OSError, without a node.
+    """
+    chosen = node if isinstance(node, Node) else Node(node)
+    return chosen.create_connection(address, timeout, source_address)
+
+
+def create_server(address: tuple[str, int], *, backlog: int | None = None, node: Node | str | None = None) -> Listener:
+    """As ``socket.create_server``: a listener on a managed address (empty: on all of them), port 0: any free one."""
+    chosen = node if isinstance(node, Node) else Node(node)
+    return chosen.listen(address[0], address[1], backlog=128 if backlog is None else backlog)
+
+
+def __getattr__(name: str) -> Any:
+    # http.client takes longer to import than all the rest; who wants a socket alone should not wait for it.
+    if name in ("HTTPConnection", "HTTPSConnection", "HTTPServer"):
+        from ztclient import http
+
+        return getattr(http, name)
+    if name == "Listener":
+        from ztclient.listener import Listener
+
+        return Listener
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,8 @@ Forms of an address:
 ========================================  ===========================================================================
 
 The registry is a directory of small JSON files, one for each running node, in ``$XDG_RUNTIME_DIR/ztnode`` or, where
-there is no such variable, in ``<temporary directory>/ztnode-<uid>``. It belongs to the user and has mode 0700, or is not
-trusted. The node holds a lock on its file for as long as it lives, so that a file left behind by a crash is
+there is no such variable, in ``<temporary directory>/ztnode-<uid>``. It belongs to the user and has mode 0700, or it is
+not trusted. The node holds a lock on its file for as long as it lives, so that a file left behind by a crash is
 told apart from a running node without guessing by process id. ``ztnode.node.registry`` writes it.
 """
 

@@ -56,8 +56,8 @@ class Network:
 
     @property
     def ready(self) -> bool:
-        """True once there is a managed address to dial from."""
-        return self.state == "ok" and bool(self.addresses)
+        """True once the network is configured and can be used."""
+        return self.state == "ok"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -87,15 +88,21 @@ class NodeService(rpc.NodeServiceServicer):
         handoff = await self._dial(request)
         return pb.DialResponse(connection=self._offer(handoff, context))
 
-    @unary
-    async def Listen(self, request: pb.ListenRequest, context: Context) -> pb.ListenResponse:
+    @streaming
+    async def Listen(self, request: pb.ListenRequest, context: Context) -> AsyncIterator[pb.ListenResponse]:
         listener, bound = await self._node.listen(
             convert.ip_address(request.ip) if request.ip else "",
             convert.port_number(request.port, lowest=0),
             nwid=self._joined(request.network_id),
             backlog=min(request.backlog, MAX_BACKLOG) or 128,
         )
-        return pb.ListenResponse(listener_id=listener, bound=convert.endpoint(bound))
+        try:
+            yield pb.ListenResponse(listener_id=listener, bound=convert.endpoint(bound))
+            # The call is the client's lease on the listener; only cancelling ends it.
+            await asyncio.get_running_loop().create_future()
+        finally:
+            with contextlib.suppress(KeyError):
+                await self._node.close_listener(listener)
 
     @unary
     async def Accept(self, request: pb.AcceptRequest, context: Context) -> pb.AcceptResponse:
@@ -104,14 +111,6 @@ class NodeService(rpc.NodeServiceServicer):
         except KeyError:
             raise _no_listener(request.listener_id) from None
         return pb.AcceptResponse(connection=self._offer(handoff, context))
-
-    @unary
-    async def CloseListener(self, request: pb.CloseListenerRequest, context: Context) -> pb.CloseListenerResponse:
-        try:
-            await self._node.close_listener(request.listener_id)
-        except KeyError:
-            raise _no_listener(request.listener_id) from None
-        return pb.CloseListenerResponse()
 
     # The generated signature offers an iterator of requests; read() and write() on the context are the same stream and
     # let both directions run side by side.

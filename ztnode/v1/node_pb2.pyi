@@ -923,7 +923,7 @@ class ListenResponse(_message.Message):
     LISTENER_ID_FIELD_NUMBER: _builtins.int
     BOUND_FIELD_NUMBER: _builtins.int
     listener_id: _builtins.int
-    """Names the listener in Accept and CloseListener. It lives until closed or until the node ends."""
+    """Names the listener in Accept."""
     @_builtins.property
     def bound(self) -> Global___Endpoint:
         """What was bound."""
@@ -981,41 +981,6 @@ class AcceptResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcceptResponse: _TypeAlias = AcceptResponse  # noqa: Y015
-
-@_typing.final
-class CloseListenerRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    LISTENER_ID_FIELD_NUMBER: _builtins.int
-    listener_id: _builtins.int
-    """From ListenResponse."""
-    def __init__(
-        self,
-        *,
-        listener_id: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["listener_id", b"listener_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CloseListenerRequest: _TypeAlias = CloseListenerRequest  # noqa: Y015
-
-@_typing.final
-class CloseListenerResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CloseListenerResponse: _TypeAlias = CloseListenerResponse  # noqa: Y015
 
 @_typing.final
 class HalfClose(_message.Message):

@@ -79,7 +79,7 @@ class NodeServiceStub(object):
                 request_serializer=ztnode_dot_v1_dot_node__pb2.DialRequest.SerializeToString,
                 response_deserializer=ztnode_dot_v1_dot_node__pb2.DialResponse.FromString,
                 _registered_method=True)
-        self.Listen = channel.unary_unary(
+        self.Listen = channel.unary_stream(
                 '/ztnode.v1.NodeService/Listen',
                 request_serializer=ztnode_dot_v1_dot_node__pb2.ListenRequest.SerializeToString,
                 response_deserializer=ztnode_dot_v1_dot_node__pb2.ListenResponse.FromString,
@@ -88,11 +88,6 @@ class NodeServiceStub(object):
                 '/ztnode.v1.NodeService/Accept',
                 request_serializer=ztnode_dot_v1_dot_node__pb2.AcceptRequest.SerializeToString,
                 response_deserializer=ztnode_dot_v1_dot_node__pb2.AcceptResponse.FromString,
-                _registered_method=True)
-        self.CloseListener = channel.unary_unary(
-                '/ztnode.v1.NodeService/CloseListener',
-                request_serializer=ztnode_dot_v1_dot_node__pb2.CloseListenerRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_node__pb2.CloseListenerResponse.FromString,
                 _registered_method=True)
         self.Stream = channel.stream_stream(
                 '/ztnode.v1.NodeService/Stream',
@@ -175,7 +170,9 @@ class NodeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Listen(self, request, context):
-        """Listen for TCP connections on a managed address.
+        """Listen for TCP connections on a managed address. One answer comes, when the listener stands; the listener then lives as
+        long as the call does, so that nothing stays bound after a client that crashed. Cancel the call to close it:
+        connections already accepted live on, and an Accept that waits ends in ABORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,13 +180,6 @@ class NodeServiceServicer(object):
 
     def Accept(self, request, context):
         """Wait for the next connection of a listener. Cancelling leaves the listener as it is.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def CloseListener(self, request, context):
-        """Stop listening. Connections already accepted live on; an Accept that waits ends in ABORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,7 +253,7 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=ztnode_dot_v1_dot_node__pb2.DialRequest.FromString,
                     response_serializer=ztnode_dot_v1_dot_node__pb2.DialResponse.SerializeToString,
             ),
-            'Listen': grpc.unary_unary_rpc_method_handler(
+            'Listen': grpc.unary_stream_rpc_method_handler(
                     servicer.Listen,
                     request_deserializer=ztnode_dot_v1_dot_node__pb2.ListenRequest.FromString,
                     response_serializer=ztnode_dot_v1_dot_node__pb2.ListenResponse.SerializeToString,
@@ -272,11 +262,6 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Accept,
                     request_deserializer=ztnode_dot_v1_dot_node__pb2.AcceptRequest.FromString,
                     response_serializer=ztnode_dot_v1_dot_node__pb2.AcceptResponse.SerializeToString,
-            ),
-            'CloseListener': grpc.unary_unary_rpc_method_handler(
-                    servicer.CloseListener,
-                    request_deserializer=ztnode_dot_v1_dot_node__pb2.CloseListenerRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_node__pb2.CloseListenerResponse.SerializeToString,
             ),
             'Stream': grpc.stream_stream_rpc_method_handler(
                     servicer.Stream,
@@ -553,7 +538,7 @@ class NodeService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/ztnode.v1.NodeService/Listen',
@@ -586,33 +571,6 @@ class NodeService(object):
             '/ztnode.v1.NodeService/Accept',
             ztnode_dot_v1_dot_node__pb2.AcceptRequest.SerializeToString,
             ztnode_dot_v1_dot_node__pb2.AcceptResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def CloseListener(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/ztnode.v1.NodeService/CloseListener',
-            ztnode_dot_v1_dot_node__pb2.CloseListenerRequest.SerializeToString,
-            ztnode_dot_v1_dot_node__pb2.CloseListenerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,12 +72,13 @@ class NodeServiceStub:
     """The ZeroTier peers this node knows, with their physical paths."""
     Dial: _grpc.UnaryUnaryMultiCallable[_node_pb2.DialRequest, _node_pb2.DialResponse]
     """Open a TCP connection over the overlay; answers when it is established or has failed."""
-    Listen: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListenRequest, _node_pb2.ListenResponse]
-    """Listen for TCP connections on a managed address."""
+    Listen: _grpc.UnaryStreamMultiCallable[_node_pb2.ListenRequest, _node_pb2.ListenResponse]
+    """Listen for TCP connections on a managed address. One answer comes, when the listener stands; the listener then lives as
+    long as the call does, so that nothing stays bound after a client that crashed. Cancel the call to close it:
+    connections already accepted live on, and an Accept that waits ends in ABORTED.
+    """
     Accept: _grpc.UnaryUnaryMultiCallable[_node_pb2.AcceptRequest, _node_pb2.AcceptResponse]
     """Wait for the next connection of a listener. Cancelling leaves the listener as it is."""
-    CloseListener: _grpc.UnaryUnaryMultiCallable[_node_pb2.CloseListenerRequest, _node_pb2.CloseListenerResponse]
-    """Stop listening. Connections already accepted live on; an Accept that waits ends in ABORTED."""
     Stream: _grpc.StreamStreamMultiCallable[_node_pb2.StreamRequest, _node_pb2.StreamResponse]
     """The bytes of one TCP connection, for clients that are remote or cannot receive a file descriptor.
 
@@ -115,12 +116,13 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """The ZeroTier peers this node knows, with their physical paths."""
     Dial: _aio.UnaryUnaryMultiCallable[_node_pb2.DialRequest, _node_pb2.DialResponse]  # type: ignore[assignment]
     """Open a TCP connection over the overlay; answers when it is established or has failed."""
-    Listen: _aio.UnaryUnaryMultiCallable[_node_pb2.ListenRequest, _node_pb2.ListenResponse]  # type: ignore[assignment]
-    """Listen for TCP connections on a managed address."""
+    Listen: _aio.UnaryStreamMultiCallable[_node_pb2.ListenRequest, _node_pb2.ListenResponse]  # type: ignore[assignment]
+    """Listen for TCP connections on a managed address. One answer comes, when the listener stands; the listener then lives as
+    long as the call does, so that nothing stays bound after a client that crashed. Cancel the call to close it:
+    connections already accepted live on, and an Accept that waits ends in ABORTED.
+    """
     Accept: _aio.UnaryUnaryMultiCallable[_node_pb2.AcceptRequest, _node_pb2.AcceptResponse]  # type: ignore[assignment]
     """Wait for the next connection of a listener. Cancelling leaves the listener as it is."""
-    CloseListener: _aio.UnaryUnaryMultiCallable[_node_pb2.CloseListenerRequest, _node_pb2.CloseListenerResponse]  # type: ignore[assignment]
-    """Stop listening. Connections already accepted live on; an Accept that waits ends in ABORTED."""
     Stream: _aio.StreamStreamMultiCallable[_node_pb2.StreamRequest, _node_pb2.StreamResponse]  # type: ignore[assignment]
     """The bytes of one TCP connection, for clients that are remote or cannot receive a file descriptor.
 
@@ -215,8 +217,11 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _node_pb2.ListenRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_node_pb2.ListenResponse, _abc.Awaitable[_node_pb2.ListenResponse]]:
-        """Listen for TCP connections on a managed address."""
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.ListenResponse], _abc.AsyncIterator[_node_pb2.ListenResponse]]:
+        """Listen for TCP connections on a managed address. One answer comes, when the listener stands; the listener then lives as
+        long as the call does, so that nothing stays bound after a client that crashed. Cancel the call to close it:
+        connections already accepted live on, and an Accept that waits ends in ABORTED.
+        """
 
     @_abc_1.abstractmethod
     def Accept(
@@ -225,14 +230,6 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.AcceptResponse, _abc.Awaitable[_node_pb2.AcceptResponse]]:
         """Wait for the next connection of a listener. Cancelling leaves the listener as it is."""
-
-    @_abc_1.abstractmethod
-    def CloseListener(
-        self,
-        request: _node_pb2.CloseListenerRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_node_pb2.CloseListenerResponse, _abc.Awaitable[_node_pb2.CloseListenerResponse]]:
-        """Stop listening. Connections already accepted live on; an Accept that waits ends in ABORTED."""
 
     @_abc_1.abstractmethod
     def Stream(

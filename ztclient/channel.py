@@ -1,0 +1,122 @@
+"""gRPC channels to nodes: one for each node and process, made when first needed, shared by all threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ztclient.discovery import Address
+from ztclient.errors import NodeUnavailableError, from_rpc
+
+if TYPE_CHECKING:
+    from ztnode.v1.node_pb2_grpc import NodeServiceStub
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A node's address is the user's own choice; a web proxy has no part in it.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a TCP address wants: a bearer ``token``, and for TLS PEM files: the authority that signed the node's
+    certificate (None: the system's authorities), and this client's certificate and key where the node asks for them."""
+
+    token: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+class Control:
+    """Calls to one node."""
+
+    def __init__(self, address: Address, credentials: Credentials) -> None:
+        """Raises OSError when a credential file cannot be read. No connection is made yet."""
+        import grpc
+
+        from ztnode.v1.node_pb2_grpc import NodeServiceStub
+
+        if address.scheme == "unix":
+            self._channel = grpc.insecure_channel("unix:" + quote(address.target), _OPTIONS)
+        elif address.scheme == "tcp":
+            self._channel = grpc.insecure_channel(address.target, _OPTIONS)
+        else:
+            authorities = _read(credentials.ca_file)
+            own_key, own_chain = _read(credentials.key_file), _read(credentials.cert_file)
+            secure = grpc.ssl_channel_credentials(authorities, own_key, own_chain)
+            self._channel = grpc.secure_channel(address.target, secure, _OPTIONS)
+        self.address = address
+        self.metadata: tuple[tuple[str, str], ...] = (
+            (("authorization", f"Bearer {credentials.token}"),) if credentials.token else ()
+        )
+        self.stub: NodeServiceStub = NodeServiceStub(self._channel)
+
+    def call(self, method: Callable[..., Any], request: Any, timeout: float | None = 30.0) -> Any:
+        """One unary call. ``timeout`` in seconds, None: for ever. Raises as ``errors.from_rpc`` says."""
+        with self.translated():
+            return method(request, timeout=timeout, metadata=self.metadata)
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn a gRPC failure inside into this package's exceptions."""
+        import grpc
+
+        try:
+            yield
+        except grpc.RpcError as error:
+            raised = from_rpc(error, str(self.address))
+            if isinstance(raised, NodeUnavailableError):
+                # The channel would go on failing until its back-off ends; a new one tries at once.
+                forget(self)
+            raise raised from None
+
+
+_cache: dict[tuple[Address, Credentials], Control] = {}
+_lock = threading.Lock()
+
+
+def get(address: Address, credentials: Credentials) -> Control:
+    """The shared Control of this process for a node."""
+    key = (address, credentials)
+    with _lock:
+        control = _cache.get(key)
+        if control is None:
+            control = _cache[key] = Control(address, credentials)
+        return control
+
+
+def forget(control: Control) -> None:
+    """Let the next ``get`` make a new channel; calls that run on the old one go on."""
+    with _lock:
+        for key in [key for key, cached in _cache.items() if cached is control]:
+            del _cache[key]
+
+
+def _read(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    return Path(path).read_bytes()
+
+
+def _after_fork() -> None:
+    """A channel does not survive a fork: its threads are in the parent. The lock may be held by one of those."""
+    global _lock
+    _lock = threading.Lock()
+    _inherited.extend(_cache.values())
+    _cache.clear()
+
+
+_inherited: list[Control] = []
+"""Channels of the parent process: closing one here (as the garbage collector would) could hang."""
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,320 @@
+"""A running node, and sockets over its networks."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ztclient import channel, discovery, handoff, model, remote
+from ztclient.errors import AuthenticationError, Error, JoinTimeoutError
+
+if TYPE_CHECKING:
+    from ztclient.listener import Listener
+    from ztnode.v1 import node_pb2 as pb
+
+DEFAULT_TIMEOUT: Any = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", object())
+"""Stands for ``socket.getdefaulttimeout()``, the very object that ``http.client`` passes on."""
+
+PATIENCE = 120.0
+"""Seconds that a dial without a timeout may take, about what a kernel takes."""
+
+SLACK = 2.0
+"""Seconds that the node gets beyond a timeout to say in its own words what went wrong."""
+
+
+class Node:
+    """A running ztnode. Making one connects to nothing; it can be shared by threads and used after a fork."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        state: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
+    ) -> None:
+        """Name the node by ``address`` or ``state`` (its state directory), or let it be found: see ztclient.discovery.
+
+        The rest matters for TCP addresses: a bearer ``token``, and PEM files for TLS. Left out, they come from
+        ZTNODE_TOKEN (or the file ZTNODE_TOKEN_FILE), ZTNODE_CA_FILE, ZTNODE_CERT_FILE and ZTNODE_KEY_FILE.
+
+        Raises ValueError for a malformed address, NodeUnavailableError when no node is found, OSError when a token file
+        cannot be read.
+        """
+        self._address = discovery.find(address, state)
+        if self._address.scheme == "unix":
+            self._credentials = channel.Credentials()
+        else:
+            self._credentials = channel.Credentials(
+                token=token or _token_from(os.environ),
+                ca_file=ca_file or os.environ.get("ZTNODE_CA_FILE"),
+                cert_file=cert_file or os.environ.get("ZTNODE_CERT_FILE"),
+                key_file=key_file or os.environ.get("ZTNODE_KEY_FILE"),
+            )
+
+    def __repr__(self) -> str:
+        return f"ztclient.Node({str(self._address)!r})"
+
+    @property
+    def address(self) -> str:
+        """Where the node is reached, in a form of ztclient.discovery."""
+        return str(self._address)
+
+    @property
+    def control(self) -> channel.Control:
+        """The channel of this process to the node."""
+        return channel.get(self._address, self._credentials)
+
+    def status(self) -> model.Status:
+        """The node as a whole."""
+        from ztnode.v1 import node_pb2 as pb
+
+        control = self.control
+        return model.status(control.call(control.stub.Status, pb.StatusRequest()))
+
+    def networks(self) -> list[model.Network]:
+        """All joined networks."""
+        from ztnode.v1 import node_pb2 as pb
+
+        control = self.control
+        answer: pb.ListNetworksResponse = control.call(control.stub.ListNetworks, pb.ListNetworksRequest())
+        return [model.network(network) for network in answer.networks]
+
+    def network(self, nwid: str | int) -> model.Network:
+        """One joined network. Raises NotFoundError."""
+        from ztnode.v1 import node_pb2 as pb
+
+        control = self.control
+        answer: pb.GetNetworkResponse = control.call(
+            control.stub.GetNetwork, pb.GetNetworkRequest(network_id=network_id(nwid))
+        )
+        return model.network(answer.network)
+
+    def addresses(self, nwid: str | int | None = None) -> list[model.ManagedAddress]:
+        """The managed addresses of the node, on one network or on all, with their prefix lengths."""
+        from ztnode.v1 import node_pb2 as pb
+
+        control = self.control
+        answer: pb.ListAddressesResponse = control.call(
+            control.stub.ListAddresses, pb.ListAddressesRequest(network_id="" if nwid is None else network_id(nwid))
+        )
+        return [model.ManagedAddress(entry.network_id, entry.ip, entry.prefix_length) for entry in answer.addresses]
+
+    def ips(self, nwid: str | int | None = None) -> list[str]:
+        """The managed IPs of the node, on one network or on all."""
+        return [address.ip for address in self.addresses(nwid)]
+
+    def peers(self) -> list[model.Peer]:
+        """The ZeroTier peers that the node knows."""
+        from ztnode.v1 import node_pb2 as pb
+
+        control = self.control
+        answer: pb.ListPeersResponse = control.call(control.stub.ListPeers, pb.ListPeersRequest())
+        return [model.peer(peer) for peer in answer.peers]
+
+    def join(
+        self,
+        nwid: str | int,
+        wait: float | None = None,
+        *,
+        on_change: Callable[[model.Network], None] | None = None,
+    ) -> model.Network:
+        """Join a network (nothing happens where it is joined already).
+
+        ``wait``: seconds to wait until the network can be used; None: do not wait, give its state so far. ``on_change``
+        is called with each state on the way. Raises JoinTimeoutError with what is missing, Error when there is no such
+        network, ValueError for a malformed id.
+        """
+        from ztnode.v1 import node_pb2 as pb
+
+        control = self.control
+        answer: pb.JoinResponse = control.call(control.stub.Join, pb.JoinRequest(network_id=network_id(nwid)))
+        network = model.network(answer.network)
+        if wait is None or network.ready:
+            return network
+        deadline = time.monotonic() + wait
+        try:
+            for network in self.watch(nwid, timeout=max(wait, 0.001)):
+                if on_change is not None:
+                    on_change(network)
+                if network.ready:
+                    return network
+                if network.state == "not_found":
+                    raise Error(errno.ENOENT, network.detail or f"there is no network {network.nwid}")
+                if network.state == "left":
+                    raise Error(errno.ECANCELED, f"network {network.nwid} was left meanwhile")
+        except TimeoutError:
+            if time.monotonic() < deadline - SLACK:
+                raise
+        reason = network.detail or network.state.replace("_", " ")
+        raise JoinTimeoutError(errno.ETIMEDOUT, f"network {network.nwid} is not ready after {wait:g} s: {reason}")
+
+    def leave(self, nwid: str | int) -> None:
+        """Leave a network and forget its configuration. Raises NotFoundError."""
+        from ztnode.v1 import node_pb2 as pb
+
+        control = self.control
+        control.call(control.stub.Leave, pb.LeaveRequest(network_id=network_id(nwid)))
+
+    def watch(self, nwid: str | int | None = None, *, timeout: float | None = None) -> Iterator[model.Network]:
+        """Each network as it is now, then again whenever it changes; close the iterator to end it.
+
+        ``timeout``: seconds until it ends in TimeoutError; None: never.
+        """
+        from ztnode.v1 import node_pb2 as pb
+
+        control = self.control
+        with control.translated():
+            call = control.stub.WatchNetworks(
+                pb.WatchNetworksRequest(network_id="" if nwid is None else network_id(nwid)),
+                timeout=timeout,
+                metadata=control.metadata,
+            )
+            try:
+                for response in call:
+                    yield model.network(response.network)
+            finally:
+                call.cancel()
+
+    def capture(self, nwid: str | int, *, snaplen: int = 65535) -> Iterator[bytes]:
+        """The network's decrypted Ethernet frames as the bytes of a pcapng file; close the iterator to end it.
+
+        ``snaplen``: bytes kept of each frame.
+        """
+        from ztnode.v1 import node_pb2 as pb
+
+        control = self.control
+        with control.translated():
+            call = control.stub.Capture(
+                pb.CaptureRequest(network_id=network_id(nwid), snaplen=snaplen), metadata=control.metadata
+            )
+            try:
+                for response in call:
+                    yield response.pcapng
+            finally:
+                call.cancel()
+
+    def dial(self, ip: str, port: int, timeout: float | None = None, *, nwid: str | int | None = None) -> socket.socket:
+        """A connected socket, blocking, to a numeric address on the overlay.
+
+        ``timeout``: seconds until it stands (None: 120). ``nwid``: by this network alone. Raises
+        ConnectionRefusedError, TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...), socket.gaierror for a name,
+        OverflowError for a bad port.
+        """
+        from ztnode.v1 import node_pb2 as pb
+
+        patience = PATIENCE if timeout is None else max(timeout, 0.001)
+        request = pb.DialRequest(
+            ip=_numeric(ip),
+            port=_port(port),
+            network_id="" if nwid is None else network_id(nwid),
+            timeout_seconds=patience,
+        )
+        control = self.control
+        if self._address.scheme != "unix":
+            return remote.open_stream(control, pb.StreamRequest(dial=request), patience + SLACK)
+        answer: pb.DialResponse = control.call(control.stub.Dial, request, patience + SLACK)
+        return connected_socket(control, answer.connection)
+
+    def listen(self, ip: str = "", port: int = 0, *, backlog: int = 128, nwid: str | int | None = None) -> Listener:
+        """Listen for TCP connections on a managed address (empty: on all), port 0: any free one.
+
+        The listener is closed with its object or with this process. Raises OSError (EADDRINUSE, EADDRNOTAVAIL...).
+        """
+        from ztclient.listener import Listener
+
+        return Listener(
+            self,
+            _numeric(ip) if ip else "",
+            _port(port),
+            backlog=backlog,
+            nwid=None if nwid is None else network_id(nwid),
+        )
+
+    def create_connection(
+        self,
+        address: tuple[str | None, int | str],
+        timeout: float | None = DEFAULT_TIMEOUT,
+        source_address: tuple[str, int] | None = None,
+    ) -> socket.socket:
+        """As ``socket.create_connection``, over the overlay. See ``ztclient.create_connection``."""
+        if timeout is DEFAULT_TIMEOUT:
+            timeout = socket.getdefaulttimeout()
+        if timeout is not None and (timeout < 0 or math.isnan(timeout)):
+            raise ValueError("Timeout value out of range")
+        if timeout == 0:
+            raise BlockingIOError(errno.EINPROGRESS, "a timeout of 0 leaves no time to connect")
+        nwid = None if source_address is None else self._network_of(source_address)
+        host, port = address
+        connected = self.dial(host or "", int(port), timeout, nwid=nwid)
+        connected.settimeout(timeout)
+        return connected
+
+    def _network_of(self, source_address: tuple[str, int]) -> str | None:
+        ip, port = source_address
+        if port:
+            raise OSError(errno.EADDRNOTAVAIL, "the source port on the overlay cannot be chosen: give 0")
+        if ip in ("", "0.0.0.0", "::"):
+            return None
+        wanted = _numeric(ip)
+        for address in self.addresses():
+            if address.ip == wanted:
+                return address.nwid
+        raise OSError(errno.EADDRNOTAVAIL, f"{ip} is not a managed address of this node")
+
+
+def connected_socket(control: channel.Control, connection: pb.Connection) -> socket.socket:
+    """The socket of a connection that Dial or Accept gave, by hand-off where that is possible."""
+    from ztnode.v1 import node_pb2 as pb
+
+    if connection.handoff_path:
+        try:
+            return handoff.claim(connection.handoff_path, connection.token)
+        except (FileNotFoundError, PermissionError):
+            # The control socket was brought into a container and the worker's was not: the stream goes there too.
+            pass
+    return remote.open_stream(control, pb.StreamRequest(token=connection.token), handoff.CLAIM_TIMEOUT)
+
+
+def network_id(nwid: str | int) -> str:
+    """A network id as 16 hex digits. Raises ValueError."""
+    text = f"{nwid:016x}" if isinstance(nwid, int) else nwid.strip().lower()
+    if len(text) != 16 or not set(text) <= set("0123456789abcdef"):
+        raise ValueError(f"{nwid!r} is not a network id: it has 16 hexadecimal digits, such as 9ad07d01093a69e3")
+    return text
+
+
+def _numeric(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        raise socket.gaierror(
+            socket.EAI_NONAME, f"{host!r} is not a numeric IP address; names are not resolved on the overlay"
+        ) from None
+
+
+def _port(port: int) -> int:
+    if not 0 <= port <= 65535:
+        raise OverflowError("port must be 0-65535")
+    return port
+
+
+def _token_from(environ: Mapping[str, str]) -> str | None:
+    if environ.get("ZTNODE_TOKEN"):
+        return environ["ZTNODE_TOKEN"]
+    path = environ.get("ZTNODE_TOKEN_FILE")
+    if not path:
+        return None
+    token = Path(path).read_text(encoding="utf-8").strip()
+    if not token:
+        raise AuthenticationError(errno.EACCES, f"the token file {path} is empty")
+    return token

@@ -1,0 +1,136 @@
+"""A real socket for a connection of a node elsewhere: a gRPC byte stream pumped through a loopback TCP pair.
+
+A TCP pair and not a Unix pair, because only TCP can tell a reset from an end. Two threads serve a connection: gRPC's
+own, which draws the upload from ``Pump._requests``, and one that writes the download. A slow reader on either side
+stops the other, by the socket buffers here and by gRPC's flow control in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from ztclient.errors import from_rpc
+from ztclient.handoff import tuned
+
+if TYPE_CHECKING:
+    from ztclient.channel import Control
+    from ztnode.v1 import node_pb2 as pb
+
+CHUNK = 256 * 1024
+"""Most bytes in one message to the node."""
+
+_LINGER_RESET = struct.pack("ii", 1, 0)
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected TCP sockets on loopback. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        listener.settimeout(5.0)
+        near = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            near.connect(listener.getsockname())
+            while True:
+                far, peer = listener.accept()
+                # Any local user can connect to the port; only our own connection counts.
+                if peer == near.getsockname():
+                    return tuned(near), tuned(far)
+                far.close()
+        except BaseException:
+            near.close()
+            raise
+
+
+def open_stream(control: Control, first: pb.StreamRequest, timeout: float | None) -> socket.socket:
+    """Begin a byte stream with ``first`` (dial or token) and give its connected socket.
+
+    ``timeout``: seconds until the stream must stand. Raises OSError.
+    """
+    near, far = socket_pair()
+    pump = Pump(control, first, far)
+    try:
+        pump.opened.result(timeout)
+    except BaseException as error:
+        pump.cancel()
+        near.close()
+        if isinstance(error, TimeoutError) and not pump.opened.done():
+            raise TimeoutError(errno.ETIMEDOUT, f"the node at {control.address} did not answer in time") from error
+        raise
+    return near
+
+
+class Pump:
+    """One Stream call and the far end of a socket pair, which it takes over."""
+
+    def __init__(self, control: Control, first: pb.StreamRequest, far: socket.socket) -> None:
+        self.opened: Future[None] = Future()
+        """Done once the node says that the connection stands, or why it does not."""
+        self._control = control
+        self._far = far
+        self._reading = threading.Lock()
+        self._call = control.stub.Stream(self._requests(first), metadata=control.metadata)
+        threading.Thread(target=self._download, name="ztclient-stream", daemon=True).start()
+
+    def cancel(self) -> None:
+        """End the call; the node resets the connection."""
+        self._call.cancel()
+
+    def _requests(self, first: pb.StreamRequest) -> Iterator[pb.StreamRequest]:
+        from ztnode.v1 import node_pb2 as pb
+
+        yield first
+        while True:
+            try:
+                # The lock tells _close when no recv is under way.
+                with self._reading:
+                    data = self._far.recv(CHUNK)
+            except OSError:
+                self._call.cancel()
+                return
+            if not data:
+                break
+            yield pb.StreamRequest(data=data)
+        yield pb.StreamRequest(half_close=pb.HalfClose())
+
+    def _download(self) -> None:
+        import grpc
+
+        reset = True
+        try:
+            for response in self._call:
+                match response.WhichOneof("message"):
+                    case "data":
+                        self._far.sendall(response.data)
+                    case "half_close":
+                        self._far.shutdown(socket.SHUT_WR)
+                    case "opened":
+                        self.opened.set_result(None)
+            reset = False
+        except grpc.RpcError as error:
+            if not self.opened.done():
+                self.opened.set_exception(from_rpc(error, str(self._control.address)))
+        except OSError:
+            self._call.cancel()  # the application closed or reset its end
+        finally:
+            self._close(reset)
+
+    def _close(self, reset: bool) -> None:
+        if not self.opened.done():
+            self.opened.set_exception(ConnectionResetError(errno.ECONNRESET, "the stream ended before it stood"))
+        # A socket on which another thread waits would live on after close() and send no reset. SHUT_RD wakes that
+        # thread and is invisible to the other end.
+        with contextlib.suppress(OSError):
+            self._far.shutdown(socket.SHUT_RD)
+        with self._reading:
+            if reset:
+                with contextlib.suppress(OSError):
+                    self._far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+            self._far.close()
