@@ -353,9 +353,13 @@ class Vl1:
                 for verb, payload, squeeze, promised_id, _ in wanted.outgoing:
                     self.transmit.send(peer, verb, (payload,), path, now, squeeze=squeeze, plain_id=promised_id)
                 self._hurry_tick(now)
-            self.receive(incoming, now)
-        if (endpoint := self._suggestions.pop(peer.address, None)) is not None:
-            self.contacts.attempt(peer, endpoint, now)
+            for packet, endpoint in incoming:  # whole packets: fragments are joined before they get here
+                if packet[OFFSET_FLAGS] & _CIPHER_MASK:
+                    self._open_run(peer, endpoint, [packet], now)
+                else:
+                    self._receive_clear(packet, endpoint, now)
+        if (suggested := self._suggestions.pop(peer.address, None)) is not None:
+            self.contacts.attempt(peer, suggested, now)
 
     # The clock
 
