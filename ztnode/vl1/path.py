@@ -18,6 +18,8 @@ PROBES: Final = 3
 dead path until it expires; here packets go through a root meanwhile."""
 
 _UNKNOWN_LATENCY: Final = 1.0
+_LATENCY_FLOOR: Final = 0.005
+"""Seconds added to every latency before two are compared, so that noise on a LAN decides nothing."""
 
 
 class Path:
@@ -60,7 +62,7 @@ class Path:
         """What a packet pays for taking this path; less is better. Near scopes first, as Path::quality has it, and
         IPv6 where all else is equal."""
         latency = _UNKNOWN_LATENCY if self.latency is None else self.latency
-        return (latency + 0.001) * (Scope.PRIVATE - self.scope + 1) * (0.99 if self.is_ipv6 else 1.0)
+        return (latency + _LATENCY_FLOOR) * (Scope.PRIVATE - self.scope + 1) * (0.99 if self.is_ipv6 else 1.0)
 
     def wants_probe(self, now: float) -> bool:
         """Whether we have been sending for a while without hearing anything."""
