@@ -196,7 +196,7 @@ class NeighbourCache:
             self._resolved(neighbour, mac, State.STALE)
 
     def answered(self, address: bytes, mac: bytes | None, *, solicited: bool, override: bool) -> None:
-        """An ARP reply or neighbour advertisement (RFC 4861 section 7.2.5). One that nobody waits for makes no entry."""
+        """An ARP reply or neighbour advertisement (RFC 4861 section 7.2.5). An unexpected one makes no entry."""
         neighbour = self._entries.get(address)
         if neighbour is None or neighbour.state is State.FAILED:
             return
