@@ -21,8 +21,12 @@ from ztnode.wire.packet import CIPHER_POLY1305_NONE, VERB_ECHO, VERB_HELLO
 
 PING_PERIOD: Final = 60.0
 """Seconds between two HELLOs to all paths of an active peer (ZT_PEER_PING_PERIOD)."""
-ROOT_RETRY: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Seconds between HELLOs to roots that do not answer; the last of these goes on."""
+ROOT_RETRY: Final = (0.25, 0.25, 0.25, 0.25, 0.5, 0.5, 1.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds between HELLOs to roots that do not answer; the last of these goes on. Quick at first: a root that does not
+know us yet may have to check others of our network first, which it does one in two seconds."""
+INTRODUCTION_PERIOD: Final = 5.0
+"""Seconds between two HELLOs through a root to a peer whose version is unknown. Until it is known, packets to it must
+be sealed with Salsa20/12, which is slow here. (The reference sends HELLO along paths only.)"""
 ATTEMPT_RETRY: Final = (0.2, 0.8, 1.0)
 """Seconds after which HELLO is sent to a possible endpoint again: the first may be what opens our own NAT for the
 peer's, and neither may arrive. After the last of these the endpoint may be suggested anew."""
@@ -203,7 +207,23 @@ class Contacts:
         for peer in list(self._topology.by_address.values()):
             if peer.paths and self._keep_peer_alive(peer, now):
                 busy = True
+            if peer.path is None and peer.is_active(now):
+                self._greet_through_root(peer, now)
         return busy
+
+    def heard_relayed(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
+        """A peer whose version we may not know has reached us through the root at ``endpoint``."""
+        if not peer.protocol and now - peer.last_hello >= INTRODUCTION_PERIOD:
+            peer.last_hello = now
+            self.hello(peer, endpoint, now)
+
+    def _greet_through_root(self, peer: Peer, now: float) -> None:
+        upstream = self._topology.best_upstream()
+        if upstream is None or upstream.path is None or self._topology.is_upstream(peer.address):
+            return
+        if now - peer.last_hello >= (PING_PERIOD if peer.protocol else INTRODUCTION_PERIOD):
+            peer.last_hello = now
+            self.hello(peer, upstream.path.endpoint, now)
 
     def _keep_peer_alive(self, peer: Peer, now: float) -> bool:
         peer.expire_paths(now)

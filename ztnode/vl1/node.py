@@ -219,6 +219,8 @@ class Vl1:
         """Something authentic came from a peer, straight from ``endpoint`` or by a relay there."""
         peer.last_receive = now
         if not direct:
+            if not peer.protocol:
+                self.contacts.heard_relayed(peer, endpoint, now)
             return
         path = peer.paths.get(endpoint)
         if path is not None and not path.dead:
