@@ -22,7 +22,9 @@ class Capture:
     def __init__(self, name: str, *, snaplen: int) -> None:
         """``name`` of the interface as a person will see it; ``snaplen`` bytes are kept of each frame."""
         self._snaplen = snaplen
-        self._pieces: deque[bytes] = deque([pcapng.section_header("ztnode") + pcapng.interface(name, snaplen)])
+        self._pieces: deque[bytes] = deque(
+            [pcapng.section_header("ztnode") + pcapng.interface_description(name, snaplen)]
+        )
         self._waiting = 0
         self._received = self._dropped = self._reported = 0
         self._ended = False
@@ -38,7 +40,9 @@ class Capture:
                 self._dropped += 1
                 continue
             frame = b"".join(parts)
-            block = pcapng.packet(frame[: self._snaplen], len(frame), now, direction)
+            block = pcapng.enhanced_packet(
+                0, now, (frame[: self._snaplen],), direction=direction, original_length=len(frame)
+            )
             self._waiting += len(block)
             piece += block
             if len(piece) >= PIECE_BYTES:
@@ -62,7 +66,9 @@ class Capture:
                 yield piece
             if self._dropped != self._reported:
                 self._reported = self._dropped
-                self._pieces.append(pcapng.statistics(time.time_ns(), self._received, self._dropped))
+                self._pieces.append(
+                    pcapng.interface_statistics(0, time.time_ns(), received=self._received, dropped=self._dropped)
+                )
             elif self._ended:
                 return
             else:

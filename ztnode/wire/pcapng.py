@@ -9,15 +9,18 @@ LINKTYPE_ETHERNET = 1
 
 _SECTION_HEADER = 0x0A0D0D0A
 _INTERFACE_DESCRIPTION = 1
+_INTERFACE_STATISTICS = 5
 _ENHANCED_PACKET = 6
 _BYTE_ORDER_MAGIC = 0x1A2B3C4D
 
-# Options: general, section header, interface description, enhanced packet.
+# Options: general, section header, interface description, enhanced packet, interface statistics.
 _OPTION_END = 0
 _SHB_USER_APPLICATION = 4
 _IF_NAME = 2
 _IF_TIMESTAMP_RESOLUTION = 9
 _EPB_FLAGS = 2
+_ISB_RECEIVED = 4
+_ISB_DROPPED = 5
 
 INBOUND = 1
 OUTBOUND = 2
@@ -50,17 +53,43 @@ def interface_description(name: str, snap_length: int = 0) -> bytes:
     return _block(_INTERFACE_DESCRIPTION, struct.pack("<HHI", LINKTYPE_ETHERNET, 0, snap_length) + options)
 
 
-def enhanced_packet(interface: int, wall_ns: int, parts: Sequence[bytes | memoryview], *, direction: int = 0) -> bytes:
+def enhanced_packet(
+    interface: int,
+    wall_ns: int,
+    parts: Sequence[bytes | memoryview],
+    *,
+    direction: int = 0,
+    original_length: int | None = None,
+) -> bytes:
     """One frame, given as a gather list. ``wall_ns``: Unix time in nanoseconds; ``direction``: INBOUND, OUTBOUND, or 0
-    for unknown."""
+    for unknown; ``original_length``: bytes on the wire where ``parts`` is only the beginning."""
     length = sum(map(len, parts))
     padding = _padding(length)
     options = _option(_EPB_FLAGS, struct.pack("<I", direction)) + _option(_OPTION_END, b"") if direction else b""
     total = _PACKET.size + length + len(padding) + len(options) + 4
     head = _PACKET.pack(
-        _ENHANCED_PACKET, total, interface, wall_ns >> 32 & 0xFFFFFFFF, wall_ns & 0xFFFFFFFF, length, length
+        _ENHANCED_PACKET,
+        total,
+        interface,
+        wall_ns >> 32 & 0xFFFFFFFF,
+        wall_ns & 0xFFFFFFFF,
+        length,
+        length if original_length is None else original_length,
     )
     return b"".join((head, *parts, padding, options, struct.pack("<I", total)))
+
+
+def interface_statistics(interface: int, wall_ns: int, *, received: int, dropped: int) -> bytes:
+    """How many frames an interface saw and how many of them the capture lost, up to ``wall_ns``."""
+    options = (
+        _option(_ISB_RECEIVED, struct.pack("<Q", received))
+        + _option(_ISB_DROPPED, struct.pack("<Q", dropped))
+        + _option(_OPTION_END, b"")
+    )
+    return _block(
+        _INTERFACE_STATISTICS,
+        struct.pack("<III", interface, wall_ns >> 32 & 0xFFFFFFFF, wall_ns & 0xFFFFFFFF) + options,
+    )
 
 
 def file_start(application: str, interfaces: Iterable[str]) -> bytes:

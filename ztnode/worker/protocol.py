@@ -191,8 +191,10 @@ class Dying:
     reason: str
 
 
-ToWorker: TypeAlias = PortUp | PortDown | Dial | Listen | Accept | OpenUdp | Ping | Cancel
+Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping
+ToWorker: TypeAlias = PortUp | PortDown | Request | Cancel
 ToNode: TypeAlias = Ready | Dialled | Listening | Accepted | UdpOpened | Pong | Failed | Stats | Dying
+Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | Failed
 Message: TypeAlias = ToWorker | ToNode
 
 _TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_args(Message)}

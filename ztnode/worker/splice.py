@@ -232,7 +232,7 @@ class Splice:
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def handle_timer(self, now: float) -> None:
-        """Of a failed connection: reset the client once it has received what had arrived, or when it stopped reading."""
+        """Of a failed connection: reset the client once it has received what had arrived, or has stopped reading."""
         if self._fd < 0:
             return
         undelivered = _unacknowledged(self._sock) + sum(map(len, self._pending)) + self.connection.readable

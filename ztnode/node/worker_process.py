@@ -1,0 +1,244 @@
+"""One stack worker as the node sees it: a process, two rings and a control channel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import site
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import ztnode
+from ztnode.ring import Record, Ring, RingCorrupt
+from ztnode.worker import protocol
+
+TO_WORKER_BYTES: Final = 4 << 20
+"""About 1,400 frames of 2,800 bytes: what arrives in 30 ms at 130 MB/s, while the worker waits for a core."""
+FROM_WORKER_BYTES: Final = 2 << 20
+"""The stack is held back when it is full, so it need only bridge the node's absence; more would be delay alone."""
+READ_BYTES: Final = 512 << 10
+"""Frames taken from a worker before the event loop has its turn."""
+READY_SECONDS: Final = 10.0
+"""A worker is ready after 0.2 s; a machine that needs longer than this for it is out of service."""
+
+FramesHandler = Callable[[list[tuple[int, memoryview]]], None]
+
+
+class WorkerGone(ConnectionResetError):
+    """The worker ended before it answered."""
+
+
+class _Channel(asyncio.Protocol):
+    """The node's end of the control channel."""
+
+    def __init__(self, process: WorkerProcess) -> None:
+        self._process = process
+        self._decoder = protocol.Decoder()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for message in self._decoder.feed(data):
+                self._process.received(message)
+        except protocol.ProtocolError as error:
+            self._process.kill(f"it sent what is no control message: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._process.channel_lost()
+
+
+class WorkerProcess:
+    """Lives once: started by :meth:`start`, ended by :meth:`terminate`, :meth:`kill` or itself, then of no more use."""
+
+    def __init__(self, index: int, path: str, on_frames: FramesHandler) -> None:
+        self.index = index
+        self.path = path
+        """Of its hand-off socket."""
+        self.stats = protocol.Stats(0, {})
+        self._on_frames = on_frames
+        self._loop = asyncio.get_running_loop()
+        self._process: asyncio.subprocess.Process | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._answers: dict[int, asyncio.Future[protocol.Answer]] = {}
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._cause = ""
+        self._rings_open = False
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 before there is one."""
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self, ports: tuple[int, int]) -> None:
+        """Spawn it; ``ports`` is its ephemeral range. Messages may be sent at once. Raises OSError."""
+        self._to_worker = Ring.create(TO_WORKER_BYTES)
+        self._from_worker = Ring.create(FROM_WORKER_BYTES)
+        self._rings_open = True
+        self._loop.add_reader(self._from_worker.data_fd, self._on_doorbell)
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                transport, _ = await self._loop.create_unix_connection(lambda: _Channel(self), sock=ours)
+                self._transport = transport
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command(ports, theirs.fileno()),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), *set(self._to_worker.fds), *set(self._from_worker.fds)),
+                    env=_environment(),
+                )
+        except BaseException:
+            self._close()
+            raise
+        # From now on: tell us when there is something.
+        self._from_worker.prepare_sleep()
+
+    async def ready(self) -> None:
+        """Wait until it serves. Raises OSError when it ends or takes longer than :data:`READY_SECONDS`."""
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await asyncio.shield(self._ready)
+        except TimeoutError:
+            self.kill(f"it was not ready within {READY_SECONDS:g} s")
+            raise
+
+    async def wait(self) -> str:
+        """Wait for its end and take away what is left of it; the cause, as a person reads it."""
+        assert self._process is not None
+        code = await self._process.wait()
+        self._close()
+        if self._cause:
+            return self._cause
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"killed by {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+    def kill(self, cause: str) -> None:
+        """End it at once, by force; ``cause`` is what :meth:`wait` will say."""
+        self._cause = self._cause or cause
+        with contextlib.suppress(ProcessLookupError):
+            if self._process is not None:
+                self._process.kill()
+
+    def terminate(self) -> None:
+        """Ask it to end in good order."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._process is not None:
+                self._process.terminate()
+
+    # -- frames -----------------------------------------------------------------------------------------------------
+
+    def send_frames(self, records: Sequence[Record]) -> int:
+        """How many frames found room; none when the worker has ended."""
+        return self._to_worker.write_many(records) if self._rings_open else 0
+
+    def _on_doorbell(self) -> None:
+        self._from_worker.clear_data()
+        self._read_frames()
+
+    def _read_frames(self) -> None:
+        if not self._rings_open:
+            return
+        ring = self._from_worker
+        try:
+            records = ring.read(READ_BYTES)
+        except RingCorrupt as error:
+            self.kill(f"it damaged its ring: {error}")
+            return
+        if records:
+            try:
+                self._on_frames(records)
+            finally:
+                ring.release()
+        if not ring.prepare_sleep():
+            self._loop.call_soon(self._read_frames)
+
+    # -- control ----------------------------------------------------------------------------------------------------
+
+    def send(self, message: protocol.ToWorker) -> None:
+        """Send a message that has no answer; to a worker that has ended: nothing happens."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(protocol.encode(message))
+
+    async def request(self, message: protocol.Request) -> protocol.Answer:
+        """Send and wait for the answer; when this is cancelled, so is the request. Raises WorkerGone."""
+        if self._transport is None:
+            raise WorkerGone("the stack worker has ended")
+        answer: asyncio.Future[protocol.Answer] = self._loop.create_future()
+        self._answers[message.id] = answer
+        try:
+            self.send(message)
+            return await answer
+        except asyncio.CancelledError:
+            self.send(protocol.Cancel(message.id))
+            raise
+        finally:
+            del self._answers[message.id]
+
+    def received(self, message: protocol.Message) -> None:
+        """A message from the worker."""
+        match message:
+            case protocol.Ready():
+                if not self._ready.done():
+                    self._ready.set_result(None)
+            case protocol.Stats():
+                self.stats = message
+            case protocol.Dying():
+                self._cause = self._cause or message.reason
+            case (
+                protocol.Dialled()
+                | protocol.Listening()
+                | protocol.Accepted()
+                | protocol.UdpOpened()
+                | protocol.Pong()
+                | protocol.Failed()
+            ):
+                answer = self._answers.get(message.id)
+                # Without one, the request was cancelled while its answer was on the way.
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            case _:
+                raise protocol.ProtocolError(f"a {type(message).__name__} goes from node to worker")
+
+    def channel_lost(self) -> None:
+        """The worker has ended, or will now."""
+        self._transport = None
+        gone = WorkerGone(f"the stack worker ended: {self._cause}" if self._cause else "the stack worker ended")
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(gone)
+        if not self._ready.done():
+            self._ready.set_exception(gone)
+            self._ready.exception()  # whoever waits gets it; nobody need wait
+        self.kill("")
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+        if self._rings_open:
+            # What it sent before its end still counts: resets to its peers, in an orderly end.
+            self._read_frames()
+            self._rings_open = False
+            self._loop.remove_reader(self._from_worker.data_fd)
+            self._to_worker.close()
+            self._from_worker.close()
+
+    def _command(self, ports: tuple[int, int], control: int) -> list[str]:
+        rings = [",".join(map(str, ring.fds)) for ring in (self._to_worker, self._from_worker)]
+        return [
+            *(sys.executable, "-P", "-m", "ztnode.worker"),
+            *(str(self.index), self.path, f"{ports[0]}-{ports[1]}", str(control), *rings),
+        ]
+
+
+def _environment() -> dict[str, str]:
+    """Of the worker: ours, less the threads that numpy's linear algebra would start, and able to import what we did."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    root = str(Path(ztnode.__file__).parent.parent)
+    if root not in (*site.getsitepackages(), site.getusersitepackages()):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return environment
