@@ -28,8 +28,14 @@ class Identity:
     """An address with the public key it belongs to and, for one's own identity, the secret key."""
 
     address: int
+    """40 bits."""
     public: bytes
-    secret: bytes | None = field(default=None, repr=False, compare=False)
+    """64 bytes: the Curve25519 key, then the Ed25519 key."""
+    secret: bytes | None = field(default=None, compare=False)
+    """64 bytes in the same order, or None; never shown, and not part of what makes two identities equal."""
+
+    def __repr__(self) -> str:
+        return f"<Identity {format_address(self.address)}{'' if self.secret is None else ' with its secret'}>"
 
     @classmethod
     def generate(cls, random: Callable[[int], bytes] = os.urandom) -> Identity:
