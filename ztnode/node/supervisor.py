@@ -1,12 +1,71 @@
-"""The node's side of the stack workers: start, feed, restart and stop them."""
+"""The node's side of the stack workers: start, feed, restart and stop them, and speak to them as to one host."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import shutil
+import tempfile
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Final, TypeVar
 
-from ztnode.node.api import Handoff, WorkerInfo
-from ztnode.ring import Buffer
+from ztnode.node.api import DialError, Handoff, WorkerInfo
+from ztnode.node.capture import Capture
+from ztnode.node.steering import Steering
+from ztnode.node.worker_process import WorkerGone, WorkerProcess
+from ztnode.ring import Record
+from ztnode.wire import pcapng
+from ztnode.worker import protocol
+
+MAX_WORKERS: Final = 64
+STOP_SECONDS: Final = 0.7
+"""What an orderly end may take before force."""
+STEADY_SECONDS: Final = 10.0
+"""A worker that lived this long did not die of its start: the next one starts at once."""
+BACKOFF: Final = (0.0, 0.2, 1.0, 3.0, 10.0)
+"""Seconds before the next start after the first, second ... death in quick succession; the last one stays."""
+DIAL_ATTEMPTS: Final = 2
+"""A dial that a dying worker took along is tried once more; one that kills workers is not tried for ever."""
+ANSWER_SECONDS: Final = 5.0
+"""How long a worker may take over what it can answer from its own memory."""
+SPARE_SECONDS: Final = 8.0
+"""How long a connection keeps for the next accept() when its own was cancelled; the token lives 10 s."""
+
+_SOCKET_PATH_BYTES: Final = 100
+"""sun_path holds 104 bytes on macOS, 108 on Linux."""
+
+_log = logging.getLogger(__name__)
+_A = TypeVar("_A", bound=protocol.Answer)
+
+
+class _Listener:
+    """A listener as the client knows it, whichever process serves it at the moment."""
+
+    def __init__(self, request: protocol.Listen, worker: int, local: protocol.Address) -> None:
+        self.request = request
+        self.worker = worker
+        self.local = local
+        self.closed = asyncio.Event()
+        self.spare: deque[tuple[float, Handoff]] = deque()
+
+
+class _Slot:
+    """The place of one worker: what stays when its process is replaced."""
+
+    def __init__(self, index: int, path: str) -> None:
+        self.index = index
+        self.path = path
+        self.process: WorkerProcess | None = None
+        self.ready = asyncio.Event()
+        self.restarts = 0
+        self.task: asyncio.Task[None] | None = None
 
 
 class Supervisor:
@@ -24,14 +83,131 @@ class Supervisor:
         workers: int = 1,
     ) -> None:
         """``state`` is the directory of the hand-off sockets. ``on_frames`` is called with each batch of whole Ethernet
-        frames that the stack sends, as (port index, frame); the views are good only during the call."""
-        raise NotImplementedError
+        frames that the stack sends, as (port index, frame); the views are good only during the call.
+
+        Raises ValueError for a number of workers that is not between 1 and 64.
+        """
+        if not 1 <= workers <= MAX_WORKERS:
+            raise ValueError(f"the number of workers is between 1 and {MAX_WORKERS}, not {workers}")
+        self.counters = {"to_worker_dropped": 0, "worker_restarts": 0}
+        self._state = state
+        self._on_frames = on_frames
+        self._steering = Steering(workers)
+        self._count = workers
+        self._ports: dict[int, protocol.PortUp] = {}
+        self._indices: dict[int, int] = {}
+        self._listeners: dict[int, _Listener] = {}
+        self._captures: dict[int, set[Capture]] = {}
+        self._ids = itertools.count(1)
+        self._turn = itertools.count()
+        self._stopping = False
+        self._short_directory: str | None = None
+        self._slots = [_Slot(index, self._socket_path(index)) for index in range(workers)]
+
+    # -- life -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start every worker and wait until each is ready. Raises OSError when one does not come up in time."""
+        """Start every worker and wait until each is ready. Raises OSError when one does not come up."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for slot in self._slots:
+                    group.create_task(self._start_process(slot))
+        except* OSError as failed:
+            await self.stop()
+            raise failed.exceptions[0] from None
+        for slot in self._slots:
+            slot.task = asyncio.create_task(self._keep_alive(slot), name=f"stack worker {slot.index}")
 
     async def stop(self) -> None:
         """End every worker within a second, by force if need be; their connections end with a reset."""
+        self._stopping = True
+        for capture in [capture for captures in self._captures.values() for capture in captures]:
+            capture.end()
+        processes = [slot.process for slot in self._slots if slot.process is not None]
+        for process in processes:
+            process.terminate()
+        tasks = [slot.task for slot in self._slots if slot.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_SECONDS)
+        for process in processes:
+            process.kill("it did not end when asked to")
+        for slot in self._slots:
+            slot.ready.clear()
+            if slot.task is None and slot.process is not None:
+                await slot.process.wait()
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=STOP_SECONDS)
+            for task in stuck:
+                task.cancel()
+        if self._short_directory is not None:
+            shutil.rmtree(self._short_directory, ignore_errors=True)
+
+    async def _start_process(self, slot: _Slot) -> None:
+        """A new process for the slot, told of everything that the last one knew, and ready. Raises OSError."""
+        process = WorkerProcess(slot.index, slot.path, self._frames_from_worker)
+        await process.start(self._steering.ephemeral(slot.index))
+        slot.process = process
+        try:
+            for port in self._ports.values():
+                process.send(port)
+            await process.ready()
+        except OSError as error:
+            process.kill("it did not become ready")
+            cause = await process.wait()
+            slot.process = None
+            raise OSError(f"stack worker {slot.index} does not start: {cause}") from error
+        except BaseException:
+            process.kill("cancelled")
+            raise
+        for listener in [each for each in self._listeners.values() if each.worker == slot.index]:
+            await self._listen_again(process, listener)
+        slot.ready.set()
+
+    async def _keep_alive(self, slot: _Slot) -> None:
+        """Wait for the end of the slot's process and put another in its place, until the node stops."""
+        loop = asyncio.get_running_loop()
+        deaths = 0
+        while slot.process is not None:
+            born = loop.time()
+            cause = await slot.process.wait()
+            pid = slot.process.pid
+            slot.ready.clear()
+            slot.process = None
+            while slot.process is None and not self._stopping:
+                deaths = 0 if loop.time() - born > STEADY_SECONDS else deaths
+                delay = BACKOFF[min(deaths, len(BACKOFF) - 1)]
+                deaths += 1
+                slot.restarts += 1
+                self.counters["worker_restarts"] += 1
+                again = f"in {delay:g} s" if delay else "now"
+                _log.warning(
+                    "stack worker %d (pid %d) ended: %s; its connections are reset; a new one starts %s",
+                    slot.index, pid, cause, again)  # fmt: skip
+                await asyncio.sleep(delay)
+                try:
+                    await self._start_process(slot)
+                except OSError as error:
+                    cause, pid = str(error), 0
+
+    async def _listen_again(self, process: WorkerProcess, listener: _Listener) -> None:
+        request = listener.request
+        try:
+            answer = await process.request(request)
+        except WorkerGone:
+            return
+        if isinstance(answer, protocol.Failed):
+            _log.warning("listening on port %d again failed: %s", request.port, answer.reason)
+            self._forget_listener(request.id)
+
+    def _socket_path(self, index: int) -> str:
+        path = os.path.realpath(self._state / f"worker-{index}.sock")
+        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+            return path
+        if self._short_directory is None:
+            self._short_directory = tempfile.mkdtemp(prefix="ztnode-")
+        return os.path.join(self._short_directory, f"worker-{index}.sock")  # noqa: PTH118
+
+    # -- networks and frames ----------------------------------------------------------------------------------------
 
     def port_up(
         self,
@@ -44,47 +220,228 @@ class Supervisor:
         routes: Sequence[tuple[str, str | None]],
     ) -> None:
         """A network is there or has changed: addresses and route targets in CIDR form, gateways or None."""
+        message = protocol.PortUp(
+            index, nwid, mac, mtu, tuple(addresses), tuple((target, via or "") for target, via in routes)
+        )
+        if self._ports.get(index) != message:
+            self._ports[index] = message
+            self._indices[nwid] = index
+            self._tell_all(message)
 
     def port_down(self, index: int) -> None:
-        """The network is gone: its connections and listeners end."""
+        """The network is gone: its connections end, with an error."""
+        port = self._ports.pop(index, None)
+        if port is not None:
+            del self._indices[port.nwid]
+            for capture in self._captures.get(index, ()):
+                capture.end()
+            self._tell_all(protocol.PortDown(index))
 
-    def send_frames(self, records: Sequence[tuple[int, Sequence[Buffer]]]) -> None:
-        """Deliver Ethernet frames to the stack: (port index, parts of a frame). Without room: dropped and counted."""
+    def send_frames(self, records: Sequence[Record]) -> None:
+        """Deliver Ethernet frames to the stack: (port index, parts of a frame), where the parts are either the whole
+        frame or its 14-byte header and the rest. What finds no room is dropped and counted."""
+        if self._captures:
+            self._capture(records, pcapng.INBOUND)
+        if self._count == 1:
+            self._send_to(self._slots[0], records)
+            return
+        for slot, share in zip(self._slots, self._steering.split(records), strict=True):
+            if share:
+                self._send_to(slot, share)
+
+    def _send_to(self, slot: _Slot, records: Sequence[Record]) -> None:
+        written = slot.process.send_frames(records) if slot.process is not None else 0
+        if written < len(records):
+            self.counters["to_worker_dropped"] += len(records) - written
+
+    def _frames_from_worker(self, records: list[tuple[int, memoryview]]) -> None:
+        if self._captures:
+            self._capture([(index, (frame,)) for index, frame in records], pcapng.OUTBOUND)
+        self._on_frames(records)
+
+    def _capture(self, records: Sequence[Record], direction: int) -> None:
+        for index, captures in self._captures.items():
+            frames = [parts for tag, parts in records if tag == index]
+            if frames:
+                for capture in captures:
+                    capture.add(frames, direction)
+
+    # -- what clients ask for ---------------------------------------------------------------------------------------
 
     async def dial(self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0) -> Handoff:
         """Open a TCP connection. Raises DialError, ValueError on an address that is not numeric."""
-        raise NotImplementedError
+        host = str(ip_address(host))
+        _check_port(port, lowest=1)
+        index = self._index(nwid)
+        slot = self._slots[next(self._turn) % self._count]
+        deadline = asyncio.get_running_loop().time() + timeout
+        for attempt in range(DIAL_ATTEMPTS):
+            left = deadline - asyncio.get_running_loop().time()
+            try:
+                # The stack's own time-out comes first and says why; the second more is for a worker that is stuck.
+                async with asyncio.timeout(max(left, 0.0) + 1.0):
+                    process = await self._ready_process(slot)
+                    message = protocol.Dial(next(self._ids), host, port, index, max(left, 0.001))
+                    answer = _expect(await process.request(message), protocol.Dialled)
+            except TimeoutError as error:
+                raise DialError(errno.ETIMEDOUT, f"no answer from {host}:{port} within {timeout:g} s") from error
+            except WorkerGone as error:
+                if attempt + 1 == DIAL_ATTEMPTS:
+                    raise DialError(errno.ECONNRESET, str(error)) from error
+                continue
+            return Handoff(slot.path, bytes.fromhex(answer.token), answer.local, answer.remote)
+        raise AssertionError("unreachable")
 
     async def listen(
         self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128
     ) -> tuple[int, tuple[str, int]]:
-        """Listen; returns a listener id and what was bound. It outlives a worker that dies. Raises DialError."""
-        raise NotImplementedError
+        """Listen; returns a listener id and what was bound. It outlives a worker that dies.
+
+        Raises DialError, ValueError on an address that is not numeric.
+        """
+        host = str(ip_address(host)) if host else ""
+        _check_port(port, lowest=0)
+        slot = self._slots[self._steering.owner(port) if port else next(self._turn) % self._count]
+        request = protocol.Listen(next(self._ids), host, port, self._index(nwid), max(1, min(backlog, 1 << 16)))
+        answer = await self._ask(slot, request, protocol.Listening)
+        # A listener that has to be opened again keeps the port number that it was given.
+        again = protocol.Listen(request.id, host, answer.local[1], request.index, request.backlog)
+        self._listeners[request.id] = _Listener(again, slot.index, answer.local)
+        return request.id, answer.local
 
     async def accept(self, listener: int) -> Handoff:
         """The next connection. Raises DialError when the listener is closed, KeyError if unknown."""
-        raise NotImplementedError
+        entry = self._listeners[listener]
+        slot = self._slots[entry.worker]
+        loop = asyncio.get_running_loop()
+        while entry.spare:
+            born, handoff = entry.spare.popleft()
+            if loop.time() - born < SPARE_SECONDS:
+                return handoff
+        closed = asyncio.create_task(entry.closed.wait())
+        try:
+            while not entry.closed.is_set():
+                waiting = asyncio.create_task(self._accept_once(slot, listener))
+                try:
+                    await asyncio.wait((waiting, closed), return_when=asyncio.FIRST_COMPLETED)
+                except asyncio.CancelledError:
+                    if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
+                        entry.spare.append((loop.time(), waiting.result()))
+                    raise
+                finally:
+                    waiting.cancel()
+                if waiting.done() and not entry.closed.is_set():
+                    with contextlib.suppress(WorkerGone):  # the listener is opened again in the next worker
+                        return waiting.result()
+        finally:
+            closed.cancel()
+        raise DialError(errno.EINVAL, "the listener was closed")
+
+    async def _accept_once(self, slot: _Slot, listener: int) -> Handoff:
+        process = await self._ready_process(slot)
+        answer = _expect(await process.request(protocol.Accept(next(self._ids), listener)), protocol.Accepted)
+        return Handoff(slot.path, bytes.fromhex(answer.token), answer.local, answer.remote)
 
     async def close_listener(self, listener: int) -> None:
         """Stop listening. Raises KeyError if unknown."""
+        entry = self._listeners[listener]
+        self._forget_listener(listener)
+        process = self._slots[entry.worker].process
+        if process is not None:
+            process.send(protocol.Cancel(listener))
+
+    def _forget_listener(self, listener: int) -> None:
+        entry = self._listeners.pop(listener, None)
+        if entry is not None:
+            entry.closed.set()
 
     async def open_udp(self, host: str, port: int, *, nwid: int | None = None) -> Handoff:
-        """A UDP socket bound to an overlay address. Raises DialError."""
-        raise NotImplementedError
+        """A UDP socket bound to an overlay address ("": all of them); ``worker/datagrams.py`` describes what the client
+        gets. Raises DialError, ValueError on an address that is not numeric."""
+        host = str(ip_address(host)) if host else ""
+        _check_port(port, lowest=0)
+        slot = self._slots[self._steering.owner(port) if port else next(self._turn) % self._count]
+        request = protocol.OpenUdp(next(self._ids), host, port, self._index(nwid))
+        answer = await self._ask(slot, request, protocol.UdpOpened)
+        return Handoff(slot.path, bytes.fromhex(answer.token), answer.local, ("", 0))
 
     async def ping(self, host: str, *, nwid: int | None = None, size: int = 56, timeout: float = 3.0) -> float:
-        """Round-trip time of one ICMP echo, in seconds. Raises DialError."""
-        raise NotImplementedError
+        """Round-trip time of one ICMP echo with ``size`` bytes of payload, in seconds. Raises DialError, ValueError."""
+        host = str(ip_address(host))
+        if not 0 <= size <= 65000:
+            raise ValueError(f"a ping carries 0 to 65000 bytes, not {size}")
+        request = protocol.Ping(next(self._ids), host, self._index(nwid), size, timeout)
+        return (await self._ask(self._slots[0], request, protocol.Pong, timeout=timeout)).seconds
 
-    def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
-        """The network's Ethernet frames as pcapng blocks, from now on. Raises KeyError if not joined, DialError."""
-        raise NotImplementedError
+    async def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
+        """The network's Ethernet frames as pcapng, in pieces of whole blocks, from now on and until the network goes.
+
+        Raises KeyError if it is not up. Close the iterator (``aclosing``) to end the capture.
+        """
+        index = self._indices[nwid]
+        capture = Capture(f"{nwid:016x}", snaplen=snaplen)
+        self._captures.setdefault(index, set()).add(capture)
+        try:
+            async for piece in capture.blocks():
+                yield piece
+        finally:
+            self._captures[index].discard(capture)
+            if not self._captures[index]:
+                del self._captures[index]
 
     def workers(self) -> tuple[WorkerInfo, ...]:
-        """Each worker as of its last report (at most a few seconds old)."""
-        return ()
+        """Each worker as of its last report, at most a second old while there is traffic."""
+        return tuple(
+            WorkerInfo(
+                slot.index,
+                slot.process.pid if slot.process is not None else 0,
+                slot.process.stats.connections if slot.process is not None else 0,
+                slot.restarts,
+                slot.process.stats.counters if slot.process is not None else {},
+            )
+            for slot in self._slots
+        )
 
-    @property
-    def counters(self) -> dict[str, int]:
-        """Drops and restarts."""
-        return {}
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    def _index(self, nwid: int | None) -> int:
+        if nwid is None:
+            return -1
+        index = self._indices.get(nwid)
+        if index is None:
+            raise DialError(errno.ENETDOWN, f"network {nwid:016x} is not up: not joined, or not authorised yet")
+        return index
+
+    def _tell_all(self, message: protocol.ToWorker) -> None:
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.send(message)
+
+    async def _ready_process(self, slot: _Slot) -> WorkerProcess:
+        await slot.ready.wait()
+        if slot.process is None:
+            raise WorkerGone("the stack worker has ended")
+        return slot.process
+
+    async def _ask(self, slot: _Slot, request: protocol.Request, kind: type[_A], timeout: float = 0.0) -> _A:
+        """One request with a quick answer; as DialError what goes wrong."""
+        try:
+            async with asyncio.timeout(timeout + ANSWER_SECONDS):
+                return _expect(await (await self._ready_process(slot)).request(request), kind)
+        except WorkerGone as error:
+            raise DialError(errno.ECONNRESET, f"{error}; try again") from error
+        except TimeoutError as error:
+            raise DialError(errno.ETIMEDOUT, f"stack worker {slot.index} does not answer") from error
+
+
+def _expect(answer: protocol.Answer, kind: type[_A]) -> _A:
+    if isinstance(answer, kind):
+        return answer
+    if isinstance(answer, protocol.Failed):
+        raise DialError(answer.errno, answer.reason)
+    raise protocol.ProtocolError(f"a {type(answer).__name__} is no answer to this request")
+
+
+def _check_port(port: int, *, lowest: int) -> None:
+    if not lowest <= port <= 65535:
+        raise ValueError(f"port number {port} is not between {lowest} and 65535")
