@@ -36,7 +36,8 @@ def test_salsa20_streams(rounds: int) -> None:
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.binary(min_size=8, max_size=8), st.integers(1, 9))))
 def test_salsa20_forms_agree(streams: list[tuple[bytes, bytes, int]]) -> None:
-    keys, nonces, blocks = ([stream[field] for stream in streams] for field in range(3))
+    keys, nonces = [key for key, _, _ in streams], [nonce for _, nonce, _ in streams]
+    blocks = [count for _, _, count in streams]
     together = salsa20.key_streams(keys, nonces, blocks, 12)
     for key, nonce, count, stream in zip(keys, nonces, blocks, together, strict=True):
         assert stream == salsa20.key_stream(key, nonce, count, 12).tobytes()
