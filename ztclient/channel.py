@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _OPTIONS: tuple[tuple[str, int], ...] = (
     # A node's address is the user's own choice; a web proxy has no part in it.
     ("grpc.enable_http_proxy", 0),
+    # Otherwise a new channel would inherit the back-off of an old one to the same address: see Control.translated.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -69,7 +69,9 @@ def _by_status(code: grpc.StatusCode, reason: str, address: str) -> Exception:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return TimeoutError(errno.ETIMEDOUT, f"the node at {address} did not answer in time")
         case grpc.StatusCode.UNAVAILABLE:
-            return NodeUnavailableError(errno.ECONNREFUSED, f"no node answers at {address}: {_first_line(reason)}")
+            # gRPC's text repeats the address several times; what the system said comes last.
+            cause = _first_line(reason).rpartition("error: ")[2]
+            return NodeUnavailableError(errno.ECONNREFUSED, f"no node answers at {address} ({cause}): is it running?")
         case grpc.StatusCode.CANCELLED:
             return Error(errno.ECANCELED, "the call was cancelled")
         case grpc.StatusCode.UNIMPLEMENTED:

@@ -55,7 +55,7 @@ class Node:
             self._credentials = channel.Credentials()
         else:
             self._credentials = channel.Credentials(
-                token=token or _token_from(os.environ),
+                token=_checked(token or _token_from(os.environ)),
                 ca_file=ca_file or os.environ.get("ZTNODE_CA_FILE"),
                 cert_file=cert_file or os.environ.get("ZTNODE_CERT_FILE"),
                 key_file=key_file or os.environ.get("ZTNODE_KEY_FILE"),
@@ -306,6 +306,12 @@ def _port(port: int) -> int:
     if not 0 <= port <= 65535:
         raise OverflowError("port must be 0-65535")
     return port
+
+
+def _checked(token: str | None) -> str | None:
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise AuthenticationError(errno.EACCES, "the token is not one line of printable characters")
+    return token
 
 
 def _token_from(environ: Mapping[str, str]) -> str | None:

@@ -12,6 +12,7 @@ import errno
 import ipaddress
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -143,8 +144,6 @@ class ControlServer:
                 bound = server.add_insecure_port(target)
         except RuntimeError as error:
             raise OSError(errno.EIO, f"cannot serve on {target}: {error}") from error
-        if not bound:
-            raise OSError(errno.EINVAL, f"cannot serve on {target}: are certificate and key a PEM pair?")
         await server.start()
         shown = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
         self.addresses.append(str(discovery.Address("tls" if tcp.tls else "tcp", shown)))
@@ -238,6 +237,18 @@ def _try_bind(host: str, port: int) -> None:
 
 
 def _credentials(certificate: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
+    # Tried on OpenSSL's own Python binding first: gRPC would print several lines and give no reason. Raises OSError.
+    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        trial.load_cert_chain(certificate, key)
+        if client_ca is not None:
+            trial.load_verify_locations(client_ca)
+    except ssl.SSLError as error:
+        files = ", ".join(str(path) for path in (certificate, key, client_ca) if path is not None)
+        raise OSError(errno.EINVAL, f"no certificate with its key in PEM form: {files} ({error.reason})") from error
+    except FileNotFoundError as error:
+        missing = next(path for path in (certificate, key, client_ca) if path is not None and not path.exists())
+        raise FileNotFoundError(errno.ENOENT, f"there is no file {missing}") from error
     return grpc.ssl_server_credentials(
         [(key.read_bytes(), certificate.read_bytes())],
         root_certificates=None if client_ca is None else client_ca.read_bytes(),

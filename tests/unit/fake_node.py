@@ -1,0 +1,301 @@
+"""A NodeApi without an overlay, behind a real ControlServer.
+
+What it "dials" are real TCP servers on loopback, and its hand-off is a real Unix socket that passes descriptors as a
+stack worker's does. It runs on uvloop in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+from ztnode.control.server import ControlServer, TcpOptions, node_service
+from ztnode.node.api import (
+    DialError,
+    Handoff,
+    JoinState,
+    NetworkInfo,
+    NodeStatus,
+    PathInfo,
+    PeerInfo,
+    RouteInfo,
+    WorkerInfo,
+)
+
+T = TypeVar("T")
+
+NWID = 0x9AD07D01093A69E3
+IP = "10.121.15.1"
+
+
+def configured(nwid: int) -> NetworkInfo:
+    """A network as it looks once joined."""
+    return NetworkInfo(
+        nwid=nwid,
+        name="lab",
+        state=JoinState.OK,
+        detail="ok",
+        mac=0x5E1C2D3A4B5F,
+        mtu=2800,
+        addresses=(f"{IP}/16", "fd9a:d07d:109:3a69:e399:9377:8cde:7190/88"),
+        routes=(RouteInfo("10.121.0.0/16", None), RouteInfo("10.9.0.0/24", "10.121.0.1", 5)),
+        dns_domain="lab.example",
+        dns_servers=("10.121.0.53",),
+        private=True,
+        broadcast=True,
+        revision=7,
+        authentication_url="",
+        from_cache=False,
+    )
+
+
+def asking(nwid: int, state: JoinState = JoinState.REQUESTING, detail: str = "asking the controller") -> NetworkInfo:
+    """A network that is not configured yet."""
+    return replace(
+        configured(nwid),
+        name="",
+        state=state,
+        detail=detail,
+        mtu=0,
+        addresses=(),
+        routes=(),
+        dns_domain="",
+        dns_servers=(),
+    )
+
+
+class FakeNode:
+    """See the module. ``overlay`` maps what clients dial to where it really is."""
+
+    def __init__(self, handoff_path: Path) -> None:
+        self.handoff_path = handoff_path
+        self.overlay: dict[tuple[str, int], tuple[str, int]] = {}
+        self.known: dict[int, NetworkInfo] = {NWID: configured(NWID)}
+        self.on_join = configured
+        self.failing: Exception | None = None
+        self.dials: list[tuple[str, int, int | None, float]] = []
+        self.waiting: dict[bytes, socket.socket] = {}
+        self.listeners: dict[int, socket.socket] = {}
+        self.watchers: list[asyncio.Queue[NetworkInfo]] = []
+        self.capturing = 0
+        self._next = 1
+        self._server: asyncio.Server | None = None
+
+    # --- the worker's part
+
+    async def open(self) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(self.handoff_path))
+        self.handoff_path.chmod(0o600)
+        listener.listen()
+        listener.setblocking(False)
+        self._handoff = listener
+        self._task = asyncio.create_task(self._hand_over())
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._handoff.close()
+        self.handoff_path.unlink()
+        for sock in [*self.waiting.values(), *self.listeners.values()]:
+            sock.close()
+
+    async def _hand_over(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            channel, _ = await loop.sock_accept(self._handoff)
+            with channel:
+                token = await loop.sock_recv(channel, 16)
+                connected = self.waiting.pop(token, None)
+                if connected is not None:
+                    channel.setblocking(True)
+                    socket.send_fds(channel, [b"\0"], [connected.fileno()])
+                    connected.close()
+
+    def _offer(self, connected: socket.socket, local: tuple[str, int], remote: tuple[str, int]) -> Handoff:
+        token = os.urandom(16)
+        self.waiting[token] = connected
+        return Handoff(str(self.handoff_path), token, local, remote)
+
+    # --- NodeApi
+
+    def status(self) -> NodeStatus:
+        if self.failing is not None:
+            raise self.failing
+        return NodeStatus(
+            address=0x778CDE7190,
+            public_identity="778cde7190:0:" + "ab" * 64,
+            online=True,
+            version="0.1.0",
+            uptime=12.5,
+            planet_id=149604618,
+            planet_timestamp=1567191349589,
+            listening=("0.0.0.0:9993",),
+            surface_addresses=("203.0.113.7:9993",),
+            workers=(WorkerInfo(0, 4711, 3, 1, {"frames": 12}),),
+            counters={"packets_in": 2**40, "drop_forged": 3},
+        )
+
+    def networks(self) -> Sequence[NetworkInfo]:
+        return list(self.known.values())
+
+    def network(self, nwid: int) -> NetworkInfo | None:
+        return self.known.get(nwid)
+
+    def peers(self) -> Sequence[PeerInfo]:
+        return [
+            PeerInfo(0x99937780CD, "leaf", "", -1.0, False, ()),
+            PeerInfo(0x3A46F1BF30, "planet", "1.14.1", 21.5, True, (PathInfo("198.51.100.2:9993", True, 1.0, -1.0),)),
+        ]
+
+    async def join(self, nwid: int) -> NetworkInfo:
+        if self.failing is not None:
+            raise self.failing
+        self.change(self.known.get(nwid) or self.on_join(nwid))
+        return self.known[nwid]
+
+    async def leave(self, nwid: int) -> None:
+        left = replace(self.known.pop(nwid), state=JoinState.LEFT)
+        for queue in self.watchers:
+            queue.put_nowait(left)
+
+    def change(self, info: NetworkInfo) -> None:
+        self.known[info.nwid] = info
+        for queue in self.watchers:
+            queue.put_nowait(info)
+
+    async def watch(self) -> AsyncIterator[NetworkInfo]:
+        queue: asyncio.Queue[NetworkInfo] = asyncio.Queue()
+        for info in self.known.values():
+            queue.put_nowait(info)
+        self.watchers.append(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self.watchers.remove(queue)
+
+    async def dial(self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0) -> Handoff:
+        self.dials.append((host, port, nwid, timeout))
+        if host.startswith("192.0.2."):
+            raise DialError(errno.EHOSTUNREACH, f"no answer to ARP for {host}")
+        if host == "198.51.100.1":
+            await asyncio.sleep(timeout)
+            raise DialError(errno.ETIMEDOUT, f"{host} port {port} did not answer within {timeout:g} s")
+        if not host.startswith(("10.121.", "fd")):
+            raise DialError(errno.ENETUNREACH, f"no joined network has a route to {host}")
+        real = self.overlay.get((host, port))
+        if real is None:
+            raise DialError(errno.ECONNREFUSED, f"{host} port {port} refused the connection")
+        connected = socket.socket()
+        connected.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connected, real)
+        return self._offer(connected, (IP, 50000), (host, port))
+
+    async def listen(
+        self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128
+    ) -> tuple[int, tuple[str, int]]:
+        if host not in ("", IP):
+            raise DialError(errno.EADDRNOTAVAIL, f"{host} is not a managed address of this node")
+        listener = socket.socket()
+        listener.setblocking(False)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(backlog)
+        bound = (host or "0.0.0.0", port or 40000)
+        if bound in self.overlay:
+            raise DialError(errno.EADDRINUSE, f"port {port} is in use")
+        number, self._next = self._next, self._next + 1
+        self.listeners[number] = listener
+        self.overlay[bound] = listener.getsockname()
+        return number, bound
+
+    async def accept(self, listener: int) -> Handoff:
+        sock = self.listeners[listener]
+        try:
+            connected, _peer = await asyncio.get_running_loop().sock_accept(sock)
+        except OSError:
+            raise DialError(errno.ECONNABORTED, "the listener was closed") from None
+        return self._offer(connected, (IP, 80), ("10.121.15.99", 41000))
+
+    async def close_listener(self, listener: int) -> None:
+        sock = self.listeners.pop(listener)
+        real = sock.getsockname()
+        self.overlay = {bound: where for bound, where in self.overlay.items() if where != real}
+        sock.close()
+
+    async def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
+        self.capturing += 1
+        try:
+            yield b"\x0a\x0d\x0d\x0a" + snaplen.to_bytes(4, "little")
+            yield nwid.to_bytes(8, "big")
+            await asyncio.Event().wait()
+        finally:
+            self.capturing -= 1
+
+
+class RunningNode:
+    """A FakeNode behind a ControlServer, on an event loop in a thread of its own."""
+
+    def __init__(self, state: Path, tcp: TcpOptions | None = None) -> None:
+        self.state = state
+        self.node = FakeNode(state / "worker-0.sock")
+        self.server = ControlServer([node_service(self.node)], state=state, tcp=tcp)
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def addresses(self) -> list[str]:
+        return self.server.addresses
+
+    def __enter__(self) -> RunningNode:
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the node's event loop and give its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+
+    def call(self, function: Any, *args: Any) -> None:
+        """Call a function on the node's event loop, soon."""
+        self._loop.call_soon_threadsafe(function, *args)
+
+    def serve(self, host: str, port: int, real: tuple[str, int]) -> None:
+        """Let clients that dial host and port reach the server at ``real``."""
+        self.node.overlay[host, port] = real
+
+    def _run(self) -> None:
+        uvloop.run(self._main())
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = asyncio.Event()
+        try:
+            await self.node.open()
+            await self.server.start()
+        except BaseException as error:
+            self._failure = error
+            return
+        finally:
+            self._started.set()
+        await self._end.wait()
+        await self.server.stop(0.2)
+        await self.node.close()
