@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from ztnode.wire.errors import WireError
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
+Buffer: TypeAlias = bytes | memoryview
 
 
 class Reader:

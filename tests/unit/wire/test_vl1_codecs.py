@@ -276,7 +276,7 @@ def test_a_damaged_world_is_not_accepted_as_update(world: World, position: int) 
     damaged = bytearray(update.to_bytes())
     damaged[position % len(damaged)] ^= 1
     try:
-        forged = World.from_bytes(damaged)
+        forged = World.from_bytes(bytes(damaged))
     except WireError:
         return
     # The one place that no signature covers is what is not kept: the length of a moon's unused dictionary.
