@@ -21,7 +21,7 @@ from ztnode.wire.packet import (
     packet_id,
 )
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
+Buffer: TypeAlias = bytes | memoryview
 
 MAX_PAYLOAD: Final = MAX_PACKET_LENGTH - OFFSET_PAYLOAD
 """Bytes after the verb that one packet can carry, fragmented."""
