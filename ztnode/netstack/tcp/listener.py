@@ -1,29 +1,75 @@
-"""A listening socket: backlog and bounded SYN queue."""
+"""A listening socket: accept queue and bounded SYN queue.
+
+The SYN queue is a bounded table of half-open connections; when it is full the oldest one goes, so that a flood costs
+bounded memory and a genuine handshake, which completes within a round trip, still gets through. SYN cookies would
+save the table but lose the options of the SYN (window scale, SACK) for everybody.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ztnode.netstack.tcp.connection import TcpConnection
+    from ztnode.netstack.tcp.layer import TcpLayer
 
 
 class TcpListener:
-    """Accepts connections for one port number."""
+    """Accepts connections for one port number. Look at `pending` when `TcpLayer.ready()` names it."""
 
-    port: int
-    port_index: int | None
-    local: bytes | None
-    owner: object
+    __slots__ = ("_layer", "_queue", "backlog", "closed", "error", "half_open", "local", "owner", "port", "port_index")
+
+    def __init__(self, layer: TcpLayer, port: int, backlog: int, port_index: int | None, local: bytes | None) -> None:
+        self._layer = layer
+        self.port = port
+        self.port_index = port_index
+        """Only for this network; None for all."""
+        self.local = local
+        """Only for this address; None for all."""
+        self.backlog = backlog
+        self.owner: object = None
+        self.closed = False
+        self.error: OSError | None = None
+        """ENETDOWN when its network went away."""
+        self.half_open: dict[bytes, TcpConnection] = {}
+        """The SYN queue, oldest first."""
+        self._queue: deque[TcpConnection] = deque()
 
     @property
     def pending(self) -> int:
         """Established connections that nobody accepted yet."""
-        return 0
+        return len(self._queue)
+
+    @property
+    def full(self) -> bool:
+        """No room in the accept queue: new SYNs are dropped, their senders try again."""
+        return len(self._queue) >= self.backlog
 
     def accept(self) -> TcpConnection | None:
         """The oldest established connection, or None."""
-        return None
+        return self._queue.popleft() if self._queue else None
 
     def close(self) -> None:
         """Stop listening: connections not yet accepted are reset."""
+        if self.closed:
+            return
+        self.closed = True
+        self._layer.remove_listener(self)
+        for connection in (*self.half_open.values(), *self._queue):
+            connection.abort()
+        self.half_open.clear()
+        self._queue.clear()
+
+    # --- for the layer ---
+    def opened(self, connection: TcpConnection) -> None:
+        """A handshake is complete."""
+        self.half_open.pop(connection.key, None)
+        self._queue.append(connection)
+        self._layer.notify(self)
+
+    def failed(self, connection: TcpConnection) -> None:
+        """A connection ended before anybody accepted it."""
+        if self.half_open.pop(connection.key, None) is None and connection in self._queue:
+            # It was established: whoever accepts sees what came and then the error, as with the kernel.
+            return

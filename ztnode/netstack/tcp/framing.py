@@ -1,0 +1,167 @@
+"""Builds whole frames for one connection on the template of its flow.
+
+The variable part of a data segment is its length, sequence number and checksum; one `struct.pack` writes the frame's
+head up to the options, and the options of a batch are the same bytes. The checksum of each payload comes from one
+numpy call for the whole batch; the rest of the sum is integer addition (`ztnode.wire.checksum` says why that works).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from ztnode.netstack.tcp.network import Flow, Frame
+from ztnode.wire import tcp as wire
+from ztnode.wire.checksum import MODULUS, NATIVE_FACTOR, batch_sums, pseudo_sum, region_sum
+
+_MASK = 0xFFFFFFFF
+_PROTOCOL_TCP = 6
+_PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
+
+# Ethernet, IPv4 up to the total length | length | ID, flags, TTL, protocol | checksum | addresses, ports | TCP.
+_HEAD_V4 = struct.Struct("!16sH6sH12sIIHHHH")
+# Ethernet, IPv6 up to the payload length | length | next header, hop limit, addresses, ports | TCP.
+_HEAD_V6 = struct.Struct("!18sH38sIIHHHH")
+
+
+def payload_sums(payloads: Sequence[tuple[memoryview, ...]]) -> tuple[list[int], list[int]]:
+    """(lengths in bytes, checksum sums in machine order) of payloads that are gather lists; none is empty."""
+    pieces: list[memoryview | bytes] = []
+    starts: list[int] = []
+    lengths: list[int] = []
+    position = 0
+    for parts in payloads:
+        starts.append(position >> 2)
+        if len(parts) == 1:
+            pieces.append(parts[0])
+            length = len(parts[0])
+        else:
+            pieces.extend(parts)
+            length = sum(map(len, parts))
+        lengths.append(length)
+        pad = -length & 3
+        if pad:
+            pieces.append(_PADDING[pad])
+        position += length + pad
+    return lengths, batch_sums(b"".join(pieces), starts)
+
+
+class SegmentWriter:
+    """Frames for the connection from (flow.local, local port) to (flow.remote, remote port)."""
+
+    __slots__ = ("_after", "_before", "_generation", "_ip_sum", "_middle", "_sum", "_v4", "flow")
+
+    def __init__(self, flow: Flow, local_port: int, remote_port: int) -> None:
+        self.flow = flow
+        self._v4 = len(flow.local) == 4
+        ports = local_port.to_bytes(2, "big") + remote_port.to_bytes(2, "big")
+        self._sum = (pseudo_sum(flow.local, flow.remote, _PROTOCOL_TCP) + local_port + remote_port) % MODULUS
+        self._after = flow.local + flow.remote + ports
+        self._generation = -1
+        self._before = self._middle = b""
+        self._ip_sum = 0
+
+    def _refresh(self) -> None:
+        flow = self.flow
+        self._generation = flow.generation
+        header = flow.header
+        if self._v4:
+            self._before = header[:16]
+            self._middle = header[18:24]
+            self._ip_sum = region_sum(header[14:34])
+        else:
+            self._before = header[:18]
+            self._middle = header[20:22] + self._after
+
+    def control(self, seq: int, ack: int, flags: int, window: int, options: bytes = b"") -> Frame:
+        """A segment without payload; numbers as on the wire."""
+        return self.build(((),), [0], [0], seq, ack, flags, flags, window, options)[0]
+
+    def data(
+        self,
+        payloads: Sequence[tuple[memoryview, ...]],
+        seq: int,
+        ack: int,
+        flags: int,
+        last_flags: int,
+        window: int,
+        options: bytes,
+    ) -> list[Frame]:
+        """Consecutive segments from `seq` on; `last_flags` are the last one's (PSH, FIN)."""
+        lengths, sums = payload_sums(payloads)
+        return self.build(payloads, lengths, sums, seq, ack, flags, last_flags, window, options)
+
+    def build(
+        self,
+        payloads: Sequence[tuple[memoryview, ...]],
+        lengths: list[int],
+        sums: list[int],
+        seq: int,
+        ack: int,
+        flags: int,
+        last_flags: int,
+        window: int,
+        options: bytes,
+    ) -> list[Frame]:
+        """The frames for payloads whose lengths and sums (machine order) are known."""
+        if self.flow.generation != self._generation:
+            self._refresh()
+        seq &= _MASK
+        ack &= _MASK
+        header_length = 20 + len(options)
+        offset_flags = header_length << 10 | flags
+        base = self._sum + ack + window + offset_flags + header_length + region_sum(options)
+        frames: list[Frame] = []
+        before, middle, after = self._before, self._middle, self._after
+        last = len(payloads) - 1
+        index = 0
+        if self._v4:
+            pack = _HEAD_V4.pack
+            ip_sum = self._ip_sum
+            for parts, length, total in zip(payloads, lengths, sums, strict=True):
+                if index == last and last_flags != flags:
+                    base += last_flags - flags
+                    offset_flags += last_flags - flags
+                index += 1
+                ip_length = header_length + length + 20
+                head = pack(
+                    before,
+                    ip_length,
+                    middle,
+                    -(ip_sum + ip_length) % MODULUS,
+                    after,
+                    seq,
+                    ack,
+                    offset_flags,
+                    window,
+                    -(base + seq + length + total * NATIVE_FACTOR) % MODULUS,
+                    0,
+                )
+                frames.append((head + options, *parts))
+                seq = (seq + length) & _MASK
+        else:
+            pack6 = _HEAD_V6.pack
+            for parts, length, total in zip(payloads, lengths, sums, strict=True):
+                if index == last and last_flags != flags:
+                    base += last_flags - flags
+                    offset_flags += last_flags - flags
+                index += 1
+                head = pack6(
+                    before,
+                    header_length + length,
+                    middle,
+                    seq,
+                    ack,
+                    offset_flags,
+                    window,
+                    -(base + seq + length + total * NATIVE_FACTOR) % MODULUS,
+                    0,
+                )
+                frames.append((head + options, *parts))
+                seq = (seq + length) & _MASK
+        return frames
+
+
+def reset_for(flow: Flow, local_port: int, remote_port: int, seq: int, ack: int, flags: int) -> Frame:
+    """A RST outside of any connection (RFC 9293 section 3.10.7.1)."""
+    return SegmentWriter(flow, local_port, remote_port).control(seq, ack, flags | wire.RST, 0)

@@ -1,0 +1,102 @@
+"""TIME-WAIT (RFC 9293 section 3.6.1): small records instead of connections, bounded, oldest first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from ztnode.netstack.tcp.network import Flow
+
+_MASK = 0xFFFFFFFF
+_HALF = 0x80000000
+
+
+class TimeWaitEntry:
+    """What is needed to answer for a connection that is over. Sequence numbers as on the wire."""
+
+    __slots__ = ("expires", "flow", "local_port", "rcv_nxt", "remote_port", "snd_nxt", "ts_offset", "ts_recent")
+
+    def __init__(
+        self,
+        flow: Flow,
+        local_port: int,
+        remote_port: int,
+        snd_nxt: int,
+        rcv_nxt: int,
+        ts_recent: int | None,
+        ts_offset: int,
+        expires: float,
+    ) -> None:
+        self.flow = flow
+        self.local_port = local_port
+        self.remote_port = remote_port
+        self.snd_nxt = snd_nxt & _MASK
+        self.rcv_nxt = rcv_nxt & _MASK
+        self.ts_recent = ts_recent
+        """The peer's last timestamp; None without timestamps."""
+        self.ts_offset = ts_offset
+        self.expires = expires
+
+    def accepts_syn(self, seq: int, tsval: int | None) -> bool:
+        """Whether a SYN may open a new incarnation now.
+
+        RFC 6191 section 2: the timestamp is greater; or, without help from timestamps, RFC 1122 section 4.2.2.13: the
+        sequence number is beyond what the old incarnation used.
+        """
+        if self.ts_recent is not None and tsval is not None and tsval != self.ts_recent:
+            return not (tsval - self.ts_recent) & _HALF
+        return not (seq - self.rcv_nxt) & _HALF
+
+
+class TimeWaitTable:
+    """Entries of one network in the order of their expiry (2 MSL is the same for all)."""
+
+    __slots__ = ("_duration", "_entries", "_maximum")
+
+    def __init__(self, duration: float, maximum: int) -> None:
+        self._duration = duration
+        self._maximum = maximum
+        self._entries: OrderedDict[tuple[int, bytes], TimeWaitEntry] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: tuple[int, bytes]) -> bool:
+        return key in self._entries
+
+    def get(self, key: tuple[int, bytes]) -> TimeWaitEntry | None:
+        """The entry of (port index, connection key), if any."""
+        return self._entries.get(key)
+
+    def add(self, key: tuple[int, bytes], entry: TimeWaitEntry) -> None:
+        """Begin TIME-WAIT; the oldest entry makes room when the table is full."""
+        self._entries[key] = entry
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._maximum:
+            self._entries.popitem(last=False)
+
+    def restart(self, key: tuple[int, bytes], now: float) -> None:
+        """The peer repeated its FIN: 2 MSL begins again."""
+        self._entries[key].expires = now + self._duration
+        self._entries.move_to_end(key)
+
+    def remove(self, key: tuple[int, bytes]) -> None:
+        """A new incarnation takes over."""
+        self._entries.pop(key, None)
+
+    def remove_port(self, port_index: int) -> None:
+        """The network is gone."""
+        for key in [key for key in self._entries if key[0] == port_index]:
+            del self._entries[key]
+
+    def expire(self, now: float) -> None:
+        """Drop what is over."""
+        entries = self._entries
+        while entries:
+            key = next(iter(entries))
+            if entries[key].expires > now:
+                break
+            del entries[key]
+
+    def next_expiry(self) -> float | None:
+        """When the oldest entry ends."""
+        return self._entries[next(iter(self._entries))].expires if self._entries else None
