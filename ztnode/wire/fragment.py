@@ -83,6 +83,8 @@ def split(packet: bytes, mtu: int) -> list[bytes]:
     length = len(packet)
     if length <= mtu:
         return [packet]
+    if mtu <= OFFSET_DATA:
+        raise ValueError(f"datagrams of {mtu} bytes have no room for a fragment")
     total = 1 + -(-(length - mtu) // (mtu - OFFSET_DATA))
     if total > MAX_PACKET_FRAGMENTS:
         raise ValueError(f"{length} bytes need {total} datagrams of {mtu} bytes; {MAX_PACKET_FRAGMENTS} is the most")

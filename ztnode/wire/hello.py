@@ -10,19 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from ztnode.wire.endpoint import Endpoint, pull_endpoint, push_endpoint
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
-from ztnode.wire.packet import VERB_HELLO
+from ztnode.wire.packet import MAX_PACKET_LENGTH, VERB_HELLO
 from ztnode.wire.reader import Buffer, Reader
 from ztnode.wire.world import World, WorldType
 
 MAX_MOONS: Final = 64
 """More moons in one HELLO than this are not read."""
 _MOON_ENTRY: Final = 17
+_ROOM_FOR_WORLDS: Final = MAX_PACKET_LENGTH - 100
+"""What the header and the other fields of an OK(HELLO) leave, generously reckoned, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +152,14 @@ def parse_ok_hello(payload: Buffer) -> OkHello:
 
 
 def newer_worlds(hello: Hello, planet: World, moons: Iterable[World]) -> Sequence[World]:
-    """Which of our worlds to send along in OK(HELLO): those that the sender has in an earlier version, or wants."""
+    """Which of our worlds to send along in OK(HELLO): those that the sender has in an earlier version, or wants, the
+    planet first, and no more than one packet can carry."""
     known = {moon.id: moon.timestamp for moon in hello.moons}
     worlds = [moon for moon in moons if known.get(moon.id, moon.timestamp) < moon.timestamp]
     if hello.planet is not None and hello.planet.id == planet.id and hello.planet.timestamp < planet.timestamp:
         worlds.insert(0, planet)
-    return worlds
+    lengths = accumulate(len(world.to_bytes()) for world in worlds)
+    return [world for world, length in zip(worlds, lengths, strict=True) if length <= _ROOM_FOR_WORLDS]
 
 
 def _push_version(version: Version) -> bytes:

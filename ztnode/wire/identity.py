@@ -8,6 +8,7 @@ bytes of address, the type 0, 64 bytes of public key, then the length of the sec
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -21,6 +22,9 @@ from ztnode.wire.reader import Buffer, Reader
 _TYPE_C25519: Final = 0
 _HASHCASH_LIMIT: Final = 17
 """The first byte of the digest must be less (ZT_IDENTITY_GEN_HASHCASH_FIRST_BYTE_LESS_THAN): 1 key in 15 passes."""
+
+
+_TEXT: Final = re.compile(r"([0-9a-fA-F]{10}):0:([0-9a-fA-F]{128})(?::([0-9a-fA-F]{128}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +54,11 @@ class Identity:
     @classmethod
     def from_text(cls, text: str) -> Identity:
         """Parse the text form, surrounding white space allowed. WireError with one clear line."""
-        parts = text.strip().split(":")
-        if len(parts) not in (3, 4) or parts[1] != str(_TYPE_C25519):
-            raise WireError("not an identity: address:0:public key, and perhaps :secret key, was expected")
-        try:
-            address, public = bytes.fromhex(parts[0]), bytes.fromhex(parts[2])
-            secret = bytes.fromhex(parts[3]) if len(parts) == 4 else None
-        except ValueError:
-            raise WireError("not an identity: a field is not hexadecimal") from None
-        if len(address) != 5:
-            raise WireError("not an identity: the address must have 10 hex digits")
-        return cls._checked(int.from_bytes(address, "big"), public, secret)
+        fields = _TEXT.fullmatch(text.strip())
+        if fields is None:
+            raise WireError("not an identity: expected address:0:public key, and perhaps :secret key, in hexadecimal")
+        address, public, secret = fields.groups()
+        return cls._checked(int(address, 16), bytes.fromhex(public), bytes.fromhex(secret) if secret else None)
 
     @classmethod
     def pull(cls, reader: Reader) -> Identity:
@@ -85,8 +83,6 @@ class Identity:
 
     @classmethod
     def _checked(cls, address: int, public: bytes, secret: bytes | None) -> Identity:
-        if len(public) != c25519.PUBLIC_LENGTH or (secret is not None and len(secret) != c25519.SECRET_LENGTH):
-            raise WireError("not an identity: keys must have 64 bytes")
         if is_reserved(address):
             raise WireError("not an identity: its address is reserved")
         return cls(address, public, secret)

@@ -36,7 +36,7 @@ def memory_hard_hash(public: bytes) -> bytes:
     memory: list[int] = np.bitwise_xor.accumulate(stream[:_FILL_BLOCKS], axis=0).ravel().tolist()
     running = np.zeros((_STEPS + 1, 8), np.uint64)
     np.bitwise_xor.accumulate(stream[_FILL_BLOCKS:], axis=0, out=running[1:])
-    running_words = memoryview(running.ravel())  # type: ignore[arg-type]  # an array does offer the buffer protocol
+    running_words = running.ravel().data  # a memoryview makes an integer of a word only when it is asked for
     bare: list[int] = np.frombuffer(digest, ">u8").tolist()
     in_order = iter(memory)
     row = 0

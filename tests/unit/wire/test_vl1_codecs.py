@@ -85,9 +85,7 @@ hellos = st.builds(
     world_versions,
     st.lists(world_versions, max_size=5).map(tuple),
 )
-ok_hellos = st.builds(
-    OkHello, u64, u8, versions, st.none() | endpoints, st.lists(worlds, max_size=2).map(tuple)
-)
+ok_hellos = st.builds(OkHello, u64, u8, versions, st.none() | endpoints, st.lists(worlds, max_size=2).map(tuple))
 direct_paths = st.lists(st.builds(DirectPath, endpoints, u8), max_size=8)
 
 KEYS = PeerKeys(bytes(range(48)))
@@ -233,6 +231,7 @@ def test_identities_survive(identity: Identity, secret: bytes) -> None:
         f"9ad07d0109:0:{'zz' * 64}",
         f"9ad07d0109:0:{'00' * 64}:{'00' * 63}",
         f"9ad07d0109:0:{'00' * 64}:{'00' * 64}:",
+        f"9ad07d0109:0:{'00 ' * 64}",
     ],
 )
 def test_what_is_no_identity(text: str) -> None:
@@ -361,6 +360,20 @@ def test_which_worlds_are_sent_along() -> None:
     assert worlds_for(WorldVersion(9, 0), WorldVersion(3, 0)) == []
 
 
+def test_the_worlds_sent_along_fit_a_packet() -> None:
+    endpoints = (("2001:db8::1", 9993),) * MAX_STABLE_ENDPOINTS
+    roots = (Root(Identity(0x9AD07D0109, bytes(64)), endpoints),) * MAX_ROOTS
+    moons = [World(WorldType.MOON, number, 50, bytes(64), bytes(96), roots) for number in range(16)]
+    planet = World(WorldType.PLANET, 99, 50, bytes(64), bytes(96), roots)
+    wanted = tuple(WorldVersion(moon.id, 0) for moon in moons)
+    hello = Hello(12, Version(1, 14, 1), 5, roots[0].identity, None, WorldVersion(99, 0), wanted)
+    worlds = newer_worlds(hello, planet, moons)
+    assert worlds == [planet, *moons[: len(worlds) - 1]]
+    ok = build_ok_hello(OkHello(5, 12, Version(1, 14, 1), ("2001:db8::2", 9993), tuple(worlds)))
+    sealed = KEYS.seal(1, 2, 3, (build_ok(packet.VERB_HELLO, 1, ok),))
+    assert packet.MAX_PACKET_LENGTH - len(sealed) < len(planet.to_bytes()) + 100
+
+
 @given(u8, u64, u8, st.binary(max_size=100))
 def test_replies_survive(verb: int, packet_id: int, code: int, payload: bytes) -> None:
     verb &= packet.VERB_MASK
@@ -408,6 +421,11 @@ def test_fragments_join(whole: bytes, mtu: int) -> None:
     assert all(part.destination == packet.destination(whole) for part in parsed)
     assert head + b"".join(part.data for part in parsed) == whole
     assert {len(datagram) for datagram in datagrams[:-1]} <= {len(head)}
+
+
+def test_an_mtu_without_room_for_fragments_is_refused() -> None:
+    with pytest.raises(ValueError, match="no room"):
+        fragment.split(bytes(100), fragment.OFFSET_DATA)
 
 
 @pytest.mark.parametrize("numbers", ["00", "11", "22", "80", "81", "87", "f1", "20"])

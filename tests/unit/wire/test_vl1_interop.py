@@ -251,9 +251,7 @@ def test_moons_of_zerotier_idtool() -> None:
     assert not second.may_be_replaced_by(first)
     secret = bytes.fromhex(definition["signingKey_SECRET"])
     public = bytes.fromhex(definition["signingKey"])
-    again = World.sign(
-        WorldType.MOON, second.id, second.timestamp, public, second.roots, public=public, secret=secret
-    )
+    again = World.sign(WorldType.MOON, second.id, second.timestamp, public, second.roots, public=public, secret=secret)
     assert again == second
 
 
