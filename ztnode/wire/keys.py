@@ -35,6 +35,8 @@ _ROUNDS: Final = 12
 _MANGLED: Final = 21
 """Bytes of the key that are XORed with header fields, so that each packet has a key of its own."""
 _MAC_LENGTH: Final = 8
+_LONGEST: Final = MAX_PACKET_LENGTH - OFFSET_VERB
+"""The longest plaintext, verb byte included."""
 _FLAGS: Final = {
     CIPHER_POLY1305_NONE: CIPHER_POLY1305_NONE << 3,
     CIPHER_POLY1305_SALSA2012: CIPHER_POLY1305_SALSA2012 << 3 | FLAG_ENCRYPTED_LEGACY,
@@ -67,7 +69,13 @@ class PeerKeys:
         The id that answers will refer to is in the packet's first 8 bytes (``packet.packet_id``): AES-GMAC-SIV
         changes the one given. ValueError if it would be too long, or for a cipher that is none of the three.
         """
-        return self.seal_many(packet_id.to_bytes(8, "big"), destination, source, (parts,), cipher, mtu)[0]
+        identifier = packet_id.to_bytes(8, "big")
+        length = sum(map(len, parts))
+        if cipher == CIPHER_AES_GMAC_SIV and 0 < length <= _LONGEST:  # the common case, without the batch's overhead
+            flags = _FLAGS[cipher] | (FLAG_FRAGMENTED if length > mtu - OFFSET_VERB else 0)
+            associated = (destination << 48 | source << 8 | flags).to_bytes(11, "big")
+            return self._aes.seal(identifier, associated, parts)
+        return self.seal_many(identifier, destination, source, (parts,), cipher, mtu)[0]
 
     def seal_many(
         self,
@@ -81,15 +89,14 @@ class PeerKeys:
         """Seal many packets to one peer; ``packet_ids`` holds 8 random bytes for each. Otherwise as ``seal``."""
         if cipher not in _FLAGS:
             raise ValueError(f"cannot seal with cipher suite {cipher}")
-        addresses = destination.to_bytes(5, "big") + source.to_bytes(5, "big")
-        whole = addresses + bytes((_FLAGS[cipher],))
-        head_of_many = addresses + bytes((_FLAGS[cipher] | FLAG_FRAGMENTED,))
-        room, most = mtu - OFFSET_VERB, MAX_PACKET_LENGTH - OFFSET_VERB
+        fields = destination << 48 | source << 8 | _FLAGS[cipher]
+        whole, head_of_many = fields.to_bytes(11, "big"), (fields | FLAG_FRAGMENTED).to_bytes(11, "big")
+        room = mtu - OFFSET_VERB
         ids = [packet_ids[start : start + 8] for start in range(0, 8 * len(messages), 8)]
         associated: list[bytes] = []
         for parts in messages:
             length = sum(map(len, parts))
-            if not 0 < length <= most:
+            if not 0 < length <= _LONGEST:
                 raise ValueError(f"a plaintext of {length} bytes does not fit a packet")
             associated.append(whole if length <= room else head_of_many)
         if cipher == CIPHER_AES_GMAC_SIV:
