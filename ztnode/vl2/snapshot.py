@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ztnode.wire.multicast import MulticastGroup
 from ztnode.wire.network_config import Dns, IpInterface, Route
@@ -41,6 +41,6 @@ class NetworkSnapshot:
     from_cache: bool
     """True while the configuration is the one kept on disk, not yet confirmed by the controller."""
     groups: tuple[MulticastGroup, ...]
-    members: int
+    members: int = field(compare=False)
     """Other members that this node has been in contact with."""
-    counters: dict[str, int]
+    counters: dict[str, int] = field(compare=False)

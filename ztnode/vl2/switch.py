@@ -1,24 +1,64 @@
 """VL2: the virtual Ethernet switch, without I/O.
 
-``Vl2`` stands on a ``Vl1`` that it sends through. Its drivers are the messages of VL1 (``receive``), the Ethernet frames of
-the stack (``send_frames``) and the clock (``handle_timer`` at ``next_timer``). What comes out for the stack is taken with
-``frames``, what the owner should know with ``events``; what goes to peers is in ``Vl1.to_send``.
+``Vl2`` stands on a ``Vl1`` that it sends through. Its drivers are the messages of VL1 (``receive``), the frames of
+the stack (``send_frames``) and the clock (``handle_timer`` at ``next_timer``). What comes out for the stack is taken
+with ``frames``, what the owner should know with ``events``; what goes to peers is in ``Vl1.to_send``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Final
 
-from ztnode.vl1.node import Buffer, Message, Vl1
-from ztnode.vl2.events import Event
+from ztnode.vl1.node import Message, Vl1
+from ztnode.vl1.peer import Peer
+from ztnode.vl2.core import Core
+from ztnode.vl2.events import ConfigStored, Event, NetworkChanged
+from ztnode.vl2.forwarding import Frame, Inflow
+from ztnode.vl2.network import Network
 from ztnode.vl2.snapshot import NetworkSnapshot
+from ztnode.vl2.subscriptions import Subscriptions
+from ztnode.wire.errors import WireError
+from ztnode.wire.frame import EXT_FRAME_HEADER, FRAME_HEADER, decode_ext_frame
 from ztnode.wire.identity import Identity
-from ztnode.wire.multicast import MulticastGroup
+from ztnode.wire.multicast import (
+    Gathered,
+    MulticastFrameReply,
+    MulticastGroup,
+    decode_gather,
+    decode_gathered,
+    decode_likes,
+    decode_multicast_frame,
+    decode_multicast_frame_reply,
+    encode_gathered,
+    encode_multicast_frame_reply,
+)
+from ztnode.wire.network_credentials import NetworkCredentials
+from ztnode.wire.packet import (
+    ERROR_NEED_MEMBERSHIP_CERTIFICATE,
+    ERROR_UNSUPPORTED_OPERATION,
+    ERROR_UNWANTED_MULTICAST,
+    VERB_ERROR,
+    VERB_EXT_FRAME,
+    VERB_FRAME,
+    VERB_MULTICAST_FRAME,
+    VERB_MULTICAST_GATHER,
+    VERB_MULTICAST_LIKE,
+    VERB_NETWORK_CONFIG,
+    VERB_NETWORK_CONFIG_REQUEST,
+    VERB_NETWORK_CREDENTIALS,
+    VERB_OK,
+)
+from ztnode.wire.reader import Buffer, Reader
 
-Frame: TypeAlias = tuple[bytes, Buffer]
-"""The 14-byte Ethernet header and the payload of a received frame."""
+MAX_FOREIGN_NETWORKS: Final = 1024
+"""Networks that we are no member of and keep multicast subscriptions for, as root or controller."""
+MAX_INFLOW_PEERS: Final = 4096
+MAX_INFLOWS_PER_PEER: Final = 256
+OFFLINE_POLL: Final = 0.1
+"""Seconds between looks at whether VL1 has reached a root."""
+_FOREIGN_EXPIRY_INTERVAL: Final = 60.0
 
 
 class Vl2:
@@ -39,58 +79,365 @@ class Vl2:
         """``now``: monotonic seconds; ``wall``: Unix time in ms at ``now``.
 
         ``upstream``: this node is a root and so keeps and answers multicast subscriptions for networks that it is no
-        member of. ``authorised(nwid, address)`` does the same for a local controller's members. ``controller``: somebody
-        else answers NETWORK_CONFIG_REQUEST; otherwise it is answered with ERROR_UNSUPPORTED_OPERATION here.
+        member of. ``authorised(nwid, address)`` does the same for a local controller's members. ``controller``:
+        somebody else answers NETWORK_CONFIG_REQUEST; otherwise it is answered with ERROR_UNSUPPORTED_OPERATION here.
         """
         self.counters: Counter[str] = Counter()
         """Frames and packets dropped, by reason, over all networks."""
+        self._core = Core(vl1, identity, random, self.counters, now, forget_inflows=self._forget_inflows)
+        self._wall_offset = wall - round(now * 1000)
+        self._upstream = upstream
+        self._authorised = authorised
+        self._controller = controller
+        self._networks: dict[int, Network] = {}
+        self._foreign: dict[int, Subscriptions] = {}
+        self._next_foreign_expiry = now + _FOREIGN_EXPIRY_INTERVAL
+        self._inflows: dict[Peer, dict[bytes, Inflow]] = {}
+        self._online = vl1.online
+        self._handlers: dict[int, Callable[[Message, float], None]] = {
+            VERB_OK: self._receive_ok,
+            VERB_ERROR: self._receive_error,
+            VERB_EXT_FRAME: self._receive_ext_frame,
+            VERB_MULTICAST_LIKE: self._receive_like,
+            VERB_NETWORK_CREDENTIALS: self._receive_credentials,
+            VERB_NETWORK_CONFIG_REQUEST: self._receive_config_request,
+            VERB_NETWORK_CONFIG: self._receive_config,
+            VERB_MULTICAST_GATHER: self._receive_gather,
+            VERB_MULTICAST_FRAME: self._receive_multicast_frame,
+        }
+
+    # Networks
 
     def join(self, nwid: int, now: float, *, cached: bytes | None = None, auth_token: str = "") -> None:
-        """Join (idempotent). ``cached`` is what ``ConfigStored`` gave last, as kept in ``networks.d/<nwid>.conf``; it is
-        used at once if it is a configuration for this node, and ignored otherwise."""
-        raise NotImplementedError
+        """Join (idempotent). ``cached`` is what ``ConfigStored`` gave last, as kept in ``networks.d/<nwid>.conf``; it
+        is used at once if it is a configuration for this node, and ignored otherwise."""
+        if nwid in self._networks:
+            return
+        self._core.now = now
+        wall = self._wall_offset + round(now * 1000)
+        network = self._networks[nwid] = Network(self._core, nwid, now, wall, auth_token)
+        network.start(cached, now)
 
     def leave(self, nwid: int, now: float) -> None:
         """Leave and forget. Raises KeyError if not joined."""
-        raise NotImplementedError
+        del self._networks[nwid]
+        self._core.now = now
+        self._forget_inflows()
+        self._core.events += (ConfigStored(nwid, None), NetworkChanged(nwid))
+
+    def subscribe(self, nwid: int, group: MulticastGroup, now: float) -> None:
+        """Receive this multicast group too, beside those that follow from the managed addresses. KeyError if not
+        joined."""
+        self._networks[nwid].subscribe(group, now)
+
+    def provide_config(self, nwid: int, config: bytes | None, now: float) -> None:
+        """The answer to ``LocalConfigWanted``: an encoded configuration, or None for "not authorised". Raises WireError
+        for one that is not for us."""
+        network = self._networks.get(nwid)
+        if network is not None:
+            network.provide_config(config, now)
+
+    # Messages of VL1
 
     def receive(self, messages: Sequence[Message], now: float) -> None:
         """Take what ``Vl1.messages`` gave. Never raises on its content."""
-        raise NotImplementedError
+        self._core.now = now
+        self._dispatch(messages, now)
+        while self._core.retry:
+            held, self._core.retry = self._core.retry, []
+            self._dispatch(held, now)
+
+    def _dispatch(self, messages: Sequence[Message], now: float) -> None:
+        last_peer: Peer | None = None
+        inflows: dict[bytes, Inflow] = {}
+        trust = self._core.vl1.trust
+        for message in messages:
+            peer, verb, _, payload = message
+            if verb != VERB_FRAME:
+                self._handle(message, now)
+                # What it said may have changed what is decided about frames.
+                last_peer = None
+                continue
+            if peer is not last_peer:
+                last_peer = peer
+                inflows = self._inflows.get(peer) or {}
+                if inflows:
+                    trust(peer, now)
+            head = bytes(payload[:10])
+            inflow = inflows.get(head)
+            if inflow is None or now >= inflow.until:
+                inflow = self._inflow(message, head, now)
+                if inflow is None:
+                    continue
+                inflows = self._inflows[peer]
+            data = memoryview(payload)[10:]
+            if inflow.filter is not None and not inflow.filter.passes(data):
+                inflow.forwarding.drop("drop_rules_in")
+                continue
+            inflow.forwarding.inbox.append((inflow.header, data))
+
+    def _handle(self, message: Message, now: float) -> None:
+        handler = self._handlers.get(message[1])
+        if handler is None:
+            self.counters["drop_unknown_verb"] += 1
+            return
+        try:
+            handler(message, now)
+        except WireError:
+            self.counters["drop_malformed"] += 1
+
+    def _inflow(self, message: Message, head: bytes, now: float) -> Inflow | None:
+        """Decide about FRAMEs like this one, and remember it; None if it may not pass."""
+        peer = message[0]
+        if len(message[3]) <= FRAME_HEADER.size:
+            self.counters["drop_malformed"] += 1
+            return None
+        network = self._networks.get(int.from_bytes(head[:8], "big"))
+        if network is None:
+            self.counters["drop_unknown_network"] += 1
+            return None
+        if not network.admits(peer, now):
+            network.refuse(message, now)
+            return None
+        self._core.vl1.trust(peer, now)
+        inflow = network.forwarding.inflow(peer, head[8:], now)
+        known = self._inflows.get(peer)
+        if known is None:
+            if len(self._inflows) >= MAX_INFLOW_PEERS:
+                self._inflows.clear()
+            known = self._inflows[peer] = {}
+        elif len(known) >= MAX_INFLOWS_PER_PEER:
+            known.clear()
+        known[head] = inflow
+        return inflow
+
+    def _forget_inflows(self) -> None:
+        self._inflows.clear()
+
+    def _network(self, payload: Buffer) -> Network | None:
+        """The joined network whose NWID is at the start of ``payload``. Raises WireError if that is too short."""
+        if len(payload) < 8:
+            raise WireError("message without a network id")
+        return self._networks.get(int.from_bytes(payload[:8], "big"))
+
+    def _receive_ext_frame(self, message: Message, now: float) -> None:
+        peer, _, packet_id, payload = message
+        network = self._network(payload)
+        if network is None:
+            self.counters["drop_unknown_network"] += 1
+            return
+        if len(payload) < EXT_FRAME_HEADER.size:
+            raise WireError("EXT_FRAME too short")
+        frame = decode_ext_frame(memoryview(payload))
+        network.receive_certificate(peer, frame.certificate, now)
+        if not network.admits(peer, now):
+            network.refuse(message, now)
+            return
+        self._core.vl1.trust(peer, now)
+        network.forwarding.receive_ext(peer, packet_id, frame, now)
+
+    def _receive_multicast_frame(self, message: Message, now: float) -> None:
+        peer, verb, packet_id, payload = message
+        network = self._network(payload)
+        if network is None:
+            self.counters["drop_unknown_network"] += 1
+            return
+        frame = decode_multicast_frame(memoryview(payload))
+        network.receive_certificate(peer, frame.certificate, now)
+        if not network.admits(peer, now):
+            network.refuse(message, now)
+            return
+        self._core.vl1.trust(peer, now)
+        network.forwarding.receive_multicast(peer, frame, now)
+        if frame.gather_limit:
+            total, members = network.multicaster.gathered_for(frame.group, peer.address, frame.gather_limit)
+            if members:
+                reply = MulticastFrameReply(network.nwid, frame.group, total, tuple(members))
+                self._core.vl1.reply_ok(peer, verb, packet_id, encode_multicast_frame_reply(reply), now)
+
+    def _receive_credentials(self, message: Message, now: float) -> None:
+        peer, _, _, payload = message
+        credentials = NetworkCredentials.decode(payload)
+        concerned = {
+            credential.network_id
+            for kind in (
+                credentials.certificates_of_membership,
+                credentials.capabilities,
+                credentials.tags,
+                credentials.revocations,
+                credentials.certificates_of_ownership,
+            )
+            for credential in kind
+        }
+        for nwid in concerned & self._networks.keys():
+            self._networks[nwid].receive_credentials(peer, credentials, now)
+
+    # Multicast subscriptions
+
+    def _receive_like(self, message: Message, now: float) -> None:
+        peer, _, _, payload = message
+        admitted: dict[int, bool] = {}
+        for nwid, group in decode_likes(payload):
+            network = self._networks.get(nwid)
+            if nwid not in admitted:
+                admitted[nwid] = network is not None and network.admits(peer, now)
+            if network is not None and admitted[nwid]:
+                network.multicaster.learn(group, (peer.address,), now)
+            elif self._serves(nwid, peer):
+                self._foreign_subscriptions(nwid).add(group, peer.address, now)
+            else:
+                self.counters["drop_like_not_authorised"] += 1
+
+    def _serves(self, nwid: int, peer: Peer) -> bool:
+        """Whether we help this peer with multicast on a network that we are no member of (or that it is none of)."""
+        return self._upstream or (self._authorised is not None and self._authorised(nwid, peer.address))
+
+    def _foreign_subscriptions(self, nwid: int) -> Subscriptions:
+        network = self._networks.get(nwid)
+        if network is not None:
+            return network.multicaster.subscriptions
+        found = self._foreign.get(nwid)
+        if found is None:
+            if len(self._foreign) >= MAX_FOREIGN_NETWORKS:
+                del self._foreign[next(iter(self._foreign))]
+            found = self._foreign[nwid] = Subscriptions()
+        return found
+
+    def _receive_gather(self, message: Message, now: float) -> None:
+        peer, verb, packet_id, payload = message
+        query = decode_gather(payload)
+        network = self._networks.get(query.network_id)
+        if network is not None:
+            network.receive_certificate(peer, query.certificate, now)
+        if network is not None and (network.admits(peer, now) or self._serves(query.network_id, peer)):
+            total, members = network.multicaster.gathered_for(query.group, peer.address, query.limit)
+        elif self._serves(query.network_id, peer):
+            subscriptions = self._foreign.get(query.network_id) or Subscriptions()
+            total, members = subscriptions.gather(query.group, peer.address, query.limit, self._core.random)
+        else:
+            self.counters["drop_gather_not_authorised"] += 1
+            return
+        if members:
+            reply = Gathered(query.network_id, query.group, total, tuple(members))
+            self._core.vl1.reply_ok(peer, verb, packet_id, encode_gathered(reply), now)
+
+    # Configuration
+
+    def _receive_config_request(self, message: Message, now: float) -> None:
+        peer, verb, packet_id, payload = message
+        if not self._controller:
+            nwid = Reader(payload).take(8)
+            self._core.vl1.reply_error(peer, verb, packet_id, ERROR_UNSUPPORTED_OPERATION, nwid, now)
+
+    def _receive_config(self, message: Message, now: float) -> None:
+        peer, _, packet_id, payload = message
+        network = self._network(payload)
+        if network is not None:
+            network.receive_chunk(peer, payload, now, pushed_in=packet_id)
+
+    # Answers
+
+    def _receive_ok(self, message: Message, now: float) -> None:
+        peer, _, _, payload = message
+        reader = Reader(payload)
+        in_re_verb = reader.u8()
+        reader.skip(8)
+        body = memoryview(payload)[reader.position :]
+        network = self._network(body) if len(body) >= 8 else None
+        if network is None:
+            return
+        if in_re_verb == VERB_NETWORK_CONFIG_REQUEST:
+            network.receive_chunk(peer, body, now)
+        elif in_re_verb == VERB_MULTICAST_GATHER:
+            gathered = decode_gathered(body)
+            network.multicaster.learn(gathered.group, gathered.members, now)
+        elif in_re_verb == VERB_MULTICAST_FRAME:
+            reply = decode_multicast_frame_reply(body)
+            network.receive_certificate(peer, reply.certificate, now)
+            network.multicaster.learn(reply.group, reply.members, now)
+
+    def _receive_error(self, message: Message, now: float) -> None:
+        peer, _, _, payload = message
+        reader = Reader(payload)
+        in_re_verb, in_re_packet_id, code = reader.u8(), reader.u64(), reader.u8()
+        body = memoryview(payload)[reader.position :]
+        network = self._network(body) if len(body) >= 8 else None
+        if network is None:
+            return
+        if in_re_verb == VERB_NETWORK_CONFIG_REQUEST:
+            if peer.address == network.controller:
+                network.refused(code, in_re_packet_id, body[8:], now)
+        elif code == ERROR_NEED_MEMBERSHIP_CERTIFICATE:
+            network.credentials_wanted(peer, now)
+        elif code == ERROR_UNWANTED_MULTICAST and network.admits(peer, now):
+            reader = Reader(body, 8)
+            group = MulticastGroup(reader.unsigned(6), reader.u32())
+            network.multicaster.subscriptions.remove(group, peer.address)
+
+    # The stack
 
     def send_frames(self, nwid: int, frames: Sequence[Buffer], now: float) -> None:
         """Send Ethernet frames (14-byte header and payload) of the stack. Buffers must stay valid until ``Vl1.to_send``
-        was called; those kept longer are copied."""
-        raise NotImplementedError
+        was called; those kept longer are copied. Frames for a network that is not joined are counted and dropped."""
+        self._core.now = now
+        network = self._networks.get(nwid)
+        if network is None:
+            self.counters["drop_unknown_network"] += len(frames)
+        else:
+            network.forwarding.send(frames, now)
 
     def frames(self) -> list[tuple[int, list[Frame]]]:
-        """What arrived for the stack since the last call: (nwid, frames in order)."""
-        raise NotImplementedError
+        """What arrived for the stack since the last call: (nwid, frames in order). Payloads stay valid."""
+        result = []
+        for nwid, network in self._networks.items():
+            forwarding = network.forwarding
+            if forwarding.inbox:
+                result.append((nwid, forwarding.inbox))
+                forwarding.inbox = []
+        return result
 
-    def subscribe(self, nwid: int, group: MulticastGroup, now: float) -> None:
-        """Receive this multicast group too, beside those that follow from the managed addresses. KeyError if not joined."""
-        raise NotImplementedError
-
-    def provide_config(self, nwid: int, config: bytes | None, now: float) -> None:
-        """The answer to ``LocalConfigWanted``: an encoded configuration, or None for "not authorised"."""
-        raise NotImplementedError
+    # The clock
 
     def handle_timer(self, now: float) -> None:
         """Do what has become due."""
-        raise NotImplementedError
+        self._core.now = now
+        online = self._core.vl1.online
+        if online and not self._online:
+            for network in self._networks.values():
+                network.went_online(now)
+        self._online = online
+        for network in list(self._networks.values()):
+            network.handle_timer(now)
+        if now >= self._next_foreign_expiry:
+            self._next_foreign_expiry = now + _FOREIGN_EXPIRY_INTERVAL
+            for nwid, subscriptions in list(self._foreign.items()):
+                subscriptions.expire(now)
+                if not subscriptions:
+                    del self._foreign[nwid]
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` wants to be called next, in the caller's monotonic seconds."""
-        raise NotImplementedError
+        now = self._core.now
+        due = [network.next_timer(now) for network in self._networks.values()]
+        if self._foreign:
+            due.append(self._next_foreign_expiry)
+        if self._networks and not self._online:
+            due.append(now + OFFLINE_POLL)
+        earliest = min(due, default=float("inf"))
+        return None if earliest == float("inf") else earliest
+
+    # What there is to see
 
     def events(self) -> list[Event]:
         """What the owner should know, since the last call."""
-        raise NotImplementedError
+        events, self._core.events = self._core.events, []
+        return events
 
     def networks(self) -> list[NetworkSnapshot]:
         """All joined networks, in the order of joining."""
-        raise NotImplementedError
+        return [network.snapshot() for network in self._networks.values()]
 
     def network(self, nwid: int) -> NetworkSnapshot | None:
-        """One joined network."""
-        raise NotImplementedError
+        """One joined network; None if it is not joined."""
+        network = self._networks.get(nwid)
+        return None if network is None else network.snapshot()

@@ -19,7 +19,7 @@ from ztnode.wire.credential import (
     public_key_hash,
 )
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Reader
+from ztnode.wire.reader import Buffer, Reader
 
 QUALIFIER_TIMESTAMP = 0
 QUALIFIER_NETWORK_ID = 1
@@ -80,7 +80,7 @@ class CertificateOfMembership:
         return cls(qualifiers, signed_by, reader.take(SIGNATURE_LENGTH) if signed_by else b"")
 
     @classmethod
-    def decode(cls, data: bytes | memoryview) -> CertificateOfMembership:
+    def decode(cls, data: Buffer) -> CertificateOfMembership:
         """Parse ``data``; bytes after the certificate are ignored. Raises WireError."""
         return cls.read(Reader(data))
 

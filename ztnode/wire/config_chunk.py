@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ztnode.wire.credential import SIGNATURE_LENGTH, PublicIdentity, SigningIdentity, encode_signature
 from ztnode.wire.dictionary import MAX_DICTIONARY_SIZE
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Reader
+from ztnode.wire.reader import Buffer, Reader
 
 FLAG_FAST_PROPAGATE = 0x01
 """Members pass the chunk on to each other."""
@@ -42,7 +42,7 @@ class ConfigChunk:
     signature: bytes = b""
 
     @classmethod
-    def decode(cls, payload: bytes | memoryview) -> ConfigChunk:
+    def decode(cls, payload: Buffer) -> ConfigChunk:
         """Parse what follows the in-re fields of OK, or the whole payload of NETWORK_CONFIG. Raises WireError."""
         reader = Reader(payload)
         network_id, length = _HEAD.unpack(reader.take(_HEAD.size))
@@ -96,7 +96,7 @@ def encode_accepted(network_id: int, update_id: int) -> bytes:
     return network_id.to_bytes(8, "big") + update_id.to_bytes(8, "big")
 
 
-def decode_accepted(payload: bytes | memoryview) -> tuple[int, int]:
+def decode_accepted(payload: Buffer) -> tuple[int, int]:
     """The network id and update id of :func:`encode_accepted`. Raises WireError."""
     reader = Reader(payload)
     return reader.u64(), reader.u64()

@@ -17,7 +17,7 @@ from ztnode.wire.network_config import (
     SingleSignOn,
 )
 from ztnode.wire.packet import PROTOCOL_VERSION
-from ztnode.wire.reader import Reader
+from ztnode.wire.reader import Buffer, Reader
 from ztnode.wire.rules import MAX_NETWORK_RULES
 
 MAX_METADATA_SIZE = 1024
@@ -97,7 +97,7 @@ class ConfigRequest:
     timestamp: int = 0
 
     @classmethod
-    def decode(cls, payload: bytes | memoryview) -> ConfigRequest:
+    def decode(cls, payload: Buffer) -> ConfigRequest:
         """Parse the payload; old nodes end it after the network id or the metadata. Raises WireError."""
         reader = Reader(payload)
         network_id = reader.u64()
@@ -144,7 +144,7 @@ def encode_auth_info(sso: SingleSignOn) -> bytes:
     return len(data).to_bytes(2, "big") + data
 
 
-def decode_auth_info(data: bytes | memoryview) -> SingleSignOn:
+def decode_auth_info(data: Buffer) -> SingleSignOn:
     """The inverse of :func:`encode_auth_info`; nothing at all means that a login is required without a known URL.
 
     Source: reference IncomingPacket::_doERROR. Raises WireError.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ztnode.wire.errors import WireError
+from ztnode.wire.reader import Buffer
 
 MAX_DICTIONARY_SIZE = 512 * 1024
 """Largest dictionary read, in bytes; the reference's room for a full-size network configuration is about 400 KB."""
@@ -46,7 +47,7 @@ class Dictionary(Mapping[str, bytes]):
         self._items: dict[str, bytes] = dict(items or {})
 
     @classmethod
-    def decode(cls, data: bytes | memoryview, limit: int = MAX_DICTIONARY_SIZE) -> Dictionary:
+    def decode(cls, data: Buffer, limit: int = MAX_DICTIONARY_SIZE) -> Dictionary:
         """Parse ``data`` up to its first NUL. The first occurrence of a key counts; lines without ``=`` are ignored.
 
         Raises WireError if ``data`` is longer than ``limit`` bytes.

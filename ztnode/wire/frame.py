@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Reader
+from ztnode.wire.reader import Buffer, Reader
 
 ETHERTYPE_IPV4 = 0x0800
 ETHERTYPE_ARP = 0x0806
@@ -44,11 +44,11 @@ class ExtFrame(NamedTuple):
     destination: int
     source: int
     ethertype: int
-    payload: bytes | memoryview
+    payload: Buffer
     certificate: CertificateOfMembership | None = None
 
 
-def decode_ext_frame(payload: bytes | memoryview) -> ExtFrame:
+def decode_ext_frame(payload: Buffer) -> ExtFrame:
     """Parse EXT_FRAME. Raises WireError."""
     reader = Reader(payload)
     network_id, flags = reader.u64(), reader.u8()

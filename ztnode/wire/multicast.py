@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.errors import WireError
 from ztnode.wire.mac import BROADCAST
-from ztnode.wire.reader import Reader
+from ztnode.wire.reader import Buffer, Reader
 
 FLAG_COM = 0x01
 """A certificate of membership is attached; in frames only old peers still do that."""
@@ -51,7 +51,7 @@ def encode_likes(likes: Iterable[Like]) -> bytes:
     return b"".join(_LIKE.pack(network_id, group.mac.to_bytes(6, "big"), group.adi) for network_id, group in likes)
 
 
-def decode_likes(payload: bytes | memoryview) -> list[Like]:
+def decode_likes(payload: Buffer) -> list[Like]:
     """The subscriptions in a MULTICAST_LIKE. Raises WireError."""
     if len(payload) % _LIKE.size:
         raise WireError(f"MULTICAST_LIKE of {len(payload)} bytes")
@@ -85,7 +85,7 @@ def encode_gather(gather: Gather) -> bytes:
     return _push_group(gather.network_id, flags, gather.group) + gather.limit.to_bytes(4, "big") + certificate
 
 
-def decode_gather(payload: bytes | memoryview) -> Gather:
+def decode_gather(payload: Buffer) -> Gather:
     """Parse MULTICAST_GATHER. Raises WireError."""
     reader = Reader(payload)
     network_id, flags = reader.u64(), reader.u8()
@@ -119,7 +119,7 @@ def encode_gathered(reply: Gathered) -> bytes:
     return _push_group(reply.network_id, b"", reply.group) + _push_members(reply.total, reply.members)
 
 
-def decode_gathered(payload: bytes | memoryview) -> Gathered:
+def decode_gathered(payload: Buffer) -> Gathered:
     """Parse what follows the in-re fields of OK(MULTICAST_GATHER). Raises WireError."""
     reader = Reader(payload)
     network_id, group = reader.u64(), _pull_group(reader)
@@ -132,7 +132,7 @@ class MulticastFrame(NamedTuple):
     network_id: int
     group: MulticastGroup
     ethertype: int
-    payload: bytes | memoryview
+    payload: Buffer
     source: int | None = None
     gather_limit: int = 0
     replicate: bool = False
@@ -159,7 +159,7 @@ def encode_multicast_frame(frame: MulticastFrame) -> bytes:
     ))
 
 
-def decode_multicast_frame(payload: bytes | memoryview) -> MulticastFrame:
+def decode_multicast_frame(payload: Buffer) -> MulticastFrame:
     """Parse MULTICAST_FRAME; the payload is a slice. Raises WireError."""
     reader = Reader(payload)
     network_id, flags = reader.u64(), reader.u8()
@@ -193,7 +193,7 @@ def encode_multicast_frame_reply(reply: MulticastFrameReply) -> bytes:
     return head + certificate + _push_members(reply.total, reply.members)
 
 
-def decode_multicast_frame_reply(payload: bytes | memoryview) -> MulticastFrameReply:
+def decode_multicast_frame_reply(payload: Buffer) -> MulticastFrameReply:
     """Parse what follows the in-re fields of OK(MULTICAST_FRAME). Raises WireError."""
     reader = Reader(payload)
     network_id, group = reader.u64(), _pull_group(reader)

@@ -18,7 +18,7 @@ from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
 from ztnode.wire.dictionary import Dictionary
 from ztnode.wire.endpoint import Endpoint, pull_endpoint, push_endpoint
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Reader
+from ztnode.wire.reader import Buffer, Reader
 from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, decode_rules, encode_rules
 from ztnode.wire.tag import Tag
 
@@ -160,7 +160,7 @@ class NetworkConfig:
         return _to_dictionary(self, legacy).encode()
 
     @classmethod
-    def decode(cls, data: bytes | memoryview) -> NetworkConfig:
+    def decode(cls, data: Buffer) -> NetworkConfig:
         """Parse a dictionary. Raises WireError if it is none, or lacks the network or the member it is for."""
         return _from_dictionary(Dictionary.decode(data))
 

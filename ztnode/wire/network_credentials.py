@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from ztnode.wire.capability import Capability
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
-from ztnode.wire.reader import Reader
+from ztnode.wire.reader import Buffer, Reader
 from ztnode.wire.revocation import Revocation
 from ztnode.wire.tag import Tag
 
@@ -34,7 +34,7 @@ class NetworkCredentials:
     certificates_of_ownership: tuple[CertificateOfOwnership, ...] = ()
 
     @classmethod
-    def decode(cls, payload: bytes | memoryview) -> NetworkCredentials:
+    def decode(cls, payload: Buffer) -> NetworkCredentials:
         """Parse the payload; old nodes end it after any of the lists. Raises WireError."""
         reader = Reader(payload)
         memberships = []

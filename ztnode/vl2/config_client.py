@@ -1,0 +1,104 @@
+"""When to ask the controller for the configuration, and how its answers are to be read.
+
+A small state machine beside the network that it serves: it holds the clock of requests, the ids of those under way and
+the reason why there is no configuration, if there is none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from ztnode.vl2.config_assembly import ConfigAssembler
+from ztnode.vl2.snapshot import NetworkStatus
+from ztnode.wire.config_chunk import ConfigChunk
+from ztnode.wire.config_request import decode_auth_info
+from ztnode.wire.credential import PublicIdentity
+from ztnode.wire.errors import WireError
+from ztnode.wire.network_config import NetworkConfig, SingleSignOn
+from ztnode.wire.packet import (
+    ERROR_NETWORK_ACCESS_DENIED,
+    ERROR_NETWORK_AUTHENTICATION_REQUIRED,
+    ERROR_OBJ_NOT_FOUND,
+    ERROR_UNSUPPORTED_OPERATION,
+)
+from ztnode.wire.reader import Buffer
+
+REFRESH_INTERVAL: Final = 60.0
+"""Seconds between requests while all is well (ZT_NETWORK_AUTOCONF_DELAY)."""
+RETRY_DELAYS: Final = (0.4, 1.1, 2.0, 4.0, 8.0)
+"""Seconds to wait for an answer, the last one again and again. Controllers ignore a request within a second of one that
+they answer, so the second try helps if the first was lost on the way there, the third if the answer was."""
+_POLL_INTERVALS: Final = {
+    NetworkStatus.WAITING_FOR_AUTHORISATION: 10.0,
+    NetworkStatus.AUTHENTICATION_REQUIRED: 10.0,
+    NetworkStatus.NOT_FOUND: 30.0,
+}
+"""Seconds between requests that are denied. An authorisation is also pushed by the controller."""
+_REFUSALS: Final = {
+    ERROR_OBJ_NOT_FOUND: NetworkStatus.NOT_FOUND,
+    ERROR_UNSUPPORTED_OPERATION: NetworkStatus.NOT_FOUND,
+    ERROR_NETWORK_ACCESS_DENIED: NetworkStatus.WAITING_FOR_AUTHORISATION,
+    ERROR_NETWORK_AUTHENTICATION_REQUIRED: NetworkStatus.AUTHENTICATION_REQUIRED,
+}
+
+
+class ConfigClient:
+    """``refusal`` is the status that the controller's last answer put us in, None if it gave us a configuration or has
+    not answered at all."""
+
+    def __init__(self, now: float) -> None:
+        self.refusal: NetworkStatus | None = None
+        self.sso = SingleSignOn()
+        self.next_request = now
+        self._assembler = ConfigAssembler()
+        self._tries = 0
+        self._ids: deque[int] = deque(maxlen=16)
+
+    def requested(self, packet_id: int, now: float) -> None:
+        """A request has gone out."""
+        self._ids.append(packet_id)
+        self.next_request = now + RETRY_DELAYS[min(self._tries, len(RETRY_DELAYS) - 1)]
+        self._tries += 1
+
+    def ask_again(self, now: float) -> None:
+        """Something suggests that another answer is to be had now."""
+        self._tries = 0
+        self.next_request = now
+
+    def settled(self, now: float) -> None:
+        """There is a valid configuration, as of now."""
+        self.refusal = None
+        self.sso = SingleSignOn()
+        self._tries = 0
+        self.next_request = now + REFRESH_INTERVAL
+
+    def refused(self, code: int, request_id: int, details: Buffer, now: float) -> bool:
+        """Take an ERROR of the controller; ``details`` is what follows the network id. False if it means nothing to us:
+        an unknown code, or not an answer to a recent request. Raises WireError."""
+        status = _REFUSALS.get(code)
+        if status is None or request_id not in self._ids:
+            return False
+        login = status is NetworkStatus.AUTHENTICATION_REQUIRED
+        self.sso = decode_auth_info(details) if login else SingleSignOn()
+        self.refusal = status
+        self._tries = 0
+        self.next_request = now + _POLL_INTERVALS[status]
+        return True
+
+    def has(self, chunk: ConfigChunk) -> bool:
+        """True for a chunk that came before."""
+        return bool(chunk.signature) and self._assembler.has(chunk)
+
+    def assemble(self, chunk: ConfigChunk, controller: PublicIdentity, from_controller: bool) -> NetworkConfig | None:
+        """Take a chunk; the configuration when it was the last one missing, else None. Raises WireError for one that
+        is not signed by the controller (or, if unsigned, not sent by it), and for a dictionary that is none."""
+        if chunk.signature:
+            if not chunk.verify(controller):
+                raise WireError("configuration chunk with a bad signature")
+        elif not from_controller:
+            raise WireError("unsigned configuration from somebody else than the controller")
+        else:
+            return NetworkConfig.decode(chunk.data)
+        dictionary = self._assembler.add(chunk)
+        return None if dictionary is None else NetworkConfig.decode(dictionary)

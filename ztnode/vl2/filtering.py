@@ -1,0 +1,79 @@
+"""Rules and capabilities of a network together, for one flow. Source: reference Network.cpp, filterOutgoingPacket and
+filterIncomingPacket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeAlias
+
+from ztnode.vl2.rules import ACCEPT, DROP, NO_MATCH, REDIRECT, SUPER_ACCEPT, Copy, Filter, Flow, Outcome
+from ztnode.wire.frame import EXT_FLAG_ACK_REQUESTED, EXT_FLAG_INBOUND, EXT_FLAG_REDIRECT, EXT_FLAG_TEE
+from ztnode.wire.reader import Buffer
+from ztnode.wire.rules import Rule
+
+REFUSED: Final = 0
+PASSED: Final = 1
+PASSED_UNCHECKED: Final = 2
+"""Passed as the target of a TEE or REDIRECT: checks of MACs and bridging do not apply."""
+
+Forwarder: TypeAlias = Callable[[int, int, Buffer], None]
+"""Sends a copy to a ZeroTier address: ``forward(address, EXT_FRAME flags, Ethernet payload)``."""
+
+
+class FlowFilter:
+    """Decides for the frames of one flow. ``constant``: the verdict if it is the same for all and nothing is copied."""
+
+    __slots__ = ("_capabilities", "_forward", "_inbound", "_rules", "constant")
+
+    def __init__(
+        self, rules: Iterable[Rule], capabilities: Iterable[Sequence[Rule]], flow: Flow, forward: Forwarder
+    ) -> None:
+        """``capabilities`` are the sender's, in ascending order of id; they count where the rules do not decide."""
+        self._inbound = flow.inbound
+        self._forward = forward
+        self._rules = Filter(rules, flow)
+        decided = self._rules.constant
+        open_ended = decided is None or decided.verdict == NO_MATCH
+        self._capabilities = [Filter(capability, flow) for capability in capabilities] if open_ended else []
+        self.constant = self._constant()
+
+    def _constant(self) -> int | None:
+        outcomes = [self._rules.constant]
+        if outcomes[0] is not None and outcomes[0].verdict == NO_MATCH:
+            outcomes += [capability.constant for capability in self._capabilities]
+        if any(outcome is None or outcome.copy or outcome.verdict == REDIRECT for outcome in outcomes):
+            return None
+        return self.passes(b"")
+
+    def passes(self, payload: Buffer, *, copies: bool = True) -> int:
+        """REFUSED, PASSED or PASSED_UNCHECKED; sends what TEE, WATCH and REDIRECT demand. ``copies`` False: no TEE or
+        WATCH, for the passes that ask once per recipient after the one for the frame as such."""
+        outcome = self._rules.constant or self._rules.evaluate(payload)
+        verdict, copy, redirect = outcome
+        if verdict == DROP:
+            return REFUSED
+        if verdict == NO_MATCH:
+            granted = self._granted(payload)
+            if granted is None:
+                return REFUSED
+            verdict, copy, redirect = granted
+        if copy is not None and copies:
+            self._send_copy(copy, payload)
+        if verdict == REDIRECT:
+            flags = EXT_FLAG_INBOUND | EXT_FLAG_TEE if self._inbound else EXT_FLAG_REDIRECT
+            self._forward(redirect, flags, payload)
+            return REFUSED
+        return PASSED_UNCHECKED if verdict == SUPER_ACCEPT else PASSED
+
+    def _granted(self, payload: Buffer) -> Outcome | None:
+        for capability in self._capabilities:
+            outcome = capability.constant or capability.evaluate(payload)
+            if outcome.verdict in (ACCEPT, SUPER_ACCEPT, REDIRECT):
+                return outcome
+        return None
+
+    def _send_copy(self, copy: Copy, payload: Buffer) -> None:
+        flags = EXT_FLAG_INBOUND if self._inbound else EXT_FLAG_TEE
+        if copy.watch:
+            flags |= EXT_FLAG_REDIRECT | EXT_FLAG_ACK_REQUESTED
+        self._forward(copy.address, flags, payload[: copy.length] if copy.length else payload)
