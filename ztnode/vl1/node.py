@@ -23,7 +23,7 @@ from ztnode.vl1.relay import Relay
 from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.strangers import PATIENCE, Strangers
 from ztnode.vl1.topology import Topology
-from ztnode.vl1.transmit import MAX_PAYLOAD, Transmit
+from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.verbs import HANDLERS, Arrival
 from ztnode.vl1.whois import Incoming, Outgoing, WaitingRoom, Wanted
 from ztnode.wire.compression import decompress
@@ -430,7 +430,7 @@ class Vl1:
     def send(self, address: int, verb: int, payload: Buffer, now: float, *, compress: bool = False) -> int:
         """Send one packet and return the packet id that OK and ERROR will refer to. An unknown peer is looked up
         by WHOIS first; the packet waits for that for a few seconds at most. ``compress``: with LZ4 where it helps.
-        Raises ValueError if the payload is longer than ``MAX_PAYLOAD`` or the address is our own."""
+        Raises ValueError if the payload is longer than ``transmit.MAX_PAYLOAD`` or the address is our own."""
         peer = self._check(address, payload)
         if peer is not None and (path := self.transmit.route(peer)) is not None:
             peer.last_traffic = now
@@ -448,7 +448,7 @@ class Vl1:
             self.transmit.send_batch(peer, verb, payloads, path, now)
             return
         for payload in payloads:
-            whole = payload if isinstance(payload, bytes | bytearray | memoryview) else b"".join(payload)
+            whole = payload if isinstance(payload, bytes | memoryview) else b"".join(payload)
             self._send_later(address, verb, whole, False, now)
 
     def reply_ok(self, peer: Peer, in_re_verb: int, in_re_packet_id: int, payload: Buffer, now: float) -> int:
@@ -483,8 +483,9 @@ class Vl1:
     def _check(self, address: int, payload: Buffer) -> Peer | None:
         if address == self.identity.address:
             raise ValueError("a node does not send packets to itself")
-        if len(payload) > MAX_PAYLOAD:
-            raise ValueError(f"a payload of {len(payload)} bytes; {MAX_PAYLOAD} is the most that fragments can carry")
+        most = self.transmit.max_payload
+        if len(payload) > most:
+            raise ValueError(f"a payload of {len(payload)} bytes; {most} is the most that fragments can carry")
         return self.topology.by_address.get(address)
 
     def _send_later(self, address: int, verb: int, payload: Buffer, compress: bool, now: float) -> int:

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.topology import Topology
 from ztnode.wire.compression import compress
 from ztnode.wire.endpoint import Endpoint
-from ztnode.wire.fragment import split
+from ztnode.wire.fragment import OFFSET_DATA, split
 from ztnode.wire.packet import (
     CIPHER_AES_GMAC_SIV,
     CIPHER_POLY1305_SALSA2012,
+    DEFAULT_PHYSICAL_MTU,
+    MAX_PACKET_FRAGMENTS,
     MAX_PACKET_LENGTH,
     OFFSET_PAYLOAD,
     PROTOCOL_VERSION_AES,
     packet_id,
 )
+from ztnode.wire.reader import Buffer
 
-Buffer: TypeAlias = bytes | memoryview
 
-MAX_PAYLOAD: Final = MAX_PACKET_LENGTH - OFFSET_PAYLOAD
-"""Bytes after the verb that one packet can carry, fragmented."""
+def longest_payload(mtu: int) -> int:
+    """Bytes after the verb that one packet can carry where datagrams have at most ``mtu`` bytes."""
+    return min(MAX_PACKET_LENGTH, MAX_PACKET_FRAGMENTS * (mtu - OFFSET_DATA) + OFFSET_DATA) - OFFSET_PAYLOAD
+
+
+MAX_PAYLOAD: Final = longest_payload(DEFAULT_PHYSICAL_MTU)
+"""Bytes after the verb that one packet can carry at the default MTU, in as many fragments as there may be."""
 MAX_EXPECTED: Final = 4096
 """Packets whose answers are awaited; the oldest is forgotten first."""
 _ID_MASK: Final = (1 << 64) - 1
@@ -47,6 +54,8 @@ class Transmit:
         self._topology = topology
         self._own = topology.identity.address
         self._mtu = mtu
+        self.max_payload = longest_payload(mtu)
+        """Bytes after the verb that one packet can carry."""
         self._next_id = int.from_bytes(random(8), "big")
         self._queue: dict[Endpoint, list[bytes]] = {}
         self._expected: dict[int, Expected] = {}
@@ -127,8 +136,7 @@ class Transmit:
         """Seal many packets of one verb and send them along ``path``. No answer to them will be recognised."""
         code = _VERBS[verb]
         messages = [
-            (code, payload) if isinstance(payload, bytes | memoryview | bytearray) else (code, *payload)
-            for payload in payloads
+            (code, payload) if isinstance(payload, bytes | memoryview) else (code, *payload) for payload in payloads
         ]
         endpoint = path.endpoint
         try:

@@ -1,0 +1,442 @@
+"""Several nodes under a fake clock: getting online, finding one another, keeping and losing paths."""
+
+from __future__ import annotations
+
+import pytest
+from vl1_network import IDENTITIES, SIGNER, Host, Nat, Network, planet, triangle
+
+from ztnode.vl1.events import MoonUpdated, Offline, Online, PeerPathChanged, PlanetUpdated, SurfaceAddress
+from ztnode.wire import packet
+from ztnode.wire.packet import VERB_FRAME, VERB_NETWORK_CONFIG_REQUEST, VERB_OK, VERB_USER_MESSAGE
+from ztnode.wire.reply import parse_error, parse_ok
+from ztnode.wire.world import Root, World, WorldType
+
+ROOT = ("203.0.113.1", 9993)
+
+
+def connected(network: Network, one: Host, two: Host) -> None:
+    """Let two leaves find each other."""
+    one.vl1.send(two.address, VERB_USER_MESSAGE, b"hello", network.now)
+    assert network.run(5, lambda: one.path_to(two) is not None and two.path_to(one) is not None)
+
+
+def test_online_takes_one_round_trip() -> None:
+    network = Network(delay=0.05)
+    _, one, _ = triangle(network)
+    started = network.now
+    assert network.run(5, lambda: one.vl1.online)
+    assert network.now - started == pytest.approx(0.1)
+    network.flush()
+    assert Online(IDENTITIES[0].address) in one.events
+    assert SurfaceAddress(one.endpoint, IDENTITIES[0].address) in one.events
+    root = one.vl1.peer(IDENTITIES[0].address)
+    assert root is not None
+    assert root.latency == pytest.approx(0.1)
+    assert (root.protocol, root.version) == (12, (1, 14, 1))
+
+
+def test_packet_sent_before_anything_is_known_arrives() -> None:
+    network = Network(delay=0.01)
+    _, one, two = triangle(network)
+    started = network.now
+    one.vl1.send(two.address, VERB_USER_MESSAGE, b"early", network.now)
+    assert network.run(5, lambda: two.payloads(VERB_USER_MESSAGE) == [b"early"])
+    # HELLO and WHOIS, a round trip each; the packet through the root; its sender's WHOIS by the receiver.
+    assert network.now - started <= 0.1
+
+
+def test_relayed_then_introduced_then_direct() -> None:
+    network = Network(delay=0.01)
+    root, one, two = triangle(network)
+    network.run(1)
+    connected(network, one, two)
+    assert one.path_to(two) == two.endpoint
+    assert two.path_to(one) == one.endpoint
+    assert PeerPathChanged(two.address, two.endpoint) in one.events
+    network.run(1)
+    relayed = root.vl1.counters["relayed"]
+    assert relayed > 0
+    for number in range(10):
+        one.vl1.send(two.address, VERB_USER_MESSAGE, bytes([number]), network.now)
+    network.run(1)
+    assert root.vl1.counters["relayed"] == relayed
+    assert two.payloads(VERB_USER_MESSAGE)[1:] == [bytes([number]) for number in range(10)]
+
+
+@pytest.mark.parametrize("relay_only", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 1404, 1405, 2810, 9900])
+def test_payloads_of_every_size(relay_only: bool, size: int) -> None:
+    network = Network(delay=0.01, jitter=0.02)
+    _, one, two = triangle(network, relay_only=relay_only)
+    network.run(1)
+    payload = network.random.randbytes(size)
+    one.vl1.send(two.address, VERB_USER_MESSAGE, payload, network.now)
+    network.run(1)
+    one.vl1.send_batch(two.address, VERB_FRAME, [payload, (payload[:10], payload[10:])], network.now)
+    network.run(1)
+    assert two.payloads(VERB_USER_MESSAGE) == [payload]
+    assert two.payloads(VERB_FRAME) == [payload, payload]
+    assert (one.path_to(two) is None) is relay_only
+
+
+def test_compressed_payload() -> None:
+    network = Network()
+    _, one, two = triangle(network)
+    network.run(1)
+    connected(network, one, two)
+    before = one.sent
+    one.vl1.send(two.address, VERB_USER_MESSAGE, b"much the same " * 500, network.now, compress=True)
+    network.flush()
+    assert one.sent == before + 1
+    network.run(1)
+    assert two.payloads(VERB_USER_MESSAGE)[-1] == b"much the same " * 500
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hole_punching_through_two_nats(seed: int) -> None:
+    network = Network(seed, delay=0.02, jitter=0.01)
+    _, one, two = triangle(network, nat=True)
+    network.run(1)
+    connected(network, one, two)
+    assert one.path_to(two) == ("198.51.100.2", 40000)
+    assert two.path_to(one) == ("198.51.100.1", 40000)
+
+
+def test_relayed_peers_learn_each_others_version() -> None:
+    network = Network()
+    _, one, two = triangle(network, relay_only=True)
+    network.run(1)
+    one.vl1.send(two.address, VERB_USER_MESSAGE, b"x", network.now)
+    network.run(10)
+    for host, other in ((one, two), (two, one)):
+        peer = host.vl1.peer(other.address)
+        assert peer is not None
+        assert (peer.protocol, peer.endpoint) == (12, None)
+
+
+def test_old_protocol_is_spoken_to_in_salsa20() -> None:
+    network = Network()
+    root_endpoint = ("203.0.113.1", 9993)
+    world = planet([(IDENTITIES[0], (root_endpoint,))])
+    network.add(IDENTITIES[0], root_endpoint, world)
+    one = network.add(IDENTITIES[1], ("203.0.113.2", 9993), world)
+    old = network.add(IDENTITIES[2], ("203.0.113.3", 9993), world, protocol=11)
+    network.run(1)
+    connected(network, one, old)
+    one.vl1.send_batch(old.address, VERB_FRAME, [b"old"], network.now)
+    old.vl1.send_batch(one.address, VERB_FRAME, [b"new"], network.now)
+    suites = {
+        host: packet.cipher_suite(datagrams[-1])
+        for host, queue in ((one.address, one.vl1.to_send(network.now)), (old.address, old.vl1.to_send(network.now)))
+        for _, datagrams in queue
+    }
+    assert suites == {one.address: packet.CIPHER_POLY1305_SALSA2012, old.address: packet.CIPHER_AES_GMAC_SIV}
+
+
+def test_dead_path_falls_back_to_relay_and_comes_back() -> None:
+    network = Network()
+    _, one, two = triangle(network)
+    network.run(1)
+    connected(network, one, two)
+    ends = {one.endpoint, two.endpoint}
+    network.blocked = lambda source, destination: {source, destination} == ends
+    broken = network.now
+    got = len(two.payloads(VERB_FRAME))
+    while len(two.payloads(VERB_FRAME)) == got and network.now < broken + 20:
+        one.vl1.send_batch(two.address, VERB_FRAME, [b"frame"], network.now)
+        network.run(0.1)
+    assert network.now - broken < 8
+    assert one.path_to(two) is None
+    network.blocked = lambda source, destination: False
+
+    def chat() -> bool:
+        one.vl1.send_batch(two.address, VERB_FRAME, [b"frame"], network.now)
+        two.vl1.send_batch(one.address, VERB_FRAME, [b"frame"], network.now)
+        return one.path_to(two) is not None
+
+    for _ in range(700):
+        network.run(0.1)
+        if chat():
+            break
+    assert one.path_to(two) == two.endpoint
+
+
+def test_idle_path_is_kept_alive_while_peers_are_active() -> None:
+    network = Network()
+    _, one, two = triangle(network, nat=True)
+    network.run(1)
+    connected(network, one, two)
+    endpoint = one.path_to(two)
+    network.run(400)
+    assert one.path_to(two) == endpoint
+    peer = one.vl1.peer(two.address)
+    assert peer is not None and peer.path is not None
+    assert network.now - peer.path.last_receive < 20
+
+
+def test_silent_peers_are_forgotten_but_roots_are_not() -> None:
+    network = Network()
+    _, one, two = triangle(network)
+    network.run(1)
+    connected(network, one, two)
+    del network.hosts[two.endpoint]
+    network.run(1200)
+    assert one.vl1.peer(two.address) is None
+    assert one.vl1.peer(IDENTITIES[0].address) is not None
+    assert one.vl1.online
+
+
+def test_contact_outlives_silence() -> None:
+    network = Network()
+    _, one, two = triangle(network)
+    network.run(1)
+    one.vl1.contact(two.address, network.now)
+    network.run(1200)
+    assert one.vl1.peer(two.address) is not None
+
+
+def test_root_fail_over() -> None:
+    network = Network()
+    endpoints = ROOT, ("203.0.113.9", 9993)
+    world = planet([(IDENTITIES[0], (endpoints[0],)), (IDENTITIES[3], (endpoints[1],))])
+    for identity, endpoint in ((IDENTITIES[0], endpoints[0]), (IDENTITIES[3], endpoints[1])):
+        network.add(identity, endpoint, world)
+    one = network.add(IDENTITIES[1], ("203.0.113.2", 9993), world)
+    two = network.add(IDENTITIES[2], ("203.0.113.3", 9993), world)
+    leaves = {one.endpoint, two.endpoint}
+    network.blocked = lambda source, destination: {source, destination} == leaves
+    network.run(2)
+    one.vl1.send(two.address, VERB_USER_MESSAGE, b"hello", network.now)
+    network.run(1)
+    assert two.payloads(VERB_USER_MESSAGE) == [b"hello"]
+    del network.hosts[endpoints[0]]
+    for _ in range(100):
+        one.vl1.send_batch(two.address, VERB_FRAME, [b"x"], network.now)
+        network.run(0.1)
+    got = len(two.payloads(VERB_FRAME))
+    for _ in range(20):
+        one.vl1.send_batch(two.address, VERB_FRAME, [b"x"], network.now)
+    network.run(1)
+    assert len(two.payloads(VERB_FRAME)) == got + 20
+    assert one.vl1.online
+
+
+def test_packet_through_two_roots() -> None:
+    network = Network()
+    near, far = ROOT, ("203.0.113.9", 9993)
+    world = planet([(IDENTITIES[0], (near,)), (IDENTITIES[3], (far,))])
+    network.add(IDENTITIES[0], near, world)
+    network.add(IDENTITIES[3], far, world)
+    one = network.add(IDENTITIES[1], ("203.0.113.2", 9993), world)
+    two = network.add(IDENTITIES[2], ("203.0.113.3", 9993), world)
+    permitted = [{one.endpoint, near}, {near, far}, {far, two.endpoint}]
+    network.blocked = lambda source, destination: {source, destination} not in permitted
+    network.run(2)
+    one.vl1.send(two.address, VERB_USER_MESSAGE, b"far", network.now)
+    network.run(3)
+    assert two.payloads(VERB_USER_MESSAGE) == [b"far"]
+
+
+def test_offline_and_online_again() -> None:
+    network = Network()
+    _, one, _ = triangle(network)
+    network.run(1)
+    network.blocked = lambda source, destination: True
+    assert network.run(90, lambda: not one.vl1.online)
+    network.flush()
+    assert Offline() in one.events
+    network.blocked = lambda source, destination: False
+    assert network.run(35, lambda: one.vl1.online)
+
+
+def test_ipv6_root_and_a_dead_ipv4_endpoint() -> None:
+    network = Network()
+    alive = ("2001:db8::1", 9993)
+    world = planet([(IDENTITIES[0], (("203.0.113.77", 9993), alive))])
+    network.add(IDENTITIES[0], alive, world)
+    leaf = network.add(IDENTITIES[1], ("2001:db8::2", 9993), world)
+    assert network.run(1, lambda: leaf.vl1.online)
+    assert leaf.vl1.surface_addresses == [leaf.endpoint]
+
+
+def test_newer_planet_is_taken_and_kept() -> None:
+    network = Network()
+    old = planet([(IDENTITIES[0], (ROOT,))], timestamp=1)
+    new = planet([(IDENTITIES[0], (ROOT,)), (IDENTITIES[3], (("203.0.113.9", 9993),))], timestamp=2)
+    network.add(IDENTITIES[0], ROOT, new)
+    leaf = network.add(IDENTITIES[1], ("203.0.113.2", 9993), old)
+    network.run(1)
+    assert leaf.vl1.planet == new
+    assert PlanetUpdated(new.to_bytes()) in leaf.events
+    assert leaf.vl1.peer(IDENTITIES[3].address) is not None
+
+
+def test_planet_signed_by_another_key_is_refused() -> None:
+    network = Network()
+    old = planet([(IDENTITIES[0], (ROOT,))], timestamp=1)
+    forger = IDENTITIES[4]
+    assert forger.secret is not None
+    roots = [Root(IDENTITIES[0].without_secret(), (ROOT,)), Root(forger.without_secret(), (("203.0.113.66", 1),))]
+    forged = World.sign(WorldType.PLANET, old.id, 2, SIGNER.public, roots, public=forger.public, secret=forger.secret)
+    network.add(IDENTITIES[0], ROOT, forged)
+    leaf = network.add(IDENTITIES[1], ("203.0.113.2", 9993), old)
+    network.run(1)
+    assert leaf.vl1.online
+    assert leaf.vl1.planet == old
+    assert leaf.vl1.peer(forger.address) is None
+
+
+def test_moon_that_was_asked_for_arrives() -> None:
+    network = Network()
+    world = planet([(IDENTITIES[0], (ROOT,))])
+    moon_root = Root(IDENTITIES[0].without_secret(), (ROOT,))
+    assert SIGNER.secret is not None
+    moon = World.sign(WorldType.MOON, 0x1234, 5, SIGNER.public, [moon_root], public=SIGNER.public, secret=SIGNER.secret)
+    network.add(IDENTITIES[0], ROOT, world, moons=[moon])
+    asker = network.add(IDENTITIES[1], ("203.0.113.2", 9993), world)
+    bystander = network.add(IDENTITIES[2], ("203.0.113.3", 9993), world)
+    asker.vl1.orbit(0x1234, IDENTITIES[0].address)
+    network.run(70)
+    assert MoonUpdated(0x1234, moon.to_bytes()) in asker.events
+    assert not any(isinstance(event, MoonUpdated) for event in bystander.events)
+
+
+def test_changed_surface_address_resets_paths() -> None:
+    network = Network()
+    _, one, two = triangle(network, nat=True)
+    network.run(1)
+    connected(network, one, two)
+    nat = network.behind["10.1.0.2"]
+    moved = Nat("198.51.100.99")
+    del network.nats[nat.outer_ip]
+    network.behind["10.1.0.2"], network.nats["198.51.100.99"] = moved, moved
+    network.run(70)
+    assert one.vl1.counters["path_resets"] == 1
+    one.vl1.send(two.address, VERB_USER_MESSAGE, b"moved", network.now)
+    network.run(10)
+    assert two.payloads(VERB_USER_MESSAGE)[-1] == b"moved"
+    assert one.vl1.surface_addresses[-1] == ("198.51.100.99", 40000) or ("198.51.100.99", 40000) in (
+        one.vl1.surface_addresses
+    )
+    assert two.path_to(one) in (None, ("198.51.100.99", 40000), ("198.51.100.99", 40001))
+
+
+def test_trusted_peers_are_told_our_endpoints() -> None:
+    """Two leaves on one LAN behind one NAT without hairpinning: only PUSH_DIRECT_PATHS can join them."""
+    network = Network()
+    world = planet([(IDENTITIES[0], (ROOT,))])
+    network.add(IDENTITIES[0], ROOT, world)
+    nat = Nat("198.51.100.1")
+    one = network.add(IDENTITIES[1], ("192.168.1.2", 9993), world, nat=nat)
+    two = network.add(IDENTITIES[2], ("192.168.1.3", 9993), world, nat=nat)
+    outward = nat.outward
+    nat.outward = lambda source, destination: (  # type: ignore[method-assign]
+        source if destination[0].startswith("192.168.") else outward(source, destination)
+    )
+    network.blocked = lambda source, destination: source[0] == nat.outer_ip == destination[0]
+    for host in (one, two):
+        host.vl1.set_local_endpoints([host.endpoint, ("127.0.0.1", 9993), ("fe80::1", 9993)])
+    network.run(1)
+    one.vl1.send(two.address, VERB_USER_MESSAGE, b"hello", network.now)
+    network.run(2)
+    assert one.path_to(two) is None
+    peer = two.vl1.peer(one.address)
+    assert peer is not None
+    two.vl1.trust(peer, network.now)
+    assert network.run(1, lambda: one.path_to(two) == two.endpoint and two.path_to(one) == one.endpoint)
+
+
+def test_avoided_networks_make_no_paths() -> None:
+    from ipaddress import ip_network
+
+    network = Network()
+    _, one, two = triangle(network)
+    one.vl1.avoid_networks([ip_network("203.0.113.3/32")])
+    network.run(1)
+    one.vl1.send(two.address, VERB_USER_MESSAGE, b"hello", network.now)
+    network.run(3)
+    assert two.payloads(VERB_USER_MESSAGE) == [b"hello"]
+    assert one.path_to(two) is None
+
+
+def test_promised_packet_id_is_what_the_answer_refers_to() -> None:
+    network = Network()
+    _, one, two = triangle(network)
+    queued = one.vl1.send(two.address, VERB_NETWORK_CONFIG_REQUEST, b"queued", network.now)
+    network.run(1)
+    direct = one.vl1.send(two.address, VERB_NETWORK_CONFIG_REQUEST, b"direct", network.now)
+    network.run(1)
+    for peer, verb, packet_id, payload in two.messages:
+        two.vl1.reply_ok(peer, verb, packet_id, bytes(payload).upper(), network.now)
+        two.vl1.reply_error(peer, verb, packet_id, packet.ERROR_OBJ_NOT_FOUND, b"", network.now)
+    network.run(1)
+    oks = [parse_ok(payload) for payload in one.payloads(VERB_OK)]
+    assert [(ok.in_re_verb, ok.in_re_packet_id, ok.payload) for ok in oks] == [
+        (VERB_NETWORK_CONFIG_REQUEST, queued, b"QUEUED"),
+        (VERB_NETWORK_CONFIG_REQUEST, direct, b"DIRECT"),
+    ]
+    errors = [parse_error(payload) for payload in one.payloads(packet.VERB_ERROR)]
+    assert [error.in_re_packet_id for error in errors] == [queued, direct]
+
+
+def test_several_answers_to_one_question() -> None:
+    network = Network()
+    _, one, two = triangle(network)
+    network.run(1)
+    one.vl1.send(two.address, VERB_NETWORK_CONFIG_REQUEST, b"?", network.now)
+    network.run(1)
+    peer, verb, packet_id, _ = two.messages[0]
+    for number in range(3):
+        two.vl1.reply_ok(peer, verb, packet_id, bytes([number]), network.now)
+    network.run(1)
+    assert [parse_ok(payload).payload for payload in one.payloads(VERB_OK)] == [b"\0", b"\1", b"\2"]
+
+
+def test_packets_to_nobody_are_dropped_in_time() -> None:
+    network = Network()
+    _, one, _ = triangle(network)
+    network.run(1)
+    one.vl1.send(0x1122334455, VERB_USER_MESSAGE, b"lost", network.now)
+    network.run(12)
+    assert one.vl1.counters["drop_send_timeout"] == 1
+
+
+def test_leaf_answers_whois_and_a_late_root_is_not_needed() -> None:
+    """Two nodes that know each other by configuration need no root."""
+    network = Network()
+    world = planet([(IDENTITIES[0], (ROOT,))])
+    one = network.add(IDENTITIES[1], ("203.0.113.2", 9993), world)
+    two = network.add(IDENTITIES[2], ("203.0.113.3", 9993), world)
+    one.vl1.add_peer(IDENTITIES[2].without_secret(), network.now, [two.endpoint])
+    assert network.run(2, lambda: one.path_to(two) == two.endpoint)
+    two.vl1.send(one.address, VERB_USER_MESSAGE, b"no root", network.now)
+    network.run(1)
+    assert one.payloads(VERB_USER_MESSAGE) == [b"no root"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bad_wires_lose_and_double_nothing_but_what_they_lost(seed: int) -> None:
+    """On a wire with loss, duplication and reordering: nothing arrives twice, nothing arrives damaged, most arrives."""
+    network = Network(seed, delay=0.01, jitter=0.03, loss=0.05, duplication=0.1)
+    _, one, two = triangle(network)
+    network.run(10, lambda: one.vl1.online and two.vl1.online)
+    one.vl1.send(two.address, VERB_USER_MESSAGE, b"first", network.now)
+    network.run(6)
+    sent = [network.random.randbytes(network.random.choice((20, 1500, 2810))) for _ in range(200)]
+    for start in range(0, 200, 10):
+        one.vl1.send_batch(two.address, VERB_FRAME, sent[start : start + 10], network.now)
+        network.run(0.05)
+    network.run(1)
+    got = two.payloads(VERB_FRAME)
+    assert len(got) == len(set(got))
+    assert set(got) <= set(sent)
+    assert len(got) > 150
+
+
+def test_messages_to_oneself_and_too_long_are_refused() -> None:
+    network = Network()
+    _, one, two = triangle(network)
+    with pytest.raises(ValueError, match="itself"):
+        one.vl1.send(one.address, VERB_USER_MESSAGE, b"", network.now)
+    with pytest.raises(ValueError, match="the most"):
+        one.vl1.send(two.address, VERB_USER_MESSAGE, bytes(9901), network.now)
