@@ -13,9 +13,10 @@ from typing import Final, TypeAlias
 
 from ztnode.vl1.node import Message, Vl1
 from ztnode.vl1.peer import Peer
+from ztnode.vl1.transmit import MAX_PAYLOAD
 from ztnode.wire.errors import WireError
 from ztnode.wire.multicast import Gathered, MulticastGroup, decode_gather, decode_likes, encode_gathered
-from ztnode.wire.packet import MAX_PACKET_LENGTH, OFFSET_PAYLOAD, VERB_MULTICAST_GATHER, VERB_MULTICAST_LIKE
+from ztnode.wire.packet import VERB_MULTICAST_GATHER, VERB_MULTICAST_LIKE
 from ztnode.wire.reader import Buffer
 
 LIKE_EXPIRE: Final = 600.0
@@ -25,8 +26,8 @@ MAX_SUBSCRIPTIONS: Final = 1 << 17
 MAX_SUBSCRIPTIONS_PER_PEER: Final = 4096
 """As many as the reference lets one member have (ZT_MAX_NETWORK_MULTICAST_SUBSCRIPTIONS)."""
 
-_REPLY_OVERHEAD: Final = OFFSET_PAYLOAD + 9 + 8 + 6 + 4 + 4 + 2
-MAX_LISTED: Final = (MAX_PACKET_LENGTH - _REPLY_OVERHEAD) // 5
+_REPLY_OVERHEAD: Final = 9 + 8 + 6 + 4 + 4 + 2
+MAX_LISTED: Final = (MAX_PAYLOAD - _REPLY_OVERHEAD) // 5
 """Members that fit one answer."""
 
 _Key: TypeAlias = tuple[int, MulticastGroup]
