@@ -32,6 +32,7 @@ from ztnode.wire.errors import WireError
 from ztnode.wire.fragment import INDICATOR, MIN_FRAGMENT_LENGTH, OFFSET_INDICATOR
 from ztnode.wire.hello import hello_identity
 from ztnode.wire.identity import Identity
+from ztnode.wire.keys import PeerKeys
 from ztnode.wire.packet import (
     ERROR_IDENTITY_COLLISION,
     FLAG_FRAGMENTED,
@@ -107,6 +108,10 @@ class Vl1:
         self._online = False
         self._next_tick = now + BUSY_TICK
 
+        self._myself = Peer(identity.without_secret(), PeerKeys(identity.agree(identity)))
+        """Whom messages to ourselves are from: a controller may be a member of its own networks."""
+        self._myself.protocol = self.config.protocol
+        self._myself.version = self.config.version
         self.topology = Topology(identity, planet, moons, self.config.max_peers, self.emit, self.counters)
         self.transmit = Transmit(self.topology, random, self.config.mtu)
         self.contacts = Contacts(
@@ -430,8 +435,11 @@ class Vl1:
     def send(self, address: int, verb: int, payload: Buffer, now: float, *, compress: bool = False) -> int:
         """Send one packet and return the packet id that OK and ERROR will refer to. An unknown peer is looked up
         by WHOIS first; the packet waits for that for a few seconds at most. ``compress``: with LZ4 where it helps.
-        Raises ValueError if the payload is longer than ``transmit.MAX_PAYLOAD`` or the address is our own."""
-        peer = self._check(address, payload)
+        What goes to our own address comes back with the next ``messages``. Raises ValueError if the payload is longer
+        than ``transmit.MAX_PAYLOAD``."""
+        if len(payload) > self.transmit.max_payload:
+            raise ValueError(f"a payload of {len(payload)} bytes; {self.transmit.max_payload} is the most")
+        peer = self.topology.by_address.get(address)
         if peer is not None and (path := self.transmit.route(peer)) is not None:
             peer.last_traffic = now
             self._hurry_tick(now)
@@ -441,7 +449,7 @@ class Vl1:
     def send_batch(self, address: int, verb: int, payloads: Sequence[Sequence[Buffer] | Buffer], now: float) -> None:
         """Send many packets of one verb to one peer: the hot path. A payload is a buffer or the parts of one. No OK to
         them will be passed up; ERROR will. Raises ValueError as ``send`` does."""
-        peer = self._check(address, b"")
+        peer = self.topology.by_address.get(address)
         if peer is not None and (path := self.transmit.route(peer)) is not None:
             peer.last_traffic = now
             self._hurry_tick(now)
@@ -480,16 +488,17 @@ class Vl1:
         else:
             peer.persistent = True
 
-    def _check(self, address: int, payload: Buffer) -> Peer | None:
-        if address == self.identity.address:
-            raise ValueError("a node does not send packets to itself")
-        most = self.transmit.max_payload
-        if len(payload) > most:
-            raise ValueError(f"a payload of {len(payload)} bytes; {most} is the most that fragments can carry")
-        return self.topology.by_address.get(address)
+    def release(self, address: int) -> None:
+        """Undo ``contact``: from now on this peer is worth keeping only while there is traffic."""
+        self._contacts_wanted.discard(address)
+        if (peer := self.topology.by_address.get(address)) is not None:
+            peer.persistent = False
 
     def _send_later(self, address: int, verb: int, payload: Buffer, compress: bool, now: float) -> int:
         promised_id = self.transmit.new_id()
+        if address == self.identity.address:
+            self._messages.append((self._myself, verb, promised_id, bytes(payload)))
+            return promised_id
         wanted = self._waiting.want(address, now)
         wanted.outgoing.append(Outgoing(verb, bytes(payload), compress, promised_id, now))
         self._ask(now)

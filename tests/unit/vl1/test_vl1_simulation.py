@@ -433,10 +433,25 @@ def test_bad_wires_lose_and_double_nothing_but_what_they_lost(seed: int) -> None
     assert len(got) > 150
 
 
-def test_messages_to_oneself_and_too_long_are_refused() -> None:
+def test_messages_to_oneself_come_back() -> None:
+    network = Network()
+    _, one, _ = triangle(network)
+    packet_id = one.vl1.send(one.address, VERB_USER_MESSAGE, b"note", network.now)
+    one.vl1.send_batch(one.address, VERB_FRAME, [b"a", (b"b", b"c")], network.now)
+    network.flush()
+    assert [(peer.address, verb, payload) for peer, verb, _, payload in one.messages] == [
+        (one.address, VERB_USER_MESSAGE, b"note"),
+        (one.address, VERB_FRAME, b"a"),
+        (one.address, VERB_FRAME, b"bc"),
+    ]
+    assert one.messages[0][2] == packet_id
+    one.vl1.reply_ok(one.messages[0][0], VERB_USER_MESSAGE, packet_id, b"", network.now)
+    network.flush()
+    assert parse_ok(one.payloads(VERB_OK)[0]).in_re_packet_id == packet_id
+
+
+def test_too_long_a_payload_is_refused() -> None:
     network = Network()
     _, one, two = triangle(network)
-    with pytest.raises(ValueError, match="itself"):
-        one.vl1.send(one.address, VERB_USER_MESSAGE, b"", network.now)
     with pytest.raises(ValueError, match="the most"):
         one.vl1.send(two.address, VERB_USER_MESSAGE, bytes(9901), network.now)
