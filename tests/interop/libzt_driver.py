@@ -30,6 +30,8 @@ from typing import Any
 AF_INET, SOCK_STREAM = 2, 1
 CHUNK = 1 << 18
 JOIN_TIMEOUT = 90.0
+ADDRESS_LENGTH = 46
+"""Bytes of a textual address, no more and no less (ZTS_IP_MAX_STR_LEN): libzt refuses a buffer of any other size."""
 
 
 class DriverError(Exception):
@@ -85,7 +87,7 @@ class Libzt:
 
     def accept(self, listener: int) -> int:
         """The next connection; blocks this thread alone."""
-        host, port = ctypes.create_string_buffer(64), ctypes.c_ushort()
+        host, port = ctypes.create_string_buffer(ADDRESS_LENGTH), ctypes.c_ushort()
         return self._check("accept", self._c.zts_accept(listener, host, len(host), ctypes.byref(port)))
 
     def connect(self, host: str, port: int) -> int:
@@ -146,7 +148,11 @@ def content_length(head: bytes) -> int:
 def serve(libzt: Libzt, listener: int, body: bytes) -> None:
     """Answer each request of each connection with ``body``; drain what a request carries and tell its SHA-256."""
     while True:
-        connection = libzt.accept(listener)
+        try:
+            connection = libzt.accept(listener)
+        except DriverError as error:
+            say(event="error", reason=str(error))
+            return
         threading.Thread(target=serve_connection, args=(libzt, connection, body), daemon=True).start()
 
 
