@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +165,9 @@ class Node:
         control = self.control
         control.call(control.stub.Leave, pb.LeaveRequest(network_id=network_id(nwid)))
 
-    def watch(self, nwid: str | int | None = None, *, timeout: float | None = None) -> Iterator[model.Network]:
+    def watch(
+        self, nwid: str | int | None = None, *, timeout: float | None = None
+    ) -> Generator[model.Network, None, None]:
         """Each network as it is now, then again whenever it changes; close the iterator to end it.
 
         ``timeout``: seconds until it ends in TimeoutError; None: never.
@@ -185,17 +187,21 @@ class Node:
             finally:
                 call.cancel()
 
-    def capture(self, nwid: str | int, *, snaplen: int = 65535) -> Iterator[bytes]:
+    def capture(
+        self, nwid: str | int, *, snaplen: int = 65535, timeout: float | None = None
+    ) -> Generator[bytes, None, None]:
         """The network's decrypted Ethernet frames as the bytes of a pcapng file; close the iterator to end it.
 
-        ``snaplen``: bytes kept of each frame.
+        ``snaplen``: bytes kept of each frame. ``timeout``: seconds until it ends in TimeoutError; None: never.
         """
         from ztnode.v1 import node_pb2 as pb
 
         control = self.control
         with control.translated():
             call = control.stub.Capture(
-                pb.CaptureRequest(network_id=network_id(nwid), snaplen=snaplen), metadata=control.metadata
+                pb.CaptureRequest(network_id=network_id(nwid), snaplen=snaplen),
+                timeout=timeout,
+                metadata=control.metadata,
             )
             try:
                 for response in call:

@@ -115,14 +115,14 @@ def test_watch_and_close(running_node: RunningNode) -> None:
     assert next(watch).state == "ok"
     running_node.call(running_node.node.change, replace(configured(NWID), revision=8))
     assert next(watch).revision == 8
-    watch.close()  # type: ignore[attr-defined]
+    watch.close()
 
 
 def test_capture(running_node: RunningNode) -> None:
     capture = ztclient.Node().capture(NWID, snaplen=128)
     assert next(capture) == b"\x0a\x0d\x0d\x0a" + (128).to_bytes(4, "little")
     assert next(capture) == NWID.to_bytes(8, "big")
-    capture.close()  # type: ignore[attr-defined]
+    capture.close()
 
 
 def test_a_bug_in_the_node_is_one_line(running_node: RunningNode) -> None:
@@ -138,7 +138,7 @@ def test_wrong_and_missing_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with RunningNode(state, TcpOptions("127.0.0.1:0")) as running:
         address = running.addresses[1]
         for token in (None, "guess", "é", "two\nlines"):
-            with pytest.raises(ztclient.AuthenticationError, match=r"control\.token"):
+            with pytest.raises(ztclient.AuthenticationError, match="token"):
                 ztclient.Node(address, token=token).status()
         with pytest.raises(ztclient.AuthenticationError):
             ztclient.Node(address).create_connection((IP, 80))

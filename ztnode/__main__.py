@@ -1,0 +1,5 @@
+"""``python -m ztnode`` is ``ztnode``."""
+
+from ztnode.cli import main
+
+main()

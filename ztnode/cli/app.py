@@ -1,0 +1,123 @@
+"""The list of commands, and what happens to whatever they raise."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from ztnode import __version__
+from ztnode.cli.common import describe, example
+
+COMMANDS = {
+    "serve": "ztnode.cli.serve:serve",
+    "join": "ztnode.cli.network:join",
+    "leave": "ztnode.cli.network:leave",
+    "networks": "ztnode.cli.network:networks",
+    "ips": "ztnode.cli.network:ips",
+    "peers": "ztnode.cli.network:peers",
+    "status": "ztnode.cli.network:status",
+    "call": "ztnode.cli.call:call",
+    "forward": "ztnode.cli.forward:forward",
+    "expose": "ztnode.cli.forward:expose",
+    "capture": "ztnode.cli.capture:capture",
+    "identity": "ztnode.cli.identity:identity",
+    "world": "ztnode.cli.world:world",
+}
+"""Name of each command, and where it is: imported when it is needed."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+PIPE_CLOSED = 141
+"""Exit code when the reader of our output went away: 128 and the number of SIGPIPE."""
+
+
+class Commands(click.Group):
+    """A group that imports a command's module only when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See click.Group; in the order of COMMANDS."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See click.Group."""
+        where = COMMANDS.get(cmd_name)
+        if where is None:
+            return None
+        module, _, name = where.partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=example(
+        "ztnode serve --state ./st --join 9ad07d01093a69e3 &",
+        "ztnode join 9ad07d01093a69e3 --wait 60",
+        "ztnode call http://10.121.15.99:5380/",
+    ),
+)
+@click.version_option(__version__, package_name="ztnode", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A ZeroTier node in pure Python: joins a network and opens TCP connections over it, without root rights."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code."""
+    try:
+        result = cli.main(args=list(arguments), prog_name="ztnode", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BaseException as error:
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    """Print what ended a command; returns the exit code."""
+    if os.environ.get("ZTNODE_DEBUG") and not isinstance(error, SystemExit | click.exceptions.Exit):
+        traceback.print_exception(error)
+    match error:
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            return INTERRUPTED
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.ctx.get_help() if error.ctx is not None else "", err=True)
+            return 2
+        case click.UsageError():
+            path = error.ctx.command_path if error.ctx is not None else "ztnode"
+            _complain(f"{path}: {_sentence(error.format_message())}; try {path} --help")
+            return 2
+        case click.ClickException():
+            _complain(f"ztnode: {_sentence(error.format_message())}")
+            return error.exit_code
+        case BrokenPipeError():
+            # Python would complain once more when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return PIPE_CLOSED
+        case OSError() | ValueError():
+            _complain(f"ztnode: {describe(error)}")
+            return 1
+        case _ if type(error).__module__.partition(".")[0] in ("ztnode", "ztclient"):
+            # An exception of ours has one line for the user.
+            _complain(f"ztnode: {describe(error)}")
+            return 1
+        case _:
+            _complain(f"ztnode: {type(error).__name__}: {describe(error)}; ZTNODE_DEBUG=1 shows where")
+            return 1
+
+
+def _sentence(text: str) -> str:
+    return " ".join(text.split()).removesuffix(".")
+
+
+def _complain(line: str) -> None:
+    click.echo(line, err=True)

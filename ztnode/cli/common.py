@@ -1,0 +1,238 @@
+"""The conventions of the command line. A new command is a module beside this one and a line in ``app.COMMANDS``.
+
+- Answers go to stdout, everything else (progress, notes, errors) to stderr.
+- A command that prints data has ``@json_option`` and prints with ``print_json`` when asked; the keys are those of the
+  dataclasses in ztclient.model, times in seconds, unknown values null.
+- A command that talks to a node has ``@node_option`` and gets a ``ztclient.Node``.
+- An error is raised: ``Failure`` with one line, or just the OSError or ValueError that a function of ours raised with
+  one; ``app.run`` prints it as ``ztnode: …`` and exits 1. Bad usage is ``click.UsageError`` and exits 2. Nothing prints
+  a traceback, unless ZTNODE_DEBUG is set.
+- A wait that may take more than a second runs under ``Progress``.
+- ``--help`` ends with an example: ``epilog=example("ztnode …")``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    import ztclient
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Failure(click.ClickException):
+    """An error for the user: one line, exit 1."""
+
+
+class NetworkId(click.ParamType[str]):
+    """A network id argument: 16 hexadecimal digits, given on in lower case."""
+
+    name = "nwid"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See click.ParamType."""
+        text = value.strip().lower()
+        if len(text) != 16 or not set(text) <= set("0123456789abcdef") or not int(text, 16):
+            self.fail(
+                f"{value!r} is not a network id: it has 16 hexadecimal digits, such as 9ad07d01093a69e3", param, ctx
+            )
+        return text
+
+
+class Seconds(click.FloatRange):
+    """A time in seconds, more than 0."""
+
+    name = "number of seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+
+NWID = NetworkId()
+
+SECONDS = Seconds()
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+
+
+def example(*lines: str) -> str:
+    """An epilog of example commands, which click leaves as they are."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def node_option(command: Callable[Concatenate[ztclient.Node, P], R]) -> Callable[P, R]:
+    """Add ``--address`` and ``--state``, and call the command with the ztclient.Node that they name."""
+
+    @click.option(
+        "--address",
+        metavar="ADDR",
+        help="The node's control address: unix:PATH, tcp://IP:PORT (token in ZTNODE_TOKEN or ZTNODE_TOKEN_FILE) or "
+        "tls://HOST:PORT (authority in ZTNODE_CA_FILE). [env: ZTNODE_ADDRESS]",
+    )
+    @click.option(
+        "--state",
+        metavar="DIR",
+        type=DIRECTORY,
+        help="The state directory of the node. Without it and --address: your running node. [env: ZTNODE_STATE]",
+    )
+    @functools.wraps(command)
+    def with_node(*args: P.args, **kwargs: P.kwargs) -> R:
+        import ztclient
+
+        address, state = kwargs.pop("address"), kwargs.pop("state")
+        assert address is None or isinstance(address, str)
+        assert state is None or isinstance(state, Path)
+        if address is not None and state is not None:
+            raise click.UsageError("give --address or --state, not both")
+        try:
+            node = ztclient.Node(address, state=state)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        return command(node, *args, **kwargs)
+
+    return with_node
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON: dataclasses become objects, enums their values, paths and bytes text."""
+    click.echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """Print rows under headings, as wide as they need to be; ``empty`` goes to stderr when there are none."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=not sys.stdout.isatty())
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    if not table.row_count:
+        click.echo(empty, err=True)
+        return
+    # A pipe has no width, and what reads it wants one line a row.
+    Console(width=None if sys.stdout.isatty() else 100_000).print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """Print names and values, one pair a line; pairs without a value are left out."""
+    known = [(name, str(value)) for name, value in fields if value not in (None, "", ())]
+    width = max((len(name) for name, _ in known), default=0)
+    for name, value in known:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+class Progress:
+    """Says on stderr what is waited for: a spinner on a terminal, else a line for each new text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._status: Status | None = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status(_escaped(self._text))
+            self._status.__enter__()
+        else:
+            click.echo(self._text, err=True)
+        return self
+
+    def update(self, text: str) -> None:
+        """Say something else from now on."""
+        if text == self._text:
+            return
+        self._text = text
+        if self._status is not None:
+            self._status.update(_escaped(text))
+        else:
+            click.echo(text, err=True)
+
+    def tick(self, text: str) -> None:
+        """Show a count that goes on and on; on a terminal only."""
+        if self._status is not None:
+            self.update(text)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.__exit__(kind, value, traceback)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def write_new(path: Path, content: bytes, *, secret: bool = False, replace: bool = False) -> None:
+    """Write a file whole or not at all; a ``secret`` one for its owner alone. Raises Failure where it exists and is not
+    to be replaced, OSError."""
+    if path.exists() and not replace:
+        raise Failure(f"{path} exists already and is left as it is")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    mode = 0o600 if secret else 0o644
+    try:
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        if replace:
+            scratch.replace(path)
+        else:
+            # Unlike a rename, a link does not take the place of a file that came up meanwhile.
+            os.link(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def describe(error: BaseException) -> str:
+    """One line on an exception, for the user."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def standard_output() -> IO[bytes]:
+    """stdout for bytes."""
+    return sys.stdout.buffer

@@ -1,0 +1,114 @@
+"""ztnode forward and ztnode expose: local programs that know nothing of the overlay, reached over it."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+import click
+
+import ztclient
+from ztnode.cli.common import describe, example, node_option
+
+CHUNK = 1 << 18
+_LINGER_RESET = struct.pack("ii", 1, 0)
+
+Address = tuple[str, int]
+
+
+class HostAndPort(click.ParamType[Address]):
+    """``HOST:PORT``, ``[v6]:PORT`` or ``PORT``. With ``numeric`` the host is an IP address."""
+
+    name = "host:port"
+
+    def __init__(self, default_host: str | None, *, numeric: bool = False) -> None:
+        self._default_host = default_host
+        self._numeric = numeric
+
+    def convert(self, value: str | Address, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        """See click.ParamType."""
+        if isinstance(value, tuple):
+            return value
+        host, colon, port = value.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]") if colon else self._default_host or ""
+        if (not host and self._default_host is None) or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            self.fail(f"{value!r} is not HOST:PORT", param, ctx)
+        if self._numeric and host:
+            try:
+                ipaddress.ip_address(host)
+            except ValueError:
+                self.fail(f"{host!r} is not a numeric IP address", param, ctx)
+        return host, int(port)
+
+
+@click.command(epilog=example("ztnode forward 8080 10.121.15.99:5380", "curl http://127.0.0.1:8080/"))
+@click.argument("local", metavar="[HOST:]PORT", type=HostAndPort("127.0.0.1"))
+@click.argument("remote", metavar="IP:PORT", type=HostAndPort(None, numeric=True))
+@node_option
+def forward(node: ztclient.Node, local: Address, remote: Address) -> None:
+    """Listen on a local port and carry each connection over the overlay to IP:PORT, until Ctrl-C."""
+    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+    with socket.create_server(local, family=family) as listener:
+        bound = listener.getsockname()
+        click.echo(f"forwarding {bound[0]} port {bound[1]} to {remote[0]} port {remote[1]}", err=True)
+        while True:
+            near, _peer = listener.accept()
+            _start(near, lambda: node.create_connection(remote), remote)
+
+
+@click.command(epilog=example("ztnode expose 80 127.0.0.1:8000"))
+@click.argument("overlay", metavar="[IP:]PORT", type=HostAndPort("", numeric=True))
+@click.argument("local", metavar="HOST:PORT", type=HostAndPort(None))
+@node_option
+def expose(node: ztclient.Node, overlay: Address, local: Address) -> None:
+    """Listen on the overlay and carry each connection to a local server at HOST:PORT, until Ctrl-C."""
+    with node.listen(*overlay) as listener:
+        bound = listener.getsockname()
+        click.echo(f"exposing {local[0]} port {local[1]} at {bound[0] or '*'} port {bound[1]}", err=True)
+        while True:
+            near, _peer = listener.accept()
+            _start(near, lambda: socket.create_connection(local, 10), local)
+
+
+def _start(near: socket.socket, dial: Callable[[], socket.socket], target: Address) -> None:
+    threading.Thread(target=_carry, args=(near, dial, target), daemon=True).start()
+
+
+def _carry(near: socket.socket, dial: Callable[[], socket.socket], target: Address) -> None:
+    """One connection from its first byte to its last, half-close and reset included."""
+    try:
+        far = dial()
+    except OSError as error:
+        click.echo(f"ztnode: {target[0]} port {target[1]}: {describe(error)}", err=True)
+        _reset(near)
+        near.close()
+        return
+    far.settimeout(None)
+    # Both are needed again: the other direction may still run when one is through.
+    with near, far:
+        other = threading.Thread(target=_copy, args=(far, near), daemon=True)
+        other.start()
+        _copy(near, far)
+        other.join()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while data := source.recv(CHUNK):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        # A reset goes on as a reset. Waking both makes the other direction end too.
+        for each in (source, sink):
+            _reset(each)
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RD)
+
+
+def _reset(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)

@@ -1,0 +1,166 @@
+"""join, leave, networks, ips, peers, status."""
+
+from __future__ import annotations
+
+import datetime
+
+import click
+
+import ztclient
+from ztnode.cli.common import (
+    NWID,
+    SECONDS,
+    Failure,
+    Progress,
+    example,
+    json_option,
+    node_option,
+    print_fields,
+    print_json,
+    print_table,
+)
+
+
+@click.command(epilog=example("ztnode join 9ad07d01093a69e3 --wait 60"))
+@click.argument("nwid", type=NWID)
+@click.option(
+    "--wait",
+    type=SECONDS,
+    metavar="S",
+    help="Wait up to S seconds until the network can be used; exit 1 if it cannot.",
+)
+@json_option
+@node_option
+def join(node: ztclient.Node, nwid: str, wait: float | None, as_json: bool) -> None:
+    """Join the network NWID; it stays joined over restarts."""
+    if wait is None:
+        network = node.join(nwid)
+    else:
+        with Progress(f"joining {nwid}") as progress:
+            network = node.join(nwid, wait, on_change=lambda now: progress.update(f"{nwid}: {_state(now)}"))
+    if as_json:
+        print_json(network)
+    else:
+        _print_network(network)
+
+
+@click.command(epilog=example("ztnode leave 9ad07d01093a69e3"))
+@click.argument("nwid", type=NWID)
+@node_option
+def leave(node: ztclient.Node, nwid: str) -> None:
+    """Leave the network NWID and forget its configuration."""
+    node.leave(nwid)
+
+
+@click.command(epilog=example("ztnode networks", "ztnode networks --json | jq -r '.[].nwid'"))
+@json_option
+@node_option
+def networks(node: ztclient.Node, as_json: bool) -> None:
+    """List the joined networks, their states and this node's addresses on them."""
+    found = node.networks()
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("NWID", "NAME", "STATE", "MTU", "ADDRESSES", "DETAIL"),
+        [
+            (
+                network.nwid,
+                network.name,
+                network.state.replace("_", " "),
+                network.mtu or "",
+                ", ".join(network.addresses),
+                "" if network.ready else network.detail,
+            )
+            for network in found
+        ],
+        empty="no network is joined: ztnode join NWID",
+    )
+
+
+@click.command(epilog=example("ztnode ips 9ad07d01093a69e3"))
+@click.argument("nwid", type=NWID, required=False)
+@json_option
+@node_option
+def ips(node: ztclient.Node, nwid: str | None, as_json: bool) -> None:
+    """Print this node's managed IPs, one a line: on the network NWID, or on all."""
+    found = node.addresses(nwid)
+    if as_json:
+        print_json(found)
+        return
+    for address in found:
+        click.echo(address.ip)
+    if not found:
+        raise Failure("there is no managed IP yet: see ztnode networks")
+
+
+@click.command(epilog=example("ztnode peers"))
+@json_option
+@node_option
+def peers(node: ztclient.Node, as_json: bool) -> None:
+    """List the ZeroTier peers that the node knows, and how they are reached."""
+    found = node.peers()
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("ADDRESS", "ROLE", "VERSION", "LATENCY", "LINK", "PATH"),
+        [
+            (
+                peer.address,
+                peer.role,
+                peer.version or "-",
+                "-" if peer.latency_ms is None else f"{peer.latency_ms:.1f} ms",
+                "direct" if peer.direct else "relayed",
+                next((path.endpoint for path in peer.paths if path.preferred), "-"),
+            )
+            for peer in found
+        ],
+        empty="no peer is known yet",
+    )
+
+
+@click.command(epilog=example("ztnode status", "ztnode status --json | jq .online"))
+@json_option
+@node_option
+def status(node: ztclient.Node, as_json: bool) -> None:
+    """Show the node: its address, whether it is online, where it listens, its workers."""
+    found = node.status()
+    if as_json:
+        print_json(found)
+        return
+    planet = datetime.datetime.fromtimestamp(found.planet_timestamp / 1000, datetime.UTC)
+    print_fields(
+        (
+            ("address", found.address),
+            ("online", "yes" if found.online else "no: no root answers; is UDP allowed from here?"),
+            ("version", found.version),
+            ("uptime", datetime.timedelta(seconds=round(found.uptime))),
+            ("planet", f"{found.planet_id} of {planet:%Y-%m-%d %H:%M} UTC"),
+            ("listening", ", ".join(found.listening)),
+            ("seen as", ", ".join(found.surface_addresses)),
+            ("control", node.address),
+            *((f"worker {worker.index}", _worker(worker)) for worker in found.workers),
+        )
+    )
+
+
+def _worker(worker: ztclient.Worker) -> str:
+    restarts = f", {worker.restarts} restarts" if worker.restarts else ""
+    return f"pid {worker.pid}, {worker.connections} connections{restarts}"
+
+
+def _state(network: ztclient.Network) -> str:
+    return network.detail or network.state.replace("_", " ")
+
+
+def _print_network(network: ztclient.Network) -> None:
+    print_fields(
+        (
+            ("network", f"{network.nwid} {network.name}".strip()),
+            ("state", network.state.replace("_", " ")),
+            ("detail", network.detail if network.detail != network.state else ""),
+            ("addresses", ", ".join(network.addresses)),
+            ("sign in at", network.authentication_url),
+        )
+    )

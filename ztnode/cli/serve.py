@@ -1,0 +1,144 @@
+"""ztnode serve."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, example
+
+if TYPE_CHECKING:
+    from ztnode.serve import Served
+
+
+@click.command(
+    epilog=example(
+        "ztnode serve --state ./st --join 9ad07d01093a69e3",
+        "ztnode serve --state ./st --listen 127.0.0.1:7447",
+    )
+)
+@click.option(
+    "--state",
+    type=DIRECTORY,
+    required=True,
+    envvar="ZTNODE_STATE",
+    show_envvar=True,
+    help="Where the node keeps its state.",
+)
+@click.option(
+    "--planet", metavar="FILE", envvar="ZTNODE_PLANET", show_envvar=True, help="A planet other than ZeroTier's own."
+)
+@click.option(
+    "--join",
+    "networks",
+    type=NWID,
+    multiple=True,
+    envvar="ZTNODE_JOIN",
+    show_envvar=True,
+    help="Join this network; may be given several times.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="UDP port, 0: any. Without it 9993, or another one where that is in use.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Stack worker processes to share connections.",
+)
+@click.option("--transport", default="udp", show_default=True, help="What carries packets: udp, or a plugin's name.")
+@click.option(
+    "--store", metavar="URL", help="Where state is kept, if not in files under --state: memory:, or a plugin's."
+)
+@click.option("--root", is_flag=True, help="Be a root: relay packets and introduce nodes to each other.")
+@click.option("--controller", is_flag=True, help="Be a network controller too: see ztnode controller.")
+@click.option(
+    "--listen",
+    metavar="IP:PORT",
+    help="Offer the control service by TCP too; callers need the token, or see --client-ca.",
+)
+@click.option("--tls-cert", type=EXISTING_FILE, metavar="FILE", help="Serve --listen with TLS: certificate chain, PEM.")
+@click.option("--tls-key", type=EXISTING_FILE, metavar="FILE", help="Its private key, PEM.")
+@click.option(
+    "--client-ca",
+    type=EXISTING_FILE,
+    metavar="FILE",
+    help="Callers show a certificate by this authority and need no token.",
+)
+@click.option(
+    "--token-file", type=FILE, metavar="FILE", help="The token, made if missing. [default: DIR/control.token]"
+)
+@click.option(
+    "--insecure", is_flag=True, help="Allow --listen without TLS beyond loopback: the token travels in clear."
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is said on stderr.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say on stdout in one line of JSON when the node is up.")
+def serve(
+    state: Path,
+    planet: str | None,
+    networks: tuple[str, ...],
+    port: int | None,
+    workers: int,
+    transport: str,
+    store: str | None,
+    root: bool,
+    controller: bool,
+    listen: str | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    client_ca: Path | None,
+    token_file: Path | None,
+    insecure: bool,
+    log_level: str,
+    as_json: bool,
+) -> None:
+    """Run a node until Ctrl-C or SIGTERM. The other commands and ztclient talk to it."""
+    import uvloop
+
+    from ztnode.control.server import TcpOptions
+    from ztnode.node.node import NodeOptions
+    from ztnode.serve import ServeOptions, run
+
+    if listen is None and (tls_cert or tls_key or client_ca or token_file or insecure):
+        raise click.UsageError("--tls-cert, --tls-key, --client-ca, --token-file and --insecure belong to --listen")
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    tcp = None if listen is None else TcpOptions(listen, tls_cert, tls_key, client_ca, token_file, insecure)
+    options = ServeOptions(
+        NodeOptions(
+            state=state,
+            planet=planet,
+            store=store,
+            transport=transport,
+            port=9993 if port is None else port,
+            port_required=bool(port),
+            workers=workers,
+            root=root,
+            controller=controller,
+            networks=tuple(int(nwid, 16) for nwid in networks),
+        ),
+        tcp,
+    )
+
+    def ready(served: Served) -> None:
+        address = f"{served.node.status().address:010x}"
+        if as_json:
+            click.echo(json.dumps({"address": address, "control": served.addresses, "pid": os.getpid()}))
+        else:
+            click.echo(f"node {address} is up; control at {', '.join(served.addresses)}", err=True)
+
+    uvloop.run(run(options, ready))
