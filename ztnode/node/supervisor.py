@@ -152,7 +152,7 @@ class Supervisor:
                 process.send(port)
             await process.ready()
         except OSError as error:
-            process.kill("it did not become ready")
+            process.kill("")
             cause = await process.wait()
             slot.process = None
             raise OSError(f"stack worker {slot.index} does not start: {cause}") from error
@@ -182,7 +182,11 @@ class Supervisor:
                 again = f"in {delay:g} s" if delay else "now"
                 _log.warning(
                     "stack worker %d (pid %d) ended: %s; its connections are reset; a new one starts %s",
-                    slot.index, pid, cause, again)  # fmt: skip
+                    slot.index,
+                    pid,
+                    cause,
+                    again,
+                )
                 await asyncio.sleep(delay)
                 try:
                     await self._start_process(slot)

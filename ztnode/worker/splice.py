@@ -40,7 +40,7 @@ FIRST_READ: Final = 16 * 1024
 PAUSE: Final = 16 * 1024
 """With less free than this in the send buffer the client is not read, so that a full buffer does not drip."""
 RESUME: Final = 64 * 1024
-"""Free send-buffer bytes at which reading goes on."""
+"""Free send-buffer bytes at which reading goes on; every connection's send buffer is larger (``TcpConfig``)."""
 IOV_MAX: Final = min(os.sysconf("SC_IOV_MAX"), 1024)
 DRAIN_SECONDS: Final = 10.0
 """How long a client may read nothing of what came before a reset until it is reset regardless."""

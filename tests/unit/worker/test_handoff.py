@@ -1,0 +1,360 @@
+"""The hand-off socket: who gets what, once, in time, and what the loopback pair is worth."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fakes import FakeConnection, FakeHost
+
+from ztnode.worker import handoff as handoff_module
+from ztnode.worker import tcp_pair
+from ztnode.worker.datagrams import DatagramRelay
+from ztnode.worker.handoff import CLIENT_SECONDS, MAX_CLIENTS, OFFER_SECONDS, HandoffServer
+from ztnode.worker.requests import ParkedConnection
+from ztnode.worker.tcp_pair import finish_on_close, make_pair
+
+
+class Bench(FakeHost):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self.server = HandoffServer(path, self.poller, lambda: self.now)
+
+    def connect(self, token: bytes = b"") -> socket.socket:
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.settimeout(2)
+        client.connect(self.path)
+        if token:
+            client.sendall(token)
+        self.turn()
+        return client
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Bench(str(tmp_path / "worker-0.sock"))
+    yield made
+    made.server.close()
+
+
+def fetch(client: socket.socket) -> socket.socket | None:
+    data, fds, _, _ = socket.recv_fds(client, 1, 1)
+    client.close()
+    if not fds:
+        assert data == b""
+        return None
+    assert data == b"\0"
+    return socket.socket(fileno=fds[0])
+
+
+def park(bench: Bench) -> tuple[FakeConnection, bytes]:
+    connection = FakeConnection()
+    return connection, bytes.fromhex(bench.server.offer(ParkedConnection(bench, connection)))
+
+
+def test_token_fetches_a_connected_socket(bench: Bench) -> None:
+    connection, token = park(bench)
+    connection.arrive(b"came before the client did")
+    client = fetch(bench.connect(token))
+    assert client is not None
+    assert client.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+    assert client.getpeername()[0] == "127.0.0.1"
+    assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert client.recv(100) == b"came before the client did"
+    client.sendall(b"up")
+    bench.turn()
+    assert connection.sent == b"up"
+    assert bench.server.counters["handoffs"] == 1
+    client.close()
+
+
+def test_token_works_once(bench: Bench) -> None:
+    _, token = park(bench)
+    first = fetch(bench.connect(token))
+    assert first is not None
+    assert fetch(bench.connect(token)) is None
+    assert bench.server.counters["handoff_refused"] == 1
+    first.close()
+
+
+def test_wrong_token_gets_nothing(bench: Bench) -> None:
+    connection, token = park(bench)
+    assert fetch(bench.connect(os.urandom(16))) is None
+    assert not connection.aborted
+    client = fetch(bench.connect(token))
+    assert client is not None
+    client.close()
+
+
+def test_token_may_come_in_pieces(bench: Bench) -> None:
+    _, token = park(bench)
+    client = bench.connect(token[:5])
+    bench.turn()
+    client.sendall(token[5:])
+    bench.turn()
+    fetched = fetch(client)
+    assert fetched is not None
+    fetched.close()
+
+
+def test_unfetched_connection_is_reset_in_time(bench: Bench) -> None:
+    connection, token = park(bench)
+    assert bench.server.next_timer() == bench.now + OFFER_SECONDS
+    bench.now += OFFER_SECONDS - 1
+    bench.server.handle_timer(bench.now)
+    assert not connection.aborted
+    bench.now += 1
+    bench.server.handle_timer(bench.now)
+    assert connection.aborted
+    assert fetch(bench.connect(token)) is None
+    assert bench.server.next_timer() is None
+
+
+def test_reset_before_the_fetch_reaches_the_client(bench: Bench) -> None:
+    connection, token = park(bench)
+    connection.arrive(b"last words")
+    connection.error = ConnectionResetError()
+    client = fetch(bench.connect(token))
+    assert client is not None
+    assert client.recv(100) == b"last words"
+    with pytest.raises(ConnectionResetError):
+        client.recv(100)
+    client.close()
+
+
+def test_client_that_sends_no_token_is_dropped(bench: Bench) -> None:
+    client = bench.connect()
+    bench.now += CLIENT_SECONDS
+    bench.server.handle_timer(bench.now)
+    assert client.recv(1) == b""
+    client.close()
+
+
+def test_a_crowd_of_silent_clients_is_bounded_and_does_not_spin(bench: Bench) -> None:
+    crowd = []
+    for _ in range(MAX_CLIENTS + 20):
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.setblocking(False)
+        client.connect(bench.path)
+        crowd.append(client)
+        bench.turn(1)
+    assert len(bench.server._clients) == MAX_CLIENTS
+    assert bench.turn() == 0
+    _, token = park(bench)
+    bench.now += CLIENT_SECONDS
+    bench.server.handle_timer(bench.now)
+    bench.turn(20)
+    fetched = fetch(bench.connect(token))
+    assert fetched is not None
+    fetched.close()
+    for client in crowd:
+        client.close()
+    bench.turn()
+    assert not bench.server._clients
+
+
+def test_client_that_vanishes_in_the_middle_leaves_no_half_open_connection(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise BrokenPipeError
+
+    connection, token = park(bench)
+    monkeypatch.setattr(handoff_module.socket, "send_fds", fail)
+    assert fetch(bench.connect(token)) is None
+    bench.turn()
+    assert connection.aborted
+    assert not bench.live
+
+
+def test_no_descriptors_left_resets_the_offer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(24, "Too many open files")
+
+    connection, token = park(bench)
+    monkeypatch.setattr("ztnode.worker.requests.make_pair", fail)
+    assert fetch(bench.connect(token)) is None
+    assert connection.aborted
+
+
+def test_socket_is_for_its_owner_alone(bench: Bench) -> None:
+    assert stat.S_IMODE(Path(bench.path).stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user for a moment")
+def test_another_user_gets_nothing_even_past_the_mode(bench: Bench) -> None:
+    _, token = park(bench)
+    Path(bench.path).chmod(0o777)  # as if the file system did not enforce it
+    for parent in Path(bench.path).parents:
+        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & stat.S_IWOTH and len(parent.parts) > 2:
+            parent.chmod(0o755)
+    script = (
+        "import os, socket, sys\n"
+        "os.setuid(65534)\n"
+        "s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1])\n"
+        "try:\n"
+        "    s.sendall(bytes.fromhex(sys.argv[2]))\n"
+        "    print(socket.recv_fds(s, 1, 1)[:2])\n"
+        "except OSError: print('refused')\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script, bench.path, token.hex()], stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 10
+    while child.poll() is None and time.monotonic() < deadline:
+        bench.turn()
+    output, _ = child.communicate()
+    assert output.decode().strip() in ("(b'', [])", "refused")
+    assert bench.server.counters["handoff_refused"] == 1
+
+
+def test_pair_resets_unless_told_to_finish() -> None:
+    ours, client = make_pair()
+    ours.send(b"data")
+    ours.close()
+    assert client.recv(10) == b"data"
+    with pytest.raises(ConnectionResetError):
+        client.recv(10)
+    client.close()
+    ours, client = make_pair()
+    ours.send(b"data")
+    finish_on_close(ours)
+    ours.close()
+    assert client.recv(10) == b"data"
+    assert client.recv(10) == b""
+    client.close()
+
+
+def test_killed_process_resets_its_pairs() -> None:
+    script = (
+        "import socket, sys, time\n"
+        "from ztnode.worker.tcp_pair import make_pair\n"
+        "s = socket.socket(fileno=0); ours, client = make_pair(); ours.send(b'some')\n"
+        "socket.send_fds(s, [b'x'], [client.fileno()]); client.close(); time.sleep(60)\n"
+    )
+    parent, child_end = socket.socketpair()
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=child_end)
+    child_end.close()
+    _, fds, _, _ = socket.recv_fds(parent, 1, 1)
+    client = socket.socket(fileno=fds[0])
+    child.kill()
+    child.wait()
+    assert client.recv(10) == b"some"
+    with pytest.raises(ConnectionResetError):
+        client.recv(10)
+    client.close()
+    parent.close()
+
+
+def test_strangers_on_the_loopback_port_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    strangers = []
+    own_accept = tcp_pair._accept_own
+
+    def crowded(listener: socket.socket, client: socket.socket) -> socket.socket:
+        return own_accept(listener, client)
+
+    original_connect = socket.socket.connect
+
+    def connect(self: socket.socket, address: object) -> None:
+        stranger = socket.socket()
+        original_connect(stranger, address)
+        strangers.append(stranger)
+        original_connect(self, address)
+
+    monkeypatch.setattr(tcp_pair, "_accept_own", crowded)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    ours, client = make_pair()
+    monkeypatch.undo()
+    client.sendall(b"mine")
+    ours.setblocking(True)
+    assert ours.recv(10) == b"mine"
+    strangers[0].settimeout(2)
+    assert strangers[0].recv(1) == b""
+    for sock in (ours, client, *strangers):
+        sock.close()
+
+
+class FakeUdp:
+    """What ``DatagramRelay`` uses of a ``UdpSocket``."""
+
+    def __init__(self) -> None:
+        self.owner: object = None
+        self.local = ("10.0.0.1", 5353)
+        self.closed = False
+        self.sent: list[tuple[bytes, tuple[str, int]]] = []
+        self.queue: list[tuple[bytes, tuple[str, int]]] = []
+        self.failures: list[tuple[OSError, tuple[str, int]]] = []
+
+    def errors(self) -> list[tuple[OSError, tuple[str, int]]]:
+        taken, self.failures = self.failures, []
+        return taken
+
+    def recvfrom(self) -> tuple[bytes, tuple[str, int]] | None:
+        return self.queue.pop(0) if self.queue else None
+
+    def sendto(self, data: bytes, address: tuple[str, int], _now: float) -> None:
+        if address[1] == 0:
+            raise OSError(22, "Invalid argument")
+        self.sent.append((data, address))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_datagrams_keep_their_boundaries_and_addresses(bench: Bench) -> None:
+    udp = FakeUdp()
+    relay = DatagramRelay(udp, bench)
+    udp.queue = [(b"one", ("10.0.0.2", 53)), (b"", ("fd00::2", 5300))]
+    udp.failures = [(ConnectionRefusedError(111, "refused"), ("10.0.0.3", 9))]
+    client = fetch(bench.connect(bytes.fromhex(bench.server.offer(relay))))
+    assert client is not None
+    assert client.recv(100) == b"\x01\x04\x00\x09\x0a\x00\x00\x03" + struct.pack("!I", 111)
+    assert client.recv(100) == b"\x00\x04\x00\x35\x0a\x00\x00\x02one"
+    assert client.recv(100) == b"\x00\x10\x14\xb4" + bytes.fromhex("fd00" + "00" * 13 + "02")
+    client.send(b"\x00\x04\x00\x35\x0a\x00\x00\x02question")
+    client.send(b"\x00\x04\x00\x00\x0a\x00\x00\x02unsendable")
+    for bad in (
+        b"\x00",
+        b"\x00\x05\x00\x35\x0a\x00\x00\x02x",
+        b"\x07\x04\x00\x35\x0a\x00\x00\x02",
+        b"\x00\x10\x00\x35",
+    ):
+        client.send(bad)
+    bench.turn()
+    assert udp.sent == [(b"question", ("10.0.0.2", 53))]
+    assert bench.counters == {"udp_bad_record": 4, "udp_unsendable": 1}
+    client.close()
+    bench.turn()
+    assert udp.closed
+
+
+def test_datagrams_wait_for_a_slow_client(bench: Bench) -> None:
+    udp = FakeUdp()
+    relay = DatagramRelay(udp, bench)
+    client = fetch(bench.connect(bytes.fromhex(bench.server.offer(relay))))
+    assert client is not None
+    total = 2000
+    udp.queue = [(n.to_bytes(4, "big") * 200, ("10.0.0.2", 53)) for n in range(total)]
+    relay.on_ready()
+    assert udp.queue, "the kernel's buffer is smaller than this"
+    assert bench.turn() == 0
+    for n in range(total):
+        assert client.recv(2000)[8:12] == n.to_bytes(4, "big")
+        if udp.queue:
+            bench.turn(1)
+    client.close()
+    bench.turn()
+
+
+def test_unfetched_udp_socket_is_closed(bench: Bench) -> None:
+    udp = FakeUdp()
+    bench.server.offer(DatagramRelay(udp, bench))
+    bench.now += OFFER_SECONDS
+    bench.server.handle_timer(bench.now)
+    assert udp.closed
