@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from ztnode import plugins
-from ztnode.control.controller_service import controller_service
 from ztnode.control.server import ControlServer, TcpOptions, node_service
 from ztnode.node.node import Node, NodeOptions
 from ztnode.node.registry import Registration
@@ -46,6 +45,8 @@ async def serving(options: ServeOptions) -> AsyncIterator[Served]:
     try:
         services = [node_service(node)]
         if node.controller is not None:
+            from ztnode.control.controller_service import controller_service
+
             services.append(controller_service(node))
         server = ControlServer(services, state=options.node.state, tcp=options.tcp)
         await server.start()

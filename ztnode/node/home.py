@@ -25,6 +25,9 @@ MOONS = "moons.d/"
 NETWORKS = "networks.d/"
 CONTROLLER = "controller.d/network/"
 
+NO_CONFIG = b"\n"
+"""What the reference keeps for a network that was joined but has no configuration yet."""
+
 _NETWORK_KEY = re.compile(r"networks\.d/([0-9a-f]{16})\.conf")
 
 
@@ -99,7 +102,7 @@ class Home:
         return moons
 
     def networks(self) -> dict[int, bytes]:
-        """The networks that were joined, each with its last configuration (empty: none yet). Raises StateError."""
+        """The networks that were joined, each with its last configuration (blank: none yet). Raises StateError."""
         networks = {}
         for key in self._store.keys(NETWORKS):
             match = _NETWORK_KEY.fullmatch(key)
@@ -107,7 +110,7 @@ class Home:
             if match is None or data is None:
                 continue
             nwid = int(match[1], 16)
-            if data:
+            if data.strip():
                 try:
                     intact = Dictionary.decode(data).unsigned("nwid") == nwid
                 except WireError:
@@ -131,7 +134,7 @@ class Home:
         return self._put(MOONS + moon_file_name(moon_id), data)
 
     def keep_network(self, nwid: int, config: bytes | None) -> Future[None]:
-        """A network's configuration; empty: joined, none yet; None: left."""
+        """A network's configuration; NO_CONFIG: joined, none yet; None: left."""
         return self._put(f"{NETWORKS}{nwid:016x}.conf", config)
 
     def keep_document(self, key: str, data: bytes | None) -> Future[None]:

@@ -27,7 +27,7 @@ from ztnode.node.api import (
     NodeStatus,
     PeerInfo,
 )
-from ztnode.node.home import Home
+from ztnode.node.home import NO_CONFIG, Home
 from ztnode.node.identity_pool import generate_identity
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.watch import Watchers
@@ -137,7 +137,7 @@ class Node:
                 now=now,
                 wall=wall,
                 upstream=options.root,
-                authorised=None if controller is None else controller.is_authorised,
+                authorised=None if controller is None else controller.authorises,
                 controller=controller is not None,
             )
             node = cls(options, home, vl1, vl2, controller, transport)
@@ -147,7 +147,7 @@ class Node:
             node._look_at_interfaces()
             node._flush(time.monotonic())
             for nwid, cached in networks.items():
-                node._vl2.join(nwid, time.monotonic(), cached=cached or None)
+                node._vl2.join(nwid, time.monotonic(), cached=cached)
             for nwid in options.networks:
                 if nwid not in networks:
                     await node._join_new(nwid)
@@ -278,8 +278,8 @@ class Node:
                     self._network_changed(nwid)
                 case LocalConfigWanted(request):
                     self._provide_config(request)
-                case ConfigStored(nwid, data):
-                    self._keep(self._home.keep_network(nwid, data), f"the configuration of network {nwid:016x}")
+                case ConfigStored(nwid, config):
+                    self._keep(self._home.keep_network(nwid, config), f"the configuration of network {nwid:016x}")
 
     def _provide_config(self, request: ConfigRequest) -> None:
         """This node joined a network that it controls itself."""
@@ -360,7 +360,7 @@ class Node:
         """See NodeApi."""
         now = time.monotonic()
         roots = {root.identity.address for root in self._vl1.planet.roots}
-        moon_roots = {root.identity.address for moon in self._vl1.moons for root in moon.roots}
+        moon_roots = {root.identity.address for moon in self._vl1.topology.moons.values() for root in moon.roots}
         return [snapshots.peer(peer, roots, moon_roots, now) for peer in self._vl1.peers()]
 
     async def join(self, nwid: int) -> NetworkInfo:
@@ -374,7 +374,7 @@ class Node:
         return info
 
     async def _join_new(self, nwid: int) -> None:
-        await asyncio.wrap_future(self._home.keep_network(nwid, b""))
+        await asyncio.wrap_future(self._home.keep_network(nwid, NO_CONFIG))
         self._vl2.join(nwid, time.monotonic())
 
     async def leave(self, nwid: int) -> None:
