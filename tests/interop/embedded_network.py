@@ -29,9 +29,9 @@ from ztnode import worldtool
 from ztnode.controller.controller import Controller
 from ztnode.controller.documents import render_member
 from ztnode.controller.errors import ControllerError
-from ztnode.controller.multicast import MulticastHub
 from ztnode.vl1.config import Vl1Config
 from ztnode.vl1.node import Vl1
+from ztnode.vl2.switch import Vl2
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import World
 
@@ -68,7 +68,8 @@ class EmbeddedNetwork(asyncio.DatagramProtocol):
             str(path.relative_to(state)): path.read_bytes() for path in (state / "controller.d").rglob("*.json")
         }
         self.controller = Controller(self.vl1, identity, random=os.urandom, documents=documents)
-        self.hub = MulticastHub(self.vl1, random=os.urandom, now=now, admits=lambda nwid, address: True)
+        # Joins nothing, but keeps the members' multicast subscriptions, as every root does.
+        self.vl2 = Vl2(self.vl1, identity, random=os.urandom, now=now, wall=wall(), upstream=True, controller=True)
         self.transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -84,7 +85,7 @@ class EmbeddedNetwork(asyncio.DatagramProtocol):
         messages = self.vl1.messages()
         if messages:
             self.controller.receive(messages, now, wall())
-            self.hub.receive(messages, now)
+            self.vl2.receive(messages, now)
         self.settle()
 
     def settle(self) -> None:
@@ -105,7 +106,7 @@ class EmbeddedNetwork(asyncio.DatagramProtocol):
                     self.transport.sendto(datagram, endpoint)
         if self._timer is not None:
             self._timer.cancel()
-        timers = (self.vl1.next_timer(), self.controller.next_timer(), self.hub.next_timer())
+        timers = (self.vl1.next_timer(), self.controller.next_timer(), self.vl2.next_timer())
         due = min(timer for timer in timers if timer is not None)
         self._timer = asyncio.get_running_loop().call_later(max(0.001, due - now), self._wake)
 
@@ -114,7 +115,7 @@ class EmbeddedNetwork(asyncio.DatagramProtocol):
         now = time.monotonic()
         self.vl1.handle_timer(now)
         self.controller.handle_timer(now, wall())
-        self.hub.handle_timer(now)
+        self.vl2.handle_timer(now)
         self.settle()
 
     def obey(self, command: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class EmbeddedNetwork(asyncio.DatagramProtocol):
                     "event": "counters",
                     "vl1": dict(self.vl1.counters),
                     "controller": dict(self.controller.counters),
-                    "hub": dict(self.hub.counters),
+                    "vl2": dict(self.vl2.counters),
                 }
             case other:
                 return {"event": "error", "reason": f"no such command: {other}"}
