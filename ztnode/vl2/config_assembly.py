@@ -25,7 +25,8 @@ class ConfigAssembler:
     def has(self, chunk: ConfigChunk) -> bool:
         """True for a chunk that is here already or belongs to a complete update: it need not be looked at again, and
         must not be passed on again, or it would run around the network for ever."""
-        return chunk.update_id in self._complete or self._updates.get(chunk.update_id, {}).get(chunk.index) == chunk.data
+        parts = self._updates.get(chunk.update_id, {})
+        return chunk.update_id in self._complete or parts.get(chunk.index) == chunk.data
 
     def add(self, chunk: ConfigChunk) -> bytes | None:
         """Take a chunk; the whole dictionary once nothing is missing, else None."""

@@ -30,11 +30,16 @@ RETRY_DELAYS: Final = (0.4, 1.1, 2.0, 4.0, 8.0)
 """Seconds to wait for an answer, the last one again and again. Controllers ignore a request within a second of one that
 they answer, so the second try helps if the first was lost on the way there, the third if the answer was."""
 _POLL_INTERVALS: Final = {
-    NetworkStatus.WAITING_FOR_AUTHORISATION: 10.0,
-    NetworkStatus.AUTHENTICATION_REQUIRED: 10.0,
-    NetworkStatus.NOT_FOUND: 30.0,
+    NetworkStatus.WAITING_FOR_AUTHORISATION: (2.0, 10.0),
+    NetworkStatus.AUTHENTICATION_REQUIRED: (2.0, 10.0),
+    NetworkStatus.NOT_FOUND: (5.0, 30.0),
 }
-"""Seconds between requests that are denied. An authorisation is also pushed by the controller."""
+"""Seconds between requests that are denied: while somebody may be watching, and later. Controllers do not push the
+configuration to a member that they have never admitted."""
+_WATCHED: Final = 300.0
+"""Seconds after the first refusal during which somebody may be watching."""
+_QUEUED: Final = 3.0
+"""Seconds for which VL1 keeps a request while it has no way to send it; a lower bound."""
 _REFUSALS: Final = {
     ERROR_OBJ_NOT_FOUND: NetworkStatus.NOT_FOUND,
     ERROR_UNSUPPORTED_OPERATION: NetworkStatus.NOT_FOUND,
@@ -53,11 +58,14 @@ class ConfigClient:
         self.next_request = now
         self._assembler = ConfigAssembler()
         self._tries = 0
+        self._requested_at = float("-inf")
+        self._refused_since = float("inf")
         self._ids: deque[int] = deque(maxlen=16)
 
     def requested(self, packet_id: int, now: float) -> None:
         """A request has gone out."""
         self._ids.append(packet_id)
+        self._requested_at = now
         self.next_request = now + RETRY_DELAYS[min(self._tries, len(RETRY_DELAYS) - 1)]
         self._tries += 1
 
@@ -66,10 +74,16 @@ class ConfigClient:
         self._tries = 0
         self.next_request = now
 
+    def went_online(self, now: float) -> None:
+        """Roots can be reached (again): ask, unless a request is about to leave anyway."""
+        if now - self._requested_at >= _QUEUED:
+            self.ask_again(now)
+
     def settled(self, now: float) -> None:
         """There is a valid configuration, as of now."""
         self.refusal = None
         self.sso = SingleSignOn()
+        self._refused_since = float("inf")
         self._tries = 0
         self.next_request = now + REFRESH_INTERVAL
 
@@ -83,7 +97,10 @@ class ConfigClient:
         self.sso = decode_auth_info(details) if login else SingleSignOn()
         self.refusal = status
         self._tries = 0
-        self.next_request = now + _POLL_INTERVALS[status]
+        if self._refused_since == float("inf"):
+            self._refused_since = now
+        watched, later = _POLL_INTERVALS[status]
+        self.next_request = now + (watched if now - self._refused_since < _WATCHED else later)
         return True
 
     def has(self, chunk: ConfigChunk) -> bool:

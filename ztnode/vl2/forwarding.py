@@ -367,7 +367,9 @@ class Forwarding:
 
     # Rules
 
-    def _flow(self, config: NetworkConfig, inbound: bool, remote: int, source: int, destination: int, kind: int) -> Flow:
+    def _flow(
+        self, config: NetworkConfig, inbound: bool, remote: int, source: int, destination: int, ethertype: int
+    ) -> Flow:
         own = self._core.address
         membership = self._members.membership(remote) if remote else None
         return Flow(
@@ -377,7 +379,7 @@ class Forwarding:
             destination=own if inbound else remote,
             source_mac=source,
             destination_mac=destination,
-            ethertype=kind,
+            ethertype=ethertype,
             local_tags={tag.id: tag.value for tag in config.tags},
             tag=_tags_of(config, membership),
             owns=_ownership_of(config, membership if inbound else None, inbound),

@@ -154,7 +154,7 @@ class Network:
     def went_online(self, now: float) -> None:
         """Roots can be reached (again): what was said to them before may be lost."""
         if not is_adhoc(self.nwid):
-            self._client.ask_again(now)
+            self._client.went_online(now)
         if self.config is not None:
             self.multicaster.next_announcement = now
 
@@ -188,8 +188,10 @@ class Network:
     def provide_config(self, data: bytes | None, now: float) -> None:
         """The answer of a controller in this very node: None is "not authorised". Raises WireError."""
         if data is None:
+            before = self.snapshot()
             self._client.refusal = NetworkStatus.WAITING_FOR_AUTHORISATION
             self._close(now)
+            self._report_change(before)
             return
         config = NetworkConfig.decode(data)
         if not self._is_for_us(config):
@@ -204,8 +206,7 @@ class Network:
         if config != self.config:
             self._core.events.append(ConfigStored(self.nwid, config.encode()))
             self._apply(config, now)
-        if self.snapshot() != before:
-            self._core.events.append(NetworkChanged(self.nwid))
+        self._report_change(before)
 
     def _apply(self, config: NetworkConfig, now: float) -> None:
         self.config = config
@@ -227,6 +228,9 @@ class Network:
             self.forwarding.drop("drop_unexpected_error")
             return
         self._close(now)
+        self._report_change(before)
+
+    def _report_change(self, before: NetworkSnapshot) -> None:
         if self.snapshot() != before:
             self._core.events.append(NetworkChanged(self.nwid))
 
@@ -238,7 +242,7 @@ class Network:
         self._from_cache = False
         self.forwarding.configure(None)
         self.multicaster.configure(None, now)
-        self._core.events += (ConfigStored(self.nwid, _NO_CONFIG), NetworkChanged(self.nwid))
+        self._core.events.append(ConfigStored(self.nwid, _NO_CONFIG))
 
     # Members
 

@@ -149,10 +149,12 @@ class Filter:
                 state.skip_drop = False
             elif kind == _T.ACTION_BREAK:
                 return _PLAIN[NO_MATCH]
-            elif isinstance(forward, wire.Forward) and forward.address not in (flow.source, flow.destination):
+            elif isinstance(forward, wire.Forward) and forward.address != flow.source:
                 if forward.address == flow.local:
                     if flow.inbound:
                         return Outcome(SUPER_ACCEPT, copy)
+                elif forward.address == flow.destination:
+                    pass
                 elif kind == _T.ACTION_REDIRECT:
                     return Outcome(REDIRECT, copy, forward.address)
                 else:
