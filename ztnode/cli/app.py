@@ -36,6 +36,10 @@ PIPE_CLOSED = 141
 """Exit code when the reader of our output went away: 128 and the number of SIGPIPE."""
 
 
+class OutputClosed(Exception):
+    """What reads our output wants no more of it."""
+
+
 class Commands(click.Group):
     """A group that imports a command's module only when the command is asked for."""
 
@@ -52,6 +56,15 @@ class Commands(click.Group):
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """See click.Group. click would take a BrokenPipeError for exit code 1."""
+        try:
+            result: object = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            raise OutputClosed from None
 
 
 @click.group(
@@ -71,9 +84,9 @@ def cli() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code."""
     try:
-        result = cli.main(args=list(arguments), prog_name="ztnode", standalone_mode=False)
-        sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        # With standalone_mode off, click gives an exit code for --help and --version, and what the command returned
+        # (None) otherwise.
+        return cli.main(args=list(arguments), prog_name="ztnode", standalone_mode=False) or 0
     except BaseException as error:
         return _report(error)
 
@@ -99,7 +112,7 @@ def _report(error: BaseException) -> int:
         case click.ClickException():
             _complain(f"ztnode: {_sentence(error.format_message())}")
             return error.exit_code
-        case BrokenPipeError():
+        case OutputClosed():
             # Python would complain once more when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return PIPE_CLOSED

@@ -61,10 +61,11 @@ class Url(click.ParamType[SplitResult]):
 
 
 @click.command(
+    short_help="Make one HTTP request over the overlay.",
     epilog=example(
         "ztnode call http://10.121.15.99:5380/",
         "ztnode call -X PUT -H 'Content-Type: application/json' -d @state.json http://10.121.15.99:5380/api",
-    )
+    ),
 )
 @click.argument("url", type=Url())
 @click.option("-X", "--request", "method", metavar="METHOD", help="The method. [default: GET, or POST with -d]")
@@ -82,6 +83,7 @@ class Url(click.ParamType[SplitResult]):
 @click.option(
     "--timeout",
     type=SECONDS,
+    metavar="S",
     default=30.0,
     show_default=True,
     help="Seconds for each step.",

@@ -12,7 +12,8 @@ from ztnode.cli.common import NWID, SECONDS, Failure, Progress, example, node_op
 
 
 @click.command(
-    epilog=example("ztnode capture 9ad07d01093a69e3 wire.pcapng", "ztnode capture 9ad07d01093a69e3 - | tshark -r -")
+    short_help="Write a network's frames to a file for Wireshark.",
+    epilog=example("ztnode capture 9ad07d01093a69e3 wire.pcapng", "ztnode capture 9ad07d01093a69e3 - | tshark -r -"),
 )
 @click.argument("nwid", type=NWID)
 @click.argument("file", metavar="FILE.pcapng", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))

@@ -45,7 +45,10 @@ class HostAndPort(click.ParamType[Address]):
         return host, int(port)
 
 
-@click.command(epilog=example("ztnode forward 8080 10.121.15.99:5380", "curl http://127.0.0.1:8080/"))
+@click.command(
+    short_help="Carry a local port over the overlay.",
+    epilog=example("ztnode forward 8080 10.121.15.99:5380", "curl http://127.0.0.1:8080/"),
+)
 @click.argument("local", metavar="[HOST:]PORT", type=HostAndPort("127.0.0.1"))
 @click.argument("remote", metavar="IP:PORT", type=HostAndPort(None, numeric=True))
 @node_option
@@ -60,7 +63,7 @@ def forward(node: ztclient.Node, local: Address, remote: Address) -> None:
             _start(near, lambda: node.create_connection(remote), remote)
 
 
-@click.command(epilog=example("ztnode expose 80 127.0.0.1:8000"))
+@click.command(short_help="Offer a local server on the overlay.", epilog=example("ztnode expose 80 127.0.0.1:8000"))
 @click.argument("overlay", metavar="[IP:]PORT", type=HostAndPort("", numeric=True))
 @click.argument("local", metavar="HOST:PORT", type=HostAndPort(None))
 @node_option

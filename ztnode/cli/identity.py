@@ -19,7 +19,10 @@ def identity() -> None:
     """Make, show and check ZeroTier identities."""
 
 
-@identity.command(epilog=example("ztnode identity new --output ./st/zerotier", "ztnode identity new > identity.secret"))
+@identity.command(
+    short_help="Make a new identity.",
+    epilog=example("ztnode identity new --output ./st/zerotier", "ztnode identity new > identity.secret"),
+)
 @click.option("--output", type=DIRECTORY, metavar="DIR", help="Write DIR/identity.secret and DIR/identity.public.")
 @json_option
 def new(output: Path | None, as_json: bool) -> None:
@@ -44,7 +47,7 @@ def new(output: Path | None, as_json: bool) -> None:
         click.echo(f"{made.address:010x}")
 
 
-@identity.command(epilog=example("ztnode identity show ./st/zerotier/identity.secret"))
+@identity.command(short_help="Show an identity.", epilog=example("ztnode identity show ./st/zerotier/identity.secret"))
 @click.argument("source", metavar="FILE|TEXT")
 @json_option
 def show(source: str, as_json: bool) -> None:
@@ -62,7 +65,9 @@ def show(source: str, as_json: bool) -> None:
         )
 
 
-@identity.command(epilog=example("ztnode identity validate ./st/zerotier/identity.public"))
+@identity.command(
+    short_help="Check an identity.", epilog=example("ztnode identity validate ./st/zerotier/identity.public")
+)
 @click.argument("source", metavar="FILE|TEXT")
 @json_option
 def validate(source: str, as_json: bool) -> None:

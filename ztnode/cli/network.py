@@ -21,7 +21,7 @@ from ztnode.cli.common import (
 )
 
 
-@click.command(epilog=example("ztnode join 9ad07d01093a69e3 --wait 60"))
+@click.command(short_help="Join a network.", epilog=example("ztnode join 9ad07d01093a69e3 --wait 60"))
 @click.argument("nwid", type=NWID)
 @click.option(
     "--wait",
@@ -44,7 +44,7 @@ def join(node: ztclient.Node, nwid: str, wait: float | None, as_json: bool) -> N
         _print_network(network)
 
 
-@click.command(epilog=example("ztnode leave 9ad07d01093a69e3"))
+@click.command(short_help="Leave a network.", epilog=example("ztnode leave 9ad07d01093a69e3"))
 @click.argument("nwid", type=NWID)
 @node_option
 def leave(node: ztclient.Node, nwid: str) -> None:
@@ -52,7 +52,10 @@ def leave(node: ztclient.Node, nwid: str) -> None:
     node.leave(nwid)
 
 
-@click.command(epilog=example("ztnode networks", "ztnode networks --json | jq -r '.[].nwid'"))
+@click.command(
+    short_help="List the joined networks.",
+    epilog=example("ztnode networks", "ztnode networks --json | jq -r '.[].nwid'"),
+)
 @json_option
 @node_option
 def networks(node: ztclient.Node, as_json: bool) -> None:
@@ -78,7 +81,7 @@ def networks(node: ztclient.Node, as_json: bool) -> None:
     )
 
 
-@click.command(epilog=example("ztnode ips 9ad07d01093a69e3"))
+@click.command(short_help="Print this node's managed IPs.", epilog=example("ztnode ips 9ad07d01093a69e3"))
 @click.argument("nwid", type=NWID, required=False)
 @json_option
 @node_option
@@ -94,7 +97,7 @@ def ips(node: ztclient.Node, nwid: str | None, as_json: bool) -> None:
         raise Failure("there is no managed IP yet: see ztnode networks")
 
 
-@click.command(epilog=example("ztnode peers"))
+@click.command(short_help="List the ZeroTier peers.", epilog=example("ztnode peers"))
 @json_option
 @node_option
 def peers(node: ztclient.Node, as_json: bool) -> None:
@@ -120,7 +123,7 @@ def peers(node: ztclient.Node, as_json: bool) -> None:
     )
 
 
-@click.command(epilog=example("ztnode status", "ztnode status --json | jq .online"))
+@click.command(short_help="Show the node.", epilog=example("ztnode status", "ztnode status --json | jq .online"))
 @json_option
 @node_option
 def status(node: ztclient.Node, as_json: bool) -> None:

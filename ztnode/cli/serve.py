@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Run a node.",
     epilog=example(
         "ztnode serve --state ./st --join 9ad07d01093a69e3",
         "ztnode serve --state ./st --listen 127.0.0.1:7447",
-    )
+    ),
 )
 @click.option(
     "--state",

@@ -22,9 +22,10 @@ def world() -> None:
 
 
 @world.command(
+    short_help="Make or update a planet.",
     epilog=example(
         "ztnode world create planet --secret planet.secret --root root/zerotier/identity.public@203.0.113.7/9993"
-    )
+    ),
 )
 @click.argument("file", type=FILE)
 @click.option(
@@ -75,7 +76,7 @@ def create(
     _print(planet, as_json)
 
 
-@world.command(epilog=example("ztnode world show ./st/zerotier/planet --json"))
+@world.command(short_help="Show a planet or moon.", epilog=example("ztnode world show ./st/zerotier/planet --json"))
 @click.argument("file", type=EXISTING_FILE)
 @json_option
 def show(file: Path, as_json: bool) -> None:
