@@ -11,7 +11,7 @@ from ztnode.vl1.events import IdentityCollision
 from ztnode.vl1.fragments import MAX_FROM_PEERS, MAX_FROM_STRANGERS
 from ztnode.vl1.node import Vl1
 from ztnode.vl1.whois import MAX_INCOMING, MAX_STRANGERS
-from ztnode.wire import packet
+from ztnode.wire import c25519, packet
 from ztnode.wire.hello import Hello, Version, WorldVersion, build_hello
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
@@ -61,8 +61,6 @@ def hello_from(sender: Identity, receiver: Identity, packet_id: int = 8, protoco
 
 def made_up(count: int) -> list[Identity]:
     """Identities with real keys and addresses that do not belong to them."""
-    from ztnode.wire import c25519
-
     source = random.Random(5)
     identities = []
     for number in range(count):
@@ -261,8 +259,6 @@ def test_leaf_hashes_where_no_root_helps() -> None:
 def test_colliding_identity_is_told_so() -> None:
     network = Network()
     root, one, _ = pair(network)
-    from ztnode.wire import c25519
-
     secret = random.Random(9).randbytes(c25519.SECRET_LENGTH)
     impostor = Identity(one.address, c25519.derive_public(secret), secret)
     network.inject(hello_from(impostor, root.vl1.identity), ("192.0.2.9", 7), root.endpoint)

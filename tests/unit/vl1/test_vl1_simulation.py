@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 from vl1_network import IDENTITIES, SIGNER, Host, Nat, Network, planet, triangle
 
@@ -347,8 +349,6 @@ def test_trusted_peers_are_told_our_endpoints() -> None:
 
 
 def test_avoided_networks_make_no_paths() -> None:
-    from ipaddress import ip_network
-
     network = Network()
     _, one, two = triangle(network)
     one.vl1.avoid_networks([ip_network("203.0.113.3/32")])
