@@ -120,6 +120,8 @@ class Stack:
         except ValueError:
             port.configure(before)
             raise
+        for address in old_addresses - port.addresses:
+            self.tcp.address_removed(index, address, now)
         self._reroute()
         self._announce(port, port.addresses if port.mac != old_mac else port.addresses - old_addresses)
 

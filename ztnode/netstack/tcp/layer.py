@@ -317,11 +317,15 @@ class TcpLayer:
         """Everything that is due: retransmission, delayed ACKs, probes, TIME-WAIT."""
         self.now = now
         heap = self._heap
+        due: list[TcpConnection] = []
         while heap and heap[0][0] <= now:
             at, _, connection = heapq.heappop(heap)
             if connection.deadline_pushed != at:
                 continue  # superseded
             connection.deadline_pushed = None
+            due.append(connection)
+        # Scheduled after the heap was swept: a deadline that only the flush moves would come up for ever otherwise.
+        for connection in due:
             connection.handle_timer(now)
             self._schedule(connection)
         if self._time_wait:
