@@ -210,6 +210,11 @@ class Controller:
             raise KeyError(address)
         return member
 
+    def count_members(self, nwid: int) -> tuple[int, int]:
+        """(all members, the authorised ones) of a network. KeyError if there is none."""
+        members = self._database.members(nwid)
+        return len(members), sum(member.authorized for member in members)
+
     def authorises(self, nwid: int, address: int) -> bool:
         """Whether a node is an authorised member of a network of ours."""
         member = self._database.member(nwid, address)

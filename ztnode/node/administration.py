@@ -1,0 +1,155 @@
+"""The controller as the control plane sees it: acts on it with the clocks read, lets the node send what follows from
+that, and tells watchers what changed. Glue alone; what the settings mean is the controller's business."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
+
+from ztnode.controller.addresses import managed_addresses
+from ztnode.controller.controller import (
+    ONLINE_SECONDS,
+    Controller,
+    ControllerEvent,
+    MemberChanged,
+    NetworkChanged,
+)
+from ztnode.controller.documents import Member, Network
+
+
+class Administration:
+    """Reads raise KeyError for an unknown network or member; changes also ControllerError for a bad setting. All
+    methods run on the node's event loop."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        settle: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        """``settle`` has the node keep and send what the controller has left behind; it should call ``publish``.
+        ``clock`` gives monotonic seconds, ``wall`` Unix milliseconds."""
+        self._controller = controller
+        self._settle = settle
+        self._clock = clock
+        self._wall = wall
+        self._readers: dict[asyncio.Event, dict[tuple[int, int | None], ControllerEvent]] = {}
+        self._closed = False
+
+    # Reading
+
+    def networks(self) -> list[Network]:
+        """All networks by id."""
+        return self._controller.networks()
+
+    def network(self, nwid: int) -> Network:
+        """One network."""
+        return self._controller.network(nwid)
+
+    def members(self, nwid: int) -> list[Member]:
+        """All members by address."""
+        return self._controller.members(nwid)
+
+    def member(self, nwid: int, address: int) -> Member:
+        """One member."""
+        return self._controller.member(nwid, address)
+
+    def count_members(self, nwid: int) -> tuple[int, int]:
+        """(all members, the authorised ones) of a network."""
+        return self._controller.count_members(nwid)
+
+    def managed_addresses(self, member: Member) -> tuple[str, ...]:
+        """What the member's configuration names, CIDR."""
+        network = self._controller.network(member.nwid)
+        return tuple(str(address) for address in managed_addresses(network, member))
+
+    def last_seen_age(self, member: Member) -> float | None:
+        """Seconds since the member last asked; None: not since this process started."""
+        seen = self._controller.last_seen(member.nwid, member.address)
+        return None if seen is None else self._clock() - seen
+
+    def is_online(self, member: Member) -> bool:
+        """Whether it asked within the last two refresh periods."""
+        age = self.last_seen_age(member)
+        return age is not None and age < ONLINE_SECONDS
+
+    # Changing
+
+    def create_network(self, settings: Mapping[str, Any], nwid: int | None = None) -> Network:
+        """A new network; ``settings`` in the words of ``controller.documents``."""
+        network = self._controller.create_network(settings, self._clock(), self._wall(), nwid=nwid)
+        self._settle()
+        return network
+
+    def update_network(self, nwid: int, settings: Mapping[str, Any]) -> Network:
+        """Change a network's settings."""
+        network = self._controller.update_network(nwid, settings, self._clock(), self._wall())
+        self._settle()
+        return network
+
+    def delete_network(self, nwid: int) -> None:
+        """Delete a network with its members."""
+        self._controller.delete_network(nwid, self._clock(), self._wall())
+        self._settle()
+
+    def update_member(self, nwid: int, address: int, settings: Mapping[str, Any]) -> Member:
+        """Change a member's settings, ``authorized`` among them."""
+        member = self._controller.update_member(nwid, address, settings, self._clock(), self._wall())
+        self._settle()
+        return member
+
+    def delete_member(self, nwid: int, address: int) -> None:
+        """Forget a member."""
+        self._controller.delete_member(nwid, address, self._clock(), self._wall())
+        self._settle()
+
+    # Watching
+
+    def publish(self) -> None:
+        """Tell the watchers what has changed since the last call; the node calls this whenever it handles events."""
+        events = self._controller.events()
+        for wake, pending in self._readers.items():
+            for event in events:
+                _replace(pending, event)
+            if pending:
+                wake.set()
+
+    async def watch(self, nwid: int | None = None) -> AsyncGenerator[ControllerEvent, None]:
+        """Everything as it is now, then each change, on one network or on all; KeyError if that does not exist. A
+        reader has one place for each network and member: what it did not take in time gives way to what is newer."""
+        wake = asyncio.Event()
+        pending = self._readers[wake] = {}
+        for network in self.networks() if nwid is None else [self.network(nwid)]:
+            _replace(pending, NetworkChanged(network.nwid, network))
+            for member in self.members(network.nwid):
+                _replace(pending, MemberChanged(network.nwid, member.address, member))
+        try:
+            while not self._closed:
+                while pending:
+                    event = pending.pop(next(iter(pending)))
+                    if nwid is None or event.nwid == nwid:
+                        yield event
+                wake.clear()
+                await wake.wait()
+        finally:
+            del self._readers[wake]
+
+    def close(self) -> None:
+        """End all watches."""
+        self._closed = True
+        for wake in self._readers:
+            wake.set()
+
+
+def _replace(pending: dict[tuple[int, int | None], ControllerEvent], event: ControllerEvent) -> None:
+    """Put an event last in line, in place of an older one about the same thing."""
+    if isinstance(event, NetworkChanged) and event.network is None:
+        for key in [key for key in pending if key[0] == event.nwid]:
+            del pending[key]
+    key = (event.nwid, event.address if isinstance(event, MemberChanged) else None)
+    pending.pop(key, None)
+    pending[key] = event
