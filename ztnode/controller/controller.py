@@ -34,11 +34,13 @@ from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import (
     ERROR_NETWORK_ACCESS_DENIED,
     ERROR_OBJ_NOT_FOUND,
+    VERB_ERROR,
     VERB_NETWORK_CONFIG,
     VERB_NETWORK_CONFIG_REQUEST,
     VERB_NETWORK_CREDENTIALS,
 )
 from ztnode.wire.reader import Buffer
+from ztnode.wire.reply import build_error
 from ztnode.wire.revocation import FLAG_FAST_PROPAGATE, Revocation
 
 ONLINE_SECONDS: Final = 120.0
@@ -137,6 +139,15 @@ class Controller:
                     self._request(peer, packet_id, payload, now, wall)
                 except WireError:
                     self.counters["drop_malformed_request"] += 1
+
+    def local_config(self, request: ConfigRequest, now: float, wall: int) -> bytes | None:
+        """The encoded configuration of this very node, which joined a network that it controls; None if it may not, or
+        if there is no such network. Changes are pushed to it as to any other member: ``Vl1`` hands back what a node
+        sends to itself."""
+        if controller_of(request.network_id) != self._identity.address:
+            return None
+        admitted = self._admit(self._identity.without_secret(), request, 0, now, wall)
+        return None if isinstance(admitted, int) else self._configuration(admitted, wall)
 
     def handle_timer(self, now: float, wall: int) -> None:
         """Send the next of the pushes that wait."""
@@ -272,24 +283,33 @@ class Controller:
         if controller_of(nwid) != self._identity.address:
             self.counters["drop_request_for_other_controller"] += 1
             return
-        network = self._database.network(nwid)
-        known = self._database.member(nwid, address)
-        if not self._may_ask(nwid, address, known is not None, now):
+        if not self._may_ask(nwid, address, now):
             self.counters["drop_request_too_soon"] += 1
             return
-        if network is None:
-            self._refuse(peer, packet_id, nwid, ERROR_OBJ_NOT_FOUND, now)
+        admitted = self._admit(peer.identity, request, packet_id, now, wall)
+        if isinstance(admitted, int):
+            self._refuse(nwid, address, packet_id, admitted, now)
             return
+        for chunk in self._chunks(admitted, wall):
+            self._vl1.reply_ok(peer, VERB_NETWORK_CONFIG_REQUEST, packet_id, chunk, now)
+        self.counters["configurations_answered"] += 1
+
+    def _admit(self, identity: Identity, request: ConfigRequest, packet_id: int, now: float, wall: int) -> Member | int:
+        """Note that somebody asks for a configuration: the member, ready to get one, or the code of the ERROR that it
+        gets in place of it."""
+        nwid, address = request.network_id, identity.address
+        network = self._database.network(nwid)
+        if network is None:
+            return ERROR_OBJ_NOT_FOUND
+        known = self._database.member(nwid, address)
         # A known address with another key is a collision or an impostor: neither may enter on the member's behalf.
-        text = peer.identity.to_text()
+        text = identity.to_text()
         if known is not None and known.identity and known.identity != text:
             self.counters["drop_request_other_identity"] += 1
-            self._refuse(peer, packet_id, nwid, ERROR_NETWORK_ACCESS_DENIED, now)
-            return
+            return ERROR_NETWORK_ACCESS_DENIED
         if known is None and not self._room_for_another(network):
             self.counters["drop_request_network_full"] += 1
-            self._refuse(peer, packet_id, nwid, ERROR_NETWORK_ACCESS_DENIED, now)
-            return
+            return ERROR_NETWORK_ACCESS_DENIED
         before = known or Member(nwid, address, creation_time=wall)
         member = before if before.identity else replace(before, identity=text)
         contact = self._contacts.setdefault((nwid, address), _Contact())
@@ -301,21 +321,16 @@ class Controller:
             member = replace(member, authorized=True, last_authorized_time=wall, authorized_by="public")
         if not member.authorized:
             self._put_member(member, before)
-            self._refuse(peer, packet_id, nwid, ERROR_NETWORK_ACCESS_DENIED, now)
-            return
+            return ERROR_NETWORK_ACCESS_DENIED
         version = _version(contact.metadata)
         if member.version != version:
             member = replace(member, version=version)
-        member = self._equip(network, member, new=known is None)
-        self._put_member(member, before)
-        for chunk in self._configuration(network, member, peer.identity, contact.metadata, wall):
-            self._vl1.reply_ok(peer, VERB_NETWORK_CONFIG_REQUEST, packet_id, chunk, now)
-        self.counters["configurations_answered"] += 1
+        return self._put_member(self._equip(network, member, new=known is None), before)
 
-    def _may_ask(self, nwid: int, address: int, known: bool, now: float) -> bool:
+    def _may_ask(self, nwid: int, address: int, now: float) -> bool:
         """The gate that bounds how often one node gets an answer about one network."""
         key = (nwid, address)
-        if known and key in self._contacts:
+        if key in self._contacts:
             return now - self._contacts[key].last_request >= self._limits.min_request_interval
         last = self._strangers.get(key)
         if last is not None and now - last < self._limits.min_request_interval:
@@ -342,8 +357,9 @@ class Controller:
         contact = self._contacts.get((nwid, address))
         return float("-inf") if contact is None else contact.last_request
 
-    def _refuse(self, peer: Peer, packet_id: int, nwid: int, code: int, now: float) -> None:
-        self._vl1.reply_error(peer, VERB_NETWORK_CONFIG_REQUEST, packet_id, code, nwid.to_bytes(8, "big"), now)
+    def _refuse(self, nwid: int, address: int, packet_id: int, code: int, now: float) -> None:
+        error = build_error(VERB_NETWORK_CONFIG_REQUEST, packet_id, code, nwid.to_bytes(8, "big"))
+        self._vl1.send(address, VERB_ERROR, error[1:], now)
         self.counters["requests_refused"] += 1
 
     # What a member gets
@@ -353,15 +369,20 @@ class Controller:
         member = grant_defaults(network, member, new=new)
         return assign(network, member, self._database.taken(network.nwid), self._random)
 
-    def _configuration(
-        self, network: Network, member: Member, identity: Identity, metadata: RequestMetadata, wall: int
-    ) -> Iterator[bytes]:
-        """The payloads that carry the member's configuration."""
-        bridges = self._database.bridges(network.nwid)
+    def _configuration(self, member: Member, wall: int) -> bytes:
+        """The signed configuration of an authorised member that has asked before, encoded."""
+        network = self._database.network(member.nwid)
+        assert network is not None
+        metadata = self._contacts[member.nwid, member.address].metadata
+        identity, bridges = Identity.from_text(member.identity), self._database.bridges(member.nwid)
         config = issue(network, member, identity, self._identity, metadata, bridges, wall)
-        data = config.encode(legacy=metadata.config_version < LEGACY_CONFIG_VERSION)
+        return config.encode(legacy=metadata.config_version < LEGACY_CONFIG_VERSION)
+
+    def _chunks(self, member: Member, wall: int) -> Iterator[bytes]:
+        """The payloads that carry the member's configuration."""
         update_id = int.from_bytes(self._random(8), "big") or 1
-        return (chunk.encode() for chunk in split_config(network.nwid, data, update_id, self._identity))
+        data = self._configuration(member, wall)
+        return (chunk.encode() for chunk in split_config(member.nwid, data, update_id, self._identity))
 
     # Changes and whom they concern
 
@@ -405,9 +426,9 @@ class Controller:
 
     def _tell(self, nwid: int, address: int, code: int, now: float) -> None:
         """Answer a member's last request once more, now with an error."""
-        contact, peer = self._contacts.get((nwid, address)), self._vl1.peer(address)
-        if contact is not None and peer is not None and self._is_online(nwid, address, now):
-            self._refuse(peer, contact.packet_id, nwid, code, now)
+        contact = self._contacts.get((nwid, address))
+        if contact is not None and self._is_online(nwid, address, now):
+            self._refuse(nwid, address, contact.packet_id, code, now)
 
     def _is_online(self, nwid: int, address: int, now: float) -> bool:
         return now - self._heard(nwid, address) < ONLINE_SECONDS
@@ -428,14 +449,12 @@ class Controller:
     def _push(self, nwid: int, address: int, now: float, wall: int) -> bool:
         """Send a member its configuration unasked; False if it is not there to get it."""
         network, before = self._database.network(nwid), self._database.member(nwid, address)
-        contact = self._contacts.get((nwid, address))
-        if network is None or before is None or contact is None:
+        if network is None or before is None:
             return False
         if not before.authorized or not self._is_online(nwid, address, now):
             return False
         member = self._put_member(self._equip(network, before, new=False), before)
-        identity = Identity.from_text(member.identity)
-        for chunk in self._configuration(network, member, identity, contact.metadata, wall):
+        for chunk in self._chunks(member, wall):
             self._vl1.send(address, VERB_NETWORK_CONFIG, chunk, now, compress=True)
         self.counters["configurations_pushed"] += 1
         return True

@@ -68,17 +68,17 @@ class FakeVl1:
         return SimpleNamespace(address=address, identity=identity(address).without_secret())
 
     def send(self, address: int, verb: int, payload: bytes, now: float, *, compress: bool = False) -> int:
-        self.sent.append(Sent(address, verb, bytes(payload)))
+        if verb == VERB_ERROR:
+            assert payload[0] == VERB_NETWORK_CONFIG_REQUEST
+            in_re, code = int.from_bytes(payload[1:9], "big"), payload[9]
+            self.sent.append(Sent(address, verb, bytes(payload[10:]), code, in_re))
+        else:
+            self.sent.append(Sent(address, verb, bytes(payload)))
         return len(self.sent)
 
     def reply_ok(self, peer: Any, verb: int, packet_id: int, payload: bytes, now: float) -> int:
         assert verb == VERB_NETWORK_CONFIG_REQUEST
         self.sent.append(Sent(peer.address, VERB_OK, bytes(payload), in_re=packet_id))
-        return len(self.sent)
-
-    def reply_error(self, peer: Any, verb: int, packet_id: int, code: int, payload: bytes, now: float) -> int:
-        assert verb == VERB_NETWORK_CONFIG_REQUEST
-        self.sent.append(Sent(peer.address, VERB_ERROR, bytes(payload), code, packet_id))
         return len(self.sent)
 
     def take(self) -> list[Sent]:
@@ -410,6 +410,20 @@ def test_nonsense_is_counted_and_dropped(bench: Bench) -> None:
         bench.controller.receive([(peer, VERB_NETWORK_CONFIG_REQUEST, 1, payload)], bench.now, bench.wall)
         bench.controller.receive([(peer, 0x1F, 1, payload)], bench.now, bench.wall)
     assert bench.controller.counters["drop_malformed_request"] == 4 and bench.vl1.take() == []
+
+
+def test_the_controller_may_be_a_member_itself(bench: Bench) -> None:
+    nwid, own = bench.network(), CONTROLLER.address
+    request = ConfigRequest(nwid, RequestMetadata().to_dictionary())
+    assert bench.controller.local_config(request, bench.now, bench.wall) is None
+    bench.authorise(nwid, own)
+    assert {(item.address, item.verb) for item in bench.vl1.take()} == {(own, VERB_NETWORK_CONFIG)}
+    data = bench.controller.local_config(request, bench.now, bench.wall)
+    assert data is not None and NetworkConfig.decode(data).issued_to == own
+    bench.controller.update_member(nwid, own, {"authorized": False}, bench.now, bench.wall)
+    assert [(item.address, item.code) for item in bench.vl1.take()] == [(own, ERROR_NETWORK_ACCESS_DENIED)]
+    foreign = ConfigRequest(0xFEDCBA9876000001, RequestMetadata().to_dictionary())
+    assert bench.controller.local_config(foreign, bench.now, bench.wall) is None
 
 
 def test_network_ids_belong_to_the_controller(bench: Bench) -> None:
