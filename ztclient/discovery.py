@@ -151,6 +151,17 @@ def _read_entry(path: Path) -> RunningNode | None:
         return None
 
 
+def _in_state(state: str | os.PathLike[str], environ: Mapping[str, str]) -> Address:
+    path = socket_path(state, environ)
+    directory = path.parent
+    if directory == runtime_directory(environ) and directory.exists() and not is_private(directory):
+        raise NodeUnavailableError(
+            errno.EACCES,
+            f"{directory} is not a directory of this user with mode 0700; what listens there is not trusted",
+        )
+    return Address("unix", str(path))
+
+
 def find(
     address: str | None = None,
     state: str | os.PathLike[str] | None = None,
@@ -166,11 +177,11 @@ def find(
     if address is not None:
         return parse_address(address)
     if state is not None:
-        return Address("unix", str(socket_path(state, environ)))
+        return _in_state(state, environ)
     if environ.get("ZTNODE_ADDRESS"):
         return parse_address(environ["ZTNODE_ADDRESS"])
     if environ.get("ZTNODE_STATE"):
-        return Address("unix", str(socket_path(environ["ZTNODE_STATE"], environ)))
+        return _in_state(environ["ZTNODE_STATE"], environ)
     nodes = running_nodes(environ)
     if not nodes:
         raise NodeUnavailableError(

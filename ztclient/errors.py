@@ -73,7 +73,7 @@ def _by_status(code: grpc.StatusCode, reason: str, address: str) -> Exception:
             cause = _first_line(reason).rpartition("error: ")[2]
             return NodeUnavailableError(errno.ECONNREFUSED, f"no node answers at {address} ({cause}): is it running?")
         case grpc.StatusCode.CANCELLED:
-            return Error(errno.ECANCELED, "the call was cancelled")
+            return NodeUnavailableError(errno.ECONNRESET, f"the node at {address} is stopping and ended the call")
         case grpc.StatusCode.UNIMPLEMENTED:
             return Error(errno.ENOSYS, f"the node at {address} does not offer this: {_first_line(reason)}")
         case _:

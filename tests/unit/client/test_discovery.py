@@ -125,6 +125,10 @@ def test_a_long_state_directory_gets_a_short_socket(runtime: Path, tmp_path: Pat
     assert path.parent == runtime
     assert path == socket_path(str(long) + "/")
     assert path != socket_path(str(long) + "y")
+    assert find(state=long).target == str(path)
+    runtime.mkdir(mode=0o755)
+    with pytest.raises(NodeUnavailableError, match="not trusted"):
+        find(state=long)
 
 
 def test_the_socket_is_found_through_a_symbolic_link(tmp_path: Path) -> None:

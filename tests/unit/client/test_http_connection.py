@@ -118,6 +118,13 @@ def test_host_with_port_in_one_string(port: int) -> None:
     assert get(connection).startswith(b"GET /")
 
 
+def test_ipv6(running_node: RunningNode, server: Server) -> None:
+    running_node.serve("fd00::99", 80, ("127.0.0.1", server.server_port))
+    connection = ztclient.HTTPConnection("[FD00:0::99]", timeout=5)
+    assert get(connection).startswith(b"GET /")
+    assert running_node.node.dials[-1][:2] == ("fd00::99", 80)
+
+
 def test_keep_alive_uses_one_connection(running_node: RunningNode, port: int) -> None:
     connection = ztclient.HTTPConnection(HOST, port, timeout=5)
     assert get(connection) == get(connection) == get(connection)
