@@ -20,6 +20,7 @@ from ztnode import __version__, plugins
 from ztnode.controller.controller import Controller
 from ztnode.hookspecs import Datagrams, StateStore, Transport
 from ztnode.node import interfaces, snapshots
+from ztnode.node.administration import Administration
 from ztnode.node.api import (
     Handoff,
     JoinState,
@@ -84,6 +85,8 @@ class Node:
         self._vl1 = vl1
         self._vl2 = vl2
         self.controller = controller
+        self.administration = None if controller is None else Administration(controller, self._settle)
+        """What the control plane may do with the controller; None on a node that is none."""
         self._transport = transport
         self._supervisor = Supervisor(options.state, self._frames_from_stack, workers=options.workers)
         self._loop = asyncio.get_running_loop()
@@ -177,6 +180,8 @@ class Node:
             if timer is not None:
                 timer.cancel()
         self._watchers.close()
+        if self.administration is not None:
+            self.administration.close()
         await self._supervisor.stop()
         await self._transport.close()
         await asyncio.to_thread(self._home.close)
@@ -205,7 +210,8 @@ class Node:
 
     def _pump(self, now: float) -> None:
         """Move what each room has for the next until nothing is left, then arm the timer."""
-        if messages := self._vl1.messages():
+        # More than once where this node talks to itself, as a member of a network that it controls.
+        while messages := self._vl1.messages():
             self._vl2.receive(messages, now)
             if self.controller is not None:
                 self.controller.receive(messages, now, wall_clock())
@@ -213,6 +219,10 @@ class Node:
         self._flush(now)
         self._handle_events()
         self._arm(now)
+
+    def _settle(self) -> None:
+        """The controller was told something: keep it, and send what follows from it."""
+        self._pump(time.monotonic())
 
     def _deliver(self) -> None:
         for nwid, frames in self._vl2.frames():
@@ -272,6 +282,8 @@ class Node:
                     self._keep(self._home.keep_moon(moon_id, data), "a moon")
                 case IdentityCollision(root):
                     log.error("root %010x knows another node with our address; remove identity.* to get another", root)
+        if self.administration is not None:
+            self.administration.publish()
         for change in self._vl2.events():
             match change:
                 case NetworkChanged(nwid):
