@@ -27,7 +27,7 @@ class TcpConfig:
     """RFC 1122 allows 0.5; 40 ms is what the Linux kernel uses and what peers' RTO minimums (200 ms) expect."""
     connect_timeout: float = 30.0
     user_timeout: float = 120.0
-    """Unacknowledged data older than this ends the connection with ETIMEDOUT (RFC 9293 section 3.8.3: at least 100 s)."""
+    """Unacknowledged data older than this ends the connection with ETIMEDOUT (RFC 9293 section 3.8.3: at least 100)."""
     fin_wait_2_timeout: float = 60.0
     time_wait: float = 60.0
     time_wait_max: int = 16384

@@ -42,10 +42,12 @@ _PAWS_IDLE = 24 * 86400.0
 _MIN_MSS = 88
 """Less would let a peer make us send headers only (the kernel's floor is of this order)."""
 _SYN_ACK_RETRIES = 5
-_BLACK_HOLE_TIMEOUTS = 2
-_BLACK_HOLE_STEPS = (1400, 1280, 1024, 576)
-_BLACK_HOLE_HOLD = 600.0
-"""RFC 1191 section 6.3: try a larger size again after ten minutes."""
+_BLACK_HOLE_TIMEOUTS = 3
+_BLACK_HOLE_STEPS = (1280, 576)
+_BLACK_HOLE_HOLD = 4.0
+_BLACK_HOLE_HOLD_MAX = 600.0
+"""Seconds until the full size is tried again: heavy loss looks like a black hole, so the first suspicion is short; it
+doubles each time up to RFC 1191 section 6.3's ten minutes."""
 
 
 class TcpConnection:
@@ -64,6 +66,7 @@ class TcpConnection:
         "_misc_at",
         "_mtu_cap",
         "_mtu_cap_until",
+        "_mtu_hold",
         "_peer_mss",
         "_small",
         "_syn_due",
@@ -120,6 +123,7 @@ class TcpConnection:
         self._peer_mss = 536
         self._mtu_cap: int | None = None
         self._mtu_cap_until = 0.0
+        self._mtu_hold = _BLACK_HOLE_HOLD
         self._flow_generation = flow.generation
         mss = self._path_mss()
         self.snd = Sender(iss, writer, rtt, ALGORITHMS[config.congestion](mss), mss)
@@ -494,11 +498,17 @@ class TcpConnection:
         ack = recovery.una + ((ack32 - recovery.una + _HALF) & _MASK) - _HALF
 
         # RFC 7323 section 5.3: PAWS comes before everything else, but a RST may lack or repeat a timestamp.
-        if self.ts_ok and tsval >= 0 and not flags & wire.RST:
-            if (tsval - rcv.ts_recent) & _HALF and now - rcv.ts_recent_at < _PAWS_IDLE:
-                self._layer.count("paws")
+        if (
+            self.ts_ok
+            and tsval >= 0
+            and (tsval - rcv.ts_recent) & _HALF
+            and not flags & wire.RST
+            and now - rcv.ts_recent_at < _PAWS_IDLE
+        ):
+            self._layer.count("paws")
+            if end > seq:  # a pure ACK that another overtook is no reason to answer
                 self._acknowledge_soon(seq, end)
-                return
+            return
         # First: the sequence number.
         if state is State.SYN_RECEIVED and flags & wire.SYN and seq == rcv.irs:
             if flags & _ACK and ack == snd.iss + 1:
@@ -801,7 +811,8 @@ class TcpConnection:
         for step in _BLACK_HOLE_STEPS:
             if floor <= step < mtu:
                 self._mtu_cap = step
-                self._mtu_cap_until = now + _BLACK_HOLE_HOLD
+                self._mtu_cap_until = now + self._mtu_hold
+                self._mtu_hold = min(2 * self._mtu_hold, _BLACK_HOLE_HOLD_MAX)
                 self._layer.count("path_mtu_black_hole")
                 self._set_mss()
                 return
@@ -890,9 +901,8 @@ class TcpConnection:
         rcv, snd = self.rcv, self.snd
         if self._misc_at is not None and self._misc_at <= now and not self._misc_timer(now):
             return
-        if self._syn_due is not None and self._syn_due <= now:
-            if not self._syn_timer(now):
-                return
+        if self._syn_due is not None and self._syn_due <= now and not self._syn_timer(now):
+            return
         if rcv.delayed_at is not None and rcv.delayed_at <= now:
             rcv.on_delayed_ack()
         frames: list[Frame] = []

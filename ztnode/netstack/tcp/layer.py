@@ -327,7 +327,7 @@ class TcpLayer:
         # Scheduled after the heap was swept: a deadline that only the flush moves would come up for ever otherwise.
         for connection in due:
             connection.handle_timer(now)
-            self._schedule(connection)
+            self.want_flush(connection)  # which also enters its next deadline
         if self._time_wait:
             self._time_wait_recent = now
             self._time_wait.expire(now)

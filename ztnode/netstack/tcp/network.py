@@ -49,7 +49,7 @@ class Flow(Protocol):
         """Changes whenever `header` or `mtu` changes."""
 
     def send(self, frames: Sequence[Frame]) -> None:
-        """Queue complete frames. While the next hop is unresolved the flow keeps a bounded number and fills in the MAC."""
+        """Queue complete frames. Until the next hop is resolved a bounded number is kept, to fill in the MAC."""
 
     def confirm(self, now: float) -> None:
         """The remote answers: reachability confirmation for the neighbour cache (RFC 4861 section 7.3.1)."""

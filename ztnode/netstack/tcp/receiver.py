@@ -8,7 +8,7 @@ from ztnode.netstack.tcp.receive import Reassembly, ReceiveQueue, ReceiveWindow
 from ztnode.wire import tcp as wire
 
 _QUICK_ACKS = 16
-"""Segments of a new connection (or one that lost something) that are acknowledged at once: the peer is in slow start."""
+"""Segments of a new connection (or after a loss) that are acknowledged at once: the peer is in slow start."""
 _SACK_BLOCKS = 3
 """As many as fit beside timestamps (RFC 7323 appendix A)."""
 _MAX_DUPLICATE_ACKS = 16

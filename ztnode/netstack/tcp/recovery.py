@@ -197,8 +197,8 @@ class Recovery:
 
         `blocks`: SACK blocks inside [una, nxt), unwrapped. `dup_acks`: how many duplicate ACKs (RFC 5681 section 2)
         this stands for, which only counts for a peer without SACK. `echo`: TSecr, `echo_rtt` what it says about the
-        round-trip time (0.0: nothing). `dsack`: how many bytes the peer reported to have twice (RFC 2883). Returns how many bytes were
-        newly acknowledged cumulatively.
+        round-trip time (0.0: nothing). `dsack`: how many bytes the peer reported to have twice (RFC 2883). Returns how
+        many bytes were newly acknowledged cumulatively.
         """
         board = self.board
         board.begin()
@@ -418,7 +418,7 @@ class Recovery:
 
     # --- timeout ---
     def on_timeout(self, now: float) -> None:
-        """The retransmission timer expired (RFC 6298 section 5.4-5.6, RFC 8985 section 6.3): all is lost, start over."""
+        """The retransmission timer expired (RFC 6298 section 5.4-5.6, RFC 8985 section 6.3): all is lost."""
         first = self.phase != Phase.LOSS
         self.timeouts += 1
         self.consecutive_timeouts += 1

@@ -180,10 +180,9 @@ class Sender:
                 length -= tail
         else:
             length = usable // mss * mss if usable > 0 else 0
-            if length == 0 and offered <= allowance and 0 < offered < mss and flight == 0:
-                # RFC 9293 section 3.8.6.2.1: at least half of the largest window ever offered is worth a segment.
-                if offered * 2 >= self.max_window:
-                    length = offered
+            # RFC 9293 section 3.8.6.2.1: at least half of the largest window ever offered is worth a segment.
+            if length == 0 and flight == 0 and 0 < offered < mss and self.max_window <= offered * 2 <= 2 * allowance:
+                length = offered
             if allowance < offered:
                 recovery.limited_point = nxt + length
         if length <= 0:
