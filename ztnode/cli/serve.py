@@ -109,6 +109,10 @@ def serve(
     as_json: bool,
 ) -> None:
     """Run a node until Ctrl-C or SIGTERM. The other commands and ztclient talk to it."""
+    # The node starts processes and none of them uses this one's channels; gRPC's fork handlers would only say on stderr
+    # each time that they were skipped. It reads this when it is imported.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
     import uvloop
 
     from ztnode.control.server import TcpOptions

@@ -187,8 +187,8 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _make_private(directory: Path) -> None:
-    """Make the directory of the socket. Raises OSError; in the shared place for temporary files also where somebody else
-    made it, who could put another socket in our place."""
+    """Make the directory of the socket. Raises OSError; among the files of all users also where somebody else made it,
+    who could put another socket in our place."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory == discovery.runtime_directory() and not discovery.is_private(directory):
         raise PermissionError(errno.EACCES, f"{directory} is not a directory of this user with mode 0700")
