@@ -163,8 +163,6 @@ class IcmpLayer:
             mtu = next((plateau for plateau in _PLATEAUS if plateau < total), 0)
         if not self.deliver(port, source, destination, protocol, payload, verdict, mtu):
             port.count("icmp_not_ours")
-        elif verdict is None:
-            self._stack.lower_path_mtu(port, destination, mtu)
 
     def deliver(
         self,
@@ -177,26 +175,46 @@ class IcmpLayer:
         mtu: int = 0,
     ) -> bool:
         """Tell the socket. ``payload`` is the start of what came after the IP header. True when there is such a socket
-        and, for TCP, the sequence number is one in flight."""
+        (for too-big reports to TCP: when the sequence number is in flight)."""
         if len(payload) < 8:
             return False
-        number = verdict[0] if verdict is not None else None
         if protocol == ipv4.PROTOCOL_TCP:
-            key = source + destination + bytes(payload[:4])
-            sequence = int.from_bytes(payload[4:8], "big")
-            now = self._stack.clock.now
-            if verdict is None:
-                return self._stack.tcp.packet_too_big(port.index, key, sequence, mtu, now)
-            self._stack.tcp.icmp_error(port.index, key, sequence, verdict[0], verdict[1], now)
-            return True
+            return self._deliver_tcp(
+                port, source + destination + bytes(payload[:4]), payload, destination, verdict, mtu
+            )
+        number = verdict[0] if verdict is not None else None
         first, second = int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big")
-        if protocol == ipv4.PROTOCOL_UDP:
-            return self._stack.udp_layer.icmp_error(port.index, source, first, destination, second, number)
+        found = False
         request = icmp.ECHO_REQUEST if len(source) == 4 else icmpv6.ECHO_REQUEST
-        if protocol in (ipv4.PROTOCOL_ICMP, icmpv6.PROTOCOL) and payload[0] == request:
+        if protocol == ipv4.PROTOCOL_UDP:
+            found = self._stack.udp_layer.icmp_error(port.index, source, first, destination, second, number)
+        elif protocol in (ipv4.PROTOCOL_ICMP, icmpv6.PROTOCOL) and payload[0] == request:
             identifier = int.from_bytes(payload[4:6], "big")
-            return self._stack.echo.icmp_error(port.index, destination, identifier, number)
-        return False
+            found = self._stack.echo.icmp_error(port.index, destination, identifier, number)
+        if found and verdict is None:
+            self._stack.lower_path_mtu(port, destination, mtu)
+        return found
+
+    def _deliver_tcp(
+        self,
+        port: Port,
+        key: bytes,
+        payload: bytes | memoryview,
+        destination: bytes,
+        verdict: Verdict | None,
+        mtu: int,
+    ) -> bool:
+        """TCP can prove that a report is about something it sent: by the sequence number (RFC 5927 section 4.1)."""
+        tcp, now = self._stack.tcp, self._stack.clock.now
+        sequence = int.from_bytes(payload[4:8], "big")
+        if verdict is not None:
+            tcp.icmp_error(port.index, key, sequence, verdict[0], verdict[1], now)
+            return True
+        if not tcp.in_flight(port.index, key, sequence):
+            return False
+        self._stack.lower_path_mtu(port, destination, mtu)
+        tcp.packet_too_big(port.index, key, sequence, mtu, now)
+        return True
 
     def undeliverable(self, port: Port, frame: bytes | memoryview) -> None:
         """A frame of ours waited for a neighbour that does not answer: what a router would report as host unreachable.

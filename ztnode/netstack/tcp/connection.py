@@ -776,6 +776,13 @@ class TcpConnection:
         else:
             self._layer.count("icmp_soft")
 
+    def in_flight(self, seq32: int) -> bool:
+        """Whether a segment that began with `seq32` is on its way."""
+        if self.state < State.ESTABLISHED:
+            return seq32 == self.snd.iss & _MASK
+        recovery = self.snd.recovery
+        return (seq32 - recovery.una) & _MASK < max(recovery.flight, 1)
+
     def path_mtu_changed(self, seq32: int, now: float) -> None:
         """The flow's MTU was lowered because of a segment of ours (RFC 1191, RFC 8201; the flow has the new value)."""
         recovery = self.snd.recovery
