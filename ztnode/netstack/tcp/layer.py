@@ -262,8 +262,10 @@ class TcpLayer:
             connection.unreachable(seq, errno, hard)
 
     def in_flight(self, port_index: int, key: ConnectionKey, seq: int) -> bool:
-        """Whether `seq` is something of ours that is on its way (RFC 5927 section 4.1): only then may an ICMP error that
-        quotes it change anything beyond this connection. `key` as for `icmp_error`."""
+        """Whether `seq` is something of ours that is on its way (RFC 5927 section 4.1).
+
+        Only then may an ICMP error that quotes it change anything beyond this connection. `key` as for `icmp_error`.
+        """
         connection = self._tables.get(port_index, {}).get(_reversed(key))
         return connection is not None and connection.in_flight(seq)
 
