@@ -1,6 +1,8 @@
 """Capability: a signed set of rules that lets its holder send what the network's own rules do not allow.
 
-It may be handed on: each holder signs for the next in the chain of custody. Source: reference Capability.hpp and .cpp.
+It may be handed on: each holder signs for the next in the chain of custody. What is signed is the same for every link
+and does not name the holder; that is how the protocol is, so who holds a capability is only as sure as who sends it.
+Source: reference Capability.hpp and .cpp.
 """
 
 from __future__ import annotations
