@@ -105,6 +105,11 @@ class Contacts:
             self.hello(peer, path.endpoint, now)
             path.last_send = now
 
+    def probe(self, peer: Peer, path: Path, now: float) -> None:
+        """Ask whether a path is still one."""
+        path.probes += 1
+        self.echo(peer, path, now)
+
     # Where a peer may be
 
     def avoid(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
@@ -243,8 +248,7 @@ class Contacts:
                     path.dead = True
                     self._counters["paths_dead"] += 1
                     continue
-                path.probes += 1
-                self.echo(peer, path, now)
+                self.probe(peer, path, now)
             elif active and now - min(path.last_send, path.last_receive) >= HEARTBEAT_PERIOD:
                 self.echo(peer, path, now)
             if path.last_send > path.last_receive or now - path.last_send < IDLE_TICK:

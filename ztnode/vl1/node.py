@@ -18,6 +18,7 @@ from ztnode.vl1.contacts import BUSY_TICK, IDLE_TICK, Contacts
 from ztnode.vl1.events import Event, Offline, Online, PeerPathChanged, SurfaceAddress
 from ztnode.vl1.fragments import MAX_FROM_PEERS, MAX_FROM_STRANGERS, Reassembler
 from ztnode.vl1.gates import TokenBucket
+from ztnode.vl1.path import DOUBTED_AFTER, PROBE_AFTER
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer
 from ztnode.vl1.relay import Relay
 from ztnode.vl1.self_awareness import SelfAwareness
@@ -528,6 +529,11 @@ class Vl1:
                 return
             path = peer.learn(endpoint, now)
             self._path_endpoints.add(endpoint)
+            if (present := peer.path) is not None and now - present.last_receive > PROBE_AFTER:
+                # A new path while the old one is silent: the peer may have moved.
+                present.probes = max(present.probes, DOUBTED_AFTER - 1)
+                self.contacts.probe(peer, present, now)
+                self._hurry_tick(now)
         path.dead = False
         path.probes = 0
         path.last_receive = now
@@ -590,10 +596,17 @@ class Vl1:
     # What the owner knows about the world
 
     def set_local_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
-        """Where this node can be reached on its own networks; pushed to peers that we trust."""
+        """Where this node can be reached on its own networks; pushed to peers that we trust. Call it again whenever
+        that may have changed: if it has, this host has moved, and all peers hear from us at once."""
+        before = set(self._local_endpoints)
         self._local_endpoints = tuple(
             endpoint for endpoint in endpoints if self.contacts.is_usable(self.identity.address, endpoint)
         )
+        if before and before != set(self._local_endpoints):
+            self.counters["moves"] += 1
+            self._next_tick = self._started
+            for peer in self.topology.by_address.values():
+                peer.last_hello = peer.next_path_push = float("-inf")
 
     def avoid_networks(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
         """Physical paths must not run inside these (the managed routes of joined networks)."""

@@ -16,8 +16,12 @@ PROBE_AFTER: Final = 2.0
 PROBES: Final = 3
 """Probes without an answer after which a path counts as dead. The reference has nothing of the kind and sends into a
 dead path until it expires; here packets go through a root meanwhile."""
+DOUBTED_AFTER: Final = 2
+"""Probes after which any other path is preferred: the first of them has had a second to be answered."""
 
 _UNKNOWN_LATENCY: Final = 1.0
+_DOUBT: Final = 1000.0
+"""Seconds added to the latency of a path that does not answer."""
 _LATENCY_FLOOR: Final = 0.005
 """Seconds added to every latency before two are compared, so that noise on a LAN decides nothing."""
 
@@ -59,9 +63,11 @@ class Path:
 
     @property
     def cost(self) -> float:
-        """What a packet pays for taking this path; less is better. Near scopes first, as Path::quality has it, and
-        IPv6 where all else is equal."""
+        """What a packet pays for taking this path; less is better. Paths that answer first, then near scopes, as
+        Path::quality has it, and IPv6 where all else is equal."""
         latency = _UNKNOWN_LATENCY if self.latency is None else self.latency
+        if self.probes >= DOUBTED_AFTER:
+            latency += _DOUBT
         return (latency + _LATENCY_FLOOR) * (Scope.PRIVATE - self.scope + 1) * (0.99 if self.is_ipv6 else 1.0)
 
     def wants_probe(self, now: float) -> bool:

@@ -348,6 +348,24 @@ def test_trusted_peers_are_told_our_endpoints() -> None:
     assert network.run(1, lambda: one.path_to(two) == two.endpoint and two.path_to(one) == one.endpoint)
 
 
+def test_moved_host_greets_everybody_at_once() -> None:
+    network = Network()
+    _, one, two = triangle(network)
+    one.vl1.set_local_endpoints([one.endpoint])
+    network.run(1)
+    connected(network, one, two)
+    network.run(5)
+    moved = ("203.0.113.55", 9993)
+    network.hosts[moved] = network.hosts.pop(one.endpoint)
+    network.hosts[moved].endpoint = moved
+    one.vl1.set_local_endpoints([moved])
+    assert network.run(3, lambda: two.path_to(one) == moved)
+    network.run(1)
+    root = one.vl1.peer(IDENTITIES[0].address)
+    assert root is not None and root.path is not None and not root.path.dead
+    assert one.vl1.surface_addresses == [moved]
+
+
 def test_avoided_networks_make_no_paths() -> None:
     network = Network()
     _, one, two = triangle(network)
