@@ -15,6 +15,7 @@ from ztclient.discovery import Address
 from ztclient.errors import NodeUnavailableError, from_rpc
 
 if TYPE_CHECKING:
+    from ztnode.v1.controller_pb2_grpc import ControllerServiceStub
     from ztnode.v1.node_pb2_grpc import NodeServiceStub
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
@@ -62,6 +63,13 @@ class Control:
             (("authorization", f"Bearer {credentials.token}"),) if credentials.token else ()
         )
         self.stub: NodeServiceStub = NodeServiceStub(self._channel)
+
+    @property
+    def controller_stub(self) -> ControllerServiceStub:
+        """Calls to the network controller, which only some nodes are."""
+        from ztnode.v1.controller_pb2_grpc import ControllerServiceStub
+
+        return ControllerServiceStub(self._channel)
 
     def call(self, method: Callable[..., Any], request: Any, timeout: float | None = 30.0) -> Any:
         """One unary call. ``timeout`` in seconds, None: for ever. Raises as ``errors.from_rpc`` says."""
