@@ -168,15 +168,13 @@ class Harness:
         self.frames_in = self.frames_out = 0
 
     def step(self, timeout: float = 0.05) -> None:
-        """Wait for frames or the next timer, at most ``timeout`` seconds, and work."""
+        """Send what the caller's last doing brought about, wait for frames or the next timer (at most ``timeout``
+        seconds), and let the stack work. What it received is good until the next step."""
+        self.flush()
         due = self.host.next_timer()
         if due is not None:
             timeout = min(timeout, max(0.0, due - time.monotonic()))
         select.select([self.tap.fd], [], [], timeout)
-        self.work()
-
-    def work(self) -> None:
-        """Whatever is to do right now."""
         frames = self.tap.read()
         now = time.monotonic()
         if frames:
@@ -186,7 +184,6 @@ class Harness:
         due = self.host.next_timer()
         if due is not None and due <= now:
             self.host.handle_timer(now)
-        self.flush()
 
     def flush(self) -> None:
         """Send what is to send."""
@@ -204,13 +201,14 @@ class Harness:
             for frame in frames:
                 self._capture.write(pcapng.enhanced_packet(0, stamp, frame, direction=direction))
 
-    def run(self, until: Callable[[], object], timeout: float = 10.0) -> None:
-        """Work until the condition holds. Raises TimeoutError."""
+    def run(self, until: Callable[[], object], timeout: float = 10.0, tick: float = 0.05) -> None:
+        """Work until the condition, asked at least every ``tick`` seconds, holds. Raises TimeoutError."""
         deadline = time.monotonic() + timeout
         while not until():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"nothing came of it within {timeout} s; drops: {self.stack.counters}")
-            self.step()
+            self.step(tick)
+        self.flush()
 
     def close(self) -> None:
         self.tap.close()

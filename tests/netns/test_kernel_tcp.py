@@ -1,0 +1,723 @@
+"""Our TCP against the Linux kernel's, over a TAP device and a bad wire.
+
+The kernel's side runs in threads with ordinary blocking sockets, ours in the test's own thread. Every wire fault comes
+from a generator seeded by the test's parameters, so a failure repeats (as far as two free-running clocks allow).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import tapharness
+from tapharness import KERNEL, KERNEL4, NOBODY, OURS, OURS4, Harness, Namespace, Tap, harness
+
+from ztnode.netstack.fault_injector import Faults
+from ztnode.netstack.tcp.connection import TcpConnection
+from ztnode.netstack.tcp.listener import TcpListener
+from ztnode.netstack.tcp.state import State
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(tapharness.unavailable() is not None, reason=str(tapharness.unavailable())),
+]
+
+VERSIONS = pytest.mark.parametrize("version", [4, 6])
+MB = 1 << 20
+LONG = os.environ.get("ZTNODE_LONG_TESTS") == "1"
+"""The soak forms of what CI runs for a few seconds: a minute of zero window, 8 MB over each bad wire."""
+
+
+def now() -> float:
+    return time.monotonic()
+
+
+class Worker(threading.Thread):
+    """Runs the kernel's side; ``result()`` re-raises what went wrong there."""
+
+    def __init__(self, body: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self._body = body
+        self._value: object = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._value = self._body()
+        except BaseException as error:
+            self._error = error
+
+    @property
+    def done(self) -> bool:
+        return not self.is_alive()
+
+    def result(self) -> object:
+        assert self.done
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def serve(net: Harness, version: int = 4, port: int = 7000) -> socket.socket:
+    """A listening socket of the kernel's."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    server = net.namespace.run(lambda: socket.create_server((KERNEL[version], port), family=family, backlog=512))
+    server.settimeout(60)
+    return server
+
+
+def client(net: Harness, version: int = 4) -> socket.socket:
+    """A socket of the kernel's, not yet connected."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    sock = net.namespace.run(lambda: socket.socket(family, socket.SOCK_STREAM))
+    sock.settimeout(60)
+    return sock
+
+
+def linger_zero(sock: socket.socket) -> None:
+    """``close`` resets from now on."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def read_all(sock: socket.socket) -> str:
+    """SHA-256 of everything until the end of the stream."""
+    digest = hashlib.sha256()
+    while data := sock.recv(256 << 10):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def push(connection: TcpConnection, data: bytes, step: int = 64 << 10) -> Callable[[], bool]:
+    """A condition for ``Harness.run`` that feeds ``data`` as the connection takes it and ends with a half-close."""
+    position = 0
+
+    def more() -> bool:
+        nonlocal position
+        if connection.error is not None:
+            raise connection.error
+        while position < len(data) and connection.writable > 0:
+            connection.write(data[position : position + step])
+            position += step
+        if position < len(data):
+            return False
+        connection.shutdown()
+        return True
+
+    return more
+
+
+def pull(connection: TcpConnection, into: list[bytes], limit: int = 1 << 20) -> Callable[[], bool]:
+    """A condition for ``Harness.run`` that reads until the end of the stream."""
+
+    def more() -> bool:
+        if connection.error is not None:
+            raise connection.error
+        into.extend(bytes(piece) for piece in connection.read(limit))
+        return connection.eof
+
+    return more
+
+
+def opened(net: Harness, version: int = 4, port: int = 7000, timeout: float = 20.0) -> TcpConnection:
+    """A connection of ours to the kernel, established."""
+    connection = net.stack.connect(KERNEL[version], port, now())
+    net.run(lambda: connection.established or connection.error, timeout)
+    if connection.error is not None:
+        raise connection.error
+    return connection
+
+
+def accepted(net: Harness, listener: TcpListener, timeout: float = 20.0) -> TcpConnection:
+    """The next connection that the kernel opened to us."""
+    got: list[TcpConnection] = []
+
+    def ready() -> bool:
+        connection = listener.accept()
+        if connection is not None:
+            got.append(connection)
+        return bool(got)
+
+    net.run(ready, timeout)
+    return got[0]
+
+
+def pair(net: Harness) -> tuple[TcpConnection, socket.socket]:
+    """(ours, the kernel's), connected by us."""
+    server = serve(net)
+    worker = Worker(lambda: server.accept()[0])
+    ours = opened(net)
+    net.run(lambda: worker.done)
+    server.close()
+    theirs = worker.result()
+    assert isinstance(theirs, socket.socket)
+    theirs.settimeout(30)
+    return ours, theirs
+
+
+def transfer_up(net: Harness, size: int, version: int = 4, timeout: float = 60.0) -> TcpConnection:
+    """We connect and send; the kernel says what it got."""
+    server = serve(net, version)
+    worker = Worker(lambda: read_all(server.accept()[0]))
+    data = os.urandom(size)
+    connection = opened(net, version, timeout=timeout)
+    net.run(push(connection, data), timeout)
+    net.run(lambda: worker.done, timeout)
+    assert worker.result() == hashlib.sha256(data).hexdigest()
+    server.close()
+    return connection
+
+
+def transfer_down(net: Harness, size: int, version: int = 4, timeout: float = 60.0) -> TcpConnection:
+    """The kernel connects to us and sends; we say what we got."""
+    listener = net.stack.listen(None, 7100)
+    data = os.urandom(size)
+
+    def send() -> None:
+        with client(net, version) as sock:
+            sock.connect((OURS[version], 7100))
+            sock.sendall(data)
+
+    worker = Worker(send)
+    connection = accepted(net, listener, timeout)
+    pieces: list[bytes] = []
+    net.run(pull(connection, pieces), timeout)
+    connection.close()
+    net.run(lambda: worker.done, timeout)
+    worker.result()
+    assert hashlib.sha256(b"".join(pieces)).digest() == hashlib.sha256(data).digest()
+    listener.close()
+    return connection
+
+
+@pytest.fixture
+def net() -> Iterator[Harness]:
+    with harness() as instance:
+        yield instance
+
+
+# --- opening ---
+
+
+@VERSIONS
+def test_connect_takes_one_round_trip(net: Harness, version: int) -> None:
+    server = serve(net, version)
+    opened(net, version)  # the neighbour is known from here on
+    begin = now()
+    connection = opened(net, version)
+    assert now() - begin < 0.05
+    assert connection.remote == (KERNEL[version], 7000)
+    assert connection.local[0] == OURS[version]
+    server.close()
+
+
+@VERSIONS
+def test_closed_port_refuses_at_once(net: Harness, version: int) -> None:
+    begin = now()
+    with pytest.raises(ConnectionRefusedError):
+        opened(net, version, port=7999)
+    assert now() - begin < 0.5
+
+
+@VERSIONS
+def test_our_closed_port_refuses_at_once(net: Harness, version: int) -> None:
+    sock = client(net, version)
+    worker = Worker(lambda: sock.connect((OURS[version], 7999)))
+    begin = now()
+    net.run(lambda: worker.done)
+    assert now() - begin < 0.5
+    with pytest.raises(ConnectionRefusedError):
+        worker.result()
+
+
+@VERSIONS
+def test_an_address_nobody_has_fails_within_three_seconds(net: Harness, version: int) -> None:
+    connection = net.stack.connect(NOBODY[version], 80, now())
+    begin = now()
+    net.run(lambda: connection.error)
+    assert now() - begin < 3.0
+    assert connection.error is not None
+    assert connection.error.errno == errno.EHOSTUNREACH
+
+
+def test_a_silent_host_times_out_when_asked_to(net: Harness) -> None:
+    net.namespace.ip("route", "add", "blackhole", "10.77.0.55/32")
+    net.namespace.ip("neigh", "add", "proxy", "10.77.0.55", "dev", "tap0")
+    net.namespace.sysctl("ipv4.conf.tap0.proxy_arp", "1")
+    connection = net.stack.connect("10.77.0.55", 80, now(), timeout=1.0)
+    begin = now()
+    net.run(lambda: connection.error)
+    assert now() - begin < 3.0
+    assert connection.error is not None
+    assert connection.error.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH)
+
+
+def test_no_route_is_said_at_once(net: Harness) -> None:
+    with pytest.raises(OSError, match="unreachable"):
+        net.stack.connect("192.0.2.1", 80, now())
+
+
+# --- bulk ---
+
+
+@pytest.mark.parametrize("mtu", [1500, 2800])
+@VERSIONS
+def test_bulk(version: int, mtu: int) -> None:
+    with harness(mtu=mtu) as net:
+        transfer_up(net, 16 * MB, version)
+        transfer_down(net, 16 * MB, version)
+
+
+FAULTS = {
+    "loss1": Faults(loss=0.01),
+    "loss3": Faults(loss=0.03, delay=0.002),
+    "loss10": Faults(loss=0.10),
+    "reorder": Faults(reorder=0.10, reorder_delay=0.002),
+    "duplicate": Faults(duplicate=0.10),
+    "corrupt": Faults(corrupt=0.02),
+    "delay": Faults(delay=0.010, jitter=0.002),
+    "everything": Faults(loss=0.02, reorder=0.05, duplicate=0.05, corrupt=0.01, delay=0.003, jitter=0.001),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bulk_over_a_bad_wire(fault: str) -> None:
+    faults = FAULTS[fault]
+    size = (8 if LONG else 1) * MB
+    with harness(faults=(faults, faults), generator=random.Random(f"wire {fault}")) as net:
+        transfer_up(net, size)
+        transfer_down(net, size)
+
+
+def test_bulk_both_ways_at_once(net: Harness) -> None:
+    ours, theirs = pair(net)
+    up, down = os.urandom(4 * MB), os.urandom(4 * MB)
+    reader = Worker(lambda: read_all(theirs))
+    writer = Worker(lambda: (theirs.sendall(down), theirs.shutdown(socket.SHUT_WR)))
+    pieces: list[bytes] = []
+    feed, drain = push(ours, up), pull(ours, pieces)
+    net.run(lambda: all((feed(), drain(), reader.done)), 60)
+    writer.result()
+    assert reader.result() == hashlib.sha256(up).hexdigest()
+    assert b"".join(pieces) == down
+
+
+# --- closing ---
+
+
+def test_half_close_by_us(net: Harness) -> None:
+    """We say all we have; the kernel reads to the end and answers afterwards."""
+    ours, theirs = pair(net)
+
+    def answer() -> None:
+        said = read_all(theirs)
+        time.sleep(0.2)
+        theirs.sendall(said.encode() * 1000)
+        theirs.close()
+
+    worker = Worker(answer)
+    net.run(push(ours, b"question" * 10000))
+    pieces: list[bytes] = []
+    net.run(pull(ours, pieces))
+    worker.result()
+    assert b"".join(pieces) == hashlib.sha256(b"question" * 10000).hexdigest().encode() * 1000
+    ours.close()
+
+
+def test_half_close_by_the_kernel(net: Harness) -> None:
+    ours, theirs = pair(net)
+    theirs.sendall(b"question")
+    theirs.shutdown(socket.SHUT_WR)
+    pieces: list[bytes] = []
+    net.run(pull(ours, pieces))
+    assert b"".join(pieces) == b"question"
+    assert ours.state is State.CLOSE_WAIT
+    worker = Worker(lambda: read_all(theirs))
+    net.run(push(ours, b"answer" * 100000))
+    net.run(lambda: worker.done)
+    assert worker.result() == hashlib.sha256(b"answer" * 100000).hexdigest()
+    net.run(lambda: ours.closed)
+
+
+def test_both_close_at_once(net: Harness) -> None:
+    ours, theirs = pair(net)
+    theirs.shutdown(socket.SHUT_WR)  # its FIN waits at the TAP device while ours goes out
+    ours.shutdown()
+    net.flush()
+    net.run(lambda: ours.eof)
+    assert theirs.recv(1) == b""
+    net.run(lambda: ours.closed)
+    assert ours.error is None
+
+
+# --- resets ---
+
+
+def into_established(net: Harness) -> tuple[TcpConnection, socket.socket]:
+    return pair(net)
+
+
+def into_fin_wait_2(net: Harness) -> tuple[TcpConnection, socket.socket]:
+    ours, theirs = pair(net)
+    ours.shutdown()
+    net.run(lambda: ours.state is State.FIN_WAIT_2)
+    return ours, theirs
+
+
+def into_close_wait(net: Harness) -> tuple[TcpConnection, socket.socket]:
+    ours, theirs = pair(net)
+    theirs.shutdown(socket.SHUT_WR)
+    net.run(lambda: ours.state is State.CLOSE_WAIT)
+    return ours, theirs
+
+
+def into_fin_wait_1(net: Harness) -> tuple[TcpConnection, socket.socket]:
+    """Data that fits no window keeps our FIN back."""
+    ours, theirs = pair(net)
+    feed = push(ours, bytes(16 * MB))
+    with contextlib.suppress(TimeoutError):
+        net.run(feed, 0.3)
+    ours.shutdown()
+    net.run(lambda: ours.state is State.FIN_WAIT_1)
+    return ours, theirs
+
+
+def into_last_ack(net: Harness) -> tuple[TcpConnection, socket.socket]:
+    ours, theirs = into_close_wait(net)
+    feed = push(ours, bytes(16 * MB))
+    with contextlib.suppress(TimeoutError):
+        net.run(feed, 0.3)
+    ours.shutdown()
+    net.run(lambda: ours.state is State.LAST_ACK)
+    return ours, theirs
+
+
+INTO = {
+    "established": into_established,
+    "fin_wait_1": into_fin_wait_1,
+    "fin_wait_2": into_fin_wait_2,
+    "close_wait": into_close_wait,
+    "last_ack": into_last_ack,
+}
+
+
+@pytest.mark.parametrize("state", INTO)
+def test_reset_by_the_kernel(net: Harness, state: str) -> None:
+    ours, theirs = INTO[state](net)
+    linger_zero(theirs)
+    theirs.close()
+    net.run(lambda: ours.error)
+    assert ours.error is not None
+    assert ours.error.errno == errno.ECONNRESET
+    assert ours.state is State.CLOSED
+    # Data that was cut off must not look complete.
+    with pytest.raises(ConnectionResetError):
+        net.run(pull(ours, []))
+
+
+@pytest.mark.parametrize("state", INTO)
+def test_reset_by_us(net: Harness, state: str) -> None:
+    ours, theirs = INTO[state](net)
+    ours.abort()
+
+    def use() -> None:
+        while theirs.recv(256 << 10):
+            pass
+        # After our FIN the kernel's reader sees the end of the stream, and its writer hears of the reset.
+        for _ in range(100):
+            theirs.sendall(b"x")
+            time.sleep(0.01)
+
+    worker = Worker(use)
+    net.run(lambda: worker.done)
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        worker.result()
+
+
+def test_close_with_unread_data_resets(net: Harness) -> None:
+    """RFC 2525 section 2.17: what we did not read must not look delivered."""
+    ours, theirs = pair(net)
+    theirs.sendall(b"never read")
+    net.run(lambda: ours.readable)
+    ours.close()
+    worker = Worker(lambda: theirs.recv(10))
+    net.run(lambda: worker.done)
+    with pytest.raises(ConnectionResetError):
+        worker.result()
+
+
+# --- windows ---
+
+
+def test_the_kernel_stops_reading_for_a_while(net: Harness) -> None:
+    """Zero window from the kernel: we probe, lose nothing, and go on when it opens."""
+    ours, theirs = pair(net)
+    data = os.urandom(16 * MB)
+    feed = push(ours, data)
+    pause = 60.0 if LONG else 2.5
+    begin = now()
+    net.run(lambda: feed() or now() - begin > pause, pause + 5)
+    assert not feed()  # the window did close
+    assert ours.error is None
+    worker = Worker(lambda: read_all(theirs))
+    net.run(feed, 30)
+    net.run(lambda: worker.done, 30)
+    assert worker.result() == hashlib.sha256(data).hexdigest()
+
+
+def test_we_stop_reading_for_a_while(net: Harness) -> None:
+    """Zero window from us: the kernel's sender blocks and goes on when we read."""
+    ours, theirs = pair(net)
+    data = os.urandom(32 * MB)
+    worker = Worker(lambda: (theirs.sendall(data), theirs.close()))
+    pause = 60.0 if LONG else 2.5
+    begin = now()
+    net.run(lambda: now() - begin > pause, pause + 5)
+    assert not worker.done
+    assert ours.readable < 16 * MB
+    pieces: list[bytes] = []
+    net.run(pull(ours, pieces), 30)
+    assert b"".join(pieces) == data
+    worker.result()
+
+
+def test_slow_readers(net: Harness) -> None:
+    """Both sides read in small sips; the windows close and open many times."""
+    ours, theirs = pair(net)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
+    data = os.urandom(MB)
+
+    def sip() -> str:
+        digest = hashlib.sha256()
+        while piece := theirs.recv(20000):
+            digest.update(piece)
+            time.sleep(0.01)
+        return digest.hexdigest()
+
+    reader = Worker(sip)
+    writer = Worker(lambda: (theirs.sendall(data), theirs.shutdown(socket.SHUT_WR)))
+    feed = push(ours, data)
+    pieces: list[bytes] = []
+    drain = pull(ours, pieces, 2000)
+    due = now()
+
+    def work() -> bool:
+        nonlocal due
+        fed = feed()
+        if now() >= due:
+            due = now() + 0.001
+            drain()
+        return fed and ours.eof and reader.done
+
+    net.run(work, 60, tick=0.001)
+    writer.result()
+    assert reader.result() == hashlib.sha256(data).hexdigest()
+    assert b"".join(pieces) == data
+
+
+# --- many ---
+
+
+def test_short_connections_by_us(net: Harness) -> None:
+    """One request each; the kernel closes first, as an HTTP/1.0 server does."""
+    server = serve(net)
+    total, at_once = 5000, 50
+
+    def answer() -> None:
+        for _ in range(total):
+            sock, _ = server.accept()
+            sock.sendall(sock.recv(100)[::-1])
+            sock.close()
+
+    worker = Worker(answer)
+    active: dict[TcpConnection, bytes] = {}
+    started = finished = 0
+
+    def work() -> bool:
+        nonlocal started, finished
+        while len(active) < at_once and started < total:
+            connection = net.stack.connect(KERNEL4, 7000, now())
+            connection.write(b"request %d" % started)
+            active[connection] = b"request %d" % started
+            started += 1
+        for connection in list(active):
+            if connection.error is not None:
+                raise connection.error
+            if connection.readable >= len(active[connection]):
+                assert b"".join(map(bytes, connection.read(100))) == active.pop(connection)[::-1]
+                connection.close()
+                finished += 1
+        return finished == total
+
+    net.run(work, 60)
+    net.run(lambda: worker.done)
+    worker.result()
+
+
+def test_short_connections_by_the_kernel(net: Harness) -> None:
+    """We accept, answer and close first: our TIME-WAIT table fills, and nothing suffers."""
+    listener = net.stack.listen(OURS4, 7100, backlog=128)
+    total, threads = 5000, 8
+
+    def ask(count: int) -> None:
+        for number in range(count):
+            with client(net) as sock:
+                sock.connect((OURS4, 7100))
+                sock.sendall(b"request %d" % number)
+                assert read_all(sock) == hashlib.sha256(b"request %d" % number).hexdigest()
+
+    workers = [Worker(lambda: ask(total // threads)) for _ in range(threads)]
+    active: list[TcpConnection] = []
+
+    def work() -> bool:
+        while (connection := listener.accept()) is not None:
+            active.append(connection)
+        for connection in list(active):
+            if connection.readable:
+                for piece in connection.read(100):
+                    connection.write(bytes(piece))
+                connection.close()
+                active.remove(connection)
+        return all(worker.done for worker in workers)
+
+    net.run(work, 60)
+    for worker in workers:
+        worker.result()
+
+
+def test_a_hundred_at_once(net: Harness) -> None:
+    """All whole, none starved."""
+    server = serve(net)
+    size = MB // 8
+    answers: list[str] = []
+
+    def one(sock: socket.socket) -> None:
+        answers.append(read_all(sock))
+
+    def accept() -> None:
+        workers = []
+        for _ in range(100):
+            sock, _ = server.accept()
+            workers.append(Worker(lambda sock=sock: one(sock)))
+        for worker in workers:
+            worker.join()
+
+    worker = Worker(accept)
+    expected: list[str] = []
+    feeds = []
+    for _ in range(100):
+        data = os.urandom(size)
+        expected.append(hashlib.sha256(data).hexdigest())
+        connection = net.stack.connect(KERNEL4, 7000, now())
+        feeds.append(push(connection, data))
+    net.run(lambda: sum(feed() for feed in feeds) == len(feeds) and worker.done, 60)
+    assert sorted(answers) == sorted(expected)
+
+
+# --- TIME-WAIT ---
+
+
+def test_the_kernel_reuses_its_port_through_our_time_wait(net: Harness) -> None:
+    """We close first and keep the TIME-WAIT; the same four-tuple opens again at once (RFC 9293 section 3.10.7.4)."""
+    listener = net.stack.listen(OURS4, 7100)
+    for round_number in range(3):
+        sock = client(net)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((KERNEL4, 6500))
+        worker = Worker(lambda sock=sock: (sock.connect((OURS4, 7100)), read_all(sock), sock.close()))
+        begin = now()
+        ours = accepted(net, listener)
+        assert now() - begin < 1.5, round_number
+        ours.write(b"bye")
+        ours.close()
+        net.run(lambda worker=worker: worker.done)
+        worker.result()
+        net.run(lambda ours=ours: ours.closed)
+
+
+def test_we_reuse_our_port_through_the_kernels_time_wait(net: Harness) -> None:
+    server = serve(net)
+    for _ in range(3):
+        flow = net.stack.find_flow(socket.inet_aton(KERNEL4), now())
+        ours = net.stack.tcp.connect(flow, 7000, now(), local_port=6600)
+        worker = Worker(lambda: server.accept()[0].close())  # the kernel closes first
+        net.run(lambda ours=ours: ours.eof, 5)
+        assert ours.error is None
+        ours.close()
+        net.run(lambda ours=ours: ours.closed)
+        worker.join()
+
+
+# --- path MTU ---
+
+
+class Router:
+    """Behind the kernel's namespace a second one, over a narrow link that a thread carries frames across."""
+
+    def __init__(self, net: Harness, link_mtu: int, carried: int) -> None:
+        self.far = Namespace()
+        self.far.ip("link", "set", "lo", "up")
+        self._near_tap, self._far_tap = Tap(net.namespace, "tap1", link_mtu), Tap(self.far, "tap0", 1500)
+        self.far.ip("link", "set", "tap0", "address", "02:aa:bb:cc:00:03")
+        net.namespace.sysctl("ipv4.ip_forward", "1")
+        net.namespace.ip("address", "add", "10.78.0.1/24", "dev", "tap1")
+        self.far.ip("address", "add", "10.78.0.2/24", "dev", "tap0")
+        self.far.ip("route", "add", "10.77.0.0/24", "via", "10.78.0.1")
+        config = net.stack.ports[0].config
+        routes = (("10.78.0.0/24", KERNEL4),)
+        net.stack.update_port(0, type(config)(config.mac, config.mtu, config.addresses, routes), now())
+        self._largest = carried + 14
+        self.swallowed = 0
+        self._stop = False
+        self._thread = Worker(self._carry)
+
+    def _carry(self) -> None:
+        import select
+
+        taps = {self._near_tap.fd: self._far_tap, self._far_tap.fd: self._near_tap}
+        while not self._stop:
+            for fd in select.select(list(taps), [], [], 0.05)[0]:
+                frame = os.read(fd, 65536)
+                if len(frame) > self._largest:
+                    self.swallowed += 1
+                else:
+                    taps[fd].write((frame,))
+
+    def serve(self) -> socket.socket:
+        server = self.far.run(lambda: socket.create_server(("10.78.0.2", 7000)))
+        server.settimeout(30)
+        return server
+
+    def close(self) -> None:
+        self._stop = True
+        self._thread.join()
+        self._near_tap.close()
+        self._far_tap.close()
+        self.far.close()
+
+
+@pytest.mark.parametrize("black_hole", [False, True], ids=["reported", "black hole"])
+def test_a_narrow_link_on_the_way(net: Harness, black_hole: bool) -> None:
+    """The router says "fragmentation needed" (RFC 1191), or its link swallows what is too big in silence."""
+    router = Router(net, 1500 if black_hole else 1000, 1000)
+    server = router.serve()
+    worker = Worker(lambda: read_all(server.accept()[0]))
+    data = os.urandom(MB)
+    connection = net.stack.connect("10.78.0.2", 7000, now())
+    net.run(push(connection, data), 30)
+    net.run(lambda: worker.done, 30)
+    assert worker.result() == hashlib.sha256(data).hexdigest()
+    assert bool(router.swallowed) == black_hole
+    mss = connection.info()["mss"]
+    assert isinstance(mss, int)
+    assert mss <= 1000 - 40
+    router.close()
