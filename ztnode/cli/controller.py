@@ -1,0 +1,371 @@
+"""ztnode controller: the networks that a node controls, and their members."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+import ztclient
+from ztnode.cli.common import (
+    EXISTING_FILE,
+    NWID,
+    Failure,
+    example,
+    json_option,
+    node_option,
+    print_fields,
+    print_json,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from ztclient.controller import Controller, ControllerMember, ControllerNetwork, MemberSettings, NetworkSettings
+
+MAX_RULES_FILE = 1 << 20
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Address(click.ParamType[str]):
+    """A ZeroTier address argument: 10 hexadecimal digits, given on in lower case."""
+
+    name = "address"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See click.ParamType."""
+        text = value.strip().lower()
+        if len(text) != 10 or not set(text) <= set("0123456789abcdef"):
+            self.fail(
+                f"{value!r} is not a ZeroTier address: it has 10 hexadecimal digits, such as 778cde7190", param, ctx
+            )
+        return text
+
+
+ADDRESS = Address()
+
+
+@click.group(
+    epilog=example(
+        "ztnode controller create --name home --subnet 10.121.15.0/24",
+        "ztnode controller members 778cde71900a69e3",
+        "ztnode controller authorise 778cde71900a69e3 9ad07d0109",
+    )
+)
+def controller() -> None:
+    """Administer the networks of a node that runs with --controller."""
+
+
+def network_options(command: _Command) -> _Command:
+    """The settings that create and update share."""
+    options = (
+        click.option("--name", metavar="TEXT", help="A name for people."),
+        click.option(
+            "--private/--public",
+            default=None,
+            help="Whether members need authorisation; without it they need it in a new network.",
+        ),
+        click.option(
+            "--subnet", metavar="CIDR", help="Give members IPv4 addresses of this subnet: route and pool in one option."
+        ),
+        click.option(
+            "--pool",
+            "pools",
+            metavar="FIRST-LAST",
+            multiple=True,
+            help="Assign addresses from this range; may be given several times.",
+        ),
+        click.option(
+            "--route",
+            "routes",
+            metavar="CIDR[=GATEWAY]",
+            multiple=True,
+            help="A route for all members; may be given several times, in place of all that there are.",
+        ),
+        click.option("--rfc4193/--no-rfc4193", default=None, help="Give members their RFC 4193 IPv6 address."),
+        click.option(
+            "--6plane/--no-6plane", "sixplane", default=None, help="Give members their 6PLANE IPv6 addresses."
+        ),
+        click.option("--broadcast/--no-broadcast", default=None, help="Whether Ethernet broadcast reaches members."),
+        click.option("--mtu", type=click.IntRange(1280, 10000), metavar="N", help="Bytes of Ethernet payload."),
+        click.option(
+            "--multicast-limit", type=click.IntRange(0, 65535), metavar="N", help="Recipients of one multicast frame."
+        ),
+        click.option("--dns", metavar="DOMAIN=IP[,IP…]", help="Search domain and name servers."),
+        click.option(
+            "--rules",
+            "rules_file",
+            type=EXISTING_FILE,
+            metavar="FILE",
+            help="The rules as JSON, in the form of ZeroTier One's controller API.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@controller.command("networks", epilog=example("ztnode controller networks --json"))
+@json_option
+@node_option
+def list_networks(node: ztclient.Node, as_json: bool) -> None:
+    """List the networks of this controller."""
+    found = _controller(node).networks()
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("NWID", "NAME", "ACCESS", "MEMBERS", "ROUTES"),
+        [
+            (
+                network.nwid,
+                network.name,
+                "private" if network.private else "public",
+                f"{network.authorised_members} of {network.members}",
+                ", ".join(route.target for route in network.routes),
+            )
+            for network in found
+        ],
+        empty="there is no network yet: ztnode controller create --subnet 10.121.15.0/24",
+    )
+
+
+@controller.command(epilog=example("ztnode controller create --name home --subnet 10.121.15.0/24"))
+@click.option(
+    "--nwid", type=NWID, help="The network id, which begins with this node's address. [default: a random one]"
+)
+@network_options
+@json_option
+@node_option
+def create(node: ztclient.Node, nwid: str | None, as_json: bool, **options: Any) -> None:
+    """Make a network and print it."""
+    _print_network(_controller(node).create_network(nwid, **_settings(**options)), as_json)
+
+
+@controller.command(epilog=example("ztnode controller update 778cde71900a69e3 --public"))
+@click.argument("nwid", type=NWID)
+@network_options
+@json_option
+@node_option
+def update(node: ztclient.Node, nwid: str, as_json: bool, **options: Any) -> None:
+    """Change settings of the network NWID; members that are online get them at once."""
+    settings = _settings(**options)
+    if not settings:
+        raise click.UsageError("give at least one setting to change")
+    _print_network(_controller(node).update_network(nwid, **settings), as_json)
+
+
+@controller.command(epilog=example("ztnode controller show 778cde71900a69e3 --json"))
+@click.argument("nwid", type=NWID)
+@json_option
+@node_option
+def show(node: ztclient.Node, nwid: str, as_json: bool) -> None:
+    """Show the settings of the network NWID."""
+    _print_network(_controller(node).network(nwid), as_json)
+
+
+@controller.command(epilog=example("ztnode controller delete 778cde71900a69e3"))
+@click.argument("nwid", type=NWID)
+@node_option
+def delete(node: ztclient.Node, nwid: str) -> None:
+    """Delete the network NWID with all its members."""
+    _controller(node).delete_network(nwid)
+
+
+@controller.command(epilog=example("ztnode controller members 778cde71900a69e3"))
+@click.argument("nwid", type=NWID)
+@json_option
+@node_option
+def members(node: ztclient.Node, nwid: str, as_json: bool) -> None:
+    """List who is a member of the network NWID, and who waits to become one."""
+    found = _controller(node).members(nwid)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("ADDRESS", "NAME", "ACCESS", "LAST SEEN", "VERSION", "ADDRESSES"),
+        [
+            (
+                member.address,
+                member.name,
+                "authorised" if member.authorised else "waiting" if member.last_deauthorised is None else "shut out",
+                "-" if member.last_seen_age is None else f"{member.last_seen_age:.0f} s ago",
+                member.version or "-",
+                ", ".join(member.managed_addresses),
+            )
+            for member in found
+        ],
+        empty="nobody has asked yet: ztnode join NWID on another node",
+    )
+
+
+@controller.command(epilog=example("ztnode controller authorise 778cde71900a69e3 9ad07d0109 --ip 10.121.15.99"))
+@click.argument("nwid", type=NWID)
+@click.argument("address", type=ADDRESS)
+@click.option("--ip", "ips", metavar="IP", multiple=True, help="Give it this address; may be given several times.")
+@click.option("--name", metavar="TEXT", help="A name for people.")
+@json_option
+@node_option
+def authorise(
+    node: ztclient.Node, nwid: str, address: str, ips: tuple[str, ...], name: str | None, as_json: bool
+) -> None:
+    """Let the node ADDRESS into the network NWID, whether or not it has asked yet."""
+    administration = _controller(node)
+    settings: MemberSettings = {}
+    if ips:
+        settings["addresses"] = ips
+    if name is not None:
+        settings["name"] = name
+    if settings:  # first, so that it enters with what it shall have
+        administration.update_member(nwid, address, **settings)
+    _print_member(administration.authorise(nwid, address), as_json)
+
+
+@controller.command(epilog=example("ztnode controller deauthorise 778cde71900a69e3 9ad07d0109"))
+@click.argument("nwid", type=NWID)
+@click.argument("address", type=ADDRESS)
+@json_option
+@node_option
+def deauthorise(node: ztclient.Node, nwid: str, address: str, as_json: bool) -> None:
+    """Shut the member ADDRESS out of the network NWID."""
+    _print_member(_controller(node).deauthorise(nwid, address), as_json)
+
+
+@controller.command(epilog=example("ztnode controller forget 778cde71900a69e3 9ad07d0109"))
+@click.argument("nwid", type=NWID)
+@click.argument("address", type=ADDRESS)
+@node_option
+def forget(node: ztclient.Node, nwid: str, address: str) -> None:
+    """Shut the member ADDRESS out, if need be, and free its addresses."""
+    _controller(node).delete_member(nwid, address)
+
+
+def _controller(node: ztclient.Node) -> Controller:
+    from ztclient.controller import Controller
+
+    return Controller(node)
+
+
+def _settings(
+    *,
+    name: str | None,
+    private: bool | None,
+    subnet: str | None,
+    pools: tuple[str, ...],
+    routes: tuple[str, ...],
+    rfc4193: bool | None,
+    sixplane: bool | None,
+    broadcast: bool | None,
+    mtu: int | None,
+    multicast_limit: int | None,
+    dns: str | None,
+    rules_file: Path | None,
+) -> NetworkSettings:
+    from ztclient import controller as client
+
+    settings: NetworkSettings = {}
+    if subnet is not None:
+        try:
+            settings.update(client.subnet(subnet))
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    if pools:
+        ranges = [_range(text) for text in pools]
+        settings["pools"] = ranges
+        settings["assign_ipv4"] = any("." in first for first, _ in ranges)
+        settings["assign_ipv6"] = any(":" in first for first, _ in ranges)
+    if routes:
+        settings["routes"] = [*settings.get("routes", ()), *(_route(text) for text in routes)]
+    if name is not None:
+        settings["name"] = name
+    if private is not None:
+        settings["private"] = private
+    if rfc4193 is not None:
+        settings["rfc4193"] = rfc4193
+    if sixplane is not None:
+        settings["sixplane"] = sixplane
+    if broadcast is not None:
+        settings["broadcast"] = broadcast
+    if mtu is not None:
+        settings["mtu"] = mtu
+    if multicast_limit is not None:
+        settings["multicast_limit"] = multicast_limit
+    if dns is not None:
+        domain, equals, servers = dns.partition("=")
+        if not equals:
+            raise click.UsageError(f"{dns!r} is not of the form DOMAIN=IP[,IP…]")
+        settings["dns"] = (domain, [server for server in servers.split(",") if server])
+    if rules_file is not None:
+        settings["rules"] = _rules(rules_file)
+    return settings
+
+
+def _range(text: str) -> tuple[str, str]:
+    first, dash, last = text.partition("-")
+    if not dash:
+        raise click.UsageError(f"{text!r} is not a range such as 10.121.15.10-10.121.15.90")
+    return first.strip(), last.strip()
+
+
+def _route(text: str) -> tuple[str, str | None]:
+    target, _, gateway = text.partition("=")
+    return target, gateway or None
+
+
+def _rules(path: Path) -> list[dict[str, Any]]:
+    with path.open("rb") as file:
+        data = file.read(MAX_RULES_FILE)
+    try:
+        rules = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Failure(f"{path} is not JSON: {error}") from None
+    if not isinstance(rules, list):
+        raise Failure(f"{path} is not a JSON array of rules")
+    return rules
+
+
+def _print_network(network: ControllerNetwork, as_json: bool) -> None:
+    if as_json:
+        print_json(network)
+        return
+    computed = [name for name, on in (("RFC 4193", network.rfc4193), ("6PLANE", network.sixplane)) if on]
+    print_fields(
+        (
+            ("network", f"{network.nwid} {network.name}".strip()),
+            ("access", "private" if network.private else "public"),
+            ("members", f"{network.authorised_members} authorised, {network.members} known"),
+            ("routes", ", ".join(_route_text(route.target, route.via) for route in network.routes)),
+            ("pools", ", ".join(f"{first}-{last}" for first, last in network.pools)),
+            ("computed IPs", ", ".join(computed)),
+            ("DNS", f"{network.dns_domain} {' '.join(network.dns_servers)}".strip()),
+            ("MTU", network.mtu),
+            ("rules", len(network.rules)),
+            ("revision", network.revision),
+        )
+    )
+
+
+def _route_text(target: str, via: str | None) -> str:
+    return target if via is None else f"{target} via {via}"
+
+
+def _print_member(member: ControllerMember, as_json: bool) -> None:
+    if as_json:
+        print_json(member)
+        return
+    since = member.last_authorised if member.authorised else member.last_deauthorised
+    print_fields(
+        (
+            ("member", f"{member.address} {member.name}".strip()),
+            ("access", "authorised" if member.authorised else "not authorised"),
+            (
+                "since",
+                "" if since is None else f"{datetime.datetime.fromtimestamp(since, datetime.UTC):%Y-%m-%d %H:%M} UTC",
+            ),
+            ("online", "yes" if member.online else "no"),
+            ("addresses", ", ".join(member.managed_addresses)),
+        )
+    )

@@ -1,0 +1,40 @@
+"""ztnode demo."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from ztnode.cli.common import Progress, example, json_option, print_json
+
+
+@click.command(short_help="See it work: two nodes, one network, one page.", epilog=example("ztnode demo"))
+@json_option
+def demo(as_json: bool) -> None:
+    """Start a network with its own root and controller on this machine, join two nodes to it, serve a page on one and
+    fetch it from the other; show each step and its time, and end."""
+    from ztnode.demo import demo as run
+
+    steps = []
+    with (
+        tempfile.TemporaryDirectory(prefix="ztnode-demo-") as directory,
+        contextlib.closing(run(Path(directory))) as running,
+    ):
+        while True:
+            with Progress("a network of our own, on this machine") if sys.stderr.isatty() else contextlib.nullcontext():
+                step = next(running, None)
+            if step is None:
+                break
+            steps.append(step)
+            if not as_json:
+                click.echo(f"{step.at:6.2f} s  {step.what:<36} {step.result}  ({_duration(step.seconds)})")
+    if as_json:
+        print_json(steps)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
