@@ -144,7 +144,7 @@ class Supervisor:
 
     async def _start_process(self, slot: _Slot) -> None:
         """A new process for the slot, told of everything that the last one knew, and ready. Raises OSError."""
-        process = WorkerProcess(slot.index, slot.path, self._frames_from_worker)
+        process = WorkerProcess(slot.index, slot.path, self._frames_from_worker, slot.ready.clear)
         await process.start(self._steering.ephemeral(slot.index))
         slot.process = process
         try:
@@ -171,7 +171,6 @@ class Supervisor:
             born = loop.time()
             cause = await slot.process.wait()
             pid = slot.process.pid
-            slot.ready.clear()
             slot.process = None
             while slot.process is None and not self._stopping:
                 deaths = 0 if loop.time() - born > STEADY_SECONDS else deaths

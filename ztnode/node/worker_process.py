@@ -54,12 +54,14 @@ class _Channel(asyncio.Protocol):
 class WorkerProcess:
     """Lives once: started by :meth:`start`, ended by :meth:`terminate`, :meth:`kill` or itself, then of no more use."""
 
-    def __init__(self, index: int, path: str, on_frames: FramesHandler) -> None:
+    def __init__(self, index: int, path: str, on_frames: FramesHandler, on_lost: Callable[[], None]) -> None:
+        """``on_lost`` is called as soon as the worker answers no more, before :meth:`wait` returns."""
         self.index = index
         self.path = path
         """Of its hand-off socket."""
         self.stats = protocol.Stats(0, {})
         self._on_frames = on_frames
+        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._process: asyncio.subprocess.Process | None = None
         self._transport: asyncio.WriteTransport | None = None
@@ -207,6 +209,7 @@ class WorkerProcess:
     def channel_lost(self) -> None:
         """The worker has ended, or will now."""
         self._transport = None
+        self._on_lost()
         gone = WorkerGone(f"the stack worker ended: {self._cause}" if self._cause else "the stack worker ended")
         for answer in self._answers.values():
             if not answer.done():

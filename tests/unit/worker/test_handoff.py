@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fakes import FakeConnection, FakeHost
+from worker_fakes import FakeConnection, FakeHost
 
 from ztnode.worker import handoff as handoff_module
 from ztnode.worker import tcp_pair

@@ -11,7 +11,7 @@ import resource
 import socket
 
 import pytest
-from fakes import FakeConnection, FakeHost
+from worker_fakes import FakeConnection, FakeHost
 
 from ztnode.worker import splice as splice_module
 from ztnode.worker.splice import CHUNK, DRAIN_SECONDS, Splice

@@ -1,0 +1,575 @@
+"""Real worker processes, two hosts back to back: what a client of a node sees."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import time
+from contextlib import aclosing
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from worker_pair import B6, NWID, A, B, Pair, fetch, on_loop, read_all, running_pair
+
+from ztnode.node.api import DialError
+from ztnode.node.supervisor import Supervisor
+
+RESET = struct.pack("ii", 1, 0)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def sockets_in(directory: Path) -> list[Path]:
+    return list(directory.rglob("*.sock"))
+
+
+async def until(condition, seconds: float = 5.0) -> float:
+    """Wait for a condition; how long it took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, "it never came true"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("host", [B, B6])
+@on_loop
+async def test_bulk_both_ways_at_once_and_half_close(tmp_path: Path, host: str) -> None:
+    async with running_pair(tmp_path) as pair:
+        dialled, accepted = await pair.connect(host)
+        loop = asyncio.get_running_loop()
+        up, down = os.urandom(6 << 20), os.urandom(6 << 20)
+
+        async def send(sock: socket.socket, data: bytes) -> None:
+            await loop.sock_sendall(sock, data)
+            sock.shutdown(socket.SHUT_WR)
+
+        _, _, got_up, got_down = await asyncio.gather(
+            send(dialled, up), send(accepted, down), read_all(accepted), read_all(dialled)
+        )
+        assert hashlib.sha256(got_up).digest() == hashlib.sha256(up).digest()
+        assert hashlib.sha256(got_down).digest() == hashlib.sha256(down).digest()
+        dialled.close()
+        accepted.close()
+        await until(lambda: not pair.a.workers()[0].connections)
+
+
+@on_loop
+async def test_bulk_over_a_lossy_link(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        dialled, accepted = await pair.connect()
+        count = 0
+
+        def drop(_frame: memoryview) -> bool:
+            nonlocal count
+            count += 1
+            return count % 67 == 0
+
+        pair.drop = drop
+        payload = os.urandom(2 << 20)
+        loop = asyncio.get_running_loop()
+
+        async def send() -> None:
+            await loop.sock_sendall(dialled, payload)
+            dialled.shutdown(socket.SHUT_WR)
+
+        _, received = await asyncio.gather(send(), read_all(accepted))
+        assert received == payload
+        dialled.close()
+        accepted.close()
+
+
+@on_loop
+async def test_half_close_leaves_the_way_back_open(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        dialled, accepted = await pair.connect()
+        await loop.sock_sendall(dialled, b"question")
+        dialled.shutdown(socket.SHUT_WR)
+        assert await read_all(accepted) == b"question"
+        await asyncio.sleep(0.05)
+        await loop.sock_sendall(accepted, b"answer")
+        accepted.close()
+        assert await read_all(dialled) == b"answer"
+        dialled.close()
+
+
+@on_loop
+async def test_reset_arrives_as_econnreset_after_what_came_before(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        dialled, accepted = await pair.connect()
+        await loop.sock_sendall(accepted, b"some data")
+        await asyncio.sleep(0.1)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        accepted.close()
+        assert await loop.sock_recv(dialled, 100) == b"some data"
+        with pytest.raises(ConnectionResetError):
+            await loop.sock_recv(dialled, 100)
+        dialled.close()
+
+
+@on_loop
+async def test_close_with_unread_data_resets_the_other_side(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        dialled, accepted = await pair.connect()
+        await loop.sock_sendall(dialled, b"nobody reads this")
+        await asyncio.sleep(0.1)
+        accepted.close()
+        with pytest.raises(ConnectionResetError):
+            await loop.sock_recv(dialled, 100)
+        dialled.close()
+
+
+@on_loop
+async def test_backpressure_from_client_to_client(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        dialled, accepted = await pair.connect()
+        sent = 0
+        idle = time.monotonic()
+        while time.monotonic() - idle < 0.5:
+            try:
+                sent += dialled.send(bytes(1 << 16))
+                idle = time.monotonic()
+            except BlockingIOError:
+                await asyncio.sleep(0.01)
+            assert sent < 64 << 20, "somebody buffers without bound"
+        frames = pair.frames
+        await asyncio.sleep(0.3)
+        assert pair.frames - frames < 20, "a closed window is probed, not hammered"
+        dialled.shutdown(socket.SHUT_WR)
+        assert len(await read_all(accepted)) == sent
+        dialled.close()
+        accepted.close()
+
+
+@on_loop
+async def test_errors_name_their_cause_quickly(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        start = time.monotonic()
+        with pytest.raises(DialError, match="refused") as refused:
+            await pair.a.dial(B, 9)
+        assert refused.value.errno == errno.ECONNREFUSED
+        assert time.monotonic() - start < 0.5
+        with pytest.raises(DialError, match="no joined network has a route") as no_route:
+            await pair.a.dial("192.0.2.1", 80)
+        assert no_route.value.errno == errno.ENETUNREACH
+        with pytest.raises(DialError, match="not up") as down:
+            await pair.a.dial(B, 80, nwid=1)
+        assert down.value.errno == errno.ENETDOWN
+        with pytest.raises(ValueError, match="does not appear to be"):
+            await pair.a.dial("example.com", 80)
+        with pytest.raises(ValueError, match="port number"):
+            await pair.a.dial(B, 70000)
+        start = time.monotonic()
+        with pytest.raises(DialError, match="does not answer") as unreachable:
+            await pair.a.dial("10.121.0.99", 80)
+        assert unreachable.value.errno == errno.EHOSTUNREACH
+        assert time.monotonic() - start < 3.5
+        pair.drop = lambda frame: frame[12:14] == b"\x08\x00"
+        start = time.monotonic()
+        with pytest.raises(DialError, match=r"within 0\.3 s") as timeout:
+            await pair.a.dial(B, 80, timeout=0.3)
+        assert timeout.value.errno == errno.ETIMEDOUT
+        assert time.monotonic() - start < 1.0
+
+
+@on_loop
+async def test_cancelled_dial_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        dialling = asyncio.create_task(pair.a.dial("10.121.0.99", 80))
+        await asyncio.sleep(0.1)
+        dialling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+        dialled, accepted = await pair.connect()
+        dialled.close()
+        accepted.close()
+
+
+@on_loop
+async def test_listeners_accept_in_order_close_and_refuse(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        listener, (_, port) = await pair.b.listen(B, 5380, nwid=NWID)
+        assert port == 5380
+        with pytest.raises(DialError, match="in use"):
+            await pair.b.listen(B, 5380, nwid=NWID)
+        with pytest.raises(DialError, match="not an address of this node"):
+            await pair.b.listen("10.121.0.77", 80)
+        handoffs = [await pair.a.dial(B, 5380) for _ in range(3)]
+        accepted = [await pair.b.accept(listener) for _ in range(3)]
+        assert [each.remote for each in accepted] == [each.local for each in handoffs]
+        assert accepted[0].local == (B, 5380)
+        waiting = asyncio.create_task(pair.b.accept(listener))
+        await asyncio.sleep(0.05)
+        await pair.b.close_listener(listener)
+        with pytest.raises(DialError, match="closed"):
+            await waiting
+        with pytest.raises(KeyError):
+            await pair.b.accept(listener)
+        with pytest.raises(KeyError):
+            await pair.b.close_listener(listener)
+        with pytest.raises(DialError, match="refused"):
+            await pair.a.dial(B, 5380)
+
+
+@on_loop
+async def test_cancelled_accept_loses_no_connection(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        listener, (_, port) = await pair.b.listen("", 0)
+        for _ in range(5):
+            accepting = asyncio.create_task(pair.b.accept(listener))
+            await asyncio.sleep(0.01)
+            accepting.cancel()
+        dialled = fetch(await pair.a.dial(B, port))
+        accepted = fetch(await asyncio.wait_for(pair.b.accept(listener), 2))
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(dialled, b"through")
+        assert await loop.sock_recv(accepted, 100) == b"through"
+        dialled.close()
+        accepted.close()
+
+
+@on_loop
+async def test_killed_worker_resets_its_clients_and_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        listener, (_, port) = await pair.b.listen("", 0)
+        dialled = fetch(await pair.a.dial(B, port))
+        accepted = fetch(await pair.b.accept(listener))
+        await loop.sock_sendall(accepted, b"data before")
+        await asyncio.sleep(0.1)
+        accepting = asyncio.create_task(pair.b.accept(listener))
+        await asyncio.sleep(0.05)
+        old = pair.b.workers()[0].pid
+        with caplog.at_level(logging.WARNING):
+            os.kill(old, signal.SIGKILL)
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(loop.sock_recv(accepted, 100), 1)
+            await until(lambda: not pair.b._slots[0].ready.is_set())
+            took = await until(pair.b._slots[0].ready.is_set)
+        assert took < 1.0
+        [record] = caplog.records
+        assert "killed by SIGKILL" in record.getMessage()
+        assert str(old) in record.getMessage()
+        # The listener stands again under the same id and number; who was accepting still is.
+        again = fetch(await pair.a.dial(B, port))
+        peer = fetch(await asyncio.wait_for(accepting, 2))
+        await loop.sock_sendall(again, b"after")
+        assert await loop.sock_recv(peer, 100) == b"after"
+        # The other side learns by a reset as soon as it speaks.
+        assert await loop.sock_recv(dialled, 100) == b"data before"
+        await loop.sock_sendall(dialled, b"hello?")
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(loop.sock_recv(dialled, 100), 2)
+        assert pair.b.workers()[0].restarts == 1
+        assert pair.b.workers()[0].pid != old
+        for sock in (dialled, accepted, again, peer):
+            sock.close()
+
+
+@on_loop
+async def test_dial_during_the_restart_waits_for_the_new_worker(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        _, (_, port) = await pair.b.listen("", 0)
+        os.kill(pair.a.workers()[0].pid, signal.SIGKILL)
+        handoff = await pair.a.dial(B, port, timeout=5)
+        fetch(handoff).close()
+
+
+@on_loop
+async def test_worker_that_keeps_dying_is_restarted_more_and_more_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_pair(tmp_path) as pair:
+        monkeypatch.setattr("ztnode.node.worker_process.sys.executable", "/bin/false")
+        with caplog.at_level(logging.WARNING):
+            os.kill(pair.a.workers()[0].pid, signal.SIGKILL)
+            await asyncio.sleep(0.6)
+            assert 2 <= len(caplog.records) <= 3
+            assert "does not start: exit code 1" in caplog.records[1].getMessage()
+        monkeypatch.undo()
+        await until(pair.a._slots[0].ready.is_set)
+
+
+@on_loop
+async def test_corrupt_ring_ends_the_worker_with_its_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with running_pair(tmp_path) as pair:
+        process = pair.a._slots[0].process
+        assert process is not None
+        with caplog.at_level(logging.WARNING):
+            process._to_worker._indices[0] += 12
+            process._to_worker.write_many([(7, (b"x" * 60,))])
+            await until(lambda: bool(caplog.records))
+            await until(pair.a._slots[0].ready.is_set)
+        assert "RingCorrupt" in caplog.records[0].getMessage()
+        dialled, accepted = await pair.connect()
+        dialled.close()
+        accepted.close()
+
+
+@on_loop
+async def test_stop_is_quick_and_leaves_nothing(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    await pair.start()
+    dialled, accepted = await pair.connect()
+    pids = [each.pid for each in (*pair.a.workers(), *pair.b.workers())]
+    start = time.monotonic()
+    await pair.a.stop()
+    assert time.monotonic() - start < 1.0
+    loop = asyncio.get_running_loop()
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(loop.sock_recv(dialled, 1), 1)
+    with pytest.raises(ConnectionResetError):  # told by the overlay: the worker's last frames were delivered
+        await asyncio.wait_for(loop.sock_recv(accepted, 1), 1)
+    await pair.b.stop()
+    assert not any(is_alive(pid) for pid in pids)
+    assert not sockets_in(tmp_path)
+    dialled.close()
+    accepted.close()
+
+
+@on_loop
+async def test_stuck_worker_is_ended_by_force(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    await pair.start()
+    pid = pair.a.workers()[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    start = time.monotonic()
+    await pair.stop()
+    assert time.monotonic() - start < 1.0
+    assert not is_alive(pid)
+
+
+def test_node_that_dies_leaves_no_worker_behind(tmp_path: Path) -> None:
+    script = (
+        "import asyncio, pathlib, sys\n"
+        "from ztnode.node.supervisor import Supervisor\n"
+        "async def main():\n"
+        "    s = Supervisor(pathlib.Path(sys.argv[1]), lambda records: None, workers=2)\n"
+        "    await s.start()\n"
+        "    print(*(w.pid for w in s.workers()), flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    node = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert node.stdout is not None
+    pids = [int(pid) for pid in node.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(map(is_alive, pids))
+    for pid in pids:
+        os.kill(pid, signal.SIGINT)  # Ctrl-C in the terminal goes to all; it is for the node to end them
+    time.sleep(0.1)
+    assert all(map(is_alive, pids))
+    node.kill()
+    node.communicate()
+    deadline = time.monotonic() + 2
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not sockets_in(tmp_path)
+
+
+def test_long_state_directory_gets_its_sockets_elsewhere(tmp_path: Path) -> None:
+    state = tmp_path / ("x" * 120)
+    state.mkdir()
+
+    async def scenario() -> None:
+        supervisor = Supervisor(state, lambda _records: None)
+        await supervisor.start()
+        paths.append(Path(supervisor._slots[0].path))
+        modes.append((paths[0].stat().st_mode, paths[0].parent.stat().st_mode))
+        await supervisor.stop()
+
+    paths: list[Path] = []
+    modes: list[tuple[int, int]] = []
+    asyncio.run(scenario())
+    [(socket_mode, directory_mode)] = modes
+    assert stat.S_ISSOCK(socket_mode)
+    assert not directory_mode & 0o077
+    assert not paths[0].parent.exists()
+
+
+def test_number_of_workers_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="between 1 and 64"):
+        Supervisor(tmp_path, lambda _records: None, workers=0)
+
+
+@on_loop
+async def test_connections_are_shared_out_over_workers(tmp_path: Path) -> None:
+    async with running_pair(tmp_path, workers=2) as pair:
+        loop = asyncio.get_running_loop()
+        connections = [await pair.connect() for _ in range(6)]
+        for dialled, accepted in connections:
+            await loop.sock_sendall(dialled, b"ping")
+            assert await loop.sock_recv(accepted, 10) == b"ping"
+            await loop.sock_sendall(accepted, b"pong")
+            assert await loop.sock_recv(dialled, 10) == b"pong"
+        await until(lambda: [worker.connections for worker in pair.a.workers()] == [3, 3])
+        # One dies, the other's connections go on.
+        os.kill(pair.a.workers()[1].pid, signal.SIGKILL)
+        alive = reset = 0
+        for dialled, accepted in connections:
+            await loop.sock_sendall(accepted, b"still there?")
+            try:
+                alive += await asyncio.wait_for(loop.sock_recv(dialled, 100), 2) == b"still there?"
+            except ConnectionResetError:
+                reset += 1
+        assert (alive, reset) == (3, 3)
+        assert await pair.a.ping(B) < 1
+        for sock in (sock for both in connections for sock in both):
+            sock.close()
+
+
+@on_loop
+async def test_hundred_connections_at_once_are_served_fairly(tmp_path: Path) -> None:
+    size = 1 << 20
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        listener, (_, port) = await pair.b.listen("", 0, backlog=200)
+        payload = os.urandom(size)
+
+        async def serve() -> None:
+            for _ in range(100):
+                sock = fetch(await pair.b.accept(listener))
+                tasks.append(asyncio.create_task(answer(sock)))
+
+        async def answer(sock: socket.socket) -> None:
+            await loop.sock_recv(sock, 1)
+            await loop.sock_sendall(sock, payload)
+            sock.close()
+
+        async def download(begin: asyncio.Event) -> float:
+            sock = fetch(await pair.a.dial(B, port))
+            await begin.wait()
+            start = time.monotonic()
+            await loop.sock_sendall(sock, b"?")
+            assert await read_all(sock) == payload
+            sock.close()
+            return time.monotonic() - start
+
+        tasks: list[asyncio.Task[None]] = []
+        begin = asyncio.Event()
+        serving = asyncio.create_task(serve())
+        downloads = [asyncio.create_task(download(begin)) for _ in range(100)]
+        await serving
+        begin.set()
+        times = sorted(await asyncio.gather(*downloads))
+        await asyncio.gather(*tasks)
+        assert times[-1] < 5 * times[50]
+
+
+def resident(pid: int) -> int:
+    """Proportional set size in KiB: shared pages count once."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise AssertionError("no Pss in smaps_rollup")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's smaps_rollup")
+@on_loop
+async def test_idle_connections_are_cheap(tmp_path: Path) -> None:
+    count = 300
+    async with running_pair(tmp_path) as pair:
+        listener, (_, port) = await pair.b.listen("", 0, backlog=200)
+        warm = await pair.connect()
+        worker = pair.a.workers()[0].pid
+        before = resident(worker)
+        socks = list(warm)
+        for _ in range(count):
+            socks.append(fetch(await pair.a.dial(B, port)))
+            socks.append(fetch(await pair.b.accept(listener)))
+        each = (resident(worker) - before) / count
+        for sock in socks:
+            sock.close()
+        assert each < 40, "KiB for each connection in the worker"
+
+
+@on_loop
+async def test_ping_both_families(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        assert 0 < await pair.a.ping(B) < 1
+        assert 0 < await pair.a.ping(B6, size=1000) < 1
+        with pytest.raises(DialError) as error:
+            await pair.a.ping("10.121.0.99")
+        assert error.value.errno in (errno.EHOSTUNREACH, errno.ETIMEDOUT)
+
+
+@on_loop
+async def test_udp_sockets(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        handoff = await pair.b.open_udp(B, 5353)
+        assert handoff.local == (B, 5353)
+        server = fetch(handoff)
+        client = fetch(await pair.a.open_udp("", 0))
+        address = ip_address(B).packed
+        await loop.sock_sendall(client, struct.pack("!BBH", 0, 4, 5353) + address + b"question" * 500)
+        request = await asyncio.wait_for(loop.sock_recv(server, 70000), 2)
+        assert request[4:8] == ip_address(A).packed
+        assert request[8:] == b"question" * 500
+        await loop.sock_sendall(server, request[:8] + b"answer")
+        answer = await asyncio.wait_for(loop.sock_recv(client, 70000), 2)
+        assert answer == struct.pack("!BBH", 0, 4, 5353) + address + b"answer"
+        await loop.sock_sendall(client, struct.pack("!BBH", 0, 4, 9) + address + b"nobody there")
+        failure = await asyncio.wait_for(loop.sock_recv(client, 70000), 2)
+        assert failure == struct.pack("!BBH", 1, 4, 9) + address + struct.pack("!I", errno.ECONNREFUSED)
+        server.close()
+        client.close()
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
+@on_loop
+async def test_capture_opens_in_wireshark_without_complaint(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        pieces = []
+
+        async def capture() -> None:
+            async with aclosing(pair.a.capture(NWID)) as blocks:
+                async for piece in blocks:
+                    pieces.append(piece)
+
+        capturing = asyncio.create_task(capture())
+        await asyncio.sleep(0.05)
+        dialled, accepted = await pair.connect()
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(dialled, bytes(200_000))
+        dialled.shutdown(socket.SHUT_WR)
+        assert len(await read_all(accepted)) == 200_000
+        accepted.close()
+        dialled.close()
+        await asyncio.sleep(0.1)
+        capturing.cancel()
+        await asyncio.wait([capturing])
+        assert not pair.a._captures
+        file = tmp_path / "capture.pcapng"
+        file.write_bytes(b"".join(pieces))
+        options = [f"-o{protocol}.check_checksum:TRUE" for protocol in ("ip", "tcp", "udp")]
+
+        def count(expression: str) -> int:
+            command = ["tshark", "-r", str(file), *options, "-Y", expression, "-T", "fields", "-e", "frame.number"]
+            return len(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+
+        assert count("tcp") > 70
+        assert count("tcp.flags.syn == 1 && tcp.flags.ack == 0") == 1
+        assert count("_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0") == 0
