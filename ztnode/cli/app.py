@@ -27,6 +27,7 @@ COMMANDS = {
     "capture": "ztnode.cli.capture:capture",
     "identity": "ztnode.cli.identity:identity",
     "world": "ztnode.cli.world:world",
+    "controller": "ztnode.cli.controller:controller",
     "demo": "ztnode.cli.demo:demo",
 }
 """Name of each command, and where it is: imported when it is needed."""

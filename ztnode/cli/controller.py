@@ -140,7 +140,7 @@ def list_networks(node: ztclient.Node, as_json: bool) -> None:
 @network_options
 @json_option
 @node_option
-def create(node: ztclient.Node, nwid: str | None, as_json: bool, **options: Any) -> None:
+def create(node: ztclient.Node, /, nwid: str | None, as_json: bool, **options: Any) -> None:
     """Make a network and print it."""
     _print_network(_controller(node).create_network(nwid, **_settings(**options)), as_json)
 
@@ -150,7 +150,7 @@ def create(node: ztclient.Node, nwid: str | None, as_json: bool, **options: Any)
 @network_options
 @json_option
 @node_option
-def update(node: ztclient.Node, nwid: str, as_json: bool, **options: Any) -> None:
+def update(node: ztclient.Node, /, nwid: str, as_json: bool, **options: Any) -> None:
     """Change settings of the network NWID; members that are online get them at once."""
     settings = _settings(**options)
     if not settings:
