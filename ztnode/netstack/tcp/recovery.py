@@ -364,6 +364,8 @@ class Recovery:
     # --- fast recovery ---
     def _enter_recovery(self, now: float) -> None:
         self.phase = Phase.RECOVERY
+        if self.sack_ok:
+            self._detect(now)  # the reordering window closes when recovery begins (RFC 8985 section 6.2 step 4)
         self.point = self.nxt
         self.fast_recoveries += 1
         self._recover_fs = max(self.pipe + self.board.lost, self.mss)
@@ -524,7 +526,8 @@ class Recovery:
             return None
         if span.sent > self._rack_sent or (span.sent == self._rack_sent and span.end > self._rack_end):
             return None
-        return span.sent + self._rack_rtt + self._reordering_window()
+        # The same sum in the same order as in `_detect`, or a rounding error would fire this timer for ever.
+        return span.sent + (self._rack_rtt + self._reordering_window())
 
     def on_reorder_timer(self, now: float) -> None:
         """The reordering window of the oldest span is over."""

@@ -196,8 +196,6 @@ class Sender:
         if flight == 0:
             self.last_progress = now
         recovery.sent_new(end, now)
-        if recovery.limited_point >= nxt:
-            recovery.limited_point = max(recovery.limited_point, end)
         self.last_sent = now
 
     # --- zero window ---
