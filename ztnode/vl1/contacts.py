@@ -31,6 +31,8 @@ ATTEMPT_RETRY: Final = (0.2, 0.8, 1.0)
 """Seconds after which HELLO is sent to a possible endpoint again: the first may be what opens our own NAT for the
 peer's, and neither may arrive. After the last of these the endpoint may be suggested anew."""
 MAX_ATTEMPTS: Final = 1024
+GREETINGS_PER_TICK: Final = 64
+"""HELLOs to peers that are due for one, sent in one go: each costs 100 µs, and a root has thousands of peers."""
 BUSY_TICK: Final = 1.0
 IDLE_TICK: Final = 5.0
 
@@ -72,6 +74,7 @@ class Contacts:
         self._next_attempt: float | None = None
         self._root_tries = 0
         self._next_root = float("-inf")
+        self._greetings = GREETINGS_PER_TICK
 
     # What to send
 
@@ -209,12 +212,13 @@ class Contacts:
         """Heartbeats, probes and expiry for all peers with paths. True if a path is in use so lately that it should be
         looked after again in ``BUSY_TICK`` rather than ``IDLE_TICK`` seconds."""
         busy = False
+        self._greetings = GREETINGS_PER_TICK
         for peer in list(self._topology.by_address.values()):
             if peer.paths and self._keep_peer_alive(peer, now):
                 busy = True
             if peer.path is None and peer.is_active(now):
                 self._greet_through_root(peer, now)
-        return busy
+        return busy or self._greetings <= 0
 
     def heard_relayed(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
         """A peer whose version we may not know has reached us through the root at ``endpoint``."""
@@ -226,16 +230,13 @@ class Contacts:
         upstream = self._topology.best_upstream()
         if upstream is None or upstream.path is None or self._topology.is_upstream(peer.address):
             return
-        if now - peer.last_hello >= (PING_PERIOD if peer.protocol else INTRODUCTION_PERIOD):
-            peer.last_hello = now
+        if self._is_greeting_due(peer, PING_PERIOD if peer.protocol else INTRODUCTION_PERIOD, now):
             self.hello(peer, upstream.path.endpoint, now)
 
     def _keep_peer_alive(self, peer: Peer, now: float) -> bool:
         peer.expire_paths(now)
         active = peer.is_active(now) or self._topology.is_upstream(peer.address)
-        greet = active and now - peer.last_hello >= PING_PERIOD
-        if greet:
-            peer.last_hello = now
+        greet = active and self._is_greeting_due(peer, PING_PERIOD, now)
         busy = False
         for path in peer.paths.values():
             if greet:
@@ -256,6 +257,13 @@ class Contacts:
         if peer.choose_path():
             self._path_changed(peer, now)
         return busy
+
+    def _is_greeting_due(self, peer: Peer, period: float, now: float) -> bool:
+        if now - peer.last_hello < period or self._greetings <= 0:
+            return False
+        self._greetings -= 1
+        peer.last_hello = now
+        return True
 
     def reset_paths(self, scope: Scope, *, ipv6: bool, now: float) -> None:
         """Our own address in this scope has changed: every path in it counts as dead until it answers again
