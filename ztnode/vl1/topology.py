@@ -129,9 +129,11 @@ class Topology:
 
     def _collect_upstreams(self) -> None:
         upstreams: dict[int, list[Endpoint]] = {}
-        self.is_root = False
+        self.is_root = self.on_loopback = False
         for world in (self.planet, *self.moons.values()):
             for root in world.roots:
+                # Our own endpoints as a root count as well: those who come to them are on this machine too.
+                self.on_loopback |= any(scope_of(ip) is Scope.LOOPBACK for ip, _ in root.endpoints)
                 if root.identity.public == self.identity.public:
                     self.is_root = True
                     continue
@@ -143,9 +145,6 @@ class Topology:
                 endpoints = upstreams.setdefault(root.identity.address, [])
                 endpoints.extend(endpoint for endpoint in root.endpoints if endpoint not in endpoints)
         self.upstreams = {address: tuple(endpoints) for address, endpoints in upstreams.items()}
-        self.on_loopback = any(
-            scope_of(ip) is Scope.LOOPBACK for endpoints in self.upstreams.values() for ip, _ in endpoints
-        )
 
 
 def _latency(path: Path | None) -> float:

@@ -1,0 +1,146 @@
+"""A whole ZeroTier network of one's own on this machine: a root and controller, and members, each a ``ztnode serve``.
+
+For ``ztnode demo``, tests and benchmarks. Everything lives in one directory and ends with the object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import ztclient
+import ztclient.controller
+from ztnode import worldtool
+from ztnode.node.home import IDENTITY_PUBLIC, IDENTITY_SECRET
+from ztnode.node.identity_pool import generate_identity
+from ztnode.node.node import HOME
+from ztnode.plugins.stores import FileStore
+from ztnode.wire.identity import Identity
+
+START_TIMEOUT = 20.0
+"""Seconds for a node process to come up; a crowded machine takes long to start Python."""
+STOP_TIMEOUT = 5.0
+
+
+class EmbeddedError(RuntimeError):
+    """A process of the network did not do what it should; the text ends with its last words."""
+
+
+class Member:
+    """One ``ztnode serve`` process."""
+
+    def __init__(self, name: str, state: Path, arguments: Sequence[str], prefix: Sequence[str]) -> None:
+        """Start it; ``prefix`` is a command that runs another, such as ``ip netns exec NAME``."""
+        self.name = name
+        self.state = state
+        self._log = state / "serve.log"
+        state.mkdir(parents=True, exist_ok=True)
+        command = [*prefix, sys.executable, "-m", "ztnode", "serve", "--state", str(state), *arguments]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    @property
+    def node(self) -> ztclient.Node:
+        """A client of this node."""
+        return ztclient.Node(state=self.state)
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        with contextlib.suppress(OSError):
+            return self._log.read_text(errors="replace")[-2000:].strip()
+        return ""
+
+    def wait_online(self, timeout: float = START_TIMEOUT) -> ztclient.Status:
+        """Wait until it answers and has reached a root. Raises EmbeddedError."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise EmbeddedError(f"{self.name} ended with code {self.process.returncode}: {self.last_words()}")
+            with contextlib.suppress(ztclient.Error):
+                status = self.node.status()
+                if status.online:
+                    return status
+            time.sleep(0.02)
+        raise EmbeddedError(f"{self.name} is not online after {timeout:g} s: {self.last_words()}")
+
+    def stop(self) -> None:
+        """End it as Ctrl-C would, by force if it does not."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+
+class EmbeddedNetwork:
+    """The root and controller, started when the object is made, and members as they are added."""
+
+    def __init__(self, directory: Path, *, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
+        """``host``: the physical address at which members reach the root; it must be one where ``prefix`` runs."""
+        self.directory = directory
+        self.planet = directory / "planet"
+        self.members: dict[str, Member] = {}
+        identity = generate_identity()
+        port = free_udp_port() if not prefix else 9993
+        root = worldtool.parse_root(identity.to_text(), [f"{host}/{port}"])
+        secret = worldtool.WorldSecret.generate(os.urandom)
+        self.planet.write_bytes(worldtool.create_planet([root], secret, time.time_ns() // 1_000_000))
+        self.controller = self._start("root", identity, ["--root", "--controller", "--port", str(port)], prefix)
+        self.controller.wait_online()
+
+    def create(self, *, name: str = "embedded", private: bool = False, subnet: str = "10.121.15.0/24") -> str:
+        """Make a network and return its NWID; addresses are assigned from ``subnet``."""
+        settings = ztclient.controller.subnet(subnet)
+        settings.update({"name": name, "private": private})
+        return ztclient.controller.Controller(self.controller.node).create_network(**settings).nwid
+
+    def add(self, name: str, *arguments: str, prefix: Sequence[str] = (), identity: Identity | None = None) -> Member:
+        """Start one more node; it is not waited for. ``arguments`` go to ``ztnode serve``."""
+        port = [] if "--port" in arguments else ["--port", "0"]
+        return self._start(name, identity or generate_identity(), [*port, *arguments], prefix)
+
+    def add_all(self, *names: str) -> list[Member]:
+        """Start several nodes; each starts while the identity of the next is made."""
+        return [self.add(name) for name in names]
+
+    def _start(self, name: str, identity: Identity, arguments: Sequence[str], prefix: Sequence[str]) -> Member:
+        state = self.directory / name
+        store = FileStore(state / HOME)
+        store.write(IDENTITY_SECRET, identity.to_text(include_secret=True).encode())
+        store.write(IDENTITY_PUBLIC, identity.to_text().encode())
+        store.close()
+        member = Member(name, state, ["--planet", str(self.planet), *arguments], prefix)
+        self.members[name] = member
+        return member
+
+    def close(self) -> None:
+        """End all processes, the newest first."""
+        while self.members:
+            _, member = self.members.popitem()
+            member.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def free_udp_port() -> int:
+    """A UDP port that is free on loopback at this moment."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
