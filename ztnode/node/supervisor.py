@@ -45,17 +45,6 @@ _log = logging.getLogger(__name__)
 _A = TypeVar("_A", bound=protocol.Answer)
 
 
-class _Listener:
-    """A listener as the client knows it, whichever process serves it at the moment."""
-
-    def __init__(self, request: protocol.Listen, worker: int, local: protocol.Address) -> None:
-        self.request = request
-        self.worker = worker
-        self.local = local
-        self.closed = asyncio.Event()
-        self.spare: deque[tuple[float, Handoff]] = deque()
-
-
 class _Slot:
     """The place of one worker: what stays when its process is replaced."""
 
@@ -66,6 +55,44 @@ class _Slot:
         self.ready = asyncio.Event()
         self.restarts = 0
         self.task: asyncio.Task[None] | None = None
+
+
+class _Listener:
+    """A listener as the client knows it, whichever process serves it at the moment."""
+
+    def __init__(self, request: protocol.Listen, slot: _Slot) -> None:
+        self.request = request
+        self.slot = slot
+        self.waiters: deque[asyncio.Future[Handoff]] = deque()
+        self.spare: deque[tuple[float, Handoff]] = deque()
+        """Connections that came when their waiter had just gone, with the time."""
+        self.accepting = 0
+        """Request id of the Accept that is under way."""
+        self.task: asyncio.Task[None] | None = None
+
+    def give(self, handoff: Handoff, now: float) -> None:
+        """To whoever waits longest, or to whoever comes next."""
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(handoff)
+                return
+        self.spare.append((now, handoff))
+
+    def take(self, now: float) -> Handoff | None:
+        """A spare connection whose token is still good."""
+        while self.spare:
+            born, handoff = self.spare.popleft()
+            if now - born < SPARE_SECONDS:
+                return handoff
+        return None
+
+    def fail(self, number: int, reason: str) -> None:
+        """Nothing will come any more."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(DialError(number, reason))
+        self.waiters.clear()
 
 
 class Supervisor:
@@ -121,6 +148,8 @@ class Supervisor:
     async def stop(self) -> None:
         """End every worker within a second, by force if need be; their connections end with a reset."""
         self._stopping = True
+        for listener in list(self._listeners):
+            self._forget_listener(listener)
         for capture in [capture for captures in self._captures.values() for capture in captures]:
             capture.end()
         processes = [slot.process for slot in self._slots if slot.process is not None]
@@ -132,13 +161,15 @@ class Supervisor:
         for process in processes:
             process.kill("it did not end when asked to")
         for slot in self._slots:
-            slot.ready.clear()
             if slot.task is None and slot.process is not None:
                 await slot.process.wait()
+                slot.process = None
         if tasks:
             _, stuck = await asyncio.wait(tasks, timeout=STOP_SECONDS)
             for task in stuck:
                 task.cancel()
+        for slot in self._slots:
+            slot.ready.set()  # whoever waits for a worker learns that there is none
         if self._short_directory is not None:
             shutil.rmtree(self._short_directory, ignore_errors=True)
 
@@ -159,7 +190,7 @@ class Supervisor:
         except BaseException:
             process.kill("cancelled")
             raise
-        for listener in [each for each in self._listeners.values() if each.worker == slot.index]:
+        for listener in [each for each in self._listeners.values() if each.slot is slot]:
             await self._listen_again(process, listener)
         slot.ready.set()
 
@@ -188,7 +219,8 @@ class Supervisor:
                 )
                 await asyncio.sleep(delay)
                 try:
-                    await self._start_process(slot)
+                    if not self._stopping:
+                        await self._start_process(slot)
                 except OSError as error:
                     cause, pid = str(error), 0
 
@@ -309,54 +341,63 @@ class Supervisor:
         answer = await self._ask(slot, request, protocol.Listening)
         # A listener that has to be opened again keeps the port number that it was given.
         again = protocol.Listen(request.id, host, answer.local[1], request.index, request.backlog)
-        self._listeners[request.id] = _Listener(again, slot.index, answer.local)
+        self._listeners[request.id] = _Listener(again, slot)
         return request.id, answer.local
 
     async def accept(self, listener: int) -> Handoff:
         """The next connection. Raises DialError when the listener is closed, KeyError if unknown."""
         entry = self._listeners[listener]
-        slot = self._slots[entry.worker]
         loop = asyncio.get_running_loop()
-        while entry.spare:
-            born, handoff = entry.spare.popleft()
-            if loop.time() - born < SPARE_SECONDS:
-                return handoff
-        closed = asyncio.create_task(entry.closed.wait())
+        spare = entry.take(loop.time())
+        if spare is not None:
+            return spare
+        waiter: asyncio.Future[Handoff] = loop.create_future()
+        entry.waiters.append(waiter)
+        if entry.task is None:
+            entry.task = asyncio.create_task(self._accept_for(entry))
         try:
-            while not entry.closed.is_set():
-                waiting = asyncio.create_task(self._accept_once(slot, listener))
-                try:
-                    await asyncio.wait((waiting, closed), return_when=asyncio.FIRST_COMPLETED)
-                except asyncio.CancelledError:
-                    if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
-                        entry.spare.append((loop.time(), waiting.result()))
-                    raise
-                finally:
-                    waiting.cancel()
-                if waiting.done() and not entry.closed.is_set():
-                    with contextlib.suppress(WorkerGone):  # the listener is opened again in the next worker
-                        return waiting.result()
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                entry.give(waiter.result(), loop.time())
+            raise
         finally:
-            closed.cancel()
-        raise DialError(errno.EINVAL, "the listener was closed")
+            with contextlib.suppress(ValueError):
+                entry.waiters.remove(waiter)
+            if not entry.waiters and entry.accepting and entry.slot.process is not None:
+                # It is answered all the same: with a connection, if one was on the way, and then nothing is lost.
+                entry.slot.process.send(protocol.Cancel(entry.accepting))
 
-    async def _accept_once(self, slot: _Slot, listener: int) -> Handoff:
-        process = await self._ready_process(slot)
-        answer = _expect(await process.request(protocol.Accept(next(self._ids), listener)), protocol.Accepted)
-        return Handoff(slot.path, bytes.fromhex(answer.token), answer.local, answer.remote)
+    async def _accept_for(self, entry: _Listener) -> None:
+        """Fetch connections from the worker, one at a time, as long as somebody waits."""
+        try:
+            while entry.waiters and not self._stopping:
+                entry.accepting = next(self._ids)
+                try:
+                    process = await self._ready_process(entry.slot)
+                    answer = await process.request(protocol.Accept(entry.accepting, entry.request.id))
+                except WorkerGone:
+                    continue  # the listener is opened again in the next worker
+                if isinstance(answer, protocol.Accepted):
+                    handoff = Handoff(entry.slot.path, bytes.fromhex(answer.token), answer.local, answer.remote)
+                    entry.give(handoff, asyncio.get_running_loop().time())
+                elif isinstance(answer, protocol.Failed) and answer.errno != errno.ECANCELED:
+                    entry.fail(answer.errno, answer.reason)
+        finally:
+            entry.task = None
+            entry.accepting = 0
 
     async def close_listener(self, listener: int) -> None:
         """Stop listening. Raises KeyError if unknown."""
         entry = self._listeners[listener]
         self._forget_listener(listener)
-        process = self._slots[entry.worker].process
-        if process is not None:
-            process.send(protocol.Cancel(listener))
+        if entry.slot.process is not None:
+            entry.slot.process.send(protocol.Cancel(listener))
 
     def _forget_listener(self, listener: int) -> None:
         entry = self._listeners.pop(listener, None)
         if entry is not None:
-            entry.closed.set()
+            entry.fail(errno.EINVAL, "the listener was closed")
 
     async def open_udp(self, host: str, port: int, *, nwid: int | None = None) -> Handoff:
         """A UDP socket bound to an overlay address ("": all of them); ``worker/datagrams.py`` describes what the client

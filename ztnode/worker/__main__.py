@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -34,6 +35,7 @@ def main() -> NoReturn:
     except (ValueError, OSError):
         sys.exit(f"This is started by `ztnode serve`: {USAGE}")
     control.set_inheritable(False)
+    _raise_descriptor_limit()
     _name_process(f"ztnode-worker{index}")
     try:
         _run(control, rings[0], rings[1], path, (first, last))
@@ -57,6 +59,13 @@ def _run(control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, ports
     gc.collect()
     gc.freeze()
     worker.run()
+
+
+def _raise_descriptor_limit() -> None:
+    """Every client is a descriptor; the usual soft limit of 1,024 is for programs that call select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _name_process(name: str) -> None:

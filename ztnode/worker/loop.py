@@ -253,7 +253,7 @@ class Worker:
         self._ports[message.index] = message.nwid
 
     def _send_stats(self) -> None:
-        counters = dict(self.stack.counters)
+        counters = self.stack.counters | self.stack.tcp.counters
         counters.update(self.handoff.counters)
         counters.update(self.counters)
         stats = protocol.Stats(len(self._splices), counters)

@@ -110,7 +110,8 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Node → worker: forget request ``id`` if it is not answered yet; close listener ``id``. No answer."""
+    """Node → worker: forget request ``id`` if it is not answered yet; close listener ``id``. No answer, but that an
+    Accept is answered with Failed(ECANCELED): the node has to know that no connection is on its way."""
 
     id: int
 

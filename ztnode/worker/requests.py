@@ -130,12 +130,15 @@ class _Listener:
 
 
 class _Accept:
-    def __init__(self, listener: _Listener, request: int) -> None:
+    def __init__(self, requests: Requests, listener: _Listener, request: int) -> None:
+        self._requests = requests
         self._listener = listener
         self._request = request
 
     def cancel(self) -> None:
+        # Answered, unlike other cancelled requests: the node has to know whether a connection is on its way.
         self._listener.forget(self._request)
+        self._requests.fail(self._request, errno.ECANCELED, "cancelled")
 
 
 class _Ping:
@@ -222,7 +225,7 @@ class Requests:
         listener = self._open.get(message.listener)
         if not isinstance(listener, _Listener):
             raise ValueError("the listener is closed")
-        self._open[message.id] = _Accept(listener, message.id)
+        self._open[message.id] = _Accept(self, listener, message.id)
         listener.accept(message.id)
 
     def _open_udp(self, message: protocol.OpenUdp) -> None:
