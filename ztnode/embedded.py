@@ -44,9 +44,9 @@ class Member:
         self.state = state
         self._log = state / "serve.log"
         state.mkdir(parents=True, exist_ok=True)
-        command = [*prefix, sys.executable, "-m", "ztnode", "serve", "--state", str(state), *arguments]
+        self.command = [*prefix, sys.executable, "-m", "ztnode", "serve", "--state", str(state), *arguments]
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     @property
     def node(self) -> ztclient.Node:
@@ -113,6 +113,12 @@ class EmbeddedNetwork:
     def add_all(self, *names: str) -> list[Member]:
         """Start several nodes; each starts while the identity of the next is made."""
         return [self.add(name) for name in names]
+
+    def restart(self, member: Member) -> Member:
+        """Start a member that was stopped again, on the same state."""
+        arguments = member.command[member.command.index(str(member.state)) + 1 :]
+        again = self.members[member.name] = Member(member.name, member.state, arguments, ())
+        return again
 
     def _start(self, name: str, identity: Identity, arguments: Sequence[str], prefix: Sequence[str]) -> Member:
         state = self.directory / name

@@ -1,0 +1,260 @@
+"""The main job, whole: nodes join a network, and programs talk over it as over any other."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import http.client
+import os
+import signal
+import socket
+import stat
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import JOIN_TIMEOUT, PORT, Overlay, content, ipv4
+
+import ztclient
+from ztnode.embedded import Member
+
+
+def fetch(overlay: Overlay, size: int) -> bytes:
+    connection = ztclient.HTTPConnection(overlay.ip, PORT, timeout=30, node=overlay.beta.node)
+    connection.request("GET", f"/{size}")
+    body = connection.getresponse().read()
+    connection.close()
+    return body
+
+
+def children(pid: int) -> list[int]:
+    """The processes that ``pid`` started."""
+    text = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+    return [int(child) for child in text.split()]
+
+
+def worker_pid(member: Member) -> int:
+    return member.node.status().workers[0].pid
+
+
+def until(condition: object, seconds: float = 10.0) -> None:
+    """Wait for ``condition()`` to hold."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come to pass"
+        time.sleep(0.02)
+
+
+def test_a_page_comes_whole(overlay: Overlay) -> None:
+    assert fetch(overlay, 1000) == content(1000)
+
+
+def test_bulk_comes_whole_both_ways(overlay: Overlay) -> None:
+    size = 16 << 20
+    assert fetch(overlay, size) == content(size)
+    connection = ztclient.HTTPConnection(overlay.ip, PORT, timeout=30, node=overlay.beta.node)
+    connection.request("PUT", "/", content(size))
+    assert connection.getresponse().read().decode() == hashlib.sha256(content(size)).hexdigest()
+    connection.close()
+
+
+def test_many_at_once(overlay: Overlay) -> None:
+    sizes = [1 << 18] * 60
+    with ThreadPoolExecutor(60) as pool:
+        bodies = list(pool.map(lambda size: fetch(overlay, size), sizes))
+    assert all(body == content(1 << 18) for body in bodies)
+
+
+def test_the_path_becomes_direct(overlay: Overlay) -> None:
+    fetch(overlay, 1)
+    alpha = overlay.alpha.node.status().address
+    until(lambda: any(peer.address == alpha and peer.direct for peer in overlay.beta.node.peers()))
+
+
+def test_a_closed_port_refuses_at_once(overlay: Overlay) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        overlay.beta.node.create_connection((overlay.ip, 1), 10)
+
+
+def test_an_absent_host_is_unreachable_soon(overlay: Overlay) -> None:
+    started = time.monotonic()
+    with pytest.raises(OSError, match=r"\w") as caught:
+        overlay.beta.node.create_connection(("10.121.15.254", 80), 30)
+    assert caught.value.errno == errno.EHOSTUNREACH
+    assert time.monotonic() - started < 10
+
+
+def test_an_address_of_no_network_is_refused_with_a_reason(overlay: Overlay) -> None:
+    with pytest.raises(OSError, match=r"(?i)no .*(network|route)") as caught:
+        overlay.beta.node.create_connection(("192.0.2.1", 80), 30)
+    assert caught.value.errno == errno.ENETUNREACH
+
+
+def test_a_reset_is_never_a_clean_end(overlay: Overlay) -> None:
+    with overlay.alpha.node.listen(overlay.ip, 7001) as listener:
+        client = overlay.beta.node.create_connection((overlay.ip, 7001), 10)
+        server, _ = listener.accept()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        server.close()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        client.close()
+
+
+def test_half_close_works_both_ways(overlay: Overlay) -> None:
+    with overlay.alpha.node.listen(overlay.ip, 7002) as listener:
+        client = overlay.beta.node.create_connection((overlay.ip, 7002), 10)
+        server, _ = listener.accept()
+        server.settimeout(10)
+        client.sendall(b"question")
+        client.shutdown(socket.SHUT_WR)
+        assert server.makefile("rb").read() == b"question"
+        server.sendall(b"answer")
+        server.close()
+        assert client.makefile("rb").read() == b"answer"
+        client.close()
+
+
+def test_a_worker_that_dies_resets_its_connections_and_is_replaced(overlay: Overlay) -> None:
+    with overlay.alpha.node.listen(overlay.ip, 7003) as listener:
+        client = overlay.beta.node.create_connection((overlay.ip, 7003), 10)
+        server, _ = listener.accept()
+        before = worker_pid(overlay.beta)
+        os.kill(before, signal.SIGKILL)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        client.close()
+        until(lambda: worker_pid(overlay.beta) != before)
+        again = overlay.beta.node.create_connection((overlay.ip, 7003), 10)
+        again.sendall(b"x")
+        second, _ = listener.accept()
+        second.settimeout(10)
+        assert second.recv(1) == b"x"
+        for opened in (server, again, second):
+            opened.close()
+
+
+def test_no_worker_outlives_its_node(overlay: Overlay) -> None:
+    member = overlay.network.add("mortal")
+    member.wait_online()
+    workers = children(member.process.pid)
+    assert workers
+    member.process.kill()
+    member.process.wait()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_node_ends_cleanly_within_two_seconds(overlay: Overlay, number: signal.Signals) -> None:
+    member = overlay.network.add(f"ends-by-{number.name}")
+    member.wait_online()
+    workers = children(member.process.pid)
+    member.process.send_signal(number)
+    assert member.process.wait(10) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert not list(member.state.glob("*.sock"))
+    assert "Traceback" not in member.last_words()
+
+
+def test_a_restart_dials_before_the_controller_answers(overlay: Overlay) -> None:
+    member = overlay.network.add("returns")
+    member.wait_online()
+    ip = ipv4(member, overlay.nwid)
+    member.stop()
+    overlay.network.controller.process.send_signal(signal.SIGSTOP)
+    try:
+        again = overlay.network.restart(member)
+        until(lambda: again.process.poll() is None and serves(again))
+        network = again.node.network(overlay.nwid)
+        assert network.from_cache and any(address.startswith(f"{ip}/") for address in network.addresses)
+    finally:
+        overlay.network.controller.process.send_signal(signal.SIGCONT)
+
+
+def serves(member: Member) -> bool:
+    with contextlib.suppress(ztclient.Error):
+        return bool(member.node.status().address)
+    return False
+
+
+def test_leaving_takes_the_address_away(overlay: Overlay) -> None:
+    member = overlay.network.add("leaves")
+    member.wait_online()
+    ipv4(member, overlay.nwid)
+    member.node.leave(overlay.nwid)
+    assert member.node.ips() == []
+    with pytest.raises(OSError, match=r"(?i)no .*(network|route)"):
+        member.node.create_connection((overlay.ip, PORT), 10)
+    assert not (member.state / f"zerotier/networks.d/{overlay.nwid}.conf").exists()
+
+
+def test_a_private_network_waits_for_authorisation_and_refuses_who_lost_it(overlay: Overlay) -> None:
+    nwid = overlay.network.create(name="private", private=True, subnet="10.9.0.0/24")
+    controller = ztclient.controller.Controller(overlay.network.controller.node)
+    alpha, beta = overlay.alpha.node, overlay.beta.node
+    alpha.join(nwid)
+    beta.join(nwid)
+    until(lambda: beta.network(nwid).state == "waiting_for_authorisation")
+    assert beta.status().address in beta.network(nwid).detail
+    for node in (alpha, beta):
+        controller.authorise(nwid, node.status().address)
+    ip = ipv4(overlay.alpha, nwid)
+    ipv4(overlay.beta, nwid)
+    with alpha.listen(ip, 7004) as listener:
+        client = beta.create_connection((ip, 7004), 10)
+        server, _ = listener.accept()
+        controller.deauthorise(nwid, beta.status().address)
+        until(lambda: beta.network(nwid).state == "waiting_for_authorisation")
+        with pytest.raises(OSError, match=r"\w"):
+            beta.create_connection((ip, 7004), 5)
+        client.close()
+        server.close()
+    for node in (alpha, beta):
+        node.leave(nwid)
+
+
+def test_a_network_that_does_not_exist_is_named(overlay: Overlay) -> None:
+    absent = overlay.network.controller.node.status().address + "ffffff"
+    with pytest.raises(ztclient.Error, match=r"no network|not found|does not exist"):
+        overlay.beta.node.join(absent, JOIN_TIMEOUT)
+    overlay.beta.node.leave(absent)
+
+
+def test_sockets_and_secrets_are_the_owners_alone(overlay: Overlay) -> None:
+    state = overlay.beta.state
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in state.iterdir() if path.is_socket()}
+    assert modes and set(modes.values()) == {0o600}
+    assert stat.S_IMODE((state / "zerotier/identity.secret").stat().st_mode) == 0o600
+
+
+def test_a_state_directory_serves_one_node(overlay: Overlay) -> None:
+    command = [*overlay.beta.command[: overlay.beta.command.index("--planet")]]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert second.returncode == 1
+    assert "in use by another node" in second.stderr and len(second.stderr.strip().splitlines()) == 1
+    assert overlay.beta.node.status().online
+
+
+def test_https_over_the_overlay_is_plain_ssl(overlay: Overlay, tmp_path: Path) -> None:
+    """An unknown server certificate is refused by the standard library, as over any socket."""
+    connection = ztclient.HTTPSConnection(overlay.ip, PORT, timeout=10, node=overlay.beta.node)
+    with pytest.raises(OSError, match=r"(?i)ssl|wrong version|record"):
+        connection.request("GET", "/")
+    connection.close()
+
+
+def test_keep_alive_uses_one_connection(overlay: Overlay) -> None:
+    connection: http.client.HTTPConnection = ztclient.HTTPConnection(
+        overlay.ip, PORT, timeout=10, node=overlay.beta.node
+    )
+    connection.connect()
+    first = connection.sock
+    for size in range(1, 50):
+        connection.request("GET", f"/{size}")
+        assert connection.getresponse().read() == content(size)
+    assert connection.sock is first
+    connection.close()
