@@ -33,6 +33,8 @@ peer's, and neither may arrive. After the last of these the endpoint may be sugg
 MAX_ATTEMPTS: Final = 1024
 GREETINGS_PER_TICK: Final = 64
 """HELLOs to peers that are due for one, sent in one go: each costs 100 µs, and a root has thousands of peers."""
+DEAD_RETRY: Final = 5.0
+"""Seconds between HELLOs along a dead path while there is traffic that has to go through a root instead."""
 BUSY_TICK: Final = 1.0
 IDLE_TICK: Final = 5.0
 
@@ -243,7 +245,9 @@ class Contacts:
                 self.hello(peer, path.endpoint, now)
                 path.last_send = now
             elif path.dead:
-                continue
+                if now - peer.last_traffic < DEAD_RETRY <= now - path.last_send:
+                    self.hello(peer, path.endpoint, now)
+                    path.last_send = now
             elif path.wants_probe(now):
                 if path.probes >= PROBES:
                     path.dead = True
