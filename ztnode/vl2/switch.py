@@ -135,7 +135,9 @@ class Vl2:
         for one that is not for us."""
         network = self._networks.get(nwid)
         if network is not None:
+            self._core.now = now
             network.provide_config(config, now)
+            self._let_through(now)
 
     # Messages of VL1
 
@@ -143,6 +145,10 @@ class Vl2:
         """Take what ``Vl1.messages`` gave. Never raises on its content."""
         self._core.now = now
         self._dispatch(messages, now)
+        self._let_through(now)
+
+    def _let_through(self, now: float) -> None:
+        """Take frames that were held back until their sender's certificate came."""
         while self._core.retry:
             held, self._core.retry = self._core.retry, []
             self._dispatch(held, now)
@@ -408,6 +414,7 @@ class Vl2:
         self._online = online
         for network in list(self._networks.values()):
             network.handle_timer(now)
+        self._let_through(now)
         if now >= self._next_foreign_expiry:
             self._next_foreign_expiry = now + _FOREIGN_EXPIRY_INTERVAL
             for nwid, subscriptions in list(self._foreign.items()):
