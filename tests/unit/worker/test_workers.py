@@ -126,6 +126,66 @@ async def test_reset_arrives_as_econnreset_after_what_came_before(tmp_path: Path
 
 
 @on_loop
+async def test_reset_with_much_undelivered_shows_all_of_it_and_then_the_reset(tmp_path: Path) -> None:
+    """The client is slow; what the stack had taken and acknowledged before the reset waits in three buffers."""
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        dialled, accepted = await pair.connect()
+        payload = os.urandom(1_500_000)
+        await loop.sock_sendall(accepted, payload)
+        await asyncio.sleep(0.3)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        accepted.close()
+        await asyncio.sleep(0.3)
+        received = bytearray()
+        with pytest.raises(ConnectionResetError):
+            while True:
+                piece = await asyncio.wait_for(loop.sock_recv(dialled, 50_000), 2)
+                assert piece, "truncated data must not look complete"
+                received += piece
+                await asyncio.sleep(0.002)
+        assert len(received) > 1_000_000
+        assert payload.startswith(received)
+        dialled.close()
+
+
+@on_loop
+async def test_worker_killed_in_the_middle_of_a_download(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        dialled, accepted = await pair.connect()
+        sending = asyncio.create_task(loop.sock_sendall(accepted, bytes(64 << 20)))
+        for _ in range(20):
+            assert await loop.sock_recv(dialled, 1 << 16)
+        os.kill(pair.a.workers()[0].pid, signal.SIGKILL)
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(read_all(dialled), 5)
+        # The new worker knows no such connection and says so to the sender.
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            await asyncio.wait_for(sending, 5)
+        dialled.close()
+        accepted.close()
+
+
+@on_loop
+async def test_network_that_goes_takes_its_connections_along(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        dialled, accepted = await pair.connect()
+        pair.a.port_down(7)
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(loop.sock_recv(dialled, 1), 2)
+        with pytest.raises(DialError) as error:
+            await pair.a.dial(B, 80)
+        assert error.value.errno == errno.ENETUNREACH
+        pair.a.port_up(7, nwid=NWID, mac=0x020000000001, mtu=2800, addresses=[f"{A}/24"], routes=[])
+        with pytest.raises(DialError, match="refused"):
+            await pair.a.dial(B, 80, nwid=NWID)
+        dialled.close()
+        accepted.close()
+
+
+@on_loop
 async def test_close_with_unread_data_resets_the_other_side(tmp_path: Path) -> None:
     async with running_pair(tmp_path) as pair:
         loop = asyncio.get_running_loop()
@@ -245,6 +305,23 @@ async def test_cancelled_accept_loses_no_connection(tmp_path: Path) -> None:
         assert await loop.sock_recv(accepted, 100) == b"through"
         dialled.close()
         accepted.close()
+
+
+@on_loop
+async def test_accept_cancelled_while_a_connection_is_on_its_way(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        listener, (_, port) = await pair.b.listen("", 0)
+        for round_ in range(20):
+            accepting = asyncio.create_task(pair.b.accept(listener))
+            dialling = asyncio.create_task(pair.a.dial(B, port))
+            await asyncio.sleep(round_ * 0.0002)
+            accepting.cancel()
+            handoff = await dialling
+            got = None if accepting.cancelled() else (await asyncio.wait([accepting]))[0].pop()
+            peer = await asyncio.wait_for(pair.b.accept(listener), 2) if not got or got.cancelled() else got.result()
+            assert peer.remote == handoff.local
+            fetch(handoff).close()
+            fetch(peer).close()
 
 
 @on_loop
