@@ -24,5 +24,9 @@ class Vl1Config:
     allow_loopback: bool = False
     """Take 127.0.0.0/8 and ::1 for paths. Always so when a root of the planet has such an endpoint."""
 
+    defer_identity_checks: bool = False
+    """Hand identities that need the memory-hard hash to the owner (``Vl1.identity_checks``) instead of computing it
+    in ``receive``, where it stops everything else for a tenth of a second. For roots."""
+
     max_peers: int = 16384
     """Peers kept in memory; the one unheard for longest makes room."""

@@ -65,6 +65,8 @@ PUSH_INTERVAL_DIRECT: Final = 120.0
 """The same for one with a direct path (ZT_DIRECT_PATH_PUSH_INTERVAL_HAVEPATH)."""
 MAX_PUSHED: Final = 32
 """Endpoints in one PUSH_DIRECT_PATHS."""
+MAX_JUDGING: Final = 64
+"""Identities whose validation by the owner is awaited."""
 MAX_SUGGESTIONS: Final = 64
 """Endpoints kept for peers that a root has suggested before we know them."""
 _CIPHER_MASK: Final = 0x38
@@ -106,6 +108,8 @@ class Vl1:
         self._suggestions: dict[int, Endpoint] = {}
         self._clear_hellos = TokenBucket(200, 400)
         self._path_endpoints: set[Endpoint] = set()
+        self._judging: dict[bytes, Peer] = {}
+        self._identity_checks: list[Identity] = []
         self._online = False
         self._next_tick = now + BUSY_TICK
 
@@ -121,7 +125,9 @@ class Vl1:
         self._relay = Relay(self.topology, self.transmit, random, self.counters)
         self._awareness = SelfAwareness()
         self._waiting = WaitingRoom(self.counters)
-        self._strangers = Strangers(identity, self.counters, hashes_per_second=3 if self.is_relay else 1)
+        self._strangers = Strangers(
+            identity, self.counters, hashes_per_second=3 if self.is_relay else 0.2, burst=16 if self.is_relay else 4
+        )
         self._fragments = Reassembler(MAX_FROM_PEERS, self.counters)
         self._fragments_of_strangers = Reassembler(MAX_FROM_STRANGERS, self.counters)
         if self.topology.is_root:
@@ -327,15 +333,36 @@ class Vl1:
                 self._hurry_tick(now)
 
     def _judge(self, address: int, wanted: Wanted, now: float) -> None:
-        """Nobody can tell us whether a stranger's identity is good: compute it."""
-        if wanted.candidate is None:
+        """Nobody can tell us whether a stranger's identity is good: compute it, or have it computed."""
+        candidate = wanted.candidate
+        if candidate is None or candidate.wire in self._judging or not self._strangers.admits_hash(now):
             return
-        verdict = self._strangers.is_valid(wanted.candidate, now)
-        if verdict:
-            self._met(self.topology.insert(wanted.candidate), now)
-        elif verdict is False:
-            wanted.candidate = None
-            wanted.incoming.clear()
+        self._judging[candidate.wire] = candidate
+        if self.config.defer_identity_checks:
+            self._identity_checks.append(candidate.identity)
+            if len(self._judging) > MAX_JUDGING:
+                del self._judging[next(iter(self._judging))]
+        else:
+            self.identity_checked(candidate.identity, candidate.identity.validate(), now)
+
+    def identity_checks(self) -> list[Identity]:
+        """Identities to be validated by the owner (``Identity.validate``, in another process or thread), since the
+        last call; nothing unless ``config.defer_identity_checks``."""
+        checks, self._identity_checks = self._identity_checks, []
+        return checks
+
+    def identity_checked(self, identity: Identity, valid: bool, now: float) -> None:
+        """The verdict on one of ``identity_checks``."""
+        candidate = self._judging.pop(identity.address.to_bytes(5, "big"), None)
+        if candidate is None or candidate.identity.public != identity.public:
+            return
+        if not valid:
+            self._strangers.reject(identity)
+            if (wanted := self._waiting.get(identity.address)) is not None:  # our own packets go on waiting
+                wanted.candidate = None
+                wanted.incoming.clear()
+        elif identity.address not in self.topology.by_address:
+            self._met(self.topology.insert(candidate), now)
 
     def identity_found(self, identity: Identity, now: float) -> None:
         """A root has told us an identity. Only what we asked for is of interest."""

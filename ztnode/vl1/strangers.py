@@ -26,11 +26,11 @@ _MAX_REJECTED: Final = 1024
 class Strangers:
     """The gates in front of key agreement and identity validation."""
 
-    def __init__(self, identity: Identity, counters: Counter[str], *, hashes_per_second: float) -> None:
+    def __init__(self, identity: Identity, counters: Counter[str], *, hashes_per_second: float, burst: int) -> None:
         self._identity = identity
         self._counters = counters
         self._agreements = TokenBucket(100, 200)
-        self._hashes = TokenBucket(hashes_per_second, 16)
+        self._hashes = TokenBucket(hashes_per_second, burst)
         self._by_network = KeyedBucket(0.5, 8, 4096)
         self._rejected: dict[bytes, None] = {}
 
@@ -53,19 +53,20 @@ class Strangers:
             return None
         return peer
 
-    def is_valid(self, candidate: Peer, now: float) -> bool | None:
-        """Whether the address belongs to the key: the memory-hard hash. None if too many were computed lately."""
+    def admits_hash(self, now: float) -> bool:
+        """Whether the hash may be computed for one more candidate; if so, it is counted."""
         if not self._hashes.admit(now):
             self._counters["drop_rate_identity"] += 1
-            return None
+            return False
         self._counters["identities_hashed"] += 1
-        if candidate.identity.validate():
-            return True
+        return True
+
+    def reject(self, identity: Identity) -> None:
+        """The address does not belong to the key: hear no more of it."""
         self._counters["drop_invalid_identity"] += 1
         if len(self._rejected) >= _MAX_REJECTED:
             del self._rejected[next(iter(self._rejected))]
-        self._rejected[candidate.identity.public] = None
-        return False
+        self._rejected[identity.public] = None
 
 
 def _network(ip: str) -> object:

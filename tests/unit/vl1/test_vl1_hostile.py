@@ -256,6 +256,44 @@ def test_leaf_hashes_where_no_root_helps() -> None:
     assert two.vl1.peer(IDENTITIES[5].address) is not None
 
 
+def test_owner_may_validate_identities_elsewhere() -> None:
+    network = Network()
+    world = planet([(IDENTITIES[0], (ROOT,))])
+    root = network.add(IDENTITIES[0], ROOT, world, defer_identity_checks=True)
+    leaf = network.add(IDENTITIES[1], ("203.0.113.2", 9993), world)
+    impostor = made_up(1)[0]
+    network.inject(hello_from(impostor, root.vl1.identity), ("192.0.2.9", 7), root.endpoint)
+    network.run(0.5)
+    checks = root.vl1.identity_checks()
+    assert {identity.address for identity in checks} == {leaf.address, impostor.address}
+    assert len(root.vl1.peers()) == 0
+    for identity in checks:
+        root.vl1.identity_checked(identity, identity.validate(), network.now)
+        root.vl1.identity_checked(identity, True, network.now)  # a verdict that nobody waits for changes nothing
+    assert network.run(1, lambda: leaf.vl1.online)
+    assert [peer.address for peer in root.vl1.peers()] == [leaf.address]
+    network.inject(hello_from(impostor, root.vl1.identity, 16), ("192.0.2.9", 7), root.endpoint)
+    network.run(1)
+    assert root.vl1.identity_checks() == []
+
+
+def test_impostor_does_not_cost_us_what_waits_for_the_real_one() -> None:
+    network = Network()
+    _, one, two = triangle(network)
+    network.run(1)
+    secret = random.Random(9).randbytes(c25519.SECRET_LENGTH)
+    impostor = Identity(two.address, c25519.derive_public(secret), secret)
+    cut = network.blocked
+    network.blocked = lambda source, destination: destination[0] == ROOT[0]
+    one.vl1.send(two.address, VERB_USER_MESSAGE, b"for the real one", network.now)
+    network.inject(hello_from(impostor, one.vl1.identity), ("192.0.2.9", 7), one.endpoint)
+    network.run(2)
+    assert one.vl1.counters["drop_invalid_identity"] == 1
+    network.blocked = cut
+    network.run(2)
+    assert two.payloads(VERB_USER_MESSAGE) == [b"for the real one"]
+
+
 def test_colliding_identity_is_told_so() -> None:
     network = Network()
     root, one, _ = pair(network)
