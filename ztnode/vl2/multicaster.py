@@ -40,6 +40,9 @@ ANNOUNCE_INTERVAL: Final = 60.0
 """Seconds between announcements of the same groups to the same node (ZT_MULTICAST_ANNOUNCE_PERIOD)."""
 GATHER_INTERVAL: Final = 60.0
 """Seconds between questions about a group of which some members are known (ZT_MULTICAST_EXPLICIT_GATHER_DELAY)."""
+GATHER_RETRIES: Final = (0.15, 0.5, 1.5)
+"""Seconds after which a question is repeated while nobody of the group is known and a frame waits for it. The reference
+leaves that to whoever sends the frame again; a lost first ARP query would so cost its sender a second."""
 TRANSMIT_TIMEOUT: Final = 5.0
 """Seconds for which a frame waits for more members of its group (ZT_MULTICAST_TRANSMIT_TIMEOUT)."""
 MAX_WAITING: Final = 64
@@ -93,6 +96,8 @@ class Multicaster:
         self._config: NetworkConfig | None = None
         self._waiting: deque[Outbound] = deque(maxlen=MAX_WAITING)
         self._gathered_at: dict[MulticastGroup, float] = {}
+        self._unanswered: dict[MulticastGroup, tuple[float, int]] = {}
+        """Groups with nobody known: when to ask again, and how often that was done."""
         self._extra: dict[MulticastGroup, None] = {}
         self._announced: frozenset[MulticastGroup] = frozenset()
         self.subscriptions = Subscriptions()
@@ -189,6 +194,8 @@ class Multicaster:
                 self._gather(config, group, missing, now)
             if outbound.left > 0:
                 self._waiting.append(outbound)
+                if not members and len(self._unanswered) < MAX_WAITING:
+                    self._unanswered.setdefault(group, (now + GATHER_RETRIES[0], 0))
 
     def _send_to(self, outbound: Outbound, address: int, now: float) -> None:
         if outbound.left <= 0 or address in outbound.sent:
@@ -239,6 +246,23 @@ class Multicaster:
         for address in list(asked)[:_MAX_GATHER_PEERS]:
             self._core.vl1.send(address, VERB_MULTICAST_GATHER, packet, now)
 
+    def next_timer(self) -> float:
+        """When ``handle_timer`` has something to do."""
+        return min((due for due, _ in self._unanswered.values()), default=float("inf"))
+
+    def handle_timer(self, now: float) -> None:
+        """Repeat questions that nobody has answered."""
+        for group, (due, tries) in list(self._unanswered.items()):
+            if now < due:
+                continue
+            del self._unanswered[group]
+            wanted = any(outbound.group == group and outbound.expires > now for outbound in self._waiting)
+            if self._config is None or not wanted or self.subscriptions.members(group):
+                continue
+            self._gather(self._config, group, self._config.multicast_limit, now)
+            if tries + 1 < len(GATHER_RETRIES):
+                self._unanswered[group] = (now + GATHER_RETRIES[tries + 1], tries + 1)
+
     # What others tell
 
     def learn(self, group: MulticastGroup, members: Iterable[int], now: float) -> None:
@@ -249,7 +273,7 @@ class Multicaster:
                 continue
             self.subscriptions.add(group, member, now)
             for outbound in self._waiting:
-                if outbound.group == group:
+                if outbound.group == group and outbound.expires > now:
                     self._send_to(outbound, member, now)
 
     def gathered_for(self, group: MulticastGroup, asker: int, limit: int) -> tuple[int, list[int]]:

@@ -439,13 +439,20 @@ class Network:
                     leftover = self._take_credentials(entry.sender, entry.credentials, now)
                     if leftover is not None:
                         self._deferred.append(_Deferred(entry.sender, leftover, entry.until))
+        self.multicaster.handle_timer(now)
         if now >= self._next_housekeeping:
             self._next_housekeeping = now + HOUSEKEEPING_INTERVAL
             self._housekeep(now)
 
     def next_timer(self, now: float) -> float:
         """When ``handle_timer`` has something to do."""
-        due = min(self._client.next_request, self.multicaster.next_announcement, self._next_housekeeping)
+        multicaster = self.multicaster
+        due = min(
+            self._client.next_request,
+            multicaster.next_announcement,
+            multicaster.next_timer(),
+            self._next_housekeeping,
+        )
         return min(due, now + _DEFERRED_INTERVAL) if self._deferred else due
 
     def _announce(self, now: float) -> None:

@@ -107,6 +107,21 @@ def test_arp_finds_its_member_by_asking_the_root_once(pair: Wire) -> None:
     assert sent.group.adi == 0x0A000002 and sent.source is None
 
 
+def test_questions_that_nobody_answers_are_repeated_and_then_given_up(pair: Wire) -> None:
+    pair.vl1s[ALICE].known.pop(ROOT)
+    unknown = WHO_HAS_BOB[:-4] + IPv4Address("10.0.0.77").packed
+    pair.send(ALICE, broadcast(ALICE, unknown))
+    pair.run(20)
+    assert len(pair.sent(ALICE, ROOT, VERB_MULTICAST_GATHER)) == 4
+    late = MulticastGroup(BROADCAST, 0x0A00004E)
+    unknown = WHO_HAS_BOB[:-4] + IPv4Address("10.0.0.78").packed
+    pair.send(ALICE, broadcast(ALICE, unknown))
+    pair.nodes[BOB].subscribe(NWID, late, pair.now)
+    pair.vl1s[ALICE].known[ROOT] = pair.vl1s[BOB].known[ROOT]
+    pair.run(0.2)
+    assert [payload for _, payload in pair.inboxes[BOB]] == [unknown]
+
+
 def test_groups_follow_from_the_configuration(pair: Wire) -> None:
     groups = pair.network(ALICE).groups
     assert set(groups) == {
@@ -470,7 +485,7 @@ def test_truncated_real_messages_are_counted_not_raised(pair: Wire) -> None:
     chunk = pair.chunks(member_config(ALICE, timestamp=WALL + 1))[0]
     for length in range(len(chunk)):
         pair.deliver(CONTROLLER, ALICE, VERB_NETWORK_CONFIG, chunk[:length])
-    # One of them is whole without signature, the form of controllers before 1.2: good enough from the controller itself.
+    # One of them is whole without its signature, the form of old controllers: good enough from the controller itself.
     assert pair.nodes[ALICE].counters["drop_malformed"] == len(chunk) - 1
     assert pair.network(ALICE).status is NetworkStatus.OK
     assert isinstance(pair.configs[ALICE], NetworkConfig)
