@@ -18,15 +18,15 @@ from ztnode.vl1.contacts import BUSY_TICK, IDLE_TICK, Contacts
 from ztnode.vl1.events import Event, Offline, Online, PeerPathChanged, SurfaceAddress
 from ztnode.vl1.fragments import MAX_FROM_PEERS, MAX_FROM_STRANGERS, Reassembler
 from ztnode.vl1.gates import TokenBucket
+from ztnode.vl1.introductions import Introductions
 from ztnode.vl1.path import DOUBTED_AFTER, PROBE_AFTER
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer
 from ztnode.vl1.relay import Relay
 from ztnode.vl1.self_awareness import SelfAwareness
-from ztnode.vl1.strangers import PATIENCE, Strangers
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.verbs import HANDLERS, Arrival
-from ztnode.vl1.whois import Incoming, Outgoing, WaitingRoom, Wanted
+from ztnode.vl1.whois import Outgoing
 from ztnode.wire.compression import decompress
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
@@ -35,7 +35,6 @@ from ztnode.wire.hello import hello_identity
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.packet import (
-    ERROR_IDENTITY_COLLISION,
     FLAG_FRAGMENTED,
     FLAGS_HOPS_MASK,
     MAX_PACKET_LENGTH,
@@ -48,12 +47,10 @@ from ztnode.wire.packet import (
     VERB_MASK,
     VERB_OK,
     VERB_PUSH_DIRECT_PATHS,
-    VERB_WHOIS,
 )
 from ztnode.wire.push_direct_paths import DirectPath, build_push_direct_paths
 from ztnode.wire.reader import Buffer
 from ztnode.wire.reply import build_error, build_ok
-from ztnode.wire.whois import build_whois
 from ztnode.wire.world import World
 
 OFFLINE_TIMEOUT: Final = 45.0
@@ -65,10 +62,6 @@ PUSH_INTERVAL_DIRECT: Final = 120.0
 """The same for one with a direct path (ZT_DIRECT_PATH_PUSH_INTERVAL_HAVEPATH)."""
 MAX_PUSHED: Final = 32
 """Endpoints in one PUSH_DIRECT_PATHS."""
-MAX_JUDGING: Final = 64
-"""Identities whose validation by the owner is awaited."""
-MAX_SUGGESTIONS: Final = 64
-"""Endpoints kept for peers that a root has suggested before we know them."""
 _CIPHER_MASK: Final = 0x38
 _MAX_DATAGRAM: Final = MAX_PACKET_LENGTH
 
@@ -104,12 +97,8 @@ class Vl1:
         self._messages: list[Message] = []
         self._events: list[Event] = []
         self._local_endpoints: tuple[Endpoint, ...] = ()
-        self._contacts_wanted: set[int] = set()
-        self._suggestions: dict[int, Endpoint] = {}
         self._clear_hellos = TokenBucket(200, 400)
         self._path_endpoints: set[Endpoint] = set()
-        self._judging: dict[bytes, Peer] = {}
-        self._identity_checks: list[Identity] = []
         self._online = False
         self._next_tick = now + BUSY_TICK
 
@@ -124,9 +113,8 @@ class Vl1:
         )
         self._relay = Relay(self.topology, self.transmit, random, self.counters)
         self._awareness = SelfAwareness()
-        self._waiting = WaitingRoom(self.counters)
-        self._strangers = Strangers(
-            identity, self.counters, hashes_per_second=3 if self.is_relay else 0.2, burst=16 if self.is_relay else 4
+        self.introductions = Introductions(
+            identity, self.topology, self.transmit, self.contacts, self.config, self._deliver, self.counters
         )
         self._fragments = Reassembler(MAX_FROM_PEERS, self.counters)
         self._fragments_of_strangers = Reassembler(MAX_FROM_STRANGERS, self.counters)
@@ -171,7 +159,7 @@ class Vl1:
                 continue
             peer = by_wire.get(data[13:18])
             if peer is None:
-                self._receive_from_unknown(data, endpoint, now)
+                self.introductions.packet_from_unknown(data, endpoint, now)
                 continue
             if peer is not run_peer or endpoint != run_endpoint:
                 if run and run_peer is not None and run_endpoint is not None:
@@ -248,7 +236,7 @@ class Vl1:
         else:
             self.counters["drop_misaddressed"] += 1
 
-    # HELLO in the clear, and packets from the unknown
+    # From the unknown
 
     def _receive_clear(self, data: bytes, endpoint: Endpoint, now: float) -> None:
         """A packet of cipher suite 0: nothing but HELLO may be that."""
@@ -270,151 +258,49 @@ class Vl1:
         if identity.address == self.identity.address:
             self.counters["drop_misaddressed"] += 1
         elif peer is None:
-            self._receive_first_hello(identity, data, endpoint, now)
+            self.introductions.first_hello(identity, data, endpoint, now)
         elif peer.identity.public != identity.public:
-            self._receive_colliding_hello(identity, data, endpoint, now)
+            self.introductions.colliding_hello(identity, data, endpoint, now)
         else:
             self._open_run(peer, endpoint, [data], now)
 
-    def _receive_first_hello(self, identity: Identity, data: bytes, endpoint: Endpoint, now: float) -> None:
-        candidate = self._strangers.candidate(identity, data, endpoint, now)
-        if candidate is None:
-            return
-        wanted = self._waiting.want_stranger(identity.address, now)
-        if wanted is None:
-            self.counters["drop_unknown_source"] += 1
-            return
-        if wanted.candidate is None:
-            wanted.candidate = candidate
-        wanted.incoming.append(Incoming(data, endpoint))
-        self._ask(now)
-
-    def _receive_colliding_hello(self, identity: Identity, data: bytes, endpoint: Endpoint, now: float) -> None:
-        """Somebody has an address that we know with another key: tell them (IncomingPacket::_doHELLO)."""
-        candidate = self._strangers.candidate(identity, data, endpoint, now)
-        if candidate is not None:
-            self.counters["drop_identity_collision"] += 1
-            error = build_error(VERB_HELLO, int.from_bytes(data[:8], "big"), ERROR_IDENTITY_COLLISION)
-            self.transmit.send_to(endpoint, candidate, VERB_ERROR, (error[1:],), now)
-
-    def _receive_from_unknown(self, data: bytes, endpoint: Endpoint, now: float) -> None:
-        """A packet that cannot be opened yet: keep it while a root is asked who its sender is."""
-        address = int.from_bytes(data[13:18], "big")
-        wanted = None
-        if address != self.identity.address:
-            wanted = self._waiting.want_stranger(address, now)
-        if wanted is None:
-            self.counters["drop_unknown_source"] += 1
-            return
-        wanted.incoming.append(Incoming(data, endpoint))
-        self._ask(now)
-
-    # WHOIS
-
-    def _ask(self, now: float) -> None:
-        """Ask roots for the wanted addresses that are due, and do without where no root can be asked."""
-        upstreams = sorted(
-            (peer for peer in self.topology.upstream_peers() if peer.path is not None),
-            key=lambda peer: peer.latency or 0.0,
-        )
-        questions: dict[int, list[int]] = {}
-        for address, wanted in self._waiting.due(now):
-            known = self.topology.by_address.get(address)
-            if known is not None:
-                self._met(known, now)
-            elif wanted.candidate is not None and (not upstreams or wanted.tries > PATIENCE):
-                self._judge(address, wanted, now)
-            elif upstreams:
-                questions.setdefault((wanted.tries - 1) % len(upstreams), []).append(address)
-        for index, addresses in questions.items():
-            upstream = upstreams[index]
-            if upstream.path is not None:
-                self.transmit.send(upstream, VERB_WHOIS, (build_whois(addresses),), upstream.path, now)
-                self._hurry_tick(now)
-
-    def _judge(self, address: int, wanted: Wanted, now: float) -> None:
-        """Nobody can tell us whether a stranger's identity is good: compute it, or have it computed."""
-        candidate = wanted.candidate
-        if candidate is None or candidate.wire in self._judging or not self._strangers.admits_hash(now):
-            return
-        self._judging[candidate.wire] = candidate
-        if self.config.defer_identity_checks:
-            self._identity_checks.append(candidate.identity)
-            if len(self._judging) > MAX_JUDGING:
-                del self._judging[next(iter(self._judging))]
+    def _deliver(self, peer: Peer, packet: bytes, endpoint: Endpoint, now: float) -> None:
+        """A packet that waited for its sender to become known. It is whole: fragments were joined before."""
+        self._hurry_tick(now)
+        if packet[OFFSET_FLAGS] & _CIPHER_MASK:
+            self._open_run(peer, endpoint, [packet], now)
         else:
-            self.identity_checked(candidate.identity, candidate.identity.validate(), now)
+            self._receive_clear(packet, endpoint, now)
 
     def identity_checks(self) -> list[Identity]:
         """Identities to be validated by the owner (``Identity.validate``, in another process or thread), since the
         last call; nothing unless ``config.defer_identity_checks``."""
-        checks, self._identity_checks = self._identity_checks, []
-        return checks
+        return self.introductions.identity_checks()
 
     def identity_checked(self, identity: Identity, valid: bool, now: float) -> None:
         """The verdict on one of ``identity_checks``."""
-        candidate = self._judging.pop(identity.address.to_bytes(5, "big"), None)
-        if candidate is None or candidate.identity.public != identity.public:
-            return
-        if not valid:
-            self._strangers.reject(identity)
-            if (wanted := self._waiting.get(identity.address)) is not None:  # our own packets go on waiting
-                wanted.candidate = None
-                wanted.incoming.clear()
-        elif identity.address not in self.topology.by_address:
-            self._met(self.topology.insert(candidate), now)
-
-    def identity_found(self, identity: Identity, now: float) -> None:
-        """A root has told us an identity. Only what we asked for is of interest."""
-        if identity.address not in self._waiting:
-            return
-        try:
-            self._met(self.topology.add(identity), now)
-        except WireError:
-            self.counters["drop_invalid_identity"] += 1
-
-    def _met(self, peer: Peer, now: float) -> None:
-        """A peer is known, or can be reached, for the first time: do what has waited for that."""
-        peer.last_traffic = max(peer.last_traffic, now)
-        peer.persistent = peer.persistent or peer.address in self._contacts_wanted
-        wanted = self._waiting.get(peer.address)
-        if wanted is not None:
-            incoming = list(wanted.incoming)
-            wanted.incoming.clear()
-            path = self.transmit.route(peer)
-            if path is not None or not wanted.outgoing:
-                self._waiting.take(peer.address)
-            if path is not None:
-                for verb, payload, squeeze, promised_id, _ in wanted.outgoing:
-                    self.transmit.send(peer, verb, (payload,), path, now, squeeze=squeeze, plain_id=promised_id)
-                self._hurry_tick(now)
-            for packet, endpoint in incoming:  # whole packets: fragments are joined before they get here
-                if packet[OFFSET_FLAGS] & _CIPHER_MASK:
-                    self._open_run(peer, endpoint, [packet], now)
-                else:
-                    self._receive_clear(packet, endpoint, now)
-        if (suggested := self._suggestions.pop(peer.address, None)) is not None:
-            self.contacts.attempt(peer, suggested, now)
+        self.introductions.identity_checked(identity, valid, now)
 
     # The clock
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` wants to be called next, in the caller's monotonic seconds."""
         next_timer = min(self._next_tick, self.contacts.next_timer())
-        waiting = self._waiting.next_timer()
+        waiting = self.introductions.next_timer()
         return next_timer if waiting is None else min(next_timer, waiting)
 
     def handle_timer(self, now: float) -> None:
         """Do what has become due."""
         self.contacts.due(now)
-        waiting = self._waiting.next_timer()
+        waiting = self.introductions.next_timer()
         if waiting is not None and waiting <= now:
-            self._ask(now)
+            self.introductions.ask(now)
+            self._hurry_tick(now)
         if now >= self._next_tick:
             self._tick(now)
 
     def _tick(self, now: float) -> None:
-        self._waiting.expire(now)
+        self.introductions.tick(now)
         self._fragments.purge(now)
         self._fragments_of_strangers.purge(now)
         self._awareness.expire(now)
@@ -429,9 +315,6 @@ class Vl1:
                 or self.topology.is_upstream(peer.address)
             ):
                 self.topology.forget(peer)
-        for address in self._contacts_wanted:
-            if address not in self.topology.by_address:
-                self._waiting.want(address, now)
         if self._online and not self.topology.is_root:
             heard = max((peer.last_receive for peer in self.topology.upstream_peers()), default=float("-inf"))
             if now - heard >= OFFLINE_TIMEOUT:
@@ -506,30 +389,20 @@ class Vl1:
 
     def contact(self, address: int, now: float) -> None:
         """Look ``address`` up if unknown and stay in contact with it, as for controllers and multicast replicators."""
-        if address == self.identity.address:
-            return
-        self._contacts_wanted.add(address)
-        peer = self.topology.by_address.get(address)
-        if peer is None:
-            self._waiting.want(address, now)
-            self._ask(now)
-        else:
-            peer.persistent = True
+        if address != self.identity.address:
+            self.introductions.keep(address, now)
 
     def release(self, address: int) -> None:
         """Undo ``contact``: from now on this peer is worth keeping only while there is traffic."""
-        self._contacts_wanted.discard(address)
-        if (peer := self.topology.by_address.get(address)) is not None:
-            peer.persistent = False
+        self.introductions.release(address)
 
     def _send_later(self, address: int, verb: int, payload: Buffer, compress: bool, now: float) -> int:
         promised_id = self.transmit.new_id()
         if address == self.identity.address:
             self._messages.append((self._myself, verb, promised_id, bytes(payload)))
             return promised_id
-        wanted = self._waiting.want(address, now)
-        wanted.outgoing.append(Outgoing(verb, bytes(payload), compress, promised_id, now))
-        self._ask(now)
+        self.introductions.send_later(address, Outgoing(verb, bytes(payload), compress, promised_id, now), now)
+        self._hurry_tick(now)
         return promised_id
 
     def _push_direct_paths(self, peer: Peer, now: float) -> None:
@@ -586,21 +459,6 @@ class Vl1:
             self.contacts.root_lost(now)
             self.contacts.due(now)
 
-    def endpoint_suggested(self, address: int, endpoint: Endpoint, now: float) -> None:
-        """A root says that this peer is at ``endpoint``, perhaps before we know the peer."""
-        peer = self.topology.by_address.get(address)
-        if peer is not None:
-            self.contacts.attempt(peer, endpoint, now)
-        else:
-            if len(self._suggestions) >= MAX_SUGGESTIONS:
-                del self._suggestions[next(iter(self._suggestions))]
-            self._suggestions[address] = endpoint
-
-    def wanted_by_stranger(self, address: int, now: float) -> None:
-        """Somebody asked us for an address that we do not know."""
-        if self._waiting.want_stranger(address, now) is not None:
-            self._ask(now)
-
     def emit(self, event: Event) -> None:
         """Queue an event for the owner."""
         self._events.append(event)
@@ -611,10 +469,9 @@ class Vl1:
             if peer.path is None:
                 self.contacts.root_lost(now)
             else:
-                self._waiting.hurry(now)
-                self._ask(now)
-        if peer.path is not None and peer.address in self._waiting:
-            self._met(peer, now)
+                self.introductions.root_reachable(now)
+        if peer.path is not None and peer.address in self.introductions.waiting:
+            self.introductions.met(peer, now)
 
     def _set_online(self, root: int) -> None:
         self._online = True
@@ -643,7 +500,7 @@ class Vl1:
         """Make a peer known from a cache or by configuration, and try these endpoints. The identity is trusted.
         WireError if no key can be agreed upon, or if the address is known with another key."""
         peer = self.topology.add(identity.without_secret())
-        self._met(peer, now)
+        self.introductions.met(peer, now)
         for endpoint in endpoints:
             self.contacts.attempt(peer, endpoint, now)
         return peer

@@ -126,7 +126,7 @@ def on_ok_whois(vl1: Vl1, arrival: Arrival, payload: bytes, expected: Expected) 
         vl1.counters["drop_not_upstream"] += 1
         return
     for identity in parse_ok_whois(payload):
-        vl1.identity_found(identity, arrival.now)
+        vl1.introductions.identity_found(identity, arrival.now)
 
 
 def on_error(vl1: Vl1, arrival: Arrival) -> None:
@@ -155,7 +155,7 @@ def on_whois(vl1: Vl1, arrival: Arrival) -> None:
         elif (known := vl1.topology.by_address.get(address)) is not None:
             identities.append(known.identity)
         elif vl1.is_relay:
-            vl1.wanted_by_stranger(address, now)
+            vl1.introductions.asked_for(address, now)
     if identities:
         _answer(vl1, arrival, packet.VERB_WHOIS, build_ok_whois(identities))
 
@@ -166,7 +166,7 @@ def on_rendezvous(vl1: Vl1, arrival: Arrival) -> None:
         vl1.counters["drop_not_upstream"] += 1
         return
     rendezvous = parse_rendezvous(arrival.payload)
-    vl1.endpoint_suggested(rendezvous.address, rendezvous.endpoint, arrival.now)
+    vl1.introductions.suggest(rendezvous.address, rendezvous.endpoint, arrival.now)
 
 
 def on_echo(vl1: Vl1, arrival: Arrival) -> None:

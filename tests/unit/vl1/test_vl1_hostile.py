@@ -455,13 +455,13 @@ def test_packets_from_unknown_addresses_are_bounded() -> None:
         data = source.randbytes(8) + own + source.randbytes(5) + b"\x18" + source.randbytes(1000)
         if data[13] != 0xFF:
             two.vl1.receive([(data, ("192.0.2.5", 5))], network.now)
-    assert len(two.vl1._waiting) <= MAX_STRANGERS
+    assert len(two.vl1.introductions.waiting) <= MAX_STRANGERS
     same = source.randbytes(8) + own + b"\x12\x34\x56\x78\x9a\x18" + source.randbytes(1000)
     network.run(11)
-    assert len(two.vl1._waiting) == 0
+    assert len(two.vl1.introductions.waiting) == 0
     for _ in range(100):
         two.vl1.receive([(same, ("192.0.2.5", 5))], network.now)
-    wanted = two.vl1._waiting.get(0x123456789A)
+    wanted = two.vl1.introductions.waiting.get(0x123456789A)
     assert wanted is not None and len(wanted.incoming) == MAX_INCOMING
 
 

@@ -1,0 +1,231 @@
+"""From an address to a peer: what is kept until we know whose it is, whom we ask, and when we find out ourselves.
+
+Two sources make a peer known: a root's answer to WHOIS, which is taken at its word, and a HELLO, whose identity is
+believed once a root confirms it or the memory-hard hash does (``strangers`` has the order of these checks).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from ztnode.vl1.config import Vl1Config
+from ztnode.vl1.contacts import Contacts
+from ztnode.vl1.peer import Peer
+from ztnode.vl1.strangers import PATIENCE, Strangers
+from ztnode.vl1.topology import Topology
+from ztnode.vl1.transmit import Transmit
+from ztnode.vl1.whois import Incoming, Outgoing, WaitingRoom, Wanted
+from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.errors import WireError
+from ztnode.wire.identity import Identity
+from ztnode.wire.packet import ERROR_IDENTITY_COLLISION, VERB_ERROR, VERB_HELLO, VERB_WHOIS
+from ztnode.wire.reply import build_error
+from ztnode.wire.whois import build_whois
+
+MAX_JUDGING: Final = 64
+"""Identities whose validation by the owner is awaited."""
+MAX_SUGGESTIONS: Final = 64
+"""Endpoints kept for peers that a root has suggested before we know them."""
+
+
+class Introductions:
+    """Makes peers known."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        topology: Topology,
+        transmit: Transmit,
+        contacts: Contacts,
+        config: Vl1Config,
+        deliver: Callable[[Peer, bytes, Endpoint, float], None],
+        counters: Counter[str],
+    ) -> None:
+        """``deliver`` takes a whole packet of a peer that has just become known, and where it came from."""
+        self._identity = identity
+        self._topology = topology
+        self._transmit = transmit
+        self._contacts = contacts
+        self._deliver = deliver
+        self._counters = counters
+        self._defer_checks = config.defer_identity_checks
+        relay = config.relay or topology.is_root
+        self._strangers = Strangers(identity, counters, hashes_per_second=3 if relay else 0.2, burst=16 if relay else 4)
+        self.waiting = WaitingRoom(counters)
+        self._kept: set[int] = set()
+        self._suggestions: dict[int, Endpoint] = {}
+        self._judging: dict[bytes, Peer] = {}
+        self._checks: list[Identity] = []
+
+    # What the network brings
+
+    def first_hello(self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float) -> None:
+        """HELLO in the clear from an address that we do not know."""
+        candidate = self._strangers.candidate(identity, hello, endpoint, now)
+        if candidate is None:
+            return
+        wanted = self.waiting.want_stranger(identity.address, now)
+        if wanted is None:
+            self._counters["drop_unknown_source"] += 1
+            return
+        if wanted.candidate is None:
+            wanted.candidate = candidate
+        wanted.incoming.append(Incoming(hello, endpoint))
+        self.ask(now)
+
+    def colliding_hello(self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float) -> None:
+        """Somebody has an address that we know with another key: tell them (IncomingPacket::_doHELLO)."""
+        candidate = self._strangers.candidate(identity, hello, endpoint, now)
+        if candidate is not None:
+            self._counters["drop_identity_collision"] += 1
+            error = build_error(VERB_HELLO, int.from_bytes(hello[:8], "big"), ERROR_IDENTITY_COLLISION)
+            self._transmit.send_to(endpoint, candidate, VERB_ERROR, (error[1:],), now)
+
+    def packet_from_unknown(self, packet: bytes, endpoint: Endpoint, now: float) -> None:
+        """A packet that cannot be opened yet: keep it while a root is asked who its sender is."""
+        address = int.from_bytes(packet[13:18], "big")
+        wanted = None if address == self._identity.address else self.waiting.want_stranger(address, now)
+        if wanted is None:
+            self._counters["drop_unknown_source"] += 1
+            return
+        wanted.incoming.append(Incoming(packet, endpoint))
+        self.ask(now)
+
+    def suggest(self, address: int, endpoint: Endpoint, now: float) -> None:
+        """A root says that a peer is at ``endpoint``, perhaps before we know the peer."""
+        peer = self._topology.by_address.get(address)
+        if peer is not None:
+            self._contacts.attempt(peer, endpoint, now)
+            return
+        if len(self._suggestions) >= MAX_SUGGESTIONS:
+            del self._suggestions[next(iter(self._suggestions))]
+        self._suggestions[address] = endpoint
+
+    def asked_for(self, address: int, now: float) -> None:
+        """Somebody asked us for an address that we do not know."""
+        if self.waiting.want_stranger(address, now) is not None:
+            self.ask(now)
+
+    # What the layer above wants
+
+    def send_later(self, address: int, packet: Outgoing, now: float) -> None:
+        """Keep a packet until its peer is known and can be reached."""
+        self.waiting.want(address, now).outgoing.append(packet)
+        self.ask(now)
+
+    def keep(self, address: int, now: float) -> None:
+        """Get to know ``address`` and stay in contact with it."""
+        self._kept.add(address)
+        peer = self._topology.by_address.get(address)
+        if peer is None:
+            self.waiting.want(address, now)
+            self.ask(now)
+        else:
+            peer.persistent = True
+
+    def release(self, address: int) -> None:
+        """Undo ``keep``."""
+        self._kept.discard(address)
+        if (peer := self._topology.by_address.get(address)) is not None:
+            peer.persistent = False
+
+    # The clock
+
+    def next_timer(self) -> float | None:
+        """When ``ask`` has something to do next."""
+        return self.waiting.next_timer()
+
+    def tick(self, now: float) -> None:
+        """Drop what has waited too long, and go on looking for those that we are to stay in contact with."""
+        self.waiting.expire(now)
+        for address in self._kept:
+            if address not in self._topology.by_address:
+                self.waiting.want(address, now)
+
+    def root_reachable(self, now: float) -> None:
+        """A root can be asked that could not before."""
+        self.waiting.hurry(now)
+        self.ask(now)
+
+    def ask(self, now: float) -> None:
+        """Ask roots for the wanted addresses that are due, and do without where no root can be asked."""
+        upstreams = sorted(
+            (peer for peer in self._topology.upstream_peers() if peer.path is not None),
+            key=lambda peer: peer.latency or 0.0,
+        )
+        questions: dict[int, list[int]] = {}
+        for address, wanted in self.waiting.due(now):
+            known = self._topology.by_address.get(address)
+            if known is not None:
+                self.met(known, now)
+            elif wanted.candidate is not None and (not upstreams or wanted.tries > PATIENCE):
+                self._judge(wanted, now)
+            elif upstreams:
+                questions.setdefault((wanted.tries - 1) % len(upstreams), []).append(address)
+        for index, addresses in questions.items():
+            upstream = upstreams[index]
+            if upstream.path is not None:
+                self._transmit.send(upstream, VERB_WHOIS, (build_whois(addresses),), upstream.path, now)
+
+    # Finding out
+
+    def _judge(self, wanted: Wanted, now: float) -> None:
+        """Nobody can tell us whether a stranger's identity is good: compute it, or have it computed."""
+        candidate = wanted.candidate
+        if candidate is None or candidate.wire in self._judging or not self._strangers.admits_hash(now):
+            return
+        self._judging[candidate.wire] = candidate
+        if not self._defer_checks:
+            self.identity_checked(candidate.identity, candidate.identity.validate(), now)
+            return
+        self._checks.append(candidate.identity)
+        if len(self._judging) > MAX_JUDGING:
+            del self._judging[next(iter(self._judging))]
+
+    def identity_checks(self) -> list[Identity]:
+        """Identities for the owner to validate, since the last call."""
+        checks, self._checks = self._checks, []
+        return checks
+
+    def identity_checked(self, identity: Identity, valid: bool, now: float) -> None:
+        """The verdict on a candidate."""
+        candidate = self._judging.pop(identity.address.to_bytes(5, "big"), None)
+        if candidate is None or candidate.identity.public != identity.public:
+            return
+        if not valid:
+            self._strangers.reject(identity)
+            if (wanted := self.waiting.get(identity.address)) is not None:  # our own packets go on waiting
+                wanted.candidate = None
+                wanted.incoming.clear()
+        elif identity.address not in self._topology.by_address:
+            self.met(self._topology.insert(candidate), now)
+
+    def identity_found(self, identity: Identity, now: float) -> None:
+        """A root has told us an identity. Only what we asked for is of interest."""
+        if identity.address not in self.waiting:
+            return
+        try:
+            self.met(self._topology.add(identity), now)
+        except WireError:
+            self._counters["drop_invalid_identity"] += 1
+
+    def met(self, peer: Peer, now: float) -> None:
+        """A peer is known, or can be reached, for the first time: do what has waited for that."""
+        peer.last_traffic = max(peer.last_traffic, now)
+        peer.persistent = peer.persistent or peer.address in self._kept
+        wanted = self.waiting.get(peer.address)
+        if wanted is not None:
+            incoming = list(wanted.incoming)
+            wanted.incoming.clear()
+            path = self._transmit.route(peer)
+            if path is not None or not wanted.outgoing:
+                self.waiting.take(peer.address)
+            if path is not None:
+                for verb, payload, squeeze, promised_id, _ in wanted.outgoing:
+                    self._transmit.send(peer, verb, (payload,), path, now, squeeze=squeeze, plain_id=promised_id)
+            for packet, endpoint in incoming:
+                self._deliver(peer, packet, endpoint, now)
+        if (suggested := self._suggestions.pop(peer.address, None)) is not None:
+            self._contacts.attempt(peer, suggested, now)
