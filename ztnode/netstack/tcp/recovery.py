@@ -236,11 +236,12 @@ class Recovery:
             self._detect(now)
         if self.phase == Phase.OPEN:
             if board.lost:
-                self._enter_recovery(now)
+                self._enter_recovery(now, self.nxt - before)
+                self._proportional(delivered, acked, False)
             elif delivered and (before < self.limited_point or self._slow_start_used(acked)):
                 self.cc.on_ack(delivered, una, self.nxt, rtt, now, self.rtt.smoothed)
         elif self.una >= self.point:
-            self._leave(now)
+            self._leave(now, self.nxt - before)
         elif self.phase == Phase.RECOVERY:
             self._proportional(delivered, acked, board.lost > lost_before)
         else:
@@ -362,17 +363,22 @@ class Recovery:
                 board.mark_range_lost(self.una, min(self.una + self.mss, self.nxt))
 
     # --- fast recovery ---
-    def _enter_recovery(self, now: float) -> None:
+    def _enter_recovery(self, now: float, flight: int) -> None:
+        """`flight`: what was outstanding before the acknowledgement that told of the loss.
+
+        That acknowledgement may stand for a whole batch. Taking what it left outstanding for FlightSize (RFC 5681
+        section 3.1, RFC 9937's RecoverFS) would make one loss at the end of a batch look like a collapsed window.
+        """
         self.phase = Phase.RECOVERY
         if self.sack_ok:
             self._detect(now)  # the reordering window closes when recovery begins (RFC 8985 section 6.2 step 4)
         self.point = self.nxt
         self.fast_recoveries += 1
-        self._recover_fs = max(self.pipe + self.board.lost, self.mss)
+        self._recover_fs = max(flight, self.mss)
         self._prr_delivered = 0
         self._prr_out = 0
         self._begin_episode()
-        self.cc.on_congestion(self.flight, now)
+        self.cc.on_congestion(flight, now)
         self.force_retransmit = True
         self.cc.cwnd = self.pipe + self.mss
         if self._reo_persist > 0:
@@ -404,7 +410,7 @@ class Recovery:
             quota = self.mss  # the fast retransmit itself
         cc.cwnd = pipe + max(quota, 0)
 
-    def _leave(self, now: float) -> None:
+    def _leave(self, now: float, flight: int) -> None:
         cc = self.cc
         if self.phase == Phase.RECOVERY:
             # RFC 9937: end at the threshold. (The window was left at whatever PRR had last.)
@@ -416,7 +422,7 @@ class Recovery:
         self._retransmit_tsval = None
         self.force_retransmit = False
         if self.board.lost:
-            self._enter_recovery(now)
+            self._enter_recovery(now, flight)
 
     # --- timeout ---
     def on_timeout(self, now: float) -> None:
@@ -534,7 +540,7 @@ class Recovery:
         self._detect(now)
         if self.board.lost:
             if self.phase == Phase.OPEN:
-                self._enter_recovery(now)
+                self._enter_recovery(now, self.flight)
             elif self.phase == Phase.RECOVERY:
                 self.cc.cwnd = max(self.cc.cwnd, self.pipe + self.mss)
         self._arm(now, restart=True)
