@@ -44,7 +44,9 @@ class Member:
         self.state = state
         self._log = state / "serve.log"
         state.mkdir(parents=True, exist_ok=True)
-        self.command = [*prefix, sys.executable, "-m", "ztnode", "serve", "--state", str(state), *arguments]
+        # Unlisted: the user's own clients must not find it in place of the user's own node.
+        serve = [sys.executable, "-m", "ztnode", "serve", "--unlisted", "--state", str(state)]
+        self.command = [*prefix, *serve, *arguments]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

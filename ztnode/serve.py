@@ -26,6 +26,8 @@ class ServeOptions:
 
     node: NodeOptions
     tcp: TcpOptions | None = None
+    listed: bool = True
+    """Whether this user's clients find the node without being told where it is."""
 
 
 @dataclass(slots=True)
@@ -51,7 +53,9 @@ async def serving(options: ServeOptions) -> AsyncIterator[Served]:
         server = ControlServer(services, state=options.node.state, tcp=options.tcp)
         await server.start()
         try:
-            with Registration(server.addresses[0], options.node.state):
+            with contextlib.ExitStack() as stack:
+                if options.listed:
+                    stack.enter_context(Registration(server.addresses[0], options.node.state))
                 yield Served(node, server.addresses)
         finally:
             await server.stop(STOP_GRACE)

@@ -82,12 +82,14 @@ def node_option(command: Callable[Concatenate[ztclient.Node, P], R]) -> Callable
 
     @click.option(
         "--address",
+        "node_address",
         metavar="ADDR",
         help="The node's control address: unix:PATH, tcp://IP:PORT (token in ZTNODE_TOKEN or ZTNODE_TOKEN_FILE) or "
         "tls://HOST:PORT (authority in ZTNODE_CA_FILE). [env: ZTNODE_ADDRESS]",
     )
     @click.option(
         "--state",
+        "node_state",
         metavar="DIR",
         type=DIRECTORY,
         help="The state directory of the node. Without it and --address: your running node. [env: ZTNODE_STATE]",
@@ -96,7 +98,7 @@ def node_option(command: Callable[Concatenate[ztclient.Node, P], R]) -> Callable
     def with_node(*args: P.args, **kwargs: P.kwargs) -> R:
         import ztclient
 
-        address, state = kwargs.pop("address"), kwargs.pop("state")
+        address, state = kwargs.pop("node_address"), kwargs.pop("node_state")
         assert address is None or isinstance(address, str)
         assert state is None or isinstance(state, Path)
         if address is not None and state is not None:
@@ -146,7 +148,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
         click.echo(empty, err=True)
         return
     # A pipe has no width, and what reads it wants one line a row.
-    Console(width=None if sys.stdout.isatty() else 100_000).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 100_000)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,15 @@ def demo(as_json: bool) -> None:
     fetch it from the other; show each step and its time, and end."""
     from ztnode.demo import demo as run
 
+    stopped: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        stopped.append(number)
+        sys.exit(128 + number)
+
+    # Whatever ends it, the nodes that were started must not be left behind.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
     steps = []
     with (
         tempfile.TemporaryDirectory(prefix="ztnode-demo-") as directory,
@@ -27,6 +37,9 @@ def demo(as_json: bool) -> None:
         while True:
             with Progress("a network of our own, on this machine") if sys.stderr.isatty() else contextlib.nullcontext():
                 step = next(running, None)
+            if stopped:
+                # Python drops an exception that a handler raises inside the import system's own callbacks.
+                sys.exit(128 + stopped[0])
             if step is None:
                 break
             steps.append(step)

@@ -81,6 +81,7 @@ if TYPE_CHECKING:
 @click.option(
     "--insecure", is_flag=True, help="Allow --listen without TLS beyond loopback: the token travels in clear."
 )
+@click.option("--unlisted", is_flag=True, help="Clients find this node only where they are told its state or address.")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -105,6 +106,7 @@ def serve(
     client_ca: Path | None,
     token_file: Path | None,
     insecure: bool,
+    unlisted: bool,
     log_level: str,
     as_json: bool,
 ) -> None:
@@ -137,6 +139,7 @@ def serve(
             networks=tuple(int(nwid, 16) for nwid in networks),
         ),
         tcp,
+        listed=not unlisted,
     )
 
     def ready(served: Served) -> None:

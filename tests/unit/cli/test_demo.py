@@ -1,0 +1,66 @@
+"""``ztnode demo`` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "ztnode", "demo"]
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory for temporary files whose name is short enough for Unix sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="zt-", dir="/tmp") as directory:
+        yield Path(directory)
+
+
+def started_by(directory: Path) -> list[int]:
+    """Process ids of what runs with ``directory`` on its command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if os.fsencode(directory) in entry.read_bytes():
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue  # it ended while we looked
+    return found
+
+
+def test_the_demo_fetches_a_page_and_ends(scratch: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    started = time.monotonic()
+    done = subprocess.run(
+        [*COMMAND, "--json"], env=environment, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    steps = json.loads(done.stdout)
+    fetched = next(step for step in steps if step["what"] == "fetch the page")
+    assert fetched["result"].startswith("200 OK")
+    assert "the SHA-256 agrees" in next(step["result"] for step in steps if step["what"].startswith("fetch 16 MiB"))
+    # 20 s is the promise on a machine with nothing else to do; this one may be running other tests.
+    assert time.monotonic() - started < 60
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_demo_that_is_interrupted_leaves_no_process(scratch: Path, number: signal.Signals, code: int) -> None:
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with subprocess.Popen(COMMAND, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the root and controller run
+        assert started_by(scratch)
+        process.send_signal(number)
+        assert process.wait(20) == code
+    assert started_by(scratch) == []
+    assert list(scratch.iterdir()) == []
