@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import functools
 import os
 import select
+import shutil
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,12 +41,22 @@ OURS6, KERNEL6, NOBODY6 = "fd77::1", "fd77::2", "fd77::99"
 OURS, KERNEL, NOBODY = {4: OURS4, 6: OURS6}, {4: KERNEL4, 6: KERNEL6}, {4: NOBODY4, 6: NOBODY6}
 
 
+@functools.cache
 def unavailable() -> str | None:
     """Why these tests cannot run here, or None."""
-    if os.name != "posix" or os.geteuid() != 0:
-        return "needs root for network namespaces and a TAP device"
-    if not Path("/dev/net/tun").exists():
-        return "there is no /dev/net/tun"
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "needs root on Linux, for network namespaces and a TAP device"
+    for program in ("ip", "nsenter"):
+        if shutil.which(program) is None:
+            return f"needs the program {program}"
+    try:  # a container's root may lack the capability, or the kernel the device
+        namespace = Namespace()
+        try:
+            Tap(namespace, "tap0", 1500).close()
+        finally:
+            namespace.close()
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"no TAP device in a network namespace of its own: {error}"
     return None
 
 

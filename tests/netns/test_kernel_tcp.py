@@ -443,6 +443,30 @@ def test_reset_by_us(net: Harness, state: str) -> None:
         worker.result()
 
 
+def test_reset_of_a_half_open_connection(net: Harness) -> None:
+    """The kernel gives up before our SYN-ACK is there and answers it with a reset: nobody hears of it."""
+    listener = net.stack.listen(OURS4, 7100)
+    sock = client(net)
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        sock.connect((OURS4, 7100))
+    write, held = net.tap.write, []
+    net.tap.write = lambda frame: held.append(frame) if len(frame[0]) > 50 else write(frame)  # ARP is shorter
+    net.run(lambda: held)
+    sock.close()
+    net.tap.write = write
+    for frame in held:
+        write(frame)
+    pause = now() + 0.3
+    net.run(lambda: now() > pause)
+    assert listener.accept() is None
+    other = client(net)
+    worker = Worker(lambda: (other.connect((OURS4, 7100)), other.close()))
+    accepted(net, listener)
+    net.run(lambda: worker.done)
+    worker.result()
+
+
 def test_close_with_unread_data_resets(net: Harness) -> None:
     """RFC 2525 section 2.17: what we did not read must not look delivered."""
     ours, theirs = pair(net)
