@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ztnode.vl1.node import Message, Vl1
 from ztnode.vl2.events import Event
 from ztnode.wire.identity import Identity
+from ztnode.wire.reader import Buffer
 
 
 @dataclass(slots=True)
@@ -39,6 +40,15 @@ class Core:
             return self.identity
         peer = self.vl1.peer(address)
         return None if peer is None else peer.identity
+
+    def send(self, address: int, verb: int, payload: Buffer, now: float, *, compress: bool = False) -> int:
+        """As ``Vl1.send``, but what is too long for a packet is counted and dropped (0 is returned): the length of what
+        we pass on is up to others."""
+        try:
+            return self.vl1.send(address, verb, payload, now, compress=compress)
+        except ValueError:
+            self.counters["drop_too_long_to_send"] += 1
+            return 0
 
     def roots(self) -> list[int]:
         """The planet's roots, without ourselves."""

@@ -164,7 +164,10 @@ class Forwarding:
             route.pending.append((route.header, frame[route.skip :]))
         for route in used:
             pending, route.pending = route.pending, []
-            self._core.vl1.send_batch(route.address, route.verb, pending, now)
+            try:
+                self._core.vl1.send_batch(route.address, route.verb, pending, now)
+            except ValueError:  # the network's MTU exceeds what a packet holds
+                self.drop("drop_too_long_to_send")
 
     def _route(self, config: NetworkConfig, head: bytes, now: float) -> Route:
         """Find out what to do with frames that begin with ``head``, and remember it."""
@@ -267,7 +270,7 @@ class Forwarding:
             if self._outgoing_filter(config, bridge, source, destination, ethertype).passes(payload, copies=False):
                 self._members.push_credentials(bridge, now)
                 frame = ExtFrame(self._nwid, 0, destination, source, ethertype, payload)
-                self._core.vl1.send(bridge, VERB_EXT_FRAME, encode_ext_frame(frame), now)
+                self._core.send(bridge, VERB_EXT_FRAME, encode_ext_frame(frame), now)
 
     # Frames of peers
 
@@ -393,7 +396,7 @@ class Forwarding:
         def forward(address: int, flags: int, payload: Buffer) -> None:
             if address and address != self._core.address:
                 frame = ExtFrame(self._nwid, flags, destination, source, ethertype, payload)
-                self._core.vl1.send(address, VERB_EXT_FRAME, encode_ext_frame(frame), self._core.now, compress=True)
+                self._core.send(address, VERB_EXT_FRAME, encode_ext_frame(frame), self._core.now, compress=True)
 
         return forward
 

@@ -157,7 +157,7 @@ class Multicaster:
             return
         for at in range(0, len(self.groups), _LIKES_PER_PACKET):
             likes = (Like(self._nwid, group) for group in self.groups[at : at + _LIKES_PER_PACKET])
-            self._core.vl1.send(address, VERB_MULTICAST_LIKE, encode_likes(likes), now)
+            self._core.send(address, VERB_MULTICAST_LIKE, encode_likes(likes), now)
 
     # Sending
 
@@ -205,7 +205,7 @@ class Multicaster:
             outbound.left -= 1
             self._push_credentials(address, now)
             compress = self._config is not None and self._config.compression
-            self._core.vl1.send(address, VERB_MULTICAST_FRAME, outbound.packet, now, compress=compress)
+            self._core.send(address, VERB_MULTICAST_FRAME, outbound.packet, now, compress=compress)
 
     def _send_to_replicator(
         self,
@@ -230,7 +230,7 @@ class Multicaster:
         mac = self._mac if source is None else source
         frame = MulticastFrame(self._nwid, group, ethertype, payload, mac, replicate=True)
         packet = encode_multicast_frame(frame)
-        self._core.vl1.send(min(alive)[1], VERB_MULTICAST_FRAME, packet, now, compress=config.compression)
+        self._core.send(min(alive)[1], VERB_MULTICAST_FRAME, packet, now, compress=config.compression)
         return True
 
     def _gather(self, config: NetworkConfig, group: MulticastGroup, limit: int, now: float) -> None:
@@ -244,7 +244,7 @@ class Multicaster:
             asked.pop(nobody, None)
         packet = encode_gather(Gather(self._nwid, group, limit, config.certificate_of_membership))
         for address in list(asked)[:_MAX_GATHER_PEERS]:
-            self._core.vl1.send(address, VERB_MULTICAST_GATHER, packet, now)
+            self._core.send(address, VERB_MULTICAST_GATHER, packet, now)
 
     def next_timer(self) -> float:
         """When ``handle_timer`` has something to do."""

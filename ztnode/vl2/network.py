@@ -148,7 +148,8 @@ class Network:
             self._client.requested(0, now)
             self._core.events.append(LocalConfigWanted(request))
         else:
-            packet_id = vl1.send(self.controller, VERB_NETWORK_CONFIG_REQUEST, request.encode(), now, compress=True)
+            packet = request.encode()
+            packet_id = self._core.send(self.controller, VERB_NETWORK_CONFIG_REQUEST, packet, now, compress=True)
             self._client.requested(packet_id, now)
 
     def went_online(self, now: float) -> None:
@@ -334,7 +335,7 @@ class Network:
             certificates_of_ownership=config.certificates_of_ownership,
         )
         for packet in credentials.packets():
-            self._core.vl1.send(address, VERB_NETWORK_CREDENTIALS, packet, now, compress=True)
+            self._core.send(address, VERB_NETWORK_CREDENTIALS, packet, now, compress=True)
 
     def receive_credentials(self, sender: Peer, credentials: NetworkCredentials, now: float) -> None:
         """Take credentials of this network; those of others are passed over."""
@@ -422,7 +423,7 @@ class Network:
         """Pass on to all members that we know."""
         for address in self._members:
             if address not in without and address != self._core.address:
-                self._core.vl1.send(address, verb, payload, now)
+                self._core.send(address, verb, payload, now)
 
     # The clock
 

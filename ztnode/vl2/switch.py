@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ztnode.vl1.gates import KeyedBucket
 from ztnode.vl1.node import Message, Vl1
 from ztnode.vl1.peer import Peer
 from ztnode.vl2.core import Core
@@ -56,6 +57,10 @@ MAX_FOREIGN_NETWORKS: Final = 1024
 """Networks that we are no member of and keep multicast subscriptions for, as root or controller."""
 MAX_INFLOW_PEERS: Final = 4096
 MAX_INFLOWS_PER_PEER: Final = 256
+CREDENTIALS_RATE: Final = (4.0, 20.0)
+CONFIG_RATE: Final = (20.0, 200.0)
+"""Messages with signatures to check that one peer may send: per second, and at once. A signature costs a tenth of a
+millisecond or more, and one packet may hold dozens. A full-size configuration is 128 chunks of 4 KB."""
 OFFLINE_POLL: Final = 0.1
 """Seconds between looks at whether VL1 has reached a root."""
 _FOREIGN_EXPIRY_INTERVAL: Final = 60.0
@@ -93,6 +98,10 @@ class Vl2:
         self._foreign: dict[int, Subscriptions] = {}
         self._next_foreign_expiry = now + _FOREIGN_EXPIRY_INTERVAL
         self._inflows: dict[Peer, dict[bytes, Inflow]] = {}
+        self._signature_gates = {
+            VERB_NETWORK_CREDENTIALS: KeyedBucket(*CREDENTIALS_RATE, MAX_INFLOW_PEERS),
+            VERB_NETWORK_CONFIG: KeyedBucket(*CONFIG_RATE, MAX_INFLOW_PEERS),
+        }
         self._online = vl1.online
         self._handlers: dict[int, Callable[[Message, float], None]] = {
             VERB_OK: self._receive_ok,
@@ -186,6 +195,10 @@ class Vl2:
         handler = self._handlers.get(message[1])
         if handler is None:
             self.counters["drop_unknown_verb"] += 1
+            return
+        gate = self._signature_gates.get(message[1])
+        if gate is not None and not gate.admit(message[0].address, now):
+            self.counters["drop_too_many_signatures"] += 1
             return
         try:
             handler(message, now)

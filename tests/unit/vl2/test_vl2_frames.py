@@ -53,6 +53,7 @@ from ztnode.wire.network_config import (
     SPECIALIST_MULTICAST_REPLICATOR,
     NetworkConfig,
 )
+from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import (
     ERROR_UNWANTED_MULTICAST,
     VERB_ERROR,
@@ -67,6 +68,7 @@ from ztnode.wire.packet import (
     VERB_OK,
 )
 from ztnode.wire.rules import Forward, Range, Rule, RuleType
+from ztnode.wire.tag import Tag
 
 ALL = b"\xff" * 6
 WHO_HAS_BOB = b"\x00\x01\x08\x00\x06\x04\x00\x01" + bytes(16) + IPv4Address("10.0.0.2").packed
@@ -419,6 +421,23 @@ def test_odd_frames_are_counted(pair: Wire) -> None:
     assert (counters["drop_short_frame"], counters["drop_oversize_frame"]) == (2, 1)
 
 
+def test_what_no_packet_can_hold_is_counted(pair: Wire) -> None:
+    renew(pair, ALICE, mtu=10000)
+    pair.send(ALICE, frame(ALICE, BOB, bytes(10000)), broadcast(ALICE, bytes(10000), 0x0800))
+    pair.send(ALICE, frame(ALICE, BOB, b"after" * 9))
+    assert pair.nodes[ALICE].counters["drop_too_long_to_send"] >= 1
+    assert [payload for _, payload in pair.inboxes[BOB]] == [b"after" * 9]
+
+
+def test_floods_of_signatures_are_cut_off(pair: Wire) -> None:
+    for number in range(120):
+        packet = NetworkCredentials(tags=(Tag(NWID, WALL, MALLORY, number, 0, CONTROLLER, bytes(96)),)).encode()
+        pair.deliver(MALLORY, BOB, VERB_NETWORK_CREDENTIALS, packet)
+    assert pair.nodes[BOB].counters["drop_too_many_signatures"] == 100
+    pair.send(ALICE, frame(ALICE, BOB))
+    assert len(pair.inboxes[BOB]) == 1, "others are not affected"
+
+
 def test_assembler_keeps_few_updates() -> None:
     assembler = ConfigAssembler()
     for update in range(1, 20):
@@ -484,6 +503,7 @@ def test_no_frame_of_the_stack_makes_the_switch_raise(bodies: list[bytes], prefi
 def test_truncated_real_messages_are_counted_not_raised(pair: Wire) -> None:
     chunk = pair.chunks(member_config(ALICE, timestamp=WALL + 1))[0]
     for length in range(len(chunk)):
+        pair.now += 1
         pair.deliver(CONTROLLER, ALICE, VERB_NETWORK_CONFIG, chunk[:length])
     # One of them is whole without its signature, the form of old controllers: good enough from the controller itself.
     assert pair.nodes[ALICE].counters["drop_malformed"] == len(chunk) - 1

@@ -98,6 +98,8 @@ class FakeVl1:
 
     def send(self, address: int, verb: int, payload: Any, now: float, *, compress: bool = False) -> int:
         assert address != self.own and 0 < address < 0xFF << 32
+        if len(payload) > 9900:
+            raise ValueError("too long for a packet")
         return self.wire.carry(self.own, address, verb, bytes(payload))
 
     def send_batch(self, address: int, verb: int, payloads: Sequence[Any], now: float) -> None:
