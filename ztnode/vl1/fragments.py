@@ -115,7 +115,7 @@ class Reassembler:
             expired.append(key)
         for key in expired:
             del self._partial[key]
-        self._counters["drop_fragment_timeout"] += len(expired)
+            self._counters["drop_fragment_timeout"] += 1
 
     def _add(self, key: bytes, now: float, endpoint: Endpoint) -> _Partial:
         if len(self._partial) >= self._capacity:
