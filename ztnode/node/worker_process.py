@@ -151,13 +151,14 @@ class WorkerProcess:
         except RingCorrupt as error:
             self.kill(f"it damaged its ring: {error}")
             return
-        if records:
-            try:
+        try:
+            if records:
                 self._on_frames(records)
-            finally:
-                ring.release()
-        if not ring.prepare_sleep():
-            self._loop.call_soon(self._read_frames)
+        finally:
+            # Whatever went wrong with this batch, the next one is not to wait for it.
+            ring.release()
+            if not ring.prepare_sleep():
+                self._loop.call_soon(self._read_frames)
 
     # -- control ----------------------------------------------------------------------------------------------------
 
@@ -223,9 +224,12 @@ class WorkerProcess:
         if self._transport is not None:
             self._transport.close()
         if self._rings_open:
-            # What it sent before its end still counts: resets to its peers, in an orderly end.
-            self._read_frames()
             self._rings_open = False
+            with contextlib.suppress(RingCorrupt):
+                # What it sent before its end still counts: resets to its peers, in an orderly end.
+                while records := self._from_worker.read():
+                    self._on_frames(records)
+                    self._from_worker.release()
             self._loop.remove_reader(self._from_worker.data_fd)
             self._to_worker.close()
             self._from_worker.close()

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ztnode.netstack.stack import Stack
-    from ztnode.ring import Buffer, Ring
+    from ztnode.ring import Record, Ring
+
+    Frames = Sequence[Record]
 
 READ_LIMIT: Final = 256 * 1024
 """Bytes of frames that the stack takes in one round: enough to make its batches pay, little enough that a client's
@@ -65,7 +67,7 @@ class Worker:
         self._control_out = bytearray()
         self._ring_in = ring_in
         self._ring_out = ring_out
-        self._blocked: Sequence[tuple[int, Sequence[Buffer]]] = ()
+        self._blocked: Frames = ()
         self._ports: dict[int, int] = {}
         self._splices: set[Splice] = set()
         self._draining: set[Splice] = set()
@@ -144,22 +146,25 @@ class Worker:
                 return
 
     def _transmit(self, now: float) -> None:
-        ring = self._ring_out
         if self._blocked:
-            self._blocked = self._blocked[ring.write_many(self._blocked) :]
+            self._blocked = self._push(self._blocked)
             if self._blocked:
-                ring.prepare_wait()
                 return
-        frames = self.stack.to_send(now)
-        if not frames:
-            return
-        written = ring.write_many(frames)
-        if written < len(frames):
+        left = self._push(self.stack.to_send(now))
+        if left:
             # The node is slower than the stack: hold the stack back rather than drop. Copies, because the parts may
             # be views that end with this round.
             self.counters["ring_stalls"] += 1
-            self._blocked = [(index, (b"".join(parts),)) for index, parts in frames[written:]]
-            ring.prepare_wait()
+            self._blocked = [(index, (b"".join(parts),)) for index, parts in left]
+
+    def _push(self, frames: Frames) -> Frames:
+        """Write to the ring; what is left has to wait until :attr:`Ring.space_fd` says that there is room."""
+        ring = self._ring_out
+        while frames:
+            frames = frames[ring.write_many(frames) :]
+            if frames and ring.prepare_wait():
+                break
+        return frames
 
     def _own_timers(self, now: float) -> None:
         due = self.handoff.next_timer()

@@ -405,6 +405,22 @@ async def test_corrupt_ring_ends_the_worker_with_its_reason(tmp_path: Path, capl
 
 
 @on_loop
+async def test_mistake_of_the_frames_handler_does_not_stop_the_frames(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: seen.append(context))
+        seen: list[object] = []
+
+        def drop(_frame: memoryview) -> bool:
+            if len(seen) < 3:
+                raise RuntimeError("a mistake")
+            return False
+
+        pair.drop = drop
+        assert await pair.a.ping(B, timeout=5) < 5
+        assert len(seen) == 3
+
+
+@on_loop
 async def test_stop_is_quick_and_leaves_nothing(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     await pair.start()

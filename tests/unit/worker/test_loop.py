@@ -1,0 +1,143 @@
+"""The worker's loop around a stack in the test's hands: pressure on the way out, bad control messages, the end."""
+
+from __future__ import annotations
+
+import select
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ztnode.ring import Ring
+from ztnode.worker import protocol
+from ztnode.worker.loop import ChannelClosed, Worker
+
+
+class FakeStack:
+    """Frames out as the test puts them, frames in as they came."""
+
+    def __init__(self) -> None:
+        self.out: list[tuple[int, tuple[bytes, ...]]] = []
+        self.received: list[tuple[int, bytes]] = []
+        self.ports: list[int] = []
+
+    def to_send(self, _now: float) -> list[tuple[int, tuple[bytes, ...]]]:
+        taken, self.out = self.out, []
+        return taken
+
+    def receive(self, index: int, frames: list[memoryview], _now: float) -> None:
+        self.received += [(index, bytes(frame)) for frame in frames]
+
+    def add_port(self, index: int, _config: object, _now: float) -> None:
+        self.ports.append(index)
+
+    def remove_port(self, index: int, _now: float) -> None:
+        self.ports.remove(index)
+
+
+class Bench:
+    def __init__(self, directory: Path) -> None:
+        self.stack = FakeStack()
+        self.ring_in, self.ring_out = Ring.create(4096), Ring.create(4096)
+        self.control, theirs = socket.socketpair()
+        self.worker = Worker(
+            control=theirs,
+            ring_in=self.ring_in,
+            ring_out=self.ring_out,
+            stack=self.stack,
+            path=str(directory / "w.sock"),
+            now=0.0,
+        )
+
+    def tell(self, *messages: protocol.Message) -> None:
+        self.control.sendall(b"".join(map(protocol.encode, messages)))
+        self.worker.poller.dispatch(self.worker.poller.wait(1))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+PORT = protocol.PortUp(3, 0x8056C2E21C000001, 0x020000000001, 2800, ("10.0.0.1/24",), (("10.9.0.0/16", "10.0.0.9"),))
+
+
+def test_full_ring_holds_the_stack_back_and_loses_nothing(bench: Bench) -> None:
+    frames = [(n, (b"head", bytes(600))) for n in range(40)]
+    bench.stack.out = frames[:]
+    bench.worker._transmit(0.0)
+    received = []
+    for _ in range(40):
+        while records := bench.ring_out.read():
+            received += [tag for tag, _ in records]
+        if len(received) >= 40:
+            break
+        assert bench.worker._blocked
+        bench.ring_out.release()
+        assert select.select([bench.ring_out.space_fd], [], [], 0)[0], "the worker would sleep for ever"
+        bench.ring_out.clear_space()
+        bench.stack.out.append((99, (b"not before the rest",)))
+        bench.worker._transmit(0.0)
+        bench.stack.out = []
+    assert received == [*range(40), *received[40:]]
+    assert set(received[40:]) <= {99}
+    assert bench.worker.counters["ring_stalls"] == 1
+
+
+def test_room_that_appears_while_announcing_is_used(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The consumer frees the ring between the failed write and the announcement: nobody will ring then."""
+    ring = bench.ring_out
+    taken = []
+    original = Ring.prepare_wait
+
+    def prepare_wait(self: Ring) -> bool:
+        taken.extend(tag for tag, _ in self.read())
+        self.release()
+        return original(self)
+
+    monkeypatch.setattr(Ring, "prepare_wait", prepare_wait)
+    bench.stack.out = [(n, (bytes(600),)) for n in range(40)]
+    bench.worker._transmit(0.0)
+    assert not bench.worker._blocked
+    while records := ring.read():
+        taken += [tag for tag, _ in records]
+        ring.release()
+    assert taken == list(range(40))
+
+
+def test_frames_go_to_their_ports_and_strangers_are_counted(bench: Bench) -> None:
+    bench.tell(PORT, protocol.PortUp(4, 5, 6, 1500, (), ()))
+    assert bench.stack.ports == [3, 4]
+    bench.ring_in.write_many([(3, (b"one",)), (4, (b"two",)), (9, (b"lost",)), (3, (b"three",))])
+    bench.worker._receive(bench.ring_in.read(), 0.0)
+    assert sorted(bench.stack.received) == [(3, b"one"), (3, b"three"), (4, b"two")]
+    assert bench.worker.counters["unknown_port"] == 1
+    bench.tell(protocol.PortDown(4), protocol.PortDown(4))
+    assert bench.stack.ports == [3]
+
+
+def test_message_in_the_wrong_direction_ends_the_worker(bench: Bench) -> None:
+    with pytest.raises(protocol.ProtocolError, match="from worker to node"):
+        bench.tell(protocol.Ready("/tmp/x"))
+
+
+def test_end_of_the_channel_ends_the_worker(bench: Bench) -> None:
+    bench.control.close()
+    with pytest.raises(ChannelClosed):
+        bench.worker.poller.dispatch(bench.worker.poller.wait(1))
+
+
+def test_node_that_reads_nothing_does_not_grow_the_worker(bench: Bench) -> None:
+    stats = protocol.Stats(0, {f"{n:0200}": n for n in range(4000)})
+    with pytest.raises(OSError, match="does not read"):
+        for _ in range(100):
+            bench.worker.send(stats)
+
+
+def test_started_by_hand_it_says_who_starts_it() -> None:
+    result = subprocess.run([sys.executable, "-m", "ztnode.worker"], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "ztnode serve" in result.stderr
+    assert "Traceback" not in result.stderr
