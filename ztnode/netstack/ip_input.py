@@ -30,7 +30,7 @@ class IpInput:
         if destination not in port.addresses and not to_group:
             port.count("not_for_us")
             return
-        if not source_ok(port, header.source):
+        if not port.source_ok(header.source):
             port.count("bad_source")
             return
         protocol = header.protocol
@@ -67,7 +67,7 @@ class IpInput:
         if destination not in (port.groups if to_group else port.addresses):
             port.count("not_for_us")
             return
-        if header.source != ipv6.UNSPECIFIED and not source_ok(port, header.source):
+        if header.source != ipv6.UNSPECIFIED and not port.source_ok(header.source):
             port.count("bad_source")
             return
         next_header = header.next_header
@@ -150,11 +150,3 @@ class IpInput:
             port.count("bad_tcp")
         else:
             self._stack.segments.append((source + destination + bytes(segment[:4]), segment))
-
-
-def source_ok(port: Port, source: bytes) -> bool:
-    """Whether a packet may have come from there (RFC 1122 section 3.2.1.3): no group, broadcast, loopback or
-    unspecified address. Our own is fine: what we send to ourselves has it, and answers to it stay inside."""
-    if len(source) == 4:
-        return 0 < source[0] < 224 and source[0] != 127 and source not in port.broadcasts
-    return source[0] != 0xFF and source[:15] != bytes(15)

@@ -35,6 +35,8 @@ class Port:
         self.queue = queue
         """The stack's output, in order: (port index, frame)."""
         self.counters = counters
+        self.looping = False
+        """The frames at hand are our own, turned round inside the stack."""
         self._loop = loop
         self._hop_limit = stack_config.hop_limit
         self.neighbours = NeighbourCache(
@@ -98,6 +100,15 @@ class Port:
             if (same_scope, common) > best_rank:
                 best, best_rank = address, (same_scope, common)
         return best
+
+    def source_ok(self, source: bytes) -> bool:
+        """Whether a packet may have come from there (RFC 1122 section 3.2.1.3): no group, broadcast, loopback or
+        unspecified address; our own only on a packet that turned round inside."""
+        if source in self.addresses:
+            return self.looping
+        if len(source) == 4:
+            return 0 < source[0] < 224 and source[0] != 127 and source not in self.broadcasts
+        return source[0] != 0xFF and source[:15] != bytes(15)
 
     def neighbour_mac(self, destination: bytes) -> bytes | None:
         """The MAC that needs no asking: of a multicast group or a broadcast address."""

@@ -23,7 +23,7 @@ from ztnode.netstack.echo import EchoLayer, EchoSocket
 from ztnode.netstack.flow import Flow
 from ztnode.netstack.fragments import Reassembler
 from ztnode.netstack.icmp import IcmpLayer
-from ztnode.netstack.ip_input import IpInput, source_ok
+from ztnode.netstack.ip_input import IpInput
 from ztnode.netstack.neighbours import Neighbour, permanent
 from ztnode.netstack.output import IpOutput
 from ztnode.netstack.path_mtu import PathMtuCache
@@ -311,7 +311,7 @@ class Stack:
                     if key[4:8] not in addresses:
                         port.count("not_for_us")
                         continue
-                    if not source_ok(port, key[:4]):
+                    if not port.source_ok(key[:4]):
                         port.count("bad_source")
                         continue
                     last_key = key
@@ -325,7 +325,7 @@ class Stack:
                         if key[16:32] not in addresses:
                             port.count("not_for_us")
                             continue
-                        if not source_ok(port, key[:16]):
+                        if not port.source_ok(key[:16]):
                             port.count("bad_source")
                             continue
                         last_key = key
@@ -367,7 +367,10 @@ class Stack:
             looped = self._loop[:]
             self._loop.clear()
             for index, batch in groupby(looped, key=itemgetter(0)):
+                port = self.ports[index]
+                port.looping = True
                 self.receive(index, [memoryview(frame) for _, frame in batch], now)
+                port.looping = False
             self.tcp.flush(now)
         queue = self._queue[:]
         self._queue.clear()

@@ -343,6 +343,8 @@ def test_echoes_and_errors_are_rate_limited() -> None:
         to_a(icmp.build(icmp.Icmp(icmp.ECHO_REQUEST, 0, 1, 1, b"x")), 1, source="224.0.0.1"),
         to_a(icmp.build(icmp.Icmp(icmp.ECHO_REQUEST, 0, 1, 1, b"x")), 1, source="10.66.0.255"),
         to_a(icmp.build(icmp.Icmp(icmp.ECHO_REQUEST, 0, 1, 1, b"x")), 1, source="127.0.0.1"),
+        to_a(tcp.build(tcp.Header(7, 7, 3, 4, tcp.SYN, 100)), 6, source=A4),  # the "land" attack
+        to_a(tcp.build(tcp.Header(7, 7, 3, 4, tcp.SYN, 100)), 6, A6, A6),
         to_a(udp.HEADER.pack(1, 2, 8, 0), 17, target="255.255.255.255", group=True),
         to_a(udp.HEADER.pack(1, 2, 8, 0), 17, group=True),
         to_a(udp.HEADER.pack(1, 2, 8, 0), 17, source="0.0.0.0"),
