@@ -142,8 +142,12 @@ class Reassembly:
             self._note(starts[first])
             return True, None
         # General case: fill the gaps between what is there with the new bytes.
-        overlap = (max(start, starts[first]), min(end, ends[first]))
-        duplicate = overlap if overlap[0] < overlap[1] else None
+        duplicate = None
+        for index in range(first, last):  # a range may touch without overlapping
+            left, right = max(start, starts[index]), min(end, ends[index])
+            if left < right:
+                duplicate = (left, right)
+                break
         if start >= starts[first] and end <= ends[first]:
             self._note(starts[first])
             return False, duplicate
