@@ -26,7 +26,7 @@ from ztnode.wire.reader import Buffer
 
 REFRESH_INTERVAL: Final = 60.0
 """Seconds between requests while all is well (ZT_NETWORK_AUTOCONF_DELAY)."""
-RETRY_DELAYS: Final = (0.4, 1.1, 2.0, 4.0, 8.0)
+RETRY_DELAYS: Final = (0.35, 0.7, 1.1, 2.0, 4.0, 8.0)
 """Seconds to wait for an answer, the last one again and again. Controllers ignore a request within a second of one that
 they answer, so the second try helps if the first was lost on the way there, the third if the answer was."""
 _POLL_INTERVALS: Final = {

@@ -406,7 +406,10 @@ class Vl2:
             network.forwarding.send(frames, now)
 
     def frames(self) -> list[tuple[int, list[Frame]]]:
-        """What arrived for the stack since the last call: (nwid, frames in order). Payloads stay valid."""
+        """What arrived for the stack since the last call: (nwid, frames in order). Payloads stay valid.
+
+        Ask after ``send_frames`` too: neighbour solicitations and frames to ourselves are answered on the spot.
+        """
         result = []
         for nwid, network in self._networks.items():
             forwarding = network.forwarding
