@@ -92,7 +92,10 @@ class Libzt:
 
     def connect(self, host: str, port: int) -> int:
         """A connected socket."""
-        return self._check("connect", self._c.zts_tcp_client(host.encode(), ctypes.c_ushort(port)))
+        # Not zts_tcp_client: it returns 0 for success where its documentation promises the socket.
+        fd = self._check("socket", self._c.zts_bsd_socket(AF_INET, SOCK_STREAM, 0))
+        self._check("connect", self._c.zts_connect(fd, host.encode(), ctypes.c_ushort(port), 0))
+        return fd
 
     def send(self, fd: int, data: bytes | memoryview) -> None:
         """Send all of ``data``."""

@@ -322,9 +322,6 @@ class Controller:
         if not member.authorized:
             self._put_member(member, before)
             return ERROR_NETWORK_ACCESS_DENIED
-        version = _version(contact.metadata)
-        if member.version != version:
-            member = replace(member, version=version)
         return self._put_member(self._equip(network, member, new=known is None), before)
 
     def _may_ask(self, nwid: int, address: int, now: float) -> bool:
@@ -365,7 +362,11 @@ class Controller:
     # What a member gets
 
     def _equip(self, network: Network, member: Member, *, new: bool) -> Member:
-        """The member with default tags and capabilities, and with addresses if it has none yet."""
+        """The member with the version that it says it runs, default tags and capabilities, and with addresses if it has
+        none yet."""
+        version = _version(self._contacts[member.nwid, member.address].metadata)
+        if member.version != version:
+            member = replace(member, version=version)
         member = grant_defaults(network, member, new=new)
         return assign(network, member, self._database.taken(network.nwid), self._random)
 
