@@ -98,6 +98,7 @@ class Node:
         self._nwid_of: dict[int, int] = {}
         self._next_index = 0
         self._watchers = Watchers()
+        self._checker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ztnode-identity")
         self._send_drops = 0
         self._closed = False
 
@@ -128,7 +129,7 @@ class Node:
                 random=os.urandom,
                 now=now,
                 wall=wall,
-                config=Vl1Config(relay=options.root),
+                config=Vl1Config(relay=options.root, defer_identity_checks=True),
             )
             controller = None
             if options.controller:
@@ -218,6 +219,8 @@ class Node:
         self._deliver()
         self._flush(now)
         self._handle_events()
+        for identity in self._vl1.identity_checks():
+            self._check_identity(identity)
         self._arm(now)
 
     def _settle(self) -> None:
@@ -293,6 +296,17 @@ class Node:
                 case ConfigStored(nwid, config):
                     self._keep(self._home.keep_network(nwid, config), f"the configuration of network {nwid:016x}")
 
+    def _check_identity(self, identity: Identity) -> None:
+        """The memory-hard check of a stranger's identity takes a tenth of a second: beside the event loop."""
+
+        def done(check: asyncio.Future[bool]) -> None:
+            if not check.cancelled() and not self._closed:
+                now = time.monotonic()
+                self._vl1.identity_checked(identity, check.result(), now)
+                self._pump(now)
+
+        self._loop.run_in_executor(self._checker, identity.validate).add_done_callback(done)
+
     def _provide_config(self, request: ConfigRequest) -> None:
         """This node joined a network that it controls itself."""
         now = time.monotonic()
@@ -332,6 +346,9 @@ class Node:
             self._supervisor.port_down(index)
         if info is not None:
             self._watchers.publish(info)
+        # Where ZeroTier runs on this host too, a path to a managed address would lead packets in a circle.
+        managed = (address for network in self._vl2.networks() for address in network.addresses)
+        self._vl1.avoid_networks({address.network for address in managed})
 
     # NodeApi
 
