@@ -207,9 +207,8 @@ class Membership:
     def _current(self, config: NetworkConfig, kind: CredentialType, credential: _Numbered) -> bool:
         """True if the credential was issued near enough to our own configuration, and not revoked."""
         timestamp = credential.timestamp
-        return (
-            abs(timestamp - config.timestamp) <= config.credential_time_max_delta
-            and timestamp > self._revoked.get((kind, credential.id), -1)
+        return abs(timestamp - config.timestamp) <= config.credential_time_max_delta and timestamp > self._revoked.get(
+            (kind, credential.id), -1
         )
 
 

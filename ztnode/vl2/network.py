@@ -108,8 +108,8 @@ class Network:
             self._apply(config, now)
         elif not cached:
             self._core.events.append(ConfigStored(self.nwid, _NO_CONFIG))
-        if self.controller != self._core.address:
-            self._core.vl1.contact(self.controller, now)
+        for address in self.contacts():
+            self._core.vl1.contact(address, now)
         self._core.events.append(NetworkChanged(self.nwid))
         self.request_config(now)
 
@@ -131,6 +131,12 @@ class Network:
             self.forwarding.drop("drop_broken_cached_config")
             return None
         return config if self._is_for_us(config) else None
+
+    def contacts(self) -> set[int]:
+        """Who VL1 is to stay in contact with for us: the controller, anchors and multicast replicators."""
+        config = self.config
+        specialists = config.with_role(SPECIALIST_ANCHOR | SPECIALIST_MULTICAST_REPLICATOR) if config else ()
+        return {self.controller, *specialists} - {0, self._core.address}
 
     def _is_for_us(self, config: NetworkConfig) -> bool:
         return config.network_id == self.nwid and config.issued_to == self._core.address
@@ -214,9 +220,8 @@ class Network:
         self._config_changed_at = now
         self.forwarding.configure(config)
         self.multicaster.configure(config, now)
-        for address in config.with_role(SPECIALIST_ANCHOR | SPECIALIST_MULTICAST_REPLICATOR):
-            if address != self._core.address:
-                self._core.vl1.contact(address, now)
+        for address in self.contacts():
+            self._core.vl1.contact(address, now)
         if now >= self.multicaster.next_announcement:
             self._announce(now)
         for address in [address for address, membership in self._members.items() if membership.held]:

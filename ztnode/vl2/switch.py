@@ -129,8 +129,11 @@ class Vl2:
 
     def leave(self, nwid: int, now: float) -> None:
         """Leave and forget. Raises KeyError if not joined."""
-        del self._networks[nwid]
+        left = self._networks.pop(nwid)
         self._core.now = now
+        still_wanted = {address for network in self._networks.values() for address in network.contacts()}
+        for address in left.contacts() - still_wanted:
+            self._core.vl1.release(address)
         self._forget_inflows()
         self._core.events += (ConfigStored(nwid, None), NetworkChanged(nwid))
 

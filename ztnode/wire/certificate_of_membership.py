@@ -58,12 +58,14 @@ class CertificateOfMembership:
     ) -> CertificateOfMembership:
         """An unsigned COM; ``timestamp`` (the controller's clock) and ``max_delta`` in milliseconds."""
         hashes = zip(QUALIFIER_IDENTITY_HASH, _identity_hash(issued_to), strict=True)
-        return cls((
-            Qualifier(QUALIFIER_TIMESTAMP, timestamp, max_delta),
-            Qualifier(QUALIFIER_NETWORK_ID, network_id, 0),
-            Qualifier(QUALIFIER_ISSUED_TO, issued_to.address, _ANY),
-            *(Qualifier(id_, value, _ANY) for id_, value in hashes),
-        ))
+        return cls(
+            (
+                Qualifier(QUALIFIER_TIMESTAMP, timestamp, max_delta),
+                Qualifier(QUALIFIER_NETWORK_ID, network_id, 0),
+                Qualifier(QUALIFIER_ISSUED_TO, issued_to.address, _ANY),
+                *(Qualifier(id_, value, _ANY) for id_, value in hashes),
+            )
+        )
 
     @classmethod
     def read(cls, reader: Reader) -> CertificateOfMembership:

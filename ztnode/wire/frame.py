@@ -62,12 +62,14 @@ def decode_ext_frame(payload: Buffer) -> ExtFrame:
 def encode_ext_frame(frame: ExtFrame) -> bytes:
     """The payload of EXT_FRAME."""
     certificate = frame.certificate.encode() if frame.certificate is not None else b""
-    return b"".join((
-        frame.network_id.to_bytes(8, "big"),
-        bytes((frame.flags,)),
-        certificate,
-        frame.destination.to_bytes(6, "big"),
-        frame.source.to_bytes(6, "big"),
-        frame.ethertype.to_bytes(2, "big"),
-        frame.payload,
-    ))
+    return b"".join(
+        (
+            frame.network_id.to_bytes(8, "big"),
+            bytes((frame.flags,)),
+            certificate,
+            frame.destination.to_bytes(6, "big"),
+            frame.source.to_bytes(6, "big"),
+            frame.ethertype.to_bytes(2, "big"),
+            frame.payload,
+        )
+    )

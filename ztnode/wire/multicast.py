@@ -152,11 +152,13 @@ def encode_multicast_frame(frame: MulticastFrame) -> bytes:
     if frame.source is not None:
         flags |= FLAG_SOURCE_MAC
         optional += frame.source.to_bytes(6, "big")
-    return b"".join((
-        _push_group(frame.network_id, bytes((flags,)) + optional, frame.group),
-        frame.ethertype.to_bytes(2, "big"),
-        frame.payload,
-    ))
+    return b"".join(
+        (
+            _push_group(frame.network_id, bytes((flags,)) + optional, frame.group),
+            frame.ethertype.to_bytes(2, "big"),
+            frame.payload,
+        )
+    )
 
 
 def decode_multicast_frame(payload: Buffer) -> MulticastFrame:

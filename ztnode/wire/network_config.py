@@ -341,12 +341,14 @@ def _accepted_ethertypes(rules: Iterable[Rule]) -> Iterable[int]:
         previous = rule.type
 
 
-_UNDERSTOOD = frozenset((
-    *("v", "nwid", "ts", "ctmd", "r", "id", "tt", "tl", "f", "ml", "t", "n", "mtu"),
-    *("C", "CAP", "TAG", "COO", "S", "RT", "I", "R", "DNS"),
-    *("ssov", "ssoe", "aurl", "aexpt", "iurl", "ssoce", "sson", "ssos", "ssocid", "ssop"),
-    *("eb", "p", "v4s", "v6s", "et", "ab", "com"),
-))
+_UNDERSTOOD = frozenset(
+    (
+        *("v", "nwid", "ts", "ctmd", "r", "id", "tt", "tl", "f", "ml", "t", "n", "mtu"),
+        *("C", "CAP", "TAG", "COO", "S", "RT", "I", "R", "DNS"),
+        *("ssov", "ssoe", "aurl", "aexpt", "iurl", "ssoce", "sson", "ssos", "ssocid", "ssop"),
+        *("eb", "p", "v4s", "v6s", "et", "ab", "com"),
+    )
+)
 
 
 def _from_dictionary(source: Dictionary) -> NetworkConfig:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ztnode.wire.errors import WireError
 from ztnode.wire.mac import format_mac, parse_mac
-from ztnode.wire.reader import Reader
+from ztnode.wire.reader import Buffer, Reader
 
 MAX_NETWORK_RULES = 1024
 
@@ -337,7 +337,7 @@ def read_rules(reader: Reader, count: int) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def decode_rules(data: bytes | memoryview) -> tuple[Rule, ...]:
+def decode_rules(data: Buffer) -> tuple[Rule, ...]:
     """All rules in ``data``, at most MAX_NETWORK_RULES of them. Raises WireError."""
     return read_rules(Reader(data), MAX_NETWORK_RULES)
 

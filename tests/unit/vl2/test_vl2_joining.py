@@ -75,7 +75,9 @@ def test_events_name_what_changed(wire: Wire) -> None:
     node.join(NWID, wire.now)
     assert node.events() == [ConfigStored(NWID, b"\n"), NetworkChanged(NWID)]
     assert len(wire.requests) == 0 and len(wire.sent(ALICE)) == 1
+    assert wire.vl1s[ALICE].contacts == {CONTROLLER}
     node.leave(NWID, wire.now)
+    assert not wire.vl1s[ALICE].contacts
     assert node.events() == [ConfigStored(NWID, None), NetworkChanged(NWID)]
     assert node.network(NWID) is None and node.networks() == []
     with pytest.raises(KeyError):

@@ -322,8 +322,11 @@ simple_rules = st.one_of(
     st.builds(Rule, st.just(T.MATCH_ETHERTYPE), st.sampled_from([IPV4, ARP]), st.booleans(), st.booleans()),
     st.builds(Rule, st.just(T.MATCH_IP_PROTOCOL), st.sampled_from([6, 17]), st.booleans(), st.booleans()),
     st.builds(
-        Rule, st.sampled_from([T.MATCH_IP_DEST_PORT_RANGE, T.MATCH_FRAME_SIZE_RANGE]),
-        st.sampled_from([Range(0, 79), Range(60, 90)]), st.booleans(), st.booleans(),
+        Rule,
+        st.sampled_from([T.MATCH_IP_DEST_PORT_RANGE, T.MATCH_FRAME_SIZE_RANGE]),
+        st.sampled_from([Range(0, 79), Range(60, 90)]),
+        st.booleans(),
+        st.booleans(),
     ),
     st.builds(Rule, st.just(T.MATCH_TAGS_EQUAL), st.just(TagMatch(1, 1)), st.booleans(), st.booleans()),
     st.builds(Rule, st.sampled_from([T.ACTION_ACCEPT, T.ACTION_DROP, T.ACTION_BREAK])),
@@ -369,8 +372,12 @@ def naive(rules: list[Rule], frame: bytes, ethertype: int, tags: dict[int, int],
 
 @settings(max_examples=400)
 @given(
-    st.lists(simple_rules, max_size=10), st.sampled_from([40, 60, 75, 200]), st.sampled_from([22, 80]),
-    st.sampled_from([IPV4, ARP, IPV6]), st.sampled_from([{}, {1: 1}]), st.booleans(),
+    st.lists(simple_rules, max_size=10),
+    st.sampled_from([40, 60, 75, 200]),
+    st.sampled_from([22, 80]),
+    st.sampled_from([IPV4, ARP, IPV6]),
+    st.sampled_from([{}, {1: 1}]),
+    st.booleans(),
 )
 def test_specialised_rules_say_what_the_whole_set_says(
     rules: list[Rule], length: int, port: int, ethertype: int, tags: dict[int, int], inbound: bool

@@ -52,9 +52,9 @@ def member_config(address: int, *, timestamp: int = WALL, private: bool = True, 
         "type": NetworkType.PRIVATE if private else NetworkType.PUBLIC,
         "name": "test",
         "rules": ACCEPT,
-        "certificate_of_membership": CertificateOfMembership.issue(
-            NWID, timestamp, WINDOW, IDENTITIES[address]
-        ).sign(controller),
+        "certificate_of_membership": CertificateOfMembership.issue(NWID, timestamp, WINDOW, IDENTITIES[address]).sign(
+            controller
+        ),
     }
     return NetworkConfig(NWID, address, timestamp, WINDOW, **(values | fields))
 
@@ -118,6 +118,9 @@ class FakeVl1:
 
     def contact(self, address: int, now: float) -> None:
         self.contacts.add(address)
+
+    def release(self, address: int) -> None:
+        self.contacts.remove(address)
 
 
 @dataclass
@@ -232,11 +235,7 @@ class Wire:
         return snapshot
 
     def sent(self, source: int, target: int | None = None, verb: int | None = None) -> list[bytes]:
-        return [
-            payload
-            for a, b, v, payload in self.log
-            if a == source and target in (None, b) and verb in (None, v)
-        ]
+        return [payload for a, b, v, payload in self.log if a == source and target in (None, b) and verb in (None, v)]
 
 
 def mac(address: int) -> bytes:

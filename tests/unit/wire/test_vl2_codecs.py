@@ -104,9 +104,7 @@ def _values(kind: int) -> st.SearchStrategy[Any]:
         ),
         T.MATCH_IP_TOS: st.builds(Tos, u8, u8, u8),
         T.MATCH_ICMP: st.one_of(st.builds(Icmp, u8, u8, st.just(1)), st.builds(Icmp, u8, st.just(0), st.just(0))),
-        **dict.fromkeys(
-            (T.MATCH_IP_SOURCE_PORT_RANGE, T.MATCH_IP_DEST_PORT_RANGE, T.MATCH_FRAME_SIZE_RANGE), ranges
-        ),
+        **dict.fromkeys((T.MATCH_IP_SOURCE_PORT_RANGE, T.MATCH_IP_DEST_PORT_RANGE, T.MATCH_FRAME_SIZE_RANGE), ranges),
         T.MATCH_CHARACTERISTICS: u64,
         T.MATCH_RANDOM: u32,
         T.MATCH_INTEGER_RANGE: st.builds(IntegerRange, u64, u64, u16, u8.map(lambda value: value & 0xBF)),
@@ -149,9 +147,7 @@ custody = st.lists(st.builds(Custody, addresses, addresses, signatures), max_siz
 capabilities = st.builds(Capability, st.just(NWID), u64, u32, rule_sets, st.integers(2, 7), custody)
 things = st.lists(st.tuples(u8, st.binary(min_size=16, max_size=16)), max_size=16).map(tuple)
 ownerships = st.builds(CertificateOfOwnership, st.just(NWID), u64, addresses, u32, things, u64, addresses, signatures)
-revocations = st.builds(
-    Revocation, st.just(NWID), u32, u32, u64, u64, addresses, u8, addresses, signatures
-)
+revocations = st.builds(Revocation, st.just(NWID), u32, u32, u64, u64, addresses, u8, addresses, signatures)
 
 
 @given(st.dictionaries(st.text("abcdefXYZ019", min_size=1, max_size=5), st.binary(max_size=60), max_size=10))
@@ -305,9 +301,7 @@ configs = st.builds(
     dns=st.builds(Dns, st.text("abc.", min_size=1, max_size=40), st.lists(ips, max_size=4).map(tuple)),
     sso=st.one_of(
         st.builds(SingleSignOn, st.just(True), st.just(0), plain_text, st.integers(0, 1 << 62)),
-        st.builds(
-            SingleSignOn, st.just(True), st.just(1), plain_text, st.just(0), *[plain_text] * 5, st.just("auth0")
-        ),
+        st.builds(SingleSignOn, st.just(True), st.just(1), plain_text, st.just(0), *[plain_text] * 5, st.just("auth0")),
     ),
     unknown=st.dictionaries(st.sampled_from(["zz", "future"]), st.binary(max_size=20)),
 )
@@ -327,7 +321,10 @@ def test_legacy_fields_change_nothing_for_us(config: NetworkConfig) -> None:
 
 def test_legacy_fields_are_what_old_nodes_read() -> None:
     config = NetworkConfig(
-        NWID, 5, specialists=(1 << 41 | 7,), static_addresses=(rfc4193_address(NWID, 5),),
+        NWID,
+        5,
+        specialists=(1 << 41 | 7,),
+        static_addresses=(rfc4193_address(NWID, 5),),
         rules=(Rule(T.MATCH_ETHERTYPE, 0x0800), Rule(T.ACTION_ACCEPT), Rule(T.ACTION_ACCEPT)),
     )
     d = Dictionary.decode(config.encode(legacy=True))
@@ -378,9 +375,7 @@ def test_legacy_and_impossible_chunks() -> None:
         ConfigChunk.decode(ConfigChunk(NWID, b"abc", 1, MAX_DICTIONARY_SIZE + 1, 0).sign(SIGNER).encode())
 
 
-metadata = st.builds(
-    RequestMetadata, u8, u8, st.tuples(u8, u8, u16), u16, u16, u16, u16, u8, plain_text, plain_text
-)
+metadata = st.builds(RequestMetadata, u8, u8, st.tuples(u8, u8, u16), u16, u16, u16, u16, u8, plain_text, plain_text)
 
 
 @given(metadata, u64, u64)
@@ -392,12 +387,14 @@ def test_config_request_round_trip(metadata: RequestMetadata, revision: int, tim
     assert ConfigRequest.decode(NWID.to_bytes(8, "big")).metadata == Dictionary()
 
 
-@given(st.one_of(
-    st.builds(SingleSignOn, st.just(True), st.just(0), plain_text),
-    st.builds(
-        SingleSignOn, st.just(True), st.just(1), st.just(""), st.just(0), *[plain_text] * 5, plain_text.filter(bool)
-    ),
-))
+@given(
+    st.one_of(
+        st.builds(SingleSignOn, st.just(True), st.just(0), plain_text),
+        st.builds(
+            SingleSignOn, st.just(True), st.just(1), st.just(""), st.just(0), *[plain_text] * 5, plain_text.filter(bool)
+        ),
+    )
+)
 def test_auth_info_round_trip(sso: SingleSignOn) -> None:
     assert decode_auth_info(encode_auth_info(sso)) == sso
     assert decode_auth_info(b"") == SingleSignOn(enabled=True)
@@ -428,7 +425,14 @@ def test_multicast_round_trips(likes: list[Like], gather: Gather, gathered: Gath
 
 
 frames = st.builds(
-    MulticastFrame, u64, groups, u16, st.binary(max_size=50), st.one_of(st.none(), macs), u32, st.booleans(),
+    MulticastFrame,
+    u64,
+    groups,
+    u16,
+    st.binary(max_size=50),
+    st.one_of(st.none(), macs),
+    u32,
+    st.booleans(),
     st.one_of(st.none(), coms),
 )
 replies = st.builds(

@@ -12,7 +12,7 @@ from ztnode.wire.addressing import rfc4193_address, sixplane_address
 from ztnode.wire.config_chunk import ConfigChunk
 from ztnode.wire.credential import CredentialType
 from ztnode.wire.dictionary import Dictionary
-from ztnode.wire.frame import EXT_FLAG_INBOUND, EXT_FLAG_TEE, ETHERTYPE_ARP, decode_ext_frame, encode_ext_frame
+from ztnode.wire.frame import ETHERTYPE_ARP, EXT_FLAG_INBOUND, EXT_FLAG_TEE, decode_ext_frame, encode_ext_frame
 from ztnode.wire.identity import Identity
 from ztnode.wire.mac import address_of, mac_of, parse_mac
 from ztnode.wire.multicast import (
