@@ -47,25 +47,31 @@ def libzt_files() -> LibztFiles:
         pytest.fail(f"libzt is missing: {error}")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a module's processes keep state and logs."""
+    return tmp_path_factory.mktemp("interop")
+
+
+@pytest.fixture(scope="module")
 def talkers() -> Iterator[list[Talker]]:
-    """Processes that end with the test."""
+    """Processes that end with the module: it takes libzt six seconds to come online and as many to join."""
     started: list[Talker] = []
     yield started
     for talker in reversed(started):
         talker.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def libzt(
-    site: Site, libzt_files: LibztFiles, tmp_path: Path, talkers: list[Talker]
+    site: Site, libzt_files: LibztFiles, folder: Path, talkers: list[Talker]
 ) -> Callable[[str, Path, int], Talker]:
     """Start a libzt node: name, planet file, UDP port. It is online when this returns."""
 
     def start(name: str, planet: Path, port: int) -> Talker:
         files = ("--library", str(libzt_files.library), "--stubs", str(libzt_files.stubs))
-        place = ("--planet", str(planet), "--state", str(tmp_path / name), "--port", str(port))
-        talker = site.talker(name, "libzt_driver.py", tmp_path, *files, *place)
+        place = ("--planet", str(planet), "--state", str(folder / name), "--port", str(port))
+        talker = site.talker(name, "libzt_driver.py", folder, *files, *place)
         talkers.append(talker)
         talker.expect("online", 60)
         return talker
@@ -73,12 +79,12 @@ def libzt(
     return start
 
 
-@pytest.fixture
-def embedded(site: Site, tmp_path: Path, talkers: list[Talker]) -> tuple[Talker, Path]:
+@pytest.fixture(scope="module")
+def embedded(site: Site, folder: Path, talkers: list[Talker]) -> tuple[Talker, Path]:
     """Our root and controller, and the planet file that leads to it."""
-    state = tmp_path / "embedded"
+    state = folder / "embedded"
     endpoint = f"{site.address}:{ROOT_PORT}"
-    talker = site.talker("embedded", "embedded_network.py", tmp_path, "--state", str(state), "--endpoint", endpoint)
+    talker = site.talker("embedded", "embedded_network.py", folder, "--state", str(state), "--endpoint", endpoint)
     talkers.append(talker)
     talker.expect("ready", 60)
     return talker, state / "planet"

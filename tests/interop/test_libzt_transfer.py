@@ -58,12 +58,12 @@ def until_reachable(node: ztclient.Node, address: str) -> None:
                 raise
 
 
-@pytest.fixture
-def meeting(site: Site, libzt: Callable[[str, Path, int], Talker], tmp_path: Path) -> Iterator[Meeting]:
+@pytest.fixture(scope="module")
+def meeting(site: Site, libzt: Callable[[str, Path, int], Talker], folder: Path) -> Iterator[Meeting]:
     """``ztnode serve --root --controller``, ``ztnode serve`` as a member, and libzt, all authorised and joined."""
     body = random.Random(16).randbytes(DOWNLOAD)
-    (tmp_path / "body").write_bytes(body)
-    directory = tmp_path / "network"
+    (folder / "body").write_bytes(body)
+    directory = folder / "network"
     directory.mkdir()
     with EmbeddedNetwork(directory, host=site.address, prefix=site.prefix) as network:
         nwid = network.create(private=True)
@@ -75,7 +75,7 @@ def meeting(site: Site, libzt: Callable[[str, Path, int], Talker], tmp_path: Pat
         member.node.join(nwid, wait=TIMEOUT)
         controller.authorise(nwid, applicant(controller, nwid))
         address = peer.expect("joined", TIMEOUT)["addresses"][0]
-        peer.do("serving", do="serve", port=HTTP_PORT, body=str(tmp_path / "body"))
+        peer.do("serving", do="serve", port=HTTP_PORT, body=str(folder / "body"))
         until_reachable(member.node, address)
         yield Meeting(member.node, peer, address, body)
 
