@@ -166,6 +166,7 @@ class Harness:
         self.tap = Tap(self.namespace, "tap0", mtu)
         self.namespace.ip("address", "add", f"{KERNEL4}/24", "dev", "tap0")
         self.namespace.ip("-6", "address", "add", f"{KERNEL6}/64", "dev", "tap0", "nodad")
+        self._await_addresses()
         # The kernel must not forget or limit what the tests are about.
         self.namespace.sysctl("ipv4.icmp_ratelimit", "0")
         self.namespace.sysctl("ipv6.icmp.ratelimit", "0")
@@ -179,6 +180,17 @@ class Harness:
         if self._capture is not None:
             self._capture.write(pcapng.file_start("ztnode tests", ["tap0"]))
         self.frames_in = self.frames_out = 0
+
+    def _await_addresses(self) -> None:
+        """The kernel completes IPv6 addresses in the background; what arrives before is lost."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            if KERNEL6 in self.namespace.ip("-6", "route", "show", "table", "local") and "tentative" not in (
+                self.namespace.ip("-6", "address", "show", "dev", "tap0")
+            ):
+                return
+            time.sleep(0.01)
+        raise TimeoutError("the kernel does not complete its IPv6 addresses")
 
     def step(self, timeout: float = 0.05) -> None:
         """Send what the caller's last doing brought about, wait for frames or the next timer (at most ``timeout``

@@ -502,6 +502,7 @@ def test_we_stop_reading_for_a_while(net: Harness) -> None:
     """Zero window from us: the kernel's sender blocks and goes on when we read."""
     ours, theirs = pair(net)
     data = os.urandom(32 * MB)
+    theirs.settimeout(None)
     worker = Worker(lambda: (theirs.sendall(data), theirs.close()))
     pause = 60.0 if LONG else 2.5
     begin = now()
