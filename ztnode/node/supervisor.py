@@ -156,6 +156,9 @@ class Supervisor:
         for process in processes:
             process.terminate()
         tasks = [slot.task for slot in self._slots if slot.task is not None]
+        for slot in self._slots:
+            if slot.process is None and slot.task is not None:
+                slot.task.cancel()  # it waits to start the next one
         if tasks:
             await asyncio.wait(tasks, timeout=STOP_SECONDS)
         for process in processes:
@@ -170,6 +173,8 @@ class Supervisor:
                 task.cancel()
         for slot in self._slots:
             slot.ready.set()  # whoever waits for a worker learns that there is none
+            with contextlib.suppress(OSError):
+                os.unlink(slot.path)  # noqa: PTH108 - one that was killed left it behind
         if self._short_directory is not None:
             shutil.rmtree(self._short_directory, ignore_errors=True)
 
@@ -202,9 +207,10 @@ class Supervisor:
             born = loop.time()
             cause = await slot.process.wait()
             pid = slot.process.pid
+            if loop.time() - born > STEADY_SECONDS:
+                deaths = 0
             slot.process = None
             while slot.process is None and not self._stopping:
-                deaths = 0 if loop.time() - born > STEADY_SECONDS else deaths
                 delay = BACKOFF[min(deaths, len(BACKOFF) - 1)]
                 deaths += 1
                 slot.restarts += 1

@@ -379,6 +379,8 @@ async def test_worker_that_keeps_dying_is_restarted_more_and_more_slowly(
 ) -> None:
     async with running_pair(tmp_path) as pair:
         monkeypatch.setattr("ztnode.node.worker_process.sys.executable", "/bin/false")
+        # However long it goes on, it does not count as one worker that lived long.
+        monkeypatch.setattr("ztnode.node.supervisor.STEADY_SECONDS", 0.1)
         with caplog.at_level(logging.WARNING):
             os.kill(pair.a.workers()[0].pid, signal.SIGKILL)
             await asyncio.sleep(0.6)
@@ -451,6 +453,24 @@ async def test_stuck_worker_is_ended_by_force(tmp_path: Path) -> None:
     await pair.stop()
     assert time.monotonic() - start < 1.0
     assert not is_alive(pid)
+    assert not sockets_in(tmp_path)
+
+
+@on_loop
+async def test_stop_does_not_wait_for_a_worker_that_waits_for_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(tmp_path)
+    await pair.start()
+    monkeypatch.setattr("ztnode.node.supervisor.BACKOFF", (60.0,))
+    os.kill(pair.a.workers()[0].pid, signal.SIGKILL)
+    dialling = asyncio.create_task(pair.a.dial(B, 80))
+    await asyncio.sleep(0.1)
+    start = time.monotonic()
+    await pair.stop()
+    assert time.monotonic() - start < 1.0
+    with pytest.raises(DialError):
+        await asyncio.wait_for(dialling, 1)
 
 
 def test_node_that_dies_leaves_no_worker_behind(tmp_path: Path) -> None:
