@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import site
@@ -25,6 +26,8 @@ READ_BYTES: Final = 512 << 10
 """Frames taken from a worker before the event loop has its turn."""
 READY_SECONDS: Final = 10.0
 """A worker is ready after 0.2 s; a machine that needs longer than this for it is out of service."""
+
+_log = logging.getLogger(__name__)
 
 FramesHandler = Callable[[list[tuple[int, memoryview]]], None]
 
@@ -190,6 +193,8 @@ class WorkerProcess:
                     self._ready.set_result(None)
             case protocol.Stats():
                 self.stats = message
+            case protocol.Trouble():
+                _log.warning("stack worker %d: %s", self.index, message.reason)
             case protocol.Dying():
                 self._cause = self._cause or message.reason
             case (

@@ -251,11 +251,16 @@ class Worker:
             addresses=message.addresses,
             routes=tuple((target, via or None) for target, via in message.routes),
         )
-        if message.index in self._ports:
-            self.stack.update_port(message.index, config, self.now)
+        try:
+            if message.index in self._ports:
+                self.stack.update_port(message.index, config, self.now)
+            else:
+                self.stack.add_port(message.index, config, self.now)
+        except ValueError as error:
+            # A controller can send anything; one bad network is not to take the others' connections along.
+            self.send(protocol.Trouble(f"network {message.nwid:016x} cannot be used as configured: {error}"))
         else:
-            self.stack.add_port(message.index, config, self.now)
-        self._ports[message.index] = message.nwid
+            self._ports[message.index] = message.nwid
 
     def _send_stats(self) -> None:
         counters = self.stack.counters | self.stack.tcp.counters

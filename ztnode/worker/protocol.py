@@ -186,6 +186,13 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """Worker → node: something that a person should know; the worker goes on."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dying:
     """Worker → node: why the worker ends; nothing comes after."""
 
@@ -194,7 +201,7 @@ class Dying:
 
 Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping
 ToWorker: TypeAlias = PortUp | PortDown | Request | Cancel
-ToNode: TypeAlias = Ready | Dialled | Listening | Accepted | UdpOpened | Pong | Failed | Stats | Dying
+ToNode: TypeAlias = Ready | Dialled | Listening | Accepted | UdpOpened | Pong | Failed | Stats | Trouble | Dying
 Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | Failed
 Message: TypeAlias = ToWorker | ToNode
 

@@ -407,6 +407,25 @@ async def test_corrupt_ring_ends_the_worker_with_its_reason(tmp_path: Path, capl
 
 
 @on_loop
+async def test_network_with_a_senseless_configuration_harms_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_pair(tmp_path) as pair:
+        dialled, accepted = await pair.connect()
+        with caplog.at_level(logging.WARNING):
+            pair.a.port_up(9, nwid=1, mac=2, mtu=2800, addresses=["10.1.2.3.4/24"], routes=[])
+            await until(lambda: bool(caplog.records))
+        assert "network 0000000000000001 cannot be used as configured" in caplog.records[0].getMessage()
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(dialled, b"still up")
+        assert await loop.sock_recv(accepted, 100) == b"still up"
+        pair.a.port_down(9)
+        assert pair.a.workers()[0].restarts == 0
+        dialled.close()
+        accepted.close()
+
+
+@on_loop
 async def test_mistake_of_the_frames_handler_does_not_stop_the_frames(tmp_path: Path) -> None:
     async with running_pair(tmp_path) as pair:
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: seen.append(context))
