@@ -21,6 +21,7 @@ from ztnode.wire.world import World, WorldType, moon_file_name
 IDENTITY_SECRET = "identity.secret"
 IDENTITY_PUBLIC = "identity.public"
 PLANET = "planet"
+PORT = "zerotier-one.port"
 MOONS = "moons.d/"
 NETWORKS = "networks.d/"
 CONTROLLER = "controller.d/network/"
@@ -124,6 +125,15 @@ class Home:
         """The network controller's documents by key."""
         found = ((key, self._store.read(key)) for key in self._store.keys(CONTROLLER))
         return {key: data for key, data in found if data is not None}
+
+    def port(self) -> list[int]:
+        """The UDP port of the last run; empty if none is kept."""
+        data = self._store.read(PORT) or b""
+        return [int(data)] if data.isdigit() and 0 < int(data) < 65536 else []
+
+    def keep_port(self, port: int) -> Future[None]:
+        """The UDP port of this run."""
+        return self._put(PORT, str(port).encode())
 
     def keep_planet(self, data: bytes) -> Future[None]:
         """A signed update of the planet."""

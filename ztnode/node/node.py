@@ -163,10 +163,12 @@ class Node:
     async def _open_transport(self) -> None:
         ports = [self._options.port]
         if not self._options.port_required and self._options.port != 0:
-            ports.append(0)
+            # The port of the last run first: peers go on sending there for a while.
+            ports = [*self._home.port(), *ports, 0]
         for port in ports:
             try:
                 await self._transport.open(port, self._datagrams)
+                self._keep(self._home.keep_port(self._port()), "the UDP port")
                 return
             except OSError as error:
                 if port == ports[-1]:
@@ -268,9 +270,12 @@ class Node:
 
     def _look_at_interfaces(self) -> None:
         """Tell VL1 where this host can be reached on its own networks; hosts move."""
-        port = next((port for _, port in self._transport.local_endpoints()), 0)
+        port = self._port()
         self._vl1.set_local_endpoints([(host, port) for host in interfaces.addresses()])
         self._interfaces = self._loop.call_later(INTERFACES_PERIOD, self._look_at_interfaces)
+
+    def _port(self) -> int:
+        return next((port for _, port in self._transport.local_endpoints()), 0)
 
     def _handle_events(self) -> None:
         for event in self._vl1.events():
