@@ -130,8 +130,8 @@ def subnet(cidr: str) -> NetworkSettings:
 
 
 class Controller:
-    """The controller of one node. Raises NotFoundError for what does not exist, ValueError with a reason for a malformed
-    id or a setting that cannot be."""
+    """The controller of one node. Raises NotFoundError for what does not exist, ValueError with a reason for a
+    malformed id or a setting that cannot be."""
 
     def __init__(self, node: Node | None = None) -> None:
         """``node`` None: the one that is found as ``Node()`` finds it."""

@@ -143,7 +143,7 @@ def test_errors_say_what_is_wrong(served: Served) -> None:
         lambda: client.update_member(nwid, MEMBER, addresses=["nowhere"]),
         lambda: client.authorise(nwid, "xyz"),
     ):
-        with pytest.raises(ValueError, match="mtu|route|rules|id for this controller|IP address|ZeroTier address"):
+        with pytest.raises(ValueError, match=r"mtu|route|rules|id for this controller|IP address|ZeroTier address"):
             call()
     assert client.network(nwid).revision == 1
 
