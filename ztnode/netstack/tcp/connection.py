@@ -665,7 +665,7 @@ class TcpConnection:
             self._notify()
         if rcv.queue.size:
             self._notify()
-        if rcv.ack_now:
+        if rcv.ack_now or rcv.delayed_at is not None:  # flush also enters the timer of a delayed acknowledgement
             self._layer.want_flush(self)
 
     def _process_pending(self, now: float) -> None:
@@ -865,6 +865,7 @@ class TcpConnection:
         frames: list[Frame] = []
         if state in SENDS_TEXT:
             snd = self.snd
+            config = self.config
             if self._flow_generation != self.flow.generation:
                 self._set_mss()
             if self._mtu_cap is not None and now >= self._mtu_cap_until:
@@ -880,7 +881,7 @@ class TcpConnection:
                 window = self._window()
                 snd.output(frames, rcv.nxt, window, self._options(now), self._tsval(now), now)
                 if frames:
-                    rcv.acked(with_data=True)
+                    rcv.sent_with_data(config.delayed_ack, now)
         if rcv.ack_now:
             recovery = self.snd.recovery
             window = self._window()
@@ -970,9 +971,9 @@ class TcpConnection:
 
     def _keepalive_timer(self, now: float) -> bool:
         config = self.config
-        idle = now - max(self.rcv.ts_recent_at, self.snd.last_progress)
-        if idle < config.keepalive_idle:
-            self._misc_at = now + config.keepalive_idle - idle
+        remaining = config.keepalive_idle - (now - max(self.rcv.arrived_at, self.snd.last_progress))
+        if remaining > 0.001 and not self._keepalive_sent:
+            self._misc_at = now + remaining
             return True
         if self._keepalive_sent >= config.keepalive_probes:
             self._timed_out()

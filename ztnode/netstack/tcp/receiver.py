@@ -21,6 +21,7 @@ class Receiver:
 
     __slots__ = (
         "ack_now",
+        "arrived_at",
         "delayed_at",
         "dsack",
         "duplicates",
@@ -58,6 +59,8 @@ class Receiver:
         self.unacked = 0
         """Bytes arrived in order since the last acknowledgement."""
         self.ack_now = False
+        self.arrived_at = 0.0
+        """When text last arrived in order."""
         self.delayed_at: float | None = None
         self.interactive = False
         """Our owner answers what it reads, so that the answer carries the acknowledgement."""
@@ -128,6 +131,8 @@ class Receiver:
         GRO), while the peer is in slow start, and when nothing suggests that an answer follows. The delay is a
         bet that the owner answers quickly; losing it once ends the betting until the owner answers again.
         """
+        if self.unacked:
+            self.arrived_at = now
         if self.ack_now or not self.unacked:
             return
         if self.unacked > self.mss or (small and not self.interactive):
@@ -138,10 +143,10 @@ class Receiver:
         elif self.delayed_at is None:
             self.delayed_at = now + delay
 
-    def acked(self, *, with_data: bool) -> None:
-        """A segment that carries our acknowledgement went out."""
-        if with_data and self.unacked:
-            self.interactive = True
+    def sent_with_data(self, delay: float, now: float) -> None:
+        """Data of ours went out and carried our acknowledgement."""
+        if now - self.arrived_at <= delay:
+            self.interactive = True  # an answer: the next one will carry the acknowledgement as well
         self.unacked = 0
         self.delayed_at = None
         if not (self.reassembly or self.dsack or self.duplicates):

@@ -95,7 +95,7 @@ class Recovery:
         self.sack_ok = sack_ok
         self.board = Scoreboard(una)
         self.phase = Phase.OPEN
-        self.point = una
+        self.point = una - 1
         """Recovery is over when everything before this is acknowledged (RFC 6675's RecoveryPoint)."""
         self.timer = Timer.NONE
         self.deadline: float | None = None
@@ -238,8 +238,8 @@ class Recovery:
             if board.lost:
                 self._enter_recovery(now, self.nxt - before)
                 self._proportional(delivered, acked, False)
-            elif delivered and (before < self.limited_point or self._slow_start_used(acked)):
-                self.cc.on_ack(delivered, una, self.nxt, rtt, now, self.rtt.smoothed)
+            elif acked > 0 and (before < self.limited_point or self._slow_start_used(acked)):
+                self.cc.on_ack(acked, una, self.nxt, rtt, now, self.rtt.smoothed)
         elif self.una >= self.point:
             self._leave(now, self.nxt - before)
         elif self.phase == Phase.RECOVERY:
@@ -430,10 +430,8 @@ class Recovery:
         first = self.phase != Phase.LOSS
         self.timeouts += 1
         self.consecutive_timeouts += 1
-        if self.consecutive_timeouts > 1 and self.board.sacked:
-            head = self.board.first_unsacked()
-            if head is None:
-                self.board.renege()
+        if self.board.sacked and self.board.first_unsacked() is None:
+            self.board.renege()  # the peer would have acknowledged a SACKed segment that has become the first
         if first:
             # F-RTO is for the first timeout, and only when fast recovery did not already repeat things.
             self._frto = self.phase == Phase.OPEN
@@ -518,11 +516,10 @@ class Recovery:
         if expiry < now:
             expiry = now
         if self.phase == Phase.OPEN and self._probe_end is None and not board.sacked and self.sack_ok:
-            probe = now + self._probe_timeout()
-            if probe < expiry:
-                self.timer = Timer.TAIL_PROBE
-                self.deadline = probe
-                return
+            # Section 7.2: a probe comes first even when it is not earlier than the timeout would have been.
+            self.timer = Timer.TAIL_PROBE
+            self.deadline = min(now + self._probe_timeout(), expiry)
+            return
         self.timer = Timer.RTO
         self.deadline = expiry
 
