@@ -18,6 +18,7 @@ from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.ring import Ring
 from ztnode.worker import protocol
 from ztnode.worker.loop import ChannelClosed, Worker
+from ztnode.worker.watchdog import Watchdog
 
 USAGE = "python -m ztnode.worker INDEX SOCKET FIRST-LAST-PORT CONTROL-FD RING-IN-FDS RING-OUT-FDS"
 
@@ -58,6 +59,7 @@ def _run(control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, ports
     # What exists by now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
+    Watchdog(control, path, lambda: worker.round_number).start()
     worker.run()
 
 

@@ -167,7 +167,7 @@ def _bind_private(path: str) -> socket.socket:
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # noqa: PTH108
-        # The mode must be right from the first moment. The worker has one thread: nobody else makes a file now.
+        # The mode must be right from the first moment. No other thread of the worker makes files.
         umask = os.umask(0o177)
         try:
             listener.bind(path)

@@ -60,6 +60,8 @@ class Worker:
         self.now = now
         self.counters = {"ring_stalls": 0, "udp_bad_record": 0, "udp_unsendable": 0, "unknown_port": 0}
         self.handoff = HandoffServer(path, self.poller, lambda: self.now)
+        self.round_number = 0
+        """Odd while the loop waits; for the watchdog."""
         self._path = path
         self._requests = Requests(self)
         self._control = control
@@ -87,7 +89,10 @@ class Worker:
         self.send(protocol.Ready(self._path))
         poller, stack, ring_in = self.poller, self.stack, self._ring_in
         while self._running:
-            events = poller.wait(self._timeout())
+            timeout = self._timeout()
+            self.round_number += 1
+            events = poller.wait(timeout)
+            self.round_number += 1
             self.now = now = time.monotonic()
             # The views go to the stack and nowhere else: it copies what it keeps in settle(), before release().
             records = ring_in.read(READ_LIMIT)

@@ -1,0 +1,59 @@
+"""A worker that is caught in an endless round still ends: with its node, or with the reason."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ztnode.worker import protocol
+
+HUNG = (
+    "import socket, sys\n"
+    "from ztnode.worker.watchdog import Watchdog\n"
+    "control = socket.socket(fileno=0); control.setblocking(False)\n"
+    "Watchdog(control, sys.argv[1], lambda: int(sys.argv[2]), check_seconds=float(sys.argv[3])).start()\n"
+    "control.send(b'!')\n"
+    "while True:\n"
+    "    pass\n"
+)
+
+
+def hang(path: Path, round_number: int, check_seconds: float) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        arguments = [sys.executable, "-c", HUNG, str(path), str(round_number), str(check_seconds)]
+        process = subprocess.Popen(arguments, stdin=theirs)
+    ours.settimeout(10)
+    assert ours.recv(1) == b"!"
+    return process, ours
+
+
+def test_hung_worker_ends_with_its_node(tmp_path: Path) -> None:
+    path = tmp_path / "worker-0.sock"
+    path.touch()
+    process, ours = hang(path, 2, 60)
+    start = time.monotonic()
+    ours.close()
+    assert process.wait(5) == 0
+    assert time.monotonic() - start < 2
+    assert not path.exists()
+
+
+def test_hung_worker_says_where_and_ends(tmp_path: Path) -> None:
+    process, ours = hang(tmp_path / "x", 2, 0.1)
+    assert process.wait(5) == 1
+    [message] = protocol.Decoder().feed(ours.recv(4096))
+    assert isinstance(message, protocol.Dying)
+    assert "hung for more than 0.1 s in <string>:" in message.reason
+    ours.close()
+
+
+def test_loop_that_waits_for_work_is_left_alone(tmp_path: Path) -> None:
+    process, ours = hang(tmp_path / "x", 3, 0.05)
+    time.sleep(0.5)
+    assert process.poll() is None
+    ours.close()
+    assert process.wait(5) == 0

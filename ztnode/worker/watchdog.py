@@ -1,0 +1,64 @@
+"""Ends a worker whose loop does not come round any more.
+
+The loop notices by itself that the node is gone, unless it is caught in a round that never ends; a mistake in a
+protocol must not leave a process behind that burns a core for nobody, nor keep a node waiting for ever. So one thread
+watches the control channel for its end, and now and then the loop for progress. It sleeps in poll(2) and costs the loop
+nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from ztnode.worker import protocol
+
+CHECK_SECONDS: Final = 5.0
+"""A round that is found at two checks in a row has lasted at least this long; a long one lasts milliseconds."""
+
+
+class Watchdog(threading.Thread):
+    """``round_number`` counts up whenever the loop goes to wait (to an odd number) and comes back (to an even one)."""
+
+    def __init__(
+        self,
+        control: socket.socket,
+        path: str,
+        round_number: Callable[[], int],
+        *,
+        check_seconds: float = CHECK_SECONDS,
+    ) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._control = control
+        self._path = path
+        self._round_number = round_number
+        self._check_seconds = check_seconds
+        self._watched = threading.get_ident()
+
+    def run(self) -> None:
+        """Until the process ends."""
+        poll = select.poll()
+        poll.register(self._control.fileno(), 0)  # for nothing but the hang-up, which comes unasked
+        seen = -1
+        while not poll.poll(self._check_seconds * 1000):
+            number = self._round_number()
+            if number == seen and not number & 1:
+                self._tell()
+                os._exit(1)
+            seen = number
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)  # noqa: PTH108 - pathlib costs start-up time
+        os._exit(0)
+
+    def _tell(self) -> None:
+        frame = sys._current_frames().get(self._watched)
+        place = f" in {frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
+        reason = f"its loop hung for more than {self._check_seconds:g} s{place}"
+        with contextlib.suppress(OSError):
+            self._control.send(protocol.encode(protocol.Dying(reason)))
