@@ -22,6 +22,7 @@ from ztnode.cli.common import (
     FILE,
     SECONDS,
     Failure,
+    Parameter,
     Progress,
     describe,
     example,
@@ -34,7 +35,7 @@ from ztnode.cli.common import (
 CHUNK = 1 << 18
 
 
-class Url(click.ParamType[SplitResult]):
+class Url(Parameter[SplitResult]):
     """An http or https URL."""
 
     name = "url"

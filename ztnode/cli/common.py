@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import click
 
@@ -33,13 +33,25 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Failure(click.ClickException):
     """An error for the user: one line, exit 1."""
 
 
-class NetworkId(click.ParamType[str]):
+if TYPE_CHECKING:
+
+    class Parameter(click.ParamType[T]):
+        """The type of an argument or option, whose values are T."""
+
+else:
+    # Before 8.4 click's own class takes no type argument.
+    class Parameter(click.ParamType, Generic[T]):
+        """The type of an argument or option, whose values are T."""
+
+
+class NetworkId(Parameter[str]):
     """A network id argument: 16 hexadecimal digits, given on in lower case."""
 
     name = "nwid"

@@ -15,6 +15,7 @@ from ztnode.cli.common import (
     EXISTING_FILE,
     NWID,
     Failure,
+    Parameter,
     example,
     json_option,
     node_option,
@@ -30,7 +31,7 @@ MAX_RULES_FILE = 1 << 20
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class Address(click.ParamType[str]):
+class Address(Parameter[str]):
     """A ZeroTier address argument: 10 hexadecimal digits, given on in lower case."""
 
     name = "address"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import click
 
 import ztclient
-from ztnode.cli.common import describe, example, node_option
+from ztnode.cli.common import Parameter, describe, example, node_option
 
 CHUNK = 1 << 18
 _LINGER_RESET = struct.pack("ii", 1, 0)
@@ -20,7 +20,7 @@ _LINGER_RESET = struct.pack("ii", 1, 0)
 Address = tuple[str, int]
 
 
-class HostAndPort(click.ParamType[Address]):
+class HostAndPort(Parameter[Address]):
     """``HOST:PORT``, ``[v6]:PORT`` or ``PORT``. With ``numeric`` the host is an IP address."""
 
     name = "host:port"

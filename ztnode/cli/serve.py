@@ -111,6 +111,9 @@ def serve(
     as_json: bool,
 ) -> None:
     """Run a node until Ctrl-C or SIGTERM. The other commands and ztclient talk to it."""
+    if listen is None and (tls_cert or tls_key or client_ca or token_file or insecure):
+        raise click.UsageError("--tls-cert, --tls-key, --client-ca, --token-file and --insecure belong to --listen")
+
     # The node starts processes and none of them uses this one's channels; gRPC's fork handlers would only say on stderr
     # each time that they were skipped. It reads this when it is imported.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -121,8 +124,6 @@ def serve(
     from ztnode.node.node import NodeOptions
     from ztnode.serve import ServeOptions, run
 
-    if listen is None and (tls_cert or tls_key or client_ca or token_file or insecure):
-        raise click.UsageError("--tls-cert, --tls-key, --client-ca, --token-file and --insecure belong to --listen")
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     tcp = None if listen is None else TcpOptions(listen, tls_cert, tls_key, client_ca, token_file, insecure)
     options = ServeOptions(
