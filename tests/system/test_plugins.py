@@ -7,6 +7,7 @@ import contextlib
 import http.server
 import ipaddress
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -28,7 +29,9 @@ PLUGINS = Path(__file__).parents[2] / "plugins"
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with all example plugins installed by pip, for PYTHONPATH."""
     target = tmp_path_factory.mktemp("site")
-    packages = [str(path) for path in sorted(PLUGINS.iterdir()) if (path / "pyproject.toml").exists()]
+    sources = tmp_path_factory.mktemp("plugins") / "copy"  # setuptools builds beside the source
+    shutil.copytree(PLUGINS, sources, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    packages = [str(path) for path in sorted(sources.iterdir()) if (path / "pyproject.toml").exists()]
     assert len(packages) >= 3
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*command, "--no-build-isolation", "--target", str(target), *packages], check=True, timeout=100)
