@@ -45,8 +45,10 @@ async def carry(context: Context, connected: socket.socket, handoff: Handoff) ->
             )
             await _both(_to_socket(context, connected), _to_client(context, connected))
             complete = True
-        except BrokenPipeError as error:
-            # What a write sees of a reset that came before it.
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ENOTCONN):
+                raise
+            # What a write or a half-close sees of a reset that came before it.
             raise ConnectionResetError(errno.ECONNRESET, "the connection was reset by its peer") from error
         finally:
             if not complete:

@@ -12,7 +12,7 @@ import pytest
 from fake_node import NWID, RunningNode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from peers import echo, peer
+from peers import LINGER_RESET, echo, peer
 from tls_files import TlsFiles
 
 from ztclient.discovery import socket_path
@@ -338,3 +338,39 @@ def test_unary_latency_is_below_a_millisecond_or_so(running_node: RunningNode, s
         times.append(time.perf_counter() - started)
     # The target is 1 ms on an idle machine; a test machine is not idle.
     assert sorted(times)[100] < 0.005
+
+
+@pytest.mark.parametrize(
+    "rest", [[], [pb.StreamRequest(half_close=pb.HalfClose())], [pb.StreamRequest(data=b"x")] * 50]
+)
+def test_a_reset_is_told_as_one_whatever_the_client_does_then(
+    running_node: RunningNode, stub: rpc.NodeServiceStub, rest: list[pb.StreamRequest]
+) -> None:
+    import threading
+    from collections.abc import Iterator as Requests
+
+    was_reset = threading.Event()
+
+    def reset(connected: socket.socket) -> None:
+        connected.sendall(b"0123456789")
+        connected.recv(1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        connected.close()
+        was_reset.set()
+
+    def requests() -> Requests[pb.StreamRequest]:
+        yield pb.StreamRequest(dial=pb.DialRequest(ip=HOST, port=7))
+        yield pb.StreamRequest(data=b"!")
+        was_reset.wait(5)
+        yield from rest
+        # Held open: the end of the requests would be a reset of our own.
+        ended.wait(5)
+
+    ended = threading.Event()
+    with peer(reset) as real:
+        running_node.serve(HOST, 7, real)
+        call = stub.Stream(requests())
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+        ended.set()
+    assert ending(caught.value)[::2] == (grpc.StatusCode.ABORTED, "ECONNRESET")
