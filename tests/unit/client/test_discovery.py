@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -93,8 +94,6 @@ def test_a_registration_does_not_remove_its_successor(runtime: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"address": "unix:/x"}', b"\xff\xfe", b"{}" + b" " * 100_000])
 def test_unreadable_entries_are_passed_over(runtime: Path, content: bytes) -> None:
-    import fcntl
-
     with Registration("unix:/a.sock", Path("/tmp/a")), (runtime / "bad.json").open("wb") as bad:
         bad.write(content)
         bad.flush()

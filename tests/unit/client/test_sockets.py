@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.server
 import multiprocessing
 import os
 import select
@@ -317,8 +318,6 @@ def test_bad_ports_and_timeouts(running_node: RunningNode) -> None:
 
 
 def test_http_server_on_the_overlay(running_node: RunningNode) -> None:
-    import http.server
-
     class Hello(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = f"hello {self.client_address[0]}".encode()

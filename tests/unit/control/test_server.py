@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import socket
 import stat
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+import uvloop
 from fake_node import NWID, RunningNode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from peers import LINGER_RESET, echo, peer
 from tls_files import TlsFiles
 
+import ztclient
 from ztclient.discovery import socket_path
 from ztnode.control.server import ControlServer, TcpOptions
 from ztnode.control.token import load_or_create
@@ -90,15 +94,11 @@ def test_a_very_long_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyP
         finally:
             await server.stop(0)
 
-    import uvloop
-
     assert uvloop.run(once()) == [f"unix:{socket_path(state)}"]
 
 
 @pytest.mark.parametrize("name", ["with space", "per%20cent", "hash#mark", "ümlaut", "question?mark"])
 def test_odd_characters_in_the_path(tmp_path: Path, name: str) -> None:
-    import ztclient
-
     state = tmp_path / name
     state.mkdir()
     with RunningNode(state):
@@ -247,8 +247,6 @@ def test_a_stream_must_begin_properly(stub: rpc.NodeServiceStub, first: pb.Strea
 
 
 def test_a_stream_that_ends_without_half_close_is_a_reset(running_node: RunningNode, stub: rpc.NodeServiceStub) -> None:
-    import threading
-
     ended: list[str] = []
     done = threading.Event()
 
@@ -316,8 +314,6 @@ def test_too_large_a_message(running_node: RunningNode, stub: rpc.NodeServiceStu
 
 
 def test_a_cancelled_capture_ends_in_the_node(running_node: RunningNode, stub: rpc.NodeServiceStub) -> None:
-    import time
-
     call = stub.Capture(pb.CaptureRequest(network_id=NETWORK))
     assert next(call).pcapng
     assert running_node.node.capturing == 1
@@ -329,8 +325,6 @@ def test_a_cancelled_capture_ends_in_the_node(running_node: RunningNode, stub: r
 
 
 def test_unary_latency_is_below_a_millisecond_or_so(running_node: RunningNode, stub: rpc.NodeServiceStub) -> None:
-    import time
-
     times = []
     for _ in range(200):
         started = time.perf_counter()
@@ -346,9 +340,6 @@ def test_unary_latency_is_below_a_millisecond_or_so(running_node: RunningNode, s
 def test_a_reset_is_told_as_one_whatever_the_client_does_then(
     running_node: RunningNode, stub: rpc.NodeServiceStub, rest: list[pb.StreamRequest]
 ) -> None:
-    import threading
-    from collections.abc import Iterator as Requests
-
     was_reset = threading.Event()
 
     def reset(connected: socket.socket) -> None:
@@ -358,7 +349,7 @@ def test_a_reset_is_told_as_one_whatever_the_client_does_then(
         connected.close()
         was_reset.set()
 
-    def requests() -> Requests[pb.StreamRequest]:
+    def requests() -> Iterator[pb.StreamRequest]:
         yield pb.StreamRequest(dial=pb.DialRequest(ip=HOST, port=7))
         yield pb.StreamRequest(data=b"!")
         was_reset.wait(5)
