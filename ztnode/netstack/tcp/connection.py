@@ -882,6 +882,7 @@ class TcpConnection:
                 snd.output(frames, rcv.nxt, window, self._options(now), self._tsval(now), now)
                 if frames:
                     rcv.sent_with_data(config.delayed_ack, now)
+            recovery.output_una = recovery.una
         if rcv.ack_now:
             recovery = self.snd.recovery
             window = self._window()

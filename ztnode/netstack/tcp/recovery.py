@@ -73,6 +73,7 @@ class Recovery:
         "limited_point",
         "mss",
         "nxt",
+        "output_una",
         "phase",
         "point",
         "prefers_new_data",
@@ -102,6 +103,8 @@ class Recovery:
         self.limited_point = una
         """Up to here the congestion window held sending back: it may grow while this is being acknowledged."""
         self.force_retransmit = False
+        self.output_una = una
+        """`una` when the connection last had the chance to send: all that came since is one batch."""
         self.consecutive_timeouts = 0
         self._dup_acks = 0
         # RACK
@@ -236,12 +239,12 @@ class Recovery:
             self._detect(now)
         if self.phase == Phase.OPEN:
             if board.lost:
-                self._enter_recovery(now, self.nxt - before)
+                self._enter_recovery(now, self.nxt - self.output_una)
                 self._proportional(delivered, acked, False)
             elif acked > 0 and (before < self.limited_point or self._slow_start_used(acked)):
                 self.cc.on_ack(acked, una, self.nxt, rtt, now, self.rtt.smoothed)
         elif self.una >= self.point:
-            self._leave(now, self.nxt - before)
+            self._leave(now, self.nxt - self.output_una)
         elif self.phase == Phase.RECOVERY:
             self._proportional(delivered, acked, board.lost > lost_before)
         else:
@@ -364,9 +367,9 @@ class Recovery:
 
     # --- fast recovery ---
     def _enter_recovery(self, now: float, flight: int) -> None:
-        """`flight`: what was outstanding before the acknowledgement that told of the loss.
+        """`flight`: what was outstanding when we last could send.
 
-        That acknowledgement may stand for a whole batch. Taking what it left outstanding for FlightSize (RFC 5681
+        The acknowledgements since then are one batch. Taking what they left outstanding for FlightSize (RFC 5681
         section 3.1, RFC 9937's RecoverFS) would make one loss at the end of a batch look like a collapsed window.
         """
         self.phase = Phase.RECOVERY
