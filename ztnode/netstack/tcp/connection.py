@@ -603,6 +603,8 @@ class TcpConnection:
         # Eighth: FIN.
         if flags & wire.FIN and state in RECEIVES_TEXT and rcv.fin is None and end - 1 <= edge:
             rcv.fin = end - 1
+            self._fast = False  # header prediction does not watch for a FIN that came before what precedes it
+            rcv.ack_now = True
         if rcv.fin is not None and rcv.nxt == rcv.fin:
             rcv.nxt += 1
             rcv.ack_now = True

@@ -680,6 +680,19 @@ def test_rfc9293_simultaneous_close_and_time_wait() -> None:
     assert len(w.a.layer._time_wait) == len(w.b.layer._time_wait) == 0
 
 
+def test_a_fin_that_overtakes_the_data_before_it() -> None:
+    s = Script()
+    c = s.established()
+    assert len(s.say(FIN | ACK, 101, 1)) == 1  # a duplicate acknowledgement
+    assert c.state is State.ESTABLISHED
+    ((header, _),) = s.say(ACK, 1, 1, b"x" * 100)
+    assert header.acknowledgement == 102
+    assert c.state is State.CLOSE_WAIT
+    assert not c.eof
+    c.read(1000)
+    assert c.eof
+
+
 def test_half_close_both_ways() -> None:
     w = World()
     c, server = w.pair()
