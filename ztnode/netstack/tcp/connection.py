@@ -1023,7 +1023,7 @@ class TcpConnection:
     def _finish(self, error: OSError | None) -> None:
         """CLOSED: no timers, no memory, out of the tables."""
         if self.state is not State.CLOSED:
-            self.state = State.CLOSED
+            self.state = next_state(self.state, Event.RESET)
         if error is not None:
             self.error = error
         self._fast = False
