@@ -22,7 +22,7 @@ check: .venv/.installed  ## style, types, the rooms' import rules, stubs current
 
 test: check  ## everything that CI runs
 	@deploy/test-tools.sh
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 bench: .venv/.installed  ## one table on the terminal, figures in bench-results.json
 	$(BIN)/python -m tests.bench
