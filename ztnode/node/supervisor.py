@@ -116,7 +116,7 @@ class Supervisor:
         """
         if not 1 <= workers <= MAX_WORKERS:
             raise ValueError(f"the number of workers is between 1 and {MAX_WORKERS}, not {workers}")
-        self.counters = {"to_worker_dropped": 0, "worker_restarts": 0}
+        self.counters = {"frames_to_worker": 0, "frames_from_worker": 0, "to_worker_dropped": 0, "worker_restarts": 0}
         self._state = state
         self._on_frames = on_frames
         self._steering = Steering(workers)
@@ -292,10 +292,12 @@ class Supervisor:
 
     def _send_to(self, slot: _Slot, records: Sequence[Record]) -> None:
         written = slot.process.send_frames(records) if slot.process is not None else 0
+        self.counters["frames_to_worker"] += written
         if written < len(records):
             self.counters["to_worker_dropped"] += len(records) - written
 
     def _frames_from_worker(self, records: list[tuple[int, memoryview]]) -> None:
+        self.counters["frames_from_worker"] += len(records)
         if self._captures:
             self._capture([(index, (frame,)) for index, frame in records], pcapng.OUTBOUND)
         self._on_frames(records)
