@@ -24,7 +24,8 @@ Datagrams: TypeAlias = Sequence[tuple[bytes, Endpoint]]
 
 class StateStore(Protocol):
     """A small key-value store. Keys are relative POSIX paths as in a ZeroTier One home directory, such as
-    ``identity.secret``, ``planet`` or ``networks.d/9ad07d01093a69e3.conf``. Calls never overlap, but may come from different threads."""
+    ``identity.secret``, ``planet`` or ``networks.d/9ad07d01093a69e3.conf``. Calls never overlap, but may come from
+    different threads."""
 
     def read(self, key: str) -> bytes | None:
         """The value, or None where there is none. Raises OSError."""

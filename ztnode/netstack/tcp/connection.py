@@ -452,7 +452,7 @@ class TcpConnection:
                     rcv.unacked += length
                     if length > rcv.mss:
                         rcv.mss = length
-                    self._small = length < rcv.mss
+                    self._small = length < snd.mss
                 if tsval >= 0:
                     rcv.ts_recent = tsval
                     rcv.ts_recent_at = now
@@ -597,7 +597,7 @@ class TcpConnection:
                 return
             length = len(payload)
             rcv.text(seq, payload)
-            self._small = length < rcv.mss
+            self._small = length < self.snd.mss
             if state is not State.ESTABLISHED:
                 self._watch_fin_wait_2()
         # Eighth: FIN.
@@ -867,7 +867,6 @@ class TcpConnection:
         frames: list[Frame] = []
         if state in SENDS_TEXT:
             snd = self.snd
-            config = self.config
             if self._flow_generation != self.flow.generation:
                 self._set_mss()
             if self._mtu_cap is not None and now >= self._mtu_cap_until:
@@ -883,7 +882,7 @@ class TcpConnection:
                 window = self._window()
                 snd.output(frames, rcv.nxt, window, self._options(now), self._tsval(now), now)
                 if frames:
-                    rcv.sent_with_data(config.delayed_ack, now)
+                    rcv.sent_with_data()
             recovery.output_una = recovery.una
         if rcv.ack_now:
             recovery = self.snd.recovery

@@ -27,7 +27,6 @@ class Receiver:
         "duplicates",
         "fin",
         "fresh_ranges",
-        "interactive",
         "irs",
         "mss",
         "nxt",
@@ -60,10 +59,8 @@ class Receiver:
         """Bytes arrived in order since the last acknowledgement."""
         self.ack_now = False
         self.arrived_at = 0.0
-        """When text last arrived in order."""
+        """When text last arrived in order, for keep-alive."""
         self.delayed_at: float | None = None
-        self.interactive = False
-        """Our owner answers what it reads, so that the answer carries the acknowledgement."""
         self.quick = _QUICK_ACKS
         self.duplicates = 0
         """Out-of-order or repeated segments since the last acknowledgement: a peer without SACK counts our ACKs."""
@@ -124,38 +121,35 @@ class Receiver:
         self.quick = _QUICK_ACKS
 
     def decide(self, delay: float, now: float, small: bool) -> None:
-        """After a batch: acknowledge at once, or let the answer of our owner carry the acknowledgement.
+        """After a batch: acknowledge at once, or wait for more.
 
-        `small`: the last segment was not a full one, so the peer has nothing more to say and may be waiting (Nagle).
         At once for every second full-size segment (RFC 5681 section 4.2; a batch counts as one, as with the kernel's
-        GRO), while the peer is in slow start, and when nothing suggests that an answer follows. The delay is a
-        bet that the owner answers quickly; losing it once ends the betting until the owner answers again.
+        GRO), while the peer is in slow start, and when the last segment was `small`, not a full one: then the peer has
+        nothing more to say, or Nagle's algorithm keeps the rest of it back until we acknowledge (RFC 896). To wait for
+        an answer of our owner that could carry the acknowledgement would save a frame where the owner is quick, and
+        cost the whole delay wherever a server writes head and body apart; the two cannot be told apart beforehand.
         """
-        if self.unacked:
-            self.arrived_at = now
+        self.arrived_at = now
         if self.ack_now or not self.unacked:
             return
-        if self.unacked > self.mss or (small and not self.interactive):
+        if small or self.unacked > self.mss:
             self.ack_now = True
-        elif self.quick > 0 and not self.interactive:
+        elif self.quick > 0:
             self.quick -= 1
             self.ack_now = True
         elif self.delayed_at is None:
             self.delayed_at = now + delay
 
-    def sent_with_data(self, delay: float, now: float) -> None:
+    def sent_with_data(self) -> None:
         """Data of ours went out and carried our acknowledgement."""
-        if now - self.arrived_at <= delay:
-            self.interactive = True  # an answer: the next one will carry the acknowledgement as well
         self.unacked = 0
         self.delayed_at = None
         if not (self.reassembly or self.dsack or self.duplicates):
             self.ack_now = False
 
     def on_delayed_ack(self) -> None:
-        """The owner did not answer in time."""
+        """Nothing more came."""
         self.delayed_at = None
-        self.interactive = False
         self.ack_now = True
 
     def acknowledgements(self, sack_ok: bool) -> list[bytes]:
