@@ -1,6 +1,6 @@
 """Our netstack against the Linux kernel's TCP over a TAP device: throughput each way, latency, cost per frame.
 
-    sudo python tests/bench/bench_netstack.py [--json FILE] [--rounds N] [--megabytes N]
+    sudo python -m tests.bench.bench_netstack [--json FILE] [--rounds N] [--megabytes N]
 
 The stack runs in this process, one frame per system call as a TAP device has it; the kernel's side in another process,
 in a network namespace of its own. Medians of all rounds. ``cpu`` is this process' time per frame (both directions) in
@@ -21,12 +21,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "netns"))
-
-from tapharness import KERNEL4, Harness, harness, unavailable
-
+from tests.netns.tapharness import KERNEL4, Harness, Namespace, harness, unavailable
 from ztnode.netstack.tcp.connection import TcpConnection
 
+REPOSITORY = Path(__file__).parents[2]
 PORT = 7000
 CHUNK = 1 << 20
 REQUESTS = 2000
@@ -64,16 +62,27 @@ def attend(sock: socket.socket) -> None:
 @contextlib.contextmanager
 def network(mtu: int) -> Iterator[Harness]:
     """A harness whose kernel side has the peer running."""
-    with harness(mtu=mtu) as net:
-        enter = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{net.namespace.fd}"]
-        process = subprocess.Popen([*enter, sys.executable, __file__, "--peer"], stdout=subprocess.PIPE)
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            yield net
-        finally:
-            process.terminate()
-            process.wait()
+    with harness(mtu=mtu) as net, kernel_peer(net.namespace):
+        yield net
+
+
+def inside(namespace: Namespace) -> list[str]:
+    """The words before a command that is to run in the namespace."""
+    return ["nsenter", f"--net=/proc/{os.getpid()}/fd/{namespace.fd}"]
+
+
+@contextlib.contextmanager
+def kernel_peer(namespace: Namespace) -> Iterator[None]:
+    """The peer, running in a namespace that has its address."""
+    command = [*inside(namespace), sys.executable, "-m", "tests.bench.bench_netstack", "--peer"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def opened(net: Harness, order: bytes, amount: int = 0) -> TcpConnection:
