@@ -43,7 +43,9 @@ _IFF_NO_PI = 0x1000
 
 
 @contextlib.contextmanager
-def wire(one: tuple[str, str], other: tuple[str, str], faults: Faults, seed: int = 1) -> Iterator[subprocess.Popen[str]]:
+def wire(
+    one: tuple[str, str], other: tuple[str, str], faults: Faults, seed: int = 1
+) -> Iterator[subprocess.Popen[str]]:
     """A wire between two (namespace, device), in a process of its own, for as long as the block lasts."""
     options = [
         f"--{name}={getattr(faults, name)}" for name in ("loss", "delay", "jitter", "duplicate", "corrupt", "reorder")

@@ -1,7 +1,7 @@
 """The least of HTTP/1.1 over sockets, for both ends of a benchmark: what is measured is the way, not a web server.
 
-    python -m tests.bench.http_peer --kernel IP PORT          serve on a kernel socket
-    python -m tests.bench.http_peer --node STATE IP PORT      serve on the overlay, on the node with this state directory
+    python -m tests.bench.http_peer --kernel IP PORT [--congestion NAME]    on kernel sockets
+    python -m tests.bench.http_peer --node STATE IP PORT                    on the node with this state directory
 
 GET /N answers N bytes, PUT answers the body's SHA-256, as the libzt driver of tests/interop does. The server prints
 {"event": "serving"} and then obeys its standard input, a JSON object a line (``Talker``): it is the client, too.
@@ -50,8 +50,8 @@ class Transfer:
 
     @property
     def rate(self) -> float:
-        """MB/s (10^6 bytes) from the moment that the connection stood."""
-        return self.bytes / (self.seconds - self.connect_s) / 1e6
+        """MB/s (10^6 bytes), the connect included."""
+        return self.bytes / self.seconds / 1e6
 
 
 @functools.lru_cache(4)
@@ -161,17 +161,34 @@ def _serve_one(sock: socket.socket) -> None:
             sock.sendall(memoryview(body)[CHUNK:])
 
 
+def kernel_connect(congestion: str | None) -> Connect:
+    """The kernel's connect, with this congestion control."""
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        sock = socket.socket()
+        if congestion:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+        sock.settimeout(timeout)
+        sock.connect(address)
+        return sock
+
+    return connect
+
+
 def main() -> None:
     """Serve, and transfer when told to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernel", nargs=2, metavar=("IP", "PORT"))
     parser.add_argument("--node", nargs=3, metavar=("STATE", "IP", "PORT"))
+    parser.add_argument("--congestion", metavar="NAME", help="the kernel's congestion control; else its default")
     arguments = parser.parse_args()
     connect: Connect
     if arguments.kernel:
         ip, port = arguments.kernel
         server = socket.create_server((ip, int(port)), backlog=1024)
-        accept, connect = server.accept, socket.create_connection
+        if arguments.congestion:
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, arguments.congestion.encode())
+        accept, connect = server.accept, kernel_connect(arguments.congestion)
     else:
         state, ip, port = arguments.node
         node = ztclient.Node(state=state)

@@ -85,10 +85,10 @@ def pair() -> Iterator[Pair]:
 
 
 @contextlib.contextmanager
-def server(state: Path, ip: str, folder: Path) -> Iterator[Talker]:
+def server(state: Path, ip: str, folder: Path, port: int = PORT) -> Iterator[Talker]:
     """A process that serves on the node with this state directory."""
-    command = [sys.executable, "-m", "tests.bench.http_peer", "--node", str(state), ip, str(PORT)]
-    talker = Talker("server", command, folder / "server.log")
+    command = [sys.executable, "-m", "tests.bench.http_peer", "--node", str(state), ip, str(port)]
+    talker = Talker("server", command, folder / f"server-{state.name}-{port}.log")
     try:
         talker.expect("serving", 30)
         yield talker
@@ -116,9 +116,7 @@ def idle(nodes: Pair) -> Iterator[Result]:
     share = (machine.run_seconds(pids) - before) / (time.perf_counter() - started) * 100
     size = machine.resident(pids) / 1e6
     yield Row(SECTION, f"idle node, resident, {len(pids)} processes", "MB", [size], must=150, less_is_better=True)
-    yield Row(
-        SECTION, f"idle node, CPU over {IDLE_SECONDS:g} s", "% of a core", [share], must=1, less_is_better=True
-    )
+    yield Row(SECTION, f"idle node, CPU over {IDLE_SECONDS:g} s", "% of a core", [share], must=1, less_is_better=True)
 
 
 def idle_connections(nodes: Pair) -> Iterator[Result]:

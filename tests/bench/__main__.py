@@ -1,0 +1,77 @@
+"""Everything that is measured, in one table.
+
+    python -m tests.bench [--json FILE] [--rounds N] [--only NAME ...] [--quick] [--profile]
+
+Medians of ``--rounds``, side by side in one run with the programs that others wrote. A figure below its bar is shown as
+``missed`` and decides nothing: the status is 1 only where something broke. What cannot run here says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.bench import beside_libzt, machine, netstack, overlay, profiles
+from tests.bench.options import Options
+from tests.bench.report import LeftOut, Result, Row, number, show
+
+SECTIONS: dict[str, Callable[[Options], Iterator[Result]]] = {
+    "netstack": netstack.measure,
+    "nodes": overlay.measure,
+    "libzt": beside_libzt.measure,
+    "lossy": beside_libzt.measure_lossy,
+}
+QUICK_ROUNDS = 1
+
+
+def main() -> int:
+    """Run, print, write; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, default=Path("bench-results.json"), help="where the figures go")
+    parser.add_argument("--rounds", type=int, default=5, help="samples of each figure")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="NAME", help="sections")
+    parser.add_argument("--quick", action="store_true", help="one round: a smoke test, its figures mean little")
+    parser.add_argument("--profile", action="store_true", help="only show where the time of a bulk transfer goes")
+    arguments = parser.parse_args()
+    console = Console()
+    if arguments.profile:
+        return profiles.show(console)
+    options = Options(rounds=QUICK_ROUNDS if arguments.quick else arguments.rounds)
+    facts = machine.facts()
+    results: list[Result] = []
+    status = 0
+    started = time.perf_counter()
+    for name in arguments.only:
+        try:
+            for result in SECTIONS[name](options):
+                results.append(result)
+                console.print(f"[dim]{time.perf_counter() - started:5.0f} s  {_line(result)}[/dim]", highlight=False)
+        except Exception as error:
+            # One section that breaks must not take with it what the others found.
+            console.print_exception()
+            results.append(LeftOut(name, "the rest", f"broke: {error!r}"))
+            status = 1
+    title = f"medians of {options.rounds} on {facts['cores']} cores, Python {facts['python']}, Linux {facts['kernel']}"
+    show(results, title, console)
+    found = {"machine": facts, "rounds": options.rounds, "results": [result.as_json() for result in results]}
+    arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    console.print(f"every sample is in {arguments.json}")
+    return status
+
+
+def _line(result: Result) -> str:
+    if isinstance(result, Row):
+        return f"{result.what}: {number(result.value)} {result.unit}"
+    return f"{result.what}: left out"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
