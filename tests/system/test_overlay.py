@@ -19,7 +19,7 @@ import pytest
 from conftest import JOIN_TIMEOUT, PORT, Overlay, content, ipv4
 
 import ztclient
-from ztnode.embedded import Member
+from ztnode.embedded import EmbeddedNetwork, Member
 
 
 def fetch(overlay: Overlay, size: int) -> bytes:
@@ -215,6 +215,30 @@ def test_a_private_network_waits_for_authorisation_and_refuses_who_lost_it(overl
         server.close()
     for node in (alpha, beta):
         node.leave(nwid)
+
+
+def test_a_controller_joins_its_own_network_and_is_reached_there(overlay: Overlay) -> None:
+    controller = overlay.network.controller
+    ip = ipv4(controller, overlay.nwid)
+    with controller.node.listen(ip, 7005) as listener:
+        client = overlay.beta.node.create_connection((ip, 7005), 10)
+        server, _ = listener.accept()
+        server.settimeout(10)
+        client.sendall(b"x")
+        assert server.recv(1) == b"x"
+        client.close()
+        server.close()
+    controller.node.leave(overlay.nwid)
+
+
+def test_roots_are_reached_over_ipv6(tmp_path: Path) -> None:
+    with EmbeddedNetwork(tmp_path, host="::1") as network:
+        nwid = network.create()
+        member = network.add("six")
+        member.wait_online()
+        assert ipv4(member, nwid)
+        root = next(peer for peer in member.node.peers() if peer.role == "planet")
+        assert root.direct and all(path.endpoint.startswith("[::1]:") for path in root.paths)
 
 
 def test_a_network_that_does_not_exist_is_named(overlay: Overlay) -> None:

@@ -140,15 +140,6 @@ class Controller:
                 except WireError:
                     self.counters["drop_malformed_request"] += 1
 
-    def local_config(self, request: ConfigRequest, now: float, wall: int) -> bytes | None:
-        """The encoded configuration of this very node, which joined a network that it controls; None if it may not, or
-        if there is no such network. Changes are pushed to it as to any other member: ``Vl1`` hands back what a node
-        sends to itself."""
-        if controller_of(request.network_id) != self._identity.address:
-            return None
-        admitted = self._admit(self._identity.without_secret(), request, 0, now, wall)
-        return None if isinstance(admitted, int) else self._configuration(admitted, wall)
-
     def handle_timer(self, now: float, wall: int) -> None:
         """Send the next of the pushes that wait."""
         if self._due is not None and now >= self._due:

@@ -35,9 +35,8 @@ from ztnode.node.watch import Watchers
 from ztnode.vl1.config import Vl1Config
 from ztnode.vl1.events import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated
 from ztnode.vl1.node import Vl1
-from ztnode.vl2.events import ConfigStored, LocalConfigWanted, NetworkChanged
+from ztnode.vl2.events import ConfigStored, NetworkChanged
 from ztnode.vl2.switch import Vl2
-from ztnode.wire.config_request import ConfigRequest
 from ztnode.wire.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -296,8 +295,6 @@ class Node:
             match change:
                 case NetworkChanged(nwid):
                     self._network_changed(nwid)
-                case LocalConfigWanted(request):
-                    self._provide_config(request)
                 case ConfigStored(nwid, config):
                     self._keep(self._home.keep_network(nwid, config), f"the configuration of network {nwid:016x}")
 
@@ -311,15 +308,6 @@ class Node:
                 self._pump(now)
 
         self._loop.run_in_executor(self._checker, identity.validate).add_done_callback(done)
-
-    def _provide_config(self, request: ConfigRequest) -> None:
-        """This node joined a network that it controls itself."""
-        now = time.monotonic()
-        config = None
-        if self.controller is not None:
-            config = self.controller.local_config(request, now, wall_clock())
-        self._vl2.provide_config(request.network_id, config, now)
-        self._loop.call_soon(self._alarm)
 
     def _keep(self, write: concurrent.futures.Future[None], what: str) -> None:
         """Watch over a write that nobody waits for."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ztnode.wire.config_request import ConfigRequest
-
 
 @dataclass(frozen=True, slots=True)
 class NetworkChanged:
@@ -27,11 +25,4 @@ class ConfigStored:
     data: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class LocalConfigWanted:
-    """This node is itself the controller of a network that it joined: answer with ``Vl2.provide_config``."""
-
-    request: ConfigRequest
-
-
-Event: TypeAlias = NetworkChanged | ConfigStored | LocalConfigWanted
+Event: TypeAlias = NetworkChanged | ConfigStored

@@ -15,7 +15,7 @@ from ztnode.vl1.peer import Peer
 from ztnode.vl2.adhoc import adhoc_config, is_adhoc
 from ztnode.vl2.config_client import ConfigClient
 from ztnode.vl2.core import Core
-from ztnode.vl2.events import ConfigStored, LocalConfigWanted, NetworkChanged
+from ztnode.vl2.events import ConfigStored, NetworkChanged
 from ztnode.vl2.forwarding import Forwarding
 from ztnode.vl2.membership import MAX_HELD, Membership, Verdict
 from ztnode.vl2.multicaster import ANNOUNCE_INTERVAL, Multicaster
@@ -150,13 +150,9 @@ class Network:
         ).to_dictionary()
         revision, timestamp = (config.revision, config.timestamp) if config is not None else (0, 0)
         request = ConfigRequest(self.nwid, metadata, revision, timestamp)
-        if self.controller == self._core.address:
-            self._client.requested(0, now)
-            self._core.events.append(LocalConfigWanted(request))
-        else:
-            packet = request.encode()
-            packet_id = self._core.send(self.controller, VERB_NETWORK_CONFIG_REQUEST, packet, now, compress=True)
-            self._client.requested(packet_id, now)
+        packet = request.encode()
+        packet_id = self._core.send(self.controller, VERB_NETWORK_CONFIG_REQUEST, packet, now, compress=True)
+        self._client.requested(packet_id, now)
 
     def went_online(self, now: float) -> None:
         """Roots can be reached (again): what was said to them before may be lost."""
@@ -191,19 +187,6 @@ class Network:
         if pushed_in is not None:
             accepted = encode_accepted(self.nwid, chunk.update_id)
             self._core.vl1.reply_ok(peer, VERB_NETWORK_CONFIG, pushed_in, accepted, now)
-
-    def provide_config(self, data: bytes | None, now: float) -> None:
-        """The answer of a controller in this very node: None is "not authorised". Raises WireError."""
-        if data is None:
-            before = self.snapshot()
-            self._client.refusal = NetworkStatus.WAITING_FOR_AUTHORISATION
-            self._close(now)
-            self._report_change(before)
-            return
-        config = NetworkConfig.decode(data)
-        if not self._is_for_us(config):
-            raise WireError("configuration for another member")
-        self._accept(config, now)
 
     def _accept(self, config: NetworkConfig, now: float) -> None:
         """A configuration of the controller, just received."""

@@ -142,15 +142,6 @@ class Vl2:
         joined."""
         self._networks[nwid].subscribe(group, now)
 
-    def provide_config(self, nwid: int, config: bytes | None, now: float) -> None:
-        """The answer to ``LocalConfigWanted``: an encoded configuration, or None for "not authorised". Raises WireError
-        for one that is not for us."""
-        network = self._networks.get(nwid)
-        if network is not None:
-            self._core.now = now
-            network.provide_config(config, now)
-            self._let_through(now)
-
     # Messages of VL1
 
     def receive(self, messages: Sequence[Message], now: float) -> None:

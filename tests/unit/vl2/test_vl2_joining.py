@@ -20,12 +20,11 @@ from vl2_lab import (
     member_config,
 )
 
-from ztnode.vl2.events import ConfigStored, LocalConfigWanted, NetworkChanged
+from ztnode.vl2.events import ConfigStored, NetworkChanged
 from ztnode.vl2.snapshot import NetworkStatus
 from ztnode.wire.config_chunk import FLAG_FAST_PROPAGATE, ConfigChunk
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata, encode_auth_info
 from ztnode.wire.credential import CredentialType
-from ztnode.wire.errors import WireError
 from ztnode.wire.network_config import DEFAULT_MTU, SingleSignOn
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import (
@@ -265,19 +264,6 @@ def test_after_a_long_time_offline_we_ask_and_announce_again(wire: Wire) -> None
     wire.run(0.5)
     assert len(wire.requests) == 1
     assert wire.sent(ALICE, ROOT, VERB_MULTICAST_LIKE)
-
-
-def test_node_that_is_its_own_controller(wire: Wire) -> None:
-    node = wire.add(CONTROLLER)
-    node.join(NWID, wire.now)
-    wanted = [event for event in node.events() if isinstance(event, LocalConfigWanted)]
-    assert len(wanted) == 1 and wanted[0].request.network_id == NWID
-    node.provide_config(NWID, None, wire.now)
-    assert wire.network(CONTROLLER).status is NetworkStatus.WAITING_FOR_AUTHORISATION
-    node.provide_config(NWID, member_config(CONTROLLER).encode(), wire.now)
-    assert wire.network(CONTROLLER).status is NetworkStatus.OK
-    with pytest.raises(WireError):
-        node.provide_config(NWID, member_config(ALICE).encode(), wire.now)
 
 
 def test_config_request_to_a_node_without_controller(wire: Wire) -> None:
