@@ -415,6 +415,7 @@ def test_nonsense_is_counted_and_dropped(bench: Bench) -> None:
 def test_the_controller_may_be_a_member_itself(bench: Bench) -> None:
     """What a node sends to itself comes back from VL1, so there is nothing special to do."""
     nwid, own = bench.network(), CONTROLLER.address
+    assert [item.code for item in bench.ask(nwid, own, who=CONTROLLER)] == [ERROR_NETWORK_ACCESS_DENIED]
     bench.authorise(nwid, own)
     assert {(item.address, item.verb) for item in bench.vl1.take()} == {(own, VERB_NETWORK_CONFIG)}
     bench.controller.update_member(nwid, own, {"authorized": False}, bench.now, bench.wall)

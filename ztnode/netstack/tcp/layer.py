@@ -235,9 +235,10 @@ class TcpLayer:
         if flow is None:
             return
         half_open = listener.half_open
-        if len(half_open) >= max(listener.backlog, 8):
+        if len(half_open) >= self.config.syn_queue:
             self.count("syn_queue_full")
-            half_open[next(iter(half_open))].abort()
+            # Without a reset: if it was genuine, its peer says its SYN or its first words again.
+            half_open[next(iter(half_open))].fail(_error(errno.ETIMEDOUT))
         connection = self._create(flow, key, now)
         connection.listener = listener
         half_open[key] = connection

@@ -137,15 +137,27 @@ def test_rfc7323_no_scaling_unless_both_ask() -> None:
 
 
 def test_syn_queue_is_bounded_and_the_oldest_makes_room() -> None:
-    s = Script()
-    listener = s.listen(backlog=10)
+    s = Script(TcpConfig(syn_queue=10))
+    listener = s.listen(backlog=20)
     for port in range(2000, 3000):
         s.peer_port = port
-        s.say(SYN, 0)
+        assert [header.flags for header, _ in s.say(SYN, 0)] == [SYN | ACK]  # and no reset for the one that goes
     assert len(listener.half_open) == 10
     assert len(s.layer.connections()) == 10
     s.say(ACK, 1, 1)  # the last one completes: a flood does not keep honest peers out
     assert listener.pending == 1
+
+
+def test_a_burst_of_dials_above_the_backlog_is_no_flood() -> None:
+    s = Script()
+    listener = s.listen(backlog=1)
+    isns = {}
+    for s.peer_port in range(2000, 2060):
+        s.say(SYN, 0)
+        isns[s.peer_port] = s.isn
+    for s.peer_port, s.isn in isns.items():
+        s.say(ACK, 1, 1)
+    assert listener.pending == 60
 
 
 def test_backlog_is_a_limit() -> None:
