@@ -144,8 +144,9 @@ class Node:
                 controller=controller is not None,
             )
             node = cls(options, home, vl1, vl2, controller, transport)
+            undo.pop_all()  # from here on the node owns its parts
+            undo.push_async_callback(node.close)
             await node._open_transport()
-            undo.push_async_callback(transport.close)
             # First words to the roots before anything slow: online while the worker still starts.
             node._look_at_interfaces()
             node._flush(time.monotonic())
@@ -238,7 +239,10 @@ class Node:
         if self.controller is not None:
             # An address that was promised must not be forgotten: on the disk first, then on the wire.
             for write in [self._home.keep_document(*change) for change in self.controller.changed_documents()]:
-                write.result()
+                try:
+                    write.result()
+                except OSError as error:
+                    log.error("cannot keep what the controller decided, a restart will not know it: %s", error)
         send = self._transport.send
         for endpoint, datagrams in self._vl1.to_send(now):
             self._send_drops += send(endpoint, datagrams)
@@ -406,7 +410,6 @@ class Node:
             raise KeyError(nwid)
         self._vl2.leave(nwid, time.monotonic())
         self._pump(time.monotonic())
-        self._network_changed(nwid)
         self._watchers.publish(snapshots.left(info))
         await asyncio.wrap_future(self._home.keep_network(nwid, None))
 
