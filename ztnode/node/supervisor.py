@@ -10,16 +10,18 @@ import logging
 import os
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, TypeVar
 
+from ztnode.netstack.ephemeral import choose_port
 from ztnode.node.api import DialError, Handoff, WorkerInfo
 from ztnode.node.capture import Capture
-from ztnode.node.steering import Steering
+from ztnode.node.listener import Listener
+from ztnode.node.steering import UNBOUND_LISTENERS, Steering
 from ztnode.node.worker_process import WorkerGone, WorkerProcess
+from ztnode.node.worker_slot import WorkerSlot
 from ztnode.ring import Record
 from ztnode.wire import pcapng
 from ztnode.worker import protocol
@@ -35,64 +37,12 @@ DIAL_ATTEMPTS: Final = 2
 """A dial that a dying worker took along is tried once more; one that kills workers is not tried for ever."""
 ANSWER_SECONDS: Final = 5.0
 """How long a worker may take over what it can answer from its own memory."""
-SPARE_SECONDS: Final = 8.0
-"""How long a connection keeps for the next accept() when its own was cancelled; the token lives 10 s."""
 
 _SOCKET_PATH_BYTES: Final = 100
 """sun_path holds 104 bytes on macOS, 108 on Linux."""
 
 _log = logging.getLogger(__name__)
 _A = TypeVar("_A", bound=protocol.Answer)
-
-
-class _Slot:
-    """The place of one worker: what stays when its process is replaced."""
-
-    def __init__(self, index: int, path: str) -> None:
-        self.index = index
-        self.path = path
-        self.process: WorkerProcess | None = None
-        self.ready = asyncio.Event()
-        self.restarts = 0
-        self.task: asyncio.Task[None] | None = None
-
-
-class _Listener:
-    """A listener as the client knows it, whichever process serves it at the moment."""
-
-    def __init__(self, request: protocol.Listen, slot: _Slot) -> None:
-        self.request = request
-        self.slot = slot
-        self.waiters: deque[asyncio.Future[Handoff]] = deque()
-        self.spare: deque[tuple[float, Handoff]] = deque()
-        """Connections that came when their waiter had just gone, with the time."""
-        self.accepting = 0
-        """Request id of the Accept that is under way."""
-        self.task: asyncio.Task[None] | None = None
-
-    def give(self, handoff: Handoff, now: float) -> None:
-        """To whoever waits longest, or to whoever comes next."""
-        while self.waiters:
-            waiter = self.waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(handoff)
-                return
-        self.spare.append((now, handoff))
-
-    def take(self, now: float) -> Handoff | None:
-        """A spare connection whose token is still good."""
-        while self.spare:
-            born, handoff = self.spare.popleft()
-            if now - born < SPARE_SECONDS:
-                return handoff
-        return None
-
-    def fail(self, number: int, reason: str) -> None:
-        """Nothing will come any more."""
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_exception(DialError(number, reason))
-        self.waiters.clear()
 
 
 class Supervisor:
@@ -119,17 +69,17 @@ class Supervisor:
         self.counters = {"frames_to_worker": 0, "frames_from_worker": 0, "to_worker_dropped": 0, "worker_restarts": 0}
         self._state = state
         self._on_frames = on_frames
-        self._steering = Steering(workers)
+        self._steering = Steering(workers, self.counters)
         self._count = workers
         self._ports: dict[int, protocol.PortUp] = {}
         self._indices: dict[int, int] = {}
-        self._listeners: dict[int, _Listener] = {}
+        self._listeners: dict[int, Listener] = {}
         self._captures: dict[int, set[Capture]] = {}
         self._ids = itertools.count(1)
         self._turn = itertools.count()
         self._stopping = False
         self._short_directory: str | None = None
-        self._slots = [_Slot(index, self._socket_path(index)) for index in range(workers)]
+        self._slots = [WorkerSlot(index, self._socket_path(index)) for index in range(workers)]
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -148,8 +98,9 @@ class Supervisor:
     async def stop(self) -> None:
         """End every worker within a second, by force if need be; their connections end with a reset."""
         self._stopping = True
-        for listener in list(self._listeners):
-            self._forget_listener(listener)
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
         for capture in [capture for captures in self._captures.values() for capture in captures]:
             capture.end()
         processes = [slot.process for slot in self._slots if slot.process is not None]
@@ -178,7 +129,7 @@ class Supervisor:
         if self._short_directory is not None:
             shutil.rmtree(self._short_directory, ignore_errors=True)
 
-    async def _start_process(self, slot: _Slot) -> None:
+    async def _start_process(self, slot: WorkerSlot) -> None:
         """A new process for the slot, told of everything that the last one knew, and ready. Raises OSError."""
         process = WorkerProcess(slot.index, slot.path, self._frames_from_worker, slot.ready.clear)
         await process.start(self._steering.ephemeral(slot.index))
@@ -195,11 +146,17 @@ class Supervisor:
         except BaseException:
             process.kill("cancelled")
             raise
-        for listener in [each for each in self._listeners.values() if each.slot is slot]:
-            await self._listen_again(process, listener)
-        slot.ready.set()
+        for listener in list(self._listeners.values()):
+            try:
+                await listener.reopen(slot, process)
+            except DialError as error:
+                _log.warning("listening on port %d again failed: %s", listener.request.port, error.strerror)
+                self._listeners.pop(listener.request.id, None)
+                listener.close(error.errno or errno.EIO, f"the listener could not be opened again: {error.strerror}")
+        if process.alive:
+            slot.ready.set()
 
-    async def _keep_alive(self, slot: _Slot) -> None:
+    async def _keep_alive(self, slot: WorkerSlot) -> None:
         """Wait for the end of the slot's process and put another in its place, until the node stops."""
         loop = asyncio.get_running_loop()
         deaths = 0
@@ -210,6 +167,7 @@ class Supervisor:
             if loop.time() - born > STEADY_SECONDS:
                 deaths = 0
             slot.process = None
+            slot.ready.clear()
             while slot.process is None and not self._stopping:
                 delay = BACKOFF[min(deaths, len(BACKOFF) - 1)]
                 deaths += 1
@@ -229,16 +187,6 @@ class Supervisor:
                         await self._start_process(slot)
                 except OSError as error:
                     cause, pid = str(error), 0
-
-    async def _listen_again(self, process: WorkerProcess, listener: _Listener) -> None:
-        request = listener.request
-        try:
-            answer = await process.request(request)
-        except WorkerGone:
-            return
-        if isinstance(answer, protocol.Failed):
-            _log.warning("listening on port %d again failed: %s", request.port, answer.reason)
-            self._forget_listener(request.id)
 
     def _socket_path(self, index: int) -> str:
         path = os.path.realpath(self._state / f"worker-{index}.sock")
@@ -290,7 +238,7 @@ class Supervisor:
             if share:
                 self._send_to(slot, share)
 
-    def _send_to(self, slot: _Slot, records: Sequence[Record]) -> None:
+    def _send_to(self, slot: WorkerSlot, records: Sequence[Record]) -> None:
         written = slot.process.send_frames(records) if slot.process is not None else 0
         self.counters["frames_to_worker"] += written
         if written < len(records):
@@ -316,14 +264,14 @@ class Supervisor:
         host = str(ip_address(host))
         _check_port(port, lowest=1)
         index = self._index(nwid)
-        slot = self._slots[next(self._turn) % self._count]
+        slot = self._slots[self._dialler(host, port)]
         deadline = asyncio.get_running_loop().time() + timeout
         for attempt in range(DIAL_ATTEMPTS):
             left = deadline - asyncio.get_running_loop().time()
             try:
                 # The stack's own time-out comes first and says why; the second more is for a worker that is stuck.
                 async with asyncio.timeout(max(left, 0.0) + 1.0):
-                    process = await self._ready_process(slot)
+                    process = await slot.running()
                     message = protocol.Dial(next(self._ids), host, port, index, max(left, 0.001))
                     answer = _expect(await process.request(message), protocol.Dialled)
             except TimeoutError as error:
@@ -344,75 +292,32 @@ class Supervisor:
         """
         host = str(ip_address(host)) if host else ""
         _check_port(port, lowest=0)
-        slot = self._slots[self._steering.owner(port) if port else next(self._turn) % self._count]
-        request = protocol.Listen(next(self._ids), host, port, self._index(nwid), max(1, min(backlog, 1 << 16)))
-        answer = await self._ask(slot, request, protocol.Listening)
-        # A listener that has to be opened again keeps the port number that it was given.
-        again = protocol.Listen(request.id, host, answer.local[1], request.index, request.backlog)
-        self._listeners[request.id] = _Listener(again, slot)
-        return request.id, answer.local
+        request = protocol.Listen(
+            next(self._ids), host, port or self._free_port(), self._index(nwid), max(1, min(backlog, 1 << 16))
+        )
+        slots = [self._slots[worker] for worker in self._steering.listening(request.port)]
+        listener = self._listeners[request.id] = Listener(request, slots, self._ids)
+        try:
+            return request.id, await listener.open(lambda slot, message: self._ask(slot, message, protocol.Listening))
+        except BaseException:
+            self._listeners.pop(request.id, None)
+            listener.close()
+            raise
 
     async def accept(self, listener: int) -> Handoff:
         """The next connection. Raises DialError when the listener is closed, KeyError if unknown."""
-        entry = self._listeners[listener]
-        loop = asyncio.get_running_loop()
-        spare = entry.take(loop.time())
-        if spare is not None:
-            return spare
-        waiter: asyncio.Future[Handoff] = loop.create_future()
-        entry.waiters.append(waiter)
-        if entry.task is None:
-            entry.task = asyncio.create_task(self._accept_for(entry))
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                entry.give(waiter.result(), loop.time())
-            raise
-        finally:
-            with contextlib.suppress(ValueError):
-                entry.waiters.remove(waiter)
-            if not entry.waiters and entry.accepting and entry.slot.process is not None:
-                # It is answered all the same: with a connection, if one was on the way, and then nothing is lost.
-                entry.slot.process.send(protocol.Cancel(entry.accepting))
-
-    async def _accept_for(self, entry: _Listener) -> None:
-        """Fetch connections from the worker, one at a time, as long as somebody waits."""
-        try:
-            while entry.waiters and not self._stopping:
-                entry.accepting = next(self._ids)
-                try:
-                    process = await self._ready_process(entry.slot)
-                    answer = await process.request(protocol.Accept(entry.accepting, entry.request.id))
-                except WorkerGone:
-                    continue  # the listener is opened again in the next worker
-                if isinstance(answer, protocol.Accepted):
-                    handoff = Handoff(entry.slot.path, bytes.fromhex(answer.token), answer.local, answer.remote)
-                    entry.give(handoff, asyncio.get_running_loop().time())
-                elif isinstance(answer, protocol.Failed) and answer.errno != errno.ECANCELED:
-                    entry.fail(answer.errno, answer.reason)
-        finally:
-            entry.task = None
-            entry.accepting = 0
+        return await self._listeners[listener].accept()
 
     async def close_listener(self, listener: int) -> None:
-        """Stop listening. Raises KeyError if unknown."""
-        entry = self._listeners[listener]
-        self._forget_listener(listener)
-        if entry.slot.process is not None:
-            entry.slot.process.send(protocol.Cancel(listener))
-
-    def _forget_listener(self, listener: int) -> None:
-        entry = self._listeners.pop(listener, None)
-        if entry is not None:
-            entry.fail(errno.EINVAL, "the listener was closed")
+        """Stop listening; connections that nobody accepted are reset. Raises KeyError if unknown."""
+        self._listeners.pop(listener).close()
 
     async def open_udp(self, host: str, port: int, *, nwid: int | None = None) -> Handoff:
         """A UDP socket bound to an overlay address ("": all of them); ``worker/datagrams.py`` describes what the client
         gets. Raises DialError, ValueError on an address that is not numeric."""
         host = str(ip_address(host)) if host else ""
         _check_port(port, lowest=0)
-        slot = self._slots[self._steering.owner(port) if port else next(self._turn) % self._count]
+        slot = self._slots[self._steering.udp_owner(port) if port else next(self._turn) % self._count]
         request = protocol.OpenUdp(next(self._ids), host, port, self._index(nwid))
         answer = await self._ask(slot, request, protocol.UdpOpened)
         return Handoff(slot.path, bytes.fromhex(answer.token), answer.local, ("", 0))
@@ -464,22 +369,33 @@ class Supervisor:
             raise DialError(errno.ENETDOWN, f"network {nwid:016x} is not up: not joined, or not authorised yet")
         return index
 
+    def _dialler(self, host: str, port: int) -> int:
+        """The worker to dial from: each in turn, but to an address of ours one that has the listener, for what a worker
+        sends to itself does not leave it."""
+        workers = self._steering.listening(port)
+        turn = next(self._turn)
+        if len(workers) < self._count and any(host in map(_address, port.addresses) for port in self._ports.values()):
+            return workers[turn % len(workers)]
+        return turn % self._count
+
+    def _free_port(self) -> int:
+        """A port number for a listener that names none. Raises DialError."""
+        taken = {listener.request.port for listener in self._listeners.values()}
+        port = choose_port(os.urandom, UNBOUND_LISTENERS, taken)
+        if port is None:
+            raise DialError(errno.EADDRINUSE, "too many listeners: no port number is free")
+        return port
+
     def _tell_all(self, message: protocol.ToWorker) -> None:
         for slot in self._slots:
             if slot.process is not None:
                 slot.process.send(message)
 
-    async def _ready_process(self, slot: _Slot) -> WorkerProcess:
-        await slot.ready.wait()
-        if slot.process is None:
-            raise WorkerGone("the stack worker has ended")
-        return slot.process
-
-    async def _ask(self, slot: _Slot, request: protocol.Request, kind: type[_A], timeout: float = 0.0) -> _A:
+    async def _ask(self, slot: WorkerSlot, request: protocol.Request, kind: type[_A], timeout: float = 0.0) -> _A:
         """One request with a quick answer; as DialError what goes wrong."""
         try:
             async with asyncio.timeout(timeout + ANSWER_SECONDS):
-                return _expect(await (await self._ready_process(slot)).request(request), kind)
+                return _expect(await (await slot.running()).request(request), kind)
         except WorkerGone as error:
             raise DialError(errno.ECONNRESET, f"{error}; try again") from error
         except TimeoutError as error:
@@ -492,6 +408,10 @@ def _expect(answer: protocol.Answer, kind: type[_A]) -> _A:
     if isinstance(answer, protocol.Failed):
         raise DialError(answer.errno, answer.reason)
     raise protocol.ProtocolError(f"a {type(answer).__name__} is no answer to this request")
+
+
+def _address(cidr: str) -> str:
+    return cidr.partition("/")[0]
 
 
 def _check_port(port: int, *, lowest: int) -> None:

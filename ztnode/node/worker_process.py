@@ -26,6 +26,8 @@ READ_BYTES: Final = 512 << 10
 """Frames taken from a worker before the event loop has its turn."""
 READY_SECONDS: Final = 10.0
 """A worker is ready after 0.2 s; a machine that needs longer than this for it is out of service."""
+LAST_WORDS_SECONDS: Final = 0.5
+"""What a worker said before its end is read within this time after it."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,11 +74,17 @@ class WorkerProcess:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._cause = ""
         self._rings_open = False
+        self._lost = asyncio.Event()
 
     @property
     def pid(self) -> int:
         """Process id; 0 before there is one."""
         return self._process.pid if self._process is not None else 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still answer; what it offered can be fetched."""
+        return self._transport is not None and not self._lost.is_set()
 
     async def start(self, ports: tuple[int, int]) -> None:
         """Spawn it; ``ports`` is its ephemeral range. Messages may be sent at once. Raises OSError."""
@@ -114,6 +122,9 @@ class WorkerProcess:
         """Wait for its end and take away what is left of it; the cause, as a person reads it."""
         assert self._process is not None
         code = await self._process.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await self._lost.wait()
         self._close()
         if self._cause:
             return self._cause
@@ -214,7 +225,12 @@ class WorkerProcess:
 
     def channel_lost(self) -> None:
         """The worker has ended, or will now."""
-        self._transport = None
+        if self._lost.is_set():
+            return
+        self._lost.set()
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
         self._on_lost()
         gone = WorkerGone(f"the stack worker ended: {self._cause}" if self._cause else "the stack worker ended")
         for answer in self._answers.values():
@@ -226,8 +242,7 @@ class WorkerProcess:
         self.kill("")
 
     def _close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        self.channel_lost()
         if self._rings_open:
             self._rings_open = False
             with contextlib.suppress(RingCorrupt):

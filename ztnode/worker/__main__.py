@@ -39,7 +39,7 @@ def main() -> NoReturn:
     _raise_descriptor_limit()
     _name_process(f"ztnode-worker{index}")
     try:
-        _run(control, rings[0], rings[1], path, (first, last))
+        _run(control, rings[0], rings[1], path, (first, last), announce=index == "0")
     except ChannelClosed:
         # The node is gone, and with it everything that this process is for. Clients are reset by the kernel.
         with contextlib.suppress(OSError):
@@ -51,9 +51,12 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _run(control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, ports: tuple[int, int]) -> None:
+def _run(
+    control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, ports: tuple[int, int], *, announce: bool
+) -> None:
     now = time.monotonic()
-    config = StackConfig(tcp=TcpConfig(ephemeral_ports=ports), udp_ports=ports)
+    # All workers are one host on the link: one of them speaks for it.
+    config = StackConfig(tcp=TcpConfig(ephemeral_ports=ports), udp_ports=ports, announce=announce)
     stack = Stack(random=os.urandom, now=now, config=config)
     worker = Worker(control=control, ring_in=ring_in, ring_out=ring_out, stack=stack, path=path, now=now)
     # What exists by now stays: the collector need not look at it again and again.

@@ -26,6 +26,8 @@ CLIENT_SECONDS: Final = 5.0
 MAX_CLIENTS: Final = 128
 """Clients that may be about to send their token; more wait in the kernel's backlog."""
 MAX_OFFERS: Final = 16384
+RETRY_SECONDS: Final = 0.2
+"""After the system had no descriptor for one more client."""
 
 _UCRED: Final = struct.Struct("=iII")
 
@@ -53,8 +55,9 @@ class HandoffServer:
         self._offers: dict[bytes, tuple[float, Offer]] = {}
         self._clients: dict[socket.socket, tuple[float, bytearray]] = {}
         self._listener = _bind_private(path)
-        self._accepting = True
-        poller.register(self._listener.fileno(), READ, self._on_connect)
+        self._accepting = False
+        self._retry_at: float | None = None
+        self._resume()
 
     def offer(self, offer: Offer) -> str:
         """The token, in hexadecimal, that fetches ``offer`` once, within :data:`OFFER_SECONDS`. Raises OSError."""
@@ -64,13 +67,29 @@ class HandoffServer:
         self._offers[token] = (self._clock() + OFFER_SECONDS, offer)
         return token.hex()
 
+    def renew(self, token: str) -> None:
+        """Let an offer wait for :data:`OFFER_SECONDS` from now on; nothing happens when it is gone already."""
+        found = self._offers.pop(bytes.fromhex(token), None)
+        if found is not None:
+            self._offers[bytes.fromhex(token)] = (self._clock() + OFFER_SECONDS, found[1])
+
+    def withdraw(self, token: str) -> None:
+        """Nobody will come for an offer."""
+        found = self._offers.pop(bytes.fromhex(token), None)
+        if found is not None:
+            found[1].expire()
+
     def next_timer(self) -> float | None:
         """When :meth:`handle_timer` is due."""
         due = [next(iter(table.values()))[0] for table in (self._offers, self._clients) if table]
+        if self._retry_at is not None:
+            due.append(self._retry_at)
         return min(due, default=None)
 
     def handle_timer(self, now: float) -> None:
         """Expire offers and slow clients."""
+        if self._retry_at is not None and self._retry_at <= now:
+            self._resume()
         while self._offers:
             token, (deadline, offer) = next(iter(self._offers.items()))
             if deadline > now:
@@ -100,13 +119,15 @@ class HandoffServer:
     def _on_connect(self, _mask: int) -> None:
         for _ in range(16):
             if len(self._clients) >= MAX_CLIENTS:
-                # Level-triggered and no room: stop looking until a client has gone.
-                self._poller.unregister(self._listener.fileno())
-                self._accepting = False
+                self._pause()  # until a client has gone
                 return
             try:
                 client, _ = self._listener.accept()
+            except BlockingIOError:
+                return
             except OSError:
+                self._pause()
+                self._retry_at = self._clock() + RETRY_SECONDS
                 return
             client.setblocking(False)
             if not _may_fetch(client):
@@ -117,6 +138,17 @@ class HandoffServer:
             self._poller.register(client.fileno(), READ, partial(self._on_token, client))
             # Most clients have sent their token by now: one round of the loop saved.
             self._on_token(client, READ)
+
+    def _pause(self) -> None:
+        """Who cannot be accepted now must not be reported, level-triggered as it is, again and again."""
+        self._poller.unregister(self._listener.fileno())
+        self._accepting = False
+
+    def _resume(self) -> None:
+        self._retry_at = None
+        if not self._accepting and self._listener.fileno() >= 0:
+            self._accepting = True
+            self._poller.register(self._listener.fileno(), READ, self._on_connect)
 
     def _on_token(self, client: socket.socket, _mask: int) -> None:
         _, received = self._clients[client]
@@ -157,9 +189,7 @@ class HandoffServer:
         self._clients.pop(client, None)
         self._poller.unregister(client.fileno())
         client.close()
-        if not self._accepting and self._listener.fileno() >= 0:
-            self._accepting = True
-            self._poller.register(self._listener.fileno(), READ, self._on_connect)
+        self._resume()
 
 
 def _bind_private(path: str) -> socket.socket:

@@ -244,6 +244,10 @@ class Worker:
                     self.stack.remove_port(message.index, self.now)
             case protocol.Cancel():
                 self._requests.cancel(message.id)
+            case protocol.Renew():
+                self.handoff.renew(message.token)
+            case protocol.Withdraw():
+                self.handoff.withdraw(message.token)
             case protocol.Dial() | protocol.Listen() | protocol.Accept() | protocol.OpenUdp() | protocol.Ping():
                 self._requests.handle(message)
             case _:

@@ -110,10 +110,23 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Node → worker: forget request ``id`` if it is not answered yet; close listener ``id``. No answer, but that an
-    Accept is answered with Failed(ECANCELED): the node has to know that no connection is on its way."""
+    """Node → worker: forget request ``id`` if it is not answered yet; close listener ``id``. No answer."""
 
     id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Node → worker: what ``token`` names has no client yet; keep it for as long again."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Node → worker: nobody will fetch what ``token`` names."""
+
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +213,7 @@ class Dying:
 
 
 Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping
-ToWorker: TypeAlias = PortUp | PortDown | Request | Cancel
+ToWorker: TypeAlias = PortUp | PortDown | Request | Cancel | Renew | Withdraw
 ToNode: TypeAlias = Ready | Dialled | Listening | Accepted | UdpOpened | Pong | Failed | Stats | Trouble | Dying
 Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | Failed
 Message: TypeAlias = ToWorker | ToNode

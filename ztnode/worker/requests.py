@@ -119,26 +119,28 @@ class _Listener:
             token = self._requests.park(request, connection)
             if token:
                 self._requests.host.send(protocol.Accepted(request, token, connection.local, connection.remote))
+        if (error := self._listener.error) is not None:
+            self._fail(error.errno or errno.EIO, "the network that the listener was bound to is gone")
 
     def cancel(self) -> None:
         self._listener.owner = None
         self._listener.close()
-        for request in self._waiting:
+        self._fail(errno.EINVAL, "the listener was closed")
+
+    def _fail(self, number: int, reason: str) -> None:
+        while self._waiting:
+            request = self._waiting.popleft()
             self._requests.done(request)
-            self._requests.fail(request, errno.EINVAL, "the listener was closed")
-        self._waiting.clear()
+            self._requests.fail(request, number, reason)
 
 
 class _Accept:
-    def __init__(self, requests: Requests, listener: _Listener, request: int) -> None:
-        self._requests = requests
+    def __init__(self, listener: _Listener, request: int) -> None:
         self._listener = listener
         self._request = request
 
     def cancel(self) -> None:
-        # Answered, unlike other cancelled requests: the node has to know whether a connection is on its way.
         self._listener.forget(self._request)
-        self._requests.fail(self._request, errno.ECANCELED, "cancelled")
 
 
 class _Ping:
@@ -225,7 +227,7 @@ class Requests:
         listener = self._open.get(message.listener)
         if not isinstance(listener, _Listener):
             raise ValueError("the listener is closed")
-        self._open[message.id] = _Accept(self, listener, message.id)
+        self._open[message.id] = _Accept(listener, message.id)
         listener.accept(message.id)
 
     def _open_udp(self, message: protocol.OpenUdp) -> None:
