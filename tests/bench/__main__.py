@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[Options], Iterator[Result]]] = {
     "lossy": beside_libzt.measure_lossy,
 }
 QUICK_ROUNDS = 1
+PIPE_WIDTH = 220
 
 
 def main() -> int:
@@ -41,7 +42,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one round: a smoke test, its figures mean little")
     parser.add_argument("--profile", action="store_true", help="only show where the time of a bulk transfer goes")
     arguments = parser.parse_args()
-    console = Console()
+    # What reads a pipe has no width of its own, and a table cut to 80 columns loses its figures.
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if arguments.profile:
         return profiles.show(console)
     options = Options(rounds=QUICK_ROUNDS if arguments.quick else arguments.rounds)

@@ -117,11 +117,11 @@ Result = Row | LeftOut
 _STYLE = {"aim": "green", "must": "yellow", "missed": "bold red"}
 
 
-def show(results: Sequence[Result], title: str, console: Console | None = None) -> None:
+def show(results: Sequence[Result], title: str, console: Console) -> None:
     """Print the table."""
     table = Table(title=title, title_justify="left")
-    for heading in ("", "ours", "beside it", "ratio", "must", "aim", ""):
-        table.add_column(heading, justify="left" if heading in ("", "beside it") else "right")
+    for heading in ("", "ours", "beside it", "ratio", "must", "aim", "", "note"):
+        table.add_column(heading, justify="left" if heading in ("", "beside it", "note") else "right", no_wrap=True)
     section = ""
     for result in results:
         if result.section != section:
@@ -129,20 +129,20 @@ def show(results: Sequence[Result], title: str, console: Console | None = None) 
             table.add_section()
             table.add_row(f"[bold]{section}[/bold]")
         if isinstance(result, LeftOut):
-            table.add_row(f"  {result.what}", f"[dim]left out: {result.reason}[/dim]")
+            table.add_row(f"  {result.what}", *[""] * 6, f"[dim]left out: {result.reason}[/dim]")
             continue
         verdict, peer = result.verdict, result.peer_value
-        what = result.what + (f" [dim]({result.note})[/dim]" if result.note else "")
         table.add_row(
-            f"  {what}",
+            f"  {result.what}",
             f"{number(result.value)} {result.unit}",
             "" if peer is None else f"{result.peer} {number(peer)} {result.unit}",
             "" if result.ratio is None else f"{number(result.ratio)}×",
             _bound(result, result.must),
             _aim(result),
             f"[{_STYLE[verdict]}]{verdict}[/]" if verdict else "",
+            f"[dim]{result.note}[/dim]",
         )
-    (console or Console()).print(table)
+    console.print(table)
 
 
 def number(value: float) -> str:

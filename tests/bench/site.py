@@ -4,10 +4,12 @@ everything runs. Each has a bridge with its address, so that no program sees an 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from ztnode.netstack.fault_injector import Faults
 BRIDGE = "br0"
 CABLE = ("cable0", "cable1")
 TAP = "wire0"
+CARRIER_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,19 @@ class Place:
         """The words before a command that is to run here."""
         return ("ip", "netns", "exec", self.name)
 
-    def ip(self, *arguments: str) -> None:
-        """Run ``ip`` here."""
-        subprocess.run(["ip", "-n", self.name, *arguments], check=True, capture_output=True)
+    def ip(self, *arguments: str) -> str:
+        """Run ``ip`` here; what it prints."""
+        return subprocess.run(["ip", "-n", self.name, *arguments], check=True, capture_output=True, text=True).stdout
+
+    def until_forwarding(self, device: str) -> None:
+        """Wait until frames pass this port of the bridge: the kernel tells it of a carrier within a second or so."""
+        deadline = time.monotonic() + CARRIER_TIMEOUT
+        while time.monotonic() < deadline:
+            (link,) = json.loads(self.ip("-details", "-json", "link", "show", device))
+            if link["linkinfo"]["info_slave_data"]["state"] == "forwarding":
+                return
+            time.sleep(0.02)
+        raise TimeoutError(f"{device} of {self.name} does not forward")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +70,18 @@ class Site:
             with wire((self.near.name, TAP), (self.far.name, TAP), faults, seed):
                 for place in self.places:
                     place.ip("link", "set", TAP, "master", BRIDGE)
+                for place in self.places:
+                    place.until_forwarding(TAP)
                 yield
         finally:
-            for place, device in zip(self.places, CABLE, strict=True):
-                place.ip("link", "set", device, "up")
+            self.plug_in()
+
+    def plug_in(self) -> None:
+        """The cable is in place and works when this returns."""
+        for place, device in zip(self.places, CABLE, strict=True):
+            place.ip("link", "set", device, "up")
+        for place, device in zip(self.places, CABLE, strict=True):
+            place.until_forwarding(device)
 
 
 def unavailable() -> str | None:
@@ -91,10 +112,12 @@ def site() -> Iterator[Site]:
         for place, device in zip(places, CABLE, strict=True):
             # A bridge takes on the lowest address among its ports, unless it was given one.
             place.ip("link", "set", BRIDGE, "address", f"02:00:5e:00:53:{place.address.rpartition('.')[2].zfill(2)}")
-            place.ip("link", "set", device, "master", BRIDGE, "up")
+            place.ip("link", "set", device, "master", BRIDGE)
             place.ip("addr", "add", f"{place.address}/24", "dev", BRIDGE)
             place.ip("link", "set", BRIDGE, "up")
-        yield Site(near, far)
+        found = Site(near, far)
+        found.plug_in()
+        yield found
     finally:
         for place in places:
             subprocess.run(["ip", "netns", "del", place.name], capture_output=True, check=False)

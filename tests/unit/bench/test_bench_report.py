@@ -1,0 +1,63 @@
+"""The verdicts of the benchmark table."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[3]))  # the benchmarks are run from the repository, not installed
+
+from tests.bench.report import LeftOut, Row, number, show
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(12.0, "aim"), (11.9, "must"), (6.0, "must"), (5.9, "missed")], ids=lambda case: str(case)
+)
+def test_more_is_better(value: float, verdict: str) -> None:
+    row = Row("s", "w", "MB/s", [value], must=6, aim=12)
+    assert row.verdict == verdict
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(2.0, "aim"), (2.1, "must"), (5.0, "must"), (5.1, "missed")])
+def test_less_is_better(value: float, verdict: str) -> None:
+    assert Row("s", "w", "ms", [value], must=5, aim=2, less_is_better=True).verdict == verdict
+
+
+@pytest.mark.parametrize(("peers", "verdict"), [([10.0], "aim"), ([15.0], "must"), ([30.0], "missed")])
+def test_the_bar_may_be_on_the_ratio(peers: list[float], verdict: str) -> None:
+    row = Row("s", "w", "MB/s", [10.0], "libzt", peers, must=0.5, aim=1, times=True)
+    assert row.verdict == verdict
+
+
+def test_a_measured_aim_is_for_the_figure_and_the_must_for_the_ratio() -> None:
+    """Twice libzt's is the bar, the kernel's figure the aim."""
+    bars = {"must": 2.0, "times": True, "aim_samples": [9.0, 8.0, 70.0]}
+    assert Row("s", "w", "MB/s", [9.0], "libzt", [6.0], **bars).verdict == "aim"
+    assert Row("s", "w", "MB/s", [8.9], "libzt", [4.0], **bars).verdict == "must"
+    assert Row("s", "w", "MB/s", [8.9], "libzt", [6.0], **bars).verdict == "missed"
+
+
+def test_no_bar_no_verdict_and_no_peer_no_ratio() -> None:
+    row = Row("s", "w", "MB/s", [1.0, 3.0, 100.0])
+    assert (row.verdict, row.ratio, row.value) == ("", None, 3.0)
+    assert Row("s", "w", "MB/s", [1.0], must=2, times=True).verdict == ""
+
+
+def test_the_table_shows_what_was_left_out_and_why() -> None:
+    page = io.StringIO()
+    rows = [Row("one", "speed", "MB/s", [123.4], must=200), LeftOut("two", "rival", "not to be had")]
+    show(rows, "title", Console(file=page, width=200))
+    text = page.getvalue()
+    assert "123 MB/s" in text and "missed" in text and "left out: not to be had" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.000"), (0.0004, "< 0.001"), (0.9561, "0.956"), (9.41, "9.41"), (93.0, "93.0"), (538.8, "539")],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert number(value) == text
