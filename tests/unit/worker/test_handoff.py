@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -99,6 +100,50 @@ def test_token_may_come_in_pieces(bench: Bench) -> None:
     client = bench.connect(token[:5])
     bench.turn()
     client.sendall(token[5:])
+    bench.turn()
+    fetched = fetch(client)
+    assert fetched is not None
+    fetched.close()
+
+
+def test_renewed_offer_waits_as_long_again_and_a_withdrawn_one_not_at_all(bench: Bench) -> None:
+    connection, token = park(bench)
+    other, second = park(bench)
+    bench.now += OFFER_SECONDS - 1
+    bench.server.renew(token.hex())
+    bench.server.renew("00" * 16)
+    bench.now += 1
+    bench.server.handle_timer(bench.now)
+    assert other.aborted
+    assert not connection.aborted
+    assert bench.server.next_timer() == bench.now + OFFER_SECONDS - 1
+    bench.server.withdraw(token.hex())
+    bench.server.withdraw(second.hex())
+    assert connection.aborted
+    assert fetch(bench.connect(token)) is None
+
+
+def test_lack_of_descriptors_is_waited_out_quietly(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, token = park(bench)
+
+    class Exhausted:
+        def __init__(self, listener: socket.socket) -> None:
+            self.fileno = listener.fileno
+            self.close = listener.close
+
+        def accept(self) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    listener = bench.server._listener
+    monkeypatch.setattr(bench.server, "_listener", Exhausted(listener))
+    client = bench.connect(token)
+    assert bench.turn(20) == 0, "it is not reported again and again"
+    monkeypatch.setattr(bench.server, "_listener", listener)
+    due = bench.server.next_timer()
+    assert due is not None
+    assert due < bench.now + 1
+    bench.now = due
+    bench.server.handle_timer(due)
     bench.turn()
     fetched = fetch(client)
     assert fetched is not None
