@@ -39,14 +39,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"), help="where the figures go")
     parser.add_argument("--rounds", type=int, default=5, help="samples of each figure")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="NAME", help="sections")
-    parser.add_argument("--quick", action="store_true", help="one round: a smoke test, its figures mean little")
+    parser.add_argument("--quick", action="store_true", help="one round of a quarter: a smoke test")
     parser.add_argument("--profile", action="store_true", help="only show where the time of a bulk transfer goes")
     arguments = parser.parse_args()
     # What reads a pipe has no width of its own, and a table cut to 80 columns loses its figures.
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if arguments.profile:
         return profiles.show(console)
-    options = Options(rounds=QUICK_ROUNDS if arguments.quick else arguments.rounds)
+    options = Options(QUICK_ROUNDS if arguments.quick else arguments.rounds, arguments.quick)
     facts = machine.facts()
     results: list[Result] = []
     status = 0
@@ -61,10 +61,10 @@ def main() -> int:
             console.print_exception()
             results.append(LeftOut(name, "the rest", f"broke: {error!r}"))
             status = 1
-    title = f"medians of {options.rounds} on {facts['cores']} cores, Python {facts['python']}, Linux {facts['kernel']}"
-    show(results, title, console)
     found = {"machine": facts, "rounds": options.rounds, "results": [result.as_json() for result in results]}
     arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    title = f"medians of {options.rounds} on {facts['cores']} cores, Python {facts['python']}, Linux {facts['kernel']}"
+    show(results, title, console)
     console.print(f"every sample is in {arguments.json}")
     return status
 

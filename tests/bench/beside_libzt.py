@@ -35,8 +35,6 @@ SECTION = "beside libzt, clean wire, all peers on the far side"
 LOSSY_SECTION = "beside libzt, 1 % loss and 10 ms each way"
 LOSSY = Faults(loss=0.01, delay=0.01)
 MB = 1 << 20
-BULK = 64 * MB
-LOSSY_BULK = 4 * MB
 SMALL = 1024
 BULK_PORT, LOSSY_PORT, SMALL_PORT = 5380, 5381, 5382
 KERNEL_PORTS = (5383, 5384)
@@ -107,12 +105,12 @@ def _measure(section: str, work: Callable[[Meeting, Options], Iterator[Result]],
         return
     if official_program() is None:
         yield LeftOut(section, "against zerotier-one", "neither $ZEROTIER_ONE nor the path has it")
-    with meeting(str(files.library), str(files.stubs)) as found:
+    with meeting(str(files.library), str(files.stubs), options) as found:
         yield from work(found, options)
 
 
 @contextlib.contextmanager
-def meeting(library: str, stubs: str) -> Iterator[Meeting]:
+def meeting(library: str, stubs: str, options: Options) -> Iterator[Meeting]:
     """Everybody is on the network and can be reached."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -123,10 +121,10 @@ def meeting(library: str, stubs: str) -> Iterator[Meeting]:
         nwid = network.create()
 
         def libzt(name: str, where: Place) -> Talker:
-            options = ["--library", library, "--stubs", stubs, "--planet", str(network.planet)]
-            options += ["--state", str(folder / name), "--port", str(LIBZT_PORTS[name])]
             script = str(REPOSITORY / "tests" / "interop" / "libzt_driver.py")
-            command = [*where.prefix, sys.executable, script, *options]
+            command = [*where.prefix, sys.executable, script, "--library", library, "--stubs", stubs]
+            command += ["--planet", str(network.planet), "--state", str(folder / name)]
+            command += ["--port", str(LIBZT_PORTS[name])]
             return stack.enter_context(contextlib.closing(Talker(name, command, folder / f"{name}.log")))
 
         peer, rival = libzt("peer", place.far), libzt("rival", place.near)
@@ -143,7 +141,7 @@ def meeting(library: str, stubs: str) -> Iterator[Meeting]:
             talker.tell(do="join", nwid=nwid)
         for talker in (peer, rival):
             addresses[talker.name] = talker.expect("joined", TIMEOUT)["addresses"][0]
-        for port, size in ((BULK_PORT, BULK), (LOSSY_PORT, LOSSY_BULK), (SMALL_PORT, SMALL)):
+        for port, size in ((BULK_PORT, options.bulk * MB), (LOSSY_PORT, options.lossy_bulk * MB), (SMALL_PORT, SMALL)):
             body = folder / f"body-{size}"
             body.write_bytes(http_peer.content(size))
             peer.do("serving", TIMEOUT, do="serve", port=port, body=str(body))
@@ -153,7 +151,7 @@ def meeting(library: str, stubs: str) -> Iterator[Meeting]:
                 stack.enter_context(overlay.server(member.state, ip, folder, port))
         official_ip = stack.enter_context(zerotier_one(place.far, folder, network.planet, nwid))
         found = Meeting(place, folder, ours, our_ip, peer, addresses["peer"], rival, mate_ip, official_ip)
-        transfers = Transfers(found, LOSSY_PORT, LOSSY_BULK)
+        transfers = Transfers(found, LOSSY_PORT, options.lossy_bulk * MB)
         for far in found.fars():
             transfers.measure(far)
         for member in members:
@@ -306,7 +304,7 @@ class Transfers:
 
 def clean(meeting: Meeting, options: Options) -> Iterator[Result]:
     """All rows on the clean wire."""
-    transfers = Transfers(meeting, BULK_PORT, BULK)
+    transfers = Transfers(meeting, BULK_PORT, options.bulk * MB)
     fars = meeting.fars()
     libzt = fars[0]
     served, taken = [], []
@@ -324,10 +322,10 @@ def clean(meeting: Meeting, options: Options) -> Iterator[Result]:
         ("libzt downloads from our server", served),
         ("libzt uploads to our server", taken),
     ):
-        yield Row(SECTION, f"{what}, 64 MB", "MB/s", rates(samples), peer, bar, must=0.5, aim=1, times=True)
+        yield Row(SECTION, f"{what}, {options.bulk} MB", "MB/s", rates(samples), peer, bar, must=0.5, aim=1, times=True)
     for far in fars:
-        yield far.down.row(SECTION, f"download from {far.name}, 64 MB")
-        yield far.up.row(SECTION, f"upload to {far.name}, 64 MB")
+        yield far.down.row(SECTION, f"download from {far.name}, {options.bulk} MB")
+        yield far.up.row(SECTION, f"upload to {far.name}, {options.bulk} MB")
     yield from latency(meeting, options)
 
 
@@ -367,7 +365,7 @@ def lossy(meeting: Meeting, options: Options) -> Iterator[Result]:
     A download is as fast as its sender recovers from loss, and libzt's sender is slow whoever receives: its figure
     is no bar, and one sample of it is enough.
     """
-    transfers = Transfers(meeting, LOSSY_PORT, LOSSY_BULK)
+    transfers = Transfers(meeting, LOSSY_PORT, options.lossy_bulk * MB)
     libzt, *others = meeting.fars()
     with contextlib.ExitStack() as stack:
         wires = [stack.enter_context(KernelPair.start(meeting, name)) for name in controls()]
@@ -379,22 +377,19 @@ def lossy(meeting: Meeting, options: Options) -> Iterator[Result]:
             for far in (libzt, *others):
                 transfers.measure_upload(far)
             for pair in wires:
-                pair.measure()
+                pair.measure(options.lossy_bulk * MB)
     bars = wires[0]
     down = {"must": 2, "times": True, "aim_samples": rates(bars.down)}
     up = {"must": 2, "times": True, "aim_samples": rates(bars.up)}
     for far in others:
-        yield far.down.row(LOSSY_SECTION, f"download from {far.name}, 4 MB", **down)
-        yield far.up.row(LOSSY_SECTION, f"upload to {far.name}, 4 MB", **up)
-    yield libzt.up.row(LOSSY_SECTION, f"upload to {libzt.name}, 4 MB", **up)
-    yield libzt.down.row(LOSSY_SECTION, f"download from {libzt.name}, 4 MB, once")
+        yield far.down.row(LOSSY_SECTION, f"download from {far.name}, {options.lossy_bulk} MB", **down)
+        yield far.up.row(LOSSY_SECTION, f"upload to {far.name}, {options.lossy_bulk} MB", **up)
+    yield libzt.up.row(LOSSY_SECTION, f"upload to {libzt.name}, {options.lossy_bulk} MB", **up)
+    yield libzt.down.row(LOSSY_SECTION, f"download from {libzt.name}, {options.lossy_bulk} MB, once")
     for pair in wires:
-        yield Row(
-            LOSSY_SECTION, f"the kernel's TCP ({pair.congestion}) on the wire itself, download", "MB/s", pair.down
-        )
-        yield Row(
-            LOSSY_SECTION, f"the kernel's TCP ({pair.congestion}) on the wire itself, upload", "MB/s", rates(pair.up)
-        )
+        name = f"the kernel's TCP ({pair.congestion}) on the wire itself"
+        yield Row(LOSSY_SECTION, f"{name}, download", "MB/s", rates(pair.down))
+        yield Row(LOSSY_SECTION, f"{name}, upload", "MB/s", rates(pair.up))
 
 
 def controls() -> list[str]:
@@ -426,11 +421,11 @@ class KernelPair:
         ):
             yield cls(congestion, talker, far.address, port)
 
-    def measure(self) -> None:
+    def measure(self, size: int) -> None:
         """One more sample each way."""
-        command = {"host": self.address, "port": self.port, "size": LOSSY_BULK}
-        self.down.append(transfer(self.near.do("got", TIMEOUT, do="get", **command), LOSSY_BULK))
-        self.up.append(transfer(self.near.do("put", TIMEOUT, do="put", **command), LOSSY_BULK))
+        command = {"host": self.address, "port": self.port, "size": size}
+        self.down.append(transfer(self.near.do("got", TIMEOUT, do="get", **command), size))
+        self.up.append(transfer(self.near.do("put", TIMEOUT, do="put", **command), size))
 
 
 @contextlib.contextmanager

@@ -11,3 +11,13 @@ class Options:
 
     rounds: int = 5
     quick: bool = False
+
+    @property
+    def bulk(self) -> int:
+        """MiB of a transfer over a good path."""
+        return 16 if self.quick else 64
+
+    @property
+    def lossy_bulk(self) -> int:
+        """MiB of a transfer over a bad wire."""
+        return 1 if self.quick else 4

@@ -25,7 +25,6 @@ from ztnode.embedded import EmbeddedNetwork, Member
 PORT = 5380
 JOIN_TIMEOUT = 30.0
 MB = 1 << 20
-BULK = 64 * MB
 SMALL = 1024
 CONNECTS = 50
 PAUSE = 0.02
@@ -232,17 +231,18 @@ def together(transfer: Callable[[], Transfer], count: int) -> list[float]:
 
 def bulk(nodes: Pair, options: Options) -> Iterator[Result]:
     """Throughput each way, and what a frame costs on the way."""
+    size = options.bulk * MB
     for name, transfer, data, role in (
         ("download", nodes.get, "frames_to_worker", "receiving"),
         ("upload", nodes.put, "frames_from_worker", "sending"),
     ):
         rates, costs = [], []
-        transfer(BULK // 8)
+        transfer(size // 8)
         for _ in range(options.rounds):
             with Cost(nodes.beta, data) as cost:
-                rates.append(transfer(BULK).rate)
+                rates.append(transfer(size).rate)
             costs.append(cost)
-        yield Row(SECTION, f"{name}, {BULK // MB} MB", "MB/s", rates)
+        yield Row(SECTION, f"{name}, {options.bulk} MB", "MB/s", rates)
         for process in ("node", "worker"):
             samples = [getattr(cost, process) for cost in costs]
             note = "CPU per data frame, its acknowledgements included"

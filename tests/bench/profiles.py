@@ -19,6 +19,10 @@ from tests.bench import overlay
 SECONDS = 5
 RATE = 500
 TOP = 15
+BULK = 64 << 20
+LOOPS = ("Runner.run (asyncio", "Worker.run (ztnode")
+"""Where the work of a node and of a worker hangs. The node's own line of it is uvloop, the system calls included."""
+WAITING = ("Poller.wait ",)
 
 
 def show(console: Console) -> int:
@@ -32,7 +36,7 @@ def show(console: Console) -> int:
         (worker,) = nodes.beta.node.status().workers
         processes = {"node": nodes.beta.process.pid, "worker": worker.pid}
         for way, transfer in (("download", nodes.get), ("upload", nodes.put)):
-            for name, stacks in record(spy, processes, lambda: transfer(overlay.BULK)).items():  # noqa: B023
+            for name, stacks in record(spy, processes, lambda: transfer(BULK)).items():  # noqa: B023
                 console.print(table(f"{way}: the {name} process", stacks))
     return 0
 
@@ -71,11 +75,17 @@ def record(spy: str, processes: dict[str, int], work: Callable[[], object]) -> d
 
 
 def parse(text: str) -> Counter[tuple[str, ...]]:
-    """py-spy's raw format: frames from the outermost in, joined by semicolons, then a space and a count."""
+    """py-spy's raw format: frames from the outermost in, joined by semicolons, then a space and a count.
+
+    Only what the process' loop called, without its waiting: py-spy takes threads that sleep in a lock for busy ones.
+    """
     stacks: Counter[tuple[str, ...]] = Counter()
     for line in text.splitlines():
         frames, _, count = line.rpartition(" ")
-        stacks[tuple(frames.split(";"))] += int(count)
+        stack = frames.split(";")
+        start = next((index for index, frame in enumerate(stack) if frame.startswith(LOOPS)), None)
+        if start is not None and not stack[-1].startswith(WAITING):
+            stacks[tuple(stack[start:])] += int(count)
     return stacks
 
 
