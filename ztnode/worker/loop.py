@@ -24,7 +24,7 @@ from ztnode.worker.splice import DRAIN_POLL, Splice
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ztnode.netstack.stack import Stack
+    from ztnode.netstack.stack import Socket, Stack
     from ztnode.ring import Record, Ring
 
     Frames = Sequence[Record]
@@ -70,6 +70,7 @@ class Worker:
         self._ring_in = ring_in
         self._ring_out = ring_out
         self._blocked: Frames = ()
+        self._changed: Sequence[Socket] = ()
         self._ports: dict[int, int] = {}
         self._splices: set[Splice] = set()
         self._draining: set[Splice] = set()
@@ -111,7 +112,7 @@ class Worker:
         self._end()
 
     def _timeout(self) -> float:
-        if not self._ring_in.prepare_sleep():
+        if not self._ring_in.prepare_sleep() or self._changed:
             return 0.0
         due = [
             timer
@@ -138,17 +139,19 @@ class Worker:
                 self.stack.receive(index, [frame for tag, frame in records if tag == index], now)
 
     def _settle(self, now: float) -> None:
-        """Tell owners what changed and send what comes of it. Rarely more than once: owners that speak to each other
-        through this same stack may answer within the round."""
+        """Tell owners what changed and send what comes of it. Rarely more than once: what the stack sends to itself
+        changes something at once. What is left after a few turns comes first in the next round."""
+        changed = self._changed or self.stack.ready()
         for _ in range(_SETTLING_ROUNDS):
-            changed = self.stack.ready()
             for item in changed:
                 owner = cast("_Owner | None", item.owner)
                 if owner is not None:
                     owner.on_ready()
             self._transmit(now)
+            changed = self.stack.ready()
             if not changed:
-                return
+                break
+        self._changed = changed
 
     def _transmit(self, now: float) -> None:
         if self._blocked:

@@ -22,9 +22,20 @@ class FakeStack:
         self.out: list[tuple[int, tuple[bytes, ...]]] = []
         self.received: list[tuple[int, bytes]] = []
         self.ports: list[int] = []
+        self.changed: list[Echo] = []
+        self.echoes: list[Echo] = []
+
+    def ready(self) -> list[Echo]:
+        taken, self.changed = self.changed, []
+        return taken
+
+    def next_timer(self) -> None:
+        return None
 
     def to_send(self, _now: float) -> list[tuple[int, tuple[bytes, ...]]]:
         taken, self.out = self.out, []
+        for echo in self.echoes:
+            echo.sent()
         return taken
 
     def receive(self, index: int, frames: list[memoryview], _now: float) -> None:
@@ -35,6 +46,25 @@ class FakeStack:
 
     def remove_port(self, index: int, _now: float) -> None:
         self.ports.remove(index)
+
+
+class Echo:
+    """A socket of the stack, and its owner, that speaks to itself: what is sent makes it ready again."""
+
+    def __init__(self, stack: FakeStack, times: int) -> None:
+        self.owner = self
+        self.told = 0
+        self._stack = stack
+        self._times = times
+        stack.changed.append(self)
+        stack.echoes.append(self)
+
+    def on_ready(self) -> None:
+        self.told += 1
+
+    def sent(self) -> None:
+        if self.told < self._times:
+            self._stack.changed = [self]
 
 
 class Bench:
@@ -59,6 +89,25 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
+
+
+def test_what_the_stack_sends_to_itself_wakes_its_owner_without_a_timer(bench: Bench) -> None:
+    echo = Echo(bench.stack, 3)
+    bench.worker._settle(0.0)
+    assert echo.told == 3
+    assert bench.worker._timeout() != 0.0
+
+
+def test_endless_talk_with_itself_leaves_others_their_turn_and_loses_no_wake_up(bench: Bench) -> None:
+    echo = Echo(bench.stack, 10)
+    rounds = 0
+    bench.worker._settle(0.0)
+    while bench.worker._timeout() == 0.0:
+        assert echo.told < 10
+        bench.worker._settle(0.0)
+        rounds += 1
+    assert echo.told == 10
+    assert rounds >= 2
 
 
 PORT = protocol.PortUp(3, 0x8056C2E21C000001, 0x020000000001, 2800, ("10.0.0.1/24",), (("10.9.0.0/16", "10.0.0.9"),))

@@ -9,6 +9,8 @@ import os
 import random
 import resource
 import socket
+import sys
+import time
 
 import pytest
 from worker_fakes import FakeConnection, FakeHost
@@ -170,6 +172,30 @@ def test_client_that_is_gone_is_noticed_when_the_overlay_speaks(bench: Bench) ->
     bench.host.turn()
     assert bench.connection.aborted
     assert bench.ended
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TCP_LINGER2, to have the kernel forget in a second, is Linux's")
+def test_client_that_is_gone_is_noticed_in_time_though_the_overlay_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a kernel does with the orphan of a full close: FIN at once, and no waiting for the peer's without end."""
+    monkeypatch.setattr("ztnode.worker.splice._HALF_CLOSED_IDLE", 2)
+    monkeypatch.setattr("ztnode.worker.splice._HALF_CLOSED_INTERVAL", 1)
+    gone, half = Bench(), Bench()
+    gone.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # seconds in FIN-WAIT-2, instead of 60
+    gone.client.close()
+    half.client.shutdown(socket.SHUT_WR)
+    start = time.monotonic()
+    while not gone.ended:
+        gone.host.turn()
+        half.host.turn()
+        assert time.monotonic() - start < 8
+    assert gone.connection.shut
+    assert gone.connection.aborted
+    half.connection.arrive(b"a late answer")
+    half.ready()
+    assert half.client.recv(100) == b"a late answer"
+    assert not half.ended
+    half.client.close()
+    half.host.turn()
 
 
 def test_client_gone_while_its_data_is_held_back() -> None:
