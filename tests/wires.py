@@ -124,6 +124,11 @@ def _read(fd: int) -> list[bytes]:
     return frames
 
 
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main() -> None:
     """One wire."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,7 +146,7 @@ def main() -> None:
     links = (FaultyLink(faults, generator), FaultyLink(faults, generator))
     stop, stopped = os.pipe()
     signal.signal(signal.SIGTERM, lambda _signal, _frame: os.close(stopped))
-    threading.Thread(target=lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+    threading.Thread(target=_end_with_input, daemon=True).start()
     print("READY", flush=True)
     carry(ends, links, stop)
     with contextlib.suppress(BrokenPipeError):
