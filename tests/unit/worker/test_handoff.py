@@ -276,6 +276,37 @@ def test_pair_resets_unless_told_to_finish() -> None:
     client.close()
 
 
+def test_client_that_dies_before_its_socket_comes(bench: Bench) -> None:
+    """Between token and descriptor: nobody ever was there, so the peer is reset."""
+    connection, token = park(bench)
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.connect(bench.path)
+    client.sendall(token)
+    client.close()
+    bench.turn()
+    assert connection.aborted
+    assert not bench.live
+    assert bench.server.counters["handoff_failed"] == 1
+
+
+@pytest.mark.parametrize("unread", [b"", b"data that nobody will read"])
+def test_client_that_dies_with_its_socket_on_the_way(bench: Bench, unread: bytes) -> None:
+    """The kernel closes what was on the way: as with any process that ends, a FIN, or a reset with data unread."""
+    connection, token = park(bench)
+    connection.arrive(unread)
+    bench.connect(token).close()
+    bench.turn()
+    assert bench.server.counters["handoffs"] == 1
+    assert connection.aborted == bool(unread)
+    assert connection.shut != bool(unread)
+    connection.arrive(b"more")
+    for splice in list(bench.live):
+        splice.on_ready()
+    bench.turn()
+    assert connection.aborted
+    assert not bench.live
+
+
 def test_killed_process_resets_its_pairs() -> None:
     script = (
         "import socket, sys, time\n"
