@@ -55,17 +55,15 @@ class Row:
     def verdict(self) -> str:
         """``aim``, ``must`` or ``missed``: the highest bar that was reached; empty where there is none."""
         judged = self.ratio if self.times else self.value
-        aimed = self.value
         aim = statistics.median(self.aim_samples) if self.aim_samples else self.aim
-        if not self.aim_samples and judged is not None:
-            aimed = judged
-        if judged is None or (self.must is None and aim is None):
+        aimed = self.value if self.aim_samples else judged
+        if judged is None or aimed is None or (self.must is None and aim is None):
             return ""
+        if self.must is not None and not self._reaches(judged, self.must):
+            return "missed"
         if aim is not None and self._reaches(aimed, aim):
             return "aim"
-        if self.must is not None:
-            return "must" if self._reaches(judged, self.must) else "missed"
-        return ""
+        return "must" if self.must is not None else ""
 
     def _reaches(self, value: float, bound: float) -> bool:
         return value <= bound if self.less_is_better else value >= bound
