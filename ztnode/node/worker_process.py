@@ -88,8 +88,11 @@ class WorkerProcess:
 
     async def start(self, ports: tuple[int, int]) -> None:
         """Spawn it; ``ports`` is its ephemeral range. Messages may be sent at once. Raises OSError."""
-        self._to_worker = Ring.create(TO_WORKER_BYTES)
-        self._from_worker = Ring.create(FROM_WORKER_BYTES)
+        with contextlib.ExitStack() as undo:
+            self._to_worker = Ring.create(TO_WORKER_BYTES)
+            undo.callback(self._to_worker.close)
+            self._from_worker = Ring.create(FROM_WORKER_BYTES)
+            undo.pop_all()
         self._rings_open = True
         self._loop.add_reader(self._from_worker.data_fd, self._on_doorbell)
         ours, theirs = socket.socketpair()
@@ -243,14 +246,22 @@ class WorkerProcess:
 
     def _close(self) -> None:
         self.channel_lost()
-        if self._rings_open:
-            self._rings_open = False
-            with contextlib.suppress(RingCorrupt):
-                # What it sent before its end still counts: resets to its peers, in an orderly end.
-                while records := self._from_worker.read():
-                    self._on_frames(records)
-                    self._from_worker.release()
-            self._loop.remove_reader(self._from_worker.data_fd)
+        if not self._rings_open:
+            return
+        self._rings_open = False
+        self._loop.remove_reader(self._from_worker.data_fd)
+        try:
+            # What it sent before its end still counts: resets to its peers, in an orderly end.
+            while records := self._from_worker.read():
+                self._on_frames(records)
+                self._from_worker.release()
+        except RingCorrupt:
+            pass
+        except Exception as error:
+            # A mistake of whoever handles the frames is not to keep the worker from being replaced.
+            message = f"the last frames of stack worker {self.index} were not handled"
+            self._loop.call_exception_handler({"message": message, "exception": error})
+        finally:
             self._to_worker.close()
             self._from_worker.close()
 

@@ -442,6 +442,31 @@ async def test_mistake_of_the_frames_handler_does_not_stop_the_frames(tmp_path: 
 
 
 @on_loop
+async def test_mistake_of_the_frames_handler_does_not_stop_the_replacement(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        dialled, accepted = await pair.connect()
+        process = pair.a._slots[0].process
+        assert process is not None
+        loop = asyncio.get_running_loop()
+        seen: list[object] = []
+        loop.set_exception_handler(lambda _loop, context: seen.append(context))
+
+        def drop(_frame: memoryview) -> bool:
+            raise RuntimeError("a mistake")
+
+        # The worker's last frames, the reset of its connection, wait until its end is noticed.
+        loop.remove_reader(process._from_worker.data_fd)
+        pair.drop = drop
+        os.kill(process.pid, signal.SIGTERM)
+        await until(lambda: pair.a.workers()[0].restarts == 1)
+        pair.drop = lambda _frame: False
+        assert seen
+        assert await pair.a.ping(B, timeout=5) < 5
+        dialled.close()
+        accepted.close()
+
+
+@on_loop
 async def test_stop_is_quick_and_leaves_nothing(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     await pair.start()
