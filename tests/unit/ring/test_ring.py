@@ -295,7 +295,7 @@ def test_two_processes_exchange_everything_in_order(seed: int) -> None:
     finally:
         child.kill()
         child.wait()
-        view = None  # noqa: F841 - the last view would keep the mapping open
+        view = None
         down.close()
         up.close()
 
