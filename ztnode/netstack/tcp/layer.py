@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 import heapq
-import os
 from collections.abc import Callable, Sequence
 
 from ztnode.netstack.ephemeral import choose_port
 from ztnode.netstack.rate import TokenBucket
+from ztnode.netstack.tcp import arrival, ending, opening, reports, timers
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
+from ztnode.netstack.tcp.ending import error_of
 from ztnode.netstack.tcp.framing import SegmentWriter, reset_for
 from ztnode.netstack.tcp.isn import InitialSequence
 from ztnode.netstack.tcp.listener import TcpListener
 from ztnode.netstack.tcp.network import ConnectionKey, Flow, Network
+from ztnode.netstack.tcp.output import flush
 from ztnode.netstack.tcp.state import State
 from ztnode.netstack.tcp.timewait import TimeWaitEntry, TimeWaitTable
 from ztnode.wire import tcp as wire
@@ -26,10 +28,6 @@ _PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
 _PROTOCOL_TCP = 6
 _RESETS_PER_SECOND = 200
 """Answers to segments for nobody: enough for every honest mistake, too few for a reflector."""
-
-
-def _error(code: int) -> OSError:
-    return OSError(code, os.strerror(code))
 
 
 class TcpLayer:
@@ -92,6 +90,7 @@ class TcpLayer:
         connection: TcpConnection | None = None
         timestamps_word = wire.TIMESTAMPS_WORD
         no_options = wire.NO_OPTIONS
+        segment_arrived = arrival.segment
         unpack_long = wire.FIXED_TIMESTAMPS.unpack_from
         unpack_short = wire.FIXED.unpack_from
         for (key, segment), total in zip(good, sums, strict=True):
@@ -114,7 +113,8 @@ class TcpLayer:
                     if not connection.touched:
                         connection.touched = True
                         touched.append(connection)
-                    connection.segment(
+                    segment_arrived(
+                        connection,
                         seq,
                         ack,
                         offset_flags & 0xFF,
@@ -147,11 +147,11 @@ class TcpLayer:
                 connection.touched = True
                 touched.append(connection)
             payload = segment[header:] if length > header else None
-            connection.segment(seq, ack, offset_flags & 0xFF, window, tsval, tsecr, payload, options, now)
+            segment_arrived(connection, seq, ack, offset_flags & 0xFF, window, tsval, tsecr, payload, options, now)
             if connection.state is State.CLOSED or connection.state is State.TIME_WAIT:
                 last_key = None
         for connection in touched:
-            connection.batch_end(now)
+            arrival.batch_end(connection, now)
             if connection.rcv.queue.size:
                 self._unsettled[connection] = None
         touched.clear()
@@ -238,11 +238,11 @@ class TcpLayer:
         if len(half_open) >= self.config.syn_queue:
             self.count("syn_queue_full")
             # Without a reset: if it was genuine, its peer says its SYN or its first words again.
-            half_open[next(iter(half_open))].fail(_error(errno.ETIMEDOUT))
+            ending.fail(half_open[next(iter(half_open))], error_of(errno.ETIMEDOUT))
         connection = self._create(flow, key, now)
         connection.listener = listener
         half_open[key] = connection
-        connection.open_passive(header.sequence, header.window, header.options, now)
+        opening.passive_open(connection, header.sequence, header.window, header.options, now)
 
     def settle(self) -> None:
         """Copy the received payload that is still unread: the views of the last batches are about to vanish."""
@@ -260,7 +260,7 @@ class TcpLayer:
         self.now = now
         connection = self._tables.get(port_index, {}).get(_reversed(key))
         if connection is not None:
-            connection.unreachable(seq, errno, hard)
+            reports.unreachable(connection, seq, errno, hard)
 
     def in_flight(self, port_index: int, key: ConnectionKey, seq: int) -> bool:
         """Whether `seq` is something of ours that is on its way (RFC 5927 section 4.1).
@@ -268,7 +268,7 @@ class TcpLayer:
         Only then may an ICMP error that quotes it change anything beyond this connection. `key` as for `icmp_error`.
         """
         connection = self._tables.get(port_index, {}).get(_reversed(key))
-        return connection is not None and connection.in_flight(seq)
+        return connection is not None and reports.in_flight(connection, seq)
 
     def packet_too_big(self, port_index: int, key: ConnectionKey, seq: int, mtu: int, now: float) -> None:
         """ICMP fragmentation needed / packet too big, for a segment of ours (`key` as for `icmp_error`).
@@ -278,25 +278,25 @@ class TcpLayer:
         self.now = now
         connection = self._tables.get(port_index, {}).get(_reversed(key))
         if connection is not None:
-            connection.path_mtu_changed(seq, now)
+            reports.path_mtu_changed(connection, seq, now)
 
     def flow_failed(self, flow: Flow, errno: int, now: float) -> None:
         """The next hop of `flow` does not resolve: connections that are still opening fail with `errno`."""
         self.now = now
         table = self._tables.get(flow.port_index, {})
         for connection in [connection for connection in table.values() if connection.flow is flow]:
-            connection.unreachable(connection.snd.iss, errno, True)
+            reports.unreachable(connection, connection.snd.iss, errno, True)
 
     def port_removed(self, port_index: int, now: float) -> None:
         """The network is gone: its connections and listeners end with ENETDOWN, nothing is sent."""
         self.now = now
         for connection in list(self._tables.pop(port_index, {}).values()):
-            connection.fail(_error(errno.ENETDOWN))
+            ending.fail(connection, error_of(errno.ENETDOWN))
         self._time_wait.remove_port(port_index)
         for listeners in list(self._listeners.values()):
             for listener in list(listeners):
                 if listener.port_index == port_index:
-                    listener.error = _error(errno.ENETDOWN)
+                    listener.error = error_of(errno.ENETDOWN)
                     listener.close()
                     self.notify(listener)
 
@@ -305,7 +305,7 @@ class TcpLayer:
         self.now = now
         table = self._tables.get(port_index, {})
         for connection in [connection for connection in table.values() if connection.flow.local == local]:
-            connection.fail(_error(errno.EADDRNOTAVAIL))
+            ending.fail(connection, error_of(errno.EADDRNOTAVAIL))
 
     # ------------------------------------------------------------------ timers and output
     def next_timer(self) -> float | None:
@@ -335,7 +335,7 @@ class TcpLayer:
             due.append(connection)
         # Scheduled after the heap was swept: a deadline that only the flush moves would come up for ever otherwise.
         for connection in due:
-            connection.handle_timer(now)
+            timers.handle_timer(connection, now)
             self.want_flush(connection)  # which also enters its next deadline
         if self._time_wait:
             self._time_wait_recent = now
@@ -347,7 +347,7 @@ class TcpLayer:
         A deadline that moves later (every ACK moves the retransmission timeout) costs nothing: the old entry comes
         up, finds nothing due, and is entered again.
         """
-        due = connection.next_deadline()
+        due = timers.next_deadline(connection)
         if due is None:
             return
         pushed = connection.deadline_pushed
@@ -367,7 +367,7 @@ class TcpLayer:
             dirty, self._dirty = self._dirty, []
             for connection in dirty:
                 connection.dirty = False
-                connection.flush(now)
+                flush(connection, now)
                 self._schedule(connection)
 
     def ready(self) -> list[TcpConnection | TcpListener]:
@@ -386,20 +386,20 @@ class TcpLayer:
         """Active open; data may be written at once. Raises OSError(EADDRINUSE / EADDRNOTAVAIL)."""
         self.now = now
         if not 0 < remote_port < 65536:
-            raise _error(errno.EADDRNOTAVAIL)
+            raise error_of(errno.EADDRNOTAVAIL)
         prefix = flow.remote + flow.local + remote_port.to_bytes(2, "big")
         if local_port == 0:
             chosen = choose_port(self._random, self.config.ephemeral_ports, _Taken(self, flow.port_index, prefix))
             if chosen is None:
-                raise _error(errno.EADDRNOTAVAIL)
+                raise error_of(errno.EADDRNOTAVAIL)
             local_port = chosen
         key = prefix + local_port.to_bytes(2, "big")
         if key in self._tables.get(flow.port_index, {}):
-            raise _error(errno.EADDRINUSE)
+            raise error_of(errno.EADDRINUSE)
         if self._time_wait.get((flow.port_index, key)) is not None:
             self._time_wait.remove((flow.port_index, key))
         connection = self._create(flow, key, now)
-        connection.open_active(now, timeout if timeout is not None else self.config.connect_timeout)
+        opening.active_open(connection, now, timeout if timeout is not None else self.config.connect_timeout)
         return connection
 
     def listen(
@@ -409,14 +409,14 @@ class TcpLayer:
         if port == 0:
             chosen = choose_port(self._random, self.config.ephemeral_ports, self._listeners)
             if chosen is None:
-                raise _error(errno.EADDRINUSE)
+                raise error_of(errno.EADDRINUSE)
             port = chosen
         elif not 0 < port < 65536:
-            raise _error(errno.EADDRNOTAVAIL)
+            raise error_of(errno.EADDRNOTAVAIL)
         others = self._listeners.setdefault(port, [])
         for other in others:
             if other.port_index == port_index and other.local == local:
-                raise _error(errno.EADDRINUSE)
+                raise error_of(errno.EADDRINUSE)
         listener = TcpListener(self, port, max(1, min(backlog, self.config.backlog_max)), port_index, local)
         others.append(listener)
         # The most particular listener is asked first.

@@ -1,0 +1,84 @@
+"""How connections end (RFC 9293 section 3.6), and every step of the state diagram."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from ztnode.netstack.tcp.control_segments import send_reset
+from ztnode.netstack.tcp.state import Event, State, next_state
+
+if TYPE_CHECKING:
+    from ztnode.netstack.tcp.connection import TcpConnection
+
+
+def error_of(code: int) -> OSError:
+    """The exception of an errno (ConnectionResetError, TimeoutError ...), with its text."""
+    return OSError(code, os.strerror(code))
+
+
+def become(connection: TcpConnection, event: Event) -> None:
+    """Take an edge of the state diagram, with what entering the new state brings (RFC 9293 section 3.3.2)."""
+    state = connection.state = next_state(connection.state, event)
+    connection.predicts = state is State.ESTABLISHED or (state is State.FIN_WAIT_2 and not connection.orphaned)
+    if state is State.TIME_WAIT:
+        connection.layer.enter_time_wait(connection)
+        _end_timers(connection)
+        connection.notify()
+    elif state is State.CLOSED and event is Event.RECEIVE_ACK_OF_FIN:
+        finish(connection, None)
+
+
+def fin_acknowledged(connection: TcpConnection) -> None:
+    """The peer has everything that we will ever send."""
+    state = connection.state
+    if state in (State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK):
+        become(connection, Event.RECEIVE_ACK_OF_FIN)
+        if connection.state is State.FIN_WAIT_2:
+            watch_fin_wait_2(connection)
+
+
+def watch_fin_wait_2(connection: TcpConnection) -> None:
+    """Nobody reads any more: do not wait for the peer's FIN for ever."""
+    if connection.orphaned and connection.state is State.FIN_WAIT_2:
+        connection.state_timer_at = connection.layer.now + connection.config.fin_wait_2_timeout
+        connection.layer.want_flush(connection)
+
+
+def timed_out(connection: TcpConnection) -> None:
+    """The peer has been silent, or deaf, for too long (RFC 9293 section 3.10.8, user timeout)."""
+    if connection.state > State.SYN_RECEIVED:
+        send_reset(connection)
+    finish(connection, error_of(errno.ETIMEDOUT))
+
+
+def fail(connection: TcpConnection, error: OSError) -> None:
+    """The network went away."""
+    if not connection.closed:
+        finish(connection, error)
+
+
+def finish(connection: TcpConnection, error: OSError | None) -> None:
+    """CLOSED: no timers, no memory, out of the tables."""
+    if connection.state is not State.CLOSED:
+        connection.state = next_state(connection.state, Event.RESET)
+    if error is not None:
+        connection.error = error
+    connection.predicts = False
+    connection.ack_pending = -1
+    _end_timers(connection)
+    connection.snd.buffer.acknowledge(connection.snd.buffer.end)
+    connection.rcv.reassembly.clear()
+    connection.layer.remove(connection)
+    if connection.listener is not None:
+        connection.listener.failed(connection)
+    connection.notify()
+
+
+def _end_timers(connection: TcpConnection) -> None:
+    connection.rcv.delayed_at = None
+    connection.snd.persist_at = None
+    connection.snd.recovery.deadline = None
+    connection.state_timer_at = None
+    connection.syn_due = None
