@@ -153,24 +153,22 @@ class Receiver:
         self.ack_now = True
 
     def acknowledgements(self, sack_ok: bool) -> list[bytes]:
-        """The SACK options (padded; empty for none) of the pure acknowledgements that are due, one entry for each."""
-        if not sack_ok:
-            count = min(max(self.duplicates, 1), _MAX_DUPLICATE_ACKS)
-            self._done()
-            return [b""] * count
+        """The SACK options (padded; empty for none) of the pure acknowledgements that are due, one entry for each.
+
+        One for every segment that came out of order (RFC 5681 section 3.2), even when SACK would say it all in one:
+        there are stacks that negotiate SACK and count duplicates all the same (lwIP).
+        """
+        count = min(max(self.duplicates, 1), _MAX_DUPLICATE_ACKS)
         blocks: list[tuple[int, int]] = []
-        if self.dsack is not None:
+        if sack_ok and self.dsack is not None:
             blocks.append(self.dsack)
-        wanted = max(self.fresh_ranges, _SACK_BLOCKS)
-        if self.reassembly:
+        if sack_ok and self.reassembly:
+            wanted = max(self.fresh_ranges, _SACK_BLOCKS)
             blocks.extend(self.reassembly.sack_blocks(min(wanted, 8 * _SACK_BLOCKS)))
         self._done()
-        if not blocks:
-            return [b""]
-        return [
-            sack_option(blocks[index : index + _SACK_BLOCKS])
-            for index in range(0, min(len(blocks), 8 * _SACK_BLOCKS), _SACK_BLOCKS)
-        ]
+        starts = range(0, min(len(blocks), 8 * _SACK_BLOCKS), _SACK_BLOCKS)
+        options = [sack_option(blocks[start : start + _SACK_BLOCKS]) for start in starts] or [b""]
+        return options + options[:1] * (count - len(options))
 
     def _done(self) -> None:
         self.unacked = 0

@@ -284,14 +284,16 @@ def test_rfc2018_and_rfc2883_blocks() -> None:
     assert fifth[0].acknowledgement == 2001
 
 
-def test_rfc5681_one_ack_per_batch_but_a_duplicate_ack_for_every_segment_without_sack() -> None:
+@pytest.mark.parametrize("sack", [True, False])
+def test_rfc5681_one_ack_per_batch_but_a_duplicate_ack_for_every_segment_out_of_order(sack: bool) -> None:
     s = Script()
-    s.established(sack=False)
+    s.established(sack=sack)
     in_order = [s.segment(ACK, 1 + 1000 * n, 1, b"x" * 1000) for n in range(20)]
     assert len(s.inject(*in_order)) == 1
     holes = [s.segment(ACK, 21001 + 1000 * n, 1, b"x" * 1000) for n in range(5)]
     out = s.inject(*holes)
     assert [h.acknowledgement for h, _ in out] == [20001] * 5
+    assert all(bool(h.options.sack) is sack for h, _ in out)
 
 
 def test_delayed_ack_never_stalls_a_request_response_exchange() -> None:
