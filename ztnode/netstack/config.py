@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from ztnode.netstack.tcp.config import TcpConfig
+
+LOOPED: Final = 1 << 31
+"""Added to a port index: the frame is from us and for us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,9 @@ class StackConfig:
     hop_limit: int = 64
     announce: bool = True
     """Send a gratuitous ARP or unsolicited neighbour advertisement for each new address."""
+    siblings: bool = False
+    """Other stacks have the same addresses: a frame to ourselves may be for one of them. It does not turn round inside
+    but goes out with a port index of :data:`LOOPED` + index, and whoever gets it receives it with the same."""
     reassembly_bytes: int = 1 << 20
     reassembly_datagrams: int = 64
     reassembly_fragments: int = 128

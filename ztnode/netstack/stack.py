@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from ztnode.netstack import arp
 from ztnode.netstack.clock import Clock
-from ztnode.netstack.config import PortConfig, StackConfig
+from ztnode.netstack.config import LOOPED, PortConfig, StackConfig
 from ztnode.netstack.echo import EchoLayer, EchoSocket
 from ztnode.netstack.flow import Flow
 from ztnode.netstack.fragments import Reassembler
@@ -271,14 +271,16 @@ class Stack:
     def receive(self, index: int, frames: Sequence[memoryview], now: float) -> None:
         """A batch of Ethernet frames from one port. The views stay in use until ``settle()``."""
         self.clock.now = now
-        port = self.ports.get(index)
+        port = self.ports.get(index & ~LOOPED)
         if port is None:
             self._count("no_port", len(frames))
             return
+        port.looping = index >= LOOPED
         self._receive(port, frames)
+        port.looping = False
         if self.segments:
             segments, self.segments = self.segments, []
-            self.tcp.receive(index, segments, now)
+            self.tcp.receive(port.index, segments, now)
 
     def _receive(self, port: Port, frames: Sequence[memoryview]) -> None:
         """Sort a batch: plain TCP in a few steps, everything else at leisure."""
@@ -361,16 +363,16 @@ class Stack:
         """What must go out: (port index, Ethernet frame as a gather list), in order. Empties the queue."""
         self.clock.now = now
         self.tcp.flush(now)
+        if self.config.siblings and self._loop:
+            self._queue += [(index | LOOPED, (frame,)) for index, frame in self._loop]
+            self._loop.clear()
         for _ in range(_LOOPBACK_ROUNDS):
             if not self._loop:
                 break
             looped = self._loop[:]
             self._loop.clear()
             for index, batch in groupby(looped, key=itemgetter(0)):
-                port = self.ports[index]
-                port.looping = True
-                self.receive(index, [memoryview(frame) for _, frame in batch], now)
-                port.looping = False
+                self.receive(index | LOOPED, [memoryview(frame) for _, frame in batch], now)
             self.tcp.flush(now)
         queue = self._queue[:]
         self._queue.clear()

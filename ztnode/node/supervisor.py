@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, TypeVar
 
+from ztnode.netstack.config import LOOPED
 from ztnode.netstack.ephemeral import choose_port
 from ztnode.node.api import DialError, Handoff, WorkerInfo
 from ztnode.node.capture import Capture
@@ -132,7 +133,7 @@ class Supervisor:
     async def _start_process(self, slot: WorkerSlot) -> None:
         """A new process for the slot, told of everything that the last one knew, and ready. Raises OSError."""
         process = WorkerProcess(slot.index, slot.path, self._frames_from_worker, slot.ready.clear)
-        await process.start(self._steering.ephemeral(slot.index))
+        await process.start(self._steering.ephemeral(slot.index), self._count)
         slot.process = process
         try:
             for port in self._ports.values():
@@ -234,6 +235,9 @@ class Supervisor:
         if self._count == 1:
             self._send_to(self._slots[0], records)
             return
+        self._share_out(records)
+
+    def _share_out(self, records: Sequence[Record]) -> None:
         for slot, share in zip(self._slots, self._steering.split(records), strict=True):
             if share:
                 self._send_to(slot, share)
@@ -248,7 +252,17 @@ class Supervisor:
         self.counters["frames_from_worker"] += len(records)
         if self._captures:
             self._capture([(index, (frame,)) for index, frame in records], pcapng.OUTBOUND)
+        if self._count > 1:
+            records = self._turn_round(records)
         self._on_frames(records)
+
+    def _turn_round(self, records: list[tuple[int, memoryview]]) -> list[tuple[int, memoryview]]:
+        """Give what workers send to this very host to whom it is for; the rest."""
+        looped: list[Record] = [(index, (frame,)) for index, frame in records if index >= LOOPED]
+        if not looped:
+            return records
+        self._share_out(looped)
+        return [record for record in records if record[0] < LOOPED]
 
     def _capture(self, records: Sequence[Record], direction: int) -> None:
         for index, captures in self._captures.items():
@@ -264,7 +278,7 @@ class Supervisor:
         host = str(ip_address(host))
         _check_port(port, lowest=1)
         index = self._index(nwid)
-        slot = self._slots[self._dialler(host, port)]
+        slot = self._slots[next(self._turn) % self._count]
         deadline = asyncio.get_running_loop().time() + timeout
         for attempt in range(DIAL_ATTEMPTS):
             left = deadline - asyncio.get_running_loop().time()
@@ -369,15 +383,6 @@ class Supervisor:
             raise DialError(errno.ENETDOWN, f"network {nwid:016x} is not up: not joined, or not authorised yet")
         return index
 
-    def _dialler(self, host: str, port: int) -> int:
-        """The worker to dial from: each in turn, but to an address of ours one that has the listener, for what a worker
-        sends to itself does not leave it."""
-        workers = self._steering.listening(port)
-        turn = next(self._turn)
-        if len(workers) < self._count and any(host in map(_address, port.addresses) for port in self._ports.values()):
-            return workers[turn % len(workers)]
-        return turn % self._count
-
     def _free_port(self) -> int:
         """A port number for a listener that names none. Raises DialError."""
         taken = {listener.request.port for listener in self._listeners.values()}
@@ -408,10 +413,6 @@ def _expect(answer: protocol.Answer, kind: type[_A]) -> _A:
     if isinstance(answer, protocol.Failed):
         raise DialError(answer.errno, answer.reason)
     raise protocol.ProtocolError(f"a {type(answer).__name__} is no answer to this request")
-
-
-def _address(cidr: str) -> str:
-    return cidr.partition("/")[0]
 
 
 def _check_port(port: int, *, lowest: int) -> None:

@@ -20,26 +20,34 @@ from ztnode.worker import protocol
 from ztnode.worker.loop import ChannelClosed, Worker
 from ztnode.worker.watchdog import Watchdog
 
-USAGE = "python -m ztnode.worker INDEX SOCKET FIRST-LAST-PORT CONTROL-FD RING-IN-FDS RING-OUT-FDS"
+USAGE = "python -m ztnode.worker INDEX/WORKERS SOCKET FIRST-LAST-PORT CONTROL-FD RING-IN-FDS RING-OUT-FDS"
 
 
 def main() -> NoReturn:
     """Run until the node ends it: exit code 0 in good order, 1 with the reason told on the control channel."""
     # Ctrl-C and a closed terminal reach the whole process group; they are for the node, which then ends its workers.
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
     try:
         index, path, ports, control_fd, ring_in, ring_out = sys.argv[1:]
         first, last = (int(port) for port in ports.split("-"))
+        number, workers = (int(part) for part in index.split("/"))
         control = socket.socket(fileno=int(control_fd))
         rings = [Ring.attach([int(fd) for fd in fds.split(",")]) for fds in (ring_in, ring_out)]
     except (ValueError, OSError):
         sys.exit(f"This is started by `ztnode serve`: {USAGE}")
     control.set_inheritable(False)
     _raise_descriptor_limit()
-    _name_process(f"ztnode-worker{index}")
+    _name_process(f"ztnode-worker{number}")
+    # All workers are one host on the link: one of them speaks for it.
+    config = StackConfig(
+        tcp=TcpConfig(ephemeral_ports=(first, last)),
+        udp_ports=(first, last),
+        announce=number == 0,
+        siblings=workers > 1,
+    )
     try:
-        _run(control, rings[0], rings[1], path, (first, last), announce=index == "0")
+        _run(control, rings[0], rings[1], path, config)
     except ChannelClosed:
         # The node is gone, and with it everything that this process is for. Clients are reset by the kernel.
         with contextlib.suppress(OSError):
@@ -51,12 +59,8 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _run(
-    control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, ports: tuple[int, int], *, announce: bool
-) -> None:
+def _run(control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, config: StackConfig) -> None:
     now = time.monotonic()
-    # All workers are one host on the link: one of them speaks for it.
-    config = StackConfig(tcp=TcpConfig(ephemeral_ports=ports), udp_ports=ports, announce=announce)
     stack = Stack(random=os.urandom, now=now, config=config)
     worker = Worker(control=control, ring_in=ring_in, ring_out=ring_out, stack=stack, path=path, now=now)
     # What exists by now stays: the collector need not look at it again and again.

@@ -14,7 +14,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from ztnode.netstack.config import PortConfig
+from ztnode.netstack.config import LOOPED, PortConfig
 from ztnode.worker import protocol
 from ztnode.worker.handoff import HandoffServer
 from ztnode.worker.poller import READ, WRITE, Poller
@@ -131,7 +131,7 @@ class Worker:
     def _receive(self, records: list[tuple[int, memoryview]], now: float) -> None:
         ports = {index for index, _ in records}
         for index in ports:
-            if index not in self._ports:
+            if index & ~LOOPED not in self._ports:
                 self.counters["unknown_port"] += sum(tag == index for tag, _ in records)
             elif len(ports) == 1:
                 self.stack.receive(index, [frame for _, frame in records], now)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ztnode.netstack.config import NeighbourConfig, PortConfig, StackConfig
+from ztnode.netstack.config import LOOPED, NeighbourConfig, PortConfig, StackConfig
 from ztnode.netstack.fault_injector import FaultInjector, Faults, FaultyLink
 from ztnode.netstack.stack import Stack
 from ztnode.wire import arp, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp
@@ -75,6 +75,24 @@ class Wire:
 @pytest.fixture
 def wire() -> Wire:
     return Wire(stack(1, MAC_A, f"{A4}/24", f"{A6}/64"), stack(2, MAC_B, f"{B4}/24", f"{B6}/64"))
+
+
+def test_stacks_that_are_one_host_reach_each_other_by_its_address() -> None:
+    """A frame to ourselves goes out, marked, and is taken in by a sibling; unmarked it would be a forgery."""
+    config = StackConfig(announce=False, siblings=True)
+    one, two = (stack(seed, MAC_A, f"{A4}/24", config=config) for seed in (1, 2))
+    server, client = two.udp(A4, 53), one.udp(A4, 1000)
+    client.sendto(b"brother", (A4, 53), 0.0)
+    [(index, frame)] = one.to_send(0.0)
+    assert index == LOOPED
+    view = memoryview(b"".join(frame))
+    two.receive(0, [view], 0.0)
+    assert server.recvfrom() is None
+    assert two.counters["bad_source"] == 1
+    two.receive(index, [view], 0.0)
+    assert server.recvfrom() == (b"brother", (A4, 1000))
+    two.receive(0, [view], 0.0)
+    assert two.counters["bad_source"] == 2, "the mark is that frame's alone"
 
 
 # --- two hosts ---

@@ -277,6 +277,18 @@ async def test_node_reaches_itself_whoever_has_the_listener(tmp_path: Path) -> N
                 assert time.monotonic() - start < 0.15, "no timer has to help"
                 accepted = await asyncio.wait_for(pair.a.accept(listener), 2)
                 assert accepted.remote == dialled.local
+            await pair.a.close_listener(listener)
+        assert 0 < await pair.a.ping(A, size=9_000) < 1
+        loop = asyncio.get_running_loop()
+        for port in range(5353, 5356):
+            server, client = fetch(await pair.a.open_udp("", port)), fetch(await pair.a.open_udp("", 0))
+            to = struct.pack("!BBH", 0, 4, port) + ip_address(A).packed
+            await loop.sock_sendall(client, to + b"to myself" * 1000)
+            assert (await asyncio.wait_for(loop.sock_recv(server, 70000), 2))[8:] == b"to myself" * 1000
+            await loop.sock_sendall(client, to[:2] + b"\0\x09" + to[4:] + b"nobody")
+            assert (await asyncio.wait_for(loop.sock_recv(client, 70000), 2))[:1] == b"\1"
+            server.close()
+            client.close()
         # Where one worker alone dials from, it alone listens; others come to it.
         listener, _ = await pair.b.listen("", EPHEMERAL[0])
         assert {worker_of(await connected(pair, listener, EPHEMERAL[0])) for _ in range(9)} == {"worker-0.sock"}
