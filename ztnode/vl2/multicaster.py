@@ -100,7 +100,7 @@ class Multicaster:
         """Groups with nobody known: when to ask again, and how often that was done."""
         self._extra: dict[MulticastGroup, None] = {}
         self._announced: frozenset[MulticastGroup] = frozenset()
-        self.subscriptions = Subscriptions()
+        self.subscriptions: Subscriptions[MulticastGroup] = Subscriptions()
         self.groups: tuple[MulticastGroup, ...] = ()
         """What we are subscribed to, in order."""
         self.next_announcement = float("inf")

@@ -1,54 +1,69 @@
-"""Who has subscribed to which multicast groups of one network. Source: reference Multicaster.cpp."""
+"""Who has subscribed to which multicast groups. Source: reference Multicaster.cpp."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
-
-from ztnode.wire.multicast import MulticastGroup
+from collections.abc import Callable, Hashable
+from typing import Final, Generic, TypeVar
 
 LIKE_EXPIRE: Final = 600.0
 """Seconds for which a subscription holds (ZT_MULTICAST_LIKE_EXPIRE)."""
-MAX_GROUPS: Final = 8192
+MAX_SUBSCRIPTIONS: Final = 32768
+"""Of one network. A subscription takes up to half a kilobyte."""
 MAX_MEMBERS: Final = 4096
 """Of one group; also as many as one answer may list."""
 _MAX_LISTED: Final = 1024
 """Addresses in one answer: 5 bytes each, well below the largest packet."""
 
+G = TypeVar("G", bound=Hashable)
 
-class Subscriptions:
-    """Groups and their members, each with the time of the last word from it."""
 
-    __slots__ = ("_groups",)
+class Subscriptions(Generic[G]):
+    """Groups and their members, each with the time of the last word from it.
 
-    def __init__(self) -> None:
-        self._groups: dict[MulticastGroup, dict[int, float]] = {}
+    A member may subscribe to whatever it likes, so one must not be able to use the table up for the others: when it is
+    full, the member with the most subscriptions loses all of its own.
+    """
 
-    def add(self, group: MulticastGroup, member: int, now: float) -> None:
-        """``member`` wants ``group``. Does nothing when the tables are full."""
-        members = self._groups.get(group)
-        if members is None:
-            if len(self._groups) >= MAX_GROUPS:
+    __slots__ = ("_capacity", "_count", "_groups", "_groups_of")
+
+    def __init__(self, capacity: int = MAX_SUBSCRIPTIONS) -> None:
+        self._capacity = capacity
+        self._count = 0
+        self._groups: dict[G, dict[int, float]] = {}
+        self._groups_of: dict[int, set[G]] = {}
+
+    def add(self, group: G, member: int, now: float) -> None:
+        """``member`` wants ``group``. Does nothing when the group is full."""
+        members = self._groups.get(group, {})
+        if member not in members:
+            if len(members) >= MAX_MEMBERS:
                 return
-            members = self._groups[group] = {}
-        if member in members or len(members) < MAX_MEMBERS:
-            members[member] = now
+            if self._count >= self._capacity:
+                self._forget_greediest()
+            self._groups_of.setdefault(member, set()).add(group)
+            self._count += 1
+            members = self._groups.setdefault(group, {})
+        members[member] = now
 
-    def remove(self, group: MulticastGroup, member: int) -> None:
+    def remove(self, group: G, member: int) -> None:
         """``member`` no longer wants ``group``."""
-        members = self._groups.get(group)
-        if members is not None:
-            members.pop(member, None)
-            if not members:
-                del self._groups[group]
+        members = self._groups.get(group, {})
+        if member not in members:
+            return
+        del members[member]
+        if not members:
+            del self._groups[group]
+        groups = self._groups_of[member]
+        groups.discard(group)
+        if not groups:
+            del self._groups_of[member]
+        self._count -= 1
 
-    def members(self, group: MulticastGroup) -> list[int]:
+    def members(self, group: G) -> list[int]:
         """All known members of ``group``."""
         return list(self._groups.get(group, ()))
 
-    def gather(
-        self, group: MulticastGroup, asker: int, limit: int, random: Callable[[int], bytes]
-    ) -> tuple[int, list[int]]:
+    def gather(self, group: G, asker: int, limit: int, random: Callable[[int], bytes]) -> tuple[int, list[int]]:
         """How many members are known, and up to ``limit`` of them without ``asker``, at random if there are more."""
         members = self.members(group)
         total = len(members)
@@ -57,14 +72,22 @@ class Subscriptions:
 
     def expire(self, now: float) -> None:
         """Forget those that have been silent for too long."""
-        for group, members in list(self._groups.items()):
-            for silent in [member for member, heard in members.items() if now - heard >= LIKE_EXPIRE]:
-                del members[silent]
-            if not members:
-                del self._groups[group]
+        silent = [
+            (group, member)
+            for group, members in self._groups.items()
+            for member, heard in members.items()
+            if now - heard >= LIKE_EXPIRE
+        ]
+        for group, member in silent:
+            self.remove(group, member)
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return self._count
+
+    def _forget_greediest(self) -> None:
+        greediest = max(self._groups_of, key=lambda member: len(self._groups_of[member]))
+        for group in list(self._groups_of[greediest]):
+            self.remove(group, greediest)
 
 
 def sample(items: list[int], count: int, random: Callable[[int], bytes]) -> list[int]:

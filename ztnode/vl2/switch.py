@@ -25,6 +25,7 @@ from ztnode.wire.frame import EXT_FRAME_HEADER, FRAME_HEADER, decode_ext_frame
 from ztnode.wire.identity import Identity
 from ztnode.wire.multicast import (
     Gathered,
+    Like,
     MulticastFrameReply,
     MulticastGroup,
     decode_gather,
@@ -53,8 +54,8 @@ from ztnode.wire.packet import (
 )
 from ztnode.wire.reader import Buffer, Reader
 
-MAX_FOREIGN_NETWORKS: Final = 1024
-"""Networks that we are no member of and keep multicast subscriptions for, as root or controller."""
+MAX_FOREIGN_SUBSCRIPTIONS: Final = 262144
+"""Multicast subscriptions that we keep, as root or controller, for networks that we are no member of."""
 MAX_INFLOW_PEERS: Final = 4096
 MAX_INFLOWS_PER_PEER: Final = 256
 CREDENTIALS_RATE: Final = (4.0, 20.0)
@@ -95,7 +96,7 @@ class Vl2:
         self._authorised = authorised
         self._controller = controller
         self._networks: dict[int, Network] = {}
-        self._foreign: dict[int, Subscriptions] = {}
+        self._foreign: Subscriptions[Like] = Subscriptions(MAX_FOREIGN_SUBSCRIPTIONS)
         self._next_foreign_expiry = now + _FOREIGN_EXPIRY_INTERVAL
         self._inflows: dict[Peer, dict[bytes, Inflow]] = {}
         self._signature_gates = {
@@ -290,31 +291,23 @@ class Vl2:
     def _receive_like(self, message: Message, now: float) -> None:
         peer, _, _, payload = message
         admitted: dict[int, bool] = {}
-        for nwid, group in decode_likes(payload):
+        for like in decode_likes(payload):
+            nwid, group = like
             network = self._networks.get(nwid)
             if nwid not in admitted:
                 admitted[nwid] = network is not None and network.admits(peer, now)
             if network is not None and admitted[nwid]:
                 network.multicaster.learn(group, (peer.address,), now)
-            elif self._serves(nwid, peer):
-                self._foreign_subscriptions(nwid).add(group, peer.address, now)
-            else:
+            elif not self._serves(nwid, peer):
                 self.counters["drop_like_not_authorised"] += 1
+            elif network is not None:
+                network.multicaster.subscriptions.add(group, peer.address, now)
+            else:
+                self._foreign.add(like, peer.address, now)
 
     def _serves(self, nwid: int, peer: Peer) -> bool:
         """Whether we help this peer with multicast on a network that we are no member of (or that it is none of)."""
         return self._upstream or (self._authorised is not None and self._authorised(nwid, peer.address))
-
-    def _foreign_subscriptions(self, nwid: int) -> Subscriptions:
-        network = self._networks.get(nwid)
-        if network is not None:
-            return network.multicaster.subscriptions
-        found = self._foreign.get(nwid)
-        if found is None:
-            if len(self._foreign) >= MAX_FOREIGN_NETWORKS:
-                del self._foreign[next(iter(self._foreign))]
-            found = self._foreign[nwid] = Subscriptions()
-        return found
 
     def _receive_gather(self, message: Message, now: float) -> None:
         peer, verb, packet_id, payload = message
@@ -325,8 +318,8 @@ class Vl2:
         if network is not None and (network.admits(peer, now) or self._serves(query.network_id, peer)):
             total, members = network.multicaster.gathered_for(query.group, peer.address, query.limit)
         elif self._serves(query.network_id, peer):
-            subscriptions = self._foreign.get(query.network_id) or Subscriptions()
-            total, members = subscriptions.gather(query.group, peer.address, query.limit, self._core.random)
+            like = Like(query.network_id, query.group)
+            total, members = self._foreign.gather(like, peer.address, query.limit, self._core.random)
         else:
             self.counters["drop_gather_not_authorised"] += 1
             return
@@ -427,10 +420,7 @@ class Vl2:
         self._let_through(now)
         if now >= self._next_foreign_expiry:
             self._next_foreign_expiry = now + _FOREIGN_EXPIRY_INTERVAL
-            for nwid, subscriptions in list(self._foreign.items()):
-                subscriptions.expire(now)
-                if not subscriptions:
-                    del self._foreign[nwid]
+            self._foreign.expire(now)
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` wants to be called next, in the caller's monotonic seconds."""

@@ -28,7 +28,7 @@ from ztnode.vl2 import neighbours
 from ztnode.vl2.config_assembly import MAX_UPDATES, ConfigAssembler
 from ztnode.vl2.forwarding import MAX_BRIDGE_ROUTES
 from ztnode.vl2.snapshot import NetworkStatus
-from ztnode.vl2.subscriptions import MAX_GROUPS, MAX_MEMBERS, Subscriptions, sample
+from ztnode.vl2.subscriptions import MAX_MEMBERS, Subscriptions, sample
 from ztnode.wire.addressing import rfc4193_address, sixplane_address
 from ztnode.wire.config_chunk import ConfigChunk
 from ztnode.wire.frame import EXT_FLAG_ACK_REQUESTED, ExtFrame, decode_ext_frame, encode_ext_frame
@@ -247,10 +247,7 @@ def test_authorised_members_of_a_local_controller_are_served(wire: Wire) -> None
 
 
 def test_subscriptions_are_bounded() -> None:
-    subscriptions = Subscriptions()
-    for number in range(MAX_GROUPS + 10):
-        subscriptions.add(MulticastGroup(BROADCAST, number), ALICE, 0.0)
-    assert len(subscriptions) == MAX_GROUPS
+    subscriptions: Subscriptions[MulticastGroup] = Subscriptions()
     group = MulticastGroup(BROADCAST, 0)
     for number in range(MAX_MEMBERS + 10):
         subscriptions.add(group, number + 1, 0.0)
@@ -258,6 +255,32 @@ def test_subscriptions_are_bounded() -> None:
     total, listed = subscriptions.gather(group, 1, 100, random.Random(1).randbytes)
     assert total == MAX_MEMBERS and len(set(listed)) == 100
     assert sorted(sample(list(range(9)), 9, random.Random(1).randbytes)) == list(range(9))
+
+
+def test_one_member_cannot_use_up_the_room_of_the_others() -> None:
+    subscriptions: Subscriptions[MulticastGroup] = Subscriptions(100)
+    for number in range(10):
+        subscriptions.add(MulticastGroup(BROADCAST, number), ALICE, 0.0)
+    for number in range(10_000):
+        subscriptions.add(MulticastGroup(BROADCAST, number), MALLORY, 0.0)
+        assert len(subscriptions) <= 100
+    subscriptions.add(MulticastGroup(BROADCAST, 10), BOB, 0.0)
+    assert all(ALICE in subscriptions.members(MulticastGroup(BROADCAST, number)) for number in range(10))
+    assert subscriptions.members(MulticastGroup(BROADCAST, 10)) == [BOB]
+    subscriptions.expire(1000.0)
+    assert len(subscriptions) == 0
+
+
+def test_a_peer_of_a_root_cannot_make_it_forget_the_networks_of_others(wire: Wire) -> None:
+    wire.add(CONTROLLER, upstream=True)
+    group = MulticastGroup(BROADCAST, 1)
+    wire.deliver(ALICE, CONTROLLER, VERB_MULTICAST_LIKE, encode_likes([Like(NWID, group)]))
+    for batch in range(100):
+        likes = [Like(NWID + 1 + batch * 500 + number, group) for number in range(500)]
+        wire.deliver(MALLORY, CONTROLLER, VERB_MULTICAST_LIKE, encode_likes(likes))
+    wire.deliver(BOB, CONTROLLER, VERB_MULTICAST_GATHER, encode_gather(Gather(NWID, group, 5)))
+    (answer,) = wire.sent(CONTROLLER, BOB, VERB_OK)
+    assert decode_gathered(answer[9:]).members == (ALICE,)
 
 
 @pytest.mark.parametrize(
