@@ -50,8 +50,11 @@ class Side:
         return [(frame[26:38], memoryview(frame)[34:]) for frame in joined]
 
 
-def measure(mtu: int, total: int) -> tuple[float, float, int]:
-    """Seconds of the sender, seconds of the receiver, and data segments, for `total` bytes."""
+def measure(mtu: int, total: int, *, half_closed: bool = False) -> tuple[float, float, int]:
+    """Seconds of the sender, seconds of the receiver, and data segments, for `total` bytes.
+
+    `half_closed`: the receiver shut its sending side down first, as a client that has said its request.
+    """
     a, b = Side(b"\x0a\0\0\1", b"\x0a\0\0\2", mtu), Side(b"\x0a\0\0\2", b"\x0a\0\0\1", mtu)
     clock = time.perf_counter
     now, written, got, segments = 0.0, 0, 0, 0
@@ -75,6 +78,8 @@ def measure(mtu: int, total: int) -> tuple[float, float, int]:
             b.layer.receive(0, batch, now)
             if server is None:
                 server = listener.accept()
+                if server is not None and half_closed:
+                    server.shutdown()
             if server is not None and server.readable:
                 got += sum(map(len, server.read(1 << 30)))
             b.layer.settle()
@@ -95,9 +100,10 @@ def main() -> None:
     for mtu in (1500, 2800):
         total = 128 << 20
         sender, receiver, segments = measure(mtu, total)
-        for name, seconds in (("out", sender), ("in", receiver)):
+        half_closed, _, _ = measure(mtu, total, half_closed=True)
+        for name, seconds in (("out", sender), ("in", receiver), ("out, peer half-closed", half_closed)):
             rate = total / seconds / 1e6
-            print(f"MTU {mtu} {name:3}: {seconds / segments * 1e6:5.2f} µs a segment, {rate:6.0f} MB/s")
+            print(f"MTU {mtu} {name:21}: {seconds / segments * 1e6:5.2f} µs a segment, {rate:6.0f} MB/s")
     if "--profile" in sys.argv:
         profile = cProfile.Profile()
         profile.runcall(measure, 2800, 64 << 20)

@@ -2,8 +2,8 @@
 
 Driven per batch. `segment` takes one segment and only notes what follows from it; `batch_end` draws the conclusions
 once (acknowledgements are cumulative), and `output.flush` sends. The body of `segment` is the fast path (header
-prediction): the next segment in order, or an acknowledgement of new data, on an open connection. Everything else takes
-the long way, `_arrived`, whose steps are numbered as in section 3.10.7.4.
+prediction): the next segment in order, or an acknowledgement of new data, in the states where nothing else can follow
+from it (`ending.predict`). Everything else takes the long way, `_arrived`, with the steps of section 3.10.7.4.
 
 Sequence numbers come as 32-bit values and are unwrapped at once into growing integers, so that every comparison
 below is plain arithmetic.
@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 
 from ztnode.netstack.tcp import acknowledgement
 from ztnode.netstack.tcp.control_segments import challenge, send_reset
-from ztnode.netstack.tcp.ending import become, error_of, finish, watch_fin_wait_2
+from ztnode.netstack.tcp.ending import (
+    PREDICTS_TEXT,
+    become,
+    error_of,
+    finish,
+    predict,
+    watch_fin_wait_2,
+)
 from ztnode.netstack.tcp.opening import established, take_syn
 from ztnode.netstack.tcp.state import RECEIVES_TEXT, Event, State
 from ztnode.netstack.tcp.timers import arm_keepalive
@@ -48,8 +55,9 @@ def segment(
 ) -> None:
     """One segment with a good checksum. Numbers as on the wire; `tsval` is -1 without timestamps option."""
     rcv = connection.rcv
+    predicts = connection.predicts
     if (
-        connection.predicts
+        predicts
         and flags & _NOT_PSH == _ACK
         and seq == rcv.nxt & _MASK
         and not options.sack
@@ -63,7 +71,7 @@ def segment(
             if payload is not None:
                 length = len(payload)
                 end = rcv.nxt + length
-                if rcv.reassembly or end > rcv.window.edge:
+                if rcv.reassembly or end > rcv.window.edge or predicts != PREDICTS_TEXT:
                     _arrived(connection, seq, ack, flags, window, tsval, tsecr, payload, options, now)
                     return
                 rcv.queue.push(payload)
@@ -72,6 +80,10 @@ def segment(
                 if length > rcv.mss:
                     rcv.mss = length
                 connection.small = length < snd.mss
+            elif predicts != PREDICTS_TEXT and una + advance > snd.buffer.end:
+                # The acknowledgement of our FIN: the state changes now, for what comes behind it in this batch.
+                _arrived(connection, seq, ack, flags, window, tsval, tsecr, payload, options, now)
+                return
             if tsval >= 0:
                 rcv.ts_recent = tsval
                 rcv.ts_recent_at = now
@@ -223,7 +235,7 @@ def _arrived(
     # Eighth: FIN.
     if flags & wire.FIN and state in RECEIVES_TEXT and rcv.fin is None and end - 1 <= edge:
         rcv.fin = end - 1
-        connection.predicts = False  # header prediction does not watch for a FIN that came before what precedes it
+        predict(connection)
         rcv.ack_now = True
     if rcv.fin is not None and rcv.nxt == rcv.fin:
         rcv.nxt += 1

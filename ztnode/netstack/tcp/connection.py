@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.congestion import ALGORITHMS
 from ztnode.netstack.tcp.control_segments import send_reset
-from ztnode.netstack.tcp.ending import become, error_of, finish, watch_fin_wait_2
+from ztnode.netstack.tcp.ending import PREDICTS_NOTHING, become, error_of, finish, predict, watch_fin_wait_2
 from ztnode.netstack.tcp.framing import SegmentWriter
 from ztnode.netstack.tcp.network import Buffer, ConnectionKey, Flow
 from ztnode.netstack.tcp.receiver import Receiver
@@ -102,8 +102,8 @@ class TcpConnection:
         self.ts_ok = False
         """Both sides offered timestamps."""
         self.timestamp_offset = ts_offset
-        self.predicts = False
-        """Header prediction applies."""
+        self.predicts = PREDICTS_NOTHING
+        """What header prediction settles, see `ending.predict`."""
         self.ack_pending = -1
         """What header prediction acknowledged in this batch, unwrapped; -1 for nothing."""
         self.ack_echo: int | None = None
@@ -250,6 +250,7 @@ class TcpConnection:
             return
         self.orphaned = True
         self.shutdown()
+        predict(self)
         watch_fin_wait_2(self)
 
     def abort(self) -> None:

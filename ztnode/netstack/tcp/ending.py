@@ -7,10 +7,15 @@ import os
 from typing import TYPE_CHECKING
 
 from ztnode.netstack.tcp.control_segments import send_reset
-from ztnode.netstack.tcp.state import Event, State, next_state
+from ztnode.netstack.tcp.state import SENDS_TEXT, Event, State, next_state
 
 if TYPE_CHECKING:
     from ztnode.netstack.tcp.connection import TcpConnection
+
+PREDICTS_NOTHING = 0
+PREDICTS_ACKS = 1
+PREDICTS_TEXT = 2
+"""Values of `TcpConnection.predicts`; text includes acknowledgements."""
 
 
 def error_of(code: int) -> OSError:
@@ -21,13 +26,30 @@ def error_of(code: int) -> OSError:
 def become(connection: TcpConnection, event: Event) -> None:
     """Take an edge of the state diagram, with what entering the new state brings (RFC 9293 section 3.3.2)."""
     state = connection.state = next_state(connection.state, event)
-    connection.predicts = state is State.ESTABLISHED or (state is State.FIN_WAIT_2 and not connection.orphaned)
+    predict(connection)
     if state is State.TIME_WAIT:
         connection.layer.enter_time_wait(connection)
         _end_timers(connection)
         connection.notify()
     elif state is State.CLOSED and event is Event.RECEIVE_ACK_OF_FIN:
         finish(connection, None)
+
+
+def predict(connection: TcpConnection) -> None:
+    """What header prediction may settle from here on (`arrival.segment`).
+
+    Text, but not once a FIN is known, which it does not watch for, nor when nobody reads. Acknowledgements wherever
+    something of ours may be under way: a client that half-closes after its request and then downloads keeps us in
+    CLOSE-WAIT.
+    """
+    state = connection.state
+    readable = state is State.ESTABLISHED or (state is State.FIN_WAIT_2 and not connection.orphaned)
+    if readable and connection.rcv.fin is None:
+        connection.predicts = PREDICTS_TEXT
+    elif state in SENDS_TEXT:
+        connection.predicts = PREDICTS_ACKS
+    else:
+        connection.predicts = PREDICTS_NOTHING
 
 
 def fin_acknowledged(connection: TcpConnection) -> None:
@@ -65,7 +87,7 @@ def finish(connection: TcpConnection, error: OSError | None) -> None:
         connection.state = next_state(connection.state, Event.RESET)
     if error is not None:
         connection.error = error
-    connection.predicts = False
+    connection.predicts = PREDICTS_NOTHING
     connection.ack_pending = -1
     _end_timers(connection)
     connection.snd.buffer.acknowledge(connection.snd.buffer.end)
