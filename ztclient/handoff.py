@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 
 CLAIM_TIMEOUT = 5.0
 """Seconds that a worker may take to hand over a connection that is already established."""
+QUEUE_POLL = 0.01
+"""Seconds between two looks whether the worker has room for one more client."""
 
 
 def claim(path: str, token: bytes, timeout: float = CLAIM_TIMEOUT) -> socket.socket:
@@ -19,7 +22,7 @@ def claim(path: str, token: bytes, timeout: float = CLAIM_TIMEOUT) -> socket.soc
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)
         try:
-            channel.connect(path)
+            _connect(channel, path, time.monotonic() + timeout)
             channel.sendall(token)
             data, descriptors, _flags, _address = socket.recv_fds(channel, 1, 1)
         except TimeoutError:
@@ -33,6 +36,19 @@ def claim(path: str, token: bytes, timeout: float = CLAIM_TIMEOUT) -> socket.soc
     connected = socket.socket(fileno=descriptors[0])
     connected.set_inheritable(False)
     return tuned(connected)
+
+
+def _connect(channel: socket.socket, path: str, deadline: float) -> None:
+    """Connect; wait while as many clients as the worker's queue holds came at the same moment. Linux does not wait by
+    itself on a socket with a timeout: it says EAGAIN. Raises OSError, TimeoutError."""
+    while True:
+        try:
+            channel.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError from None
+            time.sleep(QUEUE_POLL)
 
 
 def tuned(connected: socket.socket) -> socket.socket:

@@ -18,6 +18,8 @@ from ztnode.node.api import Handoff
 TOKEN_BYTES = 16
 CLAIM_TIMEOUT = 5.0
 """Seconds that a worker may take to hand over a connection that is already established."""
+QUEUE_POLL = 0.01
+"""Seconds between two looks whether the worker has room for one more client."""
 
 
 class PendingConnections:
@@ -52,7 +54,7 @@ async def claim(handoff: Handoff) -> socket.socket:
         async with asyncio.timeout(CLAIM_TIMEOUT):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
                 channel.setblocking(False)
-                await loop.sock_connect(channel, handoff.path)
+                await _connect(channel, handoff.path)
                 await loop.sock_sendall(channel, handoff.token)
                 await _readable(loop, channel)
                 return _receive_socket(channel)
@@ -60,6 +62,17 @@ async def claim(handoff: Handoff) -> socket.socket:
         raise OSError(errno.ETIMEDOUT, "the stack worker did not hand over the connection in time") from None
     except (FileNotFoundError, ConnectionError) as error:
         raise OSError(errno.ECONNRESET, "the stack worker that held the connection is gone") from error
+
+
+async def _connect(channel: socket.socket, path: str) -> None:
+    """Connect; wait while the worker's queue is full. Such a connect is at once done or refused with EAGAIN, which
+    ``loop.sock_connect`` takes for one that is under way."""
+    while True:
+        try:
+            channel.connect(path)
+            return
+        except BlockingIOError:
+            await asyncio.sleep(QUEUE_POLL)
 
 
 async def _readable(loop: asyncio.AbstractEventLoop, channel: socket.socket) -> None:
