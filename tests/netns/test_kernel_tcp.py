@@ -16,6 +16,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import tapharness
@@ -33,6 +34,8 @@ pytestmark = [
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
 MB = 1 << 20
+TCP_REPAIR = 19
+"""linux/tcp.h; the socket module lacks it."""
 LONG = os.environ.get("ZTNODE_LONG_TESTS") == "1"
 """The soak forms of what CI runs for a few seconds: a minute of zero window, 8 MB over each bad wire."""
 
@@ -82,6 +85,13 @@ def client(net: Harness, version: int = 4) -> socket.socket:
     sock = net.namespace.run(lambda: socket.socket(family, socket.SOCK_STREAM))
     sock.settimeout(60)
     return sock
+
+
+def kernel_knows_port(net: Harness, port: int) -> bool:
+    """Whether the kernel has a socket with this local port, in any state: LAST-ACK lasts until it has worked off our
+    acknowledgement, some time after we sent it, and until then it refuses the same connection with EADDRNOTAVAIL."""
+    table = net.namespace.run(Path("/proc/thread-self/net/tcp").read_text)
+    return any(line.split()[1].endswith(f":{port:04X}") for line in table.splitlines()[1:])
 
 
 def linger_zero(sock: socket.socket) -> None:
@@ -137,11 +147,13 @@ def opened(net: Harness, version: int = 4, port: int = 7000, timeout: float = 20
     return connection
 
 
-def accepted(net: Harness, listener: TcpListener, timeout: float = 20.0) -> TcpConnection:
-    """The next connection that the kernel opened to us."""
+def accepted(net: Harness, listener: TcpListener, timeout: float = 20.0, worker: Worker | None = None) -> TcpConnection:
+    """The next connection that the kernel opened to us; what ``worker``, who opens it, failed with is raised."""
     got: list[TcpConnection] = []
 
     def ready() -> bool:
+        if worker is not None and worker.done:
+            worker.result()
         connection = listener.accept()
         if connection is not None:
             got.append(connection)
@@ -660,13 +672,47 @@ def test_the_kernel_reuses_its_port_through_our_time_wait(net: Harness) -> None:
         sock.bind((KERNEL4, 6500))
         worker = Worker(lambda sock=sock: (sock.connect((OURS4, 7100)), read_all(sock), sock.close()))
         begin = now()
-        ours = accepted(net, listener)
+        ours = accepted(net, listener, worker=worker)
         assert now() - begin < 1.5, round_number
         ours.write(b"bye")
         ours.close()
         net.run(lambda worker=worker: worker.done)
         worker.result()
-        net.run(lambda ours=ours: ours.closed)
+        net.run(lambda ours=ours: ours.closed and not kernel_knows_port(net, 6500))
+
+
+@pytest.mark.parametrize("state", [State.ESTABLISHED, State.FIN_WAIT_2, State.CLOSE_WAIT], ids=lambda state: state.name)
+def test_the_kernel_reuses_its_port_after_it_forgot_a_connection(net: Harness, state: State) -> None:
+    """As after a crash of its host: challenge ACK, RST, SYN again (RFC 5961 section 4), and no waiting."""
+    listener = net.stack.listen(OURS4, 7100)
+
+    def dial() -> tuple[Worker, TcpConnection]:
+        sock = client(net)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((KERNEL4, 6500))
+        worker = Worker(lambda: (sock.connect((OURS4, 7100)), sock)[1])
+        ours = accepted(net, listener, worker=worker)
+        net.run(lambda: worker.done)
+        return worker, ours
+
+    worker, ours = dial()
+    sock = worker.result()
+    assert isinstance(sock, socket.socket)
+    if state is State.FIN_WAIT_2:
+        ours.shutdown()
+    elif state is State.CLOSE_WAIT:
+        sock.shutdown(socket.SHUT_WR)
+    net.run(lambda: ours.state is state)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)  # a socket under repair closes without a word
+    sock.close()
+    begin = now()
+    worker, again = dial()
+    assert now() - begin < 1.5
+    assert again is not ours
+    assert isinstance(ours.error, ConnectionResetError)
+    fresh = worker.result()
+    assert isinstance(fresh, socket.socket)
+    fresh.close()
 
 
 def test_we_reuse_our_port_through_the_kernels_time_wait(net: Harness) -> None:
