@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING
 
 from ztnode.netstack.tcp import acknowledgement
 from ztnode.netstack.tcp.control_segments import challenge, send_reset
-from ztnode.netstack.tcp.ending import (
-    PREDICTS_TEXT,
-    become,
-    error_of,
-    finish,
-    predict,
-    watch_fin_wait_2,
-)
+from ztnode.netstack.tcp.ending import PREDICTS_TEXT, become, error_of, finish, predict
 from ztnode.netstack.tcp.opening import established, take_syn
 from ztnode.netstack.tcp.state import RECEIVES_TEXT, Event, State
 from ztnode.netstack.tcp.timers import arm_keepalive
@@ -230,8 +223,6 @@ def _arrived(
             return
         rcv.text(seq, payload)
         connection.small = len(payload) < snd.mss
-        if state is not State.ESTABLISHED:
-            watch_fin_wait_2(connection)
     # Eighth: FIN.
     if flags & wire.FIN and state in RECEIVES_TEXT and rcv.fin is None and end - 1 <= edge:
         rcv.fin = end - 1

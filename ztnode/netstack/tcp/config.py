@@ -31,6 +31,12 @@ class TcpConfig:
     user_timeout: float = 120.0
     """Unacknowledged data older than this ends the connection with ETIMEDOUT (RFC 9293 section 3.8.3: at least 100)."""
     fin_wait_2_timeout: float = 60.0
+    orphan_timeout: float = 120.0
+    """How long a connection that its owner closed goes on asking a peer that answers and whose window stays shut. With
+    an owner there is no limit (RFC 1122 section 4.2.2.17); this one has nobody left who could give it up. The kernel
+    bounds it likewise (`tcp_orphan_retries`)."""
+    orphans_max: int = 4096
+    """Closed by their owners and not over yet; one more is reset, as with the kernel's `tcp_max_orphans`."""
     time_wait: float = 60.0
     time_wait_max: int = 16384
     """Bound of the TIME-WAIT table; the oldest goes first."""

@@ -48,6 +48,7 @@ class TcpConnection:
         "listener",
         "local_port",
         "noticed",
+        "orphan_asks_since",
         "orphaned",
         "owner",
         "predicts",
@@ -111,7 +112,9 @@ class TcpConnection:
         self.small = False
         """The last text was less than a full segment."""
         self.orphaned = False
-        """The owner closed: nobody will read."""
+        """The owner closed: nobody will read, nobody will give up."""
+        self.orphan_asks_since: float | None = None
+        """When this orphan first had to ask about a window that is shut."""
         self.syn_due: float | None = None
         """When our SYN or SYN-ACK goes out (again); None once it is answered."""
         self.syn_retries = 0
@@ -242,10 +245,16 @@ class TcpConnection:
         self.layer.want_flush(self)
 
     def close(self) -> None:
-        """No more interest: FIN after what is queued; received data that nobody read makes it a reset (RFC 2525)."""
-        if self.closed:
+        """No more interest: FIN after what is queued; received data that nobody read makes it a reset (RFC 2525).
+
+        So do too many connections in this situation (`TcpConfig.orphans_max`).
+        """
+        if self.closed or self.orphaned:
             return
         if self.state is State.SYN_SENT or self.rcv.queue.size or self.rcv.reassembly:
+            self.abort()
+            return
+        if not self.layer.adopt_orphan(self):
             self.abort()
             return
         self.orphaned = True

@@ -44,6 +44,8 @@ class TcpLayer:
         self._sequence = InitialSequence(random(32))
         self._tables: dict[int, dict[ConnectionKey, TcpConnection]] = {}
         self._listeners: dict[int, list[TcpListener]] = {}
+        self.orphans: set[TcpConnection] = set()
+        """Closed by their owners, not over yet."""
         self._time_wait = TimeWaitTable(self.config.time_wait, self.config.time_wait_max)
         self._time_wait_recent = 0.0
         self._heap: list[tuple[float, int, TcpConnection]] = []
@@ -444,9 +446,18 @@ class TcpLayer:
     def remove(self, connection: TcpConnection) -> None:
         """The connection is closed."""
         connection.deadline_pushed = None
+        self.orphans.discard(connection)
         table = self._tables.get(connection.flow.port_index)
         if table is not None and table.get(connection.key) is connection:
             del table[connection.key]
+
+    def adopt_orphan(self, connection: TcpConnection) -> bool:
+        """The owner closed the connection and we bring it to its end; False when there are too many already."""
+        if len(self.orphans) >= self.config.orphans_max:
+            self.count("orphans_full")
+            return False
+        self.orphans.add(connection)
+        return True
 
     def enter_time_wait(self, connection: TcpConnection) -> None:
         """Both directions are closed: a small record takes over."""

@@ -47,6 +47,8 @@ def flush(connection: TcpConnection, now: float) -> None:
             if frames:
                 rcv.sent_with_data()
         recovery.output_una = recovery.una
+    elif state is State.FIN_WAIT_2 and connection.orphaned and connection.state_timer_at is None:
+        connection.state_timer_at = now + connection.config.fin_wait_2_timeout
     if rcv.ack_now:
         recovery = connection.snd.recovery
         window = announced_window(connection)

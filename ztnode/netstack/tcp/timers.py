@@ -46,7 +46,7 @@ def handle_timer(connection: TcpConnection, now: float) -> None:
     if at is not None and at <= now and not _retransmission_timer(connection, frames, now):
         return
     if snd.persist_at is not None and snd.persist_at <= now:
-        if now - snd.persist_since > connection.config.user_timeout:
+        if _window_stays_shut(connection, now):
             timed_out(connection)
             return
         options = timestamps_option(connection, now)
@@ -88,6 +88,18 @@ def _retransmission_timer(connection: TcpConnection, frames: list[Frame], now: f
     return True
 
 
+def _window_stays_shut(connection: TcpConnection, now: float) -> bool:
+    """Whether to stop asking: the peer does not answer, or nobody would learn that it ever opened its window."""
+    snd, config = connection.snd, connection.config
+    if now - snd.persist_since > config.user_timeout:
+        return True
+    if not connection.orphaned:
+        return False
+    if connection.orphan_asks_since is None:
+        connection.orphan_asks_since = now
+    return now - max(connection.orphan_asks_since, snd.last_progress) > config.orphan_timeout
+
+
 def _state_timer(connection: TcpConnection, now: float) -> bool:
     """Connect timeout, FIN-WAIT-2 or keep-alive, whichever the state has."""
     state = connection.state
@@ -121,7 +133,7 @@ def _keepalive_timer(connection: TcpConnection, now: float) -> bool:
 
 
 def arm_keepalive(connection: TcpConnection, now: float) -> None:
-    """The peer was heard: begin anew to count the silence."""
-    if connection.keepalive:
+    """The peer was heard: begin anew to count the silence. (An orphan's time in FIN-WAIT-2 is limited anyway.)"""
+    if connection.keepalive and not (connection.orphaned and connection.state is State.FIN_WAIT_2):
         connection.keepalive_sent = 0
         connection.state_timer_at = now + connection.config.keepalive_idle
