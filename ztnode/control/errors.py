@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import functools
 import logging
@@ -9,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 ERRNO_KEY = "ztnode-errno"
 """Trailing metadata: the symbolic errno, because the numbers differ between operating systems."""
@@ -74,6 +75,8 @@ def failure_from(error: BaseException) -> RpcFailure:
             if error.filename is not None:
                 reason = f"{error.filename}: {reason}"
             return RpcFailure(code, reason, errno.errorcode.get(number))
+        case DecodeError():
+            return invalid("that is no message of this service: do client and node have the same version?")
         case ValueError():
             return invalid(str(error))
         case NotImplementedError():
@@ -86,11 +89,30 @@ def failure_from(error: BaseException) -> RpcFailure:
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
-    """End the RPC with the status for ``error``."""
+    """End the RPC with the status for ``error``; as cancelled where its client is gone and nobody is left to tell."""
+    if isinstance(error, grpc.aio.InternalError):
+        raise asyncio.CancelledError
     failure = failure_from(error)
     metadata = ((ERRNO_KEY, failure.errno_name),) if failure.errno_name else ()
-    await context.abort(failure.code, failure.reason, metadata)
+    try:
+        await context.abort(failure.code, failure.reason, metadata)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
     raise AssertionError("abort() returned")
+
+
+class ClientsFault(logging.Filter):
+    """For gRPC's own log, which tells with a traceback what a client made it raise: a request that is no message, or an
+    answer that could not be sent because the client is gone. The status of the call says it to whom it concerns."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging.Filter."""
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        return not isinstance(error, DecodeError | grpc.aio.InternalError)
+
+
+QUIET = ClientsFault()
+"""The one filter; adding it to a logger twice does nothing."""
 
 
 Service = TypeVar("Service")

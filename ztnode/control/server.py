@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import socket
 import ssl
@@ -25,11 +26,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ztclient import discovery
+from ztnode.control.errors import QUIET
 from ztnode.control.node_service import NodeService
 from ztnode.control.token import TOKEN_NAME, TokenInterceptor, load_or_create
 from ztnode.node.api import NodeApi
 from ztnode.v1 import node_pb2
 from ztnode.v1 import node_pb2_grpc as rpc
+
+GRPC_LOGGER = "grpc._cython.cygrpc"
 
 _MIB = 1024 * 1024
 
@@ -99,6 +103,7 @@ class ControlServer:
 
     async def start(self) -> None:
         """Bind and serve. Raises OSError or ValueError with one line for a person; nothing is left bound then."""
+        logging.getLogger(GRPC_LOGGER).addFilter(QUIET)
         try:
             await self._start_unix(discovery.socket_path(self._state))
             if self._tcp is not None:

@@ -365,3 +365,46 @@ def test_a_reset_is_told_as_one_whatever_the_client_does_then(
             list(call)
         ended.set()
     assert ending(caught.value)[::2] == (grpc.StatusCode.ABORTED, "ECONNRESET")
+
+
+def test_a_request_that_is_no_message_is_not_told_in_the_log(
+    channel: grpc.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("Join", "WatchNetworks"):
+        with pytest.raises(grpc.RpcError):
+            channel.unary_unary(f"/ztnode.v1.NodeService/{name}")(b"\xff" * 100, timeout=5)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(channel.stream_stream("/ztnode.v1.NodeService/Stream")(iter([b"\xff" * 100]), timeout=5))
+    assert ending(caught.value)[0] is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(grpc.RpcError):
+        reflect = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        list(reflect(iter([b"\xff" * 100]), timeout=5))
+    assert not caplog.records
+
+
+def test_a_client_that_goes_in_the_middle_of_an_answer_is_not_told_in_the_log(
+    running_node: RunningNode, stub: rpc.NodeServiceStub, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Event()
+
+    def endless(connected: socket.socket) -> None:
+        try:
+            while True:
+                connected.sendall(bytes(100_000))
+        except OSError:
+            ended.set()
+
+    def requests() -> Iterator[pb.StreamRequest]:
+        yield pb.StreamRequest(dial=pb.DialRequest(ip=HOST, port=7))
+        ended.wait(5)
+
+    for _ in range(20):
+        ended.clear()
+        with peer(endless) as real:
+            running_node.serve(HOST, 7, real)
+            call = stub.Stream(requests())
+            for _message in range(3):
+                next(call)
+            call.cancel()
+            assert ended.wait(5), "the connection was not reset"
+    assert not caplog.records
