@@ -36,7 +36,8 @@ class TcpConfig:
     an owner there is no limit (RFC 1122 section 4.2.2.17); this one has nobody left who could give it up. The kernel
     bounds it likewise (`tcp_orphan_retries`)."""
     orphans_max: int = 4096
-    """Closed by their owners and not over yet; one more is reset, as with the kernel's `tcp_max_orphans`."""
+    """Connections closed by their owners whose data the peer does not have yet: one more is reset, as with the kernel's
+    `tcp_max_orphans`. As many again may wait in FIN-WAIT-2: there the oldest goes, which loses nothing."""
     time_wait: float = 60.0
     time_wait_max: int = 16384
     """Bound of the TIME-WAIT table; the oldest goes first."""

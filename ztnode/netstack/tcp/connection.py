@@ -254,7 +254,7 @@ class TcpConnection:
         if self.state is State.SYN_SENT or self.rcv.queue.size or self.rcv.reassembly:
             self.abort()
             return
-        if not self.layer.adopt_orphan(self):
+        if self.state is not State.FIN_WAIT_2 and not self.layer.adopt_orphan(self):
             self.abort()
             return
         self.orphaned = True

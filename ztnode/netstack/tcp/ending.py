@@ -65,6 +65,7 @@ def watch_fin_wait_2(connection: TcpConnection) -> None:
     """Nobody reads any more: do not wait for the peer's FIN for ever, whatever else it says."""
     if connection.orphaned and connection.state is State.FIN_WAIT_2:
         connection.state_timer_at = None  # `output.flush`, which knows the time, sets it
+        connection.layer.orphan_waits_for_fin(connection)
         connection.layer.want_flush(connection)
 
 

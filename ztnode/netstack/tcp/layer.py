@@ -45,7 +45,9 @@ class TcpLayer:
         self._tables: dict[int, dict[ConnectionKey, TcpConnection]] = {}
         self._listeners: dict[int, list[TcpListener]] = {}
         self.orphans: set[TcpConnection] = set()
-        """Closed by their owners, not over yet."""
+        """Closed by their owners, with something for the peer still to acknowledge."""
+        self.orphans_in_fin_wait_2: dict[TcpConnection, None] = {}
+        """Those that wait for the peer's FIN alone, oldest first."""
         self._time_wait = TimeWaitTable(self.config.time_wait, self.config.time_wait_max)
         self._time_wait_recent = 0.0
         self._heap: list[tuple[float, int, TcpConnection]] = []
@@ -447,6 +449,7 @@ class TcpLayer:
         """The connection is closed."""
         connection.deadline_pushed = None
         self.orphans.discard(connection)
+        self.orphans_in_fin_wait_2.pop(connection, None)
         table = self._tables.get(connection.flow.port_index)
         if table is not None and table.get(connection.key) is connection:
             del table[connection.key]
@@ -458,6 +461,15 @@ class TcpLayer:
             return False
         self.orphans.add(connection)
         return True
+
+    def orphan_waits_for_fin(self, connection: TcpConnection) -> None:
+        """An orphan entered FIN-WAIT-2; the one that has waited longest makes room for it."""
+        self.orphans.discard(connection)
+        waiting = self.orphans_in_fin_wait_2
+        waiting[connection] = None
+        if len(waiting) > self.config.orphans_max:
+            self.count("fin_wait_2_full")
+            ending.finish(next(iter(waiting)), None)
 
     def enter_time_wait(self, connection: TcpConnection) -> None:
         """Both directions are closed: a small record takes over."""

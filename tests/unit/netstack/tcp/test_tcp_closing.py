@@ -206,25 +206,48 @@ def test_orphans_are_limited_in_number() -> None:
     assert again.state is State.FIN_WAIT_1
 
 
+def test_orphans_that_only_wait_for_a_fin_make_room_for_each_other() -> None:
+    """A server that closes first, towards clients that never close: no response is cut short for their sake."""
+    s = Script(TcpConfig(orphans_max=3))
+    connections = []
+    for _ in range(5):
+        c = s.established()
+        c.write(b"x" * 100)
+        c.close()
+        s.sent()
+        s.say(ACK, 1, 102)
+        connections.append(c)
+        s.peer_port += 1
+    assert [c.state is State.CLOSED for c in connections] == [True, True, False, False, False]
+    assert all(c.error is None for c in connections)
+    assert not s.layer.orphans
+    s.wait(61.0)
+    assert not s.layer.orphans_in_fin_wait_2
+    assert s.layer.next_timer() is None
+
+
 def test_no_end_of_a_connection_leaves_an_orphan_counted() -> None:
     s = Script()
     ends = []
-    for end in ("reset", "abort", "time-wait", "port gone"):
+    for end in ("reset", "abort", "time-wait", "time-wait through fin-wait-2", "port gone"):
         c = s.established()
         c.close()
         s.sent()
+        if end == "time-wait through fin-wait-2":
+            s.say(ACK, 1, 2)
+            assert list(s.layer.orphans_in_fin_wait_2) == [c]
         if end == "reset":
             s.say(RST, 1)
         elif end == "abort":
             c.abort()
-        elif end == "time-wait":
+        elif end.startswith("time-wait"):
             s.say(FIN | ACK, 1, 2)
         else:
             s.layer.port_removed(s.port_index, s.now)
         assert c.closed, end
-        ends.append(len(s.layer.orphans))
+        ends.append(len(s.layer.orphans) + len(s.layer.orphans_in_fin_wait_2))
         s.peer_port += 1
-    assert ends == [0, 0, 0, 0]
+    assert ends == [0, 0, 0, 0, 0]
 
 
 def test_an_orphan_in_fin_wait_2_is_kept_by_nothing_the_peer_says() -> None:
