@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ztnode.vl1.node import Message, Vl1
 from ztnode.vl2.switch import Vl2
+from ztnode.wire import c25519
 from ztnode.wire.config_chunk import split_config
 from ztnode.wire.config_request import ConfigRequest
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
+from ztnode.wire.hello import Hello, Version, WorldVersion, build_hello
 from ztnode.wire.identity import Identity
-from ztnode.wire.packet import VERB_NETWORK_CONFIG_REQUEST
+from ztnode.wire.keys import PeerKeys
+from ztnode.wire.packet import CIPHER_POLY1305_NONE, VERB_NETWORK_CONFIG_REQUEST
 from ztnode.wire.world import World
 
 PACE_BYTES = 200_000
@@ -155,3 +158,20 @@ def throw(sender: socket.socket, datagrams: Iterable[bytes], endpoint: Endpoint 
         if volume > PACE_BYTES:
             time.sleep(PACE_SECONDS)
             volume = 0
+
+
+def made_up(count: int, first: int = 0x2000000000) -> list[Identity]:
+    """Identities with good keys and addresses that do not belong to them."""
+    secrets = [os.urandom(c25519.SECRET_LENGTH) for _ in range(count)]
+    return [Identity(first + number, c25519.derive_public(secret), secret) for number, secret in enumerate(secrets)]
+
+
+def hello(sender: Identity, receiver: Identity) -> bytes:
+    """A HELLO whose MAC is right."""
+    keys = PeerKeys(sender.agree(receiver))
+    number = int.from_bytes(os.urandom(8), "big")
+    content = Hello(
+        12, Version(1, 14, 1), time.time_ns() // 1_000_000, sender.without_secret(), None, WorldVersion(0, 0)
+    )
+    plaintext = build_hello(content, number, keys)
+    return keys.seal(number, receiver.address, sender.address, (plaintext,), CIPHER_POLY1305_NONE)

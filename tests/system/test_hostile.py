@@ -23,18 +23,17 @@ from pathlib import Path
 import grpc
 import pytest
 from conftest import PORT, Overlay, content, ipv4
-from rogue import Rogue, throw
+from rogue import Rogue, hello, made_up, throw
 
 import ztclient
 from ztnode.embedded import Member
 from ztnode.node.identity_pool import generate_identity
 from ztnode.v1 import node_pb2 as pb
 from ztnode.v1 import node_pb2_grpc as rpc
-from ztnode.wire import c25519, checksum, packet
+from ztnode.wire import checksum, packet
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.config_chunk import ConfigChunk, split_config
 from ztnode.wire.frame import EXT_FRAME_HEADER, FRAME_HEADER
-from ztnode.wire.hello import Hello, Version, WorldVersion, build_hello
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.mac import mac_of
@@ -49,7 +48,7 @@ from ztnode.wire.multicast import (
 )
 from ztnode.wire.network_config import NetworkConfig, NetworkType, Route
 from ztnode.wire.network_credentials import NetworkCredentials
-from ztnode.wire.packet import CIPHER_AES_GMAC_SIV, CIPHER_POLY1305_NONE
+from ztnode.wire.packet import CIPHER_AES_GMAC_SIV
 from ztnode.wire.rules import Forward, Rule, RuleType
 
 RSS_GROWTH = 48 << 20
@@ -208,24 +207,6 @@ def test_damaged_and_replayed_copies_of_real_packets(overlay: Overlay, rogue: Ro
             for reason in ("forged", "malformed"):
                 assert after.get(f"vl1.drop_{reason}", 0) > before.get(f"vl1.drop_{reason}", 0), reason
             assert after["vl1.drop_duplicate"] > before.get("vl1.drop_duplicate", 0)
-
-
-def made_up(count: int) -> list[Identity]:
-    """Identities with good keys and addresses that do not belong to them."""
-    secrets = [os.urandom(c25519.SECRET_LENGTH) for _ in range(count)]
-    return [
-        Identity(0x2000000000 + number, c25519.derive_public(secret), secret) for number, secret in enumerate(secrets)
-    ]
-
-
-def hello(sender: Identity, receiver: Identity) -> bytes:
-    keys = PeerKeys(sender.agree(receiver))
-    number = int.from_bytes(os.urandom(8), "big")
-    content = Hello(
-        12, Version(1, 14, 1), time.time_ns() // 1_000_000, sender.without_secret(), None, WorldVersion(0, 0)
-    )
-    plaintext = build_hello(content, number, keys)
-    return keys.seal(number, receiver.address, sender.address, (plaintext,), CIPHER_POLY1305_NONE)
 
 
 def test_a_flood_of_made_up_identities(overlay: Overlay, stranger: socket.socket) -> None:
