@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from ztnode.hookspecs import StateStore, hookimpl
 
 LOCK = ".ztnode.lock"
+SCRATCH_PREFIX, SCRATCH_SUFFIX = ".", ".new"
+"""Of the files that are written beside and then renamed; no key begins with a dot."""
 MAX_VALUE_BYTES = 1 << 20
 """No file of a ZeroTier home that we read is near this; a larger one is damage, not state."""
 
@@ -40,6 +42,7 @@ class FileStore:
             raise OSError(
                 error.errno, "in use by another node; stop that one or give another --state", str(root)
             ) from None
+        self._remove_scratch()
 
     def read(self, key: str) -> bytes | None:
         """See StateStore. Raises OSError also for a file that is too large to be state."""
@@ -59,7 +62,7 @@ class FileStore:
         path = self._root / check_key(key)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # mkstemp makes the file 0600, so that a secret is at no moment readable by others.
-        fd, temporary = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
+        fd, temporary = tempfile.mkstemp(prefix=SCRATCH_PREFIX, suffix=SCRATCH_SUFFIX, dir=path.parent)
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(value)
@@ -90,6 +93,12 @@ class FileStore:
     def close(self) -> None:
         """Give the lock back."""
         os.close(self._lock)
+
+    def _remove_scratch(self) -> None:
+        """Remove what writers that were killed had begun. Nobody else writes here: we hold the lock."""
+        for path in self._root.rglob(f"{SCRATCH_PREFIX}*{SCRATCH_SUFFIX}"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     @staticmethod
     def _sync(directory: Path) -> None:
