@@ -30,6 +30,7 @@ from ztnode.node.api import (
 )
 from ztnode.node.home import NO_CONFIG, Home
 from ztnode.node.identity_pool import generate_identity
+from ztnode.node.keeping import Complaints, Documents
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.watch import Watchers
 from ztnode.vl1.config import Vl1Config
@@ -97,6 +98,8 @@ class Node:
         self._nwid_of: dict[int, int] = {}
         self._next_index = 0
         self._watchers = Watchers()
+        self._complaints = Complaints()
+        self._documents = Documents(home, self._complaints)
         self._checker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ztnode-identity")
         self._send_drops = 0
         self._closed = False
@@ -187,6 +190,8 @@ class Node:
             self.administration.close()
         await self._supervisor.stop()
         await self._transport.close()
+        # Python waits at its end for everything that is still queued.
+        self._checker.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._home.close)
 
     # The hot path: a batch in, a batch out
@@ -238,11 +243,7 @@ class Node:
     def _flush(self, now: float) -> None:
         if self.controller is not None:
             # An address that was promised must not be forgotten: on the disk first, then on the wire.
-            for write in [self._home.keep_document(*change) for change in self.controller.changed_documents()]:
-                try:
-                    write.result()
-                except OSError as error:
-                    log.error("cannot keep what the controller decided, a restart will not know it: %s", error)
+            self._documents.keep(self.controller.changed_documents())
         send = self._transport.send
         for endpoint, datagrams in self._vl1.to_send(now):
             self._send_drops += send(endpoint, datagrams)
@@ -318,7 +319,7 @@ class Node:
 
         def done(future: asyncio.Future[None]) -> None:
             if not future.cancelled() and (error := future.exception()) is not None:
-                log.error("cannot keep %s: %s", what, plugins.describe(error))
+                self._complaints.tell(f"cannot keep {what}", error)
 
         asyncio.wrap_future(write, loop=self._loop).add_done_callback(done)
 
