@@ -5,9 +5,16 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+
 
 def main() -> NoReturn:
     """The console script. Ends the process: 0 done, 1 an error in one line, 2 bad usage, 130 Ctrl-C."""
-    from ztnode.cli.app import run
+    try:
+        from ztnode.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules were still being read, or an error was being told
+        code = INTERRUPTED
+    sys.exit(code)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from ztnode import __version__
+from ztnode.cli import INTERRUPTED
 from ztnode.cli.common import describe, example
 
 COMMANDS = {
@@ -32,8 +33,6 @@ COMMANDS = {
 }
 """Name of each command, and where it is: imported when it is needed."""
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 PIPE_CLOSED = 141
 """Exit code when the reader of our output went away: 128 and the number of SIGPIPE."""
 

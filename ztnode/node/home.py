@@ -129,7 +129,7 @@ class Home:
     def port(self) -> list[int]:
         """The UDP port of the last run; empty if none is kept."""
         data = self._store.read(PORT) or b""
-        return [int(data)] if data.isdigit() and 0 < int(data) < 65536 else []
+        return [int(data)] if len(data) <= 5 and data.isdigit() and 0 < int(data) < 65536 else []
 
     def keep_port(self, port: int) -> Future[None]:
         """The UDP port of this run."""
