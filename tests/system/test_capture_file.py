@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PORT, Overlay, content
+from harness import PORT, Overlay, content
 
 import ztclient
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import random
 import socket
@@ -22,12 +23,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import PORT, Overlay, content, ipv4
+from harness import PORT, Overlay, content, ipv4
 from rogue import Rogue, hello, made_up, throw
 
 import ztclient
 from ztnode.embedded import Member
-from ztnode.node.identity_pool import generate_identity
 from ztnode.v1 import node_pb2 as pb
 from ztnode.v1 import node_pb2_grpc as rpc
 from ztnode.wire import checksum, packet
@@ -51,6 +51,10 @@ from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import CIPHER_AES_GMAC_SIV
 from ztnode.wire.rules import Forward, Rule, RuleType
 
+IDENTITY = json.loads((Path(__file__).parents[1] / "vectors/vl1/identities.json").read_text())["identities"][1][
+    "secret"
+]
+"""Of the rogue; zerotier-idtool made it."""
 RSS_GROWTH = 48 << 20
 """Bytes that a process may have gained: the tables that fill are bounded, and their bounds add up to less."""
 LOG_LINES = 20
@@ -130,7 +134,7 @@ def address(member: Member) -> int:
 @pytest.fixture(scope="module")
 def rogue(overlay: Overlay) -> Iterator[Rogue]:
     """A member of the network with a direct path to both members."""
-    made = Rogue(generate_identity(), overlay.network.planet.read_bytes())
+    made = Rogue(Identity.from_text(IDENTITY), overlay.network.planet.read_bytes())
     assert made.join(int(overlay.nwid, 16))
     for member in (overlay.alpha, overlay.beta):
         assert made.reach(address(member))

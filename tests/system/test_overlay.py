@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import JOIN_TIMEOUT, PORT, Overlay, content, ipv4
+from harness import JOIN_TIMEOUT, PORT, Overlay, content, ipv4
 
 import ztclient
 from ztnode.embedded import EmbeddedNetwork, Member

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from conftest import Overlay, ipv4
+from harness import Overlay, ipv4
 
 from ztnode.embedded import Member
 from ztnode.wire.world import World

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import PORT, Overlay, content, ipv4
+from harness import PORT, Overlay, content, ipv4
 from rogue import hello, made_up
 
 import ztclient

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import PORT, Handler, Overlay, content, ipv4
+from harness import PORT, Handler, Overlay, content, ipv4
 
 import ztclient
 from ztnode.embedded import Member

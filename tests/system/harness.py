@@ -1,0 +1,62 @@
+"""What the system tests share: a network's parts, and content whose damage shows."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+from dataclasses import dataclass
+
+from ztnode.embedded import EmbeddedNetwork, Member
+
+PORT = 5380
+JOIN_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """Two members of one network: ``alpha`` serves HTTP at ``ip``, ``beta`` is the one to dial from."""
+
+    network: EmbeddedNetwork
+    nwid: str
+    alpha: Member
+    beta: Member
+    ip: str
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """GET /N answers N bytes; PUT answers the body's SHA-256."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = content(int(self.path.strip("/") or 0))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_PUT(self) -> None:
+        digest, left = hashlib.sha256(), int(self.headers["Content-Length"])
+        while left and (part := self.rfile.read1(left)):
+            digest.update(part)
+            left -= len(part)
+        body = digest.hexdigest().encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def content(size: int) -> bytes:
+    """The body of GET /size: no two blocks alike, so that a lost or doubled one shows."""
+    blocks = (hashlib.sha256(index.to_bytes(8, "big")).digest() * 128 for index in range(-(-size // 4096)))
+    return b"".join(blocks)[:size]
+
+
+def ipv4(member: Member, nwid: str) -> str:
+    """The member's managed IPv4 address, joining if need be."""
+    addresses = member.node.join(nwid, JOIN_TIMEOUT).addresses
+    return next(address.partition("/")[0] for address in addresses if ":" not in address)
