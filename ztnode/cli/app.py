@@ -12,7 +12,7 @@ import click
 
 from ztnode import __version__
 from ztnode.cli import INTERRUPTED
-from ztnode.cli.common import describe, example
+from ztnode.cli.common import describe, example, printable
 
 COMMANDS = {
     "serve": "ztnode.cli.serve:serve",
@@ -130,7 +130,7 @@ def _report(error: BaseException) -> int:
 
 
 def _sentence(text: str) -> str:
-    return " ".join(text.split()).removesuffix(".")
+    return printable(" ".join(text.split())).removesuffix(".")
 
 
 def _complain(line: str) -> None:

@@ -17,6 +17,7 @@ import dataclasses
 import enum
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -67,12 +68,19 @@ class NetworkId(Parameter[str]):
 
 
 class Seconds(click.FloatRange):
-    """A time in seconds, more than 0."""
+    """A time in seconds, more than 0, at most a year: what is called for ever still fits the system's timers."""
 
     name = "number of seconds"
 
     def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
+        super().__init__(min=0, min_open=True, max=365 * 86400)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See click.ParamType. Not a number is neither below a bound nor above."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return number
 
 
 NWID = NetworkId()
@@ -144,6 +152,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
+def printable(text: str) -> str:
+    """Text of others, such as the name that a controller gave its network, for a terminal: on one line, and without
+    characters that would command the terminal or hide others."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Print rows under headings, as wide as they need to be; ``empty`` goes to stderr when there are none."""
     from rich.box import SIMPLE_HEAD
@@ -155,7 +169,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=not sys.stdout.isatty())
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     if not table.row_count:
         click.echo(empty, err=True)
         return
@@ -169,7 +183,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     """Print names and values, one pair a line; pairs without a value are left out."""
-    known = [(name, str(value)) for name, value in fields if value not in (None, "", ())]
+    known = [(name, printable(str(value))) for name, value in fields if value not in (None, "", ())]
     width = max((len(name) for name, _ in known), default=0)
     for name, value in known:
         click.echo(f"{name:<{width}}  {value}")
@@ -179,7 +193,7 @@ class Progress:
     """Says on stderr what is waited for: a spinner on a terminal, else a line for each new text."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self._text = printable(text)
         self._status: Status | None = None
 
     def __enter__(self) -> Progress:
@@ -194,6 +208,7 @@ class Progress:
 
     def update(self, text: str) -> None:
         """Say something else from now on."""
+        text = printable(text)
         if text == self._text:
             return
         self._text = text
@@ -248,7 +263,7 @@ def describe(error: BaseException) -> str:
         text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     else:
         text = str(error) or type(error).__name__
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def standard_output() -> IO[bytes]:
