@@ -585,8 +585,8 @@ def bad_configs(nwid: int, member: int, rogue: Identity) -> list[bytes]:
     for key in keys:
         for value in (b"", b"\xff" * 300, source.randbytes(40).replace(b"\0", b""), b"-1", b"f" * 400):
             escaped = value.replace(b"\\", b"").replace(b"=", b"").replace(b"\n", b"").replace(b"\r", b"")
-            encoded.append(key.encode() + b"=" + escaped + b"\n" + encoded[3])
-    encoded += [b"", b"\0", b"=", b"\n" * 1000, source.randbytes(5000), encoded[3] + b"\nx=" + b"y" * 300_000]
+            encoded.append(key.encode() + b"=" + escaped + b"\n" + encoded[4])
+    encoded += [b"", b"\0", b"=", b"\n" * 1000, source.randbytes(5000), encoded[4] + b"\nx=" + b"y" * 300_000]
     return encoded
 
 
