@@ -76,14 +76,29 @@ def command(state: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "ztnode", "serve", "--unlisted", "--port", "0", "--state", str(state), *arguments]
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def none_left_behind() -> Iterator[None]:
+    """Whatever a test finds wrong, no node of its own goes on after it."""
+    yield
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def run(whole: Sequence[str]) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(whole, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+    _started.append(process)
+    return process
+
+
 def start(state: Path, *arguments: str, wrap: Sequence[str] = ()) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*wrap, *command(state, *arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return run([*wrap, *command(state, *arguments)])
 
 
 def wait_ready(process: subprocess.Popen[str], state: Path, seconds: float = 20.0) -> ztclient.Node:
@@ -220,13 +235,7 @@ def test_damaged_state_is_named_in_one_line_and_left_alone(
 @pytest.mark.parametrize("kept", [b"", b"x", b"9" * 10_000, b"99999", b"-1"])
 def test_a_damaged_port_is_no_reason_to_stay_down(state: Path, planet: Path, kept: bytes) -> None:
     (state / "zerotier/zerotier-one.port").write_bytes(kept)
-    process = subprocess.Popen(
-        [*(each for each in command(state, "--planet", str(planet)) if each not in ("--port", "0"))],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = run([each for each in command(state, "--planet", str(planet)) if each not in ("--port", "0")])
     try:
         wait_ready(process, state)
     finally:
@@ -423,9 +432,7 @@ def test_a_signal_ends_a_node_at_any_moment_of_its_start(
         own = tmp_path / f"{delay}"
         shutil.copytree(state, own)
         arguments = command(own, "--planet", str(planet), "--workers", "2")[3:]
-        process = subprocess.Popen(
-            [sys.executable, "-c", begin, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        process = run([sys.executable, "-c", begin, *arguments])
         assert process.stdout is not None and process.stdout.readline() == "begun\n"
         time.sleep(delay)
         code, err = ends(process, number)
