@@ -123,10 +123,11 @@ def test_port_unreachable_reaches_our_socket(net: Harness, version: int) -> None
 
 
 @VERSIONS
-def test_port_unreachable_reaches_the_kernel(net: Harness, version: int) -> None:
+@pytest.mark.parametrize("size", [8, 5000], ids=["whole", "fragmented"])
+def test_port_unreachable_reaches_the_kernel(net: Harness, version: int, size: int) -> None:
     theirs = kernel_socket(net, version, socket.SOCK_DGRAM)
     theirs.connect((OURS[version], 5001))
-    theirs.send(b"anybody?")
+    theirs.send(bytes(size))
     with pytest.raises(ConnectionRefusedError):
         receive(net, theirs)
     theirs.close()

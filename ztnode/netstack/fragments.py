@@ -26,7 +26,7 @@ class _Datagram:
     """Known once the last fragment is here."""
     received: int = 0
     first_header: bytes = b""
-    """Start of the packet that held the first fragment, for a time-exceeded error."""
+    """Start of the packet that held the first fragment: what an ICMP error about the datagram quotes."""
     protocol: int = 0
     dead: bool = False
     """Overlapped: everything that still comes for it is dropped until the time is over."""
@@ -54,8 +54,9 @@ class Reassembler:
 
     def add(
         self, key: Key, offset: int, more: bool, protocol: int, payload: memoryview, packet: memoryview, now: float
-    ) -> tuple[int, bytes] | None:
-        """Take a fragment; (upper-layer protocol, payload) when the datagram is whole.
+    ) -> tuple[int, bytes, bytes] | None:
+        """Take a fragment; (upper-layer protocol, payload, start of the first fragment's packet) when the datagram is
+        whole.
 
         ``packet`` is the IP packet that the fragment came in. Fragments whose length is not a multiple of eight where
         more follow, that are empty, or that reach beyond 65,535 bytes are dropped.
@@ -94,7 +95,7 @@ class Reassembler:
             datagram.protocol = protocol
         if datagram.received == datagram.length:  # no overlaps, so the sum says that all is here
             self._remove(key, datagram)
-            return datagram.protocol, b"".join(datagram.pieces)
+            return datagram.protocol, b"".join(datagram.pieces), datagram.first_header
         while self._bytes > self._max_bytes:
             self._evict()
         return None

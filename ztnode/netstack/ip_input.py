@@ -41,7 +41,8 @@ class IpInput:
             )
             if whole is None:
                 return
-            payload = memoryview(whole[1])
+            # An error quotes the first fragment, which has the transport header (RFC 1122 section 3.2.2).
+            payload, packet = memoryview(whole[1]), memoryview(whole[2])
         if protocol == ipv4.PROTOCOL_TCP:
             self._tcp(port, header.source, destination, payload, to_group or link_group)
         elif protocol == ipv4.PROTOCOL_UDP:
@@ -71,9 +72,10 @@ class IpInput:
             port.count("bad_source")
             return
         next_header = header.next_header
+        start = ipv6.HEADER_LENGTH
         # Twice at most: before and after reassembly.
         while True:
-            extensions = self._extensions(port, packet, next_header, payload)
+            extensions = self._extensions(port, packet, next_header, payload, start)
             if extensions is None:
                 return
             fragment = extensions.fragment
@@ -91,20 +93,22 @@ class IpInput:
             )
             if reassembled is None:
                 return
-            next_header, whole = reassembled
+            next_header, whole, first = reassembled
             if next_header == ipv6.NEXT_FRAGMENT:
                 port.count("bad_fragment")  # a fragment of a fragment
                 return
-            payload = memoryview(whole)
+            # Errors quote the first fragment; what stands before the payload is the same in all (RFC 8200 section 4.5).
+            start = ipv6.HEADER_LENGTH + header.payload_length - len(extensions.payload)
+            payload, packet = memoryview(whole), memoryview(first)
         self._ipv6_upper(port, packet, header, extensions, to_group or link_group)
 
     def _extensions(
-        self, port: Port, packet: memoryview, next_header: int, payload: memoryview
+        self, port: Port, packet: memoryview, next_header: int, payload: memoryview, start: int
     ) -> ipv6.Extensions | None:
         """The end of the header chain; None when the packet was dropped."""
         error = self._stack.icmp.send_error
         try:
-            extensions = ipv6.parse_extensions(next_header, payload)
+            extensions = ipv6.parse_extensions(next_header, payload, start)
         except ipv6.UnrecognisedOption as problem:
             port.count("bad_ip")
             if problem.report:

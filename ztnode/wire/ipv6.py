@@ -114,15 +114,17 @@ def build(header: Header) -> bytes:
     )
 
 
-def parse_extensions(next_header: int, payload: memoryview) -> Extensions:
-    """Walk the extension headers after the fixed header. ``payload`` is what ``parse`` gave.
+def parse_extensions(next_header: int, payload: memoryview, start: int = HEADER_LENGTH) -> Extensions:
+    """Walk the extension headers after the fixed header. ``payload`` is what ``parse`` gave, or what was reassembled
+    from fragments; that began at the offset ``start`` of the first fragment's packet.
 
     A fragment header with offset 0 and no more fragments is an atomic fragment and is stepped over (RFC 6946).
     Raises WireError when a header is cut off, stands where it must not, or there are too many; UnrecognisedOption
     for an option that demands it.
     """
     position = 0
-    field = 6  # of the next-header byte, from the start of the fixed header
+    # Of the next-header byte, from the start of the packet: in the fixed header or the fragment header.
+    field = 6 if start == HEADER_LENGTH else start - FRAGMENT_LENGTH
     segments_left = routing_field = 0
     for count in range(MAX_EXTENSION_HEADERS + 1):
         if next_header == NEXT_FRAGMENT:
@@ -133,7 +135,7 @@ def parse_extensions(next_header: int, payload: memoryview) -> Extensions:
                 fragment = Fragment(protocol, offset & 0xFFF8, bool(offset & 1), identification)
                 return Extensions(
                     protocol,
-                    HEADER_LENGTH + position,
+                    start + position,
                     payload[position + FRAGMENT_LENGTH :],
                     fragment,
                     segments_left,
@@ -151,12 +153,12 @@ def parse_extensions(next_header: int, payload: memoryview) -> Extensions:
                 raise WireError("IPv6 extension header cut off")
             if next_header == NEXT_ROUTING:
                 segments_left = payload[position + 3]
-                routing_field = HEADER_LENGTH + position + 2
+                routing_field = start + position + 2
             else:
-                _check_options(payload[position : position + length], HEADER_LENGTH + position)
+                _check_options(payload[position : position + length], start + position)
         else:
             return Extensions(next_header, field, payload[position:], None, segments_left, routing_field)
-        field = HEADER_LENGTH + position
+        field = start + position
         next_header = protocol
         position += length
     raise WireError("IPv6 extension header chain too long")

@@ -407,6 +407,55 @@ def test_errors_that_we_owe(frame: memoryview, kind: int, code: int, word: int) 
         assert message6.body == frame[14:]
 
 
+TO_NOBODY = udp.build(1, 2, bytes(16), checksum.pseudo_sum(packed(B6), packed(A6), 17)) + bytes(16)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(
+    ("protocol", "payload", "kind", "code", "word"),
+    [
+        (17, TO_NOBODY, icmpv6.UNREACHABLE, icmpv6.PORT_UNREACHABLE, 0),
+        (200, bytes(24), icmpv6.PARAMETER_PROBLEM, icmpv6.UNRECOGNISED_NEXT_HEADER, 40),
+        (60, b"\xc8" + bytes(23), icmpv6.PARAMETER_PROBLEM, icmpv6.UNRECOGNISED_NEXT_HEADER, 48),
+        (60, b"\x3b\0\xc5\x04" + bytes(20), icmpv6.PARAMETER_PROBLEM, icmpv6.UNRECOGNISED_OPTION, 50),
+        (43, b"\x3b\0\0\x01" + bytes(20), icmpv6.PARAMETER_PROBLEM, icmpv6.ERRONEOUS_FIELD, 50),
+    ],
+)
+def test_errors_about_fragments_quote_the_first(
+    protocol: int, payload: bytes, kind: int, code: int, word: int, backwards: bool
+) -> None:
+    """And their pointers are into that one."""
+    host = stack(1, MAC_A, f"{A6}/64")
+    host.ports[0].neighbours.heard(packed(B6), ethernet.mac_bytes(MAC_B), create=True)
+    fragments = [
+        to_a(ipv6.build_fragment(ipv6.Fragment(protocol, offset, not offset, 9)) + data, ipv6.NEXT_FRAGMENT, B6, A6)
+        for offset, data in ((0, payload[:8]), (8, payload[8:]))
+    ]
+    host.receive(0, fragments[::-1] if backwards else fragments, 0.0)
+    ((_, parts),) = host.to_send(0.0)
+    message = icmpv6.parse(b"".join(parts)[54:], checksum.pseudo_sum(packed(A6), packed(B6), 58))
+    assert (message.kind, message.code, message.word) == (kind, code, word)
+    assert message.body == fragments[0][14:]
+
+
+@pytest.mark.parametrize("protocol", [17, 200])
+def test_errors_about_ipv4_fragments_quote_the_first(protocol: int) -> None:
+    host = stack(1, MAC_A, f"{A4}/24")
+    host.ports[0].neighbours.heard(packed(B4), ethernet.mac_bytes(MAC_B), create=True)
+    link = ethernet.build(ethernet.mac_bytes(MAC_A), ethernet.mac_bytes(MAC_B), ethernet.TYPE_IPV4)
+    payload = udp.HEADER.pack(1, 2, 24, 0) + bytes(16)
+    fragments = []
+    for fragment, data in ((ipv4.MORE_FRAGMENTS, payload[:8]), (1, payload[8:])):
+        header = ipv4.Header(packed(B4), packed(A4), protocol, len(data), identification=9, fragment=fragment)
+        fragments.append(memoryview(link + ipv4.build(header) + data))
+    host.receive(0, fragments, 0.0)
+    ((_, parts),) = host.to_send(0.0)
+    message = icmp.parse(b"".join(parts)[34:])
+    code = icmp.PORT_UNREACHABLE if protocol == 17 else icmp.PROTOCOL_UNREACHABLE
+    assert (message.kind, message.code) == (icmp.UNREACHABLE, code)
+    assert message.body == fragments[0][14:]
+
+
 def test_reassembly_timeout_is_reported() -> None:
     host = stack(1, MAC_A, f"{A4}/24")
     host.ports[0].neighbours.heard(packed(B4), ethernet.mac_bytes(MAC_B), create=True)

@@ -135,8 +135,9 @@ def reassembler(max_bytes: int = 1 << 20, max_datagrams: int = 8, max_fragments:
     return Reassembler(max_bytes=max_bytes, max_datagrams=max_datagrams, max_fragments=max_fragments, timeout=30)
 
 
-def add(table: Reassembler, offset: int, data: bytes, more: bool, key: object = KEY) -> tuple[int, bytes] | None:
-    return table.add(key, offset, more, 17, memoryview(data), memoryview(b"packet"), 0.0)  # type: ignore[arg-type]
+def add(table: Reassembler, offset: int, data: bytes, more: bool, key: object = KEY) -> tuple[int, bytes, bytes] | None:
+    packet = memoryview(b"another" if offset else b"packet")
+    return table.add(key, offset, more, 17, memoryview(data), packet, 0.0)  # type: ignore[arg-type]
 
 
 @given(
@@ -154,7 +155,7 @@ def test_any_order_and_duplicates_give_the_datagram(data: bytes, cuts: list[int]
     table = reassembler()
     for piece in others:
         assert add(table, *piece) is None
-    assert add(table, *last) == (17, data)
+    assert add(table, *last) == (17, data, b"packet")
     assert len(table) == 0
     assert table.buffered == 0
 
