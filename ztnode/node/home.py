@@ -8,6 +8,7 @@ brought along and taken away again: ``identity.secret``, ``identity.public``, ``
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -38,11 +39,13 @@ class StateError(Exception):
 
 class Home:
     """Typed access to a state store. Writes happen on one thread of their own, in order: a disk that is slow to flush
-    does not hold up the event loop."""
+    does not hold up the event loop. Of the values of one key that wait for it, the newest alone is written."""
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ztnode-state")
+        self._lock = threading.Lock()
+        self._waiting: dict[str, tuple[bytes | None, Future[None]]] = {}
 
     async def identity(self, generate: Callable[[], Awaitable[Identity]]) -> Identity:
         """This node's identity; made by ``generate`` and kept when there is none. Raises StateError, OSError."""
@@ -157,6 +160,27 @@ class Home:
         self._store.close()
 
     def _put(self, key: str, value: bytes | None) -> Future[None]:
-        if value is None:
-            return self._writer.submit(self._store.delete, key)
-        return self._writer.submit(self._store.write, key, value)
+        with self._lock:
+            if key in self._waiting:
+                _, written = self._waiting[key]
+                self._waiting[key] = value, written
+                return written
+            written = Future()
+            written.set_running_or_notify_cancel()  # so that nobody can cancel what others wait for too
+            self._waiting[key] = value, written
+        self._writer.submit(self._write_next)
+        return written
+
+    def _write_next(self) -> None:
+        with self._lock:
+            key = next(iter(self._waiting))
+            value, written = self._waiting.pop(key)
+        try:
+            if value is None:
+                self._store.delete(key)
+            else:
+                self._store.write(key, value)
+        except BaseException as error:
+            written.set_exception(error)
+        else:
+            written.set_result(None)

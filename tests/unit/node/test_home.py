@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ztnode.node.home import Home, StateError
-from ztnode.plugins.stores import FileStore
+from ztnode.plugins.stores import FileStore, MemoryStore
 from ztnode.wire import c25519
 from ztnode.wire.default_planet import DEFAULT_PLANET
 from ztnode.wire.identity import Identity
@@ -123,3 +125,73 @@ def test_a_damaged_network_is_refused_and_kept(home: Home, tmp_path: Path, damag
     with pytest.raises(StateError, match=r"networks.d/9ad07d01093a69e3.conf .* damaged"):
         home.networks()
     assert (tmp_path / "networks.d/9ad07d01093a69e3.conf").read_bytes() == damaged
+
+
+class SlowStore(MemoryStore):
+    """A store that takes nothing before it is let go, and notes what it took."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy, self.go = threading.Event(), threading.Event()
+        self.taken: list[tuple[str, bytes | None]] = []
+
+    def write(self, key: str, value: bytes) -> None:
+        self._take(key, value)
+
+    def delete(self, key: str) -> None:
+        self._take(key, None)
+
+    def _take(self, key: str, value: bytes | None) -> None:
+        self.busy.set()
+        assert self.go.wait(10)
+        if value == b"bad":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self.taken.append((key, value))
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowStore]:
+    store = SlowStore()
+    yield store
+    store.go.set()
+
+
+def test_what_waits_for_the_disk_is_the_newest_value_of_each_key(slow: SlowStore) -> None:
+    home = Home(slow)
+    first = home.keep_document("first", b"1")
+    assert slow.busy.wait(10)  # this one is being written: what comes now waits
+    writes = [home.keep_document(f"key {number % 3}", b"%d" % number) for number in range(3000)]
+    writes.append(home.keep_document("key 1", None))
+    writes.append(home.keep_document("first", b"2"))
+    assert not any(write.done() for write in writes)
+    slow.go.set()
+    home.close()
+    first.result(0)
+    for write in writes:
+        write.result(0)
+    assert slow.taken == [("first", b"1"), ("key 0", b"2997"), ("key 1", None), ("key 2", b"2999"), ("first", b"2")]
+
+
+def test_who_stops_waiting_takes_no_write_back(slow: SlowStore) -> None:
+    home = Home(slow)
+    home.keep_document("first", b"1")
+    assert slow.busy.wait(10)
+    assert not home.keep_document("key", b"1").cancel()
+    write = home.keep_document("key", b"2")
+    slow.go.set()
+    write.result(10)
+    home.close()
+    assert slow.taken[-1] == ("key", b"2")
+
+
+def test_a_write_that_failed_says_so_to_everyone_who_waits(slow: SlowStore) -> None:
+    home = Home(slow)
+    home.keep_document("first", b"1")
+    assert slow.busy.wait(10)
+    writes = [home.keep_document("key", b"good"), home.keep_document("key", b"bad")]
+    slow.go.set()
+    for write in writes:
+        with pytest.raises(OSError, match="Input/output error"):
+            write.result(10)
+    home.keep_document("key", b"good").result(10)
+    home.close()
