@@ -39,6 +39,8 @@ _STATUS_OF_ERRNO: dict[int, grpc.StatusCode] = {
     errno.ENOBUFS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errno.ENOMEM: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errno.ENOSPC: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errno.EDQUOT: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errno.EROFS: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 

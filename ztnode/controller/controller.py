@@ -108,16 +108,18 @@ class Controller:
         *,
         random: Callable[[int], bytes],
         documents: Mapping[str, bytes] | None = None,
+        commit: Callable[[str, bytes | None], None] | None = None,
         limits: ControllerLimits | None = None,
     ) -> None:
         """``identity`` has its private keys. ``documents``: what the state store has under ``controller.d/network/``,
-        by key. Raises ControllerError that names the key of a document it cannot use: a controller that forgot a
-        member would hand its address to another."""
+        by key. ``commit`` keeps one document (None: deletes it) and returns when that is done; see "Administration".
+        Raises ControllerError that names the key of a document it cannot use: a controller that forgot a member would
+        hand its address to another."""
         self._vl1 = vl1
         self._identity = identity
         self._random = random
         self._limits = limits or ControllerLimits()
-        self._database = Database()
+        self._database = Database(commit)
         self._database.load(documents or {})
         self._contacts: dict[_Key, _Contact] = {}
         # Those who ask for what does not exist or may not get in, with when they were answered last.
@@ -159,7 +161,8 @@ class Controller:
         events, self._events = list(self._events.values()), {}
         return events
 
-    # Administration: raises KeyError for an unknown network or member and ControllerError for a bad setting
+    # Administration: raises KeyError for an unknown network or member, ControllerError for a bad setting, and what
+    # ``commit`` raises; then nothing has changed
 
     def networks(self) -> list[Network]:
         """All networks by id."""
@@ -193,10 +196,11 @@ class Controller:
     def delete_network(self, nwid: int, now: float, wall: int) -> None:
         """Delete the network and all its members; those online are told."""
         self.network(nwid)
-        for address in self._database.addresses(nwid):
+        members = self._database.addresses(nwid)
+        self._database.delete_network(nwid)
+        for address in members:
             self._tell(nwid, address, ERROR_OBJ_NOT_FOUND, now)
             self._contacts.pop((nwid, address), None)
-        self._database.delete_network(nwid)
         for key in [key for key in self._events if key[0] == nwid]:
             del self._events[key]
         self._events[nwid, None] = NetworkChanged(nwid, None)
@@ -246,7 +250,7 @@ class Controller:
             member = replace(member, last_authorized_time=wall, authorized_by="api")
         elif before.authorized and not member.authorized:
             member = replace(member, last_deauthorized_time=wall)
-        member = self._put_member(member, before)
+        member = self._put_member(member, before, asked=True)
         if before.authorized and not member.authorized:
             self._expel(nwid, address, now, wall)
         elif member.authorized and replace(member, revision=before.revision) != before:
@@ -257,7 +261,7 @@ class Controller:
     def delete_member(self, nwid: int, address: int, now: float, wall: int) -> None:
         """Forget a member; its addresses become free. A member that asks again is new."""
         member = self.member(nwid, address)
-        self._database.delete_member(nwid, address)
+        self._database.delete_member(nwid, address, asked=True)
         self._events[nwid, address] = MemberChanged(nwid, address, None)
         if member.authorized:
             self._expel(nwid, address, now, wall)
@@ -311,9 +315,9 @@ class Controller:
         if not member.authorized and not network.private:
             member = replace(member, authorized=True, last_authorized_time=wall, authorized_by="public")
         if not member.authorized:
-            self._put_member(member, before)
+            self._put_member(member, before, asked=False)
             return ERROR_NETWORK_ACCESS_DENIED
-        return self._put_member(self._equip(network, member, new=known is None), before)
+        return self._put_member(self._equip(network, member, new=known is None), before, asked=False)
 
     def _may_ask(self, nwid: int, address: int, now: float) -> bool:
         """The gate that bounds how often one node gets an answer about one network."""
@@ -336,7 +340,7 @@ class Controller:
             pending = set(self._database.pending(network.nwid))
             if len(pending) >= self._limits.max_pending:
                 oldest = min(pending, key=lambda address: self._heard(network.nwid, address))
-                self._database.delete_member(network.nwid, oldest)
+                self._database.delete_member(network.nwid, oldest, asked=False)
                 self._contacts.pop((network.nwid, oldest), None)
                 self._events[network.nwid, oldest] = MemberChanged(network.nwid, oldest, None)
         return self._database.count(network.nwid) < self._limits.max_members
@@ -386,8 +390,8 @@ class Controller:
             self._drain(now, wall)
         return saved
 
-    def _put_member(self, member: Member, before: Member) -> Member:
-        saved = self._database.put_member(member)
+    def _put_member(self, member: Member, before: Member, *, asked: bool) -> Member:
+        saved = self._database.put_member(member, asked=asked)
         if saved is not member:
             self._events[saved.nwid, saved.address] = MemberChanged(saved.nwid, saved.address, saved)
             # Who bridges stands in everybody's configuration.
@@ -445,7 +449,7 @@ class Controller:
             return False
         if not before.authorized or not self._is_online(nwid, address, now):
             return False
-        member = self._put_member(self._equip(network, before, new=False), before)
+        member = self._put_member(self._equip(network, before, new=False), before, asked=False)
         for chunk in self._chunks(member, wall):
             self._vl1.send(address, VERB_NETWORK_CONFIG, chunk, now, compress=True)
         self.counters["configurations_pushed"] += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ztnode.controller.documents import (
@@ -39,7 +39,10 @@ class _Entry:
 class Database:
     """Every change goes through ``put_…`` and ``delete_…``, which keep the look-ups and the unsaved documents right."""
 
-    def __init__(self) -> None:
+    def __init__(self, commit: Callable[[str, bytes | None], None] | None = None) -> None:
+        """``commit`` keeps a document (None: deletes it) before a change that an administrator asked for takes effect;
+        the change does not happen if it raises. None: such documents are among the unsaved, like all others."""
+        self._commit = commit
         self._entries: dict[int, _Entry] = {}
         self._unsaved: dict[str, bytes | None] = {}
 
@@ -61,7 +64,9 @@ class Database:
         for key, nwid, address in members:
             entry = self._entries.get(nwid)
             if entry is None:
-                continue  # left over from a network whose deletion was interrupted
+                # Left over from a deletion that was interrupted: no member of a later network of that id.
+                self._unsaved[key] = None
+                continue
             try:
                 self._index(entry, parse_member(load_document(documents[key]), nwid, address))
             except ControllerError as error:
@@ -71,6 +76,13 @@ class Database:
         """Documents that changed since the last call, None for those to delete."""
         changed, self._unsaved = list(self._unsaved.items()), {}
         return changed
+
+    def _save(self, key: str, document: bytes | None, *, asked: bool) -> None:
+        if asked and self._commit is not None:
+            self._commit(key, document)
+            self._unsaved.pop(key, None)
+        else:
+            self._unsaved[key] = document
 
     # Networks
 
@@ -95,19 +107,21 @@ class Database:
         if entry is not None and entry.network == network:
             return network
         network = replace(network, revision=network.revision + 1)
+        self._save(network_key(network.nwid), dump_document(render_network(network)), asked=True)
         if entry is None:
             self._entries[network.nwid] = _Entry(network)
         else:
             entry.network = network
-        self._unsaved[network_key(network.nwid)] = dump_document(render_network(network))
         return network
 
     def delete_network(self, nwid: int) -> None:
         """Forget a network and its members. KeyError if there is none."""
-        entry = self._entries.pop(nwid)
+        entry = self._entries[nwid]
+        # The network first: ``load`` does away with members that have none.
+        self._save(network_key(nwid), None, asked=True)
         for address in entry.members:
-            self._unsaved[member_key(nwid, address)] = None
-        self._unsaved[network_key(nwid)] = None
+            self._save(member_key(nwid, address), None, asked=False)
+        del self._entries[nwid]
 
     # Members
 
@@ -129,27 +143,27 @@ class Database:
         """How many members the network has. KeyError if there is no such network."""
         return len(self._entries[nwid].members)
 
-    def put_member(self, member: Member) -> Member:
-        """Save a new or changed member with its revision counted up; an unchanged one as it was. KeyError if there is
-        no such network."""
+    def put_member(self, member: Member, *, asked: bool) -> Member:
+        """Save a new or changed member with its revision counted up; an unchanged one as it was. ``asked``: by an
+        administrator. KeyError if there is no such network."""
         entry = self._entries[member.nwid]
         old = entry.members.get(member.address)
         if old == member:
             return member
         member = replace(member, revision=member.revision + 1)
+        self._save(member_key(member.nwid, member.address), dump_document(render_member(member)), asked=asked)
         if old is not None:
             self._unindex(entry, old)
         self._index(entry, member)
-        self._unsaved[member_key(member.nwid, member.address)] = dump_document(render_member(member))
         return member
 
-    def delete_member(self, nwid: int, address: int) -> Member:
-        """Forget a member. KeyError if there is none."""
+    def delete_member(self, nwid: int, address: int, *, asked: bool) -> None:
+        """Forget a member. ``asked``: by an administrator. KeyError if there is none."""
         entry = self._entries[nwid]
-        member = entry.members.pop(address)
+        member = entry.members[address]
+        self._save(member_key(nwid, address), None, asked=asked)
+        del entry.members[address]
         self._unindex(entry, member)
-        self._unsaved[member_key(nwid, address)] = None
-        return member
 
     # What answering a request needs
 

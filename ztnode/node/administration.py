@@ -20,8 +20,8 @@ from ztnode.controller.documents import Member, Network
 
 
 class Administration:
-    """Reads raise KeyError for an unknown network or member; changes also ControllerError for a bad setting. All
-    methods run on the node's event loop."""
+    """Reads raise KeyError for an unknown network or member; changes also ControllerError for a bad setting and OSError
+    for a disk that does not take them; then nothing has changed. All methods run on the node's event loop."""
 
     def __init__(
         self,

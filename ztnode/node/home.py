@@ -39,7 +39,8 @@ class StateError(Exception):
 
 class Home:
     """Typed access to a state store. Writes happen on one thread of their own, in order: a disk that is slow to flush
-    does not hold up the event loop. Of the values of one key that wait for it, the newest alone is written."""
+    does not hold up the event loop. Of the values of one key that wait for it, the newest alone is written. The futures
+    raise OSError."""
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
@@ -180,6 +181,9 @@ class Home:
                 self._store.delete(key)
             else:
                 self._store.write(key, value)
+        except OSError as error:
+            reason = f"this node's state cannot be written: {error.strerror or error}"
+            written.set_exception(OSError(error.errno, reason))
         except BaseException as error:
             written.set_exception(error)
         else:

@@ -1,5 +1,6 @@
-"""What becomes of state that the disk does not take: the node goes on, its log says so now and then, and documents of
-the controller are tried again when the disk takes others."""
+"""What becomes of state that the disk does not take. What a user asked for is refused. With what the network brings
+the node goes on: its log says so now and then, and the controller's documents are tried again when the disk takes
+others."""
 
 from __future__ import annotations
 
@@ -44,6 +45,12 @@ class Documents:
         self._home = home
         self._complaints = complaints
         self._unkept: dict[str, bytes | None] = {}
+
+    def commit(self, key: str, data: bytes | None) -> None:
+        """Return when the disk has this one. Raises OSError."""
+        self._home.keep_document(key, data).result()
+        self._unkept.pop(key, None)
+        self._retry()
 
     def keep(self, changes: Iterable[tuple[str, bytes | None]]) -> None:
         """Return when the disk has them, or will not take them."""

@@ -78,6 +78,7 @@ class Node:
         vl1: Vl1,
         vl2: Vl2,
         controller: Controller | None,
+        documents: Documents,
         transport: Transport,
     ) -> None:
         self._options = options
@@ -99,7 +100,7 @@ class Node:
         self._next_index = 0
         self._watchers = Watchers()
         self._complaints = Complaints()
-        self._documents = Documents(home, self._complaints)
+        self._documents = documents
         self._checker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ztnode-identity")
         self._send_drops = 0
         self._closed = False
@@ -133,9 +134,11 @@ class Node:
                 wall=wall,
                 config=Vl1Config(relay=options.root, defer_identity_checks=True),
             )
+            documents = Documents(home, Complaints())
             controller = None
             if options.controller:
-                controller = Controller(vl1, identity, random=os.urandom, documents=home.controller_documents())
+                kept = home.controller_documents()
+                controller = Controller(vl1, identity, random=os.urandom, documents=kept, commit=documents.commit)
             vl2 = Vl2(
                 vl1,
                 identity,
@@ -146,7 +149,7 @@ class Node:
                 authorised=None if controller is None else controller.authorises,
                 controller=controller is not None,
             )
-            node = cls(options, home, vl1, vl2, controller, transport)
+            node = cls(options, home, vl1, vl2, controller, documents, transport)
             undo.pop_all()  # from here on the node owns its parts
             undo.push_async_callback(node.close)
             await node._open_transport()
@@ -409,10 +412,11 @@ class Node:
         info = self.network(nwid)
         if info is None:
             raise KeyError(nwid)
+        # On the disk first: a network that the next start would join again was not left.
+        await asyncio.wrap_future(self._home.keep_network(nwid, None))
         self._vl2.leave(nwid, time.monotonic())
         self._pump(time.monotonic())
         self._watchers.publish(snapshots.left(info))
-        await asyncio.wrap_future(self._home.keep_network(nwid, None))
 
     def watch(self) -> AsyncIterator[NetworkInfo]:
         """See NodeApi."""

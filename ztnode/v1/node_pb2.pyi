@@ -19,6 +19,7 @@ as "ECONNREFUSED" (a name, because the numbers differ between operating systems)
   UNAVAILABLE          refused, unreachable, or the node is shutting down
   DEADLINE_EXCEEDED    no answer within the time given
   ABORTED              the connection was reset
+  RESOURCE_EXHAUSTED   a bound or the disk is full: what could not be kept was not done
   UNAUTHENTICATED      a TCP client without the right bearer token
 """
 

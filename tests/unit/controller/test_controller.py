@@ -1,7 +1,8 @@
 """The controller under a fake clock and a fake VL1 that records what leaves."""
 
+import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
 from itertools import count
@@ -96,12 +97,14 @@ class Bench:
         self.vl1 = FakeVl1()
         self.now = 100.0
         self.store: dict[str, bytes] = dict(documents or {})
+        self.full = False
         self._random = count(1)
         self.controller = Controller(
             cast(Vl1, self.vl1),
             CONTROLLER,
             random=lambda n: next(self._random).to_bytes(n, "big"),
             documents=self.store,
+            commit=self._keep,
             limits=limits,
         )
         self._packet = count(1000)
@@ -133,11 +136,16 @@ class Bench:
         """Write what has to be written; the keys."""
         changed = self.controller.changed_documents()
         for key, value in changed:
-            if value is None:
-                self.store.pop(key, None)
-            else:
-                self.store[key] = value
+            self._keep(key, value)
         return [key for key, _ in changed]
+
+    def _keep(self, key: str, value: bytes | None) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if value is None:
+            self.store.pop(key, None)
+        else:
+            self.store[key] = value
 
 
 def assemble(sent: list[Sent]) -> NetworkConfig:
@@ -451,3 +459,49 @@ def _documents_reload(bench: Bench) -> Iterator[None]:
     assert again.networks() == bench.controller.networks()
     for network in again.networks():
         assert again.members(network.nwid) == bench.controller.members(network.nwid)
+
+
+CHANGES: dict[str, Callable[[Controller, int, int, float, int], object]] = {
+    "create": lambda it, nwid, who, now, wall: it.create_network(SETTINGS, now, wall),
+    "update": lambda it, nwid, who, now, wall: it.update_network(nwid, {"mtu": 1400}, now, wall),
+    "delete": lambda it, nwid, who, now, wall: it.delete_network(nwid, now, wall),
+    "authorise": lambda it, nwid, who, now, wall: it.update_member(nwid, who + 1, {"authorized": True}, now, wall),
+    "deauthorise": lambda it, nwid, who, now, wall: it.update_member(nwid, who, {"authorized": False}, now, wall),
+    "delete member": lambda it, nwid, who, now, wall: it.delete_member(nwid, who, now, wall),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_that_the_disk_does_not_take_does_not_happen(
+    bench: Bench, change: Callable[[Controller, int, int, float, int], object]
+) -> None:
+    who, it = 0xAA00000001, bench.controller
+    nwid = bench.network()
+    for member in (who, who + 1, who + 2):
+        bench.ask(nwid, member)
+    bench.authorise(nwid, who)
+    bench.authorise(nwid, who + 2)
+    bench.save()
+    it.events()
+    bench.vl1.take()
+    before, kept = (it.networks(), it.members(nwid)), dict(bench.store)
+    bench.full = True
+    with pytest.raises(OSError, match="No space left"):
+        change(it, nwid, who, bench.now, bench.wall)
+    assert (it.networks(), it.members(nwid)) == before
+    assert it.events() == [] and bench.vl1.take() == [] and it.next_timer() is None
+    bench.full = False
+    assert bench.save() == [] and bench.store == kept
+    change(it, nwid, who, bench.now, bench.wall)
+    assert bench.store != kept
+
+
+def test_a_network_that_was_deleted_stays_so_if_its_members_were_not(bench: Bench) -> None:
+    """The power fails between the network's document and those of its members."""
+    nwid = bench.network()
+    bench.authorise(nwid, 0xAA00000001)
+    bench.controller.delete_network(nwid, bench.now, bench.wall)
+    assert list(bench.store) == [member_key(nwid, 0xAA00000001)]
+    again = Bench(bench.store)
+    assert again.controller.networks() == []
+    assert again.save() == [member_key(nwid, 0xAA00000001)] and not again.store

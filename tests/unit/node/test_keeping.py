@@ -52,6 +52,18 @@ def test_the_same_trouble_is_told_once_a_minute(caplog: pytest.LogCaptureFixture
         complaints.tell(f"cannot keep {number}", error)
 
 
+def test_a_commit_is_refused_with_the_reason_and_replaces_what_waits(disk: Disk, home: Home) -> None:
+    documents = Documents(home, Complaints())
+    disk.full = True
+    documents.keep([("a", b"1"), ("b", b"1")])
+    with pytest.raises(OSError, match="this node's state cannot be written: No space left on device") as caught:
+        documents.commit("a", b"2")
+    assert caught.value.errno == errno.ENOSPC
+    disk.full = False
+    documents.commit("a", b"3")
+    assert {key: disk.read(key) for key in list(disk.keys())} == {"a": b"3", "b": b"1"}
+
+
 def test_what_was_refused_is_kept_as_soon_as_there_is_room(disk: Disk, home: Home) -> None:
     documents = Documents(home, Complaints())
     disk.full = True
