@@ -44,11 +44,12 @@ class Member:
         self.state = state
         self._log = state / "serve.log"
         state.mkdir(parents=True, exist_ok=True)
-        # Unlisted: the user's own clients must not find it in place of the user's own node.
-        serve = [sys.executable, "-m", "ztnode", "serve", "--unlisted", "--state", str(state)]
+        # Unlisted: the user's own clients must not find it in place of the user's own node. Its standard input is a
+        # pipe from us that ends with us, whatever ends us.
+        serve = [sys.executable, "-m", "ztnode", "serve", "--unlisted", "--until-eof", "--state", str(state)]
         self.command = [*prefix, *serve, *arguments]
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
     @property
     def node(self) -> ztclient.Node:
@@ -76,6 +77,8 @@ class Member:
 
     def stop(self) -> None:
         """End it as Ctrl-C would, by force if it does not."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:

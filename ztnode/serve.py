@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -16,6 +18,7 @@ from ztnode.node.registry import Registration
 
 log = logging.getLogger(__name__)
 
+STDIN = 0
 STOP_GRACE = 0.5
 """Seconds that control calls under way get when the node stops; all of it ends within two."""
 
@@ -28,6 +31,8 @@ class ServeOptions:
     tcp: TcpOptions | None = None
     listed: bool = True
     """Whether this user's clients find the node without being told where it is."""
+    until_eof: bool = False
+    """End when standard input does, as it does when the process that holds the other end of the pipe is gone."""
 
 
 @dataclass(slots=True)
@@ -64,11 +69,14 @@ async def serving(options: ServeOptions) -> AsyncIterator[Served]:
 
 
 async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda served: None) -> None:
-    """Serve until SIGTERM or SIGINT; ``ready`` is called when clients can come. Raises as ``serving`` does."""
+    """Serve until SIGTERM, SIGINT or, if told so, the end of standard input; ``ready`` is called when clients can come.
+    Raises as ``serving`` does."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if options.until_eof:
+        threading.Thread(target=_wait_for_eof, args=(loop, stop), daemon=True).start()
     starting = asyncio.ensure_future(stop.wait())
     async with contextlib.AsyncExitStack() as stack:
         entering = asyncio.ensure_future(stack.enter_async_context(serving(options)))
@@ -81,3 +89,13 @@ async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda se
         ready(entering.result())
         await starting
         log.info("stopping")
+
+
+def _wait_for_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    # Not by the event loop, which cannot watch every kind of file, nor through sys.stdin, whose lock would be held
+    # while Python ends.
+    with contextlib.suppress(OSError):
+        while os.read(STDIN, 4096):
+            pass
+    with contextlib.suppress(RuntimeError):  # the loop is closed: we stop already
+        loop.call_soon_threadsafe(stop.set)

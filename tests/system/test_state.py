@@ -424,6 +424,37 @@ def test_a_signal_ends_a_node_that_makes_its_identity(state: Path, planet: Path,
     assert (state / "zerotier/identity.secret").exists() == (state / "zerotier/identity.public").exists()
 
 
+def test_a_node_that_is_killed_while_it_makes_its_identity_leaves_no_process(state: Path, planet: Path) -> None:
+    for name in ("identity.secret", "identity.public"):
+        (state / "zerotier" / name).unlink()
+    process = start(state, "--planet", str(planet))
+    assert process.stderr is not None
+    while "making an identity" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.05)
+    helpers = family(process.pid)
+    assert helpers
+    process.kill()
+    until(lambda: gone(helpers), 5)
+
+
+def test_a_node_ends_with_its_standard_input_if_told_so(state: Path, planet: Path) -> None:
+    pipe = subprocess.PIPE
+    whole = command(state, "--planet", str(planet), "--until-eof")
+    process = subprocess.Popen(whole, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    _started.append(process)
+    wait_ready(process, state)
+    members = [process.pid, *family(process.pid)]
+    assert process.stdin is not None
+    process.stdin.write("what is said there is of no account\n")
+    process.stdin.flush()
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.stdin.close()
+    assert process.wait(STOP_SECONDS + GRACE) == 0
+    until(lambda: gone(members), 3)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_node_at_any_moment_of_its_start(
     state: Path, planet: Path, tmp_path: Path, number: signal.Signals

@@ -89,6 +89,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="What is said on stderr.",
 )
+@click.option(
+    "--until-eof", is_flag=True, help="End with standard input too: for a program that must not leave its node behind."
+)
 @click.option("--json", "as_json", is_flag=True, help="Say on stdout in one line of JSON when the node is up.")
 def serve(
     state: Path,
@@ -115,6 +118,7 @@ def serve(
         raise click.UsageError("--tls-cert, --tls-key, --client-ca, --token-file and --insecure belong to --listen")
 
     # The node starts processes and none of them uses this one's channels; gRPC's fork handlers would only say on stderr
+    until_eof: bool,
     # each time that they were skipped. It reads this when it is imported.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
@@ -150,4 +154,5 @@ def serve(
         else:
             click.echo(f"node {address} is up; control at {', '.join(served.addresses)}", err=True)
 
+        until_eof=until_eof,
     uvloop.run(run(options, ready))

@@ -64,3 +64,19 @@ def test_a_demo_that_is_interrupted_leaves_no_process(scratch: Path, number: sig
         assert process.wait(20) == code
     assert started_by(scratch) == []
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+@pytest.mark.parametrize("steps", [1, 3], ids=["one node starts", "all nodes run"])
+def test_a_demo_that_is_killed_leaves_no_process(scratch: Path, steps: int) -> None:
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with subprocess.Popen(COMMAND, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in range(steps):
+            process.stdout.readline()
+        assert len(started_by(scratch)) >= 2 * steps  # each node with its worker
+        process.kill()
+    deadline = time.monotonic() + 10
+    while left := started_by(scratch):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
