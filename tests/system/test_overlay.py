@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import http.client
@@ -20,6 +21,7 @@ from harness import JOIN_TIMEOUT, PORT, Overlay, content, ipv4
 
 import ztclient
 from ztnode.embedded import EmbeddedNetwork, Member
+from ztnode.wire.network_config import NetworkConfig
 
 
 def fetch(overlay: Overlay, size: int) -> bytes:
@@ -173,6 +175,25 @@ def test_a_restart_dials_before_the_controller_answers(overlay: Overlay) -> None
         assert network.from_cache and any(address.startswith(f"{ip}/") for address in network.addresses)
     finally:
         overlay.network.controller.process.send_signal(signal.SIGCONT)
+
+
+def test_a_network_that_only_the_cache_knows_takes_no_route_from_a_live_one(overlay: Overlay) -> None:
+    """Both have the same subnet; the controller of the one joined first is gone for good."""
+    member = overlay.network.add("two-networks")
+    member.wait_online()
+    ipv4(member, overlay.nwid)
+    member.stop()
+    kept = member.state / "zerotier/networks.d"
+    config = NetworkConfig.decode((kept / f"{overlay.nwid}.conf").read_bytes())
+    gone = 0x0102030405000001
+    assert gone < int(overlay.nwid, 16)
+    (kept / f"{gone:016x}.conf").write_bytes(dataclasses.replace(config, network_id=gone).encode())
+    again = overlay.network.restart(member)
+    until(lambda: again.process.poll() is None and serves(again))
+    until(lambda: not again.node.network(overlay.nwid).from_cache)
+    stale = again.node.network(f"{gone:016x}")
+    assert stale.from_cache and stale.addresses == again.node.network(overlay.nwid).addresses
+    ztclient.create_connection((overlay.ip, PORT), 10, node=again.node).close()
 
 
 def serves(member: Member) -> bool:

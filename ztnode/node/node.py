@@ -46,6 +46,8 @@ HOME = "zerotier"
 """The state directory's part that is laid out as a ZeroTier One home."""
 INTERFACES_PERIOD = 60.0
 """Seconds between two looks at the host's own addresses."""
+CONFIRMED, CACHED = 0, 1
+"""Metrics of a network whose controller has answered in this run, and of one that is known from the last run alone."""
 TIMER_SLACK = 0.001
 """Seconds by which a timer may come late, so that a batch rarely has to arm it anew."""
 
@@ -345,6 +347,8 @@ class Node:
         elif (index := self._index_of.pop(nwid, None)) is not None:
             del self._nwid_of[index]
             self._supervisor.port_down(index)
+                # Whether the network still exists is not known until its controller has answered.
+                metric=CACHED if info.from_cache else CONFIRMED,
         if info is not None:
             self._watchers.publish(info)
         # Where ZeroTier runs on this host too, a path to a managed address would lead packets in a circle.

@@ -209,9 +209,11 @@ class Supervisor:
         addresses: Sequence[str],
         routes: Sequence[tuple[str, str | None]],
     ) -> None:
-        """A network is there or has changed: addresses and route targets in CIDR form, gateways or None."""
+        """A network is there or has changed: addresses and route targets in CIDR form, gateways or None, and with which
+        metric it competes with others for a prefix."""
         message = protocol.PortUp(
-            index, nwid, mac, mtu, tuple(addresses), tuple((target, via or "") for target, via in routes)
+        metric: int = 0,
+            index, nwid, mac, mtu, tuple(addresses), tuple((target, via or "") for target, via in routes), metric
         )
         if self._ports.get(index) != message:
             self._ports[index] = message

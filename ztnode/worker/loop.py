@@ -262,6 +262,7 @@ class Worker:
             mtu=message.mtu,
             addresses=message.addresses,
             routes=tuple((target, via or None) for target, via in message.routes),
+            metric=message.metric,
         )
         try:
             if message.index in self._ports:

@@ -46,6 +46,8 @@ class PortUp:
     mtu: int
     addresses: tuple[str, ...]
     routes: tuple[Route, ...]
+    metric: int
+    """Of several networks that have a route to an equal prefix, the lowest wins, then the lowest index."""
 
 
 @dataclass(frozen=True, slots=True)

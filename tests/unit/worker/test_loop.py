@@ -110,7 +110,8 @@ def test_endless_talk_with_itself_leaves_others_their_turn_and_loses_no_wake_up(
     assert rounds >= 2
 
 
-PORT = protocol.PortUp(3, 0x8056C2E21C000001, 0x020000000001, 2800, ("10.0.0.1/24",), (("10.9.0.0/16", "10.0.0.9"),))
+ROUTES = (("10.9.0.0/16", "10.0.0.9"),)
+PORT = protocol.PortUp(3, 0x8056C2E21C000001, 0x020000000001, 2800, ("10.0.0.1/24",), ROUTES, 1)
 
 
 def test_full_ring_holds_the_stack_back_and_loses_nothing(bench: Bench) -> None:
@@ -157,7 +158,7 @@ def test_room_that_appears_while_announcing_is_used(bench: Bench, monkeypatch: p
 
 
 def test_frames_go_to_their_ports_and_strangers_are_counted(bench: Bench) -> None:
-    bench.tell(PORT, protocol.PortUp(4, 5, 6, 1500, (), ()))
+    bench.tell(PORT, protocol.PortUp(4, 5, 6, 1500, (), (), 0))
     assert bench.stack.ports == [3, 4]
     bench.ring_in.write_many([(3, (b"one",)), (4, (b"two",)), (9, (b"lost",)), (3, (b"three",))])
     bench.worker._receive(bench.ring_in.read(), 0.0)
