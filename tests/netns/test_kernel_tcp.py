@@ -22,7 +22,9 @@ import pytest
 import tapharness
 from tapharness import KERNEL, KERNEL4, NOBODY, OURS, OURS4, Harness, Namespace, Tap, harness
 
+from ztnode.netstack.config import StackConfig
 from ztnode.netstack.fault_injector import Faults
+from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.listener import TcpListener
 from ztnode.netstack.tcp.state import State
@@ -308,6 +310,14 @@ def test_bulk_over_a_bad_wire(fault: str) -> None:
     with harness(faults=(faults, faults), generator=random.Random(f"wire {fault}")) as net:
         transfer_up(net, size)
         transfer_down(net, size)
+
+
+@pytest.mark.parametrize("congestion", ["newreno", "bbr"])
+def test_bulk_by_other_congestion_controls(congestion: str) -> None:
+    config = StackConfig(tcp=TcpConfig(congestion=congestion))
+    for faults in (Faults(), Faults(loss=0.02, reorder=0.02, delay=0.005, jitter=0.001)):
+        with harness(config=config, faults=(faults, faults), generator=random.Random(f"wire {congestion}")) as net:
+            transfer_up(net, 4 * MB)
 
 
 def test_bulk_both_ways_at_once(net: Harness) -> None:

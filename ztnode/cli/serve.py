@@ -56,6 +56,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Stack worker processes to share connections.",
 )
+@click.option(
+    "--congestion",
+    type=click.Choice(["cubic", "newreno", "bbr"]),
+    default="cubic",
+    show_default=True,
+    help="Congestion control of TCP. bbr keeps its speed on paths that lose packets at random.",
+)
 @click.option("--transport", default="udp", show_default=True, help="What carries packets: udp, or a plugin's name.")
 @click.option(
     "--store", metavar="URL", help="Where state is kept, if not in files under --state: memory:, or a plugin's."
@@ -83,14 +90,14 @@ if TYPE_CHECKING:
 )
 @click.option("--unlisted", is_flag=True, help="Clients find this node only where they are told its state or address.")
 @click.option(
+    "--until-eof", is_flag=True, help="End with standard input too: for a program that must not leave its node behind."
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
     help="What is said on stderr.",
-)
-@click.option(
-    "--until-eof", is_flag=True, help="End with standard input too: for a program that must not leave its node behind."
 )
 @click.option("--json", "as_json", is_flag=True, help="Say on stdout in one line of JSON when the node is up.")
 def serve(
@@ -99,6 +106,7 @@ def serve(
     networks: tuple[str, ...],
     port: int | None,
     workers: int,
+    congestion: str,
     transport: str,
     store: str | None,
     root: bool,
@@ -110,6 +118,7 @@ def serve(
     token_file: Path | None,
     insecure: bool,
     unlisted: bool,
+    until_eof: bool,
     log_level: str,
     as_json: bool,
 ) -> None:
@@ -118,7 +127,6 @@ def serve(
         raise click.UsageError("--tls-cert, --tls-key, --client-ca, --token-file and --insecure belong to --listen")
 
     # The node starts processes and none of them uses this one's channels; gRPC's fork handlers would only say on stderr
-    until_eof: bool,
     # each time that they were skipped. It reads this when it is imported.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
@@ -139,12 +147,14 @@ def serve(
             port=9993 if port is None else port,
             port_required=bool(port),
             workers=workers,
+            congestion=congestion,
             root=root,
             controller=controller,
             networks=tuple(int(nwid, 16) for nwid in networks),
         ),
         tcp,
         listed=not unlisted,
+        until_eof=until_eof,
     )
 
     def ready(served: Served) -> None:
@@ -154,5 +164,4 @@ def serve(
         else:
             click.echo(f"node {address} is up; control at {', '.join(served.addresses)}", err=True)
 
-        until_eof=until_eof,
     uvloop.run(run(options, ready))

@@ -65,6 +65,8 @@ class NodeOptions:
     """UDP port; another one is taken when it is in use, unless ``port_required``."""
     port_required: bool = False
     workers: int = 1
+    congestion: str = "cubic"
+    """Congestion control of TCP, a name that ``netstack.tcp.congestion`` knows."""
     root: bool = False
     controller: bool = False
     networks: tuple[int, ...] = ()
@@ -91,7 +93,9 @@ class Node:
         self.administration = None if controller is None else Administration(controller, self._settle)
         """What the control plane may do with the controller; None on a node that is none."""
         self._transport = transport
-        self._supervisor = Supervisor(options.state, self._frames_from_stack, workers=options.workers)
+        self._supervisor = Supervisor(
+            options.state, self._frames_from_stack, workers=options.workers, congestion=options.congestion
+        )
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -343,12 +347,12 @@ class Node:
                 mtu=info.mtu,
                 addresses=info.addresses,
                 routes=[(route.target, route.via) for route in info.routes],
+                # Whether the network still exists is not known until its controller has answered.
+                metric=CACHED if info.from_cache else CONFIRMED,
             )
         elif (index := self._index_of.pop(nwid, None)) is not None:
             del self._nwid_of[index]
             self._supervisor.port_down(index)
-                # Whether the network still exists is not known until its controller has answered.
-                metric=CACHED if info.from_cache else CONFIRMED,
         if info is not None:
             self._watchers.publish(info)
         # Where ZeroTier runs on this host too, a path to a managed address would lead packets in a circle.

@@ -59,9 +59,11 @@ class Supervisor:
         on_frames: Callable[[list[tuple[int, memoryview]]], None],
         *,
         workers: int = 1,
+        congestion: str = "cubic",
     ) -> None:
         """``state`` is the directory of the hand-off sockets. ``on_frames`` is called with each batch of whole Ethernet
-        frames that the stack sends, as (port index, frame); the views are good only during the call.
+        frames that the stack sends, as (port index, frame); the views are good only during the call. ``congestion``
+        names TCP's congestion control.
 
         Raises ValueError for a number of workers that is not between 1 and 64.
         """
@@ -72,6 +74,7 @@ class Supervisor:
         self._on_frames = on_frames
         self._steering = Steering(workers, self.counters)
         self._count = workers
+        self._congestion = congestion
         self._ports: dict[int, protocol.PortUp] = {}
         self._indices: dict[int, int] = {}
         self._listeners: dict[int, Listener] = {}
@@ -133,7 +136,7 @@ class Supervisor:
     async def _start_process(self, slot: WorkerSlot) -> None:
         """A new process for the slot, told of everything that the last one knew, and ready. Raises OSError."""
         process = WorkerProcess(slot.index, slot.path, self._frames_from_worker, slot.ready.clear)
-        await process.start(self._steering.ephemeral(slot.index), self._count)
+        await process.start(self._steering.ephemeral(slot.index), self._count, self._congestion)
         slot.process = process
         try:
             for port in self._ports.values():
@@ -208,11 +211,11 @@ class Supervisor:
         mtu: int,
         addresses: Sequence[str],
         routes: Sequence[tuple[str, str | None]],
+        metric: int = 0,
     ) -> None:
         """A network is there or has changed: addresses and route targets in CIDR form, gateways or None, and with which
         metric it competes with others for a prefix."""
         message = protocol.PortUp(
-        metric: int = 0,
             index, nwid, mac, mtu, tuple(addresses), tuple((target, via or "") for target, via in routes), metric
         )
         if self._ports.get(index) != message:

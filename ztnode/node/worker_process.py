@@ -86,7 +86,7 @@ class WorkerProcess:
         """Whether it can still answer; what it offered can be fetched."""
         return self._transport is not None and not self._lost.is_set()
 
-    async def start(self, ports: tuple[int, int], workers: int) -> None:
+    async def start(self, ports: tuple[int, int], workers: int, congestion: str) -> None:
         """Spawn it, one of ``workers``; ``ports`` is its ephemeral range. Messages may be sent at once.
 
         Raises OSError.
@@ -104,7 +104,7 @@ class WorkerProcess:
                 transport, _ = await self._loop.create_unix_connection(lambda: _Channel(self), sock=ours)
                 self._transport = transport
                 self._process = await asyncio.create_subprocess_exec(
-                    *self._command(ports, workers, theirs.fileno()),
+                    *self._command(ports, workers, congestion, theirs.fileno()),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), *set(self._to_worker.fds), *set(self._from_worker.fds)),
                     env=_environment(),
@@ -268,11 +268,11 @@ class WorkerProcess:
             self._to_worker.close()
             self._from_worker.close()
 
-    def _command(self, ports: tuple[int, int], workers: int, control: int) -> list[str]:
+    def _command(self, ports: tuple[int, int], workers: int, congestion: str, control: int) -> list[str]:
         rings = [",".join(map(str, ring.fds)) for ring in (self._to_worker, self._from_worker)]
         return [
             *(sys.executable, "-P", "-m", "ztnode.worker"),
-            *(f"{self.index}/{workers}", self.path, f"{ports[0]}-{ports[1]}", str(control), *rings),
+            *(f"{self.index}/{workers}", self.path, f"{ports[0]}-{ports[1]}", congestion, str(control), *rings),
         ]
 
 

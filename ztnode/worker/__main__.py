@@ -20,7 +20,7 @@ from ztnode.worker import protocol
 from ztnode.worker.loop import ChannelClosed, Worker
 from ztnode.worker.watchdog import Watchdog
 
-USAGE = "python -m ztnode.worker INDEX/WORKERS SOCKET FIRST-LAST-PORT CONTROL-FD RING-IN-FDS RING-OUT-FDS"
+USAGE = "python -m ztnode.worker INDEX/WORKERS SOCKET FIRST-LAST-PORT CONGESTION CONTROL-FD RING-IN-FDS RING-OUT-FDS"
 
 
 def main() -> NoReturn:
@@ -29,9 +29,16 @@ def main() -> NoReturn:
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     try:
-        index, path, ports, control_fd, ring_in, ring_out = sys.argv[1:]
+        index, path, ports, congestion, control_fd, ring_in, ring_out = sys.argv[1:]
         first, last = (int(port) for port in ports.split("-"))
         number, workers = (int(part) for part in index.split("/"))
+        # All workers are one host on the link: one of them speaks for it.
+        config = StackConfig(
+            tcp=TcpConfig(congestion=congestion, ephemeral_ports=(first, last)),
+            udp_ports=(first, last),
+            announce=number == 0,
+            siblings=workers > 1,
+        )
         control = socket.socket(fileno=int(control_fd))
         rings = [Ring.attach([int(fd) for fd in fds.split(",")]) for fds in (ring_in, ring_out)]
     except (ValueError, OSError):
@@ -39,13 +46,6 @@ def main() -> NoReturn:
     control.set_inheritable(False)
     _raise_descriptor_limit()
     _name_process(f"ztnode-worker{number}")
-    # All workers are one host on the link: one of them speaks for it.
-    config = StackConfig(
-        tcp=TcpConfig(ephemeral_ports=(first, last)),
-        udp_ports=(first, last),
-        announce=number == 0,
-        siblings=workers > 1,
-    )
     try:
         _run(control, rings[0], rings[1], path, config)
     except ChannelClosed:

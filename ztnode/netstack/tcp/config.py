@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ztnode.netstack.tcp.congestion import ALGORITHMS
+
 
 @dataclass(frozen=True, slots=True)
 class TcpConfig:
     """Limits and timers. Times are seconds, sizes bytes."""
 
     congestion: str = "cubic"
-    """Congestion control of new connections: `cubic` (RFC 9438) or `newreno` (RFC 5681, 6582)."""
+    """Congestion control of new connections: `cubic` (RFC 9438), `newreno` (RFC 5681, 6582) or `bbr`."""
     send_buffer: int = 1 << 20
     """What `writable` offers at first; it grows with the congestion window up to `send_buffer_max`."""
     send_buffer_max: int = 8 << 20
@@ -51,3 +53,8 @@ class TcpConfig:
     """Half-open connections of one listener, whatever its backlog: a burst of dials must not be taken for a flood.
     Those that complete wait for `accept` even above the backlog, which decides about new SYNs."""
     ephemeral_ports: tuple[int, int] = (32768, 60999)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a congestion control that there is not."""
+        if self.congestion not in ALGORITHMS:
+            raise ValueError(f"congestion control is one of {', '.join(ALGORITHMS)}, not {self.congestion!r}")

@@ -14,6 +14,8 @@ from __future__ import annotations
 import enum
 
 from ztnode.netstack.tcp.congestion.base import CongestionControl
+from ztnode.netstack.tcp.delivery_rate import DeliveryRate, Stamp
+from ztnode.netstack.tcp.prr import ProportionalRateReduction
 from ztnode.netstack.tcp.rtt import RttEstimator
 from ztnode.netstack.tcp.scoreboard import LOST, SACKED, Scoreboard
 
@@ -50,12 +52,11 @@ class Recovery:
         "_frto",
         "_probe_end",
         "_probe_retransmitted",
-        "_prr_delivered",
-        "_prr_out",
+        "_prr",
         "_rack_end",
         "_rack_rtt",
         "_rack_sent",
-        "_recover_fs",
+        "_rate",
         "_reo_mult",
         "_reo_persist",
         "_reo_round",
@@ -118,10 +119,9 @@ class Recovery:
         # TLP
         self._probe_end: int | None = None
         self._probe_retransmitted = False
-        # PRR
-        self._prr_delivered = 0
-        self._prr_out = 0
-        self._recover_fs = 0
+        self._prr: ProportionalRateReduction | None = None
+        """Minds the window during fast recovery, unless the algorithm does."""
+        self._rate = DeliveryRate() if cc.model_based else None
         # Undo
         self._undo_possible = False
         self._undo_retransmits = 0
@@ -165,22 +165,23 @@ class Recovery:
         """[nxt, end) went out for the first time."""
         if self.nxt == self.una:
             self._rto_from = now
-        length = end - self.nxt
-        self.board.transmitted(self.nxt, end, now)
+        stamp = self._rate.stamp(self.pipe, now) if self._rate is not None else None
+        self.board.transmitted(self.nxt, end, now, stamp)
+        if self._prr is not None:
+            self._prr.sent(end - self.nxt)
         self.nxt = end
-        if self.phase == Phase.RECOVERY:
-            self._prr_out += length
         self._arm(now, restart=False)
 
     def sent_again(self, start: int, end: int, now: float, tsval: int) -> None:
         """[start, end) was retransmitted; `tsval` is the timestamp that it carried."""
-        self.board.retransmitted(start, end, now)
+        stamp = self._rate.stamp(self.pipe, now) if self._rate is not None else None
+        self.board.retransmitted(start, end, now, stamp)
         self.retransmits += 1
         self._undo_retransmits += end - start
         if self._retransmit_tsval is None:
             self._retransmit_tsval = tsval
-        if self.phase == Phase.RECOVERY:
-            self._prr_out += end - start
+        if self._prr is not None:
+            self._prr.sent(end - start)
         self.force_retransmit = False
         self._arm(now, restart=False)
 
@@ -249,8 +250,30 @@ class Recovery:
             self._proportional(delivered, acked, board.lost > lost_before)
         else:
             self._after_timeout(acked, delivered, rtt, now)
+        if self._rate is not None and board.newest_stamp is not None:
+            self._sample(self._rate, board.newest_stamp, rtt, now)
         self._arm(now, restart=acked > 0 or delivered > 0)
         return acked
+
+    def _sample(self, rate: DeliveryRate, stamp: Stamp, rtt: float, now: float) -> None:
+        """Tell the algorithm what this acknowledgement says about the path."""
+        board, estimator = self.board, self.rtt
+        sample = rate.sample(
+            board.delivered,
+            stamp,
+            board.newest_sent,
+            board.lost_ever,
+            now,
+            rtt=rtt,
+            srtt=estimator.srtt or 0.0,
+            min_rtt=estimator.min_rtt,
+        )
+        self.cc.on_sample(sample, self.pipe, now)
+
+    def ran_dry(self) -> None:
+        """All that there is was sent, and the window would allow more: the rate to be measured is not the path's."""
+        if self._rate is not None and not self.board.lost and self.pipe < self.cc.cwnd:
+            self._rate.ran_dry(self.pipe)
 
     def _slow_start_used(self, acked: int) -> bool:
         """RFC 7661's idea, as the kernel does it: in slow start half of the window in use is reason to let it grow."""
@@ -347,7 +370,7 @@ class Recovery:
     def _probe_loss(self, now: float) -> None:
         if self.phase == Phase.OPEN:
             self.cc.on_congestion(self.flight, now)
-            self.cc.cwnd = self.cc.ssthresh
+            self.cc.on_recovered(after_timeout=False)
 
     # --- without SACK (RFC 5681, RFC 6582) ---
     def _without_sack(self, acked: int, dup_acks: int) -> None:
@@ -377,13 +400,12 @@ class Recovery:
             self._detect(now)  # the reordering window closes when recovery begins (RFC 8985 section 6.2 step 4)
         self.point = self.nxt
         self.fast_recoveries += 1
-        self._recover_fs = max(flight, self.mss)
-        self._prr_delivered = 0
-        self._prr_out = 0
         self._begin_episode()
         self.cc.on_congestion(flight, now)
         self.force_retransmit = True
-        self.cc.cwnd = self.pipe + self.mss
+        if not self.cc.model_based:
+            self._prr = ProportionalRateReduction(max(flight, self.mss))
+            self.cc.cwnd = self.pipe + self.mss
         if self._reo_persist > 0:
             self._reo_persist -= 1
         else:
@@ -397,27 +419,13 @@ class Recovery:
         self.board.watch = self.nxt
 
     def _proportional(self, delivered: int, acked: int, more_lost: bool) -> None:
-        """PRR (RFC 9937 section 6.2)."""
-        cc = self.cc
-        self._prr_delivered += delivered
-        pipe = self.pipe
-        ssthresh = cc.ssthresh
-        if pipe > ssthresh:
-            quota = -(-self._prr_delivered * ssthresh // self._recover_fs) - self._prr_out
-        else:
-            quota = max(self._prr_delivered - self._prr_out, delivered)
-            if acked > 0 and not more_lost:
-                quota += self.mss
-            quota = min(ssthresh - pipe, quota)
-        if self._prr_out == 0 and quota < self.mss:
-            quota = self.mss  # the fast retransmit itself
-        cc.cwnd = pipe + max(quota, 0)
+        if self._prr is not None:
+            safe = acked > 0 and not more_lost
+            self.cc.cwnd = self._prr.window(self.pipe, self.cc.ssthresh, self.mss, delivered, safe=safe)
 
     def _leave(self, now: float, flight: int) -> None:
-        cc = self.cc
-        if self.phase == Phase.RECOVERY:
-            # RFC 9937: end at the threshold. (The window was left at whatever PRR had last.)
-            cc.cwnd = cc.ssthresh
+        self.cc.on_recovered(after_timeout=self.phase == Phase.LOSS)
+        self._prr = None
         self.phase = Phase.OPEN
         self._dup_acks = 0
         self._frto = False
@@ -442,6 +450,7 @@ class Recovery:
         else:
             self._frto = False
         self.cc.on_timeout(self.flight, now, first=first and self.phase == Phase.OPEN)
+        self._prr = None
         self.phase = Phase.LOSS
         self.point = self.nxt
         self._dup_acks = 0
@@ -494,6 +503,7 @@ class Recovery:
         self._undo_possible = False
         self._frto = False
         self.rtt.backoff = 0
+        self._prr = None
         self.phase = Phase.OPEN
         self.force_retransmit = False
         self._retransmit_tsval = None
@@ -541,7 +551,7 @@ class Recovery:
         if self.board.lost:
             if self.phase == Phase.OPEN:
                 self._enter_recovery(now, self.flight)
-            elif self.phase == Phase.RECOVERY:
+            elif self._prr is not None:
                 self.cc.cwnd = max(self.cc.cwnd, self.pipe + self.mss)
         self._arm(now, restart=True)
 

@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ztnode.netstack.tcp.delivery_rate import Stamp
 
 IN_FLIGHT = 0
 LOST = 1
@@ -20,14 +24,18 @@ SACKED = 2
 class Span:
     """A range [start, end) of the sequence space with one history."""
 
-    __slots__ = ("after", "before", "end", "retransmitted", "sent", "start", "state")
+    __slots__ = ("after", "before", "end", "retransmitted", "sent", "stamp", "start", "state")
 
-    def __init__(self, start: int, end: int, sent: float, state: int, retransmitted: bool) -> None:
+    def __init__(
+        self, start: int, end: int, sent: float, state: int, retransmitted: bool, stamp: Stamp | None = None
+    ) -> None:
         self.start = start
         self.end = end
         self.sent = sent
         self.state = state
         self.retransmitted = retransmitted
+        self.stamp = stamp
+        """For the delivery rate, when anybody wants to know it."""
         self.before: Span = self
         self.after: Span = self
 
@@ -42,10 +50,12 @@ class Scoreboard:
         "delivered",
         "fack",
         "lost",
+        "lost_ever",
         "newest_end",
         "newest_original",
         "newest_retransmitted",
         "newest_sent",
+        "newest_stamp",
         "reordered",
         "sacked",
         "sentinel",
@@ -63,6 +73,8 @@ class Scoreboard:
         """Bytes selectively acknowledged."""
         self.lost = 0
         """Bytes deemed lost and not sent again."""
+        self.lost_ever = 0
+        """Bytes deemed lost since the beginning."""
         self.fack = una
         """Highest sequence number acknowledged, cumulatively or selectively (RFC 8985's RACK.fack)."""
         self.watch = una
@@ -76,6 +88,7 @@ class Scoreboard:
         """When the most recently sent of them was sent, and where it ended."""
         self.newest_end = 0
         self.newest_retransmitted = False
+        self.newest_stamp: Stamp | None = None
         self.newest_original = -1.0
         """As newest_sent, among what was sent only once: good for a round-trip sample (Karn's algorithm)."""
         self.reordered = False
@@ -108,7 +121,7 @@ class Scoreboard:
     def _split(self, index: int, at: int) -> None:
         """Cut the span at `index` in two at sequence number `at`."""
         span = self._spans[index]
-        upper = Span(at, span.end, span.sent, span.state, span.retransmitted)
+        upper = Span(at, span.end, span.sent, span.state, span.retransmitted, span.stamp)
         span.end = at
         self._spans.insert(index + 1, upper)
         self._starts.insert(index + 1, at)
@@ -118,7 +131,7 @@ class Scoreboard:
             heapq.heappush(self._lost_heap, at)
 
     # --- sending ---
-    def transmitted(self, start: int, end: int, now: float) -> None:
+    def transmitted(self, start: int, end: int, now: float, stamp: Stamp | None = None) -> None:
         """New data [start, end) was sent; it follows what was sent before."""
         spans = self._spans
         if spans:
@@ -126,12 +139,12 @@ class Scoreboard:
             if last.sent == now and last.state == IN_FLIGHT and not last.retransmitted:
                 last.end = end
                 return
-        span = Span(start, end, now, IN_FLIGHT, False)
+        span = Span(start, end, now, IN_FLIGHT, False, stamp)
         spans.append(span)
         self._starts.append(start)
         self._link_last(span)
 
-    def retransmitted(self, start: int, end: int, now: float) -> None:
+    def retransmitted(self, start: int, end: int, now: float, stamp: Stamp | None = None) -> None:
         """[start, end) was sent again, whatever was thought of it (not what is SACKed)."""
         index = self._isolate(start, end)
         while index < len(self._spans) and self._starts[index] < end:
@@ -144,6 +157,7 @@ class Scoreboard:
                     self._unlink(span)
                 span.sent = now
                 span.retransmitted = True
+                span.stamp = stamp
                 self._link_last(span)
             index += 1
 
@@ -182,6 +196,7 @@ class Scoreboard:
             self.newest_sent = sent
             self.newest_end = end
             self.newest_retransmitted = span.retransmitted
+            self.newest_stamp = span.stamp
         if not span.retransmitted:
             if sent > self.newest_original:
                 self.newest_original = sent
@@ -282,6 +297,7 @@ class Scoreboard:
         self._unlink(span)
         span.state = LOST
         self.lost += span.end - span.start
+        self.lost_ever += span.end - span.start
         heapq.heappush(self._lost_heap, span.start)
 
     def mark_range_lost(self, start: int, end: int) -> None:

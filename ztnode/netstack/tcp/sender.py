@@ -8,6 +8,7 @@ from __future__ import annotations
 from ztnode.netstack.tcp.congestion.base import CongestionControl
 from ztnode.netstack.tcp.framing import SegmentWriter
 from ztnode.netstack.tcp.network import Frame
+from ztnode.netstack.tcp.pacing import Pacer
 from ztnode.netstack.tcp.recovery import Recovery
 from ztnode.netstack.tcp.rtt import RttEstimator
 from ztnode.netstack.tcp.send_buffer import SendBuffer
@@ -23,6 +24,7 @@ class Sender:
     """What is to be sent. Sequence numbers are unwrapped; `iss` is our initial one."""
 
     __slots__ = (
+        "_pacer",
         "_small_end",
         "buffer",
         "edge",
@@ -33,6 +35,7 @@ class Sender:
         "max_window",
         "mss",
         "nodelay",
+        "paced_at",
         "persist_at",
         "persist_backoff",
         "persist_since",
@@ -69,6 +72,9 @@ class Sender:
         self.persist_backoff = 0
         self.persist_since = 0.0
         """When the peer last answered while its window was closed."""
+        self.paced_at: float | None = None
+        """When to send on, if it is the pace that holds us back."""
+        self._pacer = Pacer()
         self._small_end = iss + 1
 
     @property
@@ -121,6 +127,7 @@ class Sender:
     def output(self, frames: list[Frame], ack: int, window: int, options: bytes, tsval: int, now: float) -> None:
         """Append what may be sent now: retransmissions first, then new data and the FIN."""
         recovery = self.recovery
+        self.paced_at = None
         if recovery.board.lost and not recovery.prefers_new_data:
             self._retransmit(frames, ack, window, options, tsval, now)
         buffer = self.buffer
@@ -129,6 +136,8 @@ class Sender:
         if nxt < end:
             self._new_data(frames, ack, window, options, now)
             nxt = recovery.nxt
+        if nxt >= end:
+            recovery.ran_dry()
         if self.fin_queued and nxt == end and (nxt < self.edge or recovery.flight == 0):
             # Data exhausted: the FIN. (The peer must take it whatever its window is when nothing else is outstanding.)
             frames.extend(self.emit(nxt, nxt + 1, ack, window, options))
@@ -139,7 +148,28 @@ class Sender:
             if recovery.nxt == recovery.point:
                 recovery.abandon_frto()
                 self._retransmit(frames, ack, window, options, tsval, now)
+        if self.paced_at is not None:
+            due = self._pacer.due
+            self.paced_at = due if due > now else None  # otherwise it was the peer's window that held us back
         self._watch_window(now)
+
+    def _allowance(self, now: float) -> int:
+        """Bytes that congestion control allows to send now: by the window, and where there is a rate by the clock."""
+        recovery = self.recovery
+        allowance = recovery.allowance()
+        rate = recovery.cc.pacing_rate
+        if rate is not None and allowance > 0:
+            room = self._pacer.room(rate, self.mss, now)
+            if room < allowance:
+                self.paced_at = now  # `output` says when in the end
+                return room
+        return allowance
+
+    def _sent(self, length: int, now: float) -> None:
+        self.last_sent = now
+        rate = self.recovery.cc.pacing_rate
+        if rate is not None:
+            self._pacer.sent(length, rate, now)
 
     def _retransmit(self, frames: list[Frame], ack: int, window: int, options: bytes, tsval: int, now: float) -> None:
         recovery = self.recovery
@@ -148,7 +178,7 @@ class Sender:
             span = recovery.next_retransmission()
             if span is None:
                 return
-            allowance = recovery.allowance()
+            allowance = self._allowance(now)
             if allowance < mss and not recovery.force_retransmit and allowance < span[1] - span[0]:
                 return
             start = span[0]
@@ -158,7 +188,7 @@ class Sender:
                 length = room
             frames.extend(self.emit(start, start + length, ack, window, options))
             recovery.sent_again(start, start + length, now, tsval)
-            self.last_sent = now
+            self._sent(length, now)
 
     def _new_data(self, frames: list[Frame], ack: int, window: int, options: bytes, now: float) -> None:
         recovery = self.recovery
@@ -169,7 +199,7 @@ class Sender:
         if flight == 0 and now - self.last_sent > self.rtt.rto and self.last_sent:
             recovery.on_idle(now)
         offered = self.edge - nxt
-        allowance = recovery.allowance()
+        allowance = self._allowance(now)
         usable = offered if offered < allowance else allowance
         if pending <= usable:
             length = pending
@@ -196,13 +226,13 @@ class Sender:
         if flight == 0:
             self.last_progress = now
         recovery.sent_new(end, now)
-        self.last_sent = now
+        self._sent(length, now)
 
     # --- zero window ---
     def _watch_window(self, now: float) -> None:
         """Start or stop the persist timer (RFC 9293 section 3.8.6.1): data waits, nothing is in flight to ask with."""
         recovery = self.recovery
-        if recovery.nxt < self.buffer.end and recovery.nxt == recovery.una:
+        if recovery.nxt < self.buffer.end and recovery.nxt == recovery.una and self.paced_at is None:
             if self.persist_at is None:
                 self.persist_since = now
                 self.persist_at = now + self._persist_interval()

@@ -22,7 +22,13 @@ def next_deadline(connection: TcpConnection) -> float | None:
     """The earliest of our timers."""
     snd = connection.snd
     due = snd.recovery.deadline
-    for other in (connection.rcv.delayed_at, snd.persist_at, connection.state_timer_at, connection.syn_due):
+    for other in (
+        connection.rcv.delayed_at,
+        snd.persist_at,
+        snd.paced_at,
+        connection.state_timer_at,
+        connection.syn_due,
+    ):
         if other is not None and (due is None or other < due):
             due = other
     return due
@@ -41,6 +47,8 @@ def handle_timer(connection: TcpConnection, now: float) -> None:
         return
     if rcv.delayed_at is not None and rcv.delayed_at <= now:
         rcv.on_delayed_ack()
+    if snd.paced_at is not None and snd.paced_at <= now:
+        snd.paced_at = None  # the flush sends on, if there is still something to send
     frames: list[Frame] = []
     at = snd.recovery.deadline
     if at is not None and at <= now and not _retransmission_timer(connection, frames, now):

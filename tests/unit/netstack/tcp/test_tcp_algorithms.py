@@ -39,7 +39,7 @@ def test_minimum_rtt_is_forgotten_in_time() -> None:
     assert rtt.min_rtt == 0.05
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ["cubic", "newreno"])
 def test_rfc6928_initial_window_and_rfc5681_slow_start(name: str) -> None:
     cc = ALGORITHMS[name](MSS)
     assert cc.cwnd == 10 * MSS

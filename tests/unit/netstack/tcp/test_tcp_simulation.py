@@ -25,7 +25,7 @@ def simulate(seed: int) -> None:
 
     def config() -> TcpConfig:
         return TcpConfig(
-            congestion=pick(["cubic", "newreno"]),
+            congestion=pick(["cubic", "newreno", "bbr"]),
             receive_buffer=pick([4096, 65536, 262144]),
             send_buffer=pick([4096, 65536, 1 << 20]),
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ztnode.netstack.tcp.congestion.base import CongestionControl
+from ztnode.netstack.tcp.congestion.bbr import Bbr
 from ztnode.netstack.tcp.congestion.cubic import Cubic
 from ztnode.netstack.tcp.congestion.newreno import NewReno
 
-ALGORITHMS: dict[str, type[CongestionControl]] = {"cubic": Cubic, "newreno": NewReno}
+ALGORITHMS: dict[str, type[CongestionControl]] = {"cubic": Cubic, "newreno": NewReno, "bbr": Bbr}
 
-__all__ = ["ALGORITHMS", "CongestionControl", "Cubic", "NewReno"]
+__all__ = ["ALGORITHMS", "Bbr", "CongestionControl", "Cubic", "NewReno"]

@@ -1,30 +1,35 @@
-"""What every congestion control algorithm shares: window, threshold, slow start, undo."""
+"""What a connection asks of its congestion control, whatever the algorithm."""
 
 from __future__ import annotations
 
-from ztnode.netstack.tcp.congestion.hystart import HyStart
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from ztnode.netstack.tcp.delivery_rate import RateSample
 
 INFINITE = 1 << 62
 _INITIAL_WINDOW_SEGMENTS = 10
 
 
 class CongestionControl:
-    """The congestion window of one connection, in bytes.
+    """The congestion window of one connection, in bytes, and for some algorithms the rate to send at.
 
-    Subclasses say how the window grows in congestion avoidance (`_avoid`) and how far it falls (`_reduced`).
-    During fast recovery the window is set from outside, by PRR (RFC 9937); this class then only gives `ssthresh`.
+    There are two kinds. A loss-based algorithm hears of acknowledgements by `on_ack`, of losses by `on_congestion`;
+    from then until `on_recovered` the window is PRR's (RFC 9937), which works towards `ssthresh`. A `model_based` one
+    gets every `RateSample` by `on_sample` and minds the window itself, in recovery as well.
     """
 
-    name = "base"
+    name: ClassVar[str] = "base"
+    model_based: ClassVar[bool] = False
 
-    __slots__ = ("_before", "cwnd", "hystart", "mss", "ssthresh")
+    __slots__ = ("cwnd", "mss", "pacing_rate", "ssthresh")
 
     def __init__(self, mss: int) -> None:
         self.mss = mss
         self.cwnd = self.initial_window()
         self.ssthresh = INFINITE
-        self.hystart = HyStart()
-        self._before: tuple[int, int] | None = None
+        self.pacing_rate: float | None = None
+        """Bytes per second; None: the window alone decides when to send."""
 
     def initial_window(self) -> int:
         """Ten segments, in bytes.
@@ -44,41 +49,26 @@ class CongestionControl:
 
         `rtt` is the latest sample (0.0 when this ACK gave none); `una` and `nxt` bound what is in flight.
         """
-        if self.cwnd < self.ssthresh:
-            growth = self.hystart.growth(acked, una, nxt, rtt, self.mss)
-            if self.hystart.finished:
-                self.ssthresh = self.cwnd
-            else:
-                self.cwnd += growth  # RFC 9406 section 4.2: no limit L, because sending is not paced by single ACKs
-                return
-        self._avoid(acked, now, srtt)
+
+    def on_sample(self, sample: RateSample, pipe: int, now: float) -> None:
+        """An acknowledgement delivered something, whatever else it said; `pipe` is what is in flight after it."""
 
     def on_congestion(self, flight: int, now: float) -> None:
-        """Loss was detected, once per window: remember how it was, set `ssthresh`; the window is PRR's now."""
-        self._before = (self.cwnd, self.ssthresh)
-        self.ssthresh = max(self._reduced(flight, now), 2 * self.mss)
-        self.hystart.stop()
+        """Loss was detected with `flight` bytes outstanding, once per window."""
+        raise NotImplementedError
 
     def on_timeout(self, flight: int, now: float, *, first: bool) -> None:
         """The retransmission timer expired (RFC 5681 section 3.1). `first` is False for repeated timeouts."""
-        if first:
-            self.on_congestion(flight, now)
-        self.cwnd = self.mss
+        raise NotImplementedError
+
+    def on_recovered(self, *, after_timeout: bool) -> None:
+        """All that was outstanding when the loss was detected has arrived."""
+        raise NotImplementedError
 
     def undo(self, now: float) -> None:
         """The last reduction was for nothing (Eifel, F-RTO, DSACK): go back to how it was."""
-        if self._before is not None:
-            self.cwnd = max(self.cwnd, self._before[0])
-            self.ssthresh = max(self.ssthresh, self._before[1])
-            self._before = None
-
-    def on_idle(self) -> None:
-        """Nothing was sent for longer than a timeout: restart from the initial window (RFC 5681 section 4.1)."""
-        self.cwnd = min(self.cwnd, self.initial_window())
-
-    def _avoid(self, acked: int, now: float, srtt: float) -> None:
         raise NotImplementedError
 
-    def _reduced(self, flight: int, now: float) -> int:
-        """The new slow-start threshold after a loss with `flight` bytes outstanding."""
+    def on_idle(self) -> None:
+        """Nothing was in flight for longer than a timeout, and now something is to be sent."""
         raise NotImplementedError

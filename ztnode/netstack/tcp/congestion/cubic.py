@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ztnode.netstack.tcp.congestion.base import CongestionControl
+from typing import ClassVar
+
+from ztnode.netstack.tcp.congestion.loss_based import LossBased
 
 C = 0.4
 """RFC 9438 section 5: segments per second cubed."""
@@ -12,10 +14,10 @@ _ALPHA = 3 * (1 - BETA) / (1 + BETA)
 """Additive increase of the Reno-friendly region (section 4.3)."""
 
 
-class Cubic(CongestionControl):
+class Cubic(LossBased):
     """The window is a cubic function of the time since the last reduction; windows here are in segments as floats."""
 
-    name = "cubic"
+    name: ClassVar[str] = "cubic"
 
     __slots__ = ("_alpha", "_credit", "_epoch", "_k", "_reno", "_saved", "_w_max")
 

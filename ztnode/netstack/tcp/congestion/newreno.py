@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from ztnode.netstack.tcp.congestion.base import CongestionControl
+from typing import ClassVar
+
+from ztnode.netstack.tcp.congestion.loss_based import LossBased
 
 
-class NewReno(CongestionControl):
+class NewReno(LossBased):
     """Grows by one segment per window (with byte counting, RFC 3465), halves on loss."""
 
-    name = "newreno"
+    name: ClassVar[str] = "newreno"
 
     __slots__ = ("_credit",)
 
