@@ -247,7 +247,7 @@ class TcpConnection:
     def close(self) -> None:
         """No more interest: FIN after what is queued; received data that nobody read makes it a reset (RFC 2525).
 
-        So do too many connections in this situation (`TcpConfig.orphans_max`).
+        So do too many connections in this situation (`TcpConfig.orphans_max`, `orphan_bytes_max`).
         """
         if self.closed or self.orphaned:
             return

@@ -455,8 +455,10 @@ class TcpLayer:
             del table[connection.key]
 
     def adopt_orphan(self, connection: TcpConnection) -> bool:
-        """The owner closed the connection and we bring it to its end; False when there are too many already."""
-        if len(self.orphans) >= self.config.orphans_max:
+        """The owner closed the connection and we bring it to its end; False when there are too many already, or they
+        hold too much."""
+        held = len(connection.snd.buffer) + sum(len(orphan.snd.buffer) for orphan in self.orphans)
+        if len(self.orphans) >= self.config.orphans_max or held > self.config.orphan_bytes_max:
             self.count("orphans_full")
             return False
         self.orphans.add(connection)

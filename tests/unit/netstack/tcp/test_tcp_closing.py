@@ -206,6 +206,38 @@ def test_orphans_are_limited_in_number() -> None:
     assert again.state is State.FIN_WAIT_1
 
 
+def test_orphans_are_limited_in_what_they_hold() -> None:
+    """However few they are. What their peers acknowledge meanwhile makes room."""
+    s = Script(TcpConfig(orphan_bytes_max=100_000))
+    connections = []
+    for _ in range(4):
+        c = s.established(window=0)
+        c.write(bytes(40_000))
+        c.close()
+        connections.append(c)
+        s.peer_port += 1
+    assert [c.state is State.CLOSED for c in connections] == [False, False, True, True]
+    assert s.layer.counters["orphans_full"] == 2
+    empty = s.established()
+    empty.close()
+    assert empty.state is State.FIN_WAIT_1
+    s.sent()
+    s.peer_port += 1
+    last = s.established(window=0)
+    last.write(bytes(20_000))
+    last.close()
+    s.sent()
+    taken = sum(len(payload) for _, payload in s.say(ACK, 1, 1))
+    assert taken >= 10_000
+    s.say(ACK, 1, 1 + taken)
+    for size, kept in ((taken + 1, False), (taken, True)):
+        s.peer_port += 1
+        again = s.established(window=0)
+        again.write(bytes(size))
+        again.close()
+        assert (again.state is State.FIN_WAIT_1) == kept
+
+
 def test_orphans_that_only_wait_for_a_fin_make_room_for_each_other() -> None:
     """A server that closes first, towards clients that never close: no response is cut short for their sake."""
     s = Script(TcpConfig(orphans_max=3))
