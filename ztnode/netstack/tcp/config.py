@@ -40,9 +40,10 @@ class TcpConfig:
     orphans_max: int = 4096
     """Connections closed by their owners whose data the peer does not have yet: one more is reset, as with the kernel's
     `tcp_max_orphans`. As many again may wait in FIN-WAIT-2: there the oldest goes, which loses nothing."""
-    orphan_bytes_max: int = 64 << 20
+    orphan_bytes_max: int = 256 << 20
     """What these connections may hold of their data together: one more that would go beyond it is reset, as with the
-    kernel's `tcp_mem`. Eight of the largest send buffers, or 16 KiB for each of `orphans_max`."""
+    kernel's `tcp_mem`. Hundreds of answers of a megabyte may be on their way to slow peers; those who ask for a file and
+    then shut their window get no more than this."""
     time_wait: float = 60.0
     time_wait_max: int = 16384
     """Bound of the TIME-WAIT table; the oldest goes first."""
