@@ -42,8 +42,8 @@ class TcpConfig:
     `tcp_max_orphans`. As many again may wait in FIN-WAIT-2: there the oldest goes, which loses nothing."""
     orphan_bytes_max: int = 256 << 20
     """What these connections may hold of their data together: one more that would go beyond it is reset, as with the
-    kernel's `tcp_mem`. Hundreds of answers of a megabyte may be on their way to slow peers; those who ask for a file and
-    then shut their window get no more than this."""
+    kernel's `tcp_mem`. Hundreds of answers of a megabyte may be on their way to slow peers; those who ask for a file
+    and then shut their window get no more than this."""
     time_wait: float = 60.0
     time_wait_max: int = 16384
     """Bound of the TIME-WAIT table; the oldest goes first."""
