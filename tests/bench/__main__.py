@@ -1,6 +1,6 @@
 """Everything that is measured, in one table.
 
-    python -m tests.bench [--json FILE] [--rounds N] [--only NAME ...] [--quick] [--profile]
+    python -m tests.bench [--json FILE] [--rounds N] [--only NAME ...] [--congestion NAME] [--quick] [--profile]
 
 Medians of ``--rounds``, side by side in one run with the programs that others wrote. A figure below its bar is shown as
 ``missed`` and decides nothing: the status is 1 only where something broke. What cannot run here says why.
@@ -20,6 +20,7 @@ from rich.console import Console
 from tests.bench import beside_libzt, machine, netstack, overlay, profiles
 from tests.bench.options import Options
 from tests.bench.report import LeftOut, Result, Row, number, show
+from ztnode.netstack.tcp.congestion import ALGORITHMS
 
 SECTIONS: dict[str, Callable[[Options], Iterator[Result]]] = {
     "netstack": netstack.measure,
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"), help="where the figures go")
     parser.add_argument("--rounds", type=int, default=5, help="samples of each figure")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="NAME", help="sections")
+    parser.add_argument("--congestion", choices=ALGORITHMS, default="cubic", help="of our nodes")
     parser.add_argument("--quick", action="store_true", help="one round of a quarter: a smoke test")
     parser.add_argument("--profile", action="store_true", help="only show where the time of a bulk transfer goes")
     arguments = parser.parse_args()
@@ -46,7 +48,7 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if arguments.profile:
         return profiles.show(console)
-    options = Options(QUICK_ROUNDS if arguments.quick else arguments.rounds, arguments.quick)
+    options = Options(QUICK_ROUNDS if arguments.quick else arguments.rounds, arguments.quick, arguments.congestion)
     facts = machine.facts()
     results: list[Result] = []
     status = 0
@@ -61,9 +63,16 @@ def main() -> int:
             console.print_exception()
             results.append(LeftOut(name, "the rest", f"broke: {error!r}"))
             status = 1
-    found = {"machine": facts, "rounds": options.rounds, "results": [result.as_json() for result in results]}
+    found = {
+        "machine": facts,
+        "rounds": options.rounds,
+        "congestion": options.congestion,
+        "results": [result.as_json() for result in results],
+    }
     arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     title = f"medians of {options.rounds} on {facts['cores']} cores, Python {facts['python']}, Linux {facts['kernel']}"
+    if options.congestion != "cubic":
+        title += f"; our nodes with --congestion {options.congestion}"
     show(results, title, console)
     console.print(f"every sample is in {arguments.json}")
     return status

@@ -129,7 +129,8 @@ def meeting(library: str, stubs: str, options: Options) -> Iterator[Meeting]:
 
         peer, rival = libzt("peer", place.far), libzt("rival", place.near)
         members = [
-            network.add(name, prefix=where.prefix) for name, where in (("ours", place.near), ("mate", place.far))
+            network.add(name, "--congestion", options.congestion, prefix=where.prefix)
+            for name, where in (("ours", place.near), ("mate", place.far))
         ]
         for member in members:
             member.wait_online()

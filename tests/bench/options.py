@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``rounds``: samples of each figure. ``quick``: less of everything; the figures are then a mere smoke test."""
+    """``rounds``: samples of each figure. ``quick``: less of everything; the figures are then a mere smoke test.
+    ``congestion``: of our nodes."""
 
     rounds: int = 5
     quick: bool = False
+    congestion: str = "cubic"
 
     @property
     def bulk(self) -> int:

@@ -70,11 +70,11 @@ def ipv4(member: Member, nwid: str) -> str:
 
 
 @contextlib.contextmanager
-def pair() -> Iterator[Pair]:
+def pair(congestion: str = "cubic") -> Iterator[Pair]:
     """Root, controller, two members, and a server in a process of its own."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedNetwork(Path(folder)) as network:
         nwid = network.create()
-        alpha, beta = network.add_all("alpha", "beta")
+        alpha, beta = (network.add(name, "--congestion", congestion) for name in ("alpha", "beta"))
         alpha.wait_online()
         beta.wait_online()
         ip = ipv4(alpha, nwid)
@@ -97,7 +97,7 @@ def server(state: Path, ip: str, folder: Path, port: int = PORT) -> Iterator[Tal
 
 def measure(options: Options) -> Iterator[Result]:
     """All rows of this section."""
-    with pair() as nodes:
+    with pair(options.congestion) as nodes:
         yield from idle(nodes)
         yield from idle_connections(nodes)
         yield from connects(nodes, options)
