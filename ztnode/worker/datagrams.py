@@ -59,9 +59,13 @@ class DatagramRelay:
         ours, client = socket.socketpair(socket.AF_UNIX, _KIND)
         ours.setblocking(False)
         self._sock = ours
-        self._host.poller.register(ours.fileno(), READ, self._on_client)
-        self.on_ready()
         return client
+
+    def fetched(self) -> None:
+        """The client has its end. Raises OSError."""
+        if self._sock is not None:
+            self._host.poller.register(self._sock.fileno(), READ, self._on_client)
+            self.on_ready()
 
     def expire(self) -> None:
         """Nobody came for it, or its client is gone."""

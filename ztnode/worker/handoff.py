@@ -17,7 +17,6 @@ from typing import Final, Protocol
 
 from ztnode.worker.poller import READ, Poller
 from ztnode.worker.protocol import TOKEN_BYTES
-from ztnode.worker.tcp_pair import RESET_ON_CLOSE
 
 OFFER_SECONDS: Final = 10.0
 """How long an offer waits for its client."""
@@ -38,8 +37,11 @@ class Offer(Protocol):
     def fetch(self) -> socket.socket:
         """The client's end; the caller closes it after sending. Raises OSError."""
 
+    def fetched(self) -> None:
+        """The client has its end: begin. Raises OSError."""
+
     def expire(self) -> None:
-        """Nobody came."""
+        """Nobody came, or the client went away before it had its end."""
 
 
 class HandoffServer:
@@ -135,9 +137,10 @@ class HandoffServer:
                 client.close()
                 continue
             self._clients[client] = (self._clock() + CLIENT_SECONDS, bytearray())
-            self._poller.register(client.fileno(), READ, partial(self._on_token, client))
-            # Most clients have sent their token by now: one round of the loop saved.
+            # Most clients have sent their token by now: nothing to wait for.
             self._on_token(client, READ)
+            if client in self._clients:
+                self._poller.register(client.fileno(), READ, partial(self._on_token, client))
 
     def _pause(self) -> None:
         """Who cannot be accepted now must not be reported, level-triggered as it is, again and again."""
@@ -170,20 +173,16 @@ class HandoffServer:
 
     def _give(self, client: socket.socket, offer: Offer) -> None:
         try:
-            end = offer.fetch()
+            with offer.fetch() as end:
+                # First of all: the client runs on while we do the rest.
+                socket.send_fds(client, [b"\0"], [end.fileno()])
+            offer.fetched()
+            self.counters["handoffs"] += 1
         except OSError:
-            # The system is out of descriptors or ports: what cannot be fetched now must not linger.
+            # The client went away in the middle, or the system is out of descriptors or ports: what cannot be fetched
+            # now must not linger.
             self.counters["handoff_failed"] += 1
             offer.expire()
-            return
-        with end:
-            try:
-                socket.send_fds(client, [b"\0"], [end.fileno()])
-                self.counters["handoffs"] += 1
-            except OSError:
-                # The client went away in the middle. A reset tells our end that nobody was ever there.
-                self.counters["handoff_failed"] += 1
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
     def _drop(self, client: socket.socket) -> None:
         self._clients.pop(client, None)

@@ -20,6 +20,7 @@ from ztnode.worker.handoff import HandoffServer
 from ztnode.worker.poller import READ, WRITE, Poller
 from ztnode.worker.requests import Requests
 from ztnode.worker.splice import DRAIN_POLL, Splice
+from ztnode.worker.tcp_pair import PairStock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +60,7 @@ class Worker:
         self.stack = stack
         self.now = now
         self.counters = {"ring_stalls": 0, "udp_bad_record": 0, "udp_unsendable": 0, "unknown_port": 0}
+        self.pairs = PairStock()
         self.handoff = HandoffServer(path, self.poller, lambda: self.now)
         self.round_number = 0
         """Odd while the loop waits; for the watchdog."""
@@ -88,7 +90,7 @@ class Worker:
         """Until SIGTERM. Raises ChannelClosed, RingCorrupt, ProtocolError, OSError."""
         self._catch_sigterm()
         self.send(protocol.Ready(self._path))
-        poller, stack, ring_in = self.poller, self.stack, self._ring_in
+        poller, stack, ring_in, requests = self.poller, self.stack, self._ring_in, self._requests
         while self._running:
             timeout = self._timeout()
             self.round_number += 1
@@ -109,6 +111,10 @@ class Worker:
             if records:
                 stack.settle()
                 ring_in.release()
+            if requests.client_expected:
+                # Our part is on its way; the time until the answer is free.
+                requests.client_expected = False
+                self.pairs.refill()
         self._end()
 
     def _timeout(self) -> float:
@@ -303,6 +309,7 @@ class Worker:
         """Peers and clients learn at once, by a reset."""
         self._requests.close()
         self.handoff.close()
+        self.pairs.close()
         for splice in list(self._splices):
             splice.reset()
         self._transmit(self.now)

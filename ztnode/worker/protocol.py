@@ -226,7 +226,9 @@ _TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_a
 def encode(message: Message) -> bytes:
     """One message as it goes onto the channel. Raises ProtocolError above :data:`MAX_MESSAGE`."""
     kind = type(message)
-    body = {"type": kind.__name__} | {field.name: getattr(message, field.name) for field in fields(kind)}
+    body: dict[str, Any] = {"type": kind.__name__}
+    for field in _VALIDATORS[kind]:
+        body[field] = getattr(message, field)
     data = json.dumps(body, separators=(",", ":")).encode()
     if len(data) > MAX_MESSAGE:
         raise ProtocolError(f"a {kind.__name__} of {len(data)} bytes is too long for the control channel")

@@ -17,7 +17,7 @@ from ztnode.worker.datagrams import Host as DatagramHost
 from ztnode.worker.explain import explain
 from ztnode.worker.splice import Host as SpliceHost
 from ztnode.worker.splice import Splice
-from ztnode.worker.tcp_pair import make_pair
+from ztnode.worker.tcp_pair import PairStock
 
 if TYPE_CHECKING:
     from ztnode.netstack.stack import Stack
@@ -37,6 +37,9 @@ class Host(SpliceHost, DatagramHost, Protocol):
     @property
     def handoff(self) -> HandoffServer: ...
 
+    @property
+    def pairs(self) -> PairStock: ...
+
     def send(self, message: protocol.ToNode) -> None:
         """Send to the node."""
 
@@ -51,17 +54,25 @@ class ParkedConnection:
     def __init__(self, host: Host, connection: TcpConnection) -> None:
         self._host = host
         self._connection = connection
+        self._ours: socket.socket | None = None
         connection.owner = self
 
     def fetch(self) -> socket.socket:
-        """Join the connection to a new pair; the client's end. Raises OSError."""
-        ours, client = make_pair()
-        Splice(self._connection, ours, self._host)
+        """The client's end of a pair. Raises OSError."""
+        self._ours, client = self._host.pairs.take()
         return client
+
+    def fetched(self) -> None:
+        """Join the connection to our end. Raises OSError."""
+        if self._ours is not None:
+            Splice(self._connection, self._ours, self._host)
 
     def expire(self) -> None:
         """Nobody came for it."""
+        self._connection.owner = None
         self._connection.abort()
+        if self._ours is not None:
+            self._ours.close()
 
     def on_ready(self) -> None:
         """Whatever arrives waits in the connection, a reset included: the client is to see it."""
@@ -118,6 +129,7 @@ class _Listener:
             self._requests.done(request)
             token = self._requests.park(request, connection)
             if token:
+                self._requests.client_expected = True
                 self._requests.host.send(protocol.Accepted(request, token, connection.local, connection.remote))
         if (error := self._listener.error) is not None:
             self._fail(error.errno or errno.EIO, "the network that the listener was bound to is gone")
@@ -177,6 +189,8 @@ class Requests:
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self.client_expected = False
+        """Set when somebody will soon come for a connection; whoever prepares for that clears it."""
         self._open: dict[int, _Dial | _Listener | _Accept | _Ping] = {}
         self._pings: set[_Ping] = set()
 
@@ -216,6 +230,7 @@ class Requests:
         connection = stack.connect(
             message.host, message.port, now, port_index=_index(message.index), timeout=message.timeout
         )
+        self.client_expected = True
         dial = self._open[message.id] = _Dial(self, message, connection)
         dial.on_ready()
 

@@ -52,6 +52,31 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
     return ours, client
 
 
+class PairStock:
+    """Keeps one pair made ahead: the two dozen system calls are over before a client waits for them."""
+
+    def __init__(self) -> None:
+        self._spare: tuple[socket.socket, socket.socket] | None = None
+
+    def take(self) -> tuple[socket.socket, socket.socket]:
+        """As :func:`make_pair`."""
+        spare, self._spare = self._spare, None
+        return make_pair() if spare is None else spare
+
+    def refill(self) -> None:
+        """Make the next pair; call it when nobody waits. Where it cannot be made, :meth:`take` will say so."""
+        if self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = make_pair()
+
+    def close(self) -> None:
+        """Give up the spare pair."""
+        if self._spare is not None:
+            for end in self._spare:
+                end.close()
+            self._spare = None
+
+
 def finish_on_close(sock: socket.socket) -> None:
     """Make close() of our end an orderly end of stream."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FINISH_ON_CLOSE)

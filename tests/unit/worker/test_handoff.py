@@ -225,7 +225,7 @@ def test_no_descriptors_left_resets_the_offer(bench: Bench, monkeypatch: pytest.
         raise OSError(24, "Too many open files")
 
     connection, token = park(bench)
-    monkeypatch.setattr("ztnode.worker.requests.make_pair", fail)
+    monkeypatch.setattr("ztnode.worker.tcp_pair.make_pair", fail)
     assert fetch(bench.connect(token)) is None
     assert connection.aborted
 
@@ -434,3 +434,60 @@ def test_unfetched_udp_socket_is_closed(bench: Bench) -> None:
     bench.now += OFFER_SECONDS
     bench.server.handle_timer(bench.now)
     assert udp.closed
+
+
+def test_a_pair_made_ahead_is_given_once_and_closed_with_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = tcp_pair.PairStock()
+    stock.refill()
+    made = []
+    monkeypatch.setattr(tcp_pair, "make_pair", lambda: made.append(make_pair()) or made[-1])
+    stock.refill()
+    assert not made, "one is enough"
+    ours, client = stock.take()
+    assert not made
+    client.sendall(b"up")
+    ours.setblocking(True)
+    assert ours.recv(10) == b"up"
+    assert stock.take() is made[0]
+    stock.refill()
+    stock.close()
+    assert [end.fileno() for end in made[1]] == [-1, -1]
+    for end in (ours, client, *made[0]):
+        end.close()
+
+
+def test_a_pair_that_cannot_be_made_ahead_is_missed_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(24, "Too many open files")
+
+    stock = tcp_pair.PairStock()
+    with monkeypatch.context() as patch:
+        patch.setattr(tcp_pair, "make_pair", fail)
+        stock.refill()
+        with pytest.raises(OSError, match="Too many"):
+            stock.take()
+    for end in stock.take():
+        end.close()
+
+
+def test_connection_that_cannot_be_joined_is_reset_at_both_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The poller is full: the client has its socket by then, and is to see a reset, not an end."""
+    connection, token = park(bench)
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.connect(bench.path)
+    client.sendall(token)
+
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.poller, "register", full)
+        bench.turn()
+    assert connection.aborted
+    assert not bench.live
+    assert bench.server.counters["handoff_failed"] == 1
+    fetched = fetch(client)
+    assert fetched is not None
+    with pytest.raises(ConnectionResetError):
+        fetched.recv(1)
+    fetched.close()

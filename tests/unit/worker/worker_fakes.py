@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ztnode.worker.poller import Poller
 from ztnode.worker.splice import Splice
+from ztnode.worker.tcp_pair import PairStock
 
 
 class FakeConnection:
@@ -82,6 +83,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.poller = Poller()
         self.now = 100.0
+        self.pairs = PairStock()
         self.counters = {"udp_bad_record": 0, "udp_unsendable": 0}
         self.live: set[Splice] = set()
         self.draining: set[Splice] = set()
