@@ -15,6 +15,8 @@ from ztclient.discovery import Address
 from ztclient.errors import NodeUnavailableError, from_rpc
 
 if TYPE_CHECKING:
+    import grpc
+
     from ztnode.v1.controller_pb2_grpc import ControllerServiceStub
     from ztnode.v1.node_pb2_grpc import NodeServiceStub
 
@@ -73,8 +75,12 @@ class Control:
 
     def call(self, method: Callable[..., Any], request: Any, timeout: float | None = 30.0) -> Any:
         """One unary call. ``timeout`` in seconds, None: for ever. Raises as ``errors.from_rpc`` says."""
-        with self.translated():
+        import grpc
+
+        try:
             return method(request, timeout=timeout, metadata=self.metadata)
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -84,11 +90,14 @@ class Control:
         try:
             yield
         except grpc.RpcError as error:
-            raised = from_rpc(error, str(self.address))
-            if isinstance(raised, NodeUnavailableError):
-                # The channel would go on failing until its back-off ends; a new one tries at once.
-                forget(self)
-            raise raised from None
+            raise self._failure(error) from None
+
+    def _failure(self, error: grpc.RpcError) -> Exception:
+        raised = from_rpc(error, str(self.address))
+        if isinstance(raised, NodeUnavailableError):
+            # The channel would go on failing until its back-off ends; a new one tries at once.
+            forget(self)
+        return raised
 
 
 _cache: dict[tuple[Address, Credentials], Control] = {}

@@ -90,10 +90,17 @@ def parse_address(text: str) -> Address:
 
 def runtime_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """This user's directory for sockets and registry entries; it need not exist."""
+    return Path(_runtime_directory(environ))
+
+
+# What follows joins strings: objects of pathlib would be most of what making a client costs.
+
+
+def _runtime_directory(environ: Mapping[str, str]) -> str:
     base = environ.get("XDG_RUNTIME_DIR")
-    if base and Path(base).is_absolute():
-        return Path(base) / "ztnode"
-    return Path(tempfile.gettempdir()) / f"ztnode-{os.getuid()}"
+    if base and base.startswith("/"):
+        return f"{base.rstrip('/')}/ztnode"
+    return f"{tempfile.gettempdir()}/ztnode-{os.getuid()}"
 
 
 def is_private(directory: Path) -> bool:
@@ -108,13 +115,17 @@ def socket_path(state: str | os.PathLike[str], environ: Mapping[str, str] = os.e
     ``<state>/ztnode.sock``; where that is too long for a Unix socket, a short name in the runtime directory that
     depends on the state directory alone, so that node and client find the same one.
     """
+    return Path(_socket_path(state, environ))
+
+
+def _socket_path(state: str | os.PathLike[str], environ: Mapping[str, str]) -> str:
     # realpath, so that "./st" and a symbolic link to it lead to the same name.
-    directory = Path(os.path.realpath(state))
-    path = directory / SOCKET_NAME
+    directory = os.path.realpath(os.fspath(state))
+    path = f"{directory}/{SOCKET_NAME}"
     if len(os.fsencode(path)) <= MAX_UNIX_PATH:
         return path
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-    return runtime_directory(environ) / f"{digest}.sock"
+    return f"{_runtime_directory(environ)}/{digest}.sock"
 
 
 def running_nodes(environ: Mapping[str, str] = os.environ) -> list[RunningNode]:
@@ -152,14 +163,14 @@ def _read_entry(path: Path) -> RunningNode | None:
 
 
 def _in_state(state: str | os.PathLike[str], environ: Mapping[str, str]) -> Address:
-    path = socket_path(state, environ)
-    directory = path.parent
-    if directory == runtime_directory(environ) and directory.exists() and not is_private(directory):
+    path = _socket_path(state, environ)
+    parent = path.rpartition("/")[0]
+    if parent == _runtime_directory(environ) and (directory := Path(parent)).exists() and not is_private(directory):
         raise NodeUnavailableError(
             errno.EACCES,
             f"{directory} is not a directory of this user with mode 0700; what listens there is not trusted",
         )
-    return Address("unix", str(path))
+    return Address("unix", path)
 
 
 def find(
