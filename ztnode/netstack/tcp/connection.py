@@ -286,6 +286,7 @@ class TcpConnection:
             "mss": snd.mss,
             "cwnd": cc.cwnd,
             "ssthresh": min(cc.ssthresh, 1 << 31),
+            "pacing_rate": cc.pacing_rate or 0.0,
             "send_window": max(0, snd.edge - recovery.una),
             "unsent": snd.buffer.end - min(recovery.nxt, snd.buffer.end),
             **recovery.snapshot(),
