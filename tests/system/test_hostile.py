@@ -59,6 +59,8 @@ RSS_GROWTH = 48 << 20
 """Bytes that a process may have gained: the tables that fill are bounded, and their bounds add up to less."""
 LOG_LINES = 20
 """Lines that one attack may add to a log: what it changes may be told, what it sends may not."""
+PATIENCE = 120.0
+"""Seconds for what is many and not about time, on a machine where other things run."""
 OVERSIZE = 9_900
 """The most that one VL1 packet can carry."""
 
@@ -730,10 +732,11 @@ def test_two_hundred_streams_and_readers_that_never_read(overlay: Overlay) -> No
         closing = threading.Event()
 
         def requests(ask: bool) -> Iterator[pb.StreamRequest]:
-            yield pb.StreamRequest(dial=pb.DialRequest(ip=ip, port=PORT))
+            # How soon two hundred are accepted is the machine's business: 30 s were too few with five loads on a core.
+            yield pb.StreamRequest(dial=pb.DialRequest(ip=ip, port=PORT, timeout_seconds=PATIENCE))
             if ask:
                 yield pb.StreamRequest(data=request)
-            closing.wait(30)
+            closing.wait()
 
         try:
             for number in range(200):
@@ -746,4 +749,4 @@ def test_two_hundred_streams_and_readers_that_never_read(overlay: Overlay) -> No
             closing.set()
             for call in calls:
                 call.cancel()
-        eventually(lambda: overlay.beta.node.status().workers[0].connections == 0)
+        eventually(lambda: overlay.beta.node.status().workers[0].connections == 0, PATIENCE)
