@@ -65,6 +65,17 @@ class Control:
             (("authorization", f"Bearer {credentials.token}"),) if credentials.token else ()
         )
         self.stub: NodeServiceStub = NodeServiceStub(self._channel)
+        self._handoff_paths: set[str] = set()
+
+    @property
+    def handoff_path(self) -> str:
+        """The hand-off socket where the next connection will be, as far as one can know; empty: not known. Where a node
+        has several workers it is not."""
+        return next(iter(self._handoff_paths)) if len(self._handoff_paths) == 1 else ""
+
+    def remember(self, handoff_path: str) -> None:
+        """A connection was fetched there."""
+        self._handoff_paths.add(handoff_path)
 
     @property
     def controller_stub(self) -> ControllerServiceStub:

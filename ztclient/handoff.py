@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+import sys
+import threading
 import time
+from types import TracebackType
 
 CLAIM_TIMEOUT = 5.0
 """Seconds that a worker may take to hand over a connection that is already established."""
 QUEUE_POLL = 0.01
 """Seconds between two looks whether the worker has room for one more client."""
+TOKEN_BYTES = 16
+_WAIT = bytes(TOKEN_BYTES)
+"""Before a token: what it stands for is still being made."""
+# What has come already must not be lost: Linux gives it out first, others throw it away with the reading side.
+_END = socket.SHUT_RDWR if sys.platform == "linux" else socket.SHUT_WR
 
 
 def claim(path: str, token: bytes, timeout: float = CLAIM_TIMEOUT) -> socket.socket:
@@ -24,15 +33,72 @@ def claim(path: str, token: bytes, timeout: float = CLAIM_TIMEOUT) -> socket.soc
         try:
             _connect(channel, path, time.monotonic() + timeout)
             channel.sendall(token)
-            data, descriptors, _flags, _address = socket.recv_fds(channel, 1, 1)
+            connected = _receive(channel)
         except TimeoutError:
             raise TimeoutError(errno.ETIMEDOUT, "the stack worker did not hand over the connection in time") from None
         except ConnectionError as error:
             raise ConnectionResetError(errno.ECONNRESET, "the stack worker that held the connection is gone") from error
+    if connected is None:
+        raise ConnectionResetError(errno.ECONNRESET, "the connection ended before it was claimed")
+    return connected
+
+
+class Appointment:
+    """A place at the worker's Unix socket for a connection that is yet to be made, under a token of our own: the socket
+    comes as soon as there is one, without waiting for the node to say so. A context manager."""
+
+    def __init__(self, path: str) -> None:
+        """Raises OSError where the worker cannot be reached or has no room at this moment."""
+        self.token = os.urandom(TOKEN_BYTES)
+        self._lock = threading.Lock()
+        self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._channel.setblocking(False)
+            self._channel.connect(path)
+            self._channel.send(_WAIT + self.token)
+        except OSError:
+            self._channel.close()
+            raise
+
+    def keep(self, timeout: float) -> socket.socket | None:
+        """Wait for the connected TCP socket (blocking), ``timeout`` seconds at most; None when there will be none here,
+        or not in time."""
+        self._channel.settimeout(timeout)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            return _receive(self._channel)
+        return None
+
+    def cancel(self) -> None:
+        """End :meth:`keep`, from another thread; what has come already still counts. Safe at any time."""
+        # The lock: a descriptor that is being closed may be somebody else's a moment later.
+        with self._lock, contextlib.suppress(OSError):
+            self._channel.shutdown(_END)
+
+    def __enter__(self) -> Appointment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._channel.close()
+
+
+def appoint(path: str) -> Appointment | None:
+    """An appointment, or None where the worker cannot be reached or has no room at this moment."""
+    try:
+        return Appointment(path)
+    except OSError:
+        return None
+
+
+def _receive(channel: socket.socket) -> socket.socket | None:
+    """The connected socket that the worker sends; None when it closes instead."""
+    data, descriptors, _flags, _address = socket.recv_fds(channel, 1, 1)
     if not data or not descriptors:
         for descriptor in descriptors:
             os.close(descriptor)
-        raise ConnectionResetError(errno.ECONNRESET, "the connection ended before it was claimed")
+        return None
     connected = socket.socket(fileno=descriptors[0])
     connected.set_inheritable(False)
     return tuned(connected)

@@ -228,6 +228,9 @@ class Node:
         control = self.control
         if self._address.scheme != "unix":
             return remote.open_stream(control, pb.StreamRequest(dial=request), patience + SLACK)
+        appointment = handoff.appoint(control.handoff_path) if control.handoff_path else None
+        if appointment is not None:
+            return _dial_by_appointment(control, request, appointment, patience + SLACK)
         answer: pb.DialResponse = control.call(control.stub.Dial, request, patience + SLACK)
         return connected_socket(control, answer.connection)
 
@@ -278,13 +281,35 @@ class Node:
         raise OSError(errno.EADDRNOTAVAIL, f"{ip} is not a managed address of this node")
 
 
+def _dial_by_appointment(
+    control: channel.Control, request: pb.DialRequest, appointment: handoff.Appointment, timeout: float
+) -> socket.socket:
+    """Dial, and wait at the hand-off socket meanwhile: the node's answer is waited for only when no socket comes."""
+    with appointment:
+        request.token = appointment.token
+        call = control.stub.Dial.future(request, timeout=timeout, metadata=control.metadata)
+        try:
+            # It also keeps the call, which would be cancelled with its last reference, until its answer is there.
+            call.add_done_callback(lambda _call: appointment.cancel())
+            connected = appointment.keep(timeout)
+        except BaseException:
+            call.cancel()
+            raise
+    if connected is not None:
+        return connected
+    with control.translated():
+        return connected_socket(control, call.result().connection)
+
+
 def connected_socket(control: channel.Control, connection: pb.Connection) -> socket.socket:
     """The socket of a connection that Dial or Accept gave, by hand-off where that is possible."""
     from ztnode.v1 import node_pb2 as pb
 
     if connection.handoff_path:
         try:
-            return handoff.claim(connection.handoff_path, connection.token)
+            connected = handoff.claim(connection.handoff_path, connection.token)
+            control.remember(connection.handoff_path)
+            return connected
         except (FileNotFoundError, PermissionError):
             # The control socket was brought into a container and the worker's was not: the stream goes there too.
             pass

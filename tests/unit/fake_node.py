@@ -84,7 +84,9 @@ class FakeNode:
         self.on_join = configured
         self.failing: Exception | None = None
         self.dials: list[tuple[str, int, int | None, float]] = []
+        self.dialling = 0
         self.waiting: dict[bytes, socket.socket] = {}
+        self.appointed: dict[bytes, socket.socket] = {}
         self.listeners: dict[int, socket.socket] = {}
         self.watchers: list[asyncio.Queue[NetworkInfo]] = []
         self.capturing = 0
@@ -108,24 +110,36 @@ class FakeNode:
             await self._task
         self._handoff.close()
         self.handoff_path.unlink()
-        for sock in [*self.waiting.values(), *self.listeners.values()]:
+        for sock in [*self.waiting.values(), *self.appointed.values(), *self.listeners.values()]:
             sock.close()
 
     async def _hand_over(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             channel, _ = await loop.sock_accept(self._handoff)
-            with channel:
-                token = await loop.sock_recv(channel, 16)
-                connected = self.waiting.pop(token, None)
-                if connected is not None:
-                    channel.setblocking(True)
-                    socket.send_fds(channel, [b"\0"], [connected.fileno()])
-                    connected.close()
+            message = await loop.sock_recv(channel, 32)
+            token = message[-16:]
+            connected = self.waiting.pop(token, None)
+            if connected is not None:
+                self._give(channel, connected)
+            elif len(message) == 32:
+                self.appointed[token] = channel
+            else:
+                channel.close()
 
-    def _offer(self, connected: socket.socket, local: tuple[str, int], remote: tuple[str, int]) -> Handoff:
-        token = os.urandom(16)
-        self.waiting[token] = connected
+    def _give(self, channel: socket.socket, connected: socket.socket) -> None:
+        with channel, connected:
+            channel.setblocking(True)
+            socket.send_fds(channel, [b"\0"], [connected.fileno()])
+
+    def _offer(
+        self, connected: socket.socket, local: tuple[str, int], remote: tuple[str, int], token: bytes = b""
+    ) -> Handoff:
+        token = token or os.urandom(16)
+        if token in self.appointed:
+            self._give(self.appointed.pop(token), connected)
+        else:
+            self.waiting[token] = connected
         return Handoff(str(self.handoff_path), token, local, remote)
 
     # --- NodeApi
@@ -186,8 +200,17 @@ class FakeNode:
         finally:
             self.watchers.remove(queue)
 
-    async def dial(self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0) -> Handoff:
+    async def dial(
+        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes = b""
+    ) -> Handoff:
         self.dials.append((host, port, nwid, timeout))
+        self.dialling += 1
+        try:
+            return await self._dial(host, port, timeout, token)
+        finally:
+            self.dialling -= 1
+
+    async def _dial(self, host: str, port: int, timeout: float, token: bytes) -> Handoff:
         if host.startswith("192.0.2."):
             raise DialError(errno.EHOSTUNREACH, f"no answer to ARP for {host}")
         if host == "198.51.100.1":
@@ -201,7 +224,7 @@ class FakeNode:
         connected = socket.socket()
         connected.setblocking(False)
         await asyncio.get_running_loop().sock_connect(connected, real)
-        return self._offer(connected, (IP, 50000), (host, port))
+        return self._offer(connected, (IP, 50000), (host, port), token)
 
     async def listen(
         self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128

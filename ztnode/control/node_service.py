@@ -148,8 +148,10 @@ class NodeService(rpc.NodeServiceServicer):
         ip, port = convert.ip_address(request.ip), convert.port_number(request.port)
         timeout = convert.dial_timeout(request.timeout_seconds)
         nwid = self._joined(request.network_id)
+        if request.token:
+            _check_token(request.token)
         try:
-            return await self._node.dial(ip, port, nwid=nwid, timeout=timeout)
+            return await self._node.dial(ip, port, nwid=nwid, timeout=timeout, token=request.token)
         except KeyError:
             # Left while the attempt was under way.
             raise not_found("the network was left") from None
@@ -165,8 +167,7 @@ class NodeService(rpc.NodeServiceServicer):
             case "dial":
                 return await self._dial(request.dial)
             case "token":
-                if len(request.token) != TOKEN_BYTES:
-                    raise invalid(f"a connection's token has {TOKEN_BYTES} bytes")
+                _check_token(request.token)
                 handoff = self._pending.take(request.token, time.monotonic())
                 if handoff is None:
                     raise not_found("no connection waits under this token: it was claimed, or its minute is over")
@@ -177,6 +178,11 @@ class NodeService(rpc.NodeServiceServicer):
 
 def _not_joined(nwid: int) -> RpcFailure:
     return not_found(f"network {nwid:016x} is not joined: join it with `ztnode join {nwid:016x}`")
+
+
+def _check_token(token: bytes) -> None:
+    if len(token) != TOKEN_BYTES:
+        raise invalid(f"a connection's token has {TOKEN_BYTES} bytes")
 
 
 def _no_listener(listener: int) -> RpcFailure:

@@ -133,8 +133,12 @@ class NodeApi(Protocol):
         """Every network as it is now, then each again whenever it changes (one that was left: state LEFT);
         a slow reader gets the newest state only."""
 
-    async def dial(self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0) -> Handoff:
-        """Open a TCP connection to a numeric address. Raises DialError, ValueError on a bad address."""
+    async def dial(
+        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes = b""
+    ) -> Handoff:
+        """Open a TCP connection to a numeric address. ``token``: 16 random bytes that the client chose to be the
+        hand-off's, so that it can wait there meanwhile; empty: a new one. Raises DialError, ValueError on a bad
+        address."""
 
     async def listen(
         self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128

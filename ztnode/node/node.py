@@ -430,9 +430,11 @@ class Node:
         """See NodeApi."""
         return self._watchers.watch(self.networks())
 
-    async def dial(self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0) -> Handoff:
+    async def dial(
+        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes = b""
+    ) -> Handoff:
         """See NodeApi."""
-        return await self._supervisor.dial(host, port, nwid=nwid, timeout=timeout)
+        return await self._supervisor.dial(host, port, nwid=nwid, timeout=timeout, token=token)
 
     async def listen(
         self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128

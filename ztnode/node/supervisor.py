@@ -278,8 +278,11 @@ class Supervisor:
 
     # -- what clients ask for ---------------------------------------------------------------------------------------
 
-    async def dial(self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0) -> Handoff:
-        """Open a TCP connection. Raises DialError, ValueError on an address that is not numeric."""
+    async def dial(
+        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes = b""
+    ) -> Handoff:
+        """Open a TCP connection, whose client may have chosen its ``token``. Raises DialError, ValueError on an address
+        that is not numeric."""
         host = str(ip_address(host))
         _check_port(port, lowest=1)
         index = self._index(nwid)
@@ -291,7 +294,7 @@ class Supervisor:
                 # The stack's own time-out comes first and says why; the second more is for a worker that is stuck.
                 async with asyncio.timeout(max(left, 0.0) + 1.0):
                     process = await slot.running()
-                    message = protocol.Dial(next(self._ids), host, port, index, max(left, 0.001))
+                    message = protocol.Dial(next(self._ids), host, port, index, max(left, 0.001), token.hex())
                     answer = _expect(await process.request(message), protocol.Dialled)
             except TimeoutError as error:
                 raise DialError(errno.ETIMEDOUT, f"no answer from {host}:{port} within {timeout:g} s") from error

@@ -799,6 +799,7 @@ class DialRequest(_message.Message):
     PORT_FIELD_NUMBER: _builtins.int
     NETWORK_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
     """IP."""
     port: _builtins.int
@@ -807,6 +808,11 @@ class DialRequest(_message.Message):
     """16 hex digits: by this network alone. Empty: by whichever network has the longest matching route."""
     timeout_seconds: _builtins.float
     """Seconds until the attempt is given up with DEADLINE_EXCEEDED; 0: 30."""
+    token: _builtins.bytes
+    """16 random bytes that shall be the connection's token; empty: the node chooses. A client on the same machine that
+    chose it can wait for its socket while the call is under way, see Connection.handoff_path. A token that another
+    connection still has: INVALID_ARGUMENT.
+    """
     def __init__(
         self,
         *,
@@ -814,10 +820,11 @@ class DialRequest(_message.Message):
         port: _builtins.int = ...,
         network_id: _builtins.str = ...,
         timeout_seconds: _builtins.float = ...,
+        token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id", "port", b"port", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id", "port", b"port", "timeout_seconds", b"timeout_seconds", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -840,6 +847,9 @@ class Connection(_message.Message):
     handoff_path: _builtins.str
     """For a client on the same machine: connect to this Unix socket, send `token` and receive one file descriptor
     (SCM_RIGHTS), a connected TCP socket. Empty for clients that came by TCP: they use Stream.
+    Who chose the token in DialRequest and knows this path from an earlier connection need not wait for the answer: 16
+    zero bytes before the token ask for what is still being made. The descriptor comes as soon as the connection stands;
+    the end without one means that it is not made here, and the answer says why, or where it is.
     """
     @_builtins.property
     def local(self) -> Global___Endpoint:

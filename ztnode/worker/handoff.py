@@ -2,6 +2,10 @@
 
 A client connects, sends the 16-byte token that the node gave it, and receives one byte (zero) with one descriptor
 attached (SCM_RIGHTS); then the worker closes. A token that is unknown, used or expired gets nothing but the close.
+
+A client that chose the token itself may come while what it stands for is still being made: it sends :data:`WAIT` and
+the token, and receives its descriptor as soon as there is one, or the close as soon as it is certain that there will be
+none. Until the node has said that the token is expected it has as long as any client that is about to send its token.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ CLIENT_SECONDS: Final = 5.0
 MAX_CLIENTS: Final = 128
 """Clients that may be about to send their token; more wait in the kernel's backlog."""
 MAX_OFFERS: Final = 16384
+WAIT: Final = bytes(TOKEN_BYTES)
+"""Before a token: wait for what it stands for. No token by itself."""
 RETRY_SECONDS: Final = 0.2
 """After the system had no descriptor for one more client."""
 
@@ -56,17 +62,46 @@ class HandoffServer:
         # Both in the order of their expiry, because every entry lives equally long.
         self._offers: dict[bytes, tuple[float, Offer]] = {}
         self._clients: dict[socket.socket, tuple[float, bytearray]] = {}
+        # Tokens that clients chose, and those of their clients who are here already, each under its token.
+        self._expected: set[bytes] = set()
+        self._waiting: dict[bytes, socket.socket] = {}
         self._listener = _bind_private(path)
         self._accepting = False
         self._retry_at: float | None = None
         self._resume()
 
-    def offer(self, offer: Offer) -> str:
-        """The token, in hexadecimal, that fetches ``offer`` once, within :data:`OFFER_SECONDS`. Raises OSError."""
+    def expect(self, token: str) -> None:
+        """Something is being made for the client that chose ``token``, in hexadecimal; :meth:`offer` or :meth:`dismiss`
+        ends it. Raises ValueError for a token that is none or is in use."""
+        chosen = bytes.fromhex(token)
+        if len(chosen) != TOKEN_BYTES or chosen == WAIT:
+            raise ValueError("a connection's token is 16 random bytes")
+        if chosen in self._expected or chosen in self._offers:
+            raise ValueError("another connection has this token: choose random ones")
+        self._expected.add(chosen)
+        if (client := self._waiting.get(chosen)) is not None:
+            del self._clients[client]  # its time is no longer ours to limit
+            self._resume()
+
+    def dismiss(self, token: str) -> None:
+        """Nothing will come of what was expected under ``token``."""
+        chosen = bytes.fromhex(token)
+        self._expected.discard(chosen)
+        if (client := self._waiting.pop(chosen, None)) is not None:
+            self._drop(client)
+
+    def offer(self, offer: Offer, expected: str = "") -> str:
+        """The token, in hexadecimal, that fetches ``offer`` once, within :data:`OFFER_SECONDS`: the ``expected`` one,
+        whose client gets it at once if it waits, or a new one. Raises OSError."""
         if len(self._offers) >= MAX_OFFERS:
             raise OSError("too many connections wait to be fetched")
-        token = secrets.token_bytes(TOKEN_BYTES)
-        self._offers[token] = (self._clock() + OFFER_SECONDS, offer)
+        token = bytes.fromhex(expected) if expected else secrets.token_bytes(TOKEN_BYTES)
+        self._expected.discard(token)
+        if (client := self._waiting.pop(token, None)) is not None:
+            self._give(client, offer)
+            self._drop(client)
+        else:
+            self._offers[token] = (self._clock() + OFFER_SECONDS, offer)
         return token.hex()
 
     def renew(self, token: str) -> None:
@@ -100,18 +135,20 @@ class HandoffServer:
             self.counters["handoff_expired"] += 1
             offer.expire()
         while self._clients:
-            client, (deadline, _) = next(iter(self._clients.items()))
+            client, (deadline, received) = next(iter(self._clients.items()))
             if deadline > now:
                 break
             self.counters["handoff_refused"] += 1
+            self._waiting.pop(bytes(received[len(WAIT) :]), None)
             self._drop(client)
 
     def close(self) -> None:
         """Remove the socket; what nobody fetched expires."""
         self._poller.unregister(self._listener.fileno())
         self._listener.close()
-        for client in list(self._clients):
+        for client in {*self._clients, *self._waiting.values()}:
             self._drop(client)
+        self._waiting.clear()
         for _, offer in self._offers.values():
             offer.expire()
         self._offers.clear()
@@ -138,8 +175,7 @@ class HandoffServer:
                 continue
             self._clients[client] = (self._clock() + CLIENT_SECONDS, bytearray())
             # Most clients have sent their token by now: nothing to wait for.
-            self._on_token(client, READ)
-            if client in self._clients:
+            if not self._read_token(client):
                 self._poller.register(client.fileno(), READ, partial(self._on_token, client))
 
     def _pause(self) -> None:
@@ -154,22 +190,44 @@ class HandoffServer:
             self._poller.register(self._listener.fileno(), READ, self._on_connect)
 
     def _on_token(self, client: socket.socket, _mask: int) -> None:
+        self._read_token(client)
+
+    def _read_token(self, client: socket.socket) -> bool:
+        """Whether all of it has come; then the client is served, sent away, or waits."""
         _, received = self._clients[client]
         try:
-            data = client.recv(TOKEN_BYTES - len(received))
+            data = client.recv(len(WAIT) + TOKEN_BYTES - len(received))
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         received += data
-        if data and len(received) < TOKEN_BYTES:
-            return
-        _, offer = self._offers.pop(bytes(received), (0.0, None))
-        if offer is None:
-            self.counters["handoff_refused"] += 1
-        else:
+        start = len(WAIT) if received.startswith(WAIT) else 0
+        token = bytes(received[start : start + TOKEN_BYTES])
+        if data and len(token) < TOKEN_BYTES:
+            return False
+        _, offer = self._offers.pop(token, (0.0, None))
+        if offer is not None:
             self._give(client, offer)
+        elif start and data and token not in self._waiting:
+            self._wait(client, token)
+            return True
+        else:
+            self.counters["handoff_refused"] += 1
         self._drop(client)
+        return True
+
+    def _wait(self, client: socket.socket, token: bytes) -> None:
+        self._waiting[token] = client
+        if token in self._expected:
+            del self._clients[client]
+            self._resume()
+        # It has nothing more to say: whatever comes, it has gone.
+        self._poller.unregister(client.fileno())
+        self._poller.register(client.fileno(), READ, lambda _mask: self._leave(token))
+
+    def _leave(self, token: bytes) -> None:
+        self._drop(self._waiting.pop(token))
 
     def _give(self, client: socket.socket, offer: Offer) -> None:
         try:

@@ -60,13 +60,14 @@ class PortDown:
 @dataclass(frozen=True, slots=True)
 class Dial:
     """Node → worker: open a TCP connection. ``index`` -1: whichever network has a route. ``timeout`` in seconds.
-    Answer: Dialled or Failed."""
+    ``token``, if it is not empty, shall be its token: its client may wait for it already. Answer: Dialled or Failed."""
 
     id: int
     host: str
     port: int
     index: int
     timeout: float
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,16 +90,24 @@ class _Dial:
         if connection.error is not None:
             number = connection.error.errno or errno.EIO
             self._requests.done(message.id)
+            self._dismiss()
             self._requests.fail(message.id, number, explain(number, message.host, message.port, message.timeout))
         elif connection.established:
             self._requests.done(message.id)
-            token = self._requests.park(message.id, connection)
+            token = self._requests.park(message.id, connection, message.token)
             if token:
                 self._requests.host.send(protocol.Dialled(message.id, token, connection.local, connection.remote))
+            else:
+                self._dismiss()
 
     def cancel(self) -> None:
         self._connection.owner = None
         self._connection.abort()
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        if self._message.token:
+            self._requests.host.handoff.dismiss(self._message.token)
 
 
 class _Listener:
@@ -230,6 +238,12 @@ class Requests:
         connection = stack.connect(
             message.host, message.port, now, port_index=_index(message.index), timeout=message.timeout
         )
+        if message.token:
+            try:
+                self.host.handoff.expect(message.token)
+            except ValueError:
+                connection.abort()
+                raise
         self.client_expected = True
         dial = self._open[message.id] = _Dial(self, message, connection)
         dial.on_ready()
@@ -280,10 +294,11 @@ class Requests:
         """Answer that it failed."""
         self.host.send(protocol.Failed(request, number, reason))
 
-    def park(self, request: int, connection: TcpConnection) -> str:
-        """Offer an established connection; the token, or "" after having answered that there is no room."""
+    def park(self, request: int, connection: TcpConnection, expected: str = "") -> str:
+        """Offer an established connection, under the token that is ``expected``, if any; the token, or "" after having
+        answered that there is no room."""
         try:
-            return self.host.handoff.offer(ParkedConnection(self.host, connection))
+            return self.host.handoff.offer(ParkedConnection(self.host, connection), expected)
         except OSError as error:
             connection.abort()
             self.fail(request, errno.ENOBUFS, str(error))

@@ -295,6 +295,19 @@ def test_a_token_is_good_once(running_node: RunningNode, stub: rpc.NodeServiceSt
         assert ending(caught.value)[0] == grpc.StatusCode.NOT_FOUND
 
 
+def test_the_client_may_choose_the_token(running_node: RunningNode, stub: rpc.NodeServiceStub) -> None:
+    with peer(echo) as real:
+        running_node.serve(HOST, 7, real)
+        request = pb.DialRequest(ip=HOST, port=7, token=bytes(range(16)))
+        assert stub.Dial(request).connection.token == request.token
+        requests = [pb.StreamRequest(token=request.token), pb.StreamRequest(half_close=pb.HalfClose())]
+        assert len(list(stub.Stream(iter(requests)))) == 2
+    for length in (1, 15, 17):
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Dial(pb.DialRequest(ip=HOST, port=7, token=bytes(length)))
+        assert ending(caught.value)[0] == grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_a_claim_of_what_the_worker_lost_is_a_reset(running_node: RunningNode, stub: rpc.NodeServiceStub) -> None:
     with peer(echo) as real:
         running_node.serve(HOST, 7, real)

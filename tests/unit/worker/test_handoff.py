@@ -18,7 +18,7 @@ from worker_fakes import FakeConnection, FakeHost
 from ztnode.worker import handoff as handoff_module
 from ztnode.worker import tcp_pair
 from ztnode.worker.datagrams import DatagramRelay
-from ztnode.worker.handoff import CLIENT_SECONDS, MAX_CLIENTS, OFFER_SECONDS, HandoffServer
+from ztnode.worker.handoff import CLIENT_SECONDS, MAX_CLIENTS, OFFER_SECONDS, WAIT, HandoffServer
 from ztnode.worker.requests import ParkedConnection
 from ztnode.worker.tcp_pair import finish_on_close, make_pair
 
@@ -491,3 +491,142 @@ def test_connection_that_cannot_be_joined_is_reset_at_both_ends(bench: Bench, mo
     with pytest.raises(ConnectionResetError):
         fetched.recv(1)
     fetched.close()
+
+
+CHOSEN = bytes(range(16))
+
+
+@pytest.mark.parametrize("client_first", [True, False])
+def test_client_that_waits_gets_its_socket_as_soon_as_there_is_one(bench: Bench, client_first: bool) -> None:
+    if client_first:
+        client = bench.connect(WAIT + CHOSEN)
+        bench.server.expect(CHOSEN.hex())
+    else:
+        bench.server.expect(CHOSEN.hex())
+        client = bench.connect(WAIT + CHOSEN)
+    bench.now += 10 * CLIENT_SECONDS
+    bench.server.handle_timer(bench.now)
+    connection = FakeConnection()
+    assert bench.server.offer(ParkedConnection(bench, connection), CHOSEN.hex()) == CHOSEN.hex()
+    fetched = fetch(client)
+    assert fetched is not None
+    fetched.sendall(b"up")
+    bench.turn()
+    assert connection.sent == b"up"
+    assert bench.server.counters == {"handoffs": 1, "handoff_refused": 0, "handoff_failed": 0, "handoff_expired": 0}
+    assert bench.server.next_timer() is None
+    assert fetch(bench.connect(CHOSEN)) is None, "a token works once"
+    fetched.close()
+
+
+def test_client_may_ask_for_the_token_that_it_chose_afterwards(bench: Bench) -> None:
+    for message in (CHOSEN, WAIT + CHOSEN):
+        bench.server.expect(CHOSEN.hex())
+        bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN.hex())
+        fetched = fetch(bench.connect(message))
+        assert fetched is not None
+        fetched.close()
+        bench.turn()
+
+
+def test_token_to_wait_for_may_come_in_pieces(bench: Bench) -> None:
+    message = WAIT + CHOSEN
+    client = bench.connect(message[:7])
+    for piece in (message[7:16], message[16:20], message[20:]):
+        client.sendall(piece)
+        bench.turn()
+    bench.server.expect(CHOSEN.hex())
+    bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN.hex())
+    fetched = fetch(client)
+    assert fetched is not None
+    fetched.close()
+
+
+@pytest.mark.parametrize("client_first", [True, False])
+def test_client_that_waits_in_vain_is_sent_away(bench: Bench, client_first: bool) -> None:
+    bench.server.expect(CHOSEN.hex())
+    client = bench.connect(WAIT + CHOSEN) if client_first else None
+    bench.server.dismiss(CHOSEN.hex())
+    bench.server.dismiss(CHOSEN.hex())
+    if client is not None:
+        assert fetch(client) is None
+    bench.server.expect(CHOSEN.hex())
+    bench.server.dismiss(CHOSEN.hex())
+
+
+def test_client_that_waits_for_what_nobody_makes_is_sent_away_in_time(bench: Bench) -> None:
+    client = bench.connect(WAIT + CHOSEN)
+    bench.now += CLIENT_SECONDS
+    bench.server.handle_timer(bench.now)
+    assert fetch(client) is None
+    assert bench.server.counters["handoff_refused"] == 1
+    bench.server.expect(CHOSEN.hex())
+    assert not bench.server._clients
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_client_that_stops_waiting_leaves_nothing_behind(bench: Bench, announced: bool) -> None:
+    client = bench.connect(WAIT + CHOSEN)
+    if announced:
+        bench.server.expect(CHOSEN.hex())
+    client.close()
+    bench.turn()
+    assert bench.turn() == 0
+    if not announced:
+        bench.server.expect(CHOSEN.hex())
+    connection = FakeConnection()
+    bench.server.offer(ParkedConnection(bench, connection), CHOSEN.hex())
+    bench.now += OFFER_SECONDS
+    bench.server.handle_timer(bench.now)
+    assert connection.aborted
+
+
+def test_client_that_died_while_it_waited_resets_the_connection(bench: Bench) -> None:
+    client = bench.connect(WAIT + CHOSEN)
+    bench.server.expect(CHOSEN.hex())
+    client.close()
+    connection = FakeConnection()
+    bench.server.offer(ParkedConnection(bench, connection), CHOSEN.hex())
+    assert connection.aborted
+    assert not bench.live
+    assert bench.server.counters["handoff_failed"] == 1
+    assert bench.turn() == 0
+
+
+def test_nobody_takes_the_place_of_one_who_waits(bench: Bench) -> None:
+    client = bench.connect(WAIT + CHOSEN)
+    assert fetch(bench.connect(WAIT + CHOSEN)) is None
+    bench.server.expect(CHOSEN.hex())
+    assert fetch(bench.connect(WAIT + CHOSEN)) is None
+    assert fetch(bench.connect(CHOSEN)) is None
+    bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN.hex())
+    fetched = fetch(client)
+    assert fetched is not None
+    fetched.close()
+
+
+def test_a_token_must_be_one_and_be_free(bench: Bench) -> None:
+    for bad in ("", "00" * 16, "ab" * 15, "ab" * 17, "no hexadecimal"):
+        with pytest.raises(ValueError, match=r"token|hexadecimal"):
+            bench.server.expect(bad)
+    bench.server.expect(CHOSEN.hex())
+    with pytest.raises(ValueError, match="another connection"):
+        bench.server.expect(CHOSEN.hex())
+    bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN.hex())
+    with pytest.raises(ValueError, match="another connection"):
+        bench.server.expect(CHOSEN.hex())
+
+
+def test_those_who_wait_for_a_dial_do_not_keep_others_out(bench: Bench) -> None:
+    crowd = []
+    for number in range(1, MAX_CLIENTS + 20):
+        token = number.to_bytes(16, "big")
+        bench.server.expect(token.hex())
+        crowd.append(bench.connect(WAIT + token))
+    _, token = park(bench)
+    fetched = fetch(bench.connect(token))
+    assert fetched is not None
+    fetched.close()
+    bench.server.close()
+    for client in crowd:
+        assert fetch(client) is None

@@ -24,6 +24,7 @@ from worker_pair import B6, NWID, A, B, Pair, fetch, on_loop, read_all, running_
 
 from ztnode.node.api import DialError
 from ztnode.node.supervisor import Supervisor
+from ztnode.worker.handoff import WAIT
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -262,6 +263,45 @@ async def test_cancelled_dial_leaves_nothing_behind(tmp_path: Path) -> None:
         dialled, accepted = await pair.connect()
         dialled.close()
         accepted.close()
+
+
+def waiting(path: str, token: bytes) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.setblocking(False)
+    client.connect(path)
+    client.send(WAIT + token)
+    return client
+
+
+@on_loop
+async def test_client_that_chose_its_token_waits_at_the_worker(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        listener, (_, port) = await pair.b.listen("", 0)
+        path = (await pair.a.dial(B, port)).path
+        await pair.b.accept(listener)
+        for token in (os.urandom(16), os.urandom(16)):
+            with waiting(path, token) as client:
+                assert (await pair.a.dial(B, port, token=token)).token == token
+                _, fds, _, _ = socket.recv_fds(client, 1, 1)
+            with socket.socket(fileno=fds[0]) as dialled, fetch(await pair.b.accept(listener)) as accepted:
+                dialled.send(b"up")
+                assert await loop.sock_recv(accepted, 10) == b"up"
+        # What fails and what is given up ends the wait, without a word more.
+        token = os.urandom(16)
+        with waiting(path, token) as client:
+            with pytest.raises(DialError) as refused:
+                await pair.a.dial(B, port + 1, token=token)
+            assert refused.value.errno == errno.ECONNREFUSED
+            assert await loop.sock_recv(client, 1) == b""
+        with waiting(path, token) as client:
+            dialling = asyncio.create_task(pair.a.dial("10.121.0.99", 80, token=token))
+            await asyncio.sleep(0.1)
+            with pytest.raises(DialError) as taken:
+                await pair.a.dial(B, port, token=token)
+            assert taken.value.errno == errno.EINVAL
+            dialling.cancel()
+            assert await loop.sock_recv(client, 1) == b""
 
 
 @on_loop
