@@ -90,7 +90,7 @@ class Worker:
         """Until SIGTERM. Raises ChannelClosed, RingCorrupt, ProtocolError, OSError."""
         self._catch_sigterm()
         self.send(protocol.Ready(self._path))
-        poller, stack, ring_in, requests = self.poller, self.stack, self._ring_in, self._requests
+        poller, stack, ring_in = self.poller, self.stack, self._ring_in
         while self._running:
             timeout = self._timeout()
             self.round_number += 1
@@ -111,10 +111,6 @@ class Worker:
             if records:
                 stack.settle()
                 ring_in.release()
-            if requests.client_expected:
-                # Our part is on its way; the time until the answer is free.
-                requests.client_expected = False
-                self.pairs.refill()
         self._end()
 
     def _timeout(self) -> float:
@@ -127,6 +123,8 @@ class Worker:
         ]
         if self._stats_due:
             due.append(self._stats_due)
+        if self.pairs.due:
+            due.append(self.pairs.due)
         if self._draining:
             due.append(self.now + DRAIN_POLL)
         if not due:
@@ -187,6 +185,8 @@ class Worker:
         due = self._requests.next_timer()
         if due is not None and due <= now:
             self._requests.handle_timer(now)
+        if self.pairs.due and self.pairs.due <= now:
+            self.pairs.refill()
         if self._draining:
             for splice in list(self._draining):
                 splice.handle_timer(now)

@@ -59,7 +59,7 @@ class ParkedConnection:
 
     def fetch(self) -> socket.socket:
         """The client's end of a pair. Raises OSError."""
-        self._ours, client = self._host.pairs.take()
+        self._ours, client = self._host.pairs.take(self._host.now)
         return client
 
     def fetched(self) -> None:
@@ -137,7 +137,6 @@ class _Listener:
             self._requests.done(request)
             token = self._requests.park(request, connection)
             if token:
-                self._requests.client_expected = True
                 self._requests.host.send(protocol.Accepted(request, token, connection.local, connection.remote))
         if (error := self._listener.error) is not None:
             self._fail(error.errno or errno.EIO, "the network that the listener was bound to is gone")
@@ -197,8 +196,6 @@ class Requests:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.client_expected = False
-        """Set when somebody will soon come for a connection; whoever prepares for that clears it."""
         self._open: dict[int, _Dial | _Listener | _Accept | _Ping] = {}
         self._pings: set[_Ping] = set()
 
@@ -244,7 +241,6 @@ class Requests:
             except ValueError:
                 connection.abort()
                 raise
-        self.client_expected = True
         dial = self._open[message.id] = _Dial(self, message, connection)
         dial.on_ready()
 

@@ -19,6 +19,7 @@ about what the loopback moves while the other process waits for its turn on a bu
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """A struct linger for SO_LINGER."""
 _FINISH_ON_CLOSE: Final = struct.pack("ii", 0, 0)
+REFILL_SECONDS: Final = 0.005
 _STRANGERS: Final = 64
 _SECONDS: Final = 1.0
 
@@ -57,14 +58,20 @@ class PairStock:
 
     def __init__(self) -> None:
         self._spare: tuple[socket.socket, socket.socket] | None = None
+        self.due = 0.0
+        """When to call :meth:`refill`, in monotonic seconds; 0: need not be."""
+        self.refill()
 
-    def take(self) -> tuple[socket.socket, socket.socket]:
+    def take(self, now: float) -> tuple[socket.socket, socket.socket]:
         """As :func:`make_pair`."""
+        # Not before whoever was woken for this connection has had his turn on a processor that he may share with us.
+        self.due = now + REFILL_SECONDS
         spare, self._spare = self._spare, None
         return make_pair() if spare is None else spare
 
     def refill(self) -> None:
-        """Make the next pair; call it when nobody waits. Where it cannot be made, :meth:`take` will say so."""
+        """Make the next pair. Where it cannot be made, :meth:`take` will say so."""
+        self.due = 0.0
         if self._spare is None:
             with contextlib.suppress(OSError):
                 self._spare = make_pair()

@@ -225,6 +225,7 @@ def test_no_descriptors_left_resets_the_offer(bench: Bench, monkeypatch: pytest.
         raise OSError(24, "Too many open files")
 
     connection, token = park(bench)
+    bench.pairs.close()
     monkeypatch.setattr("ztnode.worker.tcp_pair.make_pair", fail)
     assert fetch(bench.connect(token)) is None
     assert connection.aborted
@@ -438,18 +439,20 @@ def test_unfetched_udp_socket_is_closed(bench: Bench) -> None:
 
 def test_a_pair_made_ahead_is_given_once_and_closed_with_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     stock = tcp_pair.PairStock()
-    stock.refill()
     made = []
     monkeypatch.setattr(tcp_pair, "make_pair", lambda: made.append(make_pair()) or made[-1])
+    assert not stock.due
     stock.refill()
     assert not made, "one is enough"
-    ours, client = stock.take()
+    ours, client = stock.take(100.0)
     assert not made
+    assert stock.due == 100.0 + tcp_pair.REFILL_SECONDS
     client.sendall(b"up")
     ours.setblocking(True)
     assert ours.recv(10) == b"up"
-    assert stock.take() is made[0]
+    assert stock.take(100.0) is made[0]
     stock.refill()
+    assert not stock.due
     stock.close()
     assert [end.fileno() for end in made[1]] == [-1, -1]
     for end in (ours, client, *made[0]):
@@ -460,13 +463,12 @@ def test_a_pair_that_cannot_be_made_ahead_is_missed_when_it_is_needed(monkeypatc
     def fail() -> None:
         raise OSError(24, "Too many open files")
 
-    stock = tcp_pair.PairStock()
     with monkeypatch.context() as patch:
         patch.setattr(tcp_pair, "make_pair", fail)
-        stock.refill()
+        stock = tcp_pair.PairStock()
         with pytest.raises(OSError, match="Too many"):
-            stock.take()
-    for end in stock.take():
+            stock.take(100.0)
+    for end in stock.take(100.0):
         end.close()
 
 
