@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import math
 import os
@@ -324,6 +325,7 @@ def network_id(nwid: str | int) -> str:
     return text
 
 
+@functools.lru_cache(256)
 def _numeric(host: str) -> str:
     try:
         return str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 
@@ -39,6 +40,7 @@ def optional_network_id(text: str) -> int | None:
     return network_id(text) if text else None
 
 
+@functools.lru_cache(256)
 def ip_address(text: str) -> str:
     """Check a numeric IP and give it in its usual form. Raises RpcFailure(INVALID_ARGUMENT)."""
     try:
