@@ -19,7 +19,7 @@ from ztnode.vl1.events import Event, Offline, Online, PeerPathChanged, SurfaceAd
 from ztnode.vl1.fragments import MAX_FROM_PEERS, MAX_FROM_STRANGERS, Reassembler
 from ztnode.vl1.gates import TokenBucket
 from ztnode.vl1.introductions import Introductions
-from ztnode.vl1.path import DOUBTED_AFTER, PROBE_AFTER
+from ztnode.vl1.path import DOUBTED_AFTER, SURE_FOR
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer
 from ztnode.vl1.relay import Relay
 from ztnode.vl1.self_awareness import SelfAwareness
@@ -429,11 +429,12 @@ class Vl1:
                 return
             path = peer.learn(endpoint, now)
             self._path_endpoints.add(endpoint)
-            if (present := peer.path) is not None and now - present.last_receive > PROBE_AFTER:
-                # A new path while the old one is silent: the peer may have moved.
-                present.probes = max(present.probes, DOUBTED_AFTER - 1)
-                self.contacts.probe(peer, present, now)
-                self._hurry_tick(now)
+            # A new path while others are silent: the peer may have moved. Those that still lead to it answer at once.
+            for other in peer.paths.values():
+                if not other.dead and now - other.last_receive > SURE_FOR:
+                    other.probes = max(other.probes, DOUBTED_AFTER - 1)
+                    self.contacts.probe(peer, other, now)
+                    self._hurry_tick(now)
         path.dead = False
         path.probes = 0
         path.last_receive = now

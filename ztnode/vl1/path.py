@@ -13,6 +13,9 @@ EXPIRATION: Final = 243.0
 """Seconds of silence after which a path is forgotten (ZT_PEER_PATH_EXPIRATION)."""
 PROBE_AFTER: Final = 2.0
 """Seconds without an answer to what we send after which a path is suspect and probed, once per second."""
+SURE_FOR: Final = 0.25
+"""Seconds after a packet in which a path is not doubted because another one is found. Where a peer has several, they
+are found one right after the other; one that has moved, or started again at another port, is silent for longer."""
 PROBES: Final = 3
 """Probes without an answer after which a path counts as dead. The reference has nothing of the kind and sends into a
 dead path until it expires; here packets go through a root meanwhile."""

@@ -384,6 +384,38 @@ def test_moved_host_greets_everybody_at_once() -> None:
     assert one.vl1.surface_addresses == [moved]
 
 
+@pytest.mark.parametrize("away", [0.5, 3.0, 20.0])
+def test_a_node_that_starts_again_at_another_port_is_answered_there_at_once(away: float) -> None:
+    """Nobody goes on talking to its old port until that counts as dead, and it was introduced a moment ago."""
+    network = Network()
+    root, one, two = triangle(network)
+    network.run(1)
+    connected(network, one, two)
+    network.run(1)
+    for port in (9994, 9995):
+        for _ in range(10):  # what was under way goes nowhere
+            two.vl1.send(one.address, VERB_USER_MESSAGE, b"gone", network.now)
+            root.vl1.send(one.address, VERB_USER_MESSAGE, b"gone", network.now)
+            network.run(0.02)
+        for host in (root, two):  # it had another interface
+            peer = host.vl1.peer(one.address)
+            assert peer is not None
+            peer.learn(("203.0.113.22", port), network.now).measured(0.001)
+        del network.hosts[one.endpoint]
+        network.run(away)
+        one = network.add(IDENTITIES[1], ("203.0.113.2", port), root.vl1.planet)
+        assert network.run(1, lambda: one.vl1.online)  # noqa: B023
+        network.run(0.1)
+        root.vl1.send(one.address, VERB_USER_MESSAGE, b"from the root", network.now)
+        assert network.run(0.1, lambda: one.payloads(VERB_USER_MESSAGE) == [b"from the root"])  # noqa: B023
+        one.vl1.send(two.address, VERB_USER_MESSAGE, b"question", network.now)
+        assert network.run(0.2, lambda: two.payloads(VERB_USER_MESSAGE)[-1:] == [b"question"])
+        network.run(0.2)
+        two.vl1.send(one.address, VERB_USER_MESSAGE, b"answer", network.now)
+        assert network.run(0.1, lambda: one.payloads(VERB_USER_MESSAGE)[-1] == b"answer")  # noqa: B023
+        two.messages.clear()
+
+
 def test_avoided_networks_make_no_paths() -> None:
     network = Network()
     _, one, two = triangle(network)
