@@ -177,6 +177,29 @@ def test_a_restart_dials_before_the_controller_answers(overlay: Overlay) -> None
         overlay.network.controller.process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.parametrize("taken", [False, True], ids=["same port", "port taken"])
+def test_a_restart_reaches_everybody_at_once_as_well_when_its_port_is_another(overlay: Overlay, taken: bool) -> None:
+    member = overlay.network.add(f"restarts-{taken}")
+    member.wait_online()
+    ipv4(member, overlay.nwid)
+    ztclient.create_connection((overlay.ip, PORT), 10, node=member.node).close()
+    port = udp_port(member)
+    member.stop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        if taken:
+            holder.bind(("", port))
+        again = overlay.network.restart(member)
+        again.wait_online()
+        started = time.monotonic()
+        ztclient.create_connection((overlay.ip, PORT), 10, node=again.node).close()
+        assert time.monotonic() - started < 1.5
+        assert (udp_port(again) != port) == taken
+
+
+def udp_port(member: Member) -> int:
+    return int(member.node.status().listening[0].rpartition(":")[2])
+
+
 def test_a_network_that_only_the_cache_knows_takes_no_route_from_a_live_one(overlay: Overlay) -> None:
     """Both have the same subnet; the controller of the one joined first is gone for good."""
     member = overlay.network.add("two-networks")

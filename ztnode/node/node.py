@@ -62,7 +62,8 @@ class NodeOptions:
     """State store URL; None: the directory ``<state>/zerotier``."""
     transport: str = "udp"
     port: int = 9993
-    """UDP port; another one is taken when it is in use, unless ``port_required``."""
+    """UDP port, 0: any. That of the last run goes first, and another one is taken when it is in use, unless
+    ``port_required``."""
     port_required: bool = False
     workers: int = 1
     congestion: str = "cubic"
@@ -174,7 +175,7 @@ class Node:
 
     async def _open_transport(self) -> None:
         ports = [self._options.port]
-        if not self._options.port_required and self._options.port != 0:
+        if not self._options.port_required:
             # The port of the last run first: peers go on sending there for a while.
             ports = [*self._home.port(), *ports, 0]
         for port in ports:
