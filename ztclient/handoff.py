@@ -47,15 +47,14 @@ class Appointment:
     """A place at the worker's Unix socket for a connection that is yet to be made, under a token of our own: the socket
     comes as soon as there is one, without waiting for the node to say so. A context manager."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, token: bytes) -> None:
         """Raises OSError where the worker cannot be reached or has no room at this moment."""
-        self.token = os.urandom(TOKEN_BYTES)
         self._lock = threading.Lock()
         self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._channel.setblocking(False)
             self._channel.connect(path)
-            self._channel.send(_WAIT + self.token)
+            self._channel.send(_WAIT + token)
         except OSError:
             self._channel.close()
             raise
@@ -84,10 +83,10 @@ class Appointment:
             self._channel.close()
 
 
-def appoint(path: str) -> Appointment | None:
+def appoint(path: str, token: bytes) -> Appointment | None:
     """An appointment, or None where the worker cannot be reached or has no room at this moment."""
     try:
-        return Appointment(path)
+        return Appointment(path, token)
     except OSError:
         return None
 

@@ -229,9 +229,11 @@ class Node:
         control = self.control
         if self._address.scheme != "unix":
             return remote.open_stream(control, pb.StreamRequest(dial=request), patience + SLACK)
-        appointment = handoff.appoint(control.handoff_path) if control.handoff_path else None
-        if appointment is not None:
-            return _dial_by_appointment(control, request, appointment, patience + SLACK)
+        if control.handoff_path and control.appointments.acquire(blocking=False):
+            try:
+                return _dial_by_appointment(control, request, patience + SLACK)
+            finally:
+                control.appointments.release()
         answer: pb.DialResponse = control.call(control.stub.Dial, request, patience + SLACK)
         return connected_socket(control, answer.connection)
 
@@ -282,22 +284,31 @@ class Node:
         raise OSError(errno.EADDRNOTAVAIL, f"{ip} is not a managed address of this node")
 
 
-def _dial_by_appointment(
-    control: channel.Control, request: pb.DialRequest, appointment: handoff.Appointment, timeout: float
-) -> socket.socket:
+def _dial_by_appointment(control: channel.Control, request: pb.DialRequest, timeout: float) -> socket.socket:
     """Dial, and wait at the hand-off socket meanwhile: the node's answer is waited for only when no socket comes."""
-    with appointment:
-        request.token = appointment.token
-        call = control.stub.Dial.future(request, timeout=timeout, metadata=control.metadata)
-        try:
-            # It also keeps the call, which would be cancelled with its last reference, until its answer is there.
-            call.add_done_callback(lambda _call: appointment.cancel())
-            connected = appointment.keep(timeout)
-        except BaseException:
-            call.cancel()
-            raise
-    if connected is not None:
-        return connected
+    import grpc
+
+    path = control.handoff_path
+    request.token = os.urandom(handoff.TOKEN_BYTES)
+    call = control.stub.Dial.future(request, timeout=timeout, metadata=control.metadata)
+    try:
+        appointment = handoff.appoint(path, request.token)
+        if appointment is not None:
+            with appointment:
+
+                def answered(call: Any) -> None:
+                    # A connection that stands at this worker is on its way; a worker that is late must find us here.
+                    if call.code() is not grpc.StatusCode.OK or call.result().connection.handoff_path != path:
+                        appointment.cancel()
+
+                # It also keeps the call, which would be cancelled with its last reference, until its answer is there.
+                call.add_done_callback(answered)
+                connected = appointment.keep(timeout)
+            if connected is not None:
+                return connected
+    except BaseException:
+        call.cancel()
+        raise
     with control.translated():
         return connected_socket(control, call.result().connection)
 

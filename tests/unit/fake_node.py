@@ -85,6 +85,7 @@ class FakeNode:
         self.failing: Exception | None = None
         self.dials: list[tuple[str, int, int | None, float]] = []
         self.dialling = 0
+        self.late = 0.0
         self.waiting: dict[bytes, socket.socket] = {}
         self.appointed: dict[bytes, socket.socket] = {}
         self.listeners: dict[int, socket.socket] = {}
@@ -117,6 +118,7 @@ class FakeNode:
         loop = asyncio.get_running_loop()
         while True:
             channel, _ = await loop.sock_accept(self._handoff)
+            await asyncio.sleep(self.late)
             message = await loop.sock_recv(channel, 32)
             token = message[-16:]
             connected = self.waiting.pop(token, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from peers import echo, peer
 
 import ztclient
 from ztclient import handoff
+from ztclient.channel import APPOINTMENTS
 
 HOST = "10.121.15.99"
 
@@ -76,6 +78,34 @@ def test_failures_say_what_they_say_without_an_appointment(
     assert time.monotonic() - started < 2
 
 
+def test_a_worker_that_is_late_is_waited_for(
+    node: ztclient.Node, claims: list[bytes], running_node: RunningNode
+) -> None:
+    """The answer says that the connection stands, and the worker has yet to look at its hand-off socket."""
+    running_node.node.late = 0.2
+    echoes(node.create_connection((HOST, 7), 5))
+    assert not claims
+
+
+def test_a_crowd_goes_the_cheaper_way(node: ztclient.Node, claims: list[bytes], running_node: RunningNode) -> None:
+    running_node.node.late = 0.15
+    sockets: list[socket.socket] = []
+    threads = [
+        threading.Thread(target=lambda: sockets.append(node.create_connection((HOST, 7), 5)))
+        for _ in range(APPOINTMENTS + 4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(claims) == 4
+    for connected in sockets:
+        echoes(connected)
+    echoes(node.create_connection((HOST, 7), 5))
+    assert len(sockets) == len(threads)
+    assert len(claims) == 4
+
+
 def test_an_answer_that_names_another_worker_is_followed(
     node: ztclient.Node, claims: list[bytes], running_node: RunningNode, tmp_path: Path
 ) -> None:
@@ -101,7 +131,7 @@ def test_a_full_queue_is_no_hindrance(node: ztclient.Node, claims: list[bytes], 
     with socket.socket(socket.AF_UNIX) as busy:
         busy.bind(path)
         busy.listen(0)
-        waiting = [handoff.appoint(path) for _ in range(3)]
+        waiting = [handoff.appoint(path, bytes(range(16))) for _ in range(3)]
         assert waiting[-1] is None
         node.control._handoff_paths = {path}
         echoes(node.create_connection((HOST, 7), 5))
@@ -135,10 +165,13 @@ def test_what_came_before_the_cancellation_counts(tmp_path: Path) -> None:
         path = str(tmp_path / "worker.sock")
         listener.bind(path)
         listener.listen()
-        with handoff.Appointment(path) as appointment, socket.create_connection(tcp.getsockname()) as connected:
+        with (
+            handoff.Appointment(path, b"t" * 16) as appointment,
+            socket.create_connection(tcp.getsockname()) as connected,
+        ):
             accepted, _ = listener.accept()
             with accepted:
-                assert accepted.recv(100) == bytes(16) + appointment.token
+                assert accepted.recv(100) == bytes(16) + b"t" * 16
                 socket.send_fds(accepted, [b"\0"], [connected.fileno()])
                 appointment.cancel()
                 kept = appointment.keep(5)
