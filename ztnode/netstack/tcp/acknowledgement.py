@@ -52,6 +52,8 @@ def process(
             fin_acknowledged(connection)
             if connection.closed:
                 return
+    elif blocks:
+        connection.notify()  # there may be more room to write
     connection.layer.want_flush(connection)
 
 

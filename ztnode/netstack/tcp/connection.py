@@ -163,7 +163,8 @@ class TcpConnection:
             limit = config.send_buffer
         elif limit > config.send_buffer_max:
             limit = config.send_buffer_max
-        free = limit - (snd.buffer.end - snd.buffer.start)
+        # What the peer has beyond a hole is only kept in case it reneges: it must not starve what follows.
+        free = min(limit + snd.recovery.board.sacked, config.send_buffer_max) - (snd.buffer.end - snd.buffer.start)
         return free if free > 0 else 0
 
     @property

@@ -500,6 +500,16 @@ def burst(s: Script, count: int = 10):
     return c
 
 
+def test_what_the_peer_has_beyond_a_hole_does_not_fill_the_send_buffer() -> None:
+    s = Script(TcpConfig(send_buffer=20_000))
+    c = burst(s, 20)
+    s.layer.ready()
+    assert c.writable == 0
+    s.say(ACK, 1, 1, sack=((1001, 9001),))
+    assert c.writable == 8000
+    assert s.layer.ready() == [c]  # and its owner hears of it
+
+
 def test_rfc8985_rack_retransmits_once_three_segments_are_sacked() -> None:
     s = Script()
     c = burst(s)
