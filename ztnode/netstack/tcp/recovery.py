@@ -49,6 +49,7 @@ class Recovery:
 
     __slots__ = (
         "_dup_acks",
+        "_first_retransmission",
         "_frto",
         "_probe_end",
         "_probe_retransmitted",
@@ -61,7 +62,6 @@ class Recovery:
         "_reo_persist",
         "_reo_round",
         "_reordering_seen",
-        "_retransmit_tsval",
         "_rto_from",
         "_undo_possible",
         "_undo_retransmits",
@@ -125,7 +125,8 @@ class Recovery:
         # Undo
         self._undo_possible = False
         self._undo_retransmits = 0
-        self._retransmit_tsval: int | None = None
+        self._first_retransmission: tuple[int, int] | None = None
+        """Where the first retransmission of this episode began, and the timestamp that it carried."""
         self._frto = False
         self.prefers_new_data = False
         """F-RTO's second step is under way: new data goes before retransmissions."""
@@ -178,8 +179,8 @@ class Recovery:
         self.board.retransmitted(start, end, now, stamp)
         self.retransmits += 1
         self._undo_retransmits += end - start
-        if self._retransmit_tsval is None:
-            self._retransmit_tsval = tsval
+        if self._first_retransmission is None:
+            self._first_retransmission = start, tsval
         if self._prr is not None:
             self._prr.sent(end - start)
         self.force_retransmit = False
@@ -232,7 +233,7 @@ class Recovery:
             self._reordering_seen = True
         if self._probe_end is not None:
             self._tail_probe_answered(ack, blocks, dsack, dup_acks, now)
-        if self.phase != Phase.OPEN and self._is_spurious(echo, acked):
+        if self.phase != Phase.OPEN and self._is_spurious(echo, acked, before):
             self._undo(now)
         if not self.sack_ok:
             self._without_sack(acked, dup_acks)
@@ -396,6 +397,10 @@ class Recovery:
         section 3.1, RFC 9937's RecoverFS) would make one loss at the end of a batch look like a collapsed window.
         """
         self.phase = Phase.RECOVERY
+        if self._reo_persist > 0:
+            self._reo_persist -= 1
+        else:
+            self._reo_mult = 1
         if self.sack_ok:
             self._detect(now)  # the reordering window closes when recovery begins (RFC 8985 section 6.2 step 4)
         self.point = self.nxt
@@ -406,15 +411,11 @@ class Recovery:
         if not self.cc.model_based:
             self._prr = ProportionalRateReduction(max(flight, self.mss))
             self.cc.cwnd = self.pipe + self.mss
-        if self._reo_persist > 0:
-            self._reo_persist -= 1
-        else:
-            self._reo_mult = 1
 
     def _begin_episode(self) -> None:
         self._undo_possible = True
         self._undo_retransmits = 0
-        self._retransmit_tsval = None
+        self._first_retransmission = None
         self._probe_end = None
         self.board.watch = self.nxt
 
@@ -430,7 +431,7 @@ class Recovery:
         self._dup_acks = 0
         self._frto = False
         self._undo_possible = False
-        self._retransmit_tsval = None
+        self._first_retransmission = None
         self.force_retransmit = False
         if self.board.lost:
             self._enter_recovery(now, flight)
@@ -484,15 +485,16 @@ class Recovery:
         self.prefers_new_data = False
 
     # --- undo ---
-    def _is_spurious(self, echo: int | None, acked: int) -> bool:
+    def _is_spurious(self, echo: int | None, acked: int, before: int) -> bool:
         if not self._undo_possible:
             return False
         if self._frto and self.board.watched_arrived:
             return True  # F-RTO step 3b: something arrived that was never retransmitted
-        tsval = self._retransmit_tsval
-        if tsval is None:
+        if self._first_retransmission is None:
             return False
-        if acked > 0 and echo is not None and (echo - tsval) & 0x80000000:
+        start, tsval = self._first_retransmission
+        # What else fills a hole meanwhile may be a retransmission of an earlier episode, with an older timestamp still.
+        if acked > 0 and before == start and echo is not None and (echo - tsval) & 0x80000000:
             return True  # Eifel: the acknowledgement answers the first transmission
         return self._undo_retransmits <= 0  # DSACK: everything that was repeated arrived twice
 
@@ -506,7 +508,7 @@ class Recovery:
         self._prr = None
         self.phase = Phase.OPEN
         self.force_retransmit = False
-        self._retransmit_tsval = None
+        self._first_retransmission = None
         # Whatever is genuinely missing must be found again by time, not by the count that was fooled.
         self._reordering_seen = True
 

@@ -208,6 +208,21 @@ def test_bbr_keeps_its_speed_where_losses_are_random(seed: int) -> None:
     assert seconds("bbr") < seconds("cubic") / 3
 
 
+@pytest.mark.parametrize("congestion", ["cubic", "bbr"])
+def test_rfc4015_what_an_earlier_episode_repeated_does_not_make_this_one_spurious(congestion: str) -> None:
+    """Recoveries follow one another closely here: a hole is often filled by a retransmission of the one before, whose
+    timestamp is older than the first of this one. On a wire that only loses, nothing is ever spurious."""
+    config = TcpConfig(congestion=congestion)
+    for seed in range(6):
+        world = World(seed=seed, mtu=2800, config_a=config, config_b=config)
+        world.impair(delay=DELAY, rate=50e6, batch=0.0005)
+        client, server = world.pair()
+        world.a.impairment.loss = 0.03
+        transfer(world, client, server, 3 * MB)
+        assert client.info()["fast_recoveries"] >= 3
+        assert client.info()["spurious"] == 0
+
+
 def test_bbr_conserves_packets_for_a_round_after_a_loss_and_comes_back() -> None:
     world, client, server, cc = bbr_world()
     lose_one = iter([False])
