@@ -165,6 +165,8 @@ class Receiver:
         if sack_ok and self.reassembly:
             wanted = max(self.fresh_ranges, _SACK_BLOCKS)
             blocks.extend(self.reassembly.sack_blocks(min(wanted, 8 * _SACK_BLOCKS)))
+        if sack_ok and self.fin is not None and self.nxt <= self.fin:
+            blocks = _with_fin(blocks, self.fin)
         self._done()
         starts = range(0, min(len(blocks), 8 * _SACK_BLOCKS), _SACK_BLOCKS)
         options = [sack_option(blocks[start : start + _SACK_BLOCKS]) for start in starts] or [b""]
@@ -177,6 +179,15 @@ class Receiver:
         self.duplicates = 0
         self.fresh_ranges = 0
         self.dsack = None
+
+
+def _with_fin(blocks: list[tuple[int, int]], fin: int) -> list[tuple[int, int]]:
+    """The FIN takes a sequence number and is reported like text: else it is repeated until the last hole is filled, and
+    its arrival never tells the peer that what it repeated before that was lost (RFC 8985)."""
+    for index, (start, end) in enumerate(blocks):
+        if end == fin:
+            return [*blocks[:index], (start, fin + 1), *blocks[index + 1 :]]
+    return [*blocks, (fin, fin + 1)]
 
 
 def sack_option(blocks: list[tuple[int, int]]) -> bytes:

@@ -226,7 +226,7 @@ class Recovery:
                 self.rtt.sample(rtt, now)
             elif echo_rtt > 0.0:
                 self.rtt.sample(echo_rtt, now)  # RFC 7323 section 4: a timestamp tells which transmission it was
-            self._rack_update(now, echo_rtt)
+            self._rack_update(now, echo_rtt, advanced=acked > 0)
         if dsack:
             self._duplicate_reported(dsack)
         if board.reordered:
@@ -282,14 +282,17 @@ class Recovery:
         return cc.cwnd < cc.ssthresh and 2 * (self.nxt - self.una + acked) > cc.cwnd
 
     # --- RACK (RFC 8985 section 6) ---
-    def _rack_update(self, now: float, echo_rtt: float) -> None:
+    def _rack_update(self, now: float, echo_rtt: float, *, advanced: bool) -> None:
         board = self.board
         sent, end = board.newest_sent, board.newest_end
         rtt = now - sent
-        if board.newest_retransmitted and rtt < self.rtt.min_rtt and echo_rtt <= 0.0:
-            return  # step 2: probably the acknowledgement of the first transmission
-        if board.newest_retransmitted and echo_rtt > rtt + 0.002:
-            return  # the echoed timestamp is older than the retransmission
+        if board.newest_retransmitted:
+            # Step 2: what if this acknowledges the first transmission? Before a hole the echo says nothing about that:
+            # it is the timestamp of the last segment in order (RFC 7323 section 4.3), however old, and to believe it
+            # there would leave every lost retransmission but the last to the timeout.
+            told = advanced and echo_rtt > 0.0
+            if echo_rtt > rtt + 0.002 if told else rtt < self.rtt.min_rtt:
+                return
         self._rack_rtt = rtt
         if sent > self._rack_sent or (sent == self._rack_sent and end > self._rack_end):
             self._rack_sent = sent

@@ -500,6 +500,42 @@ def burst(s: Script, count: int = 10):
     return c
 
 
+def test_rfc8985_a_lost_retransmission_is_found_by_a_later_one_beyond_the_hole() -> None:
+    """The second retransmission is only SACKed, with the old timestamp of what came before the hole (RFC 7323)."""
+    world = World(seed=1)
+    client, server = world.pair()
+    first = client.snd.iss + 1
+    lose = {first: 2, first + 4 * client.snd.mss: 1}  # how often which segment is lost
+
+    def arrives(segment: bytes) -> bool:
+        seq = int.from_bytes(segment[4:8], "big")
+        if len(segment) > 100 and lose.get(seq, 0):
+            lose[seq] -= 1
+            return False
+        return True
+
+    world.a.filter = arrives
+    began = world.now
+    transfer(world, client, server, 10 * client.snd.mss)
+    assert not any(lose.values())
+    assert client.info()["timestamps"]
+    assert client.info()["retransmits"] == 3
+    assert client.info()["timeouts"] == 0
+    assert world.now - began < 0.1
+
+
+def test_rfc2018_a_fin_beyond_a_hole_is_reported() -> None:
+    world = World(seed=1, keep_log=True)
+    client, server = world.pair()
+    first = client.snd.iss + 1
+    lose = iter([False])
+    world.a.filter = lambda segment: int.from_bytes(segment[4:8], "big") != first or next(lose, True)
+    transfer(world, client, server, 5 * client.snd.mss)
+    blocks = [block for _, header, _ in world.b.log for block in header.options.sack]
+    assert max(right for _, right in blocks) == (first + 5 * client.snd.mss + 1) & 0xFFFFFFFF
+    assert client.info()["retransmits"] == 1
+
+
 def test_what_the_peer_has_beyond_a_hole_does_not_fill_the_send_buffer() -> None:
     s = Script(TcpConfig(send_buffer=20_000))
     c = burst(s, 20)
