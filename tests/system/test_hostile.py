@@ -50,6 +50,7 @@ from ztnode.wire.network_config import NetworkConfig, NetworkType, Route
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import CIPHER_AES_GMAC_SIV
 from ztnode.wire.rules import Forward, Rule, RuleType
+from ztnode.worker.handoff import CLIENT_SECONDS
 
 IDENTITY = json.loads((Path(__file__).parents[1] / "vectors/vl1/identities.json").read_text())["identities"][1][
     "secret"
@@ -637,7 +638,7 @@ def connected(path: str) -> socket.socket:
     """A client of a Unix socket; blocking until it is connected, because a queue that is full is to be waited for."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.connect(path)
-    client.settimeout(5)
+    client.settimeout(2 * CLIENT_SECONDS)  # who has said half of what there is to say is sent away after that time
     return client
 
 
