@@ -431,9 +431,8 @@ def test_a_node_that_is_killed_while_it_makes_its_identity_leaves_no_process(sta
     assert process.stderr is not None
     while "making an identity" not in process.stderr.readline():
         assert process.poll() is None
-    time.sleep(0.05)
+    until(lambda: bool(family(process.pid)), 5)
     helpers = family(process.pid)
-    assert helpers
     process.kill()
     until(lambda: gone(helpers), 5)
 

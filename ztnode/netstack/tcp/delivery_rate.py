@@ -59,7 +59,8 @@ class DeliveryRate:
         return Stamp(self.delivered, self._delivered_at, self._first_sent_at, self._app_limited_until > 0)
 
     def ran_dry(self, pipe: int) -> None:
-        """There is nothing to send although the window would allow it (section 3.4)."""
+        """Something else than the path limits what is in flight: there is nothing to send although the window would
+        allow it (section 3.4), or the window is small on purpose."""
         self._app_limited_until = max(self.delivered + pipe, 1)
 
     def sample(

@@ -270,6 +270,8 @@ class Recovery:
             min_rtt=estimator.min_rtt,
         )
         self.cc.on_sample(sample, self.pipe, now)
+        if self.cc.limits_itself:
+            rate.ran_dry(self.pipe)
 
     def ran_dry(self) -> None:
         """All that there is was sent, and the window would allow more: the rate to be measured is not the path's."""

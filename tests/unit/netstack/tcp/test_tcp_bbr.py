@@ -12,7 +12,7 @@ from tcp_sim import Transfer, World, transfer
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.congestion.bbr import Bbr, Mode, WindowedMax
 from ztnode.netstack.tcp.connection import TcpConnection
-from ztnode.netstack.tcp.delivery_rate import DeliveryRate
+from ztnode.netstack.tcp.delivery_rate import DeliveryRate, RateSample
 from ztnode.netstack.tcp.pacing import Pacer
 
 MB = 1 << 20
@@ -114,7 +114,7 @@ def test_windowed_max_is_the_maximum_of_its_window(steps: list[tuple[int, float]
         window.update(value, round_count)
         seen.append((round_count, value))
         assert window.value == max(value for at, value in seen if at > round_count - length)
-        assert len(window._values) <= len(seen)
+        assert len(window._values) <= length  # however many values a round has
 
 
 # --- whole connections ---
@@ -177,18 +177,20 @@ def test_bbr_cycles_through_its_gains() -> None:
 def test_bbr_looks_for_the_round_trip_time_every_ten_seconds_and_keeps_the_rate() -> None:
     """Section 4.3.5, with a path whose queue never empties by itself: something else stands in it after 3 s."""
     world, client, server, cc = bbr_world()
-    began, probed, small = world.now, [], []
+    began, probed, small, believed = world.now, [], [], []
     for _ in watched(world, client, server, 80 * MB):
         if world.now - began > 3:
             world.a.impairment.delay = DELAY + 0.005
         if cc.mode == Mode.PROBE_RTT:
             probed.append(world.now - began)
             small.append(client.snd.recovery.pipe)
+        elif probed:
+            believed.append(cc._btl_bw.value)
     assert probed
     assert 10 < probed[0] < 12
     assert probed[-1] - probed[0] < 2
     assert min(small) <= 4 * client.snd.mss
-    assert cc._btl_bw.value > 0.9 * RATE  # what could be measured meanwhile was not believed
+    assert min(believed) > 0.9 * RATE  # what was sent meanwhile says nothing, whenever it is acknowledged
     assert cc._rt_prop == pytest.approx(2 * DELAY + 0.005, abs=0.003)
 
 
@@ -282,19 +284,17 @@ def test_bbr_small_answers_do_not_make_it_believe_in_a_slow_path() -> None:
     assert world.now - began < 0.25
 
 
-def test_bbr_taken_back_after_reordering() -> None:
-    """A spurious recovery (Eifel or DSACK) gives the window back at once."""
-    world, client, server, _ = bbr_world(rate=20e6)
-    job = Transfer(world, client, server, 10 * MB)
-    world.a.poll = world.b.poll = job.pump
-    assert world.run(lambda: job.received > 5 * MB)
-    world.a.impairment.reorder = 0.02
-    assert world.run(lambda: job.received > 7 * MB)
-    world.a.impairment.reorder = 0.0
-    assert world.run(lambda: job.complete)
-    job.check()
-    assert client.info()["spurious"] >= 1
-    assert client.info()["phase"] == "OPEN"
+def test_bbr_holds_the_window_at_a_loss_and_gives_it_back_when_it_was_none() -> None:
+    """Section 4.2.3.4: what is in flight and what arrived, below the usual minimum if need be; then as before."""
+    for pipe in (20_000, 1000):
+        cc = Bbr(1000)
+        cc.cwnd = 100_000
+        cc.on_congestion(100_000, 1.0)
+        loss = RateSample(50_000, 0, 1e6, app_limited=False, acked=1000, lost=1000, rtt=0.02, srtt=0.02)
+        cc.on_sample(loss, pipe, 1.0)
+        assert cc.cwnd == pipe + 1000
+        cc.undo(1.01)
+        assert cc.cwnd == 100_000
 
 
 def test_an_algorithm_that_there_is_not() -> None:

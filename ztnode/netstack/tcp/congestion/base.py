@@ -31,6 +31,11 @@ class CongestionControl:
         self.pacing_rate: float | None = None
         """Bytes per second; None: the window alone decides when to send."""
 
+    @property
+    def limits_itself(self) -> bool:
+        """The window is small on purpose at the moment: what is delivered is not what the path can carry."""
+        return False
+
     def initial_window(self) -> int:
         """Ten segments, in bytes.
 

@@ -36,7 +36,7 @@ _INFINITY = float("inf")
 
 
 class Mode(enum.IntEnum):
-    """Section 4.3.1."""
+    """Section 4.3."""
 
     STARTUP = 0
     DRAIN = 1
@@ -63,6 +63,8 @@ class WindowedMax:
         values = self._values
         while values and values[-1][1] <= value:
             values.pop()
+        if values and values[-1][0] == round_count:
+            return  # a larger one lasts as long: at most one value of each round is kept
         values.append((round_count, value))
         while values[0][0] <= round_count - self._length:
             values.popleft()
@@ -133,12 +135,17 @@ class Bbr(CongestionControl):
 
     @property
     def mode(self) -> Mode:
-        """State of the machine of section 4.3.1."""
+        """State of the machine of section 4.3."""
         return self._mode
+
+    @property
+    def limits_itself(self) -> bool:
+        """BBRHandleProbeRTT (section 4.3.5): what is sent in PROBE_RTT says nothing, whenever it is acknowledged."""
+        return self._mode == Mode.PROBE_RTT
 
     # ------------------------------------------------------------------ events
     def on_sample(self, sample: RateSample, pipe: int, now: float) -> None:
-        """BBRUpdateOnACK (section 4.2): the model and the state machine, then what follows for rate and window."""
+        """BBRUpdateOnACK (section 3.5.2): the model and the state machine, then what follows for rate and window."""
         self._update_round(sample)
         self._update_btl_bw(sample)
         self._update_ack_aggregation(sample, now)
@@ -191,8 +198,7 @@ class Bbr(CongestionControl):
 
     def _update_btl_bw(self, sample: RateSample) -> None:
         """BBRUpdateBtlBw: a sample that something else than the path limited only counts when it is the best."""
-        limited = sample.app_limited or self._mode == Mode.PROBE_RTT
-        if sample.rate > 0.0 and (sample.rate >= self._btl_bw.value or not limited):
+        if sample.rate > 0.0 and (sample.rate >= self._btl_bw.value or not sample.app_limited):
             self._btl_bw.update(sample.rate, self._round_count)
 
     def _update_ack_aggregation(self, sample: RateSample, now: float) -> None:
@@ -244,7 +250,7 @@ class Bbr(CongestionControl):
             self._enter_probe_bw(now)
 
     def _enter_probe_bw(self, now: float) -> None:
-        """BBREnterProbeBW. Where the cycle begins must differ between flows (section 4.3.4.3), but never with the
+        """BBREnterProbeBW. Where the cycle begins must differ between flows (section 4.3.4.2), but never with the
         drain; the microsecond in which the pipe was found full is as random as that needs."""
         self._mode = Mode.PROBE_BW
         self._cwnd_gain = _PROBE_BW_CWND_GAIN
@@ -257,7 +263,7 @@ class Bbr(CongestionControl):
         self._pacing_gain = PROBE_BW_GAINS[self._cycle_index]
 
     def _check_cycle_phase(self, sample: RateSample, pipe: int, now: float) -> None:
-        """BBRCheckCyclePhase (section 4.3.4.2), with what was in flight before this acknowledgement."""
+        """BBRCheckCyclePhase (section 4.3.4.3), with what was in flight before this acknowledgement."""
         if self._mode != Mode.PROBE_BW:
             return
         full_length = now - self._cycle_at > self._rt_prop
@@ -330,11 +336,12 @@ class Bbr(CongestionControl):
             self.cwnd = pipe + acked
         elif self._conserving:
             self.cwnd = max(self.cwnd, pipe + acked)
-        elif self._filled_pipe:
-            self.cwnd = min(self.cwnd + acked, target)
-        elif self.cwnd < target or sample.delivered < self.initial_window():
-            self.cwnd += acked
-        self.cwnd = max(self.cwnd, self._min_pipe_cwnd())
+        else:
+            if self._filled_pipe:
+                self.cwnd = min(self.cwnd + acked, target)
+            elif self.cwnd < target or sample.delivered < self.initial_window():
+                self.cwnd += acked
+            self.cwnd = max(self.cwnd, self._min_pipe_cwnd())
         if self._mode == Mode.PROBE_RTT:
             self.cwnd = min(self.cwnd, self._min_pipe_cwnd())
 
