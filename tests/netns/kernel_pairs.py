@@ -47,6 +47,7 @@ class Worker(threading.Thread):
         return not self.is_alive()
 
     def result(self) -> object:
+        self.join(10)  # what we saw of its doing may be a moment ahead of its end
         assert self.done
         if self._error is not None:
             raise self._error
