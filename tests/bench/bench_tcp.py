@@ -1,6 +1,6 @@
 """What TCP alone costs per segment, each way: no IP layer, no device, the segments handed over in batches.
 
-python tests/bench/bench_tcp.py [--profile]
+python -m tests.bench.bench_tcp [--profile]
 """
 
 from __future__ import annotations

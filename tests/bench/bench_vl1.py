@@ -1,6 +1,6 @@
 """What a 2,800-byte frame costs in VL1, cryptography included, in µs: out, in, and passed on by a root.
 
-    python tests/bench/bench_vl1.py [--json FILE] [--rounds N]
+    python -m tests.bench.bench_vl1 [--json FILE] [--rounds N]
 
 One process, no sockets: two ``Vl1`` with a direct path, and a root between two peers. The best of all rounds is shown,
 since anything else measures the machine's other work.
@@ -11,15 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "vl1"))
-
-from vl1_network import IDENTITIES, Host, Network, planet, triangle
-
+from tests.unit.vl1.vl1_network import IDENTITIES, Host, Network, planet, triangle
 from ztnode.wire.packet import VERB_FRAME, VERB_USER_MESSAGE
 
 FRAME = 2810

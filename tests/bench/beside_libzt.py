@@ -27,6 +27,7 @@ from tests.bench.http_peer import Transfer
 from tests.bench.options import Options
 from tests.bench.report import LeftOut, Result, Row, number
 from tests.bench.site import Place, Site, site, unavailable
+from tests.interop.libzt_wheel import LibztMissing, obtain
 from tests.interop.processes import REPOSITORY, Talker
 from ztnode.embedded import EmbeddedNetwork, Member
 from ztnode.netstack.fault_injector import Faults
@@ -94,10 +95,6 @@ def _measure(section: str, work: Callable[[Meeting, Options], Iterator[Result]],
     if reason is not None:
         yield LeftOut(section, "all", reason)
         return
-    # Not a package: its modules import one another by their bare names.
-    sys.path.insert(0, str(REPOSITORY / "tests" / "interop"))
-    from libzt_wheel import LibztMissing, obtain
-
     try:
         files = obtain(REPOSITORY / "build")
     except LibztMissing as error:

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file are no package
-
-from libzt_wheel import LibztFiles, LibztMissing, obtain
-from processes import REPOSITORY, Site, Talker, host_site, make_namespace, remove_namespace
+from tests.interop.libzt_wheel import LibztFiles, LibztMissing, obtain
+from tests.interop.processes import REPOSITORY, Site, Talker, host_site, make_namespace, remove_namespace
 
 ROOT_PORT = 29993
 

@@ -15,7 +15,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from stub_library import write_stub_library
+from tests.interop.stub_library import write_stub_library
 
 VERSION = "1.8.4"
 WHEEL = f"libzt-{VERSION}-cp39-cp39-manylinux2010_x86_64.whl"

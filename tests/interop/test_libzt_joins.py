@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import Talker
+
+from tests.interop.processes import Talker
 
 SETTINGS = {
     "name": "interop",

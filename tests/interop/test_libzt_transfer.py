@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from processes import Site, Talker
 
 import ztclient
+from tests.interop.processes import Site, Talker
 from ztclient.controller import Controller
 from ztnode.embedded import EmbeddedNetwork
 

@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tapharness import KERNEL, OURS, Harness
-
+from tests.netns.tapharness import KERNEL, OURS, Harness
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.listener import TcpListener
 

@@ -1,6 +1,6 @@
 """Records frames that the Linux kernel makes, for tests/vectors/net: two namespaces, one TAP each, joined here.
 
-Run as root: ``python tests/netns/record_vectors.py tests/vectors/net/linux.json``. Each frame is kept once per kind,
+Run as root: ``python -m tests.netns.record_vectors tests/vectors/net/linux.json``. Each frame is kept once per kind,
 with what the kernel meant by it in the name.
 """
 
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tapharness import Namespace, Tap
+from tests.netns.tapharness import Namespace, Tap
 
 ADDRESSES = {4: ("10.66.0.1", "10.66.0.2"), 6: ("fd66::1", "fd66::2")}
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}

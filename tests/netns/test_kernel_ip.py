@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import tapharness
-from tapharness import KERNEL, NOBODY, OURS, Harness, harness
 
+from tests.netns import tapharness
+from tests.netns.tapharness import KERNEL, NOBODY, OURS, Harness, harness
 from ztnode.wire import checksum
 
 pytestmark = [

@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import tapharness
-from kernel_pairs import (
+
+from tests.netns import tapharness
+from tests.netns.kernel_pairs import (
     MB,
     Worker,
     accepted,
@@ -34,8 +35,7 @@ from kernel_pairs import (
     transfer_down,
     transfer_up,
 )
-from tapharness import KERNEL, KERNEL4, NOBODY, OURS, OURS4, Harness, Namespace, Tap, harness
-
+from tests.netns.tapharness import KERNEL, KERNEL4, NOBODY, OURS, OURS4, Harness, Namespace, Tap, harness
 from ztnode.netstack.config import StackConfig
 from ztnode.netstack.fault_injector import Faults
 from ztnode.netstack.tcp.config import TcpConfig

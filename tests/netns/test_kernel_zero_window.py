@@ -9,9 +9,10 @@ import hashlib
 import os
 
 import pytest
-import tapharness
-from kernel_pairs import MB, Worker, now, pair, pull, push, read_all
-from tapharness import harness
+
+from tests.netns import tapharness
+from tests.netns.kernel_pairs import MB, Worker, now, pair, pull, push, read_all
+from tests.netns.tapharness import harness
 
 pytestmark = [
     pytest.mark.root,

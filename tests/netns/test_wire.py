@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the wire and its site are run from the repository
 
 from tests.bench.site import Site, site, unavailable
 from ztnode.netstack.fault_injector import Faults

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-import tapharness
-from tapharness import KERNEL, NOBODY4, harness
-from test_kernel_tcp import transfer_down, transfer_up
 
+from tests.netns import tapharness
+from tests.netns.tapharness import KERNEL, NOBODY4, harness
+from tests.netns.test_kernel_tcp import transfer_down, transfer_up
 from ztnode.netstack.echo import EchoReply
 from ztnode.netstack.fault_injector import Faults
 

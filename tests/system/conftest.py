@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from harness import PORT, Handler, Overlay, ipv4
 
 import ztclient
+from tests.system.harness import PORT, Handler, Overlay, ipv4
 from ztnode.embedded import EmbeddedNetwork
 
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import PORT, Overlay, content
 
 import ztclient
+from tests.system.harness import PORT, Overlay, content
 
 CHECKS = [option for name in ("ip", "tcp", "udp") for option in ("-o", f"{name}.check_checksum:TRUE")]
 WRONG = "_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0 || udp.checksum.status == 0"

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from harness import PORT, Overlay, content, ipv4
-from rogue import Rogue, hello, made_up, throw
 
 import ztclient
+from tests.system.harness import PORT, Overlay, content, ipv4
+from tests.system.rogue import Rogue, hello, made_up, throw
 from ztnode.embedded import Member
 from ztnode.v1 import node_pb2 as pb
 from ztnode.v1 import node_pb2_grpc as rpc

@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import JOIN_TIMEOUT, PORT, Overlay, content, ipv4
 
 import ztclient
+from tests.system.harness import JOIN_TIMEOUT, PORT, Overlay, content, ipv4
 from ztnode.embedded import EmbeddedNetwork, Member
 from ztnode.wire.network_config import NetworkConfig
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from harness import Overlay, ipv4
 
+from tests.system.harness import Overlay, ipv4
 from ztnode.embedded import Member
 from ztnode.wire.world import World
 

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from harness import PORT, Overlay, content, ipv4
-from rogue import hello, made_up
 
 import ztclient
+from tests.system.harness import PORT, Overlay, content, ipv4
+from tests.system.rogue import hello, made_up
 from ztnode import worldtool
 from ztnode.embedded import Member
 from ztnode.plugins.stores import FileStore

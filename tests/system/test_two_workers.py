@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from harness import PORT, Handler, Overlay, content, ipv4
 
 import ztclient
+from tests.system.harness import PORT, Handler, Overlay, content, ipv4
 from ztnode.embedded import Member
 
 COUNT = 40

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tls_files as tls_files_module
-from fake_node import RunningNode
+
+from tests.unit import tls_files as tls_files_module
+from tests.unit.fake_node import RunningNode
 
 
 @pytest.fixture

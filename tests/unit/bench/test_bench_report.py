@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import io
-import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
-
-sys.path.insert(0, str(Path(__file__).parents[3]))  # the benchmarks are run from the repository, not installed
 
 from tests.bench.report import LeftOut, Row, number, show
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 import pytest
-from fake_node import IP, NWID, RunningNode, asking, configured
-from peers import echo, peer, read_to_end
-from tls_files import TlsFiles
 
+from tests.unit.fake_node import IP, NWID, RunningNode, asking, configured
+from tests.unit.peers import echo, peer, read_to_end
+from tests.unit.tls_files import TlsFiles
 from ztnode.cli.app import cli, run
 from ztnode.node.api import JoinState
 

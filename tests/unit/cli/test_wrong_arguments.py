@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 import pytest
-from fake_node import NWID, RunningNode
 
+from tests.unit.fake_node import NWID, RunningNode
 from ztnode.cli.app import cli, run
 
 NETWORK = f"{NWID:016x}"

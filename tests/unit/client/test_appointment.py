@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_node import RunningNode
-from peers import echo, peer
 
 import ztclient
+from tests.unit.fake_node import RunningNode
+from tests.unit.peers import echo, peer
 from ztclient import handoff
 from ztclient.channel import APPOINTMENTS
 

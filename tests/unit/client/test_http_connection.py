@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fake_node import RunningNode
-from tls_files import TlsFiles
 
 import ztclient
+from tests.unit.fake_node import RunningNode
+from tests.unit.tls_files import TlsFiles
 
 HOST = "10.121.15.99"
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_node import IP, NWID, RunningNode, asking, configured
 
 import ztclient
+from tests.unit.fake_node import IP, NWID, RunningNode, asking, configured
 from ztnode.control.server import TcpOptions
 from ztnode.node.api import JoinState
 

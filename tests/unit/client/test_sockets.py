@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import tls_files as tls_files_module
-from fake_node import RunningNode
-from peers import LINGER_RESET, echo, peer, read_to_end, reset_after_some
 
 import ztclient
+from tests.unit import tls_files as tls_files_module
+from tests.unit.fake_node import RunningNode
+from tests.unit.peers import LINGER_RESET, echo, peer, read_to_end, reset_after_some
 from ztnode.control.server import TcpOptions
 
 HOST = "10.121.15.99"

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fake_node import RunningNode
-from peers import echo, peer, reset_after_some
+
+from tests.unit.fake_node import RunningNode
+from tests.unit.peers import echo, peer, reset_after_some
 
 HERE = Path(__file__).parent
 PROTO = HERE.parents[2] / "proto"

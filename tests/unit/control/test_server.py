@@ -12,13 +12,13 @@ from pathlib import Path
 import grpc
 import pytest
 import uvloop
-from fake_node import NWID, RunningNode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from peers import LINGER_RESET, echo, peer
-from tls_files import TlsFiles
 
 import ztclient
+from tests.unit.fake_node import NWID, RunningNode
+from tests.unit.peers import LINGER_RESET, echo, peer
+from tests.unit.tls_files import TlsFiles
 from ztclient.discovery import socket_path
 from ztnode.control.server import ControlServer, TcpOptions
 from ztnode.control.token import load_or_create

@@ -7,8 +7,8 @@ import random
 from typing import Any
 
 import pytest
-from vl1_network import VECTORS
 
+from tests.unit.vl1.vl1_network import VECTORS
 from ztnode.vl1.node import Vl1
 from ztnode.vl1.transmit import Expected
 from ztnode.wire import packet

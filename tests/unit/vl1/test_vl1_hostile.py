@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from vl1_network import IDENTITIES, Host, Network, planet, triangle
 
+from tests.unit.vl1.vl1_network import IDENTITIES, Host, Network, planet, triangle
 from ztnode.vl1.events import IdentityCollision
 from ztnode.vl1.fragments import MAX_FROM_PEERS, MAX_FROM_STRANGERS
 from ztnode.vl1.node import Vl1

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vl1_network import IDENTITIES, planet
 
+from tests.unit.vl1.vl1_network import IDENTITIES, planet
 from ztnode.vl1.fragments import TIMEOUT, Reassembler
 from ztnode.vl1.gates import Cutoff, Interval, KeyedBucket, KeyedInterval, TokenBucket
 from ztnode.vl1.path import Path

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 import pytest
-from vl1_network import IDENTITIES, SIGNER, Host, Nat, Network, planet, triangle
 
+from tests.unit.vl1.vl1_network import IDENTITIES, SIGNER, Host, Nat, Network, planet, triangle
 from ztnode.vl1.contacts import GREETINGS_PER_TICK
 from ztnode.vl1.events import MoonUpdated, Offline, Online, PeerPathChanged, PlanetUpdated, SurfaceAddress
 from ztnode.wire import c25519, packet

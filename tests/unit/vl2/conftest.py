@@ -5,7 +5,8 @@ from __future__ import annotations
 from ipaddress import IPv4Interface
 
 import pytest
-from vl2_lab import ALICE, BOB, NWID, ROOT, Wire, member_config
+
+from tests.unit.vl2.vl2_lab import ALICE, BOB, NWID, ROOT, Wire, member_config
 
 
 @pytest.fixture

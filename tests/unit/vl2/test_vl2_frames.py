@@ -9,7 +9,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vl2_lab import (
+
+from tests.unit.vl2.vl2_lab import (
     ACCEPT,
     ALICE,
     BOB,
@@ -23,7 +24,6 @@ from vl2_lab import (
     mac,
     member_config,
 )
-
 from ztnode.vl2 import neighbours
 from ztnode.vl2.config_assembly import MAX_UPDATES, ConfigAssembler
 from ztnode.vl2.forwarding import MAX_BRIDGE_ROUTES

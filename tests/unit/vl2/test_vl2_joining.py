@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from vl2_lab import (
+
+from tests.unit.vl2.vl2_lab import (
     ALICE,
     BOB,
     CONTROLLER,
@@ -19,7 +20,6 @@ from vl2_lab import (
     mac,
     member_config,
 )
-
 from ztnode.vl2.events import ConfigStored, NetworkChanged
 from ztnode.vl2.snapshot import NetworkStatus
 from ztnode.wire.config_chunk import FLAG_FAST_PROPAGATE, ConfigChunk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from vl2_lab import (
+from tests.unit.vl2.vl2_lab import (
     ALICE,
     BOB,
     CONTROLLER,
@@ -18,7 +18,6 @@ from vl2_lab import (
     mac,
     member_config,
 )
-
 from ztnode.vl2.membership import MAX_CREDENTIALS, MAX_HELD, Membership, Verdict
 from ztnode.wire.addressing import rfc4193_address, sixplane_address
 from ztnode.wire.capability import Capability

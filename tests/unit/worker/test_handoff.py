@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from worker_fakes import FakeConnection, FakeHost
 
+from tests.unit.worker.worker_fakes import FakeConnection, FakeHost
 from ztnode.worker import handoff as handoff_module
 from ztnode.worker import tcp_pair
 from ztnode.worker.datagrams import DatagramRelay

@@ -17,8 +17,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from worker_pair import A6, B6, NWID, A, B, Pair, fetch, on_loop, read_all, running_pair
 
+from tests.unit.worker.worker_pair import A6, B6, NWID, A, B, Pair, fetch, on_loop, read_all, running_pair
 from ztnode.node.api import DialError, Handoff
 from ztnode.node.steering import EPHEMERAL, UNBOUND_LISTENERS
 from ztnode.node.supervisor import Supervisor

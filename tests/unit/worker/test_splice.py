@@ -13,8 +13,8 @@ import sys
 import time
 
 import pytest
-from worker_fakes import FakeConnection, FakeHost
 
+from tests.unit.worker.worker_fakes import FakeConnection, FakeHost
 from ztnode.worker import splice as splice_module
 from ztnode.worker.splice import CHUNK, DRAIN_SECONDS, Splice
 from ztnode.worker.tcp_pair import make_pair

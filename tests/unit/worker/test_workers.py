@@ -20,8 +20,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from worker_pair import B6, NWID, A, B, Pair, fetch, on_loop, read_all, running_pair
 
+from tests.unit.worker.worker_pair import B6, NWID, A, B, Pair, fetch, on_loop, read_all, running_pair
 from ztnode.node.api import DialError
 from ztnode.node.supervisor import Supervisor
 from ztnode.worker.handoff import WAIT

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 import struct
 
-from tcp_sim import A4, B4, PORT, check_frame
-
+from tests.unit.netstack.tcp.tcp_sim import A4, B4, PORT, check_frame
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.layer import TcpLayer

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tcp_sim import Transfer, World, transfer
 
+from tests.unit.netstack.tcp.tcp_sim import Transfer, World, transfer
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.congestion.bbr import Bbr, Mode, WindowedMax
 from ztnode.netstack.tcp.connection import TcpConnection

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tcp_script import ACK, FIN, RST, SYN, Script
 
+from tests.unit.netstack.tcp.tcp_script import ACK, FIN, RST, SYN, Script
 from ztnode.netstack.tcp import arrival
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.state import State

@@ -6,9 +6,9 @@ import errno
 from itertools import pairwise
 
 import pytest
-from tcp_script import ACK, FIN, PSH, RST, SYN, Script
-from tcp_sim import PORT, World, transfer
 
+from tests.unit.netstack.tcp.tcp_script import ACK, FIN, PSH, RST, SYN, Script
+from tests.unit.netstack.tcp.tcp_sim import PORT, World, transfer
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.state import State
 

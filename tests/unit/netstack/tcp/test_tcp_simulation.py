@@ -10,8 +10,8 @@ import os
 import random
 
 import pytest
-from tcp_sim import Transfer, World
 
+from tests.unit.netstack.tcp.tcp_sim import Transfer, World
 from ztnode.netstack.tcp.config import TcpConfig
 
 FIRST = int(os.environ.get("ZTNODE_SIM_FIRST", "0"))
