@@ -1,0 +1,46 @@
+"""No module needs itself on the way to what it imports: not at run time, not in a function, not for types alone."""
+
+from __future__ import annotations
+
+from graphlib import CycleError, TopologicalSorter
+
+import grimp
+import pytest
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """For each module, what it imports, wherever the import statement stands. A module of a package that is imported
+    from one of its siblings does not count as an import of the package's ``__init__``, unless a name of it is."""
+    graph = grimp.build_graph("ztnode", "ztclient", include_external_packages=False, cache_dir=None)
+    return {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+
+
+def test_imports_are_no_circle(imports: dict[str, set[str]]) -> None:
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        pytest.fail("modules import one another: " + " <- ".join(error.args[1]))
+
+
+def test_the_check_sees_typing_and_lazy_imports(imports: dict[str, set[str]]) -> None:
+    """``ztclient.channel`` imports grpc's stubs in a TYPE_CHECKING block and again inside a function."""
+    assert any("_pb2_grpc" in imported for imported in imports["ztclient.channel"])
+
+
+def test_packages_are_no_circle(imports: dict[str, set[str]]) -> None:
+    """Nor do packages need one another: what imports ``ztnode.vl1`` is not imported by it."""
+    packages: dict[str, set[str]] = {}
+    for module, imported in imports.items():
+        package = module.rpartition(".")[0] or module
+        packages.setdefault(package, set()).update(
+            other for name in imported if (other := name.rpartition(".")[0] or name) != package
+        )
+    packages = {
+        package: {other for other in others if not package.startswith(other + ".") and not other.startswith(package + ".")}
+        for package, others in packages.items()
+    }
+    try:
+        TopologicalSorter(packages).prepare()
+    except CycleError as error:
+        pytest.fail("packages import one another: " + " <- ".join(error.args[1]))
