@@ -1,0 +1,311 @@
+"""What a proxy reads of HTTP/1.1: CONNECT (RFC 9110, section 9.3.6) and requests in absolute form (RFC 9112, section
+3.2.2), one after the other on one connection, each for whichever host it names.
+
+Answers pass through unread. Requests are read as far as needed to know where the next one begins: a message whose
+length two readers could see differently is refused (RFC 9112, section 6.3), for that is how requests are smuggled.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from ztnode.proxy.request import CheckPassword, Command, Failure, ProtocolError, Request, checked_host
+
+MAX_HEAD: Final = 64 * 1024
+"""Bytes of a request line and its fields."""
+_MAX_CHUNK_LINE: Final = 1024
+_HEAD_END: Final = b"\r\n\r\n"
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) (HTTP/1\.[01])")
+_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+_ABSOLUTE: Final = re.compile(rb"(?i:http)://([^/?#@]*)(/[^#]*|\?[^#]*|)")
+_AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]+))(?::([0-9]{1,5}))?")
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
+_FOR_THE_PROXY: Final = frozenset(
+    (b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"keep-alive", b"host", b"te")
+)
+_STATUS: Final = {
+    Failure.GENERAL: (502, "Bad Gateway"),
+    Failure.NOT_ALLOWED: (403, "Forbidden"),
+    Failure.NETWORK_UNREACHABLE: (502, "Bad Gateway"),
+    Failure.HOST_UNREACHABLE: (502, "Bad Gateway"),
+    Failure.REFUSED: (502, "Bad Gateway"),
+    Failure.TIMED_OUT: (504, "Gateway Timeout"),
+    Failure.UNSUPPORTED_COMMAND: (501, "Not Implemented"),
+    Failure.UNSUPPORTED_ADDRESS: (501, "Not Implemented"),
+}
+
+
+class BadRequest(ProtocolError):
+    """A request that gets an answer of its own: ``answer`` is that answer, whole."""
+
+    def __init__(self, status: int, reason: str, detail: str, *fields: str) -> None:
+        super().__init__(detail)
+        self.answer = build_answer(status, reason, detail, *fields)
+
+
+def build_answer(status: int, reason: str, detail: str, *fields: str) -> bytes:
+    """An answer of the proxy itself, after which the connection ends."""
+    body = f"ztnode: {detail}\n".encode()
+    head = [
+        f"HTTP/1.1 {status} {reason}",
+        *fields,
+        "Content-Type: text/plain; charset=utf-8",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    ]
+    return "\r\n".join(head).encode("ascii") + _HEAD_END + body
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request as it arrived. ``length``: bytes, the empty line included; ``fields`` with their names as written."""
+
+    method: bytes
+    target: bytes
+    version: bytes
+    fields: tuple[tuple[bytes, bytes], ...]
+    length: int
+
+    def values(self, name: bytes) -> list[bytes]:
+        """All values of the field ``name`` (lower case)."""
+        return [value for key, value in self.fields if key.lower() == name]
+
+    def tokens(self, name: bytes) -> list[bytes]:
+        """The comma-separated values of a field, in lower case."""
+        return [token.strip().lower() for value in self.values(name) for token in value.split(b",") if token.strip()]
+
+
+def parse_head(data: bytes | bytearray | memoryview) -> Head | None:
+    """The request head that ``data`` begins with; None while it has not ended. Raises BadRequest."""
+    text = bytes(data[: MAX_HEAD + len(_HEAD_END)])
+    end = text.find(_HEAD_END)
+    if end < 0:
+        if len(text) > MAX_HEAD:
+            raise BadRequest(431, "Request Header Fields Too Large", f"a head longer than {MAX_HEAD} bytes")
+        return None
+    line, *lines = text[:end].split(b"\r\n")
+    request = _REQUEST_LINE.fullmatch(line)
+    if request is None:
+        raise BadRequest(400, "Bad Request", "not an HTTP/1.1 request line")
+    fields = []
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise BadRequest(400, "Bad Request", "a header line that is not one")
+        fields.append((field[1], field[2].rstrip(b" \t")))
+    return Head(request[1], request[2], request[3], tuple(fields), end + len(_HEAD_END))
+
+
+def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
+    """``host:port`` with IPv6 addresses in brackets. Raises BadRequest."""
+    match = _AUTHORITY.fullmatch(text)
+    port = int(match[3]) if match is not None and match[3] else default_port
+    if match is None or port is None or not 0 < port < 65536:
+        raise BadRequest(400, "Bad Request", "not a host and a port")
+    try:
+        return checked_host(match[1] or match[2]), port
+    except ProtocolError as error:
+        raise BadRequest(400, "Bad Request", str(error)) from None
+
+
+def check_authorization(head: Head, check_password: CheckPassword | None) -> None:
+    """Raises BadRequest with a challenge unless the request has the right ``Proxy-Authorization`` (RFC 7617)."""
+    if check_password is None:
+        return
+    for value in head.values(b"proxy-authorization"):
+        scheme, _, credentials = value.partition(b" ")
+        if scheme.lower() != b"basic":
+            continue
+        try:
+            name, separator, password = base64.b64decode(credentials.strip(), validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+        if separator and check_password(name, password):
+            return
+    challenge = 'Proxy-Authenticate: Basic realm="ztnode", charset="UTF-8"'
+    raise BadRequest(407, "Proxy Authentication Required", "this proxy wants a user name and a password", challenge)
+
+
+class HttpHandshake:
+    """The first request on a connection."""
+
+    def __init__(self, check_password: CheckPassword | None) -> None:
+        self._check_password = check_password
+        self.request: Request | None = None
+        self.refused: Failure | None = None
+
+    def step(self, data: bytes) -> tuple[int, bytes]:
+        """How many bytes of ``data`` were understood (0: more are needed, or it is a request to fetch: then
+        ``RequestStream`` gets them), and what to answer. Raises BadRequest."""
+        head = parse_head(data)
+        if head is None:
+            return 0, b""
+        check_authorization(head, self._check_password)
+        if head.method != b"CONNECT":
+            self.request = target_of(head)
+            return 0, b""
+        if head.values(b"content-length") or head.values(b"transfer-encoding"):
+            raise BadRequest(400, "Bad Request", "CONNECT has no body")
+        self.request = Request(Command.CONNECT, *parse_authority(head.target.decode("ascii"), None))
+        return head.length, b""
+
+    def succeeded(self, host: str, port: int) -> bytes:
+        """The answer to CONNECT that was fulfilled; a fetched resource answers for itself."""
+        del host, port
+        if self.request is not None and self.request.command is Command.FETCH:
+            return b""
+        return b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+    def failed(self, failure: Failure) -> bytes:
+        """The answer to a request that was not fulfilled."""
+        status, reason = _STATUS[failure]
+        return build_answer(status, reason, failure.value)
+
+
+def target_of(head: Head) -> Request:
+    """Whom a request in absolute form is for. Raises BadRequest."""
+    match = _ABSOLUTE.fullmatch(head.target.partition(b"#")[0])
+    if match is None:
+        raise BadRequest(400, "Bad Request", "this is a proxy: it wants CONNECT, or GET http://host/ in full")
+    return Request(Command.FETCH, *parse_authority(match[1].decode("ascii"), 80))
+
+
+class _Length:
+    """A body of known length."""
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+
+    def measure(self, data: bytearray) -> int:
+        """How many bytes of ``data`` belong to the body."""
+        taken = min(self.left, len(data))
+        self.left -= taken
+        return taken
+
+    @property
+    def done(self) -> bool:
+        return not self.left
+
+
+class _Chunked:
+    """A chunked body (RFC 9112, section 7.1) with its trailers, which pass through as they are."""
+
+    def __init__(self) -> None:
+        self._chunk = 0
+        self._last = False
+        self.done = False
+
+    def measure(self, data: bytearray) -> int:
+        """How many bytes of ``data`` belong to the body. Raises BadRequest."""
+        position = 0
+        while not self.done:
+            taken = min(self._chunk, len(data) - position)
+            position += taken
+            self._chunk -= taken
+            if self._chunk:
+                break
+            end = data.find(b"\r\n", position, position + _MAX_CHUNK_LINE)
+            if end < 0:
+                if len(data) - position >= _MAX_CHUNK_LINE:
+                    raise BadRequest(400, "Bad Request", "a chunk's head longer than 1,024 bytes")
+                break
+            line = bytes(data[position:end])
+            position = end + 2
+            if self._last:
+                self.done = not line
+                continue
+            size = _CHUNK_LINE.fullmatch(line)
+            if size is None:
+                raise BadRequest(400, "Bad Request", "a chunk without a size")
+            self._last = not int(size[1], 16)
+            self._chunk = 0 if self._last else int(size[1], 16) + 2  # the line end after it included
+        return position
+
+
+def _body_of(head: Head) -> _Length | _Chunked | None:
+    """How the body of a request ends (RFC 9112, section 6.3); None: there is none. Raises BadRequest."""
+    lengths = head.values(b"content-length")
+    codings = head.tokens(b"transfer-encoding")
+    if codings:
+        if lengths or head.version == b"HTTP/1.0":
+            raise BadRequest(400, "Bad Request", "two notions of where the request ends")
+        if codings != [b"chunked"]:
+            raise BadRequest(501, "Not Implemented", "a transfer coding other than chunked")
+        return _Chunked()
+    if not lengths:
+        return None
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 18:
+        raise BadRequest(400, "Bad Request", "not one length")
+    return _Length(int(lengths[0])) if int(lengths[0]) else None
+
+
+def _for_the_server(head: Head, request: Request) -> bytes:
+    """The head as the server gets it: in origin form, with the host that the target names (RFC 9112, section 3.2.2),
+    and without what was meant for the proxy (RFC 9110, section 7.6.1)."""
+    match = _ABSOLUTE.fullmatch(head.target.partition(b"#")[0])
+    assert match is not None  # target_of has seen to it
+    path = match[2] if match[2].startswith(b"/") else b"/" + match[2]
+    named = set(head.tokens(b"connection"))
+    upgrade = b"upgrade" in named and bool(head.values(b"upgrade"))
+    dropped = (_FOR_THE_PROXY | named) - {b"close", b"keep-alive", b"upgrade", b"content-length", b"transfer-encoding"}
+    lines = [head.method + b" " + path + b" " + head.version, b"Host: " + match[1]]
+    for name, value in head.fields:
+        key = name.lower()
+        if key not in dropped and key != b"connection" and (upgrade or key != b"upgrade"):
+            lines.append(name + b": " + value)
+    lines.extend(b"Connection: " + option for option in (b"close", b"upgrade") if option in named)
+    if b"keep-alive" in named and head.version == b"HTTP/1.0":
+        lines.append(b"Connection: keep-alive")
+    lines.append(b"Via: " + head.version.removeprefix(b"HTTP/") + b" ztnode")
+    return b"\r\n".join(lines) + _HEAD_END
+
+
+class RequestStream:
+    """The requests that a client sends one after the other, made ready for the servers that they are for."""
+
+    def __init__(self, check_password: CheckPassword | None) -> None:
+        self._check_password = check_password
+        self._buffer = bytearray()
+        self._body: _Length | _Chunked | None = None
+        self._raw = False
+
+    def receive(self, data: bytes) -> list[tuple[Request | None, bytes]]:
+        """Take what the client sent. Returns what goes out, in order: the head of a request with whom it is for, and
+        pieces of its body with None. Raises BadRequest."""
+        if self._raw:
+            return [(None, data)]
+        self._buffer += data
+        out: list[tuple[Request | None, bytes]] = []
+        while self._buffer:
+            if self._body is None:
+                head = parse_head(self._buffer)
+                if head is None:
+                    break
+                out.append(self._begin(head))
+                del self._buffer[: head.length]
+                if self._raw:
+                    break
+                continue
+            taken = self._body.measure(self._buffer)
+            if taken:
+                out.append((None, bytes(self._buffer[:taken])))
+                del self._buffer[:taken]
+            if not self._body.done:
+                break
+            self._body = None
+        if self._raw and self._buffer:
+            out.append((None, bytes(self._buffer)))
+            self._buffer.clear()
+        return out
+
+    def _begin(self, head: Head) -> tuple[Request, bytes]:
+        check_authorization(head, self._check_password)
+        request = target_of(head)
+        self._body = _body_of(head)
+        # What the two agree on after an upgrade is theirs alone.
+        self._raw = bool(head.values(b"upgrade")) and b"upgrade" in head.tokens(b"connection")
+        return request, _for_the_server(head, request)
