@@ -29,8 +29,8 @@ from ztnode import worldtool
 from ztnode.controller.controller import Controller
 from ztnode.controller.documents import render_member
 from ztnode.controller.errors import ControllerError
-from ztnode.vl1.config import Vl1Config
-from ztnode.vl1.node import Vl1
+from ztnode.vl1 import Vl1
+from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl2.switch import Vl2
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import World

@@ -22,7 +22,7 @@ from ztnode.controller.configuration import LEGACY_CONFIG_VERSION, grant_default
 from ztnode.controller.database import Database
 from ztnode.controller.documents import Member, Network, change_member, change_network
 from ztnode.controller.errors import ControllerError
-from ztnode.vl1.node import Message, Vl1
+from ztnode.vl1 import Message, Vl1
 from ztnode.vl1.peer import Peer
 from ztnode.wire.address import controller_of, is_reserved
 from ztnode.wire.config_chunk import split_config

@@ -33,9 +33,9 @@ from ztnode.node.identity_pool import generate_identity
 from ztnode.node.keeping import Complaints, Documents
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.watch import Watchers
-from ztnode.vl1.config import Vl1Config
-from ztnode.vl1.events import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated
-from ztnode.vl1.node import Vl1
+from ztnode.vl1 import Vl1
+from ztnode.vl1.vl1_config import Vl1Config
+from ztnode.vl1.vl1_events import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated
 from ztnode.vl2.events import ConfigStored, NetworkChanged
 from ztnode.vl2.switch import Vl2
 from ztnode.wire.identity import Identity
@@ -399,7 +399,7 @@ class Node:
         """See NodeApi."""
         now = time.monotonic()
         roots = {root.identity.address for root in self._vl1.planet.roots}
-        moon_roots = {root.identity.address for moon in self._vl1.topology.moons.values() for root in moon.roots}
+        moon_roots = {root.identity.address for moon in self._vl1.moons for root in moon.roots}
         return [snapshots.peer(peer, roots, moon_roots, now) for peer in self._vl1.peers()]
 
     async def join(self, nwid: int) -> NetworkInfo:

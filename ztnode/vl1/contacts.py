@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
-from ztnode.vl1.config import Vl1Config
 from ztnode.vl1.path import HEARTBEAT_PERIOD, PROBES, Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Expected, Transmit
+from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.hello import Hello, Version, WorldVersion, build_hello
 from ztnode.wire.identity import Identity

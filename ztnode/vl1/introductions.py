@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from ztnode.vl1.config import Vl1Config
 from ztnode.vl1.contacts import Contacts
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.strangers import PATIENCE, Strangers
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Transmit
+from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.whois import Incoming, Outgoing, WaitingRoom, Wanted
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError

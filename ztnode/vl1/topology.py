@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from ztnode.vl1.events import Event, MoonUpdated, PlanetUpdated
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import Scope, scope_of
+from ztnode.vl1.vl1_events import Event, MoonUpdated, PlanetUpdated
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ztnode.vl1.node import Message, Vl1
+from ztnode.vl1 import Message, Vl1
 from ztnode.vl2.events import Event
 from ztnode.wire.identity import Identity
 from ztnode.wire.reader import Buffer

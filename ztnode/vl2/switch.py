@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ztnode.vl1 import Message, Vl1
 from ztnode.vl1.gates import KeyedBucket
-from ztnode.vl1.node import Message, Vl1
 from ztnode.vl1.peer import Peer
 from ztnode.vl2.core import Core
 from ztnode.vl2.events import ConfigStored, Event, NetworkChanged

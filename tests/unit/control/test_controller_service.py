@@ -23,7 +23,7 @@ from ztnode.control.server import ControlServer
 from ztnode.controller.controller import Controller
 from ztnode.node.administration import Administration
 from ztnode.v1 import controller_pb2 as pb
-from ztnode.vl1.node import Vl1
+from ztnode.vl1 import Vl1
 from ztnode.wire import c25519
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata
 from ztnode.wire.identity import Identity

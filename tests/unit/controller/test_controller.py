@@ -14,7 +14,7 @@ import pytest
 from ztnode.controller.controller import Controller, ControllerLimits, MemberChanged, NetworkChanged
 from ztnode.controller.documents import member_key, network_key
 from ztnode.controller.errors import ControllerError
-from ztnode.vl1.node import Vl1
+from ztnode.vl1 import Vl1
 from ztnode.wire import c25519
 from ztnode.wire.config_chunk import ConfigChunk
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata

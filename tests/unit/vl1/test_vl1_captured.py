@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.vl1.vl1_network import VECTORS
-from ztnode.vl1.node import Vl1
+from ztnode.vl1 import Vl1
 from ztnode.vl1.transmit import Expected
 from ztnode.wire import packet
 from ztnode.wire.compression import decompress
@@ -65,7 +65,7 @@ def give(vl1: Vl1, entry: dict[str, Any]) -> None:
     plaintext = opened(entry)
     if entry["verb"] == "OK":
         ok = parse_ok(plaintext[1:])
-        vl1.transmit.expect(ok.in_re_packet_id, Expected(source.address, ok.in_re_verb, NOW - 0.02))
+        vl1._core.transmit.expect(ok.in_re_packet_id, Expected(source.address, ok.in_re_verb, NOW - 0.02))
     endpoint = (CAPTURED["addresses"]["root" if entry["hops"] else entry["source"]], PORT)
     vl1.receive([(bytes.fromhex(datagram), endpoint) for datagram in entry["datagrams"]], NOW)
 

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, Host, Network, planet, triangle
-from ztnode.vl1.events import IdentityCollision
+from ztnode.vl1 import Vl1
 from ztnode.vl1.fragments import MAX_FROM_PEERS, MAX_FROM_STRANGERS
-from ztnode.vl1.node import Vl1
+from ztnode.vl1.vl1_events import IdentityCollision
 from ztnode.vl1.whois import MAX_INCOMING, MAX_STRANGERS
 from ztnode.wire import c25519, packet
 from ztnode.wire.hello import Hello, Version, WorldVersion, build_hello
@@ -207,7 +207,7 @@ def test_flood_of_made_up_identities_is_bounded() -> None:
     assert root.vl1.counters["drop_rate_identity"] > 0
     sent = one.vl1.send(root.address, VERB_ECHO, b"still there?", network.now)
     network.run(1)
-    assert one.vl1.transmit.expected(sent) is None
+    assert one.vl1._core.transmit.expected(sent) is None
 
 
 def test_same_made_up_identity_is_hashed_once() -> None:
@@ -455,13 +455,13 @@ def test_packets_from_unknown_addresses_are_bounded() -> None:
         data = source.randbytes(8) + own + source.randbytes(5) + b"\x18" + source.randbytes(1000)
         if data[13] != 0xFF:
             two.vl1.receive([(data, ("192.0.2.5", 5))], network.now)
-    assert len(two.vl1.introductions.waiting) <= MAX_STRANGERS
+    assert len(two.vl1._core.introductions.waiting) <= MAX_STRANGERS
     same = source.randbytes(8) + own + b"\x12\x34\x56\x78\x9a\x18" + source.randbytes(1000)
     network.run(11)
-    assert len(two.vl1.introductions.waiting) == 0
+    assert len(two.vl1._core.introductions.waiting) == 0
     for _ in range(100):
         two.vl1.receive([(same, ("192.0.2.5", 5))], network.now)
-    wanted = two.vl1.introductions.waiting.get(0x123456789A)
+    wanted = two.vl1._core.introductions.waiting.get(0x123456789A)
     assert wanted is not None and len(wanted.incoming) == MAX_INCOMING
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, SIGNER, Host, Nat, Network, planet, triangle
 from ztnode.vl1.contacts import GREETINGS_PER_TICK
-from ztnode.vl1.events import MoonUpdated, Offline, Online, PeerPathChanged, PlanetUpdated, SurfaceAddress
+from ztnode.vl1.vl1_events import MoonUpdated, Offline, Online, PeerPathChanged, PlanetUpdated, SurfaceAddress
 from ztnode.wire import c25519, packet
 from ztnode.wire.identity import Identity
 from ztnode.wire.packet import VERB_FRAME, VERB_NETWORK_CONFIG_REQUEST, VERB_OK, VERB_USER_MESSAGE
@@ -186,7 +186,7 @@ def test_root_greets_its_peers_a_few_at_a_time() -> None:
     for number in range(200):
         identity = Identity(0x1000000000 + number, c25519.derive_public(source.randbytes(c25519.SECRET_LENGTH)))
         peer = root.vl1.add_peer(identity, network.now)
-        root.vl1.path_proved(peer, (f"198.18.0.{number + 1}", 9993), network.now)
+        root.vl1._core.path_proved(peer, (f"198.18.0.{number + 1}", 9993), network.now)
     greeted: set[object] = set()
     network.blocked = lambda source, destination: greeted.add(destination) is None
     for count in (GREETINGS_PER_TICK, 2 * GREETINGS_PER_TICK, 3 * GREETINGS_PER_TICK, 200):

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ztnode.vl1.config import Vl1Config
-from ztnode.vl1.events import Event
-from ztnode.vl1.node import Message, Vl1
+from ztnode.vl1 import Message, Vl1
+from ztnode.vl1.vl1_config import Vl1Config
+from ztnode.vl1.vl1_events import Event
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import Root, World, WorldType

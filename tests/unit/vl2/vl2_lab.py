@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ztnode.vl1.config import Vl1Config
+from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl2.events import ConfigStored
 from ztnode.vl2.snapshot import NetworkSnapshot
 from ztnode.vl2.switch import Vl2
