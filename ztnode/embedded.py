@@ -98,7 +98,7 @@ class EmbeddedNetwork:
         self.members: dict[str, Member] = {}
         identity = generate_identity()
         port = free_udp_port() if not prefix else 9993
-        root = worldtool.parse_root(identity.to_text(), [f"{host}/{port}"])
+        root = worldtool.parse_root(identity.build_text(), [f"{host}/{port}"])
         secret = worldtool.WorldSecret.generate(os.urandom)
         self.planet.write_bytes(worldtool.create_planet([root], secret, time.time_ns() // 1_000_000))
         self.controller = self._start("root", identity, ["--root", "--controller", "--port", str(port)], prefix)
@@ -128,8 +128,8 @@ class EmbeddedNetwork:
     def _start(self, name: str, identity: Identity, arguments: Sequence[str], prefix: Sequence[str]) -> Member:
         state = self.directory / name
         store = FileStore(state / HOME)
-        store.write(IDENTITY_SECRET, identity.to_text(include_secret=True).encode())
-        store.write(IDENTITY_PUBLIC, identity.to_text().encode())
+        store.write(IDENTITY_SECRET, identity.build_text(include_secret=True).encode())
+        store.write(IDENTITY_PUBLIC, identity.build_text().encode())
         store.close()
         member = Member(name, state, ["--planet", str(self.planet), *arguments], prefix)
         self.members[name] = member

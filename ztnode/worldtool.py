@@ -98,7 +98,7 @@ def parse_root(identity_text: str, endpoints: Sequence[str]) -> Root:
     """A root from the contents of its ``identity.public`` (or ``identity.secret``) and 1 to 32 endpoints as text.
     The identity's proof of work is checked. Raises WorldToolError."""
     try:
-        identity = Identity.from_text(identity_text)
+        identity = Identity.parse_text(identity_text)
     except WireError as error:
         raise WorldToolError(str(error)) from None
     if not identity.validate():
@@ -128,7 +128,7 @@ def create_planet(roots: Sequence[Root], secret: WorldSecret, timestamp: int) ->
         )
     except ValueError as error:
         raise WorldToolError(str(error)) from None
-    return world.to_bytes()
+    return world.build()
 
 
 def update_planet(previous: bytes, secret: WorldSecret, timestamp: int, roots: Sequence[Root] | None = None) -> bytes:
@@ -158,7 +158,7 @@ def describe_world(data: bytes) -> dict[str, Any]:
         "roots": [
             {
                 "address": f"{root.identity.address:010x}",
-                "identity": root.identity.to_text(),
+                "identity": root.identity.build_text(),
                 "stableEndpoints": [f"{ip}/{port}" for ip, port in root.endpoints],
             }
             for root in world.roots
@@ -168,6 +168,6 @@ def describe_world(data: bytes) -> dict[str, Any]:
 
 def _parse(data: bytes) -> World:
     try:
-        return World.from_bytes(data)
+        return World.parse(data)
     except WireError as error:
         raise WorldToolError(str(error)) from None

@@ -42,9 +42,9 @@ from ztnode.wire.multicast import (
     Like,
     MulticastFrame,
     MulticastGroup,
-    encode_gather,
-    encode_likes,
-    encode_multicast_frame,
+    build_gather,
+    build_likes,
+    build_multicast_frame,
 )
 from ztnode.wire.network_config import NetworkConfig, NetworkType, Route
 from ztnode.wire.network_credentials import NetworkCredentials
@@ -137,7 +137,7 @@ def address(member: Member) -> int:
 @pytest.fixture(scope="module")
 def rogue(overlay: Overlay) -> Iterator[Rogue]:
     """A member of the network with a direct path to both members."""
-    made = Rogue(Identity.from_text(IDENTITY), overlay.network.planet.read_bytes())
+    made = Rogue(Identity.parse_text(IDENTITY), overlay.network.planet.read_bytes())
     assert made.join(int(overlay.nwid, 16))
     for member in (overlay.alpha, overlay.beta):
         assert made.reach(address(member))
@@ -221,7 +221,7 @@ def test_a_flood_of_made_up_identities(overlay: Overlay, stranger: socket.socket
     makers = made_up(150)
     with unharmed(overlay):
         for member in targets(overlay):
-            public = Identity.from_text(member.node.status().public_identity)
+            public = Identity.parse_text(member.node.status().public_identity)
             before = counters(member)
             hellos = [hello(maker, public) for maker in makers]
             throw(stranger, hellos * 3, endpoint(member))
@@ -285,7 +285,7 @@ def test_authentic_rubbish_of_every_verb(overlay: Overlay, rogue: Rogue) -> None
                     rogue.send(victim, verb, rubbish(verb, source))
                     # About a network that is joined, and in reply to questions that were never asked.
                     rogue.send(victim, verb, (nwid + payload[:9000] for payload in rubbish(verb, source)))
-            public = Identity.from_text(member.node.status().public_identity)
+            public = Identity.parse_text(member.node.status().public_identity)
             bombs = [
                 bytes((verb | 0x80,)) + body
                 for verb in range(32)
@@ -315,13 +315,13 @@ def test_a_member_that_lies_about_the_network(overlay: Overlay, rogue: Rogue) ->
     source = random.Random(5)
     nwid = int(overlay.nwid, 16)
     victim = address(overlay.alpha)
-    mine = NetworkConfig(nwid, victim, timestamp=1 << 50, mtu=576, type=NetworkType.PUBLIC).encode()
+    mine = NetworkConfig(nwid, victim, timestamp=1 << 50, mtu=576, type=NetworkType.PUBLIC).build()
     with unharmed(overlay):
         before = overlay.alpha.node.network(overlay.nwid)
-        forged = [chunk.encode() for chunk in split_config(nwid, mine, 7, rogue.identity)]
+        forged = [chunk.build() for chunk in split_config(nwid, mine, 7, rogue.identity)]
         unsigned = nwid.to_bytes(8, "big") + len(mine).to_bytes(2, "big") + mine
         endless = [
-            ConfigChunk(nwid, bytes(1000), update, 500_000, 1000 * part, 1, bytes(96)).encode()
+            ConfigChunk(nwid, bytes(1000), update, 500_000, 1000 * part, 1, bytes(96)).build()
             for update in range(1, 30)
             for part in range(10)
         ]
@@ -330,12 +330,12 @@ def test_a_member_that_lies_about_the_network(overlay: Overlay, rogue: Rogue) ->
         groups = (Like(nwid, MulticastGroup(source.getrandbits(48), source.getrandbits(32))) for _ in range(40_000))
         foreign = (Like(source.getrandbits(64), MulticastGroup(source.getrandbits(48))) for _ in range(40_000))
         for likes in (groups, foreign):
-            payloads = iter(lambda likes=likes: encode_likes(itertools.islice(likes, 500)), b"")
+            payloads = iter(lambda likes=likes: build_likes(itertools.islice(likes, 500)), b"")
             for member in (overlay.alpha, overlay.network.controller):
                 rogue.send(address(member), packet.VERB_MULTICAST_LIKE, itertools.islice(payloads, 40))
         for member in (overlay.alpha, overlay.network.controller):
             gathers = (
-                encode_gather(Gather(nwid, MulticastGroup(0xFFFFFFFFFFFF, number), 0xFFFFFFFF)) for number in range(500)
+                build_gather(Gather(nwid, MulticastGroup(0xFFFFFFFFFFFF, number), 0xFFFFFFFF)) for number in range(500)
             )
             rogue.send(address(member), packet.VERB_MULTICAST_GATHER, gathers)
         rogue.run(0.3)
@@ -452,7 +452,7 @@ def test_frames_with_forged_addresses(overlay: Overlay, rogue: Rogue) -> None:
         rogue.send(victim, packet.VERB_EXT_FRAME, payloads)
         groups = (0xFFFFFFFFFFFF, 0x01005E7F0001, 0x3333FF123456, 0, alpha_mac)
         frames = [
-            encode_multicast_frame(
+            build_multicast_frame(
                 MulticastFrame(
                     nwid,
                     MulticastGroup(group, source.getrandbits(32)),
@@ -503,7 +503,7 @@ def test_no_frame_of_a_private_network_without_a_certificate(overlay: Overlay, r
             # With its own certificate, of the public network, and one that it signed itself.
             now = time.time_ns() // 1_000_000
             forged = CertificateOfMembership.issue(number, now, 1 << 40, rogue.identity).sign(rogue.identity)
-            rogue.send(victim, packet.VERB_NETWORK_CREDENTIALS, [NetworkCredentials((forged,)).encode()] * 50)
+            rogue.send(victim, packet.VERB_NETWORK_CREDENTIALS, [NetworkCredentials((forged,)).build()] * 50)
             rogue.send(victim, packet.VERB_FRAME, (head + frame for _ in range(100)))
             rogue.run(2.5)  # as long as frames wait for a certificate
             rogue.send(victim, packet.VERB_FRAME, (head + frame for _ in range(100)))
@@ -561,7 +561,7 @@ def bad_configs(nwid: int, member: int, rogue: Identity) -> list[bytes]:
         NetworkConfig(**{**base, "issued_to": 1}),
         NetworkConfig(**{**base, "network_id": 1}),
     ]
-    encoded = [config.encode() for config in configs]
+    encoded = [config.build() for config in configs]
     keys = (
         "v",
         "nwid",
@@ -616,7 +616,7 @@ def test_a_network_whose_controller_means_ill(overlay: Overlay, rogue: Rogue) ->
             # What is asked for comes at its own pace; the rest is pushed.
             for config in configs:
                 update = int.from_bytes(os.urandom(8), "big") | 1
-                chunks = [chunk.encode() for chunk in split_config(nwid, config, update, rogue.identity)]
+                chunks = [chunk.build() for chunk in split_config(nwid, config, update, rogue.identity)]
                 rogue.send(victim, packet.VERB_NETWORK_CONFIG, chunks[:20])
                 rogue.run(0.03)
             rogue.run(0.5)

@@ -207,10 +207,10 @@ def test_a_network_that_only_the_cache_knows_takes_no_route_from_a_live_one(over
     ipv4(member, overlay.nwid)
     member.stop()
     kept = member.state / "zerotier/networks.d"
-    config = NetworkConfig.decode((kept / f"{overlay.nwid}.conf").read_bytes())
+    config = NetworkConfig.parse((kept / f"{overlay.nwid}.conf").read_bytes())
     gone = 0x0102030405000001
     assert gone < int(overlay.nwid, 16)
-    (kept / f"{gone:016x}.conf").write_bytes(dataclasses.replace(config, network_id=gone).encode())
+    (kept / f"{gone:016x}.conf").write_bytes(dataclasses.replace(config, network_id=gone).build())
     again = overlay.network.restart(member)
     until(lambda: again.process.poll() is None and serves(again))
     until(lambda: not again.node.network(overlay.nwid).from_cache)

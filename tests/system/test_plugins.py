@@ -69,7 +69,7 @@ def test_planet_by_url(tmp_path: Path, overlay: Overlay, installed: Path) -> Non
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/planet"
         with member(tmp_path, overlay, installed, "--planet", url) as node:
-            assert node.node.status().planet_id == World.from_bytes(Planets.planet).id
+            assert node.node.status().planet_id == World.parse(Planets.planet).id
             assert ipv4(node, overlay.nwid)
         server.shutdown()
 

@@ -46,14 +46,14 @@ OTHER_NWID = "8056c2e21c000001"
 def identity() -> Identity:
     """An identity that zerotier-idtool made."""
     made = json.loads((VECTORS / "identities.json").read_text())["identities"][0]
-    return Identity.from_text(made["secret"])
+    return Identity.parse_text(made["secret"])
 
 
 @pytest.fixture(scope="module")
 def planet(identity: Identity, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A planet whose root nobody is."""
     path = tmp_path_factory.mktemp("planet") / "planet"
-    root = worldtool.parse_root(identity.to_text(), ["127.0.0.1/1"])
+    root = worldtool.parse_root(identity.build_text(), ["127.0.0.1/1"])
     path.write_bytes(worldtool.create_planet([root], worldtool.WorldSecret.generate(os.urandom), 1))
     return path
 
@@ -64,9 +64,9 @@ def state(tmp_path: Path, identity: Identity, planet: Path) -> Path:
     home = tmp_path / "st" / "zerotier"
     for directory in ("networks.d", "moons.d", "controller.d/network"):
         (home / directory).mkdir(parents=True)
-    (home / "identity.secret").write_text(identity.to_text(include_secret=True))
+    (home / "identity.secret").write_text(identity.build_text(include_secret=True))
     (home / "identity.secret").chmod(0o600)
-    (home / "identity.public").write_text(identity.to_text())
+    (home / "identity.public").write_text(identity.build_text())
     (home / "planet").write_bytes(planet.read_bytes())
     (home / f"networks.d/{NWID}.conf").write_bytes(b"\n")
     return tmp_path / "st"
@@ -483,7 +483,7 @@ def test_a_signal_ends_a_node_that_has_identities_to_check(state: Path, planet: 
     node = wait_ready(process, state)
     status = node.status()
     listening = next(each for each in status.listening if not each.startswith("["))
-    victim = Identity.from_text(status.public_identity)
+    victim = Identity.parse_text(status.public_identity)
     for network in range(6):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.bind((f"127.0.{network + 1}.1", 0))

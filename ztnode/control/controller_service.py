@@ -11,7 +11,7 @@ from ztnode.control import convert
 from ztnode.control.errors import Context, invalid, not_found, streaming, unary
 from ztnode.control.server import Service
 from ztnode.controller.controller import ControllerEvent, NetworkChanged
-from ztnode.controller.documents import Member, Network, render_network
+from ztnode.controller.documents import Member, Network, build_network
 from ztnode.node.administration import Administration
 from ztnode.v1 import controller_pb2 as pb
 from ztnode.v1 import controller_pb2_grpc as rpc
@@ -56,7 +56,7 @@ class ControllerService(rpc.ControllerServiceServicer):
         self, request: pb.ControllerUpdateNetworkRequest, context: Context
     ) -> pb.ControllerUpdateNetworkResponse:
         present = self._network(request.network_id)
-        settings = network_settings(request.settings, render_network(present))
+        settings = network_settings(request.settings, build_network(present))
         network = self._admin.update_network(present.nwid, settings)
         return pb.ControllerUpdateNetworkResponse(network=self._network_message(network))
 
@@ -290,7 +290,7 @@ def _json_list(field: str, text: str) -> list[Any]:
 
 
 def _network_settings_message(network: Network) -> pb.NetworkSettings:
-    document = render_network(network)
+    document = build_network(network)
     return pb.NetworkSettings(
         name=network.name,
         private=network.private,

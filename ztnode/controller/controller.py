@@ -25,6 +25,7 @@ from ztnode.controller.errors import ControllerError
 from ztnode.vl1 import Message, Vl1
 from ztnode.vl1.peer import Peer
 from ztnode.wire.address import controller_of, is_reserved
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.config_chunk import split_config
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata
 from ztnode.wire.credential import CredentialType
@@ -39,7 +40,6 @@ from ztnode.wire.packet import (
     VERB_NETWORK_CONFIG_REQUEST,
     VERB_NETWORK_CREDENTIALS,
 )
-from ztnode.wire.reader import Buffer
 from ztnode.wire.reply import build_error
 from ztnode.wire.revocation import FLAG_FAST_PROPAGATE, Revocation
 
@@ -273,7 +273,7 @@ class Controller:
     # A member asks
 
     def _request(self, peer: Peer, packet_id: int, payload: Buffer, now: float, wall: int) -> None:
-        request = ConfigRequest.decode(payload)
+        request = ConfigRequest.parse(payload)
         nwid, address = request.network_id, peer.address
         if controller_of(nwid) != self._identity.address:
             self.counters["drop_request_for_other_controller"] += 1
@@ -298,7 +298,7 @@ class Controller:
             return ERROR_OBJ_NOT_FOUND
         known = self._database.member(nwid, address)
         # A known address with another key is a collision or an impostor: neither may enter on the member's behalf.
-        text = identity.to_text()
+        text = identity.build_text()
         if known is not None and known.identity and known.identity != text:
             self.counters["drop_request_other_identity"] += 1
             return ERROR_NETWORK_ACCESS_DENIED
@@ -310,7 +310,7 @@ class Controller:
         contact = self._contacts.setdefault((nwid, address), _Contact())
         contact.last_request = now
         contact.packet_id = packet_id
-        contact.metadata = RequestMetadata.from_dictionary(request.metadata)
+        contact.metadata = RequestMetadata.parse_dictionary(request.metadata)
         self._strangers.pop((nwid, address), None)
         if not member.authorized and not network.private:
             member = replace(member, authorized=True, last_authorized_time=wall, authorized_by="public")
@@ -370,15 +370,15 @@ class Controller:
         network = self._database.network(member.nwid)
         assert network is not None
         metadata = self._contacts[member.nwid, member.address].metadata
-        identity, bridges = Identity.from_text(member.identity), self._database.bridges(member.nwid)
+        identity, bridges = Identity.parse_text(member.identity), self._database.bridges(member.nwid)
         config = issue(network, member, identity, self._identity, metadata, bridges, wall)
-        return config.encode(legacy=metadata.config_version < LEGACY_CONFIG_VERSION)
+        return config.build(legacy=metadata.config_version < LEGACY_CONFIG_VERSION)
 
     def _chunks(self, member: Member, wall: int) -> Iterator[bytes]:
         """The payloads that carry the member's configuration."""
         update_id = int.from_bytes(self._random(8), "big") or 1
         data = self._configuration(member, wall)
-        return (chunk.encode() for chunk in split_config(member.nwid, data, update_id, self._identity))
+        return (chunk.build() for chunk in split_config(member.nwid, data, update_id, self._identity))
 
     # Changes and whom they concern
 
@@ -414,7 +414,7 @@ class Controller:
             target=address,
             credential_type=CredentialType.COM,
         ).sign(self._identity)
-        payload = NetworkCredentials(revocations=(revocation,)).encode()
+        payload = NetworkCredentials(revocations=(revocation,)).build()
         for other in self._database.addresses(nwid):
             if other != address and self._is_online(nwid, other, now):
                 self._revocations.append((other, payload))

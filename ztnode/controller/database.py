@@ -9,15 +9,15 @@ from dataclasses import replace
 from ztnode.controller.documents import (
     Member,
     Network,
-    dump_document,
-    load_document,
+    build_document,
+    build_member,
+    build_network,
     member_key,
     network_key,
+    parse_document,
     parse_key,
     parse_member,
     parse_network,
-    render_member,
-    render_network,
 )
 from ztnode.controller.errors import ControllerError
 from ztnode.wire.network_config import IpAddress
@@ -58,7 +58,7 @@ class Database:
                 members.append((key, nwid, address))
                 continue
             try:
-                self._entries[nwid] = _Entry(parse_network(load_document(data), nwid))
+                self._entries[nwid] = _Entry(parse_network(parse_document(data), nwid))
             except ControllerError as error:
                 raise ControllerError(f"{key}: {error}") from None
         for key, nwid, address in members:
@@ -68,7 +68,7 @@ class Database:
                 self._unsaved[key] = None
                 continue
             try:
-                self._index(entry, parse_member(load_document(documents[key]), nwid, address))
+                self._index(entry, parse_member(parse_document(documents[key]), nwid, address))
             except ControllerError as error:
                 raise ControllerError(f"{key}: {error}") from None
 
@@ -107,7 +107,7 @@ class Database:
         if entry is not None and entry.network == network:
             return network
         network = replace(network, revision=network.revision + 1)
-        self._save(network_key(network.nwid), dump_document(render_network(network)), asked=True)
+        self._save(network_key(network.nwid), build_document(build_network(network)), asked=True)
         if entry is None:
             self._entries[network.nwid] = _Entry(network)
         else:
@@ -151,7 +151,7 @@ class Database:
         if old == member:
             return member
         member = replace(member, revision=member.revision + 1)
-        self._save(member_key(member.nwid, member.address), dump_document(render_member(member)), asked=asked)
+        self._save(member_key(member.nwid, member.address), build_document(build_member(member)), asked=asked)
         if old is not None:
             self._unindex(entry, old)
         self._index(entry, member)

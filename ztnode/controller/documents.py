@@ -31,7 +31,7 @@ from ztnode.wire.network_config import (
     IpAddress,
     Route,
 )
-from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, rule_from_json, rule_to_json
+from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, build_rule_json, parse_rule_json
 
 Document: TypeAlias = dict[str, Any]
 
@@ -159,7 +159,7 @@ def parse_key(key: str) -> tuple[int, int | None] | None:
     return int(nwid, 16), int(member, 16) if member else None
 
 
-def load_document(data: bytes) -> Document:
+def parse_document(data: bytes) -> Document:
     """The JSON object in ``data``. Raises ControllerError."""
     if len(data) > MAX_DOCUMENT_BYTES:
         raise ControllerError(f"larger than {MAX_DOCUMENT_BYTES} bytes")
@@ -172,7 +172,7 @@ def load_document(data: bytes) -> Document:
     return document
 
 
-def dump_document(document: Mapping[str, Any]) -> bytes:
+def build_document(document: Mapping[str, Any]) -> bytes:
     """One line of JSON with sorted keys, as the reference writes it."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
@@ -208,7 +208,7 @@ def parse_network(document: Mapping[str, Any], nwid: int) -> Network:
     )
 
 
-def render_network(network: Network) -> Document:
+def build_network(network: Network) -> Document:
     """The document of a network, keys as the reference names them."""
     nwid = f"{network.nwid:016x}"
     return {
@@ -226,9 +226,9 @@ def render_network(network: Network) -> Document:
         "ipAssignmentPools": [{"ipRangeStart": str(p.first), "ipRangeEnd": str(p.last)} for p in network.pools],
         "routes": [{"target": str(r.target), "via": None if r.via is None else str(r.via)} for r in network.routes],
         "dns": {"domain": network.dns.domain, "servers": [str(server) for server in network.dns.servers]},
-        "rules": [rule_to_json(rule) for rule in network.rules],
+        "rules": [build_rule_json(rule) for rule in network.rules],
         "capabilities": [
-            {"id": grant.id, "default": grant.default, "rules": [rule_to_json(rule) for rule in grant.rules]}
+            {"id": grant.id, "default": grant.default, "rules": [build_rule_json(rule) for rule in grant.rules]}
             for grant in network.capabilities
         ],
         "tags": [{"id": tag, "default": default} for tag, default in network.tags],
@@ -238,7 +238,7 @@ def render_network(network: Network) -> Document:
     }
 
 
-NETWORK_KEYS = frozenset(render_network(Network(0)))
+NETWORK_KEYS = frozenset(build_network(Network(0)))
 _NETWORK_FIXED = frozenset(("id", "nwid", "objtype", "creationTime", "revision"))
 NETWORK_SETTINGS = NETWORK_KEYS - _NETWORK_FIXED
 """What an administrator may set on a network."""
@@ -248,7 +248,7 @@ def change_network(network: Network, settings: Mapping[str, Any]) -> Network:
     """The network with ``settings`` (a part of a document) applied. Raises ControllerError, also for a key that is
     not a setting: a misspelt one must not look as if it had worked."""
     _known(settings, NETWORK_SETTINGS, "network")
-    return parse_network({**render_network(network), **settings}, network.nwid)
+    return parse_network({**build_network(network), **settings}, network.nwid)
 
 
 # -- members -----------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> Member
     )
 
 
-def render_member(member: Member) -> Document:
+def build_member(member: Member) -> Document:
     """The document of a member, keys as the reference names them."""
     address = f"{member.address:010x}"
     document = {
@@ -317,7 +317,7 @@ def render_member(member: Member) -> Document:
     return document
 
 
-MEMBER_KEYS = frozenset(render_member(Member(0, 0, identity="known")))
+MEMBER_KEYS = frozenset(build_member(Member(0, 0, identity="known")))
 MEMBER_SETTINGS = frozenset(
     ("authorized", "activeBridge", "noAutoAssignIps", "ipAssignments", "tags", "capabilities", "name")
 )
@@ -327,7 +327,7 @@ MEMBER_SETTINGS = frozenset(
 def change_member(member: Member, settings: Mapping[str, Any]) -> Member:
     """The member with ``settings`` applied. Raises ControllerError. Times of authorisation are the caller's."""
     _known(settings, MEMBER_SETTINGS, "member")
-    return parse_member({**render_member(member), **settings}, member.nwid, member.address)
+    return parse_member({**build_member(member), **settings}, member.nwid, member.address)
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------
@@ -470,7 +470,7 @@ def _rules(document: Mapping[str, Any], key: str, limit: int) -> tuple[Rule, ...
     rules = []
     for item in _items(document, key, limit):
         try:
-            rules.append(rule_from_json(_object(item, key)))
+            rules.append(parse_rule_json(_object(item, key)))
         except (ValueError, TypeError) as error:
             raise ControllerError(f"{key}: {error}") from None
     return tuple(rules)

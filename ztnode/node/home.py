@@ -55,11 +55,11 @@ class Home:
             if self._store.read(IDENTITY_PUBLIC) is not None:
                 raise StateError(f"{IDENTITY_PUBLIC} is there but {IDENTITY_SECRET} is not; restore it or remove both")
             identity = await generate()
-            self._store.write(IDENTITY_SECRET, identity.to_text(include_secret=True).encode())
-            self._store.write(IDENTITY_PUBLIC, identity.to_text().encode())
+            self._store.write(IDENTITY_SECRET, identity.build_text(include_secret=True).encode())
+            self._store.write(IDENTITY_PUBLIC, identity.build_text().encode())
             return identity
         try:
-            identity = Identity.from_text(data.decode("ascii"))
+            identity = Identity.parse_text(data.decode("ascii"))
             intact = identity.secret is not None and c25519.derive_public(identity.secret) == identity.public
         except (WireError, UnicodeDecodeError):
             intact = False
@@ -71,7 +71,7 @@ class Home:
         """The planet to use: what is kept, unless ``given`` is newer or (``chosen`` by the user) another one.
         Raises StateError."""
         try:
-            planet = World.from_bytes(given)
+            planet = World.parse(given)
         except WireError as error:
             raise StateError(f"the planet cannot be used: {error}") from None
         if planet.type is not WorldType.PLANET or not planet.roots:
@@ -79,7 +79,7 @@ class Home:
         data = self._store.read(PLANET)
         if data is not None:
             try:
-                kept = World.from_bytes(data)
+                kept = World.parse(data)
             except WireError as error:
                 raise StateError(f"{PLANET} in the state directory is damaged ({error}): remove it") from None
             same = kept.id == planet.id
@@ -99,7 +99,7 @@ class Home:
             if data is None or not key.endswith(".moon"):
                 continue
             try:
-                moon = World.from_bytes(data)
+                moon = World.parse(data)
             except WireError as error:
                 raise StateError(f"{key} in the state directory is damaged ({error}): remove it") from None
             if moon.type is WorldType.MOON:
@@ -117,7 +117,7 @@ class Home:
             nwid = int(match[1], 16)
             if data.strip():
                 try:
-                    intact = Dictionary.decode(data).unsigned("nwid") == nwid
+                    intact = Dictionary.parse(data).unsigned("nwid") == nwid
                 except WireError:
                     intact = False
                 if not intact:

@@ -374,7 +374,7 @@ class Node:
             counters.update(snapshots.prefixed("controller", self.controller.counters))
         return NodeStatus(
             address=self._vl1.identity.address,
-            public_identity=self._vl1.identity.to_text(),
+            public_identity=self._vl1.identity.build_text(),
             online=self._vl1.online,
             version=__version__,
             uptime=time.monotonic() - self._started,

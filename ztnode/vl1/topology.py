@@ -111,7 +111,7 @@ class Topology:
             if not self.planet.may_be_replaced_by(world):
                 return False
             self.planet = world
-            self._emit(PlanetUpdated(world.to_bytes()))
+            self._emit(PlanetUpdated(world.build()))
         else:
             present = self.moons.get(world.id)
             if present is not None:
@@ -123,7 +123,7 @@ class Topology:
                 return False
             self.moon_seeds.pop(world.id, None)
             self.moons[world.id] = world
-            self._emit(MoonUpdated(world.id, world.to_bytes()))
+            self._emit(MoonUpdated(world.id, world.build()))
         self._collect_upstreams()
         return True
 

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.topology import Topology
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import compress
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.fragment import OFFSET_DATA, split
@@ -22,7 +23,6 @@ from ztnode.wire.packet import (
     PROTOCOL_VERSION_AES,
     packet_id,
 )
-from ztnode.wire.reader import Buffer
 
 
 def longest_payload(mtu: int) -> int:

@@ -63,7 +63,7 @@ def on_hello(core: Vl1Core, arrival: Arrival) -> None:
         return
     _note_version(peer, hello.protocol, hello.version)
     worlds = newer_worlds(hello, core.topology.planet, core.topology.moons.values())
-    while sum(len(world.to_bytes()) for world in worlds) > MAX_OK_WORLDS:
+    while sum(len(world.build()) for world in worlds) > MAX_OK_WORLDS:
         worlds = worlds[:-1]
     ok = OkHello(
         hello.timestamp,

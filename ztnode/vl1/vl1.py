@@ -22,6 +22,7 @@ from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_core import Message, Vl1Core
 from ztnode.vl1.vl1_events import Event, Offline
 from ztnode.vl1.whois import Outgoing
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import decompress
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
@@ -44,7 +45,6 @@ from ztnode.wire.packet import (
     VERB_PUSH_DIRECT_PATHS,
 )
 from ztnode.wire.push_direct_paths import DirectPath, build_push_direct_paths
-from ztnode.wire.reader import Buffer
 from ztnode.wire.reply import build_error, build_ok
 from ztnode.wire.world import World
 

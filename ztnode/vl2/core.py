@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from ztnode.vl1 import Message, Vl1
 from ztnode.vl2.events import Event
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.identity import Identity
-from ztnode.wire.reader import Buffer
 
 
 @dataclass(slots=True)

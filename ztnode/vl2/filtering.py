@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 from ztnode.vl2.rules import ACCEPT, DROP, NO_MATCH, REDIRECT, SUPER_ACCEPT, Copy, Filter, Flow, Outcome
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.frame import EXT_FLAG_ACK_REQUESTED, EXT_FLAG_INBOUND, EXT_FLAG_REDIRECT, EXT_FLAG_TEE
-from ztnode.wire.reader import Buffer
 from ztnode.wire.rules import Rule
 
 REFUSED: Final = 0

@@ -23,11 +23,12 @@ from ztnode.vl2.membership import Membership
 from ztnode.vl2.multicaster import Multicaster, group_of
 from ztnode.vl2.rules import Flow
 from ztnode.vl2.subscriptions import sample
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.frame import (
     ETHERTYPE_IPV6,
     EXT_FLAG_ACK_REQUESTED,
     ExtFrame,
-    encode_ext_frame,
+    build_ext_frame,
 )
 from ztnode.wire.mac import address_of, first_octet, is_multicast, mac_of
 from ztnode.wire.multicast import MulticastFrame
@@ -38,7 +39,6 @@ from ztnode.wire.network_config import (
     NetworkConfig,
 )
 from ztnode.wire.packet import VERB_EXT_FRAME, VERB_FRAME
-from ztnode.wire.reader import Buffer
 from ztnode.wire.rules import Rule
 
 Frame: TypeAlias = tuple[bytes, Buffer]
@@ -270,7 +270,7 @@ class Forwarding:
             if self._outgoing_filter(config, bridge, source, destination, ethertype).passes(payload, copies=False):
                 self._members.push_credentials(bridge, now)
                 frame = ExtFrame(self._nwid, 0, destination, source, ethertype, payload)
-                self._core.send(bridge, VERB_EXT_FRAME, encode_ext_frame(frame), now)
+                self._core.send(bridge, VERB_EXT_FRAME, build_ext_frame(frame), now)
 
     # Frames of peers
 
@@ -396,7 +396,7 @@ class Forwarding:
         def forward(address: int, flags: int, payload: Buffer) -> None:
             if address and address != self._core.address:
                 frame = ExtFrame(self._nwid, flags, destination, source, ethertype, payload)
-                self._core.send(address, VERB_EXT_FRAME, encode_ext_frame(frame), self._core.now, compress=True)
+                self._core.send(address, VERB_EXT_FRAME, build_ext_frame(frame), self._core.now, compress=True)
 
         return forward
 

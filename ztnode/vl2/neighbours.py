@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Interface
 
 from ztnode.wire.addressing import RFC4193_BITS, SIXPLANE_BITS, rfc4193_address, sixplane_address
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.mac import mac_of
 from ztnode.wire.network_config import IpInterface
-from ztnode.wire.reader import Buffer
 
 _ICMPV6 = 0x3A
 _SOLICITATION = 0x87

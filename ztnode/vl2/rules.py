@@ -17,9 +17,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple, TypeAlias
 
 from ztnode.wire import rules as wire
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.frame import ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from ztnode.wire.mac import BROADCAST, is_multicast
-from ztnode.wire.reader import Buffer
 from ztnode.wire.rules import Rule, RuleType
 
 NO_MATCH: Final = 0

@@ -20,21 +20,22 @@ from ztnode.vl2.forwarding import Frame, Inflow
 from ztnode.vl2.network import Network
 from ztnode.vl2.snapshot import NetworkSnapshot
 from ztnode.vl2.subscriptions import Subscriptions
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
-from ztnode.wire.frame import EXT_FRAME_HEADER, FRAME_HEADER, decode_ext_frame
+from ztnode.wire.frame import EXT_FRAME_HEADER, FRAME_HEADER, parse_ext_frame
 from ztnode.wire.identity import Identity
 from ztnode.wire.multicast import (
     Gathered,
     Like,
     MulticastFrameReply,
     MulticastGroup,
-    decode_gather,
-    decode_gathered,
-    decode_likes,
-    decode_multicast_frame,
-    decode_multicast_frame_reply,
-    encode_gathered,
-    encode_multicast_frame_reply,
+    build_gathered,
+    build_multicast_frame_reply,
+    parse_gather,
+    parse_gathered,
+    parse_likes,
+    parse_multicast_frame,
+    parse_multicast_frame_reply,
 )
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import (
@@ -52,7 +53,7 @@ from ztnode.wire.packet import (
     VERB_NETWORK_CREDENTIALS,
     VERB_OK,
 )
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
 MAX_FOREIGN_SUBSCRIPTIONS: Final = 262144
 """Multicast subscriptions that we keep, as root or controller, for networks that we are no member of."""
@@ -242,7 +243,7 @@ class Vl2:
             return
         if len(payload) < EXT_FRAME_HEADER.size:
             raise WireError("EXT_FRAME too short")
-        frame = decode_ext_frame(memoryview(payload))
+        frame = parse_ext_frame(memoryview(payload))
         network.receive_certificate(peer, frame.certificate, now)
         if not network.admits(peer, now):
             network.refuse(message, now)
@@ -256,7 +257,7 @@ class Vl2:
         if network is None:
             self.counters["drop_unknown_network"] += 1
             return
-        frame = decode_multicast_frame(memoryview(payload))
+        frame = parse_multicast_frame(memoryview(payload))
         network.receive_certificate(peer, frame.certificate, now)
         if not network.admits(peer, now):
             network.refuse(message, now)
@@ -267,11 +268,11 @@ class Vl2:
             total, members = network.multicaster.gathered_for(frame.group, peer.address, frame.gather_limit)
             if members:
                 reply = MulticastFrameReply(network.nwid, frame.group, total, tuple(members))
-                self._core.vl1.reply_ok(peer, verb, packet_id, encode_multicast_frame_reply(reply), now)
+                self._core.vl1.reply_ok(peer, verb, packet_id, build_multicast_frame_reply(reply), now)
 
     def _receive_credentials(self, message: Message, now: float) -> None:
         peer, _, _, payload = message
-        credentials = NetworkCredentials.decode(payload)
+        credentials = NetworkCredentials.parse(payload)
         concerned = {
             credential.network_id
             for kind in (
@@ -291,7 +292,7 @@ class Vl2:
     def _receive_like(self, message: Message, now: float) -> None:
         peer, _, _, payload = message
         admitted: dict[int, bool] = {}
-        for like in decode_likes(payload):
+        for like in parse_likes(payload):
             nwid, group = like
             network = self._networks.get(nwid)
             if nwid not in admitted:
@@ -311,7 +312,7 @@ class Vl2:
 
     def _receive_gather(self, message: Message, now: float) -> None:
         peer, verb, packet_id, payload = message
-        query = decode_gather(payload)
+        query = parse_gather(payload)
         network = self._networks.get(query.network_id)
         if network is not None:
             network.receive_certificate(peer, query.certificate, now)
@@ -325,7 +326,7 @@ class Vl2:
             return
         if members:
             reply = Gathered(query.network_id, query.group, total, tuple(members))
-            self._core.vl1.reply_ok(peer, verb, packet_id, encode_gathered(reply), now)
+            self._core.vl1.reply_ok(peer, verb, packet_id, build_gathered(reply), now)
 
     # Configuration
 
@@ -355,10 +356,10 @@ class Vl2:
         if in_re_verb == VERB_NETWORK_CONFIG_REQUEST:
             network.receive_chunk(peer, body, now)
         elif in_re_verb == VERB_MULTICAST_GATHER:
-            gathered = decode_gathered(body)
+            gathered = parse_gathered(body)
             network.multicaster.learn(gathered.group, gathered.members, now)
         elif in_re_verb == VERB_MULTICAST_FRAME:
-            reply = decode_multicast_frame_reply(body)
+            reply = parse_multicast_frame_reply(body)
             network.receive_certificate(peer, reply.certificate, now)
             network.multicaster.learn(reply.group, reply.members, now)
 

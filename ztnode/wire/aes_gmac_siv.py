@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ztnode.wire.reader import Buffer
+from ztnode.wire.buffer import Buffer
 
 _AAD_PADDING = b"\0\0\0\0\0"
 _NONCE_PADDING = b"\0\0\0\0"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.credential import (
     SIGNATURE_LENGTH,
     PublicIdentity,
@@ -19,7 +20,7 @@ from ztnode.wire.credential import (
     public_key_hash,
 )
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
 QUALIFIER_TIMESTAMP = 0
 QUALIFIER_NETWORK_ID = 1
@@ -68,7 +69,7 @@ class CertificateOfMembership:
         )
 
     @classmethod
-    def read(cls, reader: Reader) -> CertificateOfMembership:
+    def parse_from(cls, reader: Reader) -> CertificateOfMembership:
         """Parse at the reader's position. Raises WireError."""
         if reader.u8() != 1:
             raise WireError("unknown certificate of membership format")
@@ -82,11 +83,11 @@ class CertificateOfMembership:
         return cls(qualifiers, signed_by, reader.take(SIGNATURE_LENGTH) if signed_by else b"")
 
     @classmethod
-    def decode(cls, data: Buffer) -> CertificateOfMembership:
+    def parse(cls, data: Buffer) -> CertificateOfMembership:
         """Parse ``data``; bytes after the certificate are ignored. Raises WireError."""
-        return cls.read(Reader(data))
+        return cls.parse_from(Reader(data))
 
-    def encode(self) -> bytes:
+    def build(self) -> bytes:
         """The wire form."""
         return (
             b"\x01"

@@ -52,12 +52,12 @@ def public_key_hash(identity: PublicIdentity) -> bytes:
     return hashlib.sha384(identity.address.to_bytes(5, "big") + identity.public).digest()
 
 
-def encode_signature(signature: bytes) -> bytes:
+def build_signature(signature: bytes) -> bytes:
     """Type, length and signature, as every credential but the COM writes them."""
     return bytes((SIGNATURE_TYPE_ED25519,)) + len(signature).to_bytes(2, "big") + signature
 
 
-def decode_signature(reader: Reader) -> bytes:
+def parse_signature_from(reader: Reader) -> bytes:
     """The signature; empty (and so never valid) if it is of a type not known here. Raises WireError."""
     kind = reader.u8()
     length = reader.u16()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Buffer
 
 MAX_DICTIONARY_SIZE = 512 * 1024
 """Largest dictionary read, in bytes; the reference's room for a full-size network configuration is about 400 KB."""
@@ -47,7 +47,7 @@ class Dictionary(Mapping[str, bytes]):
         self._items: dict[str, bytes] = dict(items or {})
 
     @classmethod
-    def decode(cls, data: Buffer, limit: int = MAX_DICTIONARY_SIZE) -> Dictionary:
+    def parse(cls, data: Buffer, limit: int = MAX_DICTIONARY_SIZE) -> Dictionary:
         """Parse ``data`` up to its first NUL. The first occurrence of a key counts; lines without ``=`` are ignored.
 
         Raises WireError if ``data`` is longer than ``limit`` bytes.
@@ -63,7 +63,7 @@ class Dictionary(Mapping[str, bytes]):
                 items.setdefault(key.decode("latin-1"), _unescape(value))
         return result
 
-    def encode(self) -> bytes:
+    def build(self) -> bytes:
         """The wire form. Raises ValueError for a key that cannot be written."""
         lines = []
         for key, value in self._items.items():

@@ -17,9 +17,9 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from ztnode.wire.address import ADDRESS_RESERVED_PREFIX
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 from ztnode.wire.packet import MAX_HOPS, MAX_PACKET_FRAGMENTS
-from ztnode.wire.reader import Buffer
 
 OFFSET_INDICATOR: Final = 13
 OFFSET_NUMBER: Final = 14

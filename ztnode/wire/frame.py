@@ -9,9 +9,10 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
 ETHERTYPE_IPV4 = 0x0800
 ETHERTYPE_ARP = 0x0806
@@ -48,20 +49,20 @@ class ExtFrame(NamedTuple):
     certificate: CertificateOfMembership | None = None
 
 
-def decode_ext_frame(payload: Buffer) -> ExtFrame:
+def parse_ext_frame(payload: Buffer) -> ExtFrame:
     """Parse EXT_FRAME. Raises WireError."""
     reader = Reader(payload)
     network_id, flags = reader.u64(), reader.u8()
-    certificate = CertificateOfMembership.read(reader) if flags & EXT_FLAG_COM else None
+    certificate = CertificateOfMembership.parse_from(reader) if flags & EXT_FLAG_COM else None
     destination, source, ethertype = reader.unsigned(6), reader.unsigned(6), reader.u16()
     if reader.remaining > MAX_FRAME_PAYLOAD:
         raise WireError("Ethernet frame too long")
     return ExtFrame(network_id, flags, destination, source, ethertype, payload[reader.position :], certificate)
 
 
-def encode_ext_frame(frame: ExtFrame) -> bytes:
+def build_ext_frame(frame: ExtFrame) -> bytes:
     """The payload of EXT_FRAME."""
-    certificate = frame.certificate.encode() if frame.certificate is not None else b""
+    certificate = frame.certificate.build() if frame.certificate is not None else b""
     return b"".join(
         (
             frame.network_id.to_bytes(8, "big"),

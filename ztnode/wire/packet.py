@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Buffer
 
 PROTOCOL_VERSION: Final = 12
 PROTOCOL_VERSION_MIN: Final = 4

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.packet import VERB_ERROR, VERB_MASK, VERB_OK
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
 
 class Ok(NamedTuple):

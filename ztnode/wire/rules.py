@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, NamedTuple, TypeAlias
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 from ztnode.wire.mac import format_mac, parse_mac
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
 MAX_NETWORK_RULES = 1024
 
@@ -151,13 +152,13 @@ class Rule:
 
 
 class _Codec(NamedTuple):
-    """``length`` in bytes; ``push`` and ``pull`` convert between the value and that many bytes."""
+    """``parse`` and ``build`` convert between the value and ``length`` bytes, the other two between it and JSON."""
 
     length: int
-    pull: Callable[[bytes], RuleValue]
-    push: Callable[[Any], bytes]
-    show: Callable[[Any], dict[str, Any]]
-    parse: Callable[[Mapping[str, Any]], RuleValue]
+    parse: Callable[[bytes], RuleValue]
+    build: Callable[[Any], bytes]
+    build_json: Callable[[Any], dict[str, Any]]
+    parse_json: Callable[[Mapping[str, Any]], RuleValue]
 
 
 def _number(item: Any) -> int:
@@ -185,7 +186,7 @@ def _structured(layout: str, kind: type[Any], names: Sequence[str]) -> _Codec:
     codec = struct.Struct(layout)
     limits = [(1 << 8 * struct.calcsize(">" + code)) - 1 for code in layout[1:]]
 
-    def parse(item: Mapping[str, Any]) -> RuleValue:
+    def parse_json(item: Mapping[str, Any]) -> RuleValue:
         numbers = [_number(item.get(name, 0)) & limit for name, limit in zip(names, limits, strict=True)]
         if kind is Range and "end" not in item:
             numbers[1] = numbers[0]
@@ -197,7 +198,7 @@ def _structured(layout: str, kind: type[Any], names: Sequence[str]) -> _Codec:
         lambda data: kind(*codec.unpack(data)),
         lambda value: codec.pack(*value),
         lambda value: dict(zip(names, value, strict=True)),
-        parse,
+        parse_json,
     )
 
 
@@ -217,7 +218,7 @@ def _forward() -> _Codec:
 
 
 def _prefix(size: int) -> _Codec:
-    def parse(item: Mapping[str, Any]) -> RuleValue:
+    def parse_json(item: Mapping[str, Any]) -> RuleValue:
         text, _, bits = str(item.get("ip", "0.0.0.0" if size == 4 else "::")).partition("/")
         packed = ip_address(text).packed
         if len(packed) != size:
@@ -229,12 +230,12 @@ def _prefix(size: int) -> _Codec:
         lambda data: Prefix(data[:size], data[size]),
         lambda value: value.address + bytes((value.bits,)),
         lambda value: {"ip": f"{ip_address(value.address)}/{value.bits}"},
-        parse,
+        parse_json,
     )
 
 
 def _icmp() -> _Codec:
-    def parse(item: Mapping[str, Any]) -> RuleValue:
+    def parse_json(item: Mapping[str, Any]) -> RuleValue:
         code = item.get("icmpCode")
         kind = _number(item.get("icmpType", 0)) & 0xFF
         return Icmp(kind, 0, 0) if code is None else Icmp(kind, _number(code) & 0xFF, 1)
@@ -244,7 +245,7 @@ def _icmp() -> _Codec:
         lambda data: Icmp(*data),
         bytes,
         lambda value: {"icmpType": value.type, "icmpCode": value.code if value.flags & 1 else None},
-        parse,
+        parse_json,
     )
 
 
@@ -318,7 +319,7 @@ _CODECS: dict[int, _Codec] = {
 }
 
 
-def read_rules(reader: Reader, count: int) -> tuple[Rule, ...]:
+def parse_rules_from(reader: Reader, count: int) -> tuple[Rule, ...]:
     """The next ``count`` rules, fewer if the message ends before. Raises WireError on a broken one."""
     rules: list[Rule] = []
     while len(rules) < count and reader.remaining:
@@ -332,22 +333,22 @@ def read_rules(reader: Reader, count: int) -> tuple[Rule, ...]:
         elif len(data) < codec.length:
             raise WireError(f"rule {number} with a value of {len(data)} bytes")
         else:
-            value = codec.pull(data[: codec.length])
+            value = codec.parse(data[: codec.length])
         rules.append(Rule(number, value, bool(head & 0x80), bool(head & 0x40)))
     return tuple(rules)
 
 
-def decode_rules(data: Buffer) -> tuple[Rule, ...]:
+def parse_rules(data: Buffer) -> tuple[Rule, ...]:
     """All rules in ``data``, at most MAX_NETWORK_RULES of them. Raises WireError."""
-    return read_rules(Reader(data), MAX_NETWORK_RULES)
+    return parse_rules_from(Reader(data), MAX_NETWORK_RULES)
 
 
-def encode_rules(rules: Iterable[Rule]) -> bytes:
+def build_rules(rules: Iterable[Rule]) -> bytes:
     """The wire form."""
     parts = []
     for rule in rules:
         codec = _CODECS.get(rule.type)
-        value = codec.push(rule.value) if codec is not None else _raw(rule)
+        value = codec.build(rule.value) if codec is not None else _raw(rule)
         head = rule.type | (0x80 if rule.negate else 0) | (0x40 if rule.alternative else 0)
         parts.append(bytes((head, len(value))) + value)
     return b"".join(parts)
@@ -358,7 +359,7 @@ def _raw(rule: Rule) -> bytes:
     return rule.value if isinstance(rule.value, bytes) else b""
 
 
-def rule_to_json(rule: Rule) -> dict[str, Any]:
+def build_rule_json(rule: Rule) -> dict[str, Any]:
     """A rule as the controller's API shows it; an unknown kind as its number and its value in hexadecimal."""
     flags = {"not": rule.negate, "or": rule.alternative}
     try:
@@ -366,12 +367,12 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
     except ValueError:
         return {"type": "UNKNOWN", "number": rule.type, "value": _raw(rule).hex(), **flags}
     codec = _CODECS.get(rule.type)
-    fields = codec.show(rule.value) if codec is not None else {}
+    fields = codec.build_json(rule.value) if codec is not None else {}
     return {"type": name.replace("MATCH_INTEGER", "INTEGER"), **fields, **flags}
 
 
-def rule_from_json(item: Mapping[str, Any]) -> Rule:
-    """The inverse of :func:`rule_to_json`, as lenient as the reference about what is left out. Raises ValueError."""
+def parse_rule_json(item: Mapping[str, Any]) -> Rule:
+    """The inverse of :func:`build_rule_json`, as lenient as the reference about what is left out. Raises ValueError."""
     name = str(item.get("type", ""))
     negate, alternative = bool(item.get("not", False)), bool(item.get("or", False))
     if name == "UNKNOWN":
@@ -382,12 +383,12 @@ def rule_from_json(item: Mapping[str, Any]) -> Rule:
     except KeyError:
         raise ValueError(f"unknown rule type {name!r}") from None
     codec = _CODECS.get(number)
-    return Rule(number, codec.parse(item) if codec is not None else None, negate, alternative)
+    return Rule(number, codec.parse_json(item) if codec is not None else None, negate, alternative)
 
 
 def describe_rule(rule: Rule) -> str:
     """One rule in one line for a person, e.g. ``or not MATCH_ETHERTYPE etherType=2048``."""
-    item = rule_to_json(rule)
+    item = build_rule_json(rule)
     words = [word for word in ("or", "not") if item.pop(word)]
     words.append(item.pop("type"))
     words += (f"{name}={value}" for name, value in item.items())

@@ -63,10 +63,10 @@ class Served:
 
     def ask(self, nwid: str, address: str) -> None:
         """A node asks for its configuration."""
-        request = ConfigRequest(int(nwid, 16), RequestMetadata(version=(1, 14, 1)).to_dictionary())
+        request = ConfigRequest(int(nwid, 16), RequestMetadata(version=(1, 14, 1)).build_dictionary())
         number = int(address, 16)
         peer = SimpleNamespace(address=number, identity=Identity(number, bytes(c25519.PUBLIC_LENGTH)))
-        message = (cast(Any, peer), VERB_NETWORK_CONFIG_REQUEST, 1, request.encode())
+        message = (cast(Any, peer), VERB_NETWORK_CONFIG_REQUEST, 1, request.build())
         done = threading.Event()
 
         def receive() -> None:

@@ -120,9 +120,9 @@ class Bench:
         """One request; what leaves for the asker because of it."""
         self.now += 1.0
         self.vl1.take()
-        request = ConfigRequest(nwid, RequestMetadata(version=(1, 14, 1), **metadata).to_dictionary())
+        request = ConfigRequest(nwid, RequestMetadata(version=(1, 14, 1), **metadata).build_dictionary())
         peer = SimpleNamespace(address=address, identity=(who or identity(address)).without_secret())
-        message = (cast(Any, peer), VERB_NETWORK_CONFIG_REQUEST, next(self._packet), request.encode())
+        message = (cast(Any, peer), VERB_NETWORK_CONFIG_REQUEST, next(self._packet), request.build())
         self.controller.receive([message], self.now, self.wall)
         return [sent for sent in self.vl1.take() if sent.address == address]
 
@@ -150,12 +150,12 @@ class Bench:
 
 def assemble(sent: list[Sent]) -> NetworkConfig:
     """The configuration in signed chunks, each checked."""
-    chunks = [ConfigChunk.decode(item.payload) for item in sent if item.verb in (VERB_OK, VERB_NETWORK_CONFIG)]
+    chunks = [ConfigChunk.parse(item.payload) for item in sent if item.verb in (VERB_OK, VERB_NETWORK_CONFIG)]
     assert chunks and all(chunk.verify(CONTROLLER) for chunk in chunks)
     assert len({chunk.update_id for chunk in chunks}) == 1 and chunks[0].update_id
     data = b"".join(chunk.data for chunk in sorted(chunks, key=lambda chunk: chunk.index))
     assert len(data) == chunks[0].total_length
-    return NetworkConfig.decode(data)
+    return NetworkConfig.parse(data)
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_a_private_network_refuses_and_records_who_asks(bench: Bench) -> None:
     (refusal,) = bench.ask(nwid, 0xAA00000001)
     assert refusal.code == ERROR_NETWORK_ACCESS_DENIED and refusal.payload == nwid.to_bytes(8, "big")
     member = bench.controller.member(nwid, 0xAA00000001)
-    assert not member.authorized and member.identity == identity(0xAA00000001).to_text()
+    assert not member.authorized and member.identity == identity(0xAA00000001).build_text()
     assert bench.controller.events()[-1] == MemberChanged(nwid, 0xAA00000001, member)
     assert member_key(nwid, 0xAA00000001) in bench.save()
 
@@ -229,7 +229,7 @@ def test_a_deauthorised_member_is_told_and_its_certificate_revoked_with_the_othe
     refusal, revocation = sorted(bench.vl1.take(), key=lambda item: item.address)
     assert (refusal.address, refusal.code) == (0xAA00000001, ERROR_NETWORK_ACCESS_DENIED)
     assert (revocation.address, revocation.verb) == (0xAA00000002, VERB_NETWORK_CREDENTIALS)
-    (revoked,) = NetworkCredentials.decode(revocation.payload).revocations
+    (revoked,) = NetworkCredentials.parse(revocation.payload).revocations
     assert revoked.verify(CONTROLLER) and revoked.target == 0xAA00000001 and revoked.threshold == bench.wall
     (again,) = bench.ask(nwid, 0xAA00000001)
     assert again.code == ERROR_NETWORK_ACCESS_DENIED
@@ -300,7 +300,7 @@ def test_another_identity_with_a_members_address_stays_out(bench: Bench) -> None
     stranger = Identity(0xAA00000001, identity(0x77).public)
     (refusal,) = bench.ask(nwid, 0xAA00000001, who=stranger)
     assert refusal.code == ERROR_NETWORK_ACCESS_DENIED
-    assert bench.controller.member(nwid, 0xAA00000001).identity == identity(0xAA00000001).to_text()
+    assert bench.controller.member(nwid, 0xAA00000001).identity == identity(0xAA00000001).build_text()
 
 
 def test_addresses_differ_and_survive_a_restart(bench: Bench) -> None:
@@ -368,8 +368,8 @@ def test_an_old_node_gets_accept_rules_and_legacy_fields(bench: Bench) -> None:
     assert [rule.type for rule in bench.config(nwid, 0xAA00000001).rules] == [0]
     sent = bench.ask(nwid, 0xAA00000001, rules_engine_revision=0, config_version=5)
     assert [rule.type for rule in assemble(sent).rules] == [1]
-    data = b"".join(ConfigChunk.decode(item.payload).data for item in sent)
-    assert Dictionary.decode(data).text("v4s").startswith("10.121.15.")
+    data = b"".join(ConfigChunk.parse(item.payload).data for item in sent)
+    assert Dictionary.parse(data).text("v4s").startswith("10.121.15.")
 
 
 def test_a_deleted_network_is_gone_for_its_members(bench: Bench) -> None:

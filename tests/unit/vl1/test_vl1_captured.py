@@ -24,7 +24,7 @@ from ztnode.wire.whois import parse_ok_whois, parse_whois
 from ztnode.wire.world import World
 
 CAPTURED = json.loads((VECTORS / "packets.json").read_text())
-IDENTITIES = {name: Identity.from_text(text) for name, text in CAPTURED["identities"].items()}
+IDENTITIES = {name: Identity.parse_text(text) for name, text in CAPTURED["identities"].items()}
 PORT = 9993
 NOW = 100.0
 
@@ -37,7 +37,7 @@ def node(receiver: str, *, knows: bool = True) -> Vl1:
     """A node in the place of the receiver, which knows the others unless told otherwise."""
     vl1 = Vl1(
         IDENTITIES[receiver],
-        World.from_bytes(bytes.fromhex(CAPTURED["planet"])),
+        World.parse(bytes.fromhex(CAPTURED["planet"])),
         random=random.Random(1).randbytes,
         now=NOW,
         wall=1,

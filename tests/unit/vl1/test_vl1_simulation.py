@@ -287,7 +287,7 @@ def test_newer_planet_is_taken_and_kept() -> None:
     leaf = network.add(IDENTITIES[1], ("203.0.113.2", 9993), old)
     network.run(1)
     assert leaf.vl1.planet == new
-    assert PlanetUpdated(new.to_bytes()) in leaf.events
+    assert PlanetUpdated(new.build()) in leaf.events
     assert leaf.vl1.peer(IDENTITIES[3].address) is not None
 
 
@@ -317,7 +317,7 @@ def test_moon_that_was_asked_for_arrives() -> None:
     bystander = network.add(IDENTITIES[2], ("203.0.113.3", 9993), world)
     asker.vl1.orbit(0x1234, IDENTITIES[0].address)
     network.run(70)
-    assert MoonUpdated(0x1234, moon.to_bytes()) in asker.events
+    assert MoonUpdated(0x1234, moon.build()) in asker.events
     assert not any(isinstance(event, MoonUpdated) for event in bystander.events)
 
 

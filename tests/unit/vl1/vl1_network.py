@@ -27,8 +27,8 @@ def identities() -> list[Identity]:
     """Eight identities, secrets included, that zerotier-idtool made."""
     generated = json.loads((VECTORS / "identities.json").read_text())["identities"]
     captured = json.loads((VECTORS / "packets.json").read_text())["identities"]
-    return [Identity.from_text(entry["secret"]) for entry in generated] + [
-        Identity.from_text(text) for text in captured.values()
+    return [Identity.parse_text(entry["secret"]) for entry in generated] + [
+        Identity.parse_text(text) for text in captured.values()
     ]
 
 

@@ -23,7 +23,7 @@ from ztnode.wire.address import (
 )
 from ztnode.wire.c25519 import derive_public
 from ztnode.wire.compression import compress, decompress
-from ztnode.wire.endpoint import Endpoint, pull_endpoint, push_endpoint, unpack_ip
+from ztnode.wire.endpoint import Endpoint, build_endpoint, parse_endpoint_from, parse_ip
 from ztnode.wire.errors import WireError
 from ztnode.wire.hello import (
     MAX_MOONS,
@@ -92,9 +92,9 @@ KEYS = PeerKeys(bytes(range(48)))
 SEED = bytes(range(64))
 
 BUILDERS: dict[str, st.SearchStrategy[bytes]] = {
-    "endpoint": endpoints.map(push_endpoint),
-    "identity": identities.map(Identity.to_bytes),
-    "world": worlds.map(World.to_bytes),
+    "endpoint": endpoints.map(build_endpoint),
+    "identity": identities.map(Identity.build),
+    "world": worlds.map(World.build),
     "hello": hellos.map(lambda hello: build_hello(hello, 7, KEYS)),
     "ok hello": ok_hellos.map(build_ok_hello),
     "ok": st.builds(build_ok, u8, u64, st.binary(max_size=40)),
@@ -107,9 +107,9 @@ BUILDERS: dict[str, st.SearchStrategy[bytes]] = {
     "compressed": st.binary(min_size=1, max_size=50).map(lambda seed: compress(b"\x08" + seed * 20)),
 }
 PARSERS: dict[str, Callable[[bytes], Any]] = {
-    "endpoint": lambda data: pull_endpoint(Reader(data)),
-    "identity": Identity.from_bytes,
-    "world": World.from_bytes,
+    "endpoint": lambda data: parse_endpoint_from(Reader(data)),
+    "identity": Identity.parse,
+    "world": World.parse,
     "hello": lambda data: (hello_identity(data), parse_hello(data, 7, KEYS)),
     "ok hello": parse_ok_hello,
     "ok": parse_ok,
@@ -152,24 +152,24 @@ def test_truncated_fixed_parts_are_noticed(codec: str, data: st.DataObject) -> N
 
 @given(endpoints)
 def test_endpoints_survive(endpoint: Endpoint) -> None:
-    reader = Reader(push_endpoint(endpoint))
-    assert pull_endpoint(reader) == endpoint
+    reader = Reader(build_endpoint(endpoint))
+    assert parse_endpoint_from(reader) == endpoint
     assert reader.remaining == 0
 
 
 def test_the_kinds_of_endpoint() -> None:
-    assert push_endpoint(("10.1.2.3", 9993)) == bytes.fromhex("04 0a010203 2709")
-    assert push_endpoint(("2001:db8::1", 9993)) == bytes.fromhex("06 20010db8000000000000000000000001 2709")
-    assert push_endpoint(None) == b"\0"
+    assert build_endpoint(("10.1.2.3", 9993)) == bytes.fromhex("04 0a010203 2709")
+    assert build_endpoint(("2001:db8::1", 9993)) == bytes.fromhex("06 20010db8000000000000000000000001 2709")
+    assert build_endpoint(None) == b"\0"
     for other in (b"\0", b"\x01" + bytes(6), b"\x02" + bytes(6), b"\x03\0\x05" + bytes(5)):
         reader = Reader(other + b"!")
-        assert pull_endpoint(reader) is None
+        assert parse_endpoint_from(reader) is None
         assert reader.rest() == b"!"
     for bad in (("fe80::1%eth0", 1), ("host", 1), ("10.0.0.1", 65536)):
         with pytest.raises(ValueError, match=r".+"):
-            push_endpoint(bad)
+            build_endpoint(bad)
     with pytest.raises(WireError):
-        unpack_ip(b"123")
+        parse_ip(b"123")
 
 
 @given(st.integers(1, (0xFF << 32) - 1), st.integers(1, (1 << 64) - 1))
@@ -205,16 +205,16 @@ def test_addresses_in_numbers() -> None:
 @given(identities, keys64)
 def test_identities_survive(identity: Identity, secret: bytes) -> None:
     own = Identity(identity.address, identity.public, secret)
-    assert Identity.from_text(identity.to_text()) == identity
-    assert Identity.from_bytes(identity.to_bytes()) == identity
+    assert Identity.parse_text(identity.build_text()) == identity
+    assert Identity.parse(identity.build()) == identity
     for again in (
-        Identity.from_text(own.to_text(include_secret=True) + "\n"),
-        Identity.from_bytes(own.to_bytes(include_secret=True)),
+        Identity.parse_text(own.build_text(include_secret=True) + "\n"),
+        Identity.parse(own.build(include_secret=True)),
     ):
         assert again == own
         assert again.secret == secret
-    assert own.to_text() == identity.to_text()
-    assert own.to_bytes() == identity.to_bytes()
+    assert own.build_text() == identity.build_text()
+    assert own.build() == identity.build()
     assert repr(own) == str(own) == f"<Identity {own.address:010x} with its secret>"
 
 
@@ -236,7 +236,7 @@ def test_identities_survive(identity: Identity, secret: bytes) -> None:
 )
 def test_what_is_no_identity(text: str) -> None:
     with pytest.raises(WireError, match="not an identity"):
-        Identity.from_text(text)
+        Identity.parse_text(text)
 
 
 def test_an_identity_without_a_secret_cannot_do_what_needs_one() -> None:
@@ -244,8 +244,8 @@ def test_an_identity_without_a_secret_cannot_do_what_needs_one() -> None:
     for attempt in (
         lambda: identity.sign(b""),
         lambda: identity.agree(identity),
-        lambda: identity.to_text(include_secret=True),
-        lambda: identity.to_bytes(include_secret=True),
+        lambda: identity.build_text(include_secret=True),
+        lambda: identity.build(include_secret=True),
     ):
         with pytest.raises(ValueError, match="no secret"):
             attempt()
@@ -263,7 +263,7 @@ def test_a_secret_that_is_not_the_public_keys_own_does_not_validate() -> None:
 
 @given(worlds)
 def test_worlds_survive(world: World) -> None:
-    assert World.from_bytes(world.to_bytes()) == world
+    assert World.parse(world.build()) == world
 
 
 @given(worlds, st.integers(0, 1000))
@@ -272,10 +272,10 @@ def test_a_damaged_world_is_not_accepted_as_update(world: World, position: int) 
     old = World(world.type, world.id, 5, public, bytes(96), ())
     update = World.sign(world.type, world.id, 6, public, world.roots, public=public, secret=SEED)
     assert old.may_be_replaced_by(update)
-    damaged = bytearray(update.to_bytes())
+    damaged = bytearray(update.build())
     damaged[position % len(damaged)] ^= 1
     try:
-        forged = World.from_bytes(bytes(damaged))
+        forged = World.parse(bytes(damaged))
     except WireError:
         return
     # The one place that no signature covers is what is not kept: the length of a moon's unused dictionary.
@@ -306,9 +306,9 @@ def test_worlds_are_bounded() -> None:
             World.sign(WorldType.PLANET, 1, 1, public, tried, public=public, secret=SEED)
         oversize = World(WorldType.PLANET, 1, 1, public, bytes(96), tried)
         with pytest.raises(WireError, match="is the most"):
-            World.from_bytes(oversize.to_bytes())
+            World.parse(oversize.build())
     with pytest.raises(WireError, match="follow"):
-        World.from_bytes(World(WorldType.PLANET, 1, 1, public, bytes(96), ()).to_bytes() + b"\0")
+        World.parse(World(WorldType.PLANET, 1, 1, public, bytes(96), ()).build() + b"\0")
 
 
 @given(hellos, u64)
@@ -371,7 +371,7 @@ def test_the_worlds_sent_along_fit_a_packet() -> None:
     assert worlds == [planet, *moons[: len(worlds) - 1]]
     ok = build_ok_hello(OkHello(5, 12, Version(1, 14, 1), ("2001:db8::2", 9993), tuple(worlds)))
     sealed = KEYS.seal(1, 2, 3, (build_ok(packet.VERB_HELLO, 1, ok),))
-    assert packet.MAX_PACKET_LENGTH - len(sealed) < len(planet.to_bytes()) + 100
+    assert packet.MAX_PACKET_LENGTH - len(sealed) < len(planet.build()) + 100
 
 
 @given(u8, u64, u8, st.binary(max_size=100))
