@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import ztclient
 import ztclient.controller
@@ -26,9 +26,9 @@ from ztnode.node.node import HOME
 from ztnode.plugins.stores import FileStore
 from ztnode.wire.identity import Identity
 
-START_TIMEOUT = 20.0
+START_TIMEOUT: Final = 20.0
 """Seconds for a node process to come up; a crowded machine takes long to start Python."""
-STOP_TIMEOUT = 5.0
+STOP_TIMEOUT: Final = 5.0
 
 
 class EmbeddedError(RuntimeError):

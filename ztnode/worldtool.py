@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from ztnode.wire import c25519
 from ztnode.wire.endpoint import Endpoint
@@ -20,8 +20,8 @@ from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import MAX_ROOTS, MAX_STABLE_ENDPOINTS, PLANET_ID_EARTH, Root, World, WorldType
 
-_ENDPOINT = re.compile(r"(?:\[(?P<v6>[^]]+)\]:|(?P<slashed>[^/]+)/|(?P<v4>[0-9.]+):)(?P<port>[0-9]{1,5})")
-_WORLD_ID_BITS = 64
+_ENDPOINT: Final = re.compile(r"(?:\[(?P<v6>[^]]+)\]:|(?P<slashed>[^/]+)/|(?P<v4>[0-9.]+):)(?P<port>[0-9]{1,5})")
+_WORLD_ID_BITS: Final = 64
 
 
 class WorldToolError(ValueError):

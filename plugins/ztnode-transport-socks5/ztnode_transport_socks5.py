@@ -9,14 +9,15 @@ import asyncio
 import ipaddress
 import os
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from ztnode.hookspecs import Datagrams, Endpoint, Transport, hookimpl
 
-VERSION = 5
-NO_AUTHENTICATION = 0
-UDP_ASSOCIATE = 3
+VERSION: Final = 5
+NO_AUTHENTICATION: Final = 0
+UDP_ASSOCIATE: Final = 3
 IPV4, IPV6 = 1, 4
-ADDRESS_BYTES = {IPV4: 4, IPV6: 16}
+ADDRESS_BYTES: Final = {IPV4: 4, IPV6: 16}
 
 
 def pack_endpoint(endpoint: Endpoint) -> bytes:

@@ -156,7 +156,7 @@ def targets(overlay: Overlay) -> list[Member]:
     return [overlay.alpha, overlay.network.controller]
 
 
-# -- strangers --------------------------------------------------------------------------------------------------------
+# Strangers
 
 
 def addressed(member: Member, length: int, source: random.Random) -> bytes:
@@ -256,7 +256,7 @@ def test_fragments_that_never_complete(overlay: Overlay, rogue: Rogue, stranger:
             assert drops(member) - before > 4000
 
 
-# -- an authentic member ----------------------------------------------------------------------------------------------
+# An authentic member
 
 
 def rubbish(verb: int, source: random.Random) -> Iterator[bytes]:
@@ -520,7 +520,7 @@ def test_no_frame_of_a_private_network_without_a_certificate(overlay: Overlay, r
             member.node.leave(nwid)
 
 
-# -- a controller -----------------------------------------------------------------------------------------------------
+# A controller
 
 
 def bad_configs(nwid: int, member: int, rogue: Identity) -> list[bytes]:
@@ -627,7 +627,7 @@ def test_a_network_whose_controller_means_ill(overlay: Overlay, rogue: Rogue) ->
             overlay.beta.node.leave(f"{nwid:016x}")
 
 
-# -- local clients ----------------------------------------------------------------------------------------------------
+# Local clients
 
 
 def handoff_path(member: Member) -> str:

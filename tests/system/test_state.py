@@ -145,7 +145,7 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-# -- damaged state ----------------------------------------------------------------------------------------------------
+# Damaged state
 
 NETWORK = f"controller.d/network/{NWID}.json"
 
@@ -244,7 +244,7 @@ def test_a_damaged_port_is_no_reason_to_stay_down(state: Path, planet: Path, kep
     assert process.returncode == 0 and "Traceback" not in err
 
 
-# -- disks ------------------------------------------------------------------------------------------------------------
+# Disks
 
 needs_mounts = pytest.mark.skipif(
     os.getuid() != 0 or shutil.which("unshare") is None, reason="mounts a file system of its own, which takes root"
@@ -394,7 +394,7 @@ def test_a_node_that_is_killed_at_any_moment_starts_again(state: Path, planet: P
     assert process.returncode == 0 and "Traceback" not in err
 
 
-# -- signals ----------------------------------------------------------------------------------------------------------
+# Signals
 
 
 def ends(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str]:
@@ -536,7 +536,7 @@ def test_a_signal_ends_a_node_whose_clients_and_worker_are_stuck(overlay: Overla
             each.close()
 
 
-# -- processes that die, in the middle of bulk ------------------------------------------------------------------------
+# Processes that die, in the middle of bulk
 
 
 class Pouring:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Container
 from dataclasses import replace
+from typing import Final
 
 from ztnode.controller.documents import Member, Network, Pool
 from ztnode.wire.addressing import rfc4193_address, sixplane_address
 from ztnode.wire.network_config import IpAddress, IpInterface
 
-_MAX_TRIALS = 1 << 16
+_MAX_TRIALS: Final = 1 << 16
 """Addresses looked at before a pool counts as full: a whole IPv4 /16, and a bound on what one request may cost."""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Final
 
 from ztnode.controller.addresses import managed_addresses
 from ztnode.controller.documents import ACCEPT_ALL, Member, Network
@@ -28,7 +29,7 @@ from ztnode.wire.network_config import (
 )
 from ztnode.wire.tag import Tag
 
-LEGACY_CONFIG_VERSION = 6
+LEGACY_CONFIG_VERSION: Final = 6
 """Members whose metadata claims less read text fields in place of some binary ones."""
 
 

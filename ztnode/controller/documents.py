@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ztnode.controller.errors import ControllerError
 from ztnode.wire.capability import MAX_CAPABILITY_RULES
@@ -35,26 +35,26 @@ from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, build_rule_json
 
 Document: TypeAlias = dict[str, Any]
 
-DEFAULT_MULTICAST_LIMIT = 32
-MAX_MULTICAST_LIMIT = 65535
-MAX_DNS_DOMAIN_LENGTH = 127
-MAX_POOLS = 64
-MAX_DOCUMENT_BYTES = 1 << 20
-DEFAULT_CREDENTIAL_WINDOW = 30 * 60 * 1000
-MIN_CREDENTIAL_WINDOW = 5 * 60 * 1000
-MAX_CREDENTIAL_WINDOW = 2 * 60 * 60 * 1000
+DEFAULT_MULTICAST_LIMIT: Final = 32
+MAX_MULTICAST_LIMIT: Final = 65535
+MAX_DNS_DOMAIN_LENGTH: Final = 127
+MAX_POOLS: Final = 64
+MAX_DOCUMENT_BYTES: Final = 1 << 20
+DEFAULT_CREDENTIAL_WINDOW: Final = 30 * 60 * 1000
+MIN_CREDENTIAL_WINDOW: Final = 5 * 60 * 1000
+MAX_CREDENTIAL_WINDOW: Final = 2 * 60 * 60 * 1000
 """Milliseconds within which two members' certificates agree (reference: ``node/NetworkConfig.hpp``)."""
 
-ACCEPT_ALL = (Rule(RuleType.ACTION_ACCEPT),)
+ACCEPT_ALL: Final = (Rule(RuleType.ACTION_ACCEPT),)
 """What a network without rules of its own has: everything may pass, as on a flat Ethernet segment."""
 
-NO_DNS = Dns()
+NO_DNS: Final = Dns()
 
-_PREFIX = "controller.d/network/"
-_KEY = re.compile(r"controller\.d/network/([0-9a-f]{16})(?:\.json|/member/([0-9a-f]{10})\.json)")
+_PREFIX: Final = "controller.d/network/"
+_KEY: Final = re.compile(r"controller\.d/network/([0-9a-f]{16})(?:\.json|/member/([0-9a-f]{10})\.json)")
 
 # Never stored: computed afresh whenever they are shown (reference: DB::cleanNetwork, DB::cleanMember).
-_VOLATILE = frozenset(
+_VOLATILE: Final = frozenset(
     (
         "clock",
         "authorizedMemberCount",
@@ -177,7 +177,7 @@ def build_document(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
-# -- networks ----------------------------------------------------------------------------------------------------------
+# Networks
 
 
 def parse_network(document: Mapping[str, Any], nwid: int) -> Network:
@@ -238,9 +238,9 @@ def build_network(network: Network) -> Document:
     }
 
 
-NETWORK_KEYS = frozenset(build_network(Network(0)))
-_NETWORK_FIXED = frozenset(("id", "nwid", "objtype", "creationTime", "revision"))
-NETWORK_SETTINGS = NETWORK_KEYS - _NETWORK_FIXED
+NETWORK_KEYS: Final = frozenset(build_network(Network(0)))
+_NETWORK_FIXED: Final = frozenset(("id", "nwid", "objtype", "creationTime", "revision"))
+NETWORK_SETTINGS: Final = NETWORK_KEYS - _NETWORK_FIXED
 """What an administrator may set on a network."""
 
 
@@ -251,7 +251,7 @@ def change_network(network: Network, settings: Mapping[str, Any]) -> Network:
     return parse_network({**build_network(network), **settings}, network.nwid)
 
 
-# -- members -----------------------------------------------------------------------------------------------------------
+# Members
 
 
 def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> Member:
@@ -317,8 +317,8 @@ def build_member(member: Member) -> Document:
     return document
 
 
-MEMBER_KEYS = frozenset(build_member(Member(0, 0, identity="known")))
-MEMBER_SETTINGS = frozenset(
+MEMBER_KEYS: Final = frozenset(build_member(Member(0, 0, identity="known")))
+MEMBER_SETTINGS: Final = frozenset(
     ("authorized", "activeBridge", "noAutoAssignIps", "ipAssignments", "tags", "capabilities", "name")
 )
 """What an administrator may set on a member."""
@@ -330,7 +330,7 @@ def change_member(member: Member, settings: Mapping[str, Any]) -> Member:
     return parse_member({**build_member(member), **settings}, member.nwid, member.address)
 
 
-# -- the parts ---------------------------------------------------------------------------------------------------------
+# The parts
 
 
 def _known(settings: Mapping[str, Any], allowed: frozenset[str], what: str) -> None:

@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
 from ztnode.hookspecs import StateStore
 from ztnode.wire import c25519
@@ -19,18 +20,18 @@ from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import World, WorldType, moon_file_name
 
-IDENTITY_SECRET = "identity.secret"
-IDENTITY_PUBLIC = "identity.public"
-PLANET = "planet"
-PORT = "zerotier-one.port"
-MOONS = "moons.d/"
-NETWORKS = "networks.d/"
-CONTROLLER = "controller.d/network/"
+IDENTITY_SECRET: Final = "identity.secret"
+IDENTITY_PUBLIC: Final = "identity.public"
+PLANET: Final = "planet"
+PORT: Final = "zerotier-one.port"
+MOONS: Final = "moons.d/"
+NETWORKS: Final = "networks.d/"
+CONTROLLER: Final = "controller.d/network/"
 
-NO_CONFIG = b"\n"
+NO_CONFIG: Final = b"\n"
 """What the reference keeps for a network that was joined but has no configuration yet."""
 
-_NETWORK_KEY = re.compile(r"networks\.d/([0-9a-f]{16})\.conf")
+_NETWORK_KEY: Final = re.compile(r"networks\.d/([0-9a-f]{16})\.conf")
 
 
 class StateError(Exception):

@@ -13,7 +13,7 @@ import contextlib
 import errno
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from ztnode.node.api import DialError, Handoff
 from ztnode.node.worker_process import WorkerGone, WorkerProcess
@@ -26,7 +26,7 @@ RENEW_SECONDS: Final = OFFER_SECONDS * 0.4
 RETRY_SECONDS: Final = 0.1
 """After a worker had no room for one more connection that waits for its client."""
 
-Ask = Callable[[WorkerSlot, protocol.Listen], Awaitable[protocol.Listening]]
+Ask: TypeAlias = Callable[[WorkerSlot, protocol.Listen], Awaitable[protocol.Listening]]
 
 
 class _Spare:
@@ -53,11 +53,11 @@ class Listener:
         self._feeds: list[asyncio.Task[None]] = []
         self._failure: DialError | None = None
 
-    # -- the clones -------------------------------------------------------------------------------------------------
+    # The clones
 
     async def open(self, ask: Ask) -> protocol.Address:
         """Listen at all workers; what was bound. Raises what ``ask`` raises for the first that fails; the caller then
-        calls :meth:`close`, which undoes the others."""
+        calls ``close``, which undoes the others."""
 
         async def listen(slot: WorkerSlot) -> protocol.Address:
             answer = await ask(slot, self.request)
@@ -97,7 +97,7 @@ class Listener:
             if slot.process is not None:
                 slot.process.send(protocol.Cancel(self.request.id))
 
-    # -- the connections --------------------------------------------------------------------------------------------
+    # The connections
 
     async def accept(self) -> Handoff:
         """The next connection. Raises DialError when the listener is closed or its network is gone."""

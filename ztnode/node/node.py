@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pluggy
 
@@ -42,13 +43,13 @@ from ztnode.wire.identity import Identity
 
 log = logging.getLogger(__name__)
 
-HOME = "zerotier"
+HOME: Final = "zerotier"
 """The state directory's part that is laid out as a ZeroTier One home."""
-INTERFACES_PERIOD = 60.0
+INTERFACES_PERIOD: Final = 60.0
 """Seconds between two looks at the host's own addresses."""
 CONFIRMED, CACHED = 0, 1
 """Metrics of a network whose controller has answered in this run, and of one that is known from the last run alone."""
-TIMER_SLACK = 0.001
+TIMER_SLACK: Final = 0.001
 """Seconds by which a timer may come late, so that a batch rarely has to arm it anew."""
 
 

@@ -85,7 +85,7 @@ class Supervisor:
         self._short_directory: str | None = None
         self._slots = [WorkerSlot(index, self._socket_path(index)) for index in range(workers)]
 
-    # -- life -------------------------------------------------------------------------------------------------------
+    # Life
 
     async def start(self) -> None:
         """Start every worker and wait until each is ready. Raises OSError when one does not come up."""
@@ -200,7 +200,7 @@ class Supervisor:
             self._short_directory = tempfile.mkdtemp(prefix="ztnode-")
         return os.path.join(self._short_directory, f"worker-{index}.sock")  # noqa: PTH118
 
-    # -- networks and frames ----------------------------------------------------------------------------------------
+    # Networks and frames
 
     def port_up(
         self,
@@ -276,7 +276,7 @@ class Supervisor:
                 for capture in captures:
                     capture.add(frames, direction)
 
-    # -- what clients ask for ---------------------------------------------------------------------------------------
+    # What clients ask for
 
     async def dial(
         self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes = b""
@@ -381,7 +381,7 @@ class Supervisor:
             for slot in self._slots
         )
 
-    # -- helpers ----------------------------------------------------------------------------------------------------
+    # Helpers
 
     def _index(self, nwid: int | None) -> int:
         if nwid is None:

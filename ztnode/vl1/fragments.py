@@ -8,7 +8,7 @@ strangers have tables of their own, and in each the oldest entry makes room for 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
+from typing import Final, TypeAlias
 
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.fragment import OFFSET_DATA, OFFSET_NUMBER
@@ -37,7 +37,7 @@ class _Partial:
         self.length = 0
 
 
-Whole = tuple[bytes, Endpoint]
+Whole: TypeAlias = tuple[bytes, Endpoint]
 """A packet put together and the endpoint that its head came from."""
 
 

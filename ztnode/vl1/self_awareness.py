@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 from ztnode.vl1.scope import Scope, scope_of
 from ztnode.wire.endpoint import Endpoint
@@ -12,7 +12,7 @@ ENTRY_TIMEOUT: Final = 600.0
 MAX_REPORTS: Final = 256
 _SURFACE_SCOPES: Final = frozenset(Scope) - {Scope.NONE, Scope.LOOPBACK, Scope.MULTICAST}
 
-_Key = tuple[int, Endpoint, Scope]
+_Key: TypeAlias = tuple[int, Endpoint, Scope]
 
 
 class SelfAwareness:

@@ -1,8 +1,8 @@
 """The data plane of one network: Ethernet frames to peers and back.
 
-Frames of the stack are looked up by their 14-byte Ethernet header, which gives a :class:`Route`: the peer, the verb and
+Frames of the stack are looked up by their 14-byte Ethernet header, which gives a ``Route``: the peer, the verb and
 what comes before the frame in the packet. Received frames are looked up by peer and the first 10 bytes of FRAME, which
-gives an :class:`Inflow`: the Ethernet header to put before the payload. Both hold whatever could be decided in advance:
+gives an ``Inflow``: the Ethernet header to put before the payload. Both hold whatever could be decided in advance:
 credentials, rules, bridging. They are thrown away when anything that they rest upon changes, and after a while anyway.
 
 Source: reference Switch::onLocalEthernet, IncomingPacket::_doFRAME, _doEXT_FRAME, _doMULTICAST_FRAME.

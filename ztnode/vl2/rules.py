@@ -3,7 +3,7 @@
 Theory of operation. A rule set is a list of sets: matches, then one action that is taken if the matches hold.
 Evaluation stops at the first ACCEPT, DROP, BREAK, PRIORITY or effective REDIRECT. Most of what is matched is the same
 for all frames between two members (Ethernet type, MACs, addresses), so a set of rules is first specialised for one
-:class:`Flow`: matches that depend on the flow alone become constants, sets that cannot hold vanish, and what is left is
+``Flow``: matches that depend on the flow alone become constants, sets that cannot hold vanish, and what is left is
 often a single verdict. The usual rule sets ("accept", "drop what is not IP or ARP") so cost nothing per frame.
 
 Semantics: reference Network.cpp, _doZtFilter.
@@ -29,13 +29,15 @@ ACCEPT: Final = 3
 SUPER_ACCEPT: Final = 4
 """Accepted as the target of a TEE or REDIRECT: MAC and bridging checks do not apply."""
 
-_T = RuleType
-_FINAL = (_T.ACTION_ACCEPT, _T.ACTION_BREAK, _T.ACTION_PRIORITY)
-_PORT_PROTOCOLS = (0x06, 0x11, 0x84, 0x88)  # TCP, UDP, SCTP, UDP-Lite
-_IPV6_OPTIONS = (0, 43, 60, 135)  # headers with a length field that may stand before the payload
-_TCP = 6
-_ICMPV6 = 0x3A
-_STATIC_CHARACTERISTICS = wire.CHARACTERISTIC_INBOUND | wire.CHARACTERISTIC_MULTICAST | wire.CHARACTERISTIC_BROADCAST
+_T: TypeAlias = RuleType
+_FINAL: Final = (_T.ACTION_ACCEPT, _T.ACTION_BREAK, _T.ACTION_PRIORITY)
+_PORT_PROTOCOLS: Final = (0x06, 0x11, 0x84, 0x88)  # TCP, UDP, SCTP, UDP-Lite
+_IPV6_OPTIONS: Final = (0, 43, 60, 135)  # headers with a length field that may stand before the payload
+_TCP: Final = 6
+_ICMPV6: Final = 0x3A
+_STATIC_CHARACTERISTICS: Final = (
+    wire.CHARACTERISTIC_INBOUND | wire.CHARACTERISTIC_MULTICAST | wire.CHARACTERISTIC_BROADCAST
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Outcome(NamedTuple):
     redirect: int = 0
 
 
-_PLAIN = tuple(Outcome(verdict) for verdict in range(5))
+_PLAIN: Final = tuple(Outcome(verdict) for verdict in range(5))
 
 Match: TypeAlias = Callable[[Buffer, "_State"], bool]
 
@@ -273,7 +275,7 @@ class _TagTest:
         return _TAG_COMPARISONS[self._rule](local, remote, wanted.value)
 
 
-_TAG_COMPARISONS: dict[int, Callable[[int, int, int], bool]] = {
+_TAG_COMPARISONS: Final[dict[int, Callable[[int, int, int], bool]]] = {
     _T.MATCH_TAGS_DIFFERENCE: lambda a, b, value: abs(a - b) <= value,
     _T.MATCH_TAGS_BITWISE_AND: lambda a, b, value: a & b == value,
     _T.MATCH_TAGS_BITWISE_OR: lambda a, b, value: a | b == value,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ztnode.wire.address import controller_of
 from ztnode.wire.credential import (
@@ -24,9 +25,9 @@ from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 from ztnode.wire.rules import Rule, build_rules, parse_rules_from
 
-MAX_CUSTODY_CHAIN = 7
-MAX_CAPABILITY_RULES = 64
-_HEAD = struct.Struct(">QQIH")
+MAX_CUSTODY_CHAIN: Final = 7
+MAX_CAPABILITY_RULES: Final = 64
+_HEAD: Final = struct.Struct(">QQIH")
 
 
 @dataclass(frozen=True, slots=True)

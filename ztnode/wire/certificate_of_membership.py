@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.credential import (
@@ -22,15 +22,15 @@ from ztnode.wire.credential import (
 from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 
-QUALIFIER_TIMESTAMP = 0
-QUALIFIER_NETWORK_ID = 1
-QUALIFIER_ISSUED_TO = 2
-QUALIFIER_IDENTITY_HASH = range(3, 7)
+QUALIFIER_TIMESTAMP: Final = 0
+QUALIFIER_NETWORK_ID: Final = 1
+QUALIFIER_ISSUED_TO: Final = 2
+QUALIFIER_IDENTITY_HASH: Final = range(3, 7)
 """Ids of the four qualifiers that hold the first 32 bytes of the identity's hash."""
 
-MAX_QUALIFIERS = 8
-_ANY = (1 << 64) - 1
-_QUALIFIER = struct.Struct(">QQQ")
+MAX_QUALIFIERS: Final = 8
+_ANY: Final = (1 << 64) - 1
+_QUALIFIER: Final = struct.Struct(">QQQ")
 
 
 class Qualifier(NamedTuple):

@@ -9,6 +9,7 @@ import enum
 import struct
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import Final
 
 from ztnode.wire.credential import (
     SIGNING_MARK,
@@ -22,9 +23,9 @@ from ztnode.wire.credential import (
 from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 
-MAX_THINGS = 16
-THING_VALUE_SIZE = 16
-_HEAD = struct.Struct(">QQQIH")
+MAX_THINGS: Final = 16
+THING_VALUE_SIZE: Final = 16
+_HEAD: Final = struct.Struct(">QQQIH")
 
 
 class ThingType(enum.IntEnum):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.credential import SIGNATURE_LENGTH, PublicIdentity, SigningIdentity, build_signature
@@ -16,14 +17,14 @@ from ztnode.wire.dictionary import MAX_DICTIONARY_SIZE
 from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 
-FLAG_FAST_PROPAGATE = 0x01
+FLAG_FAST_PROPAGATE: Final = 0x01
 """Members pass the chunk on to each other."""
 
-CHUNK_SIZE = 4096
+CHUNK_SIZE: Final = 4096
 """Bytes of dictionary per chunk sent: three fragments at the usual MTU, so that a lost datagram costs little."""
 
-_HEAD = struct.Struct(">QH")
-_TAIL = struct.Struct(">BQII")
+_HEAD: Final = struct.Struct(">QH")
+_TAIL: Final = struct.Struct(">BQII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,6 @@ def build_accepted(network_id: int, update_id: int) -> bytes:
 
 
 def parse_accepted(payload: Buffer) -> tuple[int, int]:
-    """The network id and update id of :func:`build_accepted`. Raises WireError."""
+    """The network id and update id of ``build_accepted``. Raises WireError."""
     reader = Reader(payload)
     return reader.u64(), reader.u64()

@@ -6,6 +6,7 @@ Source: reference Network::requestConfiguration, NetworkConfig.hpp (keys), Packe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.capability import MAX_CAPABILITY_RULES
@@ -21,12 +22,12 @@ from ztnode.wire.packet import PROTOCOL_VERSION
 from ztnode.wire.reader import Reader
 from ztnode.wire.rules import MAX_NETWORK_RULES
 
-MAX_METADATA_SIZE = 1024
+MAX_METADATA_SIZE: Final = 1024
 """Bytes of request metadata that current controllers keep room for (ZT_NETWORKCONFIG_METADATA_DICT_CAPACITY)."""
 
-MAX_AUTH_INFO_SIZE = 8192
-RULES_ENGINE_REVISION = 1
-_VENDOR_ZEROTIER = 1
+MAX_AUTH_INFO_SIZE: Final = 8192
+RULES_ENGINE_REVISION: Final = 1
+_VENDOR_ZEROTIER: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def build_auth_info(sso: SingleSignOn) -> bytes:
 
 
 def parse_auth_info(data: Buffer) -> SingleSignOn:
-    """The inverse of :func:`build_auth_info`; nothing at all means that a login is required without a known URL.
+    """The inverse of ``build_auth_info``; nothing at all means that a login is required without a known URL.
 
     Source: reference IncomingPacket::_doERROR. Raises WireError.
     """

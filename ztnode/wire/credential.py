@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from typing import Protocol
+from typing import Final, Protocol
 
 from ztnode.wire.address import controller_of
 from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 
-SIGNATURE_LENGTH = 96
+SIGNATURE_LENGTH: Final = 96
 """An Ed25519 signature (64 bytes) and the 32 bytes of SHA-512 that it signs (reference ZT_C25519_SIGNATURE_LEN)."""
 
-SIGNATURE_TYPE_ED25519 = 1
-SIGNING_MARK = b"\x7f" * 8
+SIGNATURE_TYPE_ED25519: Final = 1
+SIGNING_MARK: Final = b"\x7f" * 8
 """Stands before and after the serialised fields while they are signed."""
 
 

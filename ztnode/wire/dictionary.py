@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 
-MAX_DICTIONARY_SIZE = 512 * 1024
+MAX_DICTIONARY_SIZE: Final = 512 * 1024
 """Largest dictionary read, in bytes; the reference's room for a full-size network configuration is about 400 KB."""
 
-_ESCAPED = {0x00: b"\\0", 0x0D: b"\\r", 0x0A: b"\\n", 0x5C: b"\\\\", 0x3D: b"\\e"}
-_UNESCAPED = {0x30: b"\x00", 0x72: b"\r", 0x6E: b"\n", 0x65: b"="}
-_TO_ESCAPE = re.compile(rb"[\x00\r\n\\=]")
-_TO_UNESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
-_LINE_END = re.compile(rb"[\r\n]")
-_HEX = re.compile(rb"\s*([+-]?)(?:0[xX])?([0-9a-fA-F]*)")
-_U64_MAX = (1 << 64) - 1
+_ESCAPED: Final = {0x00: b"\\0", 0x0D: b"\\r", 0x0A: b"\\n", 0x5C: b"\\\\", 0x3D: b"\\e"}
+_UNESCAPED: Final = {0x30: b"\x00", 0x72: b"\r", 0x6E: b"\n", 0x65: b"="}
+_TO_ESCAPE: Final = re.compile(rb"[\x00\r\n\\=]")
+_TO_UNESCAPE: Final = re.compile(rb"\\(.?)", re.DOTALL)
+_LINE_END: Final = re.compile(rb"[\r\n]")
+_HEX: Final = re.compile(rb"\s*([+-]?)(?:0[xX])?([0-9a-fA-F]*)")
+_U64_MAX: Final = (1 << 64) - 1
 
 
 def _escape(value: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
@@ -11,12 +11,12 @@ from ztnode.wire.reader import Reader
 Endpoint: TypeAlias = tuple[str, int]
 """A numeric IPv4 or IPv6 address (no brackets, no scope) and a UDP port."""
 
-_NIL = 0x00
-_ETHERNET = 0x01
-_BLUETOOTH = 0x02
-_OTHER = 0x03
-_IPV4 = 0x04
-_IPV6 = 0x06
+_NIL: Final = 0x00
+_ETHERNET: Final = 0x01
+_BLUETOOTH: Final = 0x02
+_OTHER: Final = 0x03
+_IPV4: Final = 0x04
+_IPV6: Final = 0x06
 
 
 def build_ip(ip: str) -> bytes:

@@ -7,34 +7,34 @@ packs and unpacks these headers itself with the structs here.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 
-ETHERTYPE_IPV4 = 0x0800
-ETHERTYPE_ARP = 0x0806
-ETHERTYPE_IPV6 = 0x86DD
+ETHERTYPE_IPV4: Final = 0x0800
+ETHERTYPE_ARP: Final = 0x0806
+ETHERTYPE_IPV6: Final = 0x86DD
 
-ETHERNET_HEADER = struct.Struct(">6s6sH")
+ETHERNET_HEADER: Final = struct.Struct(">6s6sH")
 """Destination MAC, source MAC, Ethernet type."""
 
-FRAME_HEADER = struct.Struct(">QH")
+FRAME_HEADER: Final = struct.Struct(">QH")
 """NWID, Ethernet type."""
 
-EXT_FRAME_HEADER = struct.Struct(">QB6s6sH")
+EXT_FRAME_HEADER: Final = struct.Struct(">QB6s6sH")
 """NWID, flags, destination MAC, source MAC, Ethernet type; a COM may stand between the flags and the MACs."""
 
-EXT_FLAG_COM = 0x01
-EXT_FLAG_TEE = 0x02
-EXT_FLAG_REDIRECT = 0x04
-EXT_FLAG_INBOUND = 0x08
+EXT_FLAG_COM: Final = 0x01
+EXT_FLAG_TEE: Final = 0x02
+EXT_FLAG_REDIRECT: Final = 0x04
+EXT_FLAG_INBOUND: Final = 0x08
 """TEE or REDIRECT by the receiver of the frame rather than its sender."""
-EXT_FLAG_ACK_REQUESTED = 0x10
+EXT_FLAG_ACK_REQUESTED: Final = 0x10
 
-MAX_FRAME_PAYLOAD = 10000
+MAX_FRAME_PAYLOAD: Final = 10000
 
 
 class ExtFrame(NamedTuple):

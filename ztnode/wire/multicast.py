@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
@@ -16,13 +16,13 @@ from ztnode.wire.errors import WireError
 from ztnode.wire.mac import BROADCAST
 from ztnode.wire.reader import Reader
 
-FLAG_COM = 0x01
+FLAG_COM: Final = 0x01
 """A certificate of membership is attached; in frames only old peers still do that."""
-FLAG_GATHER = 0x02
-FLAG_SOURCE_MAC = 0x04
-FLAG_REPLICATE = 0x08
+FLAG_GATHER: Final = 0x02
+FLAG_SOURCE_MAC: Final = 0x04
+FLAG_REPLICATE: Final = 0x08
 
-_LIKE = struct.Struct(">Q6sI")
+_LIKE: Final = struct.Struct(">Q6sI")
 
 
 class MulticastGroup(NamedTuple):

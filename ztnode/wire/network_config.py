@@ -1,6 +1,6 @@
 """The configuration that a controller issues to one member, as a typed value.
 
-It travels, and is kept on disk in ``networks.d/<nwid>.conf``, as a :class:`~ztnode.wire.dictionary.Dictionary`
+It travels, and is kept on disk in ``networks.d/<nwid>.conf``, as a ``Dictionary``
 whose binary values hold lists. Source: reference NetworkConfig.cpp (toDictionary, fromDictionary), DNS.hpp.
 """
 
@@ -10,7 +10,7 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.capability import Capability
@@ -23,33 +23,33 @@ from ztnode.wire.reader import Reader
 from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, build_rules, parse_rules
 from ztnode.wire.tag import Tag
 
-NETWORK_CONFIG_VERSION = 7
-OLDEST_BINARY_VERSION = 6
+NETWORK_CONFIG_VERSION: Final = 7
+OLDEST_BINARY_VERSION: Final = 6
 """From this version on lists are binary values; older controllers wrote them as text."""
 
-MIN_MTU = 1280
-MAX_MTU = 10000
-DEFAULT_MTU = 2800
-MAX_ROUTES = 128
-MAX_STATIC_ADDRESSES = 32
-MAX_SPECIALISTS = 256
-MAX_CAPABILITIES = 128
-MAX_TAGS = 128
-MAX_CERTIFICATES_OF_OWNERSHIP = 4
-MAX_DNS_SERVERS = 4
-MAX_NAME_LENGTH = 127
-MAX_URL_LENGTH = 2047
-_DNS_DOMAIN_SIZE = 128
+MIN_MTU: Final = 1280
+MAX_MTU: Final = 10000
+DEFAULT_MTU: Final = 2800
+MAX_ROUTES: Final = 128
+MAX_STATIC_ADDRESSES: Final = 32
+MAX_SPECIALISTS: Final = 256
+MAX_CAPABILITIES: Final = 128
+MAX_TAGS: Final = 128
+MAX_CERTIFICATES_OF_OWNERSHIP: Final = 4
+MAX_DNS_SERVERS: Final = 4
+MAX_NAME_LENGTH: Final = 127
+MAX_URL_LENGTH: Final = 2047
+_DNS_DOMAIN_SIZE: Final = 128
 
-FLAG_ENABLE_BROADCAST = 0x02
-FLAG_ENABLE_IPV6_NDP_EMULATION = 0x04
-FLAG_UNSUPPORTED_MATCH_MATCHES = 0x08
-FLAG_DISABLE_COMPRESSION = 0x10
+FLAG_ENABLE_BROADCAST: Final = 0x02
+FLAG_ENABLE_IPV6_NDP_EMULATION: Final = 0x04
+FLAG_UNSUPPORTED_MATCH_MATCHES: Final = 0x08
+FLAG_DISABLE_COMPRESSION: Final = 0x10
 
-SPECIALIST_ACTIVE_BRIDGE = 1 << 41
-SPECIALIST_ANCHOR = 1 << 42
-SPECIALIST_MULTICAST_REPLICATOR = 1 << 43
-_ADDRESS_MASK = (1 << 40) - 1
+SPECIALIST_ACTIVE_BRIDGE: Final = 1 << 41
+SPECIALIST_ANCHOR: Final = 1 << 42
+SPECIALIST_MULTICAST_REPLICATOR: Final = 1 << 43
+_ADDRESS_MASK: Final = (1 << 40) - 1
 
 IpAddress: TypeAlias = IPv4Address | IPv6Address
 IpInterface: TypeAlias = IPv4Interface | IPv6Interface
@@ -342,7 +342,7 @@ def _accepted_ethertypes(rules: Iterable[Rule]) -> Iterable[int]:
         previous = rule.type
 
 
-_UNDERSTOOD = frozenset(
+_UNDERSTOOD: Final = frozenset(
     (
         *("v", "nwid", "ts", "ctmd", "r", "id", "tt", "tl", "f", "ml", "t", "n", "mtu"),
         *("C", "CAP", "TAG", "COO", "S", "RT", "I", "R", "DNS"),

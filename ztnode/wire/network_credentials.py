@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.capability import Capability
@@ -14,7 +14,7 @@ from ztnode.wire.reader import Reader
 from ztnode.wire.revocation import Revocation
 from ztnode.wire.tag import Tag
 
-MAX_PAYLOAD = 8192
+MAX_PAYLOAD: Final = 8192
 """Bytes to put in one packet at most; what the fragments of one packet carry leaves room above it."""
 
 _T = TypeVar("_T")

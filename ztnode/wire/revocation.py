@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ztnode.wire.credential import (
     SIGNING_MARK,
@@ -16,8 +17,8 @@ from ztnode.wire.credential import (
 )
 from ztnode.wire.reader import Reader
 
-FLAG_FAST_PROPAGATE = 0x1
-_HEAD = struct.Struct(">4xIQ4xIQQ")
+FLAG_FAST_PROPAGATE: Final = 0x1
+_HEAD: Final = struct.Struct(">4xIQ4xIQQ")
 
 
 @dataclass(frozen=True, slots=True)

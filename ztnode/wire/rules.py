@@ -13,14 +13,14 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 from ztnode.wire.mac import format_mac, parse_mac
 from ztnode.wire.reader import Reader
 
-MAX_NETWORK_RULES = 1024
+MAX_NETWORK_RULES: Final = 1024
 
 
 class RuleType(enum.IntEnum):
@@ -63,17 +63,17 @@ class RuleType(enum.IntEnum):
     MATCH_INTEGER_RANGE = 51
 
 
-MAX_ACTION = 15
+MAX_ACTION: Final = 15
 """Rule numbers up to this one are actions, known or not; all above are matches."""
 
-CHARACTERISTIC_INBOUND = 1 << 63
-CHARACTERISTIC_MULTICAST = 1 << 62
-CHARACTERISTIC_BROADCAST = 1 << 61
-CHARACTERISTIC_SENDER_IP_AUTHENTICATED = 1 << 60
-CHARACTERISTIC_SENDER_MAC_AUTHENTICATED = 1 << 59
+CHARACTERISTIC_INBOUND: Final = 1 << 63
+CHARACTERISTIC_MULTICAST: Final = 1 << 62
+CHARACTERISTIC_BROADCAST: Final = 1 << 61
+CHARACTERISTIC_SENDER_IP_AUTHENTICATED: Final = 1 << 60
+CHARACTERISTIC_SENDER_MAC_AUTHENTICATED: Final = 1 << 59
 # Bits 0 to 11 are the TCP flags, FIN lowest, then the reserved bits.
-CHARACTERISTIC_TCP_SYN = 0x02
-CHARACTERISTIC_TCP_ACK = 0x10
+CHARACTERISTIC_TCP_SYN: Final = 0x02
+CHARACTERISTIC_TCP_ACK: Final = 0x10
 
 
 class Forward(NamedTuple):
@@ -281,10 +281,10 @@ def _mac() -> _Codec:
     )
 
 
-_T = RuleType
-_TAG = _structured(">II", TagMatch, ("id", "value"))
-_RANGE = _structured(">HH", Range, ("start", "end"))
-_CODECS: dict[int, _Codec] = {
+_T: TypeAlias = RuleType
+_TAG: Final = _structured(">II", TagMatch, ("id", "value"))
+_RANGE: Final = _structured(">HH", Range, ("start", "end"))
+_CODECS: Final[dict[int, _Codec]] = {
     _T.ACTION_TEE: _forward(),
     _T.ACTION_WATCH: _forward(),
     _T.ACTION_REDIRECT: _forward(),
@@ -372,7 +372,7 @@ def build_rule_json(rule: Rule) -> dict[str, Any]:
 
 
 def parse_rule_json(item: Mapping[str, Any]) -> Rule:
-    """The inverse of :func:`build_rule_json`, as lenient as the reference about what is left out. Raises ValueError."""
+    """The inverse of ``build_rule_json``, as lenient as the reference about what is left out. Raises ValueError."""
     name = str(item.get("type", ""))
     negate, alternative = bool(item.get("not", False)), bool(item.get("or", False))
     if name == "UNKNOWN":

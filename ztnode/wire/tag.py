@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ztnode.wire.credential import (
     SIGNING_MARK,
@@ -16,7 +17,7 @@ from ztnode.wire.credential import (
 )
 from ztnode.wire.reader import Reader
 
-_HEAD = struct.Struct(">QQII")
+_HEAD: Final = struct.Struct(">QQII")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from ztnode.netstack.config import StackConfig
 from ztnode.netstack.stack import Stack
@@ -20,7 +20,9 @@ from ztnode.worker import protocol
 from ztnode.worker.loop import ChannelClosed, Worker
 from ztnode.worker.watchdog import Watchdog
 
-USAGE = "python -m ztnode.worker INDEX/WORKERS SOCKET FIRST-LAST-PORT CONGESTION CONTROL-FD RING-IN-FDS RING-OUT-FDS"
+USAGE: Final = (
+    "python -m ztnode.worker INDEX/WORKERS SOCKET FIRST-LAST-PORT CONGESTION CONTROL-FD RING-IN-FDS RING-OUT-FDS"
+)
 
 
 def main() -> NoReturn:

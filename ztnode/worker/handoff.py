@@ -3,7 +3,7 @@
 A client connects, sends the 16-byte token that the node gave it, and receives one byte (zero) with one descriptor
 attached (SCM_RIGHTS); then the worker closes. A token that is unknown, used or expired gets nothing but the close.
 
-A client that chose the token itself may come while what it stands for is still being made: it sends :data:`WAIT` and
+A client that chose the token itself may come while what it stands for is still being made: it sends ``WAIT`` and
 the token, and receives its descriptor as soon as there is one, or the close as soon as it is certain that there will be
 none. Until the node has said that the token is expected it has as long as any client that is about to send its token.
 """
@@ -71,7 +71,7 @@ class HandoffServer:
         self._resume()
 
     def expect(self, token: str) -> None:
-        """Something is being made for the client that chose ``token``, in hexadecimal; :meth:`offer` or :meth:`dismiss`
+        """Something is being made for the client that chose ``token``, in hexadecimal; ``offer`` or ``dismiss``
         ends it. Raises ValueError for a token that is none or is in use."""
         chosen = bytes.fromhex(token)
         if len(chosen) != TOKEN_BYTES or chosen == WAIT:
@@ -91,7 +91,7 @@ class HandoffServer:
             self._drop(client)
 
     def offer(self, offer: Offer, expected: str = "") -> str:
-        """The token, in hexadecimal, that fetches ``offer`` once, within :data:`OFFER_SECONDS`: the ``expected`` one,
+        """The token, in hexadecimal, that fetches ``offer`` once, within ``OFFER_SECONDS``: the ``expected`` one,
         whose client gets it at once if it waits, or a new one. Raises OSError."""
         if len(self._offers) >= MAX_OFFERS:
             raise OSError("too many connections wait to be fetched")
@@ -105,7 +105,7 @@ class HandoffServer:
         return token.hex()
 
     def renew(self, token: str) -> None:
-        """Let an offer wait for :data:`OFFER_SECONDS` from now on; nothing happens when it is gone already."""
+        """Let an offer wait for ``OFFER_SECONDS`` from now on; nothing happens when it is gone already."""
         found = self._offers.pop(bytes.fromhex(token), None)
         if found is not None:
             self._offers[bytes.fromhex(token)] = (self._clock() + OFFER_SECONDS, found[1])
@@ -117,7 +117,7 @@ class HandoffServer:
             found[1].expire()
 
     def next_timer(self) -> float | None:
-        """When :meth:`handle_timer` is due."""
+        """When ``handle_timer`` is due."""
         due = [next(iter(table.values()))[0] for table in (self._offers, self._clients) if table]
         if self._retry_at is not None:
             due.append(self._retry_at)

@@ -84,7 +84,7 @@ class Worker:
         self.poller.register(ring_in.data_fd, READ, lambda _mask: ring_in.clear_data())
         self.poller.register(ring_out.space_fd, READ, lambda _mask: ring_out.clear_space())
 
-    # -- the loop ---------------------------------------------------------------------------------------------------
+    # The loop
 
     def run(self) -> None:
         """Until SIGTERM. Raises ChannelClosed, RingCorrupt, ProtocolError, OSError."""
@@ -170,7 +170,7 @@ class Worker:
             self._blocked = [(index, (b"".join(parts),)) for index, parts in left]
 
     def _push(self, frames: Frames) -> Frames:
-        """Write to the ring; what is left has to wait until :attr:`Ring.space_fd` says that there is room."""
+        """Write to the ring; what is left has to wait until ``Ring.space_fd`` says that there is room."""
         ring = self._ring_out
         while frames:
             frames = frames[ring.write_many(frames) :]
@@ -197,7 +197,7 @@ class Worker:
             self._stats_due = 0.0
             self._send_stats()
 
-    # -- what hangs on the loop -------------------------------------------------------------------------------------
+    # What hangs on the loop
 
     def splice_started(self, splice: Splice) -> None:
         """One more client."""
@@ -290,7 +290,7 @@ class Worker:
             self._stats_sent = stats
             self.send(stats)
 
-    # -- the end ----------------------------------------------------------------------------------------------------
+    # The end
 
     def _catch_sigterm(self) -> None:
         # A signal does not end a wait in epoll by itself (PEP 475): the interpreter writes to this pipe.

@@ -225,7 +225,7 @@ _TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_a
 
 
 def encode(message: Message) -> bytes:
-    """One message as it goes onto the channel. Raises ProtocolError above :data:`MAX_MESSAGE`."""
+    """One message as it goes onto the channel. Raises ProtocolError above ``MAX_MESSAGE``."""
     kind = type(message)
     body: dict[str, Any] = {"type": kind.__name__}
     for field in _VALIDATORS[kind]:

@@ -270,7 +270,7 @@ class Requests:
             self.cancel(request)
 
     def next_timer(self) -> float | None:
-        """When :meth:`handle_timer` is due."""
+        """When ``handle_timer`` is due."""
         return min((ping.deadline for ping in self._pings), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -278,7 +278,7 @@ class Requests:
         for ping in [ping for ping in self._pings if ping.deadline <= now]:
             ping.fail(errno.ETIMEDOUT)
 
-    # -- for the requests themselves --------------------------------------------------------------------------------
+    # For the requests themselves
 
     def done(self, request: int) -> None:
         """It is about to be answered."""

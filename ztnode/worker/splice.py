@@ -11,7 +11,7 @@ client does not read                  nothing more is read from the overlay: its
 overlay's send buffer full            nothing more is read from the client: its send blocks
 ====================================  ==================================================================
 
-Memory: at most one read of :data:`CHUNK` bytes waits here for the client's socket; all else waits in the connection's
+Memory: at most one read of ``CHUNK`` bytes waits here for the client's socket; all else waits in the connection's
 own bounded buffers or in the kernel's.
 """
 
@@ -70,7 +70,7 @@ class Host(Protocol):
         """Both sides are done; called once."""
 
     def splice_draining(self, splice: Splice) -> None:
-        """Call :meth:`Splice.handle_timer` every :data:`DRAIN_POLL` seconds until it has ended."""
+        """Call ``Splice.handle_timer`` every ``DRAIN_POLL`` seconds until it has ended."""
 
 
 class Splice:
@@ -111,7 +111,7 @@ class Splice:
         host.splice_started(self)
         self.on_ready()
 
-    # -- overlay to client ------------------------------------------------------------------------------------------
+    # Overlay to client
 
     def on_ready(self) -> None:
         """The overlay connection changed."""
@@ -164,7 +164,7 @@ class Splice:
                 self._watch(self._mask | WRITE)
                 return True
 
-    # -- client to overlay ------------------------------------------------------------------------------------------
+    # Client to overlay
 
     def on_client(self, mask: int) -> None:
         """The client's socket is ready."""
@@ -229,7 +229,7 @@ class Splice:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _HALF_CLOSED_INTERVAL)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _HALF_CLOSED_PROBES)
 
-    # -- the end ----------------------------------------------------------------------------------------------------
+    # The end
 
     def handle_timer(self, now: float) -> None:
         """Of a failed connection: reset the client once it has received what had arrived, or has stopped reading."""
