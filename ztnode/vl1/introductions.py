@@ -223,9 +223,17 @@ class Introductions:
             if path is not None or not wanted.outgoing:
                 self.waiting.take(peer.address)
             if path is not None:
-                for verb, payload, squeeze, promised_id, _ in wanted.outgoing:
-                    self._transmit.send(peer, verb, (payload,), path, now, squeeze=squeeze, plain_id=promised_id)
-            for packet, endpoint in incoming:
-                self._deliver(peer, packet, endpoint, now)
+                for waiting in wanted.outgoing:
+                    self._transmit.send(
+                        peer,
+                        waiting.verb,
+                        (waiting.payload,),
+                        path,
+                        now,
+                        squeeze=waiting.squeeze,
+                        plain_id=waiting.promised_id,
+                    )
+            for arrived in incoming:
+                self._deliver(peer, arrived.packet, arrived.endpoint, now)
         if (suggested := self._suggestions.pop(peer.address, None)) is not None:
             self._contacts.attempt(peer, suggested, now)

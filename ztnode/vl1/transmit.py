@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
@@ -39,7 +40,8 @@ _IDS: Final = tuple(struct.Struct(f">{count}Q") for count in range(65))
 _VERBS: Final = tuple(bytes((verb,)) for verb in range(256))
 
 
-class Expected(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Expected:
     """What we remember of a packet that may be answered."""
 
     address: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import Scope, is_ipv6, scope_of
@@ -30,7 +31,8 @@ MAX_OK_WORLDS: Final = 4096
 """Bytes of world updates sent along in one OK(HELLO)."""
 
 
-class Arrival(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Arrival:
     """An authentic packet of one of VL1's own verbs."""
 
     peer: Peer

@@ -64,6 +64,9 @@ class Flow:
     unsupported_matches: bool = False
 
 
+# Named tuples from here on, not dataclasses: made, or taken apart, for every frame that a rule looks at.
+
+
 class Copy(NamedTuple):
     """A TEE or WATCH: the first ``length`` bytes go to ``address``, too; 0 is all of them."""
 
@@ -295,13 +298,13 @@ def _match(rule: Rule, flow: Flow) -> Match | bool:
         return _prefix_match(kind, value, flow.ethertype, never)
     if isinstance(value, wire.Tos):
         return _tos_match(value, flow.ethertype, never)
-    if isinstance(value, wire.Icmp):
+    if isinstance(value, wire.IcmpMatch):
         return _icmp_match(value, flow.ethertype, never)
     if isinstance(value, wire.IntegerRange):
         return _integer_match(value)
     if isinstance(value, wire.Range):
         if kind == _T.MATCH_FRAME_SIZE_RANGE:
-            start, end = value
+            start, end = value.start, value.end
             return lambda frame, state: start <= len(frame) <= end
         return _port_match(kind, value, flow.ethertype, never)
     if not isinstance(value, int):
@@ -368,7 +371,7 @@ def _protocol_match(wanted: int, ethertype: int, never: bool) -> Match | bool:
     return test
 
 
-def _icmp_match(icmp: wire.Icmp, ethertype: int, never: bool) -> Match | bool:
+def _icmp_match(icmp: wire.IcmpMatch, ethertype: int, never: bool) -> Match | bool:
     if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
         return never
     protocol = 1 if ethertype == ETHERTYPE_IPV4 else _ICMPV6

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.credential import (
@@ -33,7 +33,8 @@ _ANY: Final = (1 << 64) - 1
 _QUALIFIER: Final = struct.Struct(">QQQ")
 
 
-class Qualifier(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Qualifier:
     """One condition; all three are unsigned 64-bit."""
 
     id: int
@@ -98,7 +99,9 @@ class CertificateOfMembership:
         )
 
     def _signed_part(self) -> bytes:
-        return b"".join(_QUALIFIER.pack(*qualifier) for qualifier in self.qualifiers)
+        return b"".join(
+            _QUALIFIER.pack(qualifier.id, qualifier.value, qualifier.max_delta) for qualifier in self.qualifiers
+        )
 
     def _value(self, qualifier_id: int) -> int:
         return next((q.value for q in self.qualifiers if q.id == qualifier_id), 0)

@@ -38,7 +38,9 @@ MAX_FRAME_PAYLOAD: Final = 10000
 
 
 class ExtFrame(NamedTuple):
-    """``certificate`` is None unless an old peer sent its COM along; ``payload`` is a slice of what was decoded."""
+    """``certificate`` is None unless an old peer sent its COM along; ``payload`` is a slice of what was parsed.
+
+    A named tuple because one is made per frame, at a third of a frozen dataclass's cost."""
 
     network_id: int
     flags: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.endpoint import Endpoint, build_ip, parse_ip
@@ -10,7 +10,8 @@ from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 
 
-class Rendezvous(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rendezvous:
     """The peer ``address`` may be found at ``endpoint``."""
 
     address: int

@@ -11,9 +11,9 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import ip_address
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
@@ -76,7 +76,8 @@ CHARACTERISTIC_TCP_SYN: Final = 0x02
 CHARACTERISTIC_TCP_ACK: Final = 0x10
 
 
-class Forward(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Forward:
     """Where TEE, WATCH and REDIRECT send: a ZeroTier address, flags, and the bytes to copy (0: all)."""
 
     address: int
@@ -84,14 +85,16 @@ class Forward(NamedTuple):
     length: int
 
 
-class Prefix(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Prefix:
     """An IP address (4 or 16 bytes) and the number of its bits that count."""
 
     address: bytes
     bits: int
 
 
-class Tos(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tos:
     """Matches if the traffic class, masked, lies in start to end inclusive."""
 
     mask: int
@@ -99,7 +102,8 @@ class Tos(NamedTuple):
     end: int
 
 
-class Icmp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class IcmpMatch:
     """Matches type and, if flag 1 is set, code."""
 
     type: int
@@ -107,21 +111,24 @@ class Icmp(NamedTuple):
     flags: int
 
 
-class Range(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Range:
     """Ports or frame sizes, both ends inclusive."""
 
     start: int
     end: int
 
 
-class TagMatch(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TagMatch:
     """A tag's id and the number that it is compared with."""
 
     id: int
     value: int
 
 
-class IntegerRange(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class IntegerRange:
     """An integer inside the frame: ``offset`` in bytes, ``format`` bits minus one, bit 7 set for little-endian."""
 
     start: int
@@ -130,7 +137,7 @@ class IntegerRange(NamedTuple):
     format: int
 
 
-RuleValue: TypeAlias = int | bytes | Forward | Prefix | Tos | Icmp | Range | TagMatch | IntegerRange | None
+RuleValue: TypeAlias = int | bytes | Forward | Prefix | Tos | IcmpMatch | Range | TagMatch | IntegerRange | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +158,8 @@ class Rule:
         return self.type <= MAX_ACTION
 
 
-class _Codec(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Codec:
     """``parse`` and ``build`` convert between the value and ``length`` bytes, the other two between it and JSON."""
 
     length: int
@@ -159,6 +167,11 @@ class _Codec(NamedTuple):
     build: Callable[[Any], bytes]
     build_json: Callable[[Any], dict[str, Any]]
     parse_json: Callable[[Mapping[str, Any]], RuleValue]
+
+
+def _numbers(value: Any) -> list[int]:
+    """The fields of a value, in order."""
+    return [getattr(value, field.name) for field in fields(value)]
 
 
 def _number(item: Any) -> int:
@@ -182,7 +195,7 @@ def _unsigned(name: str, length: int, fmt: str | None = None) -> _Codec:
 
 
 def _structured(layout: str, kind: type[Any], names: Sequence[str]) -> _Codec:
-    """A value that is a named tuple, ``names`` being the JSON names of its fields."""
+    """A value of several numbers, ``names`` being the JSON names of its fields."""
     codec = struct.Struct(layout)
     limits = [(1 << 8 * struct.calcsize(">" + code)) - 1 for code in layout[1:]]
 
@@ -196,8 +209,8 @@ def _structured(layout: str, kind: type[Any], names: Sequence[str]) -> _Codec:
     return _Codec(
         codec.size,
         lambda data: kind(*codec.unpack(data)),
-        lambda value: codec.pack(*value),
-        lambda value: dict(zip(names, value, strict=True)),
+        lambda value: codec.pack(*_numbers(value)),
+        lambda value: dict(zip(names, _numbers(value), strict=True)),
         parse_json,
     )
 
@@ -207,7 +220,7 @@ def _forward() -> _Codec:
     return _Codec(
         codec.size,
         lambda data: Forward(*codec.unpack(data)),
-        lambda value: codec.pack(*value),
+        lambda value: codec.pack(*_numbers(value)),
         lambda value: {"address": f"{value.address:010x}", "flags": value.flags, "length": value.length},
         lambda item: Forward(
             _number(item.get("address", 0)) & 0xFFFFFFFFFF,
@@ -238,12 +251,12 @@ def _icmp() -> _Codec:
     def parse_json(item: Mapping[str, Any]) -> RuleValue:
         code = item.get("icmpCode")
         kind = _number(item.get("icmpType", 0)) & 0xFF
-        return Icmp(kind, 0, 0) if code is None else Icmp(kind, _number(code) & 0xFF, 1)
+        return IcmpMatch(kind, 0, 0) if code is None else IcmpMatch(kind, _number(code) & 0xFF, 1)
 
     return _Codec(
         3,
-        lambda data: Icmp(*data),
-        bytes,
+        lambda data: IcmpMatch(*data),
+        lambda value: bytes(_numbers(value)),
         lambda value: {"icmpType": value.type, "icmpCode": value.code if value.flags & 1 else None},
         parse_json,
     )
@@ -254,7 +267,7 @@ def _integer_range() -> _Codec:
     return _Codec(
         codec.size,
         lambda data: IntegerRange(*codec.unpack(data)),
-        lambda value: codec.pack(*value),
+        lambda value: codec.pack(*_numbers(value)),
         lambda value: {
             "start": f"{value.start:016x}",
             "end": f"{value.end:016x}",

@@ -49,7 +49,7 @@ from ztnode.wire.push_direct_paths import (
 )
 from ztnode.wire.reader import Reader
 from ztnode.wire.rendezvous import Rendezvous, build_rendezvous, parse_rendezvous
-from ztnode.wire.reply import build_error, build_ok, parse_error, parse_ok
+from ztnode.wire.reply import ErrorReply, OkReply, build_error, build_ok, parse_error, parse_ok
 from ztnode.wire.whois import build_ok_whois, build_whois, parse_ok_whois, parse_whois
 from ztnode.wire.world import MAX_ROOTS, MAX_STABLE_ENDPOINTS, Root, World, WorldType
 
@@ -377,8 +377,8 @@ def test_the_worlds_sent_along_fit_a_packet() -> None:
 @given(u8, u64, u8, st.binary(max_size=100))
 def test_replies_survive(verb: int, packet_id: int, code: int, payload: bytes) -> None:
     verb &= packet.VERB_MASK
-    assert parse_ok(build_ok(verb, packet_id, payload)[1:]) == (verb, packet_id, payload)
-    assert parse_error(build_error(verb, packet_id, code, payload)[1:]) == (verb, packet_id, code, payload)
+    assert parse_ok(build_ok(verb, packet_id, payload)[1:]) == OkReply(verb, packet_id, payload)
+    assert parse_error(build_error(verb, packet_id, code, payload)[1:]) == ErrorReply(verb, packet_id, code, payload)
 
 
 @given(st.lists(addresses, min_size=1, max_size=9), st.lists(identities, max_size=3), st.binary(max_size=4))
@@ -389,7 +389,8 @@ def test_whois_survives(asked: list[int], found: list[Identity], incomplete: byt
 
 @given(addresses, used_endpoints)
 def test_rendezvous_survives(address: int, endpoint: Endpoint) -> None:
-    assert parse_rendezvous(build_rendezvous(Rendezvous(address, endpoint))) == (address, endpoint)
+    rendezvous = Rendezvous(address, endpoint)
+    assert parse_rendezvous(build_rendezvous(rendezvous)) == rendezvous
 
 
 @given(direct_paths)
@@ -399,7 +400,7 @@ def test_direct_paths_survive(paths: list[DirectPath]) -> None:
 
 def test_direct_paths_of_other_kinds_are_passed_over() -> None:
     payload = bytes.fromhex("0003 00 0002 beef 04 06 0a000001 2709  00 0000 05 02 ffff  03 0000 04 06 0a000002 0001")
-    assert parse_push_direct_paths(payload) == [(("10.0.0.1", 9993), 0), (("10.0.0.2", 1), 3)]
+    assert parse_push_direct_paths(payload) == [DirectPath(("10.0.0.1", 9993)), DirectPath(("10.0.0.2", 1), 3)]
     assert DirectPath(("10.0.0.1", 1), FLAG_FORGET_PATH).forget
     assert DirectPath(("10.0.0.1", 1), FLAG_CLUSTER_REDIRECT).redirect
 

@@ -48,7 +48,7 @@ from ztnode.wire.reader import Reader
 from ztnode.wire.revocation import Revocation
 from ztnode.wire.rules import (
     Forward,
-    Icmp,
+    IcmpMatch,
     IntegerRange,
     Prefix,
     Range,
@@ -103,7 +103,9 @@ def _values(kind: int) -> st.SearchStrategy[Any]:
             st.builds(Prefix, st.binary(min_size=16, max_size=16), st.integers(0, 128)),
         ),
         T.MATCH_IP_TOS: st.builds(Tos, u8, u8, u8),
-        T.MATCH_ICMP: st.one_of(st.builds(Icmp, u8, u8, st.just(1)), st.builds(Icmp, u8, st.just(0), st.just(0))),
+        T.MATCH_ICMP: st.one_of(
+            st.builds(IcmpMatch, u8, u8, st.just(1)), st.builds(IcmpMatch, u8, st.just(0), st.just(0))
+        ),
         **dict.fromkeys((T.MATCH_IP_SOURCE_PORT_RANGE, T.MATCH_IP_DEST_PORT_RANGE, T.MATCH_FRAME_SIZE_RANGE), ranges),
         T.MATCH_CHARACTERISTICS: u64,
         T.MATCH_RANDOM: u32,
