@@ -50,7 +50,7 @@ from ztnode.wire.network_config import NetworkConfig, NetworkType, Route
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import CIPHER_AES_GMAC_SIV
 from ztnode.wire.rules import Forward, Rule, RuleType
-from ztnode.worker.handoff import CLIENT_SECONDS
+from ztnode.worker.handoff_server import CLIENT_SECONDS
 
 IDENTITY = json.loads((Path(__file__).parents[1] / "vectors/vl1/identities.json").read_text())["identities"][1][
     "secret"

@@ -39,6 +39,7 @@ from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_events import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated
 from ztnode.vl2.events import ConfigStored, NetworkChanged
 from ztnode.vl2.switch import Vl2
+from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -381,8 +382,8 @@ class Node:
             uptime=time.monotonic() - self._started,
             planet_id=self._vl1.planet.id,
             planet_timestamp=self._vl1.planet.timestamp,
-            listening=tuple(snapshots.endpoint(endpoint) for endpoint in self._transport.local_endpoints()),
-            surface_addresses=tuple(snapshots.endpoint(endpoint) for endpoint in self._vl1.surface_addresses),
+            listening=tuple(format_endpoint(endpoint) for endpoint in self._transport.local_endpoints()),
+            surface_addresses=tuple(format_endpoint(endpoint) for endpoint in self._vl1.surface_addresses),
             workers=self._supervisor.workers(),
             counters=counters,
         )
@@ -433,14 +434,14 @@ class Node:
         return self._watchers.watch(self.networks())
 
     async def dial(
-        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes = b""
+        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes | None = None
     ) -> Handoff:
         """See NodeApi."""
         return await self._supervisor.dial(host, port, nwid=nwid, timeout=timeout, token=token)
 
     async def listen(
-        self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128
-    ) -> tuple[int, tuple[str, int]]:
+        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128
+    ) -> tuple[int, Endpoint]:
         """See NodeApi."""
         return await self._supervisor.listen(host, port, nwid=nwid, backlog=backlog)
 

@@ -9,13 +9,7 @@ from ztnode.node.api import JoinState, NetworkInfo, PathInfo, PeerInfo, RouteInf
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl2.snapshot import NetworkSnapshot
-from ztnode.wire.endpoint import Endpoint
-
-
-def endpoint(value: Endpoint) -> str:
-    """``192.0.2.1:9993`` or ``[2001:db8::1]:9993``."""
-    host, port = value
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+from ztnode.wire.endpoint import format_endpoint
 
 
 def prefixed(room: str, counters: Mapping[str, int]) -> dict[str, int]:
@@ -68,7 +62,7 @@ def peer(value: Peer, roots: Collection[int], moon_roots: Collection[int], now: 
 
 def _path(value: Path, preferred: Path | None, now: float) -> PathInfo:
     return PathInfo(
-        endpoint=endpoint(value.endpoint),
+        endpoint=format_endpoint(value.endpoint),
         preferred=value is preferred,
         last_send_age=max(0.0, now - value.last_send),
         last_receive_age=max(0.0, now - value.last_receive),

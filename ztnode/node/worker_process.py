@@ -43,11 +43,11 @@ class _Channel(asyncio.Protocol):
 
     def __init__(self, process: WorkerProcess) -> None:
         self._process = process
-        self._decoder = protocol.Decoder()
+        self._stream = protocol.MessageStream()
 
     def data_received(self, data: bytes) -> None:
         try:
-            for message in self._decoder.feed(data):
+            for message in self._stream.feed(data):
                 self._process.received(message)
         except protocol.ProtocolError as error:
             self._process.kill(f"it sent what is no control message: {error}")
@@ -185,7 +185,7 @@ class WorkerProcess:
     def send(self, message: protocol.ToWorker) -> None:
         """Send a message that has no answer; to a worker that has ended: nothing happens."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(protocol.encode(message))
+            self._transport.write(protocol.build(message))
 
     async def request(self, message: protocol.Request) -> protocol.Answer:
         """Send and wait for the answer; when this is cancelled, so is the request. Raises WorkerGone."""

@@ -19,6 +19,12 @@ _IPV4: Final = 0x04
 _IPV6: Final = 0x06
 
 
+def format_endpoint(endpoint: Endpoint) -> str:
+    """As people write it: ``192.0.2.1:9993`` or ``[2001:db8::1]:9993``."""
+    host, port = endpoint
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def build_ip(ip: str) -> bytes:
     """The 4 or 16 bytes of a numeric address in network order. ValueError if it is none, or has a scope."""
     address = ipaddress.ip_address(ip)

@@ -6,6 +6,8 @@ import errno
 import os
 from typing import Final
 
+from ztnode.wire.endpoint import format_endpoint
+
 _TEXTS: Final = {
     errno.ECONNREFUSED: "{target} refused the connection: nothing listens on that port",
     errno.ECONNRESET: "{target} reset the connection",
@@ -19,8 +21,10 @@ _TEXTS: Final = {
 }
 
 
-def explain(number: int, host: str, port: int | None, timeout: float = 0.0) -> str:
-    """One line for ``errno`` ``number`` about ``host`` and ``port``."""
-    target = host if port is None else f"[{host}]:{port}" if ":" in host else f"{host or 'any address'}:{port}"
+def explain(number: int, host: str | None, port: int | None, timeout: float = 0.0) -> str:
+    """One line for ``errno`` ``number`` about ``host`` (None: any address) and ``port``."""
+    target = host or "any address"
+    if port is not None:
+        target = format_endpoint((target, port))
     text = _TEXTS.get(number)
     return text.format(target=target, timeout=timeout) if text else f"{target}: {os.strerror(number)}"

@@ -29,9 +29,8 @@ from ztnode.worker.tcp_pair import finish_on_close
 
 if TYPE_CHECKING:
     from ztnode.netstack.tcp.connection import TcpConnection
+    from ztnode.wire.buffer import Buffer
     from ztnode.worker.poller import Poller
-
-    Buffer = bytes | memoryview
 
 CHUNK: Final = 256 * 1024
 """Bytes moved by one system call, at most."""
@@ -53,7 +52,7 @@ _HALF_CLOSED_INTERVAL: Final = 30
 _HALF_CLOSED_PROBES: Final = 4
 
 
-class Host(Protocol):
+class SpliceHost(Protocol):
     """What a splice asks of the loop that it lives on."""
 
     @property
@@ -92,7 +91,7 @@ class Splice:
         "connection",
     )
 
-    def __init__(self, connection: TcpConnection, sock: socket.socket, host: Host) -> None:
+    def __init__(self, connection: TcpConnection, sock: socket.socket, host: SpliceHost) -> None:
         self.connection = connection
         self._sock = sock
         self._fd = sock.fileno()

@@ -12,7 +12,7 @@ import pytest
 
 from ztnode.ring import Ring
 from ztnode.worker import protocol
-from ztnode.worker.loop import ChannelClosed, Worker
+from ztnode.worker.worker import ChannelClosed, Worker
 
 
 class FakeStack:
@@ -82,7 +82,7 @@ class Bench:
         )
 
     def tell(self, *messages: protocol.Message) -> None:
-        self.control.sendall(b"".join(map(protocol.encode, messages)))
+        self.control.sendall(b"".join(map(protocol.build, messages)))
         self.worker.poller.dispatch(self.worker.poller.wait(1))
 
 

@@ -45,7 +45,7 @@ def test_hung_worker_ends_with_its_node(tmp_path: Path) -> None:
 def test_hung_worker_says_where_and_ends(tmp_path: Path) -> None:
     process, ours = hang(tmp_path / "x", 2, 0.1)
     assert process.wait(5) == 1
-    [message] = protocol.Decoder().feed(ours.recv(4096))
+    [message] = protocol.MessageStream().feed(ours.recv(4096))
     assert isinstance(message, protocol.Dying)
     assert "hung for more than 0.1 s in <string>:" in message.reason
     ours.close()

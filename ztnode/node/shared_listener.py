@@ -18,8 +18,9 @@ from typing import Final, TypeAlias
 from ztnode.node.api import DialError, Handoff
 from ztnode.node.worker_process import WorkerGone, WorkerProcess
 from ztnode.node.worker_slot import WorkerSlot
+from ztnode.wire.endpoint import Endpoint
 from ztnode.worker import protocol
-from ztnode.worker.handoff import OFFER_SECONDS
+from ztnode.worker.handoff_server import OFFER_SECONDS
 
 RENEW_SECONDS: Final = OFFER_SECONDS * 0.4
 """A connection that waits for accept() is offered anew this often; its client has the rest of the time to fetch it."""
@@ -35,11 +36,11 @@ class _Spare:
     def __init__(self, process: WorkerProcess, answer: protocol.Accepted) -> None:
         self.process = process
         self.token = answer.token
-        self.handoff = Handoff(process.path, bytes.fromhex(answer.token), answer.local, answer.remote)
+        self.handoff = Handoff(process.path, answer.token, answer.local, answer.remote)
         self.taken = asyncio.Event()
 
 
-class Listener:
+class SharedListener:
     """A listener as the client knows it, whichever processes serve it at the moment."""
 
     def __init__(self, request: protocol.Listen, slots: Sequence[WorkerSlot], ids: Iterator[int]) -> None:
@@ -55,11 +56,11 @@ class Listener:
 
     # The clones
 
-    async def open(self, ask: Ask) -> protocol.Address:
+    async def open(self, ask: Ask) -> Endpoint:
         """Listen at all workers; what was bound. Raises what ``ask`` raises for the first that fails; the caller then
         calls ``close``, which undoes the others."""
 
-        async def listen(slot: WorkerSlot) -> protocol.Address:
+        async def listen(slot: WorkerSlot) -> Endpoint:
             answer = await ask(slot, self.request)
             # From here on a replacement of this worker is told by reopen(), without us.
             self._open.add(slot)

@@ -70,49 +70,47 @@ class HandoffServer:
         self._retry_at: float | None = None
         self._resume()
 
-    def expect(self, token: str) -> None:
-        """Something is being made for the client that chose ``token``, in hexadecimal; ``offer`` or ``dismiss``
-        ends it. Raises ValueError for a token that is none or is in use."""
-        chosen = bytes.fromhex(token)
-        if len(chosen) != TOKEN_BYTES or chosen == WAIT:
+    def expect(self, token: bytes) -> None:
+        """Something is being made for the client that chose ``token``; ``offer`` or ``dismiss`` ends it. Raises
+        ValueError for a token that is none or is in use."""
+        if len(token) != TOKEN_BYTES or token == WAIT:
             raise ValueError("a connection's token is 16 random bytes")
-        if chosen in self._expected or chosen in self._offers:
+        if token in self._expected or token in self._offers:
             raise ValueError("another connection has this token: choose random ones")
-        self._expected.add(chosen)
-        if (client := self._waiting.get(chosen)) is not None:
+        self._expected.add(token)
+        if (client := self._waiting.get(token)) is not None:
             del self._clients[client]  # its time is no longer ours to limit
             self._resume()
 
-    def dismiss(self, token: str) -> None:
+    def dismiss(self, token: bytes) -> None:
         """Nothing will come of what was expected under ``token``."""
-        chosen = bytes.fromhex(token)
-        self._expected.discard(chosen)
-        if (client := self._waiting.pop(chosen, None)) is not None:
+        self._expected.discard(token)
+        if (client := self._waiting.pop(token, None)) is not None:
             self._drop(client)
 
-    def offer(self, offer: Offer, expected: str = "") -> str:
-        """The token, in hexadecimal, that fetches ``offer`` once, within ``OFFER_SECONDS``: the ``expected`` one,
-        whose client gets it at once if it waits, or a new one. Raises OSError."""
+    def offer(self, offer: Offer, expected: bytes | None = None) -> bytes:
+        """The token that fetches ``offer`` once, within ``OFFER_SECONDS``: the ``expected`` one, whose client gets it
+        at once if it waits, or a new one. Raises OSError."""
         if len(self._offers) >= MAX_OFFERS:
             raise OSError("too many connections wait to be fetched")
-        token = bytes.fromhex(expected) if expected else secrets.token_bytes(TOKEN_BYTES)
+        token = expected or secrets.token_bytes(TOKEN_BYTES)
         self._expected.discard(token)
         if (client := self._waiting.pop(token, None)) is not None:
             self._give(client, offer)
             self._drop(client)
         else:
             self._offers[token] = (self._clock() + OFFER_SECONDS, offer)
-        return token.hex()
+        return token
 
-    def renew(self, token: str) -> None:
+    def renew(self, token: bytes) -> None:
         """Let an offer wait for ``OFFER_SECONDS`` from now on; nothing happens when it is gone already."""
-        found = self._offers.pop(bytes.fromhex(token), None)
+        found = self._offers.pop(token, None)
         if found is not None:
-            self._offers[bytes.fromhex(token)] = (self._clock() + OFFER_SECONDS, found[1])
+            self._offers[token] = (self._clock() + OFFER_SECONDS, found[1])
 
-    def withdraw(self, token: str) -> None:
+    def withdraw(self, token: bytes) -> None:
         """Nobody will come for an offer."""
-        found = self._offers.pop(bytes.fromhex(token), None)
+        found = self._offers.pop(token, None)
         if found is not None:
             found[1].expire()
 

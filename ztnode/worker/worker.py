@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from ztnode.netstack.config import LOOPED, PortConfig
 from ztnode.worker import protocol
-from ztnode.worker.handoff import HandoffServer
+from ztnode.worker.handoff_server import HandoffServer
 from ztnode.worker.poller import READ, WRITE, Poller
 from ztnode.worker.requests import Requests
 from ztnode.worker.splice import DRAIN_POLL, Splice
@@ -67,7 +67,7 @@ class Worker:
         self._path = path
         self._requests = Requests(self)
         self._control = control
-        self._control_in = protocol.Decoder()
+        self._control_in = protocol.MessageStream()
         self._control_out = bytearray()
         self._ring_in = ring_in
         self._ring_out = ring_out
@@ -214,7 +214,7 @@ class Worker:
 
     def send(self, message: protocol.ToNode) -> None:
         """Send to the node. Raises OSError when the node leaves too much unread."""
-        data = protocol.encode(message)
+        data = protocol.build(message)
         if not self._control_out:
             with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
                 data = data[self._control.send(data) :]
@@ -267,7 +267,7 @@ class Worker:
             mac=message.mac,
             mtu=message.mtu,
             addresses=message.addresses,
-            routes=tuple((target, via or None) for target, via in message.routes),
+            routes=message.routes,
             metric=message.metric,
         )
         try:

@@ -16,7 +16,7 @@ BUFFER_BYTES: Final = 8 << 20
 PIECE_BYTES: Final = 256 << 10
 
 
-class Capture:
+class PacketCapture:
     """Collects frames in pcapng blocks until it is read. ``add`` and reading happen on the same event loop."""
 
     def __init__(self, name: str, *, snaplen: int) -> None:
