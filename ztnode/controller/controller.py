@@ -24,7 +24,7 @@ from ztnode.controller.documents import Member, Network, change_member, change_n
 from ztnode.controller.errors import ControllerError
 from ztnode.vl1 import Message, Vl1
 from ztnode.vl1.peer import Peer
-from ztnode.wire.address import controller_of, is_reserved
+from ztnode.wire.address import controller_of, format_address, format_nwid, is_reserved
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.config_chunk import split_config
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata
@@ -183,10 +183,10 @@ class Controller:
         if nwid is None:
             nwid = self._free_nwid()
         elif controller_of(nwid) != self._identity.address or not nwid & 0xFFFFFF:
-            ours = f"{self._identity.address:010x}"
-            raise ControllerError(f"{nwid:016x} is not an id for this controller: ids begin with {ours}")
+            ours = format_address(self._identity.address)
+            raise ControllerError(f"{format_nwid(nwid)} is not an id for this controller: ids begin with {ours}")
         elif nwid in self._database:
-            raise ControllerError(f"the network {nwid:016x} exists already")
+            raise ControllerError(f"the network {format_nwid(nwid)} exists already")
         return self._put_network(change_network(Network(nwid, creation_time=wall), settings), now, wall)
 
     def update_network(self, nwid: int, settings: Mapping[str, Any], now: float, wall: int) -> Network:
@@ -245,7 +245,7 @@ class Controller:
         for ip in set(member.ip_assignments) - set(before.ip_assignments):
             holder = self._database.holder(nwid, ip)
             if holder is not None and holder != address:
-                raise ControllerError(f"{ip} is assigned to the member {holder:010x}")
+                raise ControllerError(f"{ip} is assigned to the member {format_address(holder)}")
         if member.authorized and not before.authorized:
             member = replace(member, last_authorized_time=wall, authorized_by="api")
         elif before.authorized and not member.authorized:

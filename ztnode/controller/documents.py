@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from ztnode.controller.errors import ControllerError
+from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.capability import MAX_CAPABILITY_RULES
 from ztnode.wire.network_config import (
     DEFAULT_MTU,
@@ -142,12 +143,12 @@ class Member:
 
 def network_key(nwid: int) -> str:
     """The state-store key of a network's document."""
-    return f"{_PREFIX}{nwid:016x}.json"
+    return f"{_PREFIX}{format_nwid(nwid)}.json"
 
 
 def member_key(nwid: int, address: int) -> str:
     """The state-store key of a member's document."""
-    return f"{_PREFIX}{nwid:016x}/member/{address:010x}.json"
+    return f"{_PREFIX}{format_nwid(nwid)}/member/{format_address(address)}.json"
 
 
 def parse_key(key: str) -> tuple[int, int | None] | None:
@@ -210,7 +211,7 @@ def parse_network(document: Mapping[str, Any], nwid: int) -> Network:
 
 def build_network(network: Network) -> Document:
     """The document of a network, keys as the reference names them."""
-    nwid = f"{network.nwid:016x}"
+    nwid = format_nwid(network.nwid)
     return {
         **network.extra,
         "id": nwid,
@@ -286,12 +287,12 @@ def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> Member
 
 def build_member(member: Member) -> Document:
     """The document of a member, keys as the reference names them."""
-    address = f"{member.address:010x}"
+    address = format_address(member.address)
     document = {
         **member.extra,
         "id": address,
         "address": address,
-        "nwid": f"{member.nwid:016x}",
+        "nwid": format_nwid(member.nwid),
         "objtype": "member",
         "identity": member.identity,
         "authorized": member.authorized,

@@ -15,6 +15,7 @@ from typing import Final
 
 from ztnode.hookspecs import StateStore
 from ztnode.wire import c25519
+from ztnode.wire.address import format_nwid
 from ztnode.wire.dictionary import Dictionary
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
@@ -150,7 +151,7 @@ class Home:
 
     def keep_network(self, nwid: int, config: bytes | None) -> Future[None]:
         """A network's configuration; NO_CONFIG: joined, none yet; None: left."""
-        return self._put(f"{NETWORKS}{nwid:016x}.conf", config)
+        return self._put(f"{NETWORKS}{format_nwid(nwid)}.conf", config)
 
     def keep_document(self, key: str, data: bytes | None) -> Future[None]:
         """A document of the network controller."""

@@ -39,6 +39,7 @@ from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_events import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated
 from ztnode.vl2.events import ConfigStored, NetworkChanged
 from ztnode.vl2.switch import Vl2
+from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
 
@@ -297,7 +298,7 @@ class Node:
         for event in self._vl1.events():
             match event:
                 case Online(root):
-                    log.info("online, root %010x answers", root)
+                    log.info("online, root %s answers", format_address(root))
                 case Offline():
                     log.warning("offline: no root of the planet answers; is UDP allowed from here?")
                 case PlanetUpdated(data):
@@ -305,7 +306,8 @@ class Node:
                 case MoonUpdated(moon_id, data):
                     self._keep(self._home.keep_moon(moon_id, data), "a moon")
                 case IdentityCollision(root):
-                    log.error("root %010x knows another node with our address; remove identity.* to get another", root)
+                    reason = "knows another node with our address; remove identity.* to get another"
+                    log.error("root %s %s", format_address(root), reason)
         if self.administration is not None:
             self.administration.publish()
         for change in self._vl2.events():
@@ -313,7 +315,9 @@ class Node:
                 case NetworkChanged(nwid):
                     self._network_changed(nwid)
                 case ConfigStored(nwid, config):
-                    self._keep(self._home.keep_network(nwid, config), f"the configuration of network {nwid:016x}")
+                    self._keep(
+                        self._home.keep_network(nwid, config), f"the configuration of network {format_nwid(nwid)}"
+                    )
 
     def _check_identity(self, identity: Identity) -> None:
         """The memory-hard check of a stranger's identity takes a tenth of a second: beside the event loop."""

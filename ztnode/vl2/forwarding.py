@@ -24,12 +24,8 @@ from ztnode.vl2.multicaster import Multicaster, group_of
 from ztnode.vl2.rules import Flow
 from ztnode.vl2.subscriptions import sample
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.frame import (
-    ETHERTYPE_IPV6,
-    EXT_FLAG_ACK_REQUESTED,
-    ExtFrame,
-    build_ext_frame,
-)
+from ztnode.wire.ethernet import TYPE_IPV6
+from ztnode.wire.frame import EXT_FLAG_ACK_REQUESTED, ExtFrame, build_ext_frame
 from ztnode.wire.mac import address_of, first_octet, is_multicast, mac_of
 from ztnode.wire.multicast import MulticastFrame
 from ztnode.wire.network_config import (
@@ -219,7 +215,7 @@ class Forwarding:
         if destination == (1 << 48) - 1 and not group.adi and not config.broadcast:
             self.drop("drop_broadcast_disabled")
             return
-        if ethertype == ETHERTYPE_IPV6 and config.ndp_emulation and self._answer_solicitation(config, source, payload):
+        if ethertype == TYPE_IPV6 and config.ndp_emulation and self._answer_solicitation(config, source, payload):
             return
         if config.multicast_limit == 0:
             self.drop("drop_multicast_disabled")
@@ -247,7 +243,8 @@ class Forwarding:
         if found is None or found[0] in (0, self._core.address):
             return False
         address, own = found
-        header = source.to_bytes(6, "big") + mac_of(address, self._nwid).to_bytes(6, "big") + b"\x86\xdd"
+        header = source.to_bytes(6, "big") + mac_of(address, self._nwid).to_bytes(6, "big")
+        header += TYPE_IPV6.to_bytes(2, "big")
         self.inbox.append((header, neighbours.advertisement(target, own, address, self._nwid)))
         return True
 

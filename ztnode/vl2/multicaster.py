@@ -17,7 +17,7 @@ from typing import Final
 from ztnode.vl2.core import Core
 from ztnode.vl2.subscriptions import Subscriptions, sample
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.frame import ETHERTYPE_ARP
+from ztnode.wire.ethernet import TYPE_ARP
 from ztnode.wire.mac import BROADCAST
 from ztnode.wire.multicast import (
     Gather,
@@ -60,7 +60,7 @@ _ARP_REQUEST: Final = b"\x08\x00\x06\x04\x00\x01"
 
 def group_of(destination: int, ethertype: int, payload: Buffer) -> MulticastGroup:
     """The group that an Ethernet frame is for; an ARP request names the address that it asks for."""
-    if destination == BROADCAST and ethertype == ETHERTYPE_ARP and len(payload) >= 28 and payload[2:8] == _ARP_REQUEST:
+    if destination == BROADCAST and ethertype == TYPE_ARP and len(payload) >= 28 and payload[2:8] == _ARP_REQUEST:
         return MulticastGroup.for_resolution_of(IPv4Address(bytes(payload[24:28])))
     return MulticastGroup(destination)
 

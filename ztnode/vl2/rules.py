@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from ztnode.wire import rules as wire
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.frame import ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6
+from ztnode.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6
 from ztnode.wire.mac import BROADCAST, is_multicast
 from ztnode.wire.rules import Rule, RuleType
 
@@ -226,9 +226,9 @@ def _ipv6_payload(frame: Buffer) -> tuple[int, int] | None:
 
 def _transport(frame: Buffer, ethertype: int) -> tuple[int, int] | None:
     """Offset and protocol of the transport header; None if there is none."""
-    if ethertype == ETHERTYPE_IPV4:
+    if ethertype == TYPE_IPV4:
         return ((frame[0] & 0x0F) * 4, frame[9]) if len(frame) >= 20 else None
-    if ethertype == ETHERTYPE_IPV6:
+    if ethertype == TYPE_IPV6:
         return _ipv6_payload(frame)
     return None
 
@@ -330,7 +330,7 @@ def _match(rule: Rule, flow: Flow) -> Match | bool:
 
 def _prefix_match(kind: int, prefix: wire.Prefix, ethertype: int, never: bool) -> Match | bool:
     size = len(prefix.address)
-    if ethertype != (ETHERTYPE_IPV4 if size == 4 else ETHERTYPE_IPV6):
+    if ethertype != (TYPE_IPV4 if size == 4 else TYPE_IPV6):
         return never
     minimum = 20 if size == 4 else 40
     source, destination = (12, 16) if size == 4 else (8, 24)
@@ -347,9 +347,9 @@ def _prefix_match(kind: int, prefix: wire.Prefix, ethertype: int, never: bool) -
 
 
 def _tos_match(tos: wire.Tos, ethertype: int, never: bool) -> Match | bool:
-    if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
+    if ethertype not in (TYPE_IPV4, TYPE_IPV6):
         return never
-    version6 = ethertype == ETHERTYPE_IPV6
+    version6 = ethertype == TYPE_IPV6
 
     def test(frame: Buffer, state: _State) -> bool:
         if len(frame) < (40 if version6 else 20):
@@ -361,7 +361,7 @@ def _tos_match(tos: wire.Tos, ethertype: int, never: bool) -> Match | bool:
 
 
 def _protocol_match(wanted: int, ethertype: int, never: bool) -> Match | bool:
-    if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
+    if ethertype not in (TYPE_IPV4, TYPE_IPV6):
         return never
 
     def test(frame: Buffer, state: _State) -> bool:
@@ -372,9 +372,9 @@ def _protocol_match(wanted: int, ethertype: int, never: bool) -> Match | bool:
 
 
 def _icmp_match(icmp: wire.IcmpMatch, ethertype: int, never: bool) -> Match | bool:
-    if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
+    if ethertype not in (TYPE_IPV4, TYPE_IPV6):
         return never
-    protocol = 1 if ethertype == ETHERTYPE_IPV4 else _ICMPV6
+    protocol = 1 if ethertype == TYPE_IPV4 else _ICMPV6
 
     def test(frame: Buffer, state: _State) -> bool:
         found = _transport(frame, ethertype)
@@ -387,7 +387,7 @@ def _icmp_match(icmp: wire.IcmpMatch, ethertype: int, never: bool) -> Match | bo
 
 
 def _port_match(kind: int, ports: wire.Range, ethertype: int, never: bool) -> Match | bool:
-    if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
+    if ethertype not in (TYPE_IPV4, TYPE_IPV6):
         return never
     skip = 2 if kind == _T.MATCH_IP_DEST_PORT_RANGE else 0
 
@@ -452,11 +452,11 @@ def _sender_authenticated(frame: Buffer, flow: Flow) -> bool:
 
     Neighbour solicitations pass, since their source may be empty; advertisements must be for an owned address.
     """
-    if flow.ethertype == ETHERTYPE_IPV4 and len(frame) >= 20:
+    if flow.ethertype == TYPE_IPV4 and len(frame) >= 20:
         return flow.owns(IPv4Address(bytes(frame[12:16])))
-    if flow.ethertype == ETHERTYPE_ARP and len(frame) >= 28:
+    if flow.ethertype == TYPE_ARP and len(frame) >= 28:
         return flow.owns(IPv4Address(bytes(frame[14:18])))
-    if flow.ethertype == ETHERTYPE_IPV6 and len(frame) >= 40:
+    if flow.ethertype == TYPE_IPV6 and len(frame) >= 40:
         if len(frame) >= 64 and frame[6] == _ICMPV6 and frame[40] in (0x87, 0x88):
             return frame[40] == 0x87 or flow.owns(IPv6Address(bytes(frame[48:64])))
         return flow.owns(IPv6Address(bytes(frame[8:24])))

@@ -14,13 +14,6 @@ from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 
-ETHERTYPE_IPV4: Final = 0x0800
-ETHERTYPE_ARP: Final = 0x0806
-ETHERTYPE_IPV6: Final = 0x86DD
-
-ETHERNET_HEADER: Final = struct.Struct(">6s6sH")
-"""Destination MAC, source MAC, Ethernet type."""
-
 FRAME_HEADER: Final = struct.Struct(">QH")
 """NWID, Ethernet type."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from typing import Final, TypeAlias, TypeVar
 
+from ztnode.wire.address import format_address
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.capability import Capability
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
@@ -324,7 +325,7 @@ def _put_legacy(result: Dictionary, config: NetworkConfig) -> None:
             result.put_text(key, text)
     if text := ",".join(f"{ethertype:04x}" for ethertype in _accepted_ethertypes(config.rules)):
         result.put_text("et", text)
-    if text := ",".join(f"{address:010x}" for address in config.with_role(SPECIALIST_ACTIVE_BRIDGE)):
+    if text := ",".join(format_address(address) for address in config.with_role(SPECIALIST_ACTIVE_BRIDGE)):
         result.put_text("ab", text)
 
 

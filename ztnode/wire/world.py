@@ -155,6 +155,11 @@ def _parse_root_from(reader: Reader) -> Root:
     return Root(identity, tuple(endpoint for endpoint in endpoints if endpoint is not None))
 
 
+def format_world_id(world_id: int) -> str:
+    """A world's id as 16 hex digits."""
+    return f"{world_id:016x}"
+
+
 def moon_file_name(moon_id: int) -> str:
     """What a moon's file is called in ``moons.d``."""
-    return f"{moon_id:016x}.moon"
+    return f"{format_world_id(moon_id)}.moon"

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from ztnode.netstack.config import LOOPED, PortConfig
+from ztnode.wire.address import format_nwid
 from ztnode.worker import protocol
 from ztnode.worker.handoff_server import HandoffServer
 from ztnode.worker.poller import READ, WRITE, Poller
@@ -277,7 +278,7 @@ class Worker:
                 self.stack.add_port(message.index, config, self.now)
         except ValueError as error:
             # A controller can send anything; one bad network is not to take the others' connections along.
-            self.send(protocol.Trouble(f"network {message.nwid:016x} cannot be used as configured: {error}"))
+            self.send(protocol.Trouble(f"network {format_nwid(message.nwid)} cannot be used as configured: {error}"))
         else:
             self._ports[message.index] = message.nwid
 

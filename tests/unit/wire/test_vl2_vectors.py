@@ -12,7 +12,8 @@ from ztnode.wire.addressing import rfc4193_address, sixplane_address
 from ztnode.wire.config_chunk import ConfigChunk
 from ztnode.wire.credential import CredentialType
 from ztnode.wire.dictionary import Dictionary
-from ztnode.wire.frame import ETHERTYPE_ARP, EXT_FLAG_INBOUND, EXT_FLAG_TEE, build_ext_frame, parse_ext_frame
+from ztnode.wire.ethernet import TYPE_ARP
+from ztnode.wire.frame import EXT_FLAG_INBOUND, EXT_FLAG_TEE, build_ext_frame, parse_ext_frame
 from ztnode.wire.identity import Identity
 from ztnode.wire.mac import address_of, mac_of, parse_mac
 from ztnode.wire.multicast import (
@@ -159,7 +160,7 @@ def test_multicast_messages() -> None:
         assert build_multicast_frame_reply(reply) == payload
     (payload,) = payloads(14)
     frame = parse_multicast_frame(payload)
-    assert frame.ethertype == ETHERTYPE_ARP and frame.gather_limit
+    assert frame.ethertype == TYPE_ARP and frame.gather_limit
     assert frame.group == MulticastGroup.for_resolution_of(IPv4Address(bytes(frame.payload[24:28])))
     assert build_multicast_frame(frame) == payload
 
@@ -167,5 +168,5 @@ def test_multicast_messages() -> None:
 def test_ext_frames() -> None:
     by_sender, by_receiver = (parse_ext_frame(payload) for payload in payloads(7))
     assert (by_sender.flags, by_receiver.flags) == (EXT_FLAG_TEE, EXT_FLAG_INBOUND)
-    assert by_sender.ethertype == ETHERTYPE_ARP and by_sender.payload == by_receiver.payload
+    assert by_sender.ethertype == TYPE_ARP and by_sender.payload == by_receiver.payload
     assert [build_ext_frame(frame) for frame in (by_sender, by_receiver)] == payloads(7)
