@@ -108,7 +108,7 @@ def parse_root(identity_text: str, endpoints: Sequence[str]) -> Root:
         )
     parsed = tuple(dict.fromkeys(parse_endpoint(text) for text in endpoints))
     if not 1 <= len(parsed) <= MAX_STABLE_ENDPOINTS:
-        raise WorldToolError(f"the root {address} needs 1 to {MAX_STABLE_ENDPOINTS} endpoints")
+        raise WorldToolError(f"the root {format_address(identity.address)} needs 1 to {MAX_STABLE_ENDPOINTS} endpoints")
     return Root(identity.without_secret(), parsed)
 
 

@@ -1,1 +1,1 @@
-"""The network controller: members, authorisation, managed addresses, signed configurations. Sans-IO."""
+"""The network controller: members, authorization, managed addresses, signed configurations. Sans-IO."""

@@ -1,6 +1,6 @@
 """What the controller tells one member: its configuration with every certificate in it signed. Pure functions.
 
-Facts: the reference's ``EmbeddedNetworkController::_request``, from where the member is known to be authorised.
+Facts: the reference's ``EmbeddedNetworkController::_request``, from where the member is known to be authorized.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def issue(
     bridges: Iterable[int],
     wall: int,
 ) -> NetworkConfig:
-    """The signed configuration of an authorised member. ``identity`` is the member's, ``controller`` has its secret
+    """The signed configuration of an authorized member. ``identity`` is the member's, ``controller`` has its secret
     key, ``bridges`` are the addresses of active bridges, ``wall`` (Unix milliseconds) is the certificates' time."""
     addresses = managed_addresses(network, member)[:MAX_STATIC_ADDRESSES]
     computed = (network.rfc4193 or network.sixplane) and not member.no_auto_assign_ips

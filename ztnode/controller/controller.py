@@ -6,7 +6,7 @@ pushes leave through the ``Vl1`` that it was given. What must survive a restart 
 
 Facts: the reference's ``controller/EmbeddedNetworkController.cpp`` (request handling, pushes, revocations) and
 ``node/Node.cpp`` (``ncSendConfig``, ``ncSendRevocation``, ``ncSendError``). Two things are better than there: a member
-that loses its authorisation is told at once, where the reference lets it find out at its next refresh; and an address
+that loses its authorization is told at once, where the reference lets it find out at its next refresh; and an address
 is never given to a second member while another holds it.
 """
 
@@ -58,7 +58,7 @@ class ControllerLimits:
 
     max_networks: int = 4096
     max_members: int = 16384
-    """Members of one network, authorised and not."""
+    """Members of one network, authorized and not."""
     max_pending: int = 1024
     """Members of one network on which no administrator has acted; the one unheard for longest makes room."""
     min_request_interval: float = 1.0
@@ -217,12 +217,12 @@ class Controller:
         return member
 
     def count_members(self, nwid: int) -> tuple[int, int]:
-        """(all members, the authorised ones) of a network. KeyError if there is none."""
+        """(all members, the authorized ones) of a network. KeyError if there is none."""
         members = self._database.members(nwid)
         return len(members), sum(member.authorized for member in members)
 
-    def authorises(self, nwid: int, address: int) -> bool:
-        """Whether a node is an authorised member of a network of ours."""
+    def authorizes(self, nwid: int, address: int) -> bool:
+        """Whether a node is an authorized member of a network of ours."""
         member = self._database.member(nwid, address)
         return member is not None and member.authorized
 
@@ -233,7 +233,7 @@ class Controller:
 
     def update_member(self, nwid: int, address: int, settings: Mapping[str, Any], now: float, wall: int) -> Member:
         """Change (or make known in advance) a member; ``settings`` as in ``documents.MEMBER_SETTINGS``, ``authorized``
-        among them. Pushed at once if it is online; a deauthorised one's certificate is revoked."""
+        among them. Pushed at once if it is online; a deauthorized one's certificate is revoked."""
         self.network(nwid)
         if is_reserved(address) or address >> 40:
             raise ControllerError(f"{address:010x} is not an address that a member can have")
@@ -366,7 +366,7 @@ class Controller:
         return assign(network, member, self._database.taken(network.nwid), self._random)
 
     def _configuration(self, member: Member, wall: int) -> bytes:
-        """The signed configuration of an authorised member that has asked before, encoded."""
+        """The signed configuration of an authorized member that has asked before, encoded."""
         network = self._database.network(member.nwid)
         assert network is not None
         metadata = self._contacts[member.nwid, member.address].metadata

@@ -177,7 +177,7 @@ class Database:
         return next((member.address for member in members if ip in member.ip_assignments), None)
 
     def bridges(self, nwid: int) -> frozenset[int]:
-        """Authorised members that are active bridges. KeyError if there is no such network."""
+        """Authorized members that are active bridges. KeyError if there is no such network."""
         return frozenset(self._entries[nwid].bridges)
 
     def pending(self, nwid: int) -> Iterable[int]:

@@ -136,7 +136,7 @@ class Member:
     last_authorized_time: int = 0
     last_deauthorized_time: int = 0
     authorized_by: str | None = None
-    """What authorised it: ``api`` (an administrator) or ``public`` (the network lets everyone in)."""
+    """What authorized it: ``api`` (an administrator) or ``public`` (the network lets everyone in)."""
     revision: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -326,7 +326,7 @@ MEMBER_SETTINGS: Final = frozenset(
 
 
 def change_member(member: Member, settings: Mapping[str, Any]) -> Member:
-    """The member with ``settings`` applied. Raises ControllerError. Times of authorisation are the caller's."""
+    """The member with ``settings`` applied. Raises ControllerError. Times of authorization are the caller's."""
     _known(settings, MEMBER_SETTINGS, "member")
     return parse_member({**build_member(member), **settings}, member.nwid, member.address)
 

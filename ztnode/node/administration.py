@@ -59,7 +59,7 @@ class Administration:
         return self._controller.member(nwid, address)
 
     def count_members(self, nwid: int) -> tuple[int, int]:
-        """(all members, the authorised ones) of a network."""
+        """(all members, the authorized ones) of a network."""
         return self._controller.count_members(nwid)
 
     def managed_addresses(self, member: Member) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ class JoinState(enum.Enum):
     """Where a membership stands, as a person reads it."""
 
     REQUESTING = "requesting"
-    WAITING_FOR_AUTHORISATION = "waiting_for_authorisation"
+    WAITING_FOR_AUTHORIZATION = "waiting_for_authorization"
     NOT_FOUND = "not_found"
     AUTHENTICATION_REQUIRED = "authentication_required"
     OK = "ok"

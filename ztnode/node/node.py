@@ -156,7 +156,7 @@ class Node:
                 now=now,
                 wall=wall,
                 upstream=options.root,
-                authorised=None if controller is None else controller.authorises,
+                authorized=None if controller is None else controller.authorizes,
                 controller=controller is not None,
             )
             node = cls(options, home, vl1, vl2, controller, documents, transport)

@@ -30,7 +30,7 @@ RETRY_DELAYS: Final = (0.35, 0.7, 1.1, 2.0, 4.0, 8.0)
 """Seconds to wait for an answer, the last one again and again. Controllers ignore a request within a second of one that
 they answer, so the second try helps if the first was lost on the way there, the third if the answer was."""
 _POLL_INTERVALS: Final = {
-    NetworkStatus.WAITING_FOR_AUTHORISATION: (2.0, 10.0),
+    NetworkStatus.WAITING_FOR_AUTHORIZATION: (2.0, 10.0),
     NetworkStatus.AUTHENTICATION_REQUIRED: (2.0, 10.0),
     NetworkStatus.NOT_FOUND: (5.0, 30.0),
 }
@@ -43,7 +43,7 @@ _QUEUED: Final = 3.0
 _REFUSALS: Final = {
     ERROR_OBJ_NOT_FOUND: NetworkStatus.NOT_FOUND,
     ERROR_UNSUPPORTED_OPERATION: NetworkStatus.NOT_FOUND,
-    ERROR_NETWORK_ACCESS_DENIED: NetworkStatus.WAITING_FOR_AUTHORISATION,
+    ERROR_NETWORK_ACCESS_DENIED: NetworkStatus.WAITING_FOR_AUTHORIZATION,
     ERROR_NETWORK_AUTHENTICATION_REQUIRED: NetworkStatus.AUTHENTICATION_REQUIRED,
 }
 

@@ -509,9 +509,9 @@ class Network:
         controller = format_address(self.controller)
         if status is NetworkStatus.REQUESTING:
             return f"waiting for an answer of the controller {controller}"
-        if status is NetworkStatus.WAITING_FOR_AUTHORISATION:
+        if status is NetworkStatus.WAITING_FOR_AUTHORIZATION:
             own = format_address(self._core.address)
-            return f"an administrator of the network must authorise the address {own}"
+            return f"an administrator of the network must authorize the address {own}"
         if status is NetworkStatus.NOT_FOUND:
             return f"the controller {controller} knows no such network"
         if status is NetworkStatus.AUTHENTICATION_REQUIRED:

@@ -13,7 +13,7 @@ class NetworkStatus(enum.Enum):
     """Where a membership stands. The values are those of ``ztnode.node.api.JoinState``."""
 
     REQUESTING = "requesting"
-    WAITING_FOR_AUTHORISATION = "waiting_for_authorisation"
+    WAITING_FOR_AUTHORIZATION = "waiting_for_authorization"
     NOT_FOUND = "not_found"
     AUTHENTICATION_REQUIRED = "authentication_required"
     OK = "ok"

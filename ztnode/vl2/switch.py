@@ -80,13 +80,13 @@ class Vl2:
         now: float,
         wall: int,
         upstream: bool = False,
-        authorised: Callable[[int, int], bool] | None = None,
+        authorized: Callable[[int, int], bool] | None = None,
         controller: bool = False,
     ) -> None:
         """``now``: monotonic seconds; ``wall``: Unix time in ms at ``now``.
 
         ``upstream``: this node is a root and so keeps and answers multicast subscriptions for networks that it is no
-        member of. ``authorised(nwid, address)`` does the same for a local controller's members. ``controller``:
+        member of. ``authorized(nwid, address)`` does the same for a local controller's members. ``controller``:
         somebody else answers NETWORK_CONFIG_REQUEST; otherwise it is answered with ERROR_UNSUPPORTED_OPERATION here.
         """
         self.counters: Counter[str] = Counter()
@@ -94,7 +94,7 @@ class Vl2:
         self._core = Core(vl1, identity, random, self.counters, now, forget_inflows=self._forget_inflows)
         self._wall_offset = wall - round(now * 1000)
         self._upstream = upstream
-        self._authorised = authorised
+        self._authorized = authorized
         self._controller = controller
         self._networks: dict[int, Network] = {}
         self._foreign: Subscriptions[Like] = Subscriptions(MAX_FOREIGN_SUBSCRIPTIONS)
@@ -300,7 +300,7 @@ class Vl2:
             if network is not None and admitted[nwid]:
                 network.multicaster.learn(group, (peer.address,), now)
             elif not self._serves(nwid, peer):
-                self.counters["drop_like_not_authorised"] += 1
+                self.counters["drop_like_not_authorized"] += 1
             elif network is not None:
                 network.multicaster.subscriptions.add(group, peer.address, now)
             else:
@@ -308,7 +308,7 @@ class Vl2:
 
     def _serves(self, nwid: int, peer: Peer) -> bool:
         """Whether we help this peer with multicast on a network that we are no member of (or that it is none of)."""
-        return self._upstream or (self._authorised is not None and self._authorised(nwid, peer.address))
+        return self._upstream or (self._authorized is not None and self._authorized(nwid, peer.address))
 
     def _receive_gather(self, message: Message, now: float) -> None:
         peer, verb, packet_id, payload = message
@@ -322,7 +322,7 @@ class Vl2:
             like = Like(query.network_id, query.group)
             total, members = self._foreign.gather(like, peer.address, query.limit, self._core.random)
         else:
-            self.counters["drop_gather_not_authorised"] += 1
+            self.counters["drop_gather_not_authorized"] += 1
             return
         if members:
             reply = Gathered(query.network_id, query.group, total, tuple(members))

@@ -214,12 +214,12 @@ def test_gather_answers_and_unwanted_multicast(pair: Wire) -> None:
     (answer,) = pair.sent(ALICE, BOB, VERB_OK)
     assert parse_gathered(answer[9:]).members == (ALICE,)
     pair.log.clear()
-    before = pair.nodes[ALICE].counters["drop_like_not_authorised"]
+    before = pair.nodes[ALICE].counters["drop_like_not_authorized"]
     pair.deliver(MALLORY, ALICE, VERB_MULTICAST_GATHER, build_gather(Gather(NWID, group, 5)))
     pair.deliver(MALLORY, ALICE, VERB_MULTICAST_LIKE, build_likes([Like(NWID, group)]))
     assert not pair.sent(ALICE, MALLORY)
-    assert pair.nodes[ALICE].counters["drop_gather_not_authorised"] == 1
-    assert pair.nodes[ALICE].counters["drop_like_not_authorised"] == before + 1
+    assert pair.nodes[ALICE].counters["drop_gather_not_authorized"] == 1
+    assert pair.nodes[ALICE].counters["drop_like_not_authorized"] == before + 1
     bobs = MulticastGroup(BROADCAST, 0x0A000002)
     pair.send(ALICE, broadcast(ALICE, WHO_HAS_BOB))
     unwanted = bytes((VERB_MULTICAST_FRAME,)) + bytes(8) + bytes((ERROR_UNWANTED_MULTICAST,))
@@ -232,8 +232,8 @@ def test_gather_answers_and_unwanted_multicast(pair: Wire) -> None:
     assert not pair.inboxes[BOB]
 
 
-def test_authorised_members_of_a_local_controller_are_served(wire: Wire) -> None:
-    wire.add(CONTROLLER, controller=True, authorised=lambda nwid, address: (nwid, address) != (NWID, MALLORY))
+def test_authorized_members_of_a_local_controller_are_served(wire: Wire) -> None:
+    wire.add(CONTROLLER, controller=True, authorized=lambda nwid, address: (nwid, address) != (NWID, MALLORY))
     group = MulticastGroup(BROADCAST, 1)
     for member in (ALICE, MALLORY):
         wire.deliver(member, CONTROLLER, VERB_MULTICAST_LIKE, build_likes([Like(NWID, group)]))

@@ -1,4 +1,4 @@
-"""Joining: requests and their retries, answers of every kind, refresh, push, deauthorisation, the cache."""
+"""Joining: requests and their retries, answers of every kind, refresh, push, deauthorization, the cache."""
 
 from __future__ import annotations
 
@@ -107,12 +107,12 @@ def test_refresh_every_minute_and_news_is_taken(wire: Wire) -> None:
     assert ConfigRequest.parse(second).revision == 1
 
 
-def test_waiting_for_authorisation_names_our_address_and_goes_on(wire: Wire) -> None:
+def test_waiting_for_authorization_names_our_address_and_goes_on(wire: Wire) -> None:
     wire.configs[ALICE] = None
     wire.add(ALICE).join(NWID, wire.now)
     wire.settle()
     snapshot = wire.network(ALICE)
-    assert snapshot.status is NetworkStatus.WAITING_FOR_AUTHORISATION
+    assert snapshot.status is NetworkStatus.WAITING_FOR_AUTHORIZATION
     assert f"{ALICE:010x}" in snapshot.detail
     wire.run(5)
     wire.configs[ALICE] = member_config(ALICE)
@@ -121,7 +121,7 @@ def test_waiting_for_authorisation_names_our_address_and_goes_on(wire: Wire) -> 
     wire.requests.clear()
 
 
-def test_polling_slows_down_when_nobody_authorises(wire: Wire) -> None:
+def test_polling_slows_down_when_nobody_authorizes(wire: Wire) -> None:
     wire.configs[ALICE] = None
     wire.add(ALICE).join(NWID, wire.now)
     wire.run(1300)
@@ -202,11 +202,11 @@ def test_fast_propagation_passes_a_chunk_on_once(pair: Wire) -> None:
     assert pair.sent(ALICE, BOB, VERB_NETWORK_CONFIG) == [chunk]
 
 
-def test_deauthorisation_closes_the_network(pair: Wire) -> None:
+def test_deauthorization_closes_the_network(pair: Wire) -> None:
     pair.configs[ALICE] = None
     pair.run(61)
     snapshot = pair.network(ALICE)
-    assert snapshot.status is NetworkStatus.WAITING_FOR_AUTHORISATION and snapshot.addresses == ()
+    assert snapshot.status is NetworkStatus.WAITING_FOR_AUTHORIZATION and snapshot.addresses == ()
     assert pair.stored[ALICE] == b"\n", "a restart must not begin with what no longer holds"
     pair.log.clear()
     pair.send(ALICE, frame(ALICE, BOB))
@@ -224,7 +224,7 @@ def test_our_own_revocation_makes_us_ask_at_once(pair: Wire) -> None:
     packet = NetworkCredentials(revocations=(revocation,)).build()
     pair.deliver(CONTROLLER, ALICE, VERB_NETWORK_CREDENTIALS, packet)
     pair.run(0.01)
-    assert pair.network(ALICE).status is NetworkStatus.WAITING_FOR_AUTHORISATION
+    assert pair.network(ALICE).status is NetworkStatus.WAITING_FOR_AUTHORIZATION
 
 
 def test_cached_configuration_is_used_before_the_controller_answers(wire: Wire) -> None:
