@@ -35,7 +35,7 @@ class EmbeddedError(RuntimeError):
     """A process of the network did not do what it should; the text ends with its last words."""
 
 
-class Member:
+class EmbeddedMember:
     """One ``ztnode serve`` process."""
 
     def __init__(self, name: str, state: Path, arguments: Sequence[str], prefix: Sequence[str]) -> None:
@@ -95,7 +95,7 @@ class EmbeddedNetwork:
         """``host``: the physical address at which members reach the root; it must be one where ``prefix`` runs."""
         self.directory = directory
         self.planet = directory / "planet"
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, EmbeddedMember] = {}
         identity = generate_identity()
         port = free_udp_port() if not prefix else 9993
         root = worldtool.parse_root(identity.build_text(), [f"{host}/{port}"])
@@ -110,28 +110,30 @@ class EmbeddedNetwork:
         settings.update({"name": name, "private": private})
         return ztclient.controller.Controller(self.controller.node).create_network(**settings).nwid
 
-    def add(self, name: str, *arguments: str, prefix: Sequence[str] = (), identity: Identity | None = None) -> Member:
+    def add(
+        self, name: str, *arguments: str, prefix: Sequence[str] = (), identity: Identity | None = None
+    ) -> EmbeddedMember:
         """Start one more node; it is not waited for. ``arguments`` go to ``ztnode serve``."""
         port = [] if "--port" in arguments else ["--port", "0"]
         return self._start(name, identity or generate_identity(), [*port, *arguments], prefix)
 
-    def add_all(self, *names: str) -> list[Member]:
+    def add_all(self, *names: str) -> list[EmbeddedMember]:
         """Start several nodes; each starts while the identity of the next is made."""
         return [self.add(name) for name in names]
 
-    def restart(self, member: Member) -> Member:
+    def restart(self, member: EmbeddedMember) -> EmbeddedMember:
         """Start a member that was stopped again, on the same state."""
         arguments = member.command[member.command.index(str(member.state)) + 1 :]
-        again = self.members[member.name] = Member(member.name, member.state, arguments, ())
+        again = self.members[member.name] = EmbeddedMember(member.name, member.state, arguments, ())
         return again
 
-    def _start(self, name: str, identity: Identity, arguments: Sequence[str], prefix: Sequence[str]) -> Member:
+    def _start(self, name: str, identity: Identity, arguments: Sequence[str], prefix: Sequence[str]) -> EmbeddedMember:
         state = self.directory / name
         store = FileStore(state / HOME)
         store.write(IDENTITY_SECRET, identity.build_text(include_secret=True).encode())
         store.write(IDENTITY_PUBLIC, identity.build_text().encode())
         store.close()
-        member = Member(name, state, ["--planet", str(self.planet), *arguments], prefix)
+        member = EmbeddedMember(name, state, ["--planet", str(self.planet), *arguments], prefix)
         self.members[name] = member
         return member
 

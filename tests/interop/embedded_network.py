@@ -27,11 +27,11 @@ from typing import Any, cast
 
 from ztnode import worldtool
 from ztnode.controller.controller import Controller
+from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.documents import build_member
-from ztnode.controller.errors import ControllerError
 from ztnode.vl1 import Vl1
 from ztnode.vl1.vl1_config import Vl1Config
-from ztnode.vl2.switch import Vl2
+from ztnode.vl2 import Vl2
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import World
 

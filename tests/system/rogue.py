@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from ztnode.vl1 import Message, Vl1
-from ztnode.vl2.switch import Vl2
+from ztnode.vl2 import Vl2
 from ztnode.wire import c25519
 from ztnode.wire.config_chunk import split_config
 from ztnode.wire.config_request import ConfigRequest

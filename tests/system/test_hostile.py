@@ -27,7 +27,7 @@ import pytest
 import ztclient
 from tests.system.harness import PORT, Overlay, content, ipv4
 from tests.system.rogue import Rogue, hello, made_up, throw
-from ztnode.embedded import Member
+from ztnode.embedded import EmbeddedMember
 from ztnode.v1 import node_pb2 as pb
 from ztnode.v1 import node_pb2_grpc as rpc
 from ztnode.wire import checksum, packet
@@ -46,7 +46,7 @@ from ztnode.wire.multicast import (
     build_likes,
     build_multicast_frame,
 )
-from ztnode.wire.network_config import NetworkConfig, NetworkType, Route
+from ztnode.wire.network_config import ManagedRoute, NetworkConfig, NetworkType
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import CIPHER_AES_GMAC_SIV
 from ztnode.wire.rules import Forward, Rule, RuleType
@@ -79,19 +79,19 @@ def fetch(overlay: Overlay, size: int = 50_000) -> bytes:
     return body
 
 
-def log_lines(member: Member) -> list[str]:
+def log_lines(member: EmbeddedMember) -> list[str]:
     return (member.state / "serve.log").read_text(errors="replace").splitlines()
 
 
-def counters(member: Member) -> dict[str, int]:
+def counters(member: EmbeddedMember) -> dict[str, int]:
     return member.node.status().counters
 
 
-def drops(member: Member) -> int:
+def drops(member: EmbeddedMember) -> int:
     return sum(count for name, count in counters(member).items() if ".drop_" in name)
 
 
-def worker_counters(member: Member) -> dict[str, int]:
+def worker_counters(member: EmbeddedMember) -> dict[str, int]:
     return member.node.status().workers[0].counters
 
 
@@ -124,13 +124,13 @@ def unharmed(overlay: Overlay) -> Iterator[None]:
         assert len(new) <= LOG_LINES, "\n".join(new)
 
 
-def endpoint(member: Member) -> tuple[str, int]:
+def endpoint(member: EmbeddedMember) -> tuple[str, int]:
     """Where a member's UDP socket is."""
     listening = next(each for each in member.node.status().listening if not each.startswith("["))
     return "127.0.0.1", int(listening.rpartition(":")[2])
 
 
-def address(member: Member) -> int:
+def address(member: EmbeddedMember) -> int:
     return int(member.node.status().address, 16)
 
 
@@ -152,14 +152,14 @@ def stranger() -> Iterator[socket.socket]:
         yield sender
 
 
-def targets(overlay: Overlay) -> list[Member]:
+def targets(overlay: Overlay) -> list[EmbeddedMember]:
     return [overlay.alpha, overlay.network.controller]
 
 
 # Strangers
 
 
-def addressed(member: Member, length: int, source: random.Random) -> bytes:
+def addressed(member: EmbeddedMember, length: int, source: random.Random) -> bytes:
     """Random bytes that are addressed to a node, so that they get as far as bytes can."""
     data = bytearray(source.randbytes(length))
     data[8:13] = address(member).to_bytes(5, "big")[: max(0, length - 8)]
@@ -239,7 +239,7 @@ def test_a_flood_of_made_up_identities(overlay: Overlay, stranger: socket.socket
 def test_fragments_that_never_complete(overlay: Overlay, rogue: Rogue, stranger: socket.socket) -> None:
     source = random.Random(3)
 
-    def fragments(member: Member, count: int) -> Iterator[bytes]:
+    def fragments(member: EmbeddedMember, count: int) -> Iterator[bytes]:
         own = address(member).to_bytes(5, "big")
         for number in range(count):
             total = source.choice((0, 1, 2, 7, 7, 7, 15))
@@ -545,14 +545,14 @@ def bad_configs(nwid: int, member: int, rogue: Identity) -> list[bytes]:
         NetworkConfig(
             **base,
             static_addresses=tuple(ip_interface(f"10.66.{n}.1/24") for n in range(200)),
-            routes=tuple(Route(ip_network(f"10.{n}.0.0/16"), ip_address("10.66.0.1")) for n in range(256)),
+            routes=tuple(ManagedRoute(ip_network(f"10.{n}.0.0/16"), ip_address("10.66.0.1")) for n in range(256)),
         ),
         NetworkConfig(
             **base,
             static_addresses=(ip_interface("10.66.0.1/24"),),
             routes=(
-                Route(ip_network("0.0.0.0/0"), ip_address("10.66.0.1")),
-                Route(ip_network("::/0"), ip_address("::1")),
+                ManagedRoute(ip_network("0.0.0.0/0"), ip_address("10.66.0.1")),
+                ManagedRoute(ip_network("::/0"), ip_address("::1")),
             ),
         ),
         NetworkConfig(**base, static_addresses=(ip_interface("10.66.0.1/24"),), rules=loops * 300),
@@ -630,7 +630,7 @@ def test_a_network_whose_controller_means_ill(overlay: Overlay, rogue: Rogue) ->
 # Local clients
 
 
-def handoff_path(member: Member) -> str:
+def handoff_path(member: EmbeddedMember) -> str:
     return str(member.state / "worker-0.sock")
 
 
@@ -699,7 +699,7 @@ def test_another_user_gets_nothing_even_with_the_token(overlay: Overlay) -> None
             each.chmod(mode)
 
 
-def control_channel(member: Member) -> grpc.Channel:
+def control_channel(member: EmbeddedMember) -> grpc.Channel:
     return grpc.insecure_channel(f"unix:{member.state}/ztnode.sock")
 
 

@@ -27,7 +27,7 @@ import ztclient
 from tests.system.harness import PORT, Overlay, content, ipv4
 from tests.system.rogue import hello, made_up
 from ztnode import worldtool
-from ztnode.embedded import Member
+from ztnode.embedded import EmbeddedMember
 from ztnode.plugins.stores import FileStore
 from ztnode.v1 import node_pb2 as pb
 from ztnode.v1 import node_pb2_grpc as rpc
@@ -542,7 +542,7 @@ def test_a_signal_ends_a_node_whose_clients_and_worker_are_stuck(overlay: Overla
 class Pouring:
     """An endless transfer between two programs over the overlay: ``upload`` from beta's client, else to it."""
 
-    def __init__(self, dialler: Member, listener: Member, ip: str, port: int, *, upload: bool) -> None:
+    def __init__(self, dialler: EmbeddedMember, listener: EmbeddedMember, ip: str, port: int, *, upload: bool) -> None:
         with listener.node.listen(ip, port) as listening:
             self.client = dialler.node.create_connection((ip, port), 10)
             self.server, _ = listening.accept()
@@ -609,7 +609,7 @@ def test_a_worker_that_is_killed_in_bulk_is_a_reset_for_its_client(overlay: Over
     assert fetch(overlay) == content(50_000)
 
 
-def log(member: Member) -> list[str]:
+def log(member: EmbeddedMember) -> list[str]:
     return (member.state / "serve.log").read_text(errors="replace").splitlines()
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from ztnode.controller.addresses import managed_addresses
-from ztnode.controller.documents import ACCEPT_ALL, Member, Network
+from ztnode.controller.address_pools import managed_addresses
+from ztnode.controller.documents import ACCEPT_ALL, ControlledMember, ControlledNetwork
 from ztnode.wire.capability import Capability
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.certificate_of_ownership import MAX_THINGS, CertificateOfOwnership
@@ -33,7 +33,7 @@ LEGACY_CONFIG_VERSION: Final = 6
 """Members whose metadata claims less read text fields in place of some binary ones."""
 
 
-def grant_defaults(network: Network, member: Member, *, new: bool) -> Member:
+def grant_defaults(network: ControlledNetwork, member: ControlledMember, *, new: bool) -> ControlledMember:
     """The member with the network's default tags and, if it is ``new``, default capabilities. Default tags go to every
     member that lacks them, because rules compare tags and a missing one matches nothing."""
     held = {tag for tag, _ in member.tags}
@@ -47,8 +47,8 @@ def grant_defaults(network: Network, member: Member, *, new: bool) -> Member:
 
 
 def issue(
-    network: Network,
-    member: Member,
+    network: ControlledNetwork,
+    member: ControlledMember,
     identity: Identity,
     controller: Identity,
     metadata: RequestMetadata,
@@ -87,7 +87,9 @@ def issue(
     )
 
 
-def _capabilities(network: Network, member: Member, controller: Identity, wall: int) -> Iterator[Capability]:
+def _capabilities(
+    network: ControlledNetwork, member: ControlledMember, controller: Identity, wall: int
+) -> Iterator[Capability]:
     granted = {grant.id: grant for grant in network.capabilities}
     for number in member.capabilities:
         grant = granted.get(number)
@@ -95,13 +97,13 @@ def _capabilities(network: Network, member: Member, controller: Identity, wall: 
             yield Capability(network.nwid, wall, number, grant.rules).sign(controller, member.address)
 
 
-def _tags(member: Member, nwid: int, controller: Identity, wall: int) -> Iterator[Tag]:
+def _tags(member: ControlledMember, nwid: int, controller: Identity, wall: int) -> Iterator[Tag]:
     for number, value in sorted(dict(member.tags).items()):
         yield Tag(nwid, wall, member.address, number, value).sign(controller)
 
 
 def _ownership(
-    addresses: tuple[IpInterface, ...], member: Member, controller: Identity, wall: int
+    addresses: tuple[IpInterface, ...], member: ControlledMember, controller: Identity, wall: int
 ) -> Iterator[CertificateOfOwnership]:
     """One certificate for every MAX_THINGS addresses; a member of an ordinary network has one."""
     for number, at in enumerate(range(0, len(addresses), MAX_THINGS)[:MAX_CERTIFICATES_OF_OWNERSHIP], 1):

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from ztnode.controller.addresses import assign
+from ztnode.controller.address_pools import assign
 from ztnode.controller.configuration import LEGACY_CONFIG_VERSION, grant_defaults, issue
+from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.database import Database
-from ztnode.controller.documents import Member, Network, change_member, change_network
-from ztnode.controller.errors import ControllerError
+from ztnode.controller.documents import ControlledMember, ControlledNetwork, change_member, change_network
 from ztnode.vl1 import Message, Vl1
 from ztnode.vl1.peer import Peer
 from ztnode.wire.address import controller_of, format_address, format_nwid, is_reserved
@@ -66,11 +66,11 @@ class ControllerLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkChanged:
+class ControlledNetworkChanged:
     """A network was made, changed or (``network`` is None) deleted."""
 
     nwid: int
-    network: Network | None
+    network: ControlledNetwork | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +79,10 @@ class MemberChanged:
 
     nwid: int
     address: int
-    member: Member | None
+    member: ControlledMember | None
 
 
-ControllerEvent: TypeAlias = NetworkChanged | MemberChanged
+ControllerEvent: TypeAlias = ControlledNetworkChanged | MemberChanged
 _Key: TypeAlias = tuple[int, int]
 """(nwid, member address)."""
 
@@ -164,18 +164,20 @@ class Controller:
     # Administration: raises KeyError for an unknown network or member, ControllerError for a bad setting, and what
     # ``commit`` raises; then nothing has changed
 
-    def networks(self) -> list[Network]:
+    def networks(self) -> list[ControlledNetwork]:
         """All networks by id."""
         return self._database.networks()
 
-    def network(self, nwid: int) -> Network:
+    def network(self, nwid: int) -> ControlledNetwork:
         """One network."""
         network = self._database.network(nwid)
         if network is None:
             raise KeyError(nwid)
         return network
 
-    def create_network(self, settings: Mapping[str, Any], now: float, wall: int, *, nwid: int | None = None) -> Network:
+    def create_network(
+        self, settings: Mapping[str, Any], now: float, wall: int, *, nwid: int | None = None
+    ) -> ControlledNetwork:
         """A new network; ``settings`` as in ``documents.NETWORK_SETTINGS``; ``nwid`` None: a random one of ours.
         ControllerError if the id exists or is not ours."""
         if len(self._database) >= self._limits.max_networks:
@@ -187,9 +189,9 @@ class Controller:
             raise ControllerError(f"{format_nwid(nwid)} is not an id for this controller: ids begin with {ours}")
         elif nwid in self._database:
             raise ControllerError(f"the network {format_nwid(nwid)} exists already")
-        return self._put_network(change_network(Network(nwid, creation_time=wall), settings), now, wall)
+        return self._put_network(change_network(ControlledNetwork(nwid, creation_time=wall), settings), now, wall)
 
-    def update_network(self, nwid: int, settings: Mapping[str, Any], now: float, wall: int) -> Network:
+    def update_network(self, nwid: int, settings: Mapping[str, Any], now: float, wall: int) -> ControlledNetwork:
         """Change settings; members that are online get the new configuration at once."""
         return self._put_network(change_network(self.network(nwid), settings), now, wall)
 
@@ -203,13 +205,13 @@ class Controller:
             self._contacts.pop((nwid, address), None)
         for key in [key for key in self._events if key[0] == nwid]:
             del self._events[key]
-        self._events[nwid, None] = NetworkChanged(nwid, None)
+        self._events[nwid, None] = ControlledNetworkChanged(nwid, None)
 
-    def members(self, nwid: int) -> list[Member]:
+    def members(self, nwid: int) -> list[ControlledMember]:
         """All members by address."""
         return self._database.members(nwid)
 
-    def member(self, nwid: int, address: int) -> Member:
+    def member(self, nwid: int, address: int) -> ControlledMember:
         """One member."""
         member = self._database.member(nwid, address)
         if member is None:
@@ -231,7 +233,9 @@ class Controller:
         contact = self._contacts.get((nwid, address))
         return None if contact is None else contact.last_request
 
-    def update_member(self, nwid: int, address: int, settings: Mapping[str, Any], now: float, wall: int) -> Member:
+    def update_member(
+        self, nwid: int, address: int, settings: Mapping[str, Any], now: float, wall: int
+    ) -> ControlledMember:
         """Change (or make known in advance) a member; ``settings`` as in ``documents.MEMBER_SETTINGS``, ``authorized``
         among them. Pushed at once if it is online; a deauthorized one's certificate is revoked."""
         self.network(nwid)
@@ -240,7 +244,7 @@ class Controller:
         old = self._database.member(nwid, address)
         if old is None and self._database.count(nwid) >= self._limits.max_members:
             raise ControllerError(f"the network has {self._limits.max_members} members, as many as it may have")
-        before = old or Member(nwid, address, creation_time=wall)
+        before = old or ControlledMember(nwid, address, creation_time=wall)
         member = change_member(before, settings)
         for ip in set(member.ip_assignments) - set(before.ip_assignments):
             holder = self._database.holder(nwid, ip)
@@ -289,7 +293,9 @@ class Controller:
             self._vl1.reply_ok(peer, VERB_NETWORK_CONFIG_REQUEST, packet_id, chunk, now)
         self.counters["configurations_answered"] += 1
 
-    def _admit(self, identity: Identity, request: ConfigRequest, packet_id: int, now: float, wall: int) -> Member | int:
+    def _admit(
+        self, identity: Identity, request: ConfigRequest, packet_id: int, now: float, wall: int
+    ) -> ControlledMember | int:
         """Note that somebody asks for a configuration: the member, ready to get one, or the code of the ERROR that it
         gets in place of it."""
         nwid, address = request.network_id, identity.address
@@ -305,7 +311,7 @@ class Controller:
         if known is None and not self._room_for_another(network):
             self.counters["drop_request_network_full"] += 1
             return ERROR_NETWORK_ACCESS_DENIED
-        before = known or Member(nwid, address, creation_time=wall)
+        before = known or ControlledMember(nwid, address, creation_time=wall)
         member = before if before.identity else replace(before, identity=text)
         contact = self._contacts.setdefault((nwid, address), _Contact())
         contact.last_request = now
@@ -333,7 +339,7 @@ class Controller:
             self._strangers.popitem(last=False)
         return True
 
-    def _room_for_another(self, network: Network) -> bool:
+    def _room_for_another(self, network: ControlledNetwork) -> bool:
         """Whether one more member may be recorded; on a private network a mere applicant makes room for it if need
         be."""
         if network.private:
@@ -356,7 +362,7 @@ class Controller:
 
     # What a member gets
 
-    def _equip(self, network: Network, member: Member, *, new: bool) -> Member:
+    def _equip(self, network: ControlledNetwork, member: ControlledMember, *, new: bool) -> ControlledMember:
         """The member with the version that it says it runs, default tags and capabilities, and with addresses if it has
         none yet."""
         version = _version(self._contacts[member.nwid, member.address].metadata)
@@ -365,7 +371,7 @@ class Controller:
         member = grant_defaults(network, member, new=new)
         return assign(network, member, self._database.taken(network.nwid), self._random)
 
-    def _configuration(self, member: Member, wall: int) -> bytes:
+    def _configuration(self, member: ControlledMember, wall: int) -> bytes:
         """The signed configuration of an authorized member that has asked before, encoded."""
         network = self._database.network(member.nwid)
         assert network is not None
@@ -374,7 +380,7 @@ class Controller:
         config = issue(network, member, identity, self._identity, metadata, bridges, wall)
         return config.build(legacy=metadata.config_version < LEGACY_CONFIG_VERSION)
 
-    def _chunks(self, member: Member, wall: int) -> Iterator[bytes]:
+    def _chunks(self, member: ControlledMember, wall: int) -> Iterator[bytes]:
         """The payloads that carry the member's configuration."""
         update_id = int.from_bytes(self._random(8), "big") or 1
         data = self._configuration(member, wall)
@@ -382,15 +388,15 @@ class Controller:
 
     # Changes and whom they concern
 
-    def _put_network(self, network: Network, now: float, wall: int) -> Network:
+    def _put_network(self, network: ControlledNetwork, now: float, wall: int) -> ControlledNetwork:
         saved = self._database.put_network(network)
         if saved is not network:
-            self._events[saved.nwid, None] = NetworkChanged(saved.nwid, saved)
+            self._events[saved.nwid, None] = ControlledNetworkChanged(saved.nwid, saved)
             self._push_all(saved.nwid)
             self._drain(now, wall)
         return saved
 
-    def _put_member(self, member: Member, before: Member, *, asked: bool) -> Member:
+    def _put_member(self, member: ControlledMember, before: ControlledMember, *, asked: bool) -> ControlledMember:
         saved = self._database.put_member(member, asked=asked)
         if saved is not member:
             self._events[saved.nwid, saved.address] = MemberChanged(saved.nwid, saved.address, saved)

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.documents import (
-    Member,
-    Network,
+    ControlledMember,
+    ControlledNetwork,
     build_document,
     build_member,
     build_network,
@@ -19,7 +20,6 @@ from ztnode.controller.documents import (
     parse_member,
     parse_network,
 )
-from ztnode.controller.errors import ControllerError
 from ztnode.wire.network_config import IpAddress
 
 
@@ -28,9 +28,9 @@ class _Entry:
 
     __slots__ = ("bridges", "members", "network", "pending", "taken")
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: ControlledNetwork) -> None:
         self.network = network
-        self.members: dict[int, Member] = {}
+        self.members: dict[int, ControlledMember] = {}
         self.taken: Counter[IpAddress] = Counter()
         self.bridges: set[int] = set()
         self.pending: set[int] = set()
@@ -92,16 +92,16 @@ class Database:
     def __contains__(self, nwid: int) -> bool:
         return nwid in self._entries
 
-    def networks(self) -> list[Network]:
+    def networks(self) -> list[ControlledNetwork]:
         """All networks by id."""
         return [self._entries[nwid].network for nwid in sorted(self._entries)]
 
-    def network(self, nwid: int) -> Network | None:
+    def network(self, nwid: int) -> ControlledNetwork | None:
         """The network, if there is one."""
         entry = self._entries.get(nwid)
         return None if entry is None else entry.network
 
-    def put_network(self, network: Network) -> Network:
+    def put_network(self, network: ControlledNetwork) -> ControlledNetwork:
         """Save a new or changed network with its revision counted up; an unchanged one as it was."""
         entry = self._entries.get(network.nwid)
         if entry is not None and entry.network == network:
@@ -125,7 +125,7 @@ class Database:
 
     # Members
 
-    def members(self, nwid: int) -> list[Member]:
+    def members(self, nwid: int) -> list[ControlledMember]:
         """All members by address. KeyError if there is no such network."""
         members = self._entries[nwid].members
         return [members[address] for address in sorted(members)]
@@ -134,7 +134,7 @@ class Database:
         """The members' addresses. KeyError if there is no such network."""
         return self._entries[nwid].members.keys()
 
-    def member(self, nwid: int, address: int) -> Member | None:
+    def member(self, nwid: int, address: int) -> ControlledMember | None:
         """The member, if network and member exist."""
         entry = self._entries.get(nwid)
         return None if entry is None else entry.members.get(address)
@@ -143,7 +143,7 @@ class Database:
         """How many members the network has. KeyError if there is no such network."""
         return len(self._entries[nwid].members)
 
-    def put_member(self, member: Member, *, asked: bool) -> Member:
+    def put_member(self, member: ControlledMember, *, asked: bool) -> ControlledMember:
         """Save a new or changed member with its revision counted up; an unchanged one as it was. ``asked``: by an
         administrator. KeyError if there is no such network."""
         entry = self._entries[member.nwid]
@@ -185,7 +185,7 @@ class Database:
         return self._entries[nwid].pending
 
     @staticmethod
-    def _index(entry: _Entry, member: Member) -> None:
+    def _index(entry: _Entry, member: ControlledMember) -> None:
         entry.members[member.address] = member
         entry.taken.update(member.ip_assignments)
         if member.active_bridge and member.authorized:
@@ -194,7 +194,7 @@ class Database:
             entry.pending.add(member.address)
 
     @staticmethod
-    def _unindex(entry: _Entry, member: Member) -> None:
+    def _unindex(entry: _Entry, member: ControlledMember) -> None:
         for ip in member.ip_assignments:
             entry.taken[ip] -= 1
             if not entry.taken[ip]:
@@ -203,7 +203,7 @@ class Database:
         entry.pending.discard(member.address)
 
 
-def is_pending(member: Member) -> bool:
+def is_pending(member: ControlledMember) -> bool:
     """Whether nobody has ever decided anything about this member: it only knocked."""
     touched = member.authorized or member.last_authorized_time or member.last_deauthorized_time or member.name
     return not (touched or member.ip_assignments or member.tags or member.capabilities or member.active_bridge)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from ztnode.controller.errors import ControllerError
+from ztnode.controller.controller_error import ControllerError
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.capability import MAX_CAPABILITY_RULES
 from ztnode.wire.network_config import (
@@ -30,7 +30,7 @@ from ztnode.wire.network_config import (
     MIN_MTU,
     Dns,
     IpAddress,
-    Route,
+    ManagedRoute,
 )
 from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, build_rule_json, parse_rule_json
 
@@ -89,7 +89,7 @@ class CapabilityGrant:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class ControlledNetwork:
     """One network's settings. Times are Unix milliseconds."""
 
     nwid: int
@@ -103,7 +103,7 @@ class Network:
     rfc4193: bool = False
     sixplane: bool = False
     pools: tuple[Pool, ...] = ()
-    routes: tuple[Route, ...] = ()
+    routes: tuple[ManagedRoute, ...] = ()
     dns: Dns = NO_DNS
     rules: tuple[Rule, ...] = ACCEPT_ALL
     capabilities: tuple[CapabilityGrant, ...] = ()
@@ -116,7 +116,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ControlledMember:
     """One member of one network. Times are Unix milliseconds, 0 for never. ``version`` is (major, minor, revision,
     protocol), -1 while unknown."""
 
@@ -181,11 +181,11 @@ def build_document(document: Mapping[str, Any]) -> bytes:
 # Networks
 
 
-def parse_network(document: Mapping[str, Any], nwid: int) -> Network:
+def parse_network(document: Mapping[str, Any], nwid: int) -> ControlledNetwork:
     """A network from its document. Missing keys take the reference's defaults. Raises ControllerError."""
     v4, v6 = _v4_mode(document.get("v4AssignMode")), _v6_mode(document.get("v6AssignMode"))
     window = _integer(document, "certificateTimeoutWindowSize", DEFAULT_CREDENTIAL_WINDOW, 0, 1 << 62)
-    return Network(
+    return ControlledNetwork(
         nwid=nwid,
         name=_string(document, "name", MAX_NAME_LENGTH),
         private=_boolean(document, "private", True),
@@ -209,7 +209,7 @@ def parse_network(document: Mapping[str, Any], nwid: int) -> Network:
     )
 
 
-def build_network(network: Network) -> Document:
+def build_network(network: ControlledNetwork) -> Document:
     """The document of a network, keys as the reference names them."""
     nwid = format_nwid(network.nwid)
     return {
@@ -239,13 +239,13 @@ def build_network(network: Network) -> Document:
     }
 
 
-NETWORK_KEYS: Final = frozenset(build_network(Network(0)))
+NETWORK_KEYS: Final = frozenset(build_network(ControlledNetwork(0)))
 _NETWORK_FIXED: Final = frozenset(("id", "nwid", "objtype", "creationTime", "revision"))
 NETWORK_SETTINGS: Final = NETWORK_KEYS - _NETWORK_FIXED
 """What an administrator may set on a network."""
 
 
-def change_network(network: Network, settings: Mapping[str, Any]) -> Network:
+def change_network(network: ControlledNetwork, settings: Mapping[str, Any]) -> ControlledNetwork:
     """The network with ``settings`` (a part of a document) applied. Raises ControllerError, also for a key that is
     not a setting: a misspelt one must not look as if it had worked."""
     _known(settings, NETWORK_SETTINGS, "network")
@@ -255,9 +255,9 @@ def change_network(network: Network, settings: Mapping[str, Any]) -> Network:
 # Members
 
 
-def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> Member:
+def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> ControlledMember:
     """A member from its document. Raises ControllerError."""
-    return Member(
+    return ControlledMember(
         nwid=nwid,
         address=address,
         identity=_string(document, "identity", 512),
@@ -285,7 +285,7 @@ def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> Member
     )
 
 
-def build_member(member: Member) -> Document:
+def build_member(member: ControlledMember) -> Document:
     """The document of a member, keys as the reference names them."""
     address = format_address(member.address)
     document = {
@@ -318,14 +318,14 @@ def build_member(member: Member) -> Document:
     return document
 
 
-MEMBER_KEYS: Final = frozenset(build_member(Member(0, 0, identity="known")))
+MEMBER_KEYS: Final = frozenset(build_member(ControlledMember(0, 0, identity="known")))
 MEMBER_SETTINGS: Final = frozenset(
     ("authorized", "activeBridge", "noAutoAssignIps", "ipAssignments", "tags", "capabilities", "name")
 )
 """What an administrator may set on a member."""
 
 
-def change_member(member: Member, settings: Mapping[str, Any]) -> Member:
+def change_member(member: ControlledMember, settings: Mapping[str, Any]) -> ControlledMember:
     """The member with ``settings`` applied. Raises ControllerError. Times of authorization are the caller's."""
     _known(settings, MEMBER_SETTINGS, "member")
     return parse_member({**build_member(member), **settings}, member.nwid, member.address)
@@ -415,7 +415,7 @@ def _assignments(document: Mapping[str, Any]) -> tuple[IpAddress, ...]:
     return tuple(dict.fromkeys(_address(item, "ipAssignments") for item in items))
 
 
-def _route(value: Any) -> Route:
+def _route(value: Any) -> ManagedRoute:
     entry = _object(value, "routes")
     try:
         target = ipaddress.ip_network(_text(entry.get("target"), "routes: target", 64), strict=False)
@@ -427,7 +427,7 @@ def _route(value: Any) -> Route:
     gateway = None if via is None or via == "" else _address(via, "routes: via")
     if gateway is not None and gateway.version != target.version:
         raise ControllerError(f"routes: {target} cannot go via {gateway}")
-    return Route(target, gateway)
+    return ManagedRoute(target, gateway)
 
 
 def _pool(value: Any) -> Pool:

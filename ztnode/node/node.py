@@ -29,16 +29,16 @@ from ztnode.node.api import (
     NodeStatus,
     PeerInfo,
 )
+from ztnode.node.conflation import Conflation
 from ztnode.node.home import NO_CONFIG, Home
 from ztnode.node.identity_pool import generate_identity
 from ztnode.node.keeping import Complaints, Documents
 from ztnode.node.supervisor import Supervisor
-from ztnode.node.watch import Watchers
 from ztnode.vl1 import Vl1
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_events import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated
-from ztnode.vl2.events import ConfigStored, NetworkChanged
-from ztnode.vl2.switch import Vl2
+from ztnode.vl2 import Vl2
+from ztnode.vl2.vl2_events import ConfigStored, NetworkChanged
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
@@ -108,7 +108,7 @@ class Node:
         self._index_of: dict[int, int] = {}
         self._nwid_of: dict[int, int] = {}
         self._next_index = 0
-        self._watchers = Watchers()
+        self._watchers: Conflation[int, NetworkInfo] = Conflation()
         self._complaints = Complaints()
         self._documents = documents
         self._checker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ztnode-identity")
@@ -361,7 +361,7 @@ class Node:
             del self._nwid_of[index]
             self._supervisor.port_down(index)
         if info is not None:
-            self._watchers.publish(info)
+            self._watchers.publish(nwid, info)
         # Where ZeroTier runs on this host too, a path to a managed address would lead packets in a circle.
         managed = (address for network in self._vl2.networks() for address in network.addresses)
         self._vl1.avoid_networks({address.network for address in managed})
@@ -431,11 +431,11 @@ class Node:
         await asyncio.wrap_future(self._home.keep_network(nwid, None))
         self._vl2.leave(nwid, time.monotonic())
         self._pump(time.monotonic())
-        self._watchers.publish(snapshots.left(info))
+        self._watchers.publish(nwid, snapshots.left(info))
 
     def watch(self) -> AsyncIterator[NetworkInfo]:
         """See NodeApi."""
-        return self._watchers.watch(self.networks())
+        return self._watchers.watch((info.nwid, info) for info in self.networks())
 
     async def dial(
         self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes | None = None

@@ -16,7 +16,7 @@ from ztnode.vl1.strangers import PATIENCE, Strangers
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.vl1_config import Vl1Config
-from ztnode.vl1.whois import Incoming, Outgoing, WaitingRoom, Wanted
+from ztnode.vl1.waiting_room import Incoming, Outgoing, WaitingRoom, Wanted
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity

@@ -13,15 +13,15 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from ztnode.vl1.contacts import BUSY_TICK, IDLE_TICK
-from ztnode.vl1.fragments import MAX_FROM_PEERS, MAX_FROM_STRANGERS, Reassembler
 from ztnode.vl1.gates import TokenBucket
+from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS, PacketAssembler
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer
 from ztnode.vl1.relay import Relay
 from ztnode.vl1.verbs import HANDLERS, Arrival
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_core import Message, Vl1Core
 from ztnode.vl1.vl1_events import Event, Offline
-from ztnode.vl1.whois import Outgoing
+from ztnode.vl1.waiting_room import Outgoing
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import decompress
 from ztnode.wire.endpoint import Endpoint
@@ -92,8 +92,8 @@ class Vl1:
         self._local_endpoints: tuple[Endpoint, ...] = ()
         self._clear_hellos = TokenBucket(200, 400)
         self._relay = Relay(self._core.topology, self._core.transmit, random, self.counters)
-        self._fragments = Reassembler(MAX_FROM_PEERS, self.counters)
-        self._fragments_of_strangers = Reassembler(MAX_FROM_STRANGERS, self.counters)
+        self._fragments = PacketAssembler(MAX_FROM_PEERS, self.counters)
+        self._fragments_of_strangers = PacketAssembler(MAX_FROM_STRANGERS, self.counters)
         if self._core.topology.is_root:
             self._core.set_online(identity.address)
         self._core.contacts.due(now)
@@ -151,7 +151,7 @@ class Vl1:
         """What must go out now, grouped by endpoint, in order; empties the queue."""
         return self._core.transmit.take()
 
-    def _reassembler(self, endpoint: Endpoint) -> Reassembler:
+    def _reassembler(self, endpoint: Endpoint) -> PacketAssembler:
         return self._fragments if endpoint in self._core.path_endpoints else self._fragments_of_strangers
 
     def _open_run(self, peer: Peer, endpoint: Endpoint, packets: list[bytes], now: float) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import Final
 
-from ztnode.vl2.core import Core
 from ztnode.vl2.subscriptions import Subscriptions, sample
+from ztnode.vl2.vl2_core import Vl2Core
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.ethernet import TYPE_ARP
 from ztnode.wire.mac import BROADCAST
@@ -85,7 +85,7 @@ class Multicaster:
     """One network's multicast. ``push_credentials(address, now)`` comes before the first frame to a member."""
 
     def __init__(
-        self, core: Core, nwid: int, mac: int, controller: int, push_credentials: Callable[[int, float], None]
+        self, core: Vl2Core, nwid: int, mac: int, controller: int, push_credentials: Callable[[int, float], None]
     ) -> None:
         """``controller`` is its address, 0 if the network has none."""
         self._core = core

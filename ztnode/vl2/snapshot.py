@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from ztnode.wire.multicast import MulticastGroup
-from ztnode.wire.network_config import Dns, IpInterface, Route
+from ztnode.wire.network_config import Dns, IpInterface, ManagedRoute
 
 
 class NetworkStatus(enum.Enum):
@@ -30,7 +30,7 @@ class NetworkSnapshot:
     mac: int
     mtu: int
     addresses: tuple[IpInterface, ...]
-    routes: tuple[Route, ...]
+    routes: tuple[ManagedRoute, ...]
     dns: Dns
     private: bool
     broadcast: bool

@@ -66,7 +66,7 @@ class NetworkType(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class ManagedRoute:
     """A managed route: ``via`` a gateway, or None for on-link."""
 
     target: IpNetwork
@@ -123,7 +123,7 @@ class NetworkConfig:
     name: str = ""
     mtu: int = DEFAULT_MTU
     static_addresses: tuple[IpInterface, ...] = ()
-    routes: tuple[Route, ...] = ()
+    routes: tuple[ManagedRoute, ...] = ()
     specialists: tuple[int, ...] = ()
     rules: tuple[Rule, ...] = ()
     certificate_of_membership: CertificateOfMembership | None = None
@@ -181,22 +181,22 @@ def _interface(endpoint: Endpoint) -> IpInterface | None:
     return IPv6Interface((address, endpoint[1]))
 
 
-def _build_route(route: Route) -> bytes:
+def _build_route(route: ManagedRoute) -> bytes:
     target = _build_ip(route.target.network_address, route.target.prefixlen)
     via = b"\x00" if route.via is None else _build_ip(route.via)
     return target + via + route.flags.to_bytes(2, "big") + route.metric.to_bytes(2, "big")
 
 
-def _parse_routes(data: bytes) -> tuple[Route, ...]:
+def _parse_routes(data: bytes) -> tuple[ManagedRoute, ...]:
     reader = Reader(data)
-    routes: list[Route] = []
+    routes: list[ManagedRoute] = []
     while reader.remaining and len(routes) < MAX_ROUTES:
         target, via = parse_endpoint_from(reader), parse_endpoint_from(reader)
         flags, metric = reader.u16(), reader.u16()
         interface = None if target is None else _interface(target)
         if interface is not None:
             gateway = None if via is None else ip_address(via[0])
-            routes.append(Route(interface.network, gateway, flags, metric))
+            routes.append(ManagedRoute(interface.network, gateway, flags, metric))
     return tuple(routes)
 
 

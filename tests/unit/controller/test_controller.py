@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from ztnode.controller.controller import Controller, ControllerLimits, MemberChanged, NetworkChanged
+from ztnode.controller.controller import ControlledNetworkChanged, Controller, ControllerLimits, MemberChanged
+from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.documents import member_key, network_key
-from ztnode.controller.errors import ControllerError
 from ztnode.vl1 import Vl1
 from ztnode.wire import c25519
 from ztnode.wire.config_chunk import ConfigChunk
@@ -380,7 +380,7 @@ def test_a_deleted_network_is_gone_for_its_members(bench: Bench) -> None:
     bench.controller.delete_network(nwid, bench.now, bench.wall)
     (told,) = bench.vl1.take()
     assert told.code == ERROR_OBJ_NOT_FOUND
-    assert bench.controller.events()[-1] == NetworkChanged(nwid, None)
+    assert bench.controller.events()[-1] == ControlledNetworkChanged(nwid, None)
     bench.save()
     assert bench.store == {}
     with pytest.raises(KeyError):

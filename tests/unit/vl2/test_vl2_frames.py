@@ -24,7 +24,7 @@ from tests.unit.vl2.vl2_lab import (
     mac,
     member_config,
 )
-from ztnode.vl2 import neighbours
+from ztnode.vl2 import ndp_emulation
 from ztnode.vl2.config_assembly import MAX_UPDATES, ConfigAssembler
 from ztnode.vl2.forwarding import MAX_BRIDGE_ROUTES
 from ztnode.vl2.snapshot import NetworkStatus
@@ -332,7 +332,7 @@ def test_other_solicitations_go_to_the_group(pair: Wire) -> None:
         pair.log.clear()
         pair.send(ALICE, solicitation(ALICE, target))
         assert pair.sent(ALICE, verb=VERB_MULTICAST_GATHER) and not pair.inboxes[ALICE]
-    assert neighbours.solicited_target(bytes(64)) is None
+    assert ndp_emulation.solicited_target(bytes(64)) is None
     renew(pair, ALICE, static_addresses=(rfc4193_address(NWID, ALICE),), flags=0)
     pair.send(ALICE, solicitation(ALICE, rfc4193_address(NWID, BOB).ip))
     assert not pair.inboxes[ALICE], "the network does not want it"

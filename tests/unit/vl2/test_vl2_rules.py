@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ztnode.vl2.filtering import PASSED, PASSED_UNCHECKED, REFUSED, FlowFilter
-from ztnode.vl2.rules import ACCEPT, DROP, NO_MATCH, REDIRECT, SUPER_ACCEPT, Copy, Filter, Flow, Outcome
+from ztnode.vl2.flow_filter import PASSED, PASSED_UNCHECKED, REFUSED, FlowFilter
+from ztnode.vl2.rule_filter import ACCEPT, DROP, NO_MATCH, REDIRECT, SUPER_ACCEPT, Copy, EthernetFlow, Filter, Outcome
 from ztnode.wire import rules as wire
 from ztnode.wire.rules import Forward, IcmpMatch, IntegerRange, Prefix, Range, Rule, TagMatch, Tos
 from ztnode.wire.rules import RuleType as T
@@ -20,7 +20,7 @@ MAC_A, MAC_B = 0x020000000001, 0x020000000002
 IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
 
 
-def flow(**fields: Any) -> Flow:
+def flow(**fields: Any) -> EthernetFlow:
     """Alice sends to Bob, seen by Alice; ``inbound``: seen by Bob."""
     inbound = fields.get("inbound", False)
     values: dict[str, Any] = {
@@ -36,7 +36,7 @@ def flow(**fields: Any) -> Flow:
         "owns": lambda thing: False,
         "random": lambda: 0x80000000,
     }
-    return Flow(**(values | fields))
+    return EthernetFlow(**(values | fields))
 
 
 def tcp4(sport: int = 40000, dport: int = 80, flags: int = 0x02, tos: int = 0, length: int = 60) -> bytes:

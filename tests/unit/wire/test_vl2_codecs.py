@@ -42,7 +42,7 @@ from ztnode.wire.multicast import (
     parse_multicast_frame,
     parse_multicast_frame_reply,
 )
-from ztnode.wire.network_config import Dns, NetworkConfig, Route, SingleSignOn
+from ztnode.wire.network_config import Dns, ManagedRoute, NetworkConfig, SingleSignOn
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.reader import Reader
 from ztnode.wire.revocation import Revocation
@@ -293,7 +293,7 @@ configs = st.builds(
     mtu=st.integers(1280, 10000),
     static_addresses=st.lists(interfaces, max_size=6).map(tuple),
     routes=st.lists(
-        st.builds(Route, interfaces.map(lambda i: i.network), st.one_of(st.none(), ips), u16, u16), max_size=6
+        st.builds(ManagedRoute, interfaces.map(lambda i: i.network), st.one_of(st.none(), ips), u16, u16), max_size=6
     ).map(tuple),
     specialists=st.lists(u64, max_size=6).map(tuple),
     rules=rule_sets,

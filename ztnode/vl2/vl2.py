@@ -14,12 +14,12 @@ from typing import Final
 from ztnode.vl1 import Message, Vl1
 from ztnode.vl1.gates import KeyedBucket
 from ztnode.vl1.peer import Peer
-from ztnode.vl2.core import Core
-from ztnode.vl2.events import ConfigStored, Event, NetworkChanged
 from ztnode.vl2.forwarding import Frame, Inflow
-from ztnode.vl2.network import Network
+from ztnode.vl2.joined_network import JoinedNetwork
 from ztnode.vl2.snapshot import NetworkSnapshot
 from ztnode.vl2.subscriptions import Subscriptions
+from ztnode.vl2.vl2_core import Vl2Core
+from ztnode.vl2.vl2_events import ConfigStored, Event, NetworkChanged
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 from ztnode.wire.frame import EXT_FRAME_HEADER, FRAME_HEADER, parse_ext_frame
@@ -91,12 +91,12 @@ class Vl2:
         """
         self.counters: Counter[str] = Counter()
         """Frames and packets dropped, by reason, over all networks."""
-        self._core = Core(vl1, identity, random, self.counters, now, forget_inflows=self._forget_inflows)
+        self._core = Vl2Core(vl1, identity, random, self.counters, now, forget_inflows=self._forget_inflows)
         self._wall_offset = wall - round(now * 1000)
         self._upstream = upstream
         self._authorized = authorized
         self._controller = controller
-        self._networks: dict[int, Network] = {}
+        self._networks: dict[int, JoinedNetwork] = {}
         self._foreign: Subscriptions[Like] = Subscriptions(MAX_FOREIGN_SUBSCRIPTIONS)
         self._next_foreign_expiry = now + _FOREIGN_EXPIRY_INTERVAL
         self._inflows: dict[Peer, dict[bytes, Inflow]] = {}
@@ -126,7 +126,7 @@ class Vl2:
             return
         self._core.now = now
         wall = self._wall_offset + round(now * 1000)
-        network = self._networks[nwid] = Network(self._core, nwid, now, wall, auth_token)
+        network = self._networks[nwid] = JoinedNetwork(self._core, nwid, now, wall, auth_token)
         network.start(cached, now)
 
     def leave(self, nwid: int, now: float) -> None:
@@ -229,7 +229,7 @@ class Vl2:
     def _forget_inflows(self) -> None:
         self._inflows.clear()
 
-    def _network(self, payload: Buffer) -> Network | None:
+    def _network(self, payload: Buffer) -> JoinedNetwork | None:
         """The joined network whose NWID is at the start of ``payload``. Raises WireError if that is too short."""
         if len(payload) < 8:
             raise WireError("message without a network id")

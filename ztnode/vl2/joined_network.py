@@ -14,12 +14,12 @@ from ztnode.vl1 import Message
 from ztnode.vl1.peer import Peer
 from ztnode.vl2.adhoc import adhoc_config, is_adhoc
 from ztnode.vl2.config_client import ConfigClient
-from ztnode.vl2.core import Core
-from ztnode.vl2.events import ConfigStored, NetworkChanged
 from ztnode.vl2.forwarding import Forwarding
 from ztnode.vl2.membership import MAX_HELD, Membership, Verdict
 from ztnode.vl2.multicaster import ANNOUNCE_INTERVAL, Multicaster
 from ztnode.vl2.snapshot import NetworkSnapshot, NetworkStatus
+from ztnode.vl2.vl2_core import Vl2Core
+from ztnode.vl2.vl2_events import ConfigStored, NetworkChanged
 from ztnode.wire.address import format_address
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
@@ -73,10 +73,10 @@ class _Deferred:
     until: float
 
 
-class Network:
+class JoinedNetwork:
     """Owned by the switch, which hands it every message that concerns it."""
 
-    def __init__(self, core: Core, nwid: int, now: float, wall: int, auth_token: str) -> None:
+    def __init__(self, core: Vl2Core, nwid: int, now: float, wall: int, auth_token: str) -> None:
         self._core = core
         self.nwid = nwid
         self.mac = mac_of(core.address, nwid)

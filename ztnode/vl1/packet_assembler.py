@@ -41,7 +41,7 @@ Whole: TypeAlias = tuple[bytes, Endpoint]
 """A packet put together and the endpoint that its head came from."""
 
 
-class Reassembler:
+class PacketAssembler:
     """Incomplete packets by their packet id (the first 8 bytes of head and fragment alike)."""
 
     def __init__(self, capacity: int, counters: Counter[str]) -> None:

@@ -3,8 +3,8 @@
 Theory of operation. A rule set is a list of sets: matches, then one action that is taken if the matches hold.
 Evaluation stops at the first ACCEPT, DROP, BREAK, PRIORITY or effective REDIRECT. Most of what is matched is the same
 for all frames between two members (Ethernet type, MACs, addresses), so a set of rules is first specialised for one
-``Flow``: matches that depend on the flow alone become constants, sets that cannot hold vanish, and what is left is
-often a single verdict. The usual rule sets ("accept", "drop what is not IP or ARP") so cost nothing per frame.
+``EthernetFlow``: matches that depend on the flow alone become constants, sets that cannot hold vanish, and what is left
+is often a single verdict. The usual rule sets ("accept", "drop what is not IP or ARP") so cost nothing per frame.
 
 Semantics: reference Network.cpp, _doZtFilter.
 """
@@ -41,7 +41,7 @@ _STATIC_CHARACTERISTICS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class EthernetFlow:
     """What is the same for all frames of one direction between two Ethernet addresses.
 
     ``tag`` gives the remote member's value for a tag id, None if unknown; ``owns`` says whether the sender has a
@@ -118,7 +118,7 @@ class Filter:
 
     __slots__ = ("_flow", "_sets", "constant")
 
-    def __init__(self, rules: Iterable[Rule], flow: Flow) -> None:
+    def __init__(self, rules: Iterable[Rule], flow: EthernetFlow) -> None:
         self._flow = flow
         self._sets = _specialise(rules, flow)
         needs_frame = any(entry.terms for entry in self._sets)
@@ -165,7 +165,7 @@ class Filter:
         return _PLAIN[NO_MATCH]
 
 
-def _specialise(rules: Iterable[Rule], flow: Flow) -> tuple[_Set, ...]:
+def _specialise(rules: Iterable[Rule], flow: EthernetFlow) -> tuple[_Set, ...]:
     sets: list[_Set] = []
     terms: list[_Term] = []
     for rule in rules:
@@ -239,7 +239,7 @@ class _TagTest:
 
     __slots__ = ("_flow", "_negate", "_rule", "_wanted")
 
-    def __init__(self, rule: Rule, wanted: wire.TagMatch, flow: Flow) -> None:
+    def __init__(self, rule: Rule, wanted: wire.TagMatch, flow: EthernetFlow) -> None:
         self._rule = rule.type
         self._negate = rule.negate
         self._wanted = wanted
@@ -287,7 +287,7 @@ _TAG_COMPARISONS: Final[dict[int, Callable[[int, int, int], bool]]] = {
 }
 
 
-def _match(rule: Rule, flow: Flow) -> Match | bool:
+def _match(rule: Rule, flow: EthernetFlow) -> Match | bool:
     """The test of one match for one flow. What cannot apply to the flow's frames at all gives the same result with NOT
     and without (``hardNo`` in the reference), hence the comparisons with ``rule.negate``."""
     kind, value = rule.type, rule.value
@@ -419,7 +419,7 @@ def _integer_match(wanted: wire.IntegerRange) -> Match:
     return test
 
 
-def _characteristics_match(mask: int, flow: Flow) -> Match | bool:
+def _characteristics_match(mask: int, flow: EthernetFlow) -> Match | bool:
     static = wire.CHARACTERISTIC_INBOUND if flow.inbound else 0
     if is_multicast(flow.destination_mac):
         static |= wire.CHARACTERISTIC_MULTICAST
@@ -447,7 +447,7 @@ def _characteristics_match(mask: int, flow: Flow) -> Match | bool:
     return test
 
 
-def _sender_authenticated(frame: Buffer, flow: Flow) -> bool:
+def _sender_authenticated(frame: Buffer, flow: EthernetFlow) -> bool:
     """Whether the sender owns the IP address that the frame claims to come from.
 
     Neighbour solicitations pass, since their source may be empty; advertisements must be for an owned address.
