@@ -62,9 +62,9 @@ class EmbeddedMember:
             return self._log.read_text(errors="replace")[-2000:].strip()
         return ""
 
-    def wait_online(self, timeout: float = START_TIMEOUT) -> ztclient.Status:
+    def wait_online(self) -> ztclient.Status:
         """Wait until it answers and has reached a root. Raises EmbeddedError."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise EmbeddedError(f"{self.name} ended with code {self.process.returncode}: {self.last_words()}")
@@ -73,7 +73,7 @@ class EmbeddedMember:
                 if status.online:
                     return status
             time.sleep(0.02)
-        raise EmbeddedError(f"{self.name} is not online after {timeout:g} s: {self.last_words()}")
+        raise EmbeddedError(f"{self.name} is not online after {START_TIMEOUT:g} s: {self.last_words()}")
 
     def stop(self) -> None:
         """End it as Ctrl-C would, by force if it does not."""

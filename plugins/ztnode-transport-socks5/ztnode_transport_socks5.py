@@ -42,7 +42,7 @@ class Socks5Transport(asyncio.DatagramProtocol):
 
     def __init__(self, proxy: Endpoint) -> None:
         self._proxy = proxy
-        self._receive: Callable[[Datagrams], None] = lambda datagrams: None
+        self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
         self._udp: asyncio.DatagramTransport | None = None
         self._control: asyncio.StreamWriter | None = None
 
@@ -92,7 +92,7 @@ class Socks5Transport(asyncio.DatagramProtocol):
 
     async def close(self) -> None:
         """See ``ztnode.hookspecs.Transport``."""
-        self._receive = lambda datagrams: None
+        self._receive = lambda _datagrams: None
         if self._udp is not None:
             self._udp.close()
         if self._control is not None:

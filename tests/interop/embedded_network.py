@@ -101,7 +101,7 @@ class EmbeddedNetwork(asyncio.DatagramProtocol):
         self.vl1.events()
         now = time.monotonic()
         if self.transport is not None:
-            for endpoint, datagrams in self.vl1.to_send(now):
+            for endpoint, datagrams in self.vl1.to_send():
                 for datagram in datagrams:
                     self.transport.sendto(datagram, endpoint)
         if self._timer is not None:

@@ -81,7 +81,7 @@ class Rogue:
 
     def flush(self) -> None:
         """Send what VL1 has to say."""
-        for endpoint, datagrams in self.vl1.to_send(time.monotonic()):
+        for endpoint, datagrams in self.vl1.to_send():
             if endpoint[0] != "127.0.0.1":
                 continue  # the hosts' other addresses, which its peers told it
             self.sent += ((endpoint, datagram) for datagram in datagrams)

@@ -195,7 +195,7 @@ class Controller:
         """Change settings; members that are online get the new configuration at once."""
         return self._put_network(change_network(self.network(nwid), settings), now, wall)
 
-    def delete_network(self, nwid: int, now: float, wall: int) -> None:
+    def delete_network(self, nwid: int, now: float) -> None:
         """Delete the network and all its members; those online are told."""
         self.network(nwid)
         members = self._database.addresses(nwid)

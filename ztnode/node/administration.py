@@ -19,26 +19,17 @@ from ztnode.controller.controller import (
 )
 from ztnode.controller.documents import ControlledMember, ControlledNetwork
 from ztnode.node.conflation import Conflation
+from ztnode.node.wall_clock import wall_clock
 
 
 class Administration:
     """Reads raise KeyError for an unknown network or member; changes also ControllerError for a bad setting and OSError
     for a disk that does not take them; then nothing has changed. All methods run on the node's event loop."""
 
-    def __init__(
-        self,
-        controller: Controller,
-        settle: Callable[[], None],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-    ) -> None:
-        """``settle`` has the node keep and send what the controller has left behind; it should call ``publish``.
-        ``clock`` gives monotonic seconds, ``wall`` Unix milliseconds."""
+    def __init__(self, controller: Controller, settle: Callable[[], None]) -> None:
+        """``settle`` has the node keep and send what the controller has left behind; it should call ``publish``."""
         self._controller = controller
         self._settle = settle
-        self._clock = clock
-        self._wall = wall
         self._watchers: Conflation[tuple[int, int | None], ControllerEvent] = Conflation()
 
     # Reading
@@ -71,7 +62,7 @@ class Administration:
     def last_seen_age(self, member: ControlledMember) -> float | None:
         """Seconds since the member last asked; None: not since this process started."""
         seen = self._controller.last_seen(member.nwid, member.address)
-        return None if seen is None else self._clock() - seen
+        return None if seen is None else time.monotonic() - seen
 
     def is_online(self, member: ControlledMember) -> bool:
         """Whether it asked within the last two refresh periods."""
@@ -82,30 +73,30 @@ class Administration:
 
     def create_network(self, settings: Mapping[str, Any], nwid: int | None = None) -> ControlledNetwork:
         """A new network; ``settings`` in the words of ``controller.documents``."""
-        network = self._controller.create_network(settings, self._clock(), self._wall(), nwid=nwid)
+        network = self._controller.create_network(settings, time.monotonic(), wall_clock(), nwid=nwid)
         self._settle()
         return network
 
     def update_network(self, nwid: int, settings: Mapping[str, Any]) -> ControlledNetwork:
         """Change a network's settings."""
-        network = self._controller.update_network(nwid, settings, self._clock(), self._wall())
+        network = self._controller.update_network(nwid, settings, time.monotonic(), wall_clock())
         self._settle()
         return network
 
     def delete_network(self, nwid: int) -> None:
         """Delete a network with its members."""
-        self._controller.delete_network(nwid, self._clock(), self._wall())
+        self._controller.delete_network(nwid, time.monotonic())
         self._settle()
 
     def update_member(self, nwid: int, address: int, settings: Mapping[str, Any]) -> ControlledMember:
         """Change a member's settings, ``authorized`` among them."""
-        member = self._controller.update_member(nwid, address, settings, self._clock(), self._wall())
+        member = self._controller.update_member(nwid, address, settings, time.monotonic(), wall_clock())
         self._settle()
         return member
 
     def delete_member(self, nwid: int, address: int) -> None:
         """Forget a member."""
-        self._controller.delete_member(nwid, address, self._clock(), self._wall())
+        self._controller.delete_member(nwid, address, time.monotonic(), wall_clock())
         self._settle()
 
     # Watching

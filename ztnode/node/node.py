@@ -34,6 +34,7 @@ from ztnode.node.home import NO_CONFIG, Home
 from ztnode.node.identity_pool import generate_identity
 from ztnode.node.keeping import Complaints, Documents
 from ztnode.node.supervisor import Supervisor
+from ztnode.node.wall_clock import wall_clock
 from ztnode.vl1 import Vl1
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_events import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated
@@ -165,7 +166,7 @@ class Node:
             await node._open_transport()
             # First words to the roots before anything slow: online while the worker still starts.
             node._look_at_interfaces()
-            node._flush(time.monotonic())
+            node._flush()
             for nwid, cached in networks.items():
                 node._vl2.join(nwid, time.monotonic(), cached=cached)
             for nwid in options.networks:
@@ -237,7 +238,7 @@ class Node:
             if self.controller is not None:
                 self.controller.receive(messages, now, wall_clock())
         self._deliver()
-        self._flush(now)
+        self._flush()
         self._handle_events()
         for identity in self._vl1.identity_checks():
             self._check_identity(identity)
@@ -253,12 +254,12 @@ class Node:
             if index is not None:
                 self._supervisor.send_frames([(index, frame) for frame in frames])
 
-    def _flush(self, now: float) -> None:
+    def _flush(self) -> None:
         if self.controller is not None:
             # An address that was promised must not be forgotten: on the disk first, then on the wire.
             self._documents.keep(self.controller.changed_documents())
         send = self._transport.send
-        for endpoint, datagrams in self._vl1.to_send(now):
+        for endpoint, datagrams in self._vl1.to_send():
             self._send_drops += send(endpoint, datagrams)
 
     # Timers and events
@@ -460,11 +461,6 @@ class Node:
     def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
         """See NodeApi."""
         return self._supervisor.capture(nwid, snaplen=snaplen)
-
-
-def wall_clock() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 async def _make_identity() -> Identity:

@@ -52,7 +52,7 @@ class _Channel(asyncio.Protocol):
         except protocol.ProtocolError as error:
             self._process.kill(f"it sent what is no control message: {error}")
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self._process.channel_lost()
 
 

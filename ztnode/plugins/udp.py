@@ -44,7 +44,7 @@ class UdpTransport:
         self._v4: socket.socket | None = None
         self._v6: socket.socket | None = None
         self._segmentation = sys.platform == "linux"
-        self._receive: Callable[[Datagrams], None] = lambda datagrams: None
+        self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
         self.dropped = 0
 
     async def open(self, port: int, receive: Callable[[Datagrams], None]) -> None:

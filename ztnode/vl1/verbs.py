@@ -113,14 +113,14 @@ def on_ok_hello(core: Vl1Core, arrival: Arrival, payload: bytes, expected: Expec
         core.surface_reported(peer, arrival.endpoint, ok.surface, now)
 
 
-def on_ok_echo(core: Vl1Core, arrival: Arrival, payload: bytes, expected: Expected) -> None:
+def on_ok_echo(_core: Vl1Core, arrival: Arrival, _payload: bytes, expected: Expected) -> None:
     """OK(ECHO): the round trip."""
     path = arrival.peer.paths.get(arrival.endpoint)
     if path is not None and not arrival.hops:
         path.measured(max(0.0, arrival.now - expected.sent))
 
 
-def on_ok_whois(core: Vl1Core, arrival: Arrival, payload: bytes, expected: Expected) -> None:
+def on_ok_whois(core: Vl1Core, arrival: Arrival, payload: bytes, _expected: Expected) -> None:
     """OK(WHOIS): identities that we asked a root for; its word is taken for them, as the reference does."""
     if not core.topology.is_upstream(arrival.peer.address):
         core.counters["drop_not_upstream"] += 1

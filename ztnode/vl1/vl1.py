@@ -147,7 +147,7 @@ class Vl1:
         if run and run_peer is not None and run_endpoint is not None:
             self._open_run(run_peer, run_endpoint, run, now)
 
-    def to_send(self, now: float) -> list[tuple[Endpoint, list[bytes]]]:
+    def to_send(self) -> list[tuple[Endpoint, list[bytes]]]:
         """What must go out now, grouped by endpoint, in order; empties the queue."""
         return self._core.transmit.take()
 

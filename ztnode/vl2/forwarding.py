@@ -281,11 +281,11 @@ class Forwarding:
 
     def receive_ext(self, peer: Peer, packet_id: int, frame: ExtFrame, now: float) -> None:
         """Take an EXT_FRAME of an admitted peer."""
-        self._take_ext(peer, frame, now)
+        self._take_ext(peer, frame)
         if frame.flags & EXT_FLAG_ACK_REQUESTED:
             self._core.vl1.reply_ok(peer, VERB_EXT_FRAME, packet_id, self._nwid_bytes, now)
 
-    def _take_ext(self, peer: Peer, frame: ExtFrame, now: float) -> None:
+    def _take_ext(self, peer: Peer, frame: ExtFrame) -> None:
         if not frame.source or frame.source == self._mac or not frame.payload:
             self.drop("drop_invalid_source_mac")
             return
@@ -435,7 +435,7 @@ class Forwarding:
 
 def _tags_of(config: NetworkConfig, membership: Membership | None) -> Callable[[int], int | None]:
     if membership is None:
-        return lambda tag_id: None
+        return lambda _tag_id: None
     return lambda tag_id: membership.tag(config, tag_id)
 
 

@@ -76,7 +76,7 @@ class _Deferred:
 class JoinedNetwork:
     """Owned by the switch, which hands it every message that concerns it."""
 
-    def __init__(self, core: Vl2Core, nwid: int, now: float, wall: int, auth_token: str) -> None:
+    def __init__(self, core: Vl2Core, nwid: int, now: float, wall: int) -> None:
         self._core = core
         self.nwid = nwid
         self.mac = mac_of(core.address, nwid)
@@ -84,7 +84,6 @@ class JoinedNetwork:
         self.config: NetworkConfig | None = None
         """The configuration in force; None while there is none, or it was taken back."""
         self._wall = wall
-        self._auth_token = auth_token
         self._from_cache = False
         self._config_changed_at = _NEVER
         self._client = ConfigClient(now)
@@ -145,9 +144,7 @@ class JoinedNetwork:
         """Ask the controller, now."""
         config = self.config
         vl1 = self._core.vl1
-        metadata = RequestMetadata(
-            protocol=vl1.config.protocol, version=vl1.config.version, auth_token=self._auth_token
-        ).build_dictionary()
+        metadata = RequestMetadata(protocol=vl1.config.protocol, version=vl1.config.version).build_dictionary()
         revision, timestamp = (config.revision, config.timestamp) if config is not None else (0, 0)
         request = ConfigRequest(self.nwid, metadata, revision, timestamp)
         packet = request.build()

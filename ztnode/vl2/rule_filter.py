@@ -245,7 +245,7 @@ class _TagTest:
         self._wanted = wanted
         self._flow = flow
 
-    def __call__(self, frame: Buffer, state: _State) -> bool:
+    def __call__(self, _frame: Buffer, state: _State) -> bool:
         if self._rule in (_T.MATCH_TAG_SENDER, _T.MATCH_TAG_RECEIVER):
             return self._one_side(state)
         return self._both_sides(state)
@@ -305,7 +305,7 @@ def _match(rule: Rule, flow: EthernetFlow) -> Match | bool:
     if isinstance(value, wire.Range):
         if kind == _T.MATCH_FRAME_SIZE_RANGE:
             start, end = value.start, value.end
-            return lambda frame, state: start <= len(frame) <= end
+            return lambda frame, _state: start <= len(frame) <= end
         return _port_match(kind, value, flow.ethertype, never)
     if not isinstance(value, int):
         return flow.unsupported_matches
@@ -314,7 +314,7 @@ def _match(rule: Rule, flow: EthernetFlow) -> Match | bool:
     if kind == _T.MATCH_CHARACTERISTICS:
         return _characteristics_match(value, flow)
     if kind == _T.MATCH_RANDOM:
-        return lambda frame, state: flow.random() <= value
+        return lambda _frame, _state: flow.random() <= value
     known: dict[int, int] = {
         _T.MATCH_SOURCE_ZEROTIER_ADDRESS: flow.source,
         _T.MATCH_DEST_ZEROTIER_ADDRESS: flow.destination,
@@ -338,7 +338,7 @@ def _prefix_match(kind: int, prefix: wire.Prefix, ethertype: int, never: bool) -
     shift = 8 * size - min(prefix.bits, 8 * size)
     wanted = int.from_bytes(prefix.address, "big") >> shift
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         if len(frame) < minimum:
             return never
         return int.from_bytes(frame[start : start + size], "big") >> shift == wanted
@@ -351,7 +351,7 @@ def _tos_match(tos: wire.Tos, ethertype: int, never: bool) -> Match | bool:
         return never
     version6 = ethertype == TYPE_IPV6
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         if len(frame) < (40 if version6 else 20):
             return never
         traffic_class = (frame[0] << 4 & 0xF0 | frame[1] >> 4) if version6 else frame[1]
@@ -364,7 +364,7 @@ def _protocol_match(wanted: int, ethertype: int, never: bool) -> Match | bool:
     if ethertype not in (TYPE_IPV4, TYPE_IPV6):
         return never
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         found = _transport(frame, ethertype)
         return never if found is None else found[1] == wanted
 
@@ -376,7 +376,7 @@ def _icmp_match(icmp: wire.IcmpMatch, ethertype: int, never: bool) -> Match | bo
         return never
     protocol = 1 if ethertype == TYPE_IPV4 else _ICMPV6
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         found = _transport(frame, ethertype)
         if found is None or found[1] != protocol or len(frame) < found[0] + 2 or frame[found[0]] != icmp.type:
             return never
@@ -391,7 +391,7 @@ def _port_match(kind: int, ports: wire.Range, ethertype: int, never: bool) -> Ma
         return never
     skip = 2 if kind == _T.MATCH_IP_DEST_PORT_RANGE else 0
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         found = _transport(frame, ethertype)
         if found is None:
             return never
@@ -409,7 +409,7 @@ def _integer_match(wanted: wire.IntegerRange) -> Match:
     little = bool(wanted.format & 0x80)
     start = wanted.offset if little else wanted.offset + 8 - size
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         number = 0
         if start + size <= len(frame):
             number = int.from_bytes(frame[start : start + size], "little" if little else "big")
@@ -434,7 +434,7 @@ def _characteristics_match(mask: int, flow: EthernetFlow) -> Match | bool:
     authenticated = mask & wire.CHARACTERISTIC_SENDER_IP_AUTHENTICATED
     tcp = mask & 0xFFF
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         if authenticated and _sender_authenticated(frame, flow):
             return True
         if not tcp:

@@ -119,14 +119,14 @@ class Vl2:
 
     # Networks
 
-    def join(self, nwid: int, now: float, *, cached: bytes | None = None, auth_token: str = "") -> None:
+    def join(self, nwid: int, now: float, *, cached: bytes | None = None) -> None:
         """Join (idempotent). ``cached`` is what ``ConfigStored`` gave last, as kept in ``networks.d/<nwid>.conf``; it
         is used at once if it is a configuration for this node, and ignored otherwise."""
         if nwid in self._networks:
             return
         self._core.now = now
         wall = self._wall_offset + round(now * 1000)
-        network = self._networks[nwid] = JoinedNetwork(self._core, nwid, now, wall, auth_token)
+        network = self._networks[nwid] = JoinedNetwork(self._core, nwid, now, wall)
         network.start(cached, now)
 
     def leave(self, nwid: int, now: float) -> None:

@@ -89,11 +89,11 @@ class Dictionary(Mapping[str, bytes]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Dictionary) and self._items == other._items
 
-    def integer(self, key: str, default: int = 0) -> int:
+    def integer(self, key: str) -> int:
         """A signed 64-bit hexadecimal value, as C's strtoll reads it: 0 if it is none, saturated if it is too big."""
         value = self._items.get(key)
         if not value:
-            return default
+            return 0
         match = _HEX.match(value[:127])
         if match is None or not match[2]:
             return 0
@@ -111,10 +111,10 @@ class Dictionary(Mapping[str, bytes]):
         magnitude = min(int(match[2], 16), _U64_MAX)
         return -magnitude & _U64_MAX if match[1] == b"-" else magnitude
 
-    def boolean(self, key: str, default: bool = False) -> bool:
+    def boolean(self, key: str) -> bool:
         """True for a value that starts with ``1``, ``t`` or ``T``."""
         value = self._items.get(key)
-        return default if value is None else value[:1] in (b"1", b"t", b"T")
+        return value is not None and value[:1] in (b"1", b"t", b"T")
 
     def text(self, key: str, default: str = "") -> str:
         """A value as text up to its first NUL; bytes that are not UTF-8 show as replacement characters."""

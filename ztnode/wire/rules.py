@@ -398,12 +398,3 @@ def parse_rule_json(item: Mapping[str, Any]) -> Rule:
         raise ValueError(f"unknown rule type {name!r}") from None
     codec = _CODECS.get(number)
     return Rule(number, codec.parse_json(item) if codec is not None else None, negate, alternative)
-
-
-def describe_rule(rule: Rule) -> str:
-    """One rule in one line for a person, e.g. ``or not MATCH_ETHERTYPE etherType=2048``."""
-    item = build_rule_json(rule)
-    words = [word for word in ("or", "not") if item.pop(word)]
-    words.append(item.pop("type"))
-    words += (f"{name}={value}" for name, value in item.items())
-    return " ".join(words)

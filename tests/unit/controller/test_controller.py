@@ -377,7 +377,7 @@ def test_a_deleted_network_is_gone_for_its_members(bench: Bench) -> None:
     bench.authorize(nwid, 0xAA00000001)
     bench.ask(nwid, 0xAA00000001)
     bench.save()
-    bench.controller.delete_network(nwid, bench.now, bench.wall)
+    bench.controller.delete_network(nwid, bench.now)
     (told,) = bench.vl1.take()
     assert told.code == ERROR_OBJ_NOT_FOUND
     assert bench.controller.events()[-1] == ControlledNetworkChanged(nwid, None)
@@ -464,7 +464,7 @@ def _documents_reload(bench: Bench) -> Iterator[None]:
 CHANGES: dict[str, Callable[[Controller, int, int, float, int], object]] = {
     "create": lambda it, nwid, who, now, wall: it.create_network(SETTINGS, now, wall),
     "update": lambda it, nwid, who, now, wall: it.update_network(nwid, {"mtu": 1400}, now, wall),
-    "delete": lambda it, nwid, who, now, wall: it.delete_network(nwid, now, wall),
+    "delete": lambda it, nwid, _who, now, _wall: it.delete_network(nwid, now),
     "authorize": lambda it, nwid, who, now, wall: it.update_member(nwid, who + 1, {"authorized": True}, now, wall),
     "deauthorize": lambda it, nwid, who, now, wall: it.update_member(nwid, who, {"authorized": False}, now, wall),
     "delete member": lambda it, nwid, who, now, wall: it.delete_member(nwid, who, now, wall),
@@ -500,7 +500,7 @@ def test_a_network_that_was_deleted_stays_so_if_its_members_were_not(bench: Benc
     """The power fails between the network's document and those of its members."""
     nwid = bench.network()
     bench.authorize(nwid, 0xAA00000001)
-    bench.controller.delete_network(nwid, bench.now, bench.wall)
+    bench.controller.delete_network(nwid, bench.now)
     assert list(bench.store) == [member_key(nwid, 0xAA00000001)]
     again = Bench(bench.store)
     assert again.controller.networks() == []

@@ -301,7 +301,7 @@ def test_colliding_identity_is_told_so() -> None:
     impostor = Identity(one.address, c25519.derive_public(secret), secret)
     network.inject(hello_from(impostor, root.vl1.identity), ("192.0.2.9", 7), root.endpoint)
     network.run(0.02)
-    replies = [datagrams for endpoint, datagrams in root.vl1.to_send(network.now) if endpoint[0] == "192.0.2.9"]
+    replies = [datagrams for endpoint, datagrams in root.vl1.to_send() if endpoint[0] == "192.0.2.9"]
     network.run(1)
     assert root.vl1.counters["drop_identity_collision"] == 1
     peer = root.vl1.peer(one.address)
@@ -469,7 +469,7 @@ def test_fragments_of_strangers_do_not_push_out_those_of_peers() -> None:
     network = Network()
     _, one, two = pair(network)
     one.vl1.send_batch(two.address, VERB_FRAME, [bytes(2810)], network.now)
-    ((_, datagrams),) = one.vl1.to_send(network.now)
+    ((_, datagrams),) = one.vl1.to_send()
     head, fragment = datagrams
     source = random.Random(4)
     own = two.address.to_bytes(5, "big")

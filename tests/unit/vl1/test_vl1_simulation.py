@@ -7,6 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, SIGNER, Host, Nat, Network, planet, triangle
+from tests.unit.wire import packet_views
 from ztnode.vl1.contacts import GREETINGS_PER_TICK
 from ztnode.vl1.vl1_events import MoonUpdated, Offline, Online, PeerPathChanged, PlanetUpdated, SurfaceAddress
 from ztnode.wire import c25519, packet
@@ -130,8 +131,8 @@ def test_old_protocol_is_spoken_to_in_salsa20() -> None:
     one.vl1.send_batch(old.address, VERB_FRAME, [b"old"], network.now)
     old.vl1.send_batch(one.address, VERB_FRAME, [b"new"], network.now)
     suites = {
-        host: packet.cipher_suite(datagrams[-1])
-        for host, queue in ((one.address, one.vl1.to_send(network.now)), (old.address, old.vl1.to_send(network.now)))
+        host: packet_views.cipher_suite(datagrams[-1])
+        for host, queue in ((one.address, one.vl1.to_send()), (old.address, old.vl1.to_send()))
         for _, datagrams in queue
     }
     assert suites == {one.address: packet.CIPHER_POLY1305_SALSA2012, old.address: packet.CIPHER_AES_GMAC_SIV}

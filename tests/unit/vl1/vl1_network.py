@@ -142,7 +142,7 @@ class Network:
         for host in self.hosts.values():
             host.messages += host.vl1.messages()
             host.events += host.vl1.events()
-            for destination, datagrams in host.vl1.to_send(self.now):
+            for destination, datagrams in host.vl1.to_send():
                 for datagram in datagrams:
                     host.sent += 1
                     self._transmit(datagram, host.endpoint, destination)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.unit.wire import packet_views
 from ztnode.wire import fragment, packet
 from ztnode.wire.address import (
     controller_of,
@@ -118,7 +119,7 @@ PARSERS: dict[str, Callable[[bytes], Any]] = {
     "ok whois": parse_ok_whois,
     "rendezvous": parse_rendezvous,
     "push direct paths": parse_push_direct_paths,
-    "fragment": fragment.parse_fragment,
+    "fragment": packet_views.parse_fragment,
     "compressed": decompress,
 }
 
@@ -415,7 +416,7 @@ def test_fragments_join(whole: bytes, mtu: int) -> None:
         return
     assert all(len(datagram) <= mtu for datagram in datagrams)
     head, *rest = datagrams
-    parsed = [fragment.parse_fragment(datagram) for datagram in rest]
+    parsed = [packet_views.parse_fragment(datagram) for datagram in rest]
     assert [part.number for part in parsed] == list(range(1, len(datagrams)))
     assert all(part.total == len(datagrams) for part in parsed)
     assert all(part.packet_id == packet.packet_id(whole) for part in parsed)
@@ -433,7 +434,7 @@ def test_an_mtu_without_room_for_fragments_is_refused() -> None:
 def test_what_is_no_fragment(numbers: str) -> None:
     datagram = bytes(13) + b"\xff" + bytes.fromhex(numbers) + b"\0data"
     with pytest.raises(WireError):
-        fragment.parse_fragment(datagram)
+        packet_views.parse_fragment(datagram)
 
 
 def test_relays_add_a_hop_up_to_the_most() -> None:
@@ -441,7 +442,7 @@ def test_relays_add_a_hop_up_to_the_most() -> None:
     datagram = bytes(13) + b"\xff\x21\0data"
     for expected in (1, 2, 3, 4, 5, 6, 7, 7):
         whole, datagram = packet.with_hop_added(whole), fragment.with_hop_added(datagram)
-        assert packet.hops(whole) == fragment.parse_fragment(datagram).hops == expected
+        assert packet.hops(whole) == packet_views.parse_fragment(datagram).hops == expected
     assert KEYS.open(whole) == b"\x08echo"
     for short in (b"", bytes(16)):
         with pytest.raises(WireError):
