@@ -33,7 +33,7 @@ from ztnode.vl1 import Vl1
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl2 import Vl2
 from ztnode.wire.identity import Identity
-from ztnode.wire.world import World
+from ztnode.wire.world import Root, World
 
 
 def wall() -> int:
@@ -50,7 +50,7 @@ def load_state(state: Path, endpoint: tuple[str, int]) -> tuple[Identity, World]
     identity = Identity.parse_text(secret.read_text())
     planet = state / "planet"
     if not planet.exists():
-        root = worldtool.Root(identity.without_secret(), (endpoint,))
+        root = Root(identity.without_secret(), (endpoint,))
         planet.write_bytes(worldtool.create_planet([root], worldtool.WorldSecret.generate(os.urandom), wall()))
     return identity, World.parse(planet.read_bytes())
 

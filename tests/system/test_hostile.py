@@ -18,8 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -330,7 +332,7 @@ def test_a_member_that_lies_about_the_network(overlay: Overlay, rogue: Rogue) ->
         groups = (Like(nwid, MulticastGroup(source.getrandbits(48), source.getrandbits(32))) for _ in range(40_000))
         foreign = (Like(source.getrandbits(64), MulticastGroup(source.getrandbits(48))) for _ in range(40_000))
         for likes in (groups, foreign):
-            payloads = iter(lambda likes=likes: build_likes(itertools.islice(likes, 500)), b"")
+            payloads = iter(partial(lambda some: build_likes(itertools.islice(some, 500)), likes), b"")
             for member in (overlay.alpha, overlay.network.controller):
                 rogue.send(address(member), packet.VERB_MULTICAST_LIKE, itertools.islice(payloads, 40))
         for member in (overlay.alpha, overlay.network.controller):
@@ -526,7 +528,7 @@ def test_no_frame_of_a_private_network_without_a_certificate(overlay: Overlay, r
 def bad_configs(nwid: int, member: int, rogue: Identity) -> list[bytes]:
     """Configurations that are signed as they should be, and mean nothing good."""
     source = random.Random(8)
-    base = {"network_id": nwid, "issued_to": member, "type": NetworkType.PUBLIC, "timestamp": 1}
+    base: dict[str, Any] = {"network_id": nwid, "issued_to": member, "type": NetworkType.PUBLIC, "timestamp": 1}
     every = (
         ip_interface("0.0.0.0/0"),
         ip_interface("255.255.255.255/32"),
@@ -717,7 +719,7 @@ def test_garbage_on_the_control_socket(overlay: Overlay) -> None:
                     client.sendall(openings[number % 4] + source.randbytes(source.choice((0, 10, 1000, 100_000))))
         with control_channel(overlay.beta) as channel:
             for name in ("Join", "Dial", "Stream", "Nonsense"):
-                call = channel.unary_unary(f"/ztnode.v1.NodeService/{name}")
+                call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/ztnode.v1.NodeService/{name}")
                 for body in (b"\xff" * 100, os.urandom(50_000), bytes(5 << 20)):
                     with pytest.raises(grpc.RpcError):
                         call(body, timeout=5)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -150,6 +151,11 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 NETWORK = f"controller.d/network/{NWID}.json"
 
 
+def home_becomes_a_file(state: Path) -> None:
+    shutil.rmtree(state / "zerotier")
+    write("zerotier", b"x")(state)
+
+
 def write(name: str, data: bytes) -> Callable[[Path], None]:
     def damage(state: Path) -> None:
         path = state / name
@@ -203,7 +209,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], tuple[str, ...], str]] = [
     ("wrong controller network", write(f"zerotier/{NETWORK}", b'{"mtu": "x", "routes": 5}'), ("--controller",), NWID),
     (
         "home a file",
-        lambda state: (shutil.rmtree(state / "zerotier"), write("zerotier", b"x")(state))[1],
+        home_becomes_a_file,
         (),
         "zerotier",
     ),
@@ -507,7 +513,7 @@ def test_a_signal_ends_a_node_whose_clients_and_worker_are_stuck(overlay: Overla
         yield pb.StreamRequest(data=f"GET /{16 << 20} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         held.wait(20)
 
-    calls = [
+    calls: list[Any] = [
         stub.Stream(requests()),
         stub.WatchNetworks(pb.WatchNetworksRequest()),
         stub.Listen(pb.ListenRequest(port=7200)),

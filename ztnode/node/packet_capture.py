@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Final
 
 from ztnode.ring import Buffer
@@ -57,7 +57,7 @@ class PacketCapture:
         self._ended = True
         self._wake.set()
 
-    async def blocks(self) -> AsyncIterator[bytes]:
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
         """Everything so far and from now on, in pieces of whole blocks: a reader may stop after any of them."""
         while True:
             while self._pieces:

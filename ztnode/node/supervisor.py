@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -343,7 +343,7 @@ class Supervisor:
         request = protocol.Ping(next(self._ids), host, self._index(nwid), size, timeout)
         return (await self._ask(self._slots[0], request, protocol.Pong, timeout=timeout)).seconds
 
-    async def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
+    async def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncGenerator[bytes, None]:
         """The network's Ethernet frames as pcapng, in pieces of whole blocks, from now on and until the network goes.
 
         Raises KeyError if it is not up. Close the iterator (``aclosing``) to end the capture.

@@ -27,7 +27,14 @@ MAX_REQUESTS: Final = 16384
 """Requests under way, listeners included."""
 
 
-class RequestHost(SpliceHost, DatagramHost, Protocol):
+class PairHost(SpliceHost, Protocol):
+    """What a connection that waits for its client asks of the loop."""
+
+    @property
+    def pairs(self) -> PairStock: ...
+
+
+class RequestHost(PairHost, DatagramHost, Protocol):
     """What requests ask of the loop that they live on."""
 
     @property
@@ -36,9 +43,6 @@ class RequestHost(SpliceHost, DatagramHost, Protocol):
     @property
     def handoff(self) -> HandoffServer: ...
 
-    @property
-    def pairs(self) -> PairStock: ...
-
     def send(self, message: protocol.ToNode) -> None:
         """Send to the node."""
 
@@ -46,7 +50,7 @@ class RequestHost(SpliceHost, DatagramHost, Protocol):
 class ParkedConnection:
     """An established connection that waits for its client to fetch it."""
 
-    def __init__(self, host: RequestHost, connection: TcpConnection) -> None:
+    def __init__(self, host: PairHost, connection: TcpConnection) -> None:
         self._host = host
         self._connection = connection
         self._ours: socket.socket | None = None

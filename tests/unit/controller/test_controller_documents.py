@@ -71,7 +71,12 @@ def test_keys_name_networks_and_members() -> None:
         assert documents.parse_key(other) is None
 
 
-addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6).filter(lambda address: not address.scope_id))
+def has_no_scope(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return getattr(address, "scope_id", None) is None
+
+
+unscoped = st.ip_addresses(v=6).filter(has_no_scope)
+addresses = st.one_of(st.ip_addresses(v=4), unscoped)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=31)
 uint32 = st.integers(0, 0xFFFFFFFF)
 
@@ -80,7 +85,7 @@ uint32 = st.integers(0, 0xFFFFFFFF)
 def routes(draw: st.DrawFn) -> ManagedRoute:
     address = draw(addresses)
     target = ipaddress.ip_network((address, draw(st.integers(0, address.max_prefixlen))), strict=False)
-    same = st.ip_addresses(v=4) if target.version == 4 else st.ip_addresses(v=6).filter(lambda a: not a.scope_id)
+    same = st.ip_addresses(v=4) if target.version == 4 else unscoped
     return ManagedRoute(target, draw(st.none() | same))
 
 

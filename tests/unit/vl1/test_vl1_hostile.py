@@ -12,6 +12,7 @@ from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS
 from ztnode.vl1.vl1_events import IdentityCollision
 from ztnode.vl1.waiting_room import MAX_INCOMING, MAX_STRANGERS
 from ztnode.wire import c25519, packet
+from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.hello import Hello, Version, WorldVersion, build_hello
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
@@ -373,7 +374,13 @@ def test_rendezvous_and_whois_answers_from_leaves_are_ignored() -> None:
     _, one, two = pair(network)
     target = ("192.0.2.200", 5555)
     seen: list[object] = []
-    network.blocked = lambda source, destination: destination == target and seen.append(source) is None
+
+    def noted(source: Endpoint, destination: Endpoint) -> bool:
+        if destination == target:
+            seen.append(source)
+        return destination == target
+
+    network.blocked = noted
     body = bytes((VERB_RENDEZVOUS,)) + build_rendezvous(Rendezvous(two.address, target))
     network.inject(sealed(two.vl1.identity, one.vl1.identity, body), two.endpoint, one.endpoint)
     asked = one.vl1.send(two.address, VERB_WHOIS, build_whois([IDENTITIES[5].address]), network.now)
@@ -401,7 +408,13 @@ def test_pushed_paths_are_gated_and_kept_to_usable_scopes() -> None:
     network = Network()
     _, one, two = pair(network)
     tried: set[tuple[str, int]] = set()
-    network.blocked = lambda source, destination: source == two.endpoint and (tried.add(destination) or False)
+
+    def noted(source: Endpoint, destination: Endpoint) -> bool:
+        if source == two.endpoint:
+            tried.add(destination)
+        return False
+
+    network.blocked = noted
     pushed = [DirectPath((f"192.0.2.{number}", 1000)) for number in range(1, 101)]
     pushed += [DirectPath(("127.0.0.1", 22)), DirectPath(("224.0.0.1", 1)), DirectPath(("169.254.1.1", 1))]
     pushed += [DirectPath(("0.0.0.0", 1)), DirectPath(("::1", 1)), DirectPath(("fe80::1", 1))]

@@ -11,6 +11,7 @@ from tests.unit.wire import packet_views
 from ztnode.vl1.contacts import GREETINGS_PER_TICK
 from ztnode.vl1.vl1_events import MoonUpdated, Offline, Online, PeerPathChanged, PlanetUpdated, SurfaceAddress
 from ztnode.wire import c25519, packet
+from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.packet import VERB_FRAME, VERB_NETWORK_CONFIG_REQUEST, VERB_OK, VERB_USER_MESSAGE
 from ztnode.wire.reply import parse_error, parse_ok
@@ -189,7 +190,12 @@ def test_root_greets_its_peers_a_few_at_a_time() -> None:
         peer = root.vl1.add_peer(identity, network.now)
         root.vl1._core.path_proved(peer, (f"198.18.0.{number + 1}", 9993), network.now)
     greeted: set[object] = set()
-    network.blocked = lambda source, destination: greeted.add(destination) is None
+
+    def blocked(_source: Endpoint, destination: Endpoint) -> bool:
+        greeted.add(destination)
+        return True
+
+    network.blocked = blocked
     for count in (GREETINGS_PER_TICK, 2 * GREETINGS_PER_TICK, 3 * GREETINGS_PER_TICK, 200):
         network.run(1.001)
         assert len(greeted) == count

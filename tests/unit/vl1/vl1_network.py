@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ztnode.vl1 import Message, Vl1
 from ztnode.vl1.vl1_config import Vl1Config
@@ -187,7 +188,7 @@ class Network:
 
 
 def triangle(
-    network: Network, *, relay_only: bool = False, nat: bool = False, **settings: object
+    network: Network, *, relay_only: bool = False, nat: bool = False, **settings: Any
 ) -> tuple[Host, Host, Host]:
     """A root and two leaves. ``relay_only``: the leaves cannot reach each other."""
     root_endpoint, one, two = ("203.0.113.1", 9993), ("203.0.113.2", 9993), ("203.0.113.3", 9993)

@@ -63,7 +63,8 @@ def test_join_asks_at_once_and_reports(wire: Wire) -> None:
     snapshot = wire.network(ALICE)
     assert snapshot.status is NetworkStatus.OK and not snapshot.from_cache and snapshot.detail == ""
     assert (snapshot.name, snapshot.mtu, snapshot.mac) == ("test", DEFAULT_MTU, int.from_bytes(mac(ALICE), "big"))
-    assert wire.stored[ALICE] == wire.configs[ALICE].build()
+    config = wire.configs[ALICE]
+    assert config is not None and wire.stored[ALICE] == config.build()
     assert len(wire.sent(ALICE, CONTROLLER, VERB_MULTICAST_LIKE)) == 1
     assert len(wire.sent(ALICE, ROOT, VERB_MULTICAST_LIKE)) == 1
 

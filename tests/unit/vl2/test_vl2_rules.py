@@ -198,7 +198,7 @@ COMPARISONS = [
 
 @pytest.mark.parametrize(("kind", "local", "remote", "value", "expected"), COMPARISONS)
 def test_tags(kind: int, local: int, remote: int, value: int, expected: bool) -> None:
-    known = {"local_tags": {1: local}, "tag": {1: remote}.get}
+    known: dict[str, Any] = {"local_tags": {1: local}, "tag": {1: remote}.get}
     for inbound in (False, True):
         assert holds(Rule(kind, TagMatch(1, value)), inbound=inbound, **known) is expected
         assert holds(Rule(kind, TagMatch(1, value), True), inbound=inbound, **known) is not expected

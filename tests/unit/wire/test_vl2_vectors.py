@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ztnode.wire.addressing import rfc4193_address, sixplane_address
+from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
 from ztnode.wire.config_chunk import ConfigChunk
 from ztnode.wire.credential import CredentialType
 from ztnode.wire.dictionary import Dictionary
@@ -30,6 +31,7 @@ from ztnode.wire.multicast import (
 from ztnode.wire.network_config import SPECIALIST_ACTIVE_BRIDGE, NetworkConfig
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.rules import RuleType, build_rule_json, parse_rule_json
+from ztnode.wire.tag import Tag
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "vl2"
 CONTROLLER = Identity.parse_text((VECTORS / "ctrl.identity").read_text())
@@ -105,7 +107,8 @@ def test_every_credential_of_the_real_controller_verifies(name: str) -> None:
     assert not com.agrees_with(com, CONTROLLER), "the identity hash must be that of the member"
     assert not com.verify(MEMBER)
     assert c.certificates_of_ownership
-    for credential in (*c.tags, *c.certificates_of_ownership):
+    credentials: list[Tag | CertificateOfOwnership] = [*c.tags, *c.certificates_of_ownership]
+    for credential in credentials:
         assert credential.verify(CONTROLLER)
         assert not credential.verify(MEMBER)
         assert credential.issued_to == MEMBER.address

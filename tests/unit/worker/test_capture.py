@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ async def collect(capture: PacketCapture) -> bytes:
 
 
 @pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
-def test_tshark_reads_it(tmp_path) -> None:
+def test_tshark_reads_it(tmp_path: Path) -> None:
     async def scenario() -> bytes:
         capture = PacketCapture("8056c2e21c000001", snaplen=40)
         capture.add([(FRAME[:14], memoryview(FRAME)[14:])], pcapng.INBOUND)

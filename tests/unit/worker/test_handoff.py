@@ -10,12 +10,14 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tests.unit.worker.worker_fakes import FakeConnection, FakeHost
-from ztnode.worker import handoff_server as handoff_module
+from ztnode.netstack.udp import UdpSocket
 from ztnode.worker import tcp_pair
 from ztnode.worker.datagrams import DatagramRelay
 from ztnode.worker.handoff_server import CLIENT_SECONDS, MAX_CLIENTS, OFFER_SECONDS, WAIT, HandoffServer
@@ -40,7 +42,7 @@ class Bench(FakeHost):
 
 
 @pytest.fixture
-def bench(tmp_path):
+def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(str(tmp_path / "worker-0.sock"))
     yield made
     made.server.close()
@@ -58,7 +60,7 @@ def fetch(client: socket.socket) -> socket.socket | None:
 
 def park(bench: Bench) -> tuple[FakeConnection, bytes]:
     connection = FakeConnection()
-    return connection, bench.server.offer(ParkedConnection(bench, connection))
+    return connection, bench.server.offer(ParkedConnection(bench, connection.overlay))
 
 
 def test_token_fetches_a_connected_socket(bench: Bench) -> None:
@@ -111,7 +113,7 @@ def test_renewed_offer_waits_as_long_again_and_a_withdrawn_one_not_at_all(bench:
     other, second = park(bench)
     bench.now += OFFER_SECONDS - 1
     bench.server.renew(token)
-    bench.server.renew("00" * 16)
+    bench.server.renew(bytes(16))
     bench.now += 1
     bench.server.handle_timer(bench.now)
     assert other.aborted
@@ -213,7 +215,7 @@ def test_client_that_vanishes_in_the_middle_leaves_no_half_open_connection(
         raise BrokenPipeError
 
     connection, token = park(bench)
-    monkeypatch.setattr(handoff_module.socket, "send_fds", fail)
+    monkeypatch.setattr("socket.send_fds", fail)
     assert fetch(bench.connect(token)) is None
     bench.turn()
     assert connection.aborted
@@ -316,7 +318,7 @@ def test_killed_process_resets_its_pairs() -> None:
         "socket.send_fds(s, [b'x'], [client.fileno()]); client.close(); time.sleep(60)\n"
     )
     parent, child_end = socket.socketpair()
-    child = subprocess.Popen([sys.executable, "-c", script], stdin=child_end)
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=child_end.fileno())
     child_end.close()
     _, fds, _, _ = socket.recv_fds(parent, 1, 1)
     client = socket.socket(fileno=fds[0])
@@ -338,7 +340,7 @@ def test_strangers_on_the_loopback_port_are_sent_away(monkeypatch: pytest.Monkey
 
     original_connect = socket.socket.connect
 
-    def connect(self: socket.socket, address: object) -> None:
+    def connect(self: socket.socket, address: tuple[str, int]) -> None:
         stranger = socket.socket()
         original_connect(stranger, address)
         strangers.append(stranger)
@@ -386,7 +388,7 @@ class FakeUdp:
 
 def test_datagrams_keep_their_boundaries_and_addresses(bench: Bench) -> None:
     udp = FakeUdp()
-    relay = DatagramRelay(udp, bench)
+    relay = DatagramRelay(cast(UdpSocket, udp), bench)
     udp.queue = [(b"one", ("10.0.0.2", 53)), (b"", ("fd00::2", 5300))]
     udp.failures = [(ConnectionRefusedError(111, "refused"), ("10.0.0.3", 9))]
     client = fetch(bench.connect(bench.server.offer(relay)))
@@ -413,7 +415,7 @@ def test_datagrams_keep_their_boundaries_and_addresses(bench: Bench) -> None:
 
 def test_datagrams_wait_for_a_slow_client(bench: Bench) -> None:
     udp = FakeUdp()
-    relay = DatagramRelay(udp, bench)
+    relay = DatagramRelay(cast(UdpSocket, udp), bench)
     client = fetch(bench.connect(bench.server.offer(relay)))
     assert client is not None
     total = 800
@@ -431,7 +433,7 @@ def test_datagrams_wait_for_a_slow_client(bench: Bench) -> None:
 
 def test_unfetched_udp_socket_is_closed(bench: Bench) -> None:
     udp = FakeUdp()
-    bench.server.offer(DatagramRelay(udp, bench))
+    bench.server.offer(DatagramRelay(cast(UdpSocket, udp), bench))
     bench.now += OFFER_SECONDS
     bench.server.handle_timer(bench.now)
     assert udp.closed
@@ -439,8 +441,13 @@ def test_unfetched_udp_socket_is_closed(bench: Bench) -> None:
 
 def test_a_pair_made_ahead_is_given_once_and_closed_with_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     stock = tcp_pair.PairStock()
-    made = []
-    monkeypatch.setattr(tcp_pair, "make_pair", lambda: made.append(make_pair()) or made[-1])
+    made: list[tuple[socket.socket, socket.socket]] = []
+
+    def counted() -> tuple[socket.socket, socket.socket]:
+        made.append(make_pair())
+        return made[-1]
+
+    monkeypatch.setattr(tcp_pair, "make_pair", counted)
     assert not stock.due
     stock.refill()
     assert not made, "one is enough"
@@ -509,7 +516,7 @@ def test_client_that_waits_gets_its_socket_as_soon_as_there_is_one(bench: Bench,
     bench.now += 10 * CLIENT_SECONDS
     bench.server.handle_timer(bench.now)
     connection = FakeConnection()
-    assert bench.server.offer(ParkedConnection(bench, connection), CHOSEN) == CHOSEN
+    assert bench.server.offer(ParkedConnection(bench, connection.overlay), CHOSEN) == CHOSEN
     fetched = fetch(client)
     assert fetched is not None
     fetched.sendall(b"up")
@@ -524,7 +531,7 @@ def test_client_that_waits_gets_its_socket_as_soon_as_there_is_one(bench: Bench,
 def test_client_may_ask_for_the_token_that_it_chose_afterwards(bench: Bench) -> None:
     for message in (CHOSEN, WAIT + CHOSEN):
         bench.server.expect(CHOSEN)
-        bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN)
+        bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
         fetched = fetch(bench.connect(message))
         assert fetched is not None
         fetched.close()
@@ -538,7 +545,7 @@ def test_token_to_wait_for_may_come_in_pieces(bench: Bench) -> None:
         client.sendall(piece)
         bench.turn()
     bench.server.expect(CHOSEN)
-    bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN)
+    bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
     fetched = fetch(client)
     assert fetched is not None
     fetched.close()
@@ -577,7 +584,7 @@ def test_client_that_stops_waiting_leaves_nothing_behind(bench: Bench, announced
     if not announced:
         bench.server.expect(CHOSEN)
     connection = FakeConnection()
-    bench.server.offer(ParkedConnection(bench, connection), CHOSEN)
+    bench.server.offer(ParkedConnection(bench, connection.overlay), CHOSEN)
     bench.now += OFFER_SECONDS
     bench.server.handle_timer(bench.now)
     assert connection.aborted
@@ -588,7 +595,7 @@ def test_client_that_died_while_it_waited_resets_the_connection(bench: Bench) ->
     bench.server.expect(CHOSEN)
     client.close()
     connection = FakeConnection()
-    bench.server.offer(ParkedConnection(bench, connection), CHOSEN)
+    bench.server.offer(ParkedConnection(bench, connection.overlay), CHOSEN)
     assert connection.aborted
     assert not bench.live
     assert bench.server.counters["handoff_failed"] == 1
@@ -601,7 +608,7 @@ def test_nobody_takes_the_place_of_one_who_waits(bench: Bench) -> None:
     bench.server.expect(CHOSEN)
     assert fetch(bench.connect(WAIT + CHOSEN)) is None
     assert fetch(bench.connect(CHOSEN)) is None
-    bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN)
+    bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
     fetched = fetch(client)
     assert fetched is not None
     fetched.close()
@@ -614,7 +621,7 @@ def test_a_token_must_be_one_and_be_free(bench: Bench) -> None:
     bench.server.expect(CHOSEN)
     with pytest.raises(ValueError, match="another connection"):
         bench.server.expect(CHOSEN)
-    bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN)
+    bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
     with pytest.raises(ValueError, match="another connection"):
         bench.server.expect(CHOSEN)
 

@@ -25,7 +25,7 @@ def hang(path: Path, round_number: int, check_seconds: float) -> tuple[subproces
     ours, theirs = socket.socketpair()
     with theirs:
         arguments = [sys.executable, "-c", HUNG, str(path), str(round_number), str(check_seconds)]
-        process = subprocess.Popen(arguments, stdin=theirs)
+        process = subprocess.Popen(arguments, stdin=theirs.fileno())
     ours.settimeout(10)
     assert ours.recv(1) == b"!"
     return process, ours

@@ -32,7 +32,7 @@ BY_ANNOTATION = {
 }
 KINDS = get_args(protocol.Message)
 MESSAGES = st.one_of(
-    *(st.builds(kind, **{field.name: BY_ANNOTATION[field.type] for field in fields(kind)}) for kind in KINDS)
+    *(st.builds(kind, **{field.name: BY_ANNOTATION[str(field.type)] for field in fields(kind)}) for kind in KINDS)
 )
 
 

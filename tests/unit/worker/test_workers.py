@@ -225,7 +225,7 @@ async def test_errors_name_their_cause_quickly(tmp_path: Path) -> None:
             await pair.a.dial("10.121.0.99", 80)
         assert unreachable.value.errno == errno.EHOSTUNREACH
         assert time.monotonic() - start < 3.5
-        pair.drop = lambda frame: frame[12:14] == b"\x08\x00"
+        pair.drop = lambda frame: bytes(frame[12:14]) == b"\x08\x00"
         start = time.monotonic()
         with pytest.raises(DialError, match=r"within 0\.3 s") as timeout:
             await pair.a.dial(B, 80, timeout=0.3)
