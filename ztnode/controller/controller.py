@@ -1,6 +1,6 @@
 """The network controller: decides who is a member and tells each member its signed configuration. Sans-IO.
 
-Driven like every other room: messages of VL1 come in (``receive``), the clock wakes it (``handle_timer``), answers and
+Driven like VL1 and VL2: messages of VL1 come in (``receive``), the clock wakes it (``handle_timer``), answers and
 pushes leave through the ``Vl1`` that it was given. What must survive a restart is handed out as documents
 (``changed_documents``), what an observer should know as events.
 

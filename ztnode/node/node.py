@@ -231,7 +231,7 @@ class Node:
         self._pump(now)
 
     def _pump(self, now: float) -> None:
-        """Move what each room has for the next until nothing is left, then arm the timer."""
+        """Move what each layer has for the next until nothing is left, then arm the timer."""
         # More than once where this node talks to itself, as a member of a network that it controls.
         while messages := self._vl1.messages():
             self._vl2.receive(messages, now)
@@ -265,8 +265,8 @@ class Node:
     # Timers and events
 
     def _arm(self, now: float) -> None:
-        rooms = (self._vl1, self._vl2) if self.controller is None else (self._vl1, self._vl2, self.controller)
-        due = min((at for room in rooms if (at := room.next_timer()) is not None), default=float("inf"))
+        layers = (self._vl1, self._vl2) if self.controller is None else (self._vl1, self._vl2, self.controller)
+        due = min((at for layer in layers if (at := layer.next_timer()) is not None), default=float("inf"))
         if due >= self._timer_at - TIMER_SLACK and self._timer is not None:
             return  # an early alarm finds nothing due and arms itself for the right time
         if self._timer is not None:

@@ -1,4 +1,4 @@
-"""From the rooms' own objects to the values that the control plane shows."""
+"""From the layers' own objects to the values that the control plane shows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ztnode.vl2.snapshot import NetworkSnapshot
 from ztnode.wire.endpoint import format_endpoint
 
 
-def prefixed(room: str, counters: Mapping[str, int]) -> dict[str, int]:
-    """Counters with the room's name in front of each."""
-    return {f"{room}.{name}": count for name, count in sorted(counters.items())}
+def prefixed(layer: str, counters: Mapping[str, int]) -> dict[str, int]:
+    """Counters with the layer's name in front of each."""
+    return {f"{layer}.{name}": count for name, count in sorted(counters.items())}
 
 
 def network(snapshot: NetworkSnapshot) -> NetworkInfo:

@@ -153,10 +153,9 @@ class Filter:
             elif kind == _T.ACTION_BREAK:
                 return _PLAIN[NO_MATCH]
             elif isinstance(forward, wire.Forward) and forward.address != flow.source:
-                if forward.address == flow.local:
-                    if flow.inbound:
-                        return Outcome(SUPER_ACCEPT, copy)
-                elif forward.address == flow.destination:
+                if flow.inbound and forward.address == flow.local:
+                    return Outcome(SUPER_ACCEPT, copy)
+                if forward.address in (flow.local, flow.destination):
                     pass
                 elif kind == _T.ACTION_REDIRECT:
                     return Outcome(REDIRECT, copy, forward.address)
