@@ -10,16 +10,17 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import ztclient
 from ztnode.embedded import EmbeddedError, EmbeddedNetwork
 
-PORT = 5380
-PAGE = b"<!doctype html><title>ztnode</title><p>This page came over a ZeroTier network.\n"
-BULK = 16 << 20
+PORT: Final = 5380
+PAGE: Final = b"<!doctype html><title>ztnode</title><p>This page came over a ZeroTier network.\n"
+BULK: Final = 16 << 20
 """Bytes of the second download."""
-JOIN_TIMEOUT = 15.0
-REQUEST_TIMEOUT = 10.0
+JOIN_TIMEOUT: Final = 15.0
+REQUEST_TIMEOUT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)

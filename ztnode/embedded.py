@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import ztclient
 import ztclient.controller
@@ -26,16 +26,16 @@ from ztnode.node.node import HOME
 from ztnode.plugins.stores import FileStore
 from ztnode.wire.identity import Identity
 
-START_TIMEOUT = 20.0
+START_TIMEOUT: Final = 20.0
 """Seconds for a node process to come up; a crowded machine takes long to start Python."""
-STOP_TIMEOUT = 5.0
+STOP_TIMEOUT: Final = 5.0
 
 
 class EmbeddedError(RuntimeError):
     """A process of the network did not do what it should; the text ends with its last words."""
 
 
-class Member:
+class EmbeddedMember:
     """One ``ztnode serve`` process."""
 
     def __init__(self, name: str, state: Path, arguments: Sequence[str], prefix: Sequence[str]) -> None:
@@ -62,9 +62,9 @@ class Member:
             return self._log.read_text(errors="replace")[-2000:].strip()
         return ""
 
-    def wait_online(self, timeout: float = START_TIMEOUT) -> ztclient.Status:
+    def wait_online(self) -> ztclient.Status:
         """Wait until it answers and has reached a root. Raises EmbeddedError."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise EmbeddedError(f"{self.name} ended with code {self.process.returncode}: {self.last_words()}")
@@ -73,7 +73,7 @@ class Member:
                 if status.online:
                     return status
             time.sleep(0.02)
-        raise EmbeddedError(f"{self.name} is not online after {timeout:g} s: {self.last_words()}")
+        raise EmbeddedError(f"{self.name} is not online after {START_TIMEOUT:g} s: {self.last_words()}")
 
     def stop(self) -> None:
         """End it as Ctrl-C would, by force if it does not."""
@@ -95,10 +95,10 @@ class EmbeddedNetwork:
         """``host``: the physical address at which members reach the root; it must be one where ``prefix`` runs."""
         self.directory = directory
         self.planet = directory / "planet"
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, EmbeddedMember] = {}
         identity = generate_identity()
         port = free_udp_port() if not prefix else 9993
-        root = worldtool.parse_root(identity.to_text(), [f"{host}/{port}"])
+        root = worldtool.parse_root(identity.build_text(), [f"{host}/{port}"])
         secret = worldtool.WorldSecret.generate(os.urandom)
         self.planet.write_bytes(worldtool.create_planet([root], secret, time.time_ns() // 1_000_000))
         self.controller = self._start("root", identity, ["--root", "--controller", "--port", str(port)], prefix)
@@ -110,28 +110,30 @@ class EmbeddedNetwork:
         settings.update({"name": name, "private": private})
         return ztclient.controller.Controller(self.controller.node).create_network(**settings).nwid
 
-    def add(self, name: str, *arguments: str, prefix: Sequence[str] = (), identity: Identity | None = None) -> Member:
+    def add(
+        self, name: str, *arguments: str, prefix: Sequence[str] = (), identity: Identity | None = None
+    ) -> EmbeddedMember:
         """Start one more node; it is not waited for. ``arguments`` go to ``ztnode serve``."""
         port = [] if "--port" in arguments else ["--port", "0"]
         return self._start(name, identity or generate_identity(), [*port, *arguments], prefix)
 
-    def add_all(self, *names: str) -> list[Member]:
+    def add_all(self, *names: str) -> list[EmbeddedMember]:
         """Start several nodes; each starts while the identity of the next is made."""
         return [self.add(name) for name in names]
 
-    def restart(self, member: Member) -> Member:
+    def restart(self, member: EmbeddedMember) -> EmbeddedMember:
         """Start a member that was stopped again, on the same state."""
         arguments = member.command[member.command.index(str(member.state)) + 1 :]
-        again = self.members[member.name] = Member(member.name, member.state, arguments, ())
+        again = self.members[member.name] = EmbeddedMember(member.name, member.state, arguments, ())
         return again
 
-    def _start(self, name: str, identity: Identity, arguments: Sequence[str], prefix: Sequence[str]) -> Member:
+    def _start(self, name: str, identity: Identity, arguments: Sequence[str], prefix: Sequence[str]) -> EmbeddedMember:
         state = self.directory / name
         store = FileStore(state / HOME)
-        store.write(IDENTITY_SECRET, identity.to_text(include_secret=True).encode())
-        store.write(IDENTITY_PUBLIC, identity.to_text().encode())
+        store.write(IDENTITY_SECRET, identity.build_text(include_secret=True).encode())
+        store.write(IDENTITY_PUBLIC, identity.build_text().encode())
         store.close()
-        member = Member(name, state, ["--planet", str(self.planet), *arguments], prefix)
+        member = EmbeddedMember(name, state, ["--planet", str(self.planet), *arguments], prefix)
         self.members[name] = member
         return member
 

@@ -11,15 +11,16 @@ from typing import Protocol, TypeAlias
 
 import pluggy
 
+from ztnode.wire.endpoint import Endpoint
+
 hookspec = pluggy.HookspecMarker("ztnode")
 hookimpl = pluggy.HookimplMarker("ztnode")
 
-Endpoint: TypeAlias = tuple[str, int]
-"""A physical address: a numeric IPv4 or IPv6 address (no brackets, no scope) and a port, or what a transport
-plugin uses in its place."""
+__all__ = ["Datagrams", "Endpoint", "StateStore", "Transport", "hookimpl", "hookspec"]
 
 Datagrams: TypeAlias = Sequence[tuple[bytes, Endpoint]]
-"""A batch of received datagrams, each with where it came from."""
+"""A batch of received datagrams, each with where it came from: an address and a port, or what a transport plugin uses
+in their place."""
 
 
 class StateStore(Protocol):

@@ -63,8 +63,8 @@ class RingCorrupt(Exception):
 class Ring:
     """One direction of a queue. Exactly one process writes, exactly one reads; each calls only its own half.
 
-    The producer uses :meth:`write_many`, :attr:`free`, :meth:`prepare_wait` and :attr:`space_fd`; the consumer uses
-    :meth:`read`, :meth:`release`, :meth:`prepare_sleep` and :attr:`data_fd`.
+    The producer uses ``write_many``, ``free``, ``prepare_wait`` and ``space_fd``; the consumer uses
+    ``read``, ``release``, ``prepare_sleep`` and ``data_fd``.
     """
 
     __slots__ = (
@@ -105,7 +105,7 @@ class Ring:
     def create(cls, capacity: int) -> Ring:
         """A new, empty ring of at least ``capacity`` bytes (rounded up to a power of two, records' headers included).
 
-        Raises OSError where the system has no memory or descriptors left, ValueError above :data:`MAX_CAPACITY`.
+        Raises OSError where the system has no memory or descriptors left, ValueError above ``MAX_CAPACITY``.
         """
         rounded = max(MIN_CAPACITY, 1 << (capacity - 1).bit_length())
         if rounded > MAX_CAPACITY:
@@ -124,7 +124,7 @@ class Ring:
 
     @classmethod
     def attach(cls, fds: Sequence[int]) -> Ring:
-        """The ring of another process by the descriptors that its :attr:`fds` named; takes ownership of them.
+        """The ring of another process by the descriptors that its ``fds`` named; takes ownership of them.
 
         Raises RingCorrupt when they do not lead to a ring, OSError when they are not open.
         """
@@ -141,7 +141,7 @@ class Ring:
 
     @property
     def fds(self) -> tuple[int, int, int, int, int]:
-        """What :meth:`attach` needs, in its order. An eventfd appears twice: it is read and written by one number."""
+        """What ``attach`` needs, in its order. An eventfd appears twice: it is read and written by one number."""
         return (self._memory_fd, *self._data_doorbell, *self._space_doorbell)
 
     @property
@@ -161,7 +161,7 @@ class Ring:
             self._data.release()
             self._map.close()
 
-    # -- producer ---------------------------------------------------------------------------------------------------
+    # Producer
 
     @property
     def free(self) -> int:
@@ -225,7 +225,7 @@ class Ring:
 
     @property
     def space_fd(self) -> int:
-        """Readable when the consumer made room after :meth:`prepare_wait` said to wait."""
+        """Readable when the consumer made room after ``prepare_wait`` said to wait."""
         return self._space_doorbell[0]
 
     def prepare_wait(self) -> bool:
@@ -243,20 +243,20 @@ class Ring:
         return True
 
     def clear_space(self) -> None:
-        """Silence :attr:`space_fd` after it woke the producer."""
+        """Silence ``space_fd`` after it woke the producer."""
         _silence(self._space_doorbell[0])
 
-    # -- consumer ---------------------------------------------------------------------------------------------------
+    # Consumer
 
     @property
     def data_fd(self) -> int:
-        """Readable when the producer published after :meth:`prepare_sleep` said to sleep."""
+        """Readable when the producer published after ``prepare_sleep`` said to sleep."""
         return self._data_doorbell[0]
 
     def read(self, limit: int = 1 << 20) -> list[tuple[int, memoryview]]:
         """The next records, as ``(tag, payload)``, at least one if there is any, stopping at about ``limit`` bytes.
 
-        The payloads are views into the shared memory: they hold their bytes until :meth:`release`. All of one call lie
+        The payloads are views into the shared memory: they hold their bytes until ``release``. All of one call lie
         in one stretch of memory in rising order. Raises RingCorrupt.
         """
         indices = self._indices
@@ -311,7 +311,7 @@ class Ring:
             _ring(self._space_doorbell[1])
 
     def prepare_sleep(self) -> bool:
-        """Announce that the consumer is about to wait on :attr:`data_fd`. False: there is data, do not wait."""
+        """Announce that the consumer is about to wait on ``data_fd``. False: there is data, do not wait."""
         indices = self._indices
         indices[_SLEEPING] = 1
         self._fence.release()
@@ -322,7 +322,7 @@ class Ring:
         return True
 
     def clear_data(self) -> None:
-        """Silence :attr:`data_fd` after it woke the consumer."""
+        """Silence ``data_fd`` after it woke the consumer."""
         _silence(self._data_doorbell[0])
 
 

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from ztnode import plugins
 from ztnode.control.server import ControlServer, TcpOptions, node_service
@@ -18,8 +19,8 @@ from ztnode.node.registry import Registration
 
 log = logging.getLogger(__name__)
 
-STDIN = 0
-STOP_GRACE = 0.5
+STDIN: Final = 0
+STOP_GRACE: Final = 0.5
 """Seconds that control calls under way get when the node stops; all of it ends within two."""
 
 
@@ -68,7 +69,7 @@ async def serving(options: ServeOptions) -> AsyncIterator[Served]:
         await node.close()
 
 
-async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda served: None) -> None:
+async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda _served: None) -> None:
     """Serve until SIGTERM, SIGINT or, if told so, the end of standard input; ``ready`` is called when clients can come.
     Raises as ``serving`` does."""
     stop = asyncio.Event()

@@ -12,16 +12,17 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from ztnode.wire import c25519
+from ztnode.wire.address import format_address
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
-from ztnode.wire.world import MAX_ROOTS, MAX_STABLE_ENDPOINTS, PLANET_ID_EARTH, Root, World, WorldType
+from ztnode.wire.world import MAX_ROOTS, MAX_STABLE_ENDPOINTS, PLANET_ID_EARTH, Root, World, WorldType, format_world_id
 
-_ENDPOINT = re.compile(r"(?:\[(?P<v6>[^]]+)\]:|(?P<slashed>[^/]+)/|(?P<v4>[0-9.]+):)(?P<port>[0-9]{1,5})")
-_WORLD_ID_BITS = 64
+_ENDPOINT: Final = re.compile(r"(?:\[(?P<v6>[^]]+)\]:|(?P<slashed>[^/]+)/|(?P<v4>[0-9.]+):)(?P<port>[0-9]{1,5})")
+_WORLD_ID_BITS: Final = 64
 
 
 class WorldToolError(ValueError):
@@ -70,7 +71,7 @@ class WorldSecret:
         document = {
             "objtype": "world",
             "worldType": "planet",
-            "id": f"{self.world_id:016x}",
+            "id": format_world_id(self.world_id),
             "signingKey": self.public.hex(),
             "signingKey_SECRET": self.secret.hex(),
         }
@@ -98,14 +99,16 @@ def parse_root(identity_text: str, endpoints: Sequence[str]) -> Root:
     """A root from the contents of its ``identity.public`` (or ``identity.secret``) and 1 to 32 endpoints as text.
     The identity's proof of work is checked. Raises WorldToolError."""
     try:
-        identity = Identity.from_text(identity_text)
+        identity = Identity.parse_text(identity_text)
     except WireError as error:
         raise WorldToolError(str(error)) from None
     if not identity.validate():
-        raise WorldToolError(f"the identity {identity.address:010x} is not valid: its address does not fit its key")
+        raise WorldToolError(
+            f"the identity {format_address(identity.address)} is not valid: its address does not fit its key"
+        )
     parsed = tuple(dict.fromkeys(parse_endpoint(text) for text in endpoints))
     if not 1 <= len(parsed) <= MAX_STABLE_ENDPOINTS:
-        raise WorldToolError(f"the root {identity.address:010x} needs 1 to {MAX_STABLE_ENDPOINTS} endpoints")
+        raise WorldToolError(f"the root {format_address(identity.address)} needs 1 to {MAX_STABLE_ENDPOINTS} endpoints")
     return Root(identity.without_secret(), parsed)
 
 
@@ -128,7 +131,7 @@ def create_planet(roots: Sequence[Root], secret: WorldSecret, timestamp: int) ->
         )
     except ValueError as error:
         raise WorldToolError(str(error)) from None
-    return world.to_bytes()
+    return world.build()
 
 
 def update_planet(previous: bytes, secret: WorldSecret, timestamp: int, roots: Sequence[Root] | None = None) -> bytes:
@@ -150,15 +153,15 @@ def describe_world(data: bytes) -> dict[str, Any]:
     return {
         "objtype": "world",
         "worldType": world.type.name.lower(),
-        "id": f"{world.id:016x}",
+        "id": format_world_id(world.id),
         "timestamp": world.timestamp,
         "updatesMustBeSignedBy": world.updates_signed_by.hex(),
         "signature": world.signature.hex(),
         "selfSigned": world.is_signed_by(world.updates_signed_by),
         "roots": [
             {
-                "address": f"{root.identity.address:010x}",
-                "identity": root.identity.to_text(),
+                "address": format_address(root.identity.address),
+                "identity": root.identity.build_text(),
                 "stableEndpoints": [f"{ip}/{port}" for ip, port in root.endpoints],
             }
             for root in world.roots
@@ -168,6 +171,6 @@ def describe_world(data: bytes) -> dict[str, Any]:
 
 def _parse(data: bytes) -> World:
     try:
-        return World.from_bytes(data)
+        return World.parse(data)
     except WireError as error:
         raise WorldToolError(str(error)) from None

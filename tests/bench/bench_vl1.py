@@ -53,7 +53,7 @@ def measure_direct(protocol: int, batch: int, rounds: int) -> tuple[float, float
     for _ in range(rounds):
         started = time.perf_counter()
         one.vl1.send_batch(address, VERB_FRAME, frames, now)
-        queue = one.vl1.to_send(now)
+        queue = one.vl1.to_send()
         outward.append(time.perf_counter() - started)
         datagrams = [(datagram, one.endpoint) for _, queued in queue for datagram in queued]
         started = time.perf_counter()
@@ -72,11 +72,11 @@ def measure_relay(batch: int, rounds: int) -> float:
     one.vl1.send(two.address, VERB_USER_MESSAGE, b"", network.now)
     network.run(3)
     one.vl1.send_batch(two.address, VERB_FRAME, [bytes(FRAME)] * batch, network.now)
-    datagrams = [(datagram, one.endpoint) for _, queued in one.vl1.to_send(network.now) for datagram in queued]
+    datagrams = [(datagram, one.endpoint) for _, queued in one.vl1.to_send() for datagram in queued]
 
     def relay() -> None:
         root.vl1.receive(datagrams, network.now)
-        root.vl1.to_send(network.now)
+        root.vl1.to_send()
 
     return best(relay, rounds) / batch * 1e6
 

@@ -29,7 +29,7 @@ from tests.bench.report import LeftOut, Result, Row, number
 from tests.bench.site import Place, Site, site, unavailable
 from tests.interop.libzt_wheel import LibztMissing, obtain
 from tests.interop.processes import REPOSITORY, Talker
-from ztnode.embedded import EmbeddedNetwork, Member
+from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
 from ztnode.netstack.fault_injector import Faults
 
 SECTION = "beside libzt, clean wire, all peers on the far side"
@@ -53,7 +53,7 @@ class Meeting:
 
     site: Site
     folder: Path
-    ours: Member
+    ours: EmbeddedMember
     our_ip: str
     peer: Talker
     peer_ip: str
@@ -200,7 +200,7 @@ def until_assigned(place: Place) -> str:
     raise TimeoutError("zerotier-one got no address")
 
 
-def until_reachable(member: Member, address: str) -> None:
+def until_reachable(member: EmbeddedMember, address: str) -> None:
     """Wait until libzt answers ARP: it looks every five seconds for what it should subscribe to."""
     deadline = time.monotonic() + TIMEOUT
     while True:
@@ -212,7 +212,7 @@ def until_reachable(member: Member, address: str) -> None:
                 raise
 
 
-def until_direct(member: Member) -> None:
+def until_direct(member: EmbeddedMember) -> None:
     """Wait until the node speaks to each member on a direct path."""
     deadline = time.monotonic() + TIMEOUT
     while not all(peer.direct for peer in member.node.peers()):

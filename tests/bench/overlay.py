@@ -20,7 +20,7 @@ from tests.bench.http_peer import Incomplete, Transfer
 from tests.bench.options import Options
 from tests.bench.report import Result, Row
 from tests.interop.processes import Talker
-from ztnode.embedded import EmbeddedNetwork, Member
+from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
 
 PORT = 5380
 JOIN_TIMEOUT = 30.0
@@ -43,8 +43,8 @@ SECTION = "two nodes of ours, loopback"
 class Pair:
     """``alpha`` serves HTTP at ``ip``, ``beta`` fetches."""
 
-    alpha: Member
-    beta: Member
+    alpha: EmbeddedMember
+    beta: EmbeddedMember
     ip: str
 
     def connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
@@ -63,7 +63,7 @@ class Pair:
         return http_peer.put(self.connect, self.ip, PORT, http_peer.content(size))
 
 
-def ipv4(member: Member, nwid: str) -> str:
+def ipv4(member: EmbeddedMember, nwid: str) -> str:
     """The member's managed IPv4 address, joining if need be."""
     addresses = member.node.join(nwid, JOIN_TIMEOUT).addresses
     return next(address.partition("/")[0] for address in addresses if ":" not in address)
@@ -254,7 +254,7 @@ def bulk(nodes: Pair, options: Options) -> Iterator[Result]:
 class Cost:
     """CPU time of a member's processes during a block, in µs for each data frame."""
 
-    def __init__(self, member: Member, counter: str) -> None:
+    def __init__(self, member: EmbeddedMember, counter: str) -> None:
         self._member, self._counter = member, f"worker.{counter}"
         self.node = self.worker = 0.0
 

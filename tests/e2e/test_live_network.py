@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import ztclient
-from ztnode.embedded import Member
+from ztnode.embedded import EmbeddedMember
 
 AUTHORISATION_TIMEOUT = 90.0
 
@@ -29,11 +29,11 @@ URL = urlsplit(os.environ["LIBZT_ZEROTIER_URL"])
 
 
 @pytest.fixture(scope="module")
-def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
+def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedMember]:
     """A node that has joined the network."""
     state = Path(os.environ.get("LIBZT_ZEROTIER_STATE") or tmp_path_factory.mktemp("live"))
     planet = os.environ.get("LIBZT_ZEROTIER_PLANET")
-    started = Member("live", state, ["--planet", planet] if planet else [], ())
+    started = EmbeddedMember("live", state, ["--planet", planet] if planet else [], ())
     try:
         started.wait_online()
         started.node.join(NWID, AUTHORISATION_TIMEOUT, on_change=lambda network: print(network.state, network.detail))
@@ -42,11 +42,11 @@ def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
         started.stop()
 
 
-def test_there_is_a_managed_address(member: Member) -> None:
+def test_there_is_a_managed_address(member: EmbeddedMember) -> None:
     assert member.node.ips(NWID)
 
 
-def test_a_page_comes_over_the_network(member: Member) -> None:
+def test_a_page_comes_over_the_network(member: EmbeddedMember) -> None:
     assert URL.hostname is not None
     kind = ztclient.HTTPSConnection if URL.scheme == "https" else ztclient.HTTPConnection
     connection = kind(URL.hostname, URL.port or None, timeout=30, node=member.node)

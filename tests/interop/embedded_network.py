@@ -27,13 +27,13 @@ from typing import Any, cast
 
 from ztnode import worldtool
 from ztnode.controller.controller import Controller
-from ztnode.controller.documents import render_member
-from ztnode.controller.errors import ControllerError
-from ztnode.vl1.config import Vl1Config
-from ztnode.vl1.node import Vl1
-from ztnode.vl2.switch import Vl2
+from ztnode.controller.controller_error import ControllerError
+from ztnode.controller.documents import build_member
+from ztnode.vl1 import Vl1
+from ztnode.vl1.vl1_config import Vl1Config
+from ztnode.vl2 import Vl2
 from ztnode.wire.identity import Identity
-from ztnode.wire.world import World
+from ztnode.wire.world import Root, World
 
 
 def wall() -> int:
@@ -46,13 +46,13 @@ def load_state(state: Path, endpoint: tuple[str, int]) -> tuple[Identity, World]
     state.mkdir(parents=True, exist_ok=True)
     secret = state / "identity.secret"
     if not secret.exists():
-        secret.write_text(Identity.generate().to_text(include_secret=True))
-    identity = Identity.from_text(secret.read_text())
+        secret.write_text(Identity.generate().build_text(include_secret=True))
+    identity = Identity.parse_text(secret.read_text())
     planet = state / "planet"
     if not planet.exists():
-        root = worldtool.Root(identity.without_secret(), (endpoint,))
+        root = Root(identity.without_secret(), (endpoint,))
         planet.write_bytes(worldtool.create_planet([root], worldtool.WorldSecret.generate(os.urandom), wall()))
-    return identity, World.from_bytes(planet.read_bytes())
+    return identity, World.parse(planet.read_bytes())
 
 
 class EmbeddedNetwork(asyncio.DatagramProtocol):
@@ -101,7 +101,7 @@ class EmbeddedNetwork(asyncio.DatagramProtocol):
         self.vl1.events()
         now = time.monotonic()
         if self.transport is not None:
-            for endpoint, datagrams in self.vl1.to_send(now):
+            for endpoint, datagrams in self.vl1.to_send():
                 for datagram in datagrams:
                     self.transport.sendto(datagram, endpoint)
         if self._timer is not None:
@@ -131,9 +131,9 @@ class EmbeddedNetwork(asyncio.DatagramProtocol):
             case "member":
                 address = int(command["address"], 16)
                 member = self.controller.update_member(nwid, address, command["settings"], now, wall())
-                return {"event": "member", "member": render_member(member)}
+                return {"event": "member", "member": build_member(member)}
             case "members":
-                members = [render_member(member) for member in self.controller.members(nwid)]
+                members = [build_member(member) for member in self.controller.members(nwid)]
                 return {"event": "members", "members": members}
             case "peers":
                 peers = [{"address": f"{p.address:010x}", "endpoint": p.endpoint} for p in self.vl1.peers()]

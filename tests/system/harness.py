@@ -6,7 +6,7 @@ import hashlib
 import http.server
 from dataclasses import dataclass
 
-from ztnode.embedded import EmbeddedNetwork, Member
+from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
 
 PORT = 5380
 JOIN_TIMEOUT = 30.0
@@ -18,8 +18,8 @@ class Overlay:
 
     network: EmbeddedNetwork
     nwid: str
-    alpha: Member
-    beta: Member
+    alpha: EmbeddedMember
+    beta: EmbeddedMember
     ip: str
 
 
@@ -56,7 +56,7 @@ def content(size: int) -> bytes:
     return b"".join(blocks)[:size]
 
 
-def ipv4(member: Member, nwid: str) -> str:
+def ipv4(member: EmbeddedMember, nwid: str) -> str:
     """The member's managed IPv4 address, joining if need be."""
     addresses = member.node.join(nwid, JOIN_TIMEOUT).addresses
     return next(address.partition("/")[0] for address in addresses if ":" not in address)

@@ -13,8 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from ztnode.vl1.node import Message, Vl1
-from ztnode.vl2.switch import Vl2
+from ztnode.vl1 import Message, Vl1
+from ztnode.vl2 import Vl2
 from ztnode.wire import c25519
 from ztnode.wire.config_chunk import split_config
 from ztnode.wire.config_request import ConfigRequest
@@ -43,7 +43,7 @@ class Rogue:
         self.socket.bind(("127.0.0.1", 0))
         self.socket.setblocking(False)
         now, wall = time.monotonic(), time.time_ns() // 1_000_000
-        self.vl1 = Vl1(identity, World.from_bytes(planet), random=os.urandom, now=now, wall=wall)
+        self.vl1 = Vl1(identity, World.parse(planet), random=os.urandom, now=now, wall=wall)
         self.vl2 = Vl2(self.vl1, identity, random=os.urandom, now=now, wall=wall, controller=True)
         self.sent: deque[tuple[Endpoint, bytes]] = deque(maxlen=RECORDED)
         """The datagrams that it sent in good order, for copies of all kinds."""
@@ -81,7 +81,7 @@ class Rogue:
 
     def flush(self) -> None:
         """Send what VL1 has to say."""
-        for endpoint, datagrams in self.vl1.to_send(time.monotonic()):
+        for endpoint, datagrams in self.vl1.to_send():
             if endpoint[0] != "127.0.0.1":
                 continue  # the hosts' other addresses, which its peers told it
             self.sent += ((endpoint, datagram) for datagram in datagrams)
@@ -135,7 +135,7 @@ class Rogue:
     def _configure(self, message: Message, now: float) -> None:
         peer, verb, packet_id, payload = message
         try:
-            nwid = ConfigRequest.decode(payload).network_id
+            nwid = ConfigRequest.parse(payload).network_id
         except WireError:
             return
         config = self.on_config_request(nwid, peer.address)
@@ -143,7 +143,7 @@ class Rogue:
             return
         update_id = int.from_bytes(os.urandom(8), "big") | 1
         for chunk in split_config(nwid, config, update_id, self.identity):
-            self.vl1.reply_ok(peer, verb, packet_id, chunk.encode(), now)
+            self.vl1.reply_ok(peer, verb, packet_id, chunk.build(), now)
 
 
 def throw(sender: socket.socket, datagrams: Iterable[bytes], endpoint: Endpoint | Sequence[object]) -> None:

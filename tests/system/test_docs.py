@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ztnode.embedded import Member, free_udp_port
+from ztnode.embedded import EmbeddedMember, free_udp_port
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BIN = str(Path(sys.executable).parent)
@@ -39,7 +39,9 @@ def test_a_network_of_your_own_and_joining_it(tmp_path: Path) -> None:
     run(planet, tmp_path)
     assert serve.startswith("ztnode serve --state root --planet planet ") and serve.endswith(" &")
     flags = serve.removesuffix(" &").split()[6:]
-    root = Member("root", tmp_path / "root", ["--planet", str(tmp_path / "planet"), "--port", str(port), *flags], ())
+    root = EmbeddedMember(
+        "root", tmp_path / "root", ["--planet", str(tmp_path / "planet"), "--port", str(port), *flags], ()
+    )
     member = None
     try:
         root.wait_online()
@@ -48,7 +50,7 @@ def test_a_network_of_your_own_and_joining_it(tmp_path: Path) -> None:
         assert nwid
         _, serve, join, ips, _call = commands("Join your own network in five lines")
         assert serve == "ztnode serve --state ./st &"
-        member = Member("st", tmp_path / "st", ["--planet", str(tmp_path / "planet"), "--port", "0"], ())
+        member = EmbeddedMember("st", tmp_path / "st", ["--planet", str(tmp_path / "planet"), "--port", "0"], ())
         member.wait_online()
         environment = f"ZTNODE_STATE={tmp_path}/st "
         run(environment + join.replace("9ad07d01093a69e3", nwid[1]), tmp_path)

@@ -18,8 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -27,7 +29,7 @@ import pytest
 import ztclient
 from tests.system.harness import PORT, Overlay, content, ipv4
 from tests.system.rogue import Rogue, hello, made_up, throw
-from ztnode.embedded import Member
+from ztnode.embedded import EmbeddedMember
 from ztnode.v1 import node_pb2 as pb
 from ztnode.v1 import node_pb2_grpc as rpc
 from ztnode.wire import checksum, packet
@@ -42,15 +44,15 @@ from ztnode.wire.multicast import (
     Like,
     MulticastFrame,
     MulticastGroup,
-    encode_gather,
-    encode_likes,
-    encode_multicast_frame,
+    build_gather,
+    build_likes,
+    build_multicast_frame,
 )
-from ztnode.wire.network_config import NetworkConfig, NetworkType, Route
+from ztnode.wire.network_config import ManagedRoute, NetworkConfig, NetworkType
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import CIPHER_AES_GMAC_SIV
 from ztnode.wire.rules import Forward, Rule, RuleType
-from ztnode.worker.handoff import CLIENT_SECONDS
+from ztnode.worker.handoff_server import CLIENT_SECONDS
 
 IDENTITY = json.loads((Path(__file__).parents[1] / "vectors/vl1/identities.json").read_text())["identities"][1][
     "secret"
@@ -79,19 +81,19 @@ def fetch(overlay: Overlay, size: int = 50_000) -> bytes:
     return body
 
 
-def log_lines(member: Member) -> list[str]:
+def log_lines(member: EmbeddedMember) -> list[str]:
     return (member.state / "serve.log").read_text(errors="replace").splitlines()
 
 
-def counters(member: Member) -> dict[str, int]:
+def counters(member: EmbeddedMember) -> dict[str, int]:
     return member.node.status().counters
 
 
-def drops(member: Member) -> int:
+def drops(member: EmbeddedMember) -> int:
     return sum(count for name, count in counters(member).items() if ".drop_" in name)
 
 
-def worker_counters(member: Member) -> dict[str, int]:
+def worker_counters(member: EmbeddedMember) -> dict[str, int]:
     return member.node.status().workers[0].counters
 
 
@@ -124,20 +126,20 @@ def unharmed(overlay: Overlay) -> Iterator[None]:
         assert len(new) <= LOG_LINES, "\n".join(new)
 
 
-def endpoint(member: Member) -> tuple[str, int]:
+def endpoint(member: EmbeddedMember) -> tuple[str, int]:
     """Where a member's UDP socket is."""
     listening = next(each for each in member.node.status().listening if not each.startswith("["))
     return "127.0.0.1", int(listening.rpartition(":")[2])
 
 
-def address(member: Member) -> int:
+def address(member: EmbeddedMember) -> int:
     return int(member.node.status().address, 16)
 
 
 @pytest.fixture(scope="module")
 def rogue(overlay: Overlay) -> Iterator[Rogue]:
     """A member of the network with a direct path to both members."""
-    made = Rogue(Identity.from_text(IDENTITY), overlay.network.planet.read_bytes())
+    made = Rogue(Identity.parse_text(IDENTITY), overlay.network.planet.read_bytes())
     assert made.join(int(overlay.nwid, 16))
     for member in (overlay.alpha, overlay.beta):
         assert made.reach(address(member))
@@ -152,14 +154,14 @@ def stranger() -> Iterator[socket.socket]:
         yield sender
 
 
-def targets(overlay: Overlay) -> list[Member]:
+def targets(overlay: Overlay) -> list[EmbeddedMember]:
     return [overlay.alpha, overlay.network.controller]
 
 
-# -- strangers --------------------------------------------------------------------------------------------------------
+# Strangers
 
 
-def addressed(member: Member, length: int, source: random.Random) -> bytes:
+def addressed(member: EmbeddedMember, length: int, source: random.Random) -> bytes:
     """Random bytes that are addressed to a node, so that they get as far as bytes can."""
     data = bytearray(source.randbytes(length))
     data[8:13] = address(member).to_bytes(5, "big")[: max(0, length - 8)]
@@ -221,7 +223,7 @@ def test_a_flood_of_made_up_identities(overlay: Overlay, stranger: socket.socket
     makers = made_up(150)
     with unharmed(overlay):
         for member in targets(overlay):
-            public = Identity.from_text(member.node.status().public_identity)
+            public = Identity.parse_text(member.node.status().public_identity)
             before = counters(member)
             hellos = [hello(maker, public) for maker in makers]
             throw(stranger, hellos * 3, endpoint(member))
@@ -239,7 +241,7 @@ def test_a_flood_of_made_up_identities(overlay: Overlay, stranger: socket.socket
 def test_fragments_that_never_complete(overlay: Overlay, rogue: Rogue, stranger: socket.socket) -> None:
     source = random.Random(3)
 
-    def fragments(member: Member, count: int) -> Iterator[bytes]:
+    def fragments(member: EmbeddedMember, count: int) -> Iterator[bytes]:
         own = address(member).to_bytes(5, "big")
         for number in range(count):
             total = source.choice((0, 1, 2, 7, 7, 7, 15))
@@ -256,7 +258,7 @@ def test_fragments_that_never_complete(overlay: Overlay, rogue: Rogue, stranger:
             assert drops(member) - before > 4000
 
 
-# -- an authentic member ----------------------------------------------------------------------------------------------
+# An authentic member
 
 
 def rubbish(verb: int, source: random.Random) -> Iterator[bytes]:
@@ -285,7 +287,7 @@ def test_authentic_rubbish_of_every_verb(overlay: Overlay, rogue: Rogue) -> None
                     rogue.send(victim, verb, rubbish(verb, source))
                     # About a network that is joined, and in reply to questions that were never asked.
                     rogue.send(victim, verb, (nwid + payload[:9000] for payload in rubbish(verb, source)))
-            public = Identity.from_text(member.node.status().public_identity)
+            public = Identity.parse_text(member.node.status().public_identity)
             bombs = [
                 bytes((verb | 0x80,)) + body
                 for verb in range(32)
@@ -315,13 +317,13 @@ def test_a_member_that_lies_about_the_network(overlay: Overlay, rogue: Rogue) ->
     source = random.Random(5)
     nwid = int(overlay.nwid, 16)
     victim = address(overlay.alpha)
-    mine = NetworkConfig(nwid, victim, timestamp=1 << 50, mtu=576, type=NetworkType.PUBLIC).encode()
+    mine = NetworkConfig(nwid, victim, timestamp=1 << 50, mtu=576, type=NetworkType.PUBLIC).build()
     with unharmed(overlay):
         before = overlay.alpha.node.network(overlay.nwid)
-        forged = [chunk.encode() for chunk in split_config(nwid, mine, 7, rogue.identity)]
+        forged = [chunk.build() for chunk in split_config(nwid, mine, 7, rogue.identity)]
         unsigned = nwid.to_bytes(8, "big") + len(mine).to_bytes(2, "big") + mine
         endless = [
-            ConfigChunk(nwid, bytes(1000), update, 500_000, 1000 * part, 1, bytes(96)).encode()
+            ConfigChunk(nwid, bytes(1000), update, 500_000, 1000 * part, 1, bytes(96)).build()
             for update in range(1, 30)
             for part in range(10)
         ]
@@ -330,12 +332,12 @@ def test_a_member_that_lies_about_the_network(overlay: Overlay, rogue: Rogue) ->
         groups = (Like(nwid, MulticastGroup(source.getrandbits(48), source.getrandbits(32))) for _ in range(40_000))
         foreign = (Like(source.getrandbits(64), MulticastGroup(source.getrandbits(48))) for _ in range(40_000))
         for likes in (groups, foreign):
-            payloads = iter(lambda likes=likes: encode_likes(itertools.islice(likes, 500)), b"")
+            payloads = iter(partial(lambda some: build_likes(itertools.islice(some, 500)), likes), b"")
             for member in (overlay.alpha, overlay.network.controller):
                 rogue.send(address(member), packet.VERB_MULTICAST_LIKE, itertools.islice(payloads, 40))
         for member in (overlay.alpha, overlay.network.controller):
             gathers = (
-                encode_gather(Gather(nwid, MulticastGroup(0xFFFFFFFFFFFF, number), 0xFFFFFFFF)) for number in range(500)
+                build_gather(Gather(nwid, MulticastGroup(0xFFFFFFFFFFFF, number), 0xFFFFFFFF)) for number in range(500)
             )
             rogue.send(address(member), packet.VERB_MULTICAST_GATHER, gathers)
         rogue.run(0.3)
@@ -452,7 +454,7 @@ def test_frames_with_forged_addresses(overlay: Overlay, rogue: Rogue) -> None:
         rogue.send(victim, packet.VERB_EXT_FRAME, payloads)
         groups = (0xFFFFFFFFFFFF, 0x01005E7F0001, 0x3333FF123456, 0, alpha_mac)
         frames = [
-            encode_multicast_frame(
+            build_multicast_frame(
                 MulticastFrame(
                     nwid,
                     MulticastGroup(group, source.getrandbits(32)),
@@ -503,7 +505,7 @@ def test_no_frame_of_a_private_network_without_a_certificate(overlay: Overlay, r
             # With its own certificate, of the public network, and one that it signed itself.
             now = time.time_ns() // 1_000_000
             forged = CertificateOfMembership.issue(number, now, 1 << 40, rogue.identity).sign(rogue.identity)
-            rogue.send(victim, packet.VERB_NETWORK_CREDENTIALS, [NetworkCredentials((forged,)).encode()] * 50)
+            rogue.send(victim, packet.VERB_NETWORK_CREDENTIALS, [NetworkCredentials((forged,)).build()] * 50)
             rogue.send(victim, packet.VERB_FRAME, (head + frame for _ in range(100)))
             rogue.run(2.5)  # as long as frames wait for a certificate
             rogue.send(victim, packet.VERB_FRAME, (head + frame for _ in range(100)))
@@ -520,13 +522,13 @@ def test_no_frame_of_a_private_network_without_a_certificate(overlay: Overlay, r
             member.node.leave(nwid)
 
 
-# -- a controller -----------------------------------------------------------------------------------------------------
+# A controller
 
 
 def bad_configs(nwid: int, member: int, rogue: Identity) -> list[bytes]:
     """Configurations that are signed as they should be, and mean nothing good."""
     source = random.Random(8)
-    base = {"network_id": nwid, "issued_to": member, "type": NetworkType.PUBLIC, "timestamp": 1}
+    base: dict[str, Any] = {"network_id": nwid, "issued_to": member, "type": NetworkType.PUBLIC, "timestamp": 1}
     every = (
         ip_interface("0.0.0.0/0"),
         ip_interface("255.255.255.255/32"),
@@ -545,14 +547,14 @@ def bad_configs(nwid: int, member: int, rogue: Identity) -> list[bytes]:
         NetworkConfig(
             **base,
             static_addresses=tuple(ip_interface(f"10.66.{n}.1/24") for n in range(200)),
-            routes=tuple(Route(ip_network(f"10.{n}.0.0/16"), ip_address("10.66.0.1")) for n in range(256)),
+            routes=tuple(ManagedRoute(ip_network(f"10.{n}.0.0/16"), ip_address("10.66.0.1")) for n in range(256)),
         ),
         NetworkConfig(
             **base,
             static_addresses=(ip_interface("10.66.0.1/24"),),
             routes=(
-                Route(ip_network("0.0.0.0/0"), ip_address("10.66.0.1")),
-                Route(ip_network("::/0"), ip_address("::1")),
+                ManagedRoute(ip_network("0.0.0.0/0"), ip_address("10.66.0.1")),
+                ManagedRoute(ip_network("::/0"), ip_address("::1")),
             ),
         ),
         NetworkConfig(**base, static_addresses=(ip_interface("10.66.0.1/24"),), rules=loops * 300),
@@ -561,7 +563,7 @@ def bad_configs(nwid: int, member: int, rogue: Identity) -> list[bytes]:
         NetworkConfig(**{**base, "issued_to": 1}),
         NetworkConfig(**{**base, "network_id": 1}),
     ]
-    encoded = [config.encode() for config in configs]
+    encoded = [config.build() for config in configs]
     keys = (
         "v",
         "nwid",
@@ -616,7 +618,7 @@ def test_a_network_whose_controller_means_ill(overlay: Overlay, rogue: Rogue) ->
             # What is asked for comes at its own pace; the rest is pushed.
             for config in configs:
                 update = int.from_bytes(os.urandom(8), "big") | 1
-                chunks = [chunk.encode() for chunk in split_config(nwid, config, update, rogue.identity)]
+                chunks = [chunk.build() for chunk in split_config(nwid, config, update, rogue.identity)]
                 rogue.send(victim, packet.VERB_NETWORK_CONFIG, chunks[:20])
                 rogue.run(0.03)
             rogue.run(0.5)
@@ -627,10 +629,10 @@ def test_a_network_whose_controller_means_ill(overlay: Overlay, rogue: Rogue) ->
             overlay.beta.node.leave(f"{nwid:016x}")
 
 
-# -- local clients ----------------------------------------------------------------------------------------------------
+# Local clients
 
 
-def handoff_path(member: Member) -> str:
+def handoff_path(member: EmbeddedMember) -> str:
     return str(member.state / "worker-0.sock")
 
 
@@ -699,7 +701,7 @@ def test_another_user_gets_nothing_even_with_the_token(overlay: Overlay) -> None
             each.chmod(mode)
 
 
-def control_channel(member: Member) -> grpc.Channel:
+def control_channel(member: EmbeddedMember) -> grpc.Channel:
     return grpc.insecure_channel(f"unix:{member.state}/ztnode.sock")
 
 
@@ -717,7 +719,7 @@ def test_garbage_on_the_control_socket(overlay: Overlay) -> None:
                     client.sendall(openings[number % 4] + source.randbytes(source.choice((0, 10, 1000, 100_000))))
         with control_channel(overlay.beta) as channel:
             for name in ("Join", "Dial", "Stream", "Nonsense"):
-                call = channel.unary_unary(f"/ztnode.v1.NodeService/{name}")
+                call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/ztnode.v1.NodeService/{name}")
                 for body in (b"\xff" * 100, os.urandom(50_000), bytes(5 << 20)):
                     with pytest.raises(grpc.RpcError):
                         call(body, timeout=5)

@@ -20,7 +20,7 @@ import pytest
 
 import ztclient
 from tests.system.harness import JOIN_TIMEOUT, PORT, Overlay, content, ipv4
-from ztnode.embedded import EmbeddedNetwork, Member
+from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
 from ztnode.wire.network_config import NetworkConfig
 
 
@@ -38,7 +38,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def worker_pid(member: Member) -> int:
+def worker_pid(member: EmbeddedMember) -> int:
     return member.node.status().workers[0].pid
 
 
@@ -196,7 +196,7 @@ def test_a_restart_reaches_everybody_at_once_as_well_when_its_port_is_another(ov
         assert (udp_port(again) != port) == taken
 
 
-def udp_port(member: Member) -> int:
+def udp_port(member: EmbeddedMember) -> int:
     return int(member.node.status().listening[0].rpartition(":")[2])
 
 
@@ -207,10 +207,10 @@ def test_a_network_that_only_the_cache_knows_takes_no_route_from_a_live_one(over
     ipv4(member, overlay.nwid)
     member.stop()
     kept = member.state / "zerotier/networks.d"
-    config = NetworkConfig.decode((kept / f"{overlay.nwid}.conf").read_bytes())
+    config = NetworkConfig.parse((kept / f"{overlay.nwid}.conf").read_bytes())
     gone = 0x0102030405000001
     assert gone < int(overlay.nwid, 16)
-    (kept / f"{gone:016x}.conf").write_bytes(dataclasses.replace(config, network_id=gone).encode())
+    (kept / f"{gone:016x}.conf").write_bytes(dataclasses.replace(config, network_id=gone).build())
     again = overlay.network.restart(member)
     until(lambda: again.process.poll() is None and serves(again))
     until(lambda: not again.node.network(overlay.nwid).from_cache)
@@ -219,7 +219,7 @@ def test_a_network_that_only_the_cache_knows_takes_no_route_from_a_live_one(over
     ztclient.create_connection((overlay.ip, PORT), 10, node=again.node).close()
 
 
-def serves(member: Member) -> bool:
+def serves(member: EmbeddedMember) -> bool:
     with contextlib.suppress(ztclient.Error):
         return bool(member.node.status().address)
     return False

@@ -19,7 +19,7 @@ from typing import cast
 import pytest
 
 from tests.system.harness import Overlay, ipv4
-from ztnode.embedded import Member
+from ztnode.embedded import EmbeddedMember
 from ztnode.wire.world import World
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -39,10 +39,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def member(directory: Path, overlay: Overlay, installed: Path, *arguments: str, **environment: str) -> Iterator[Member]:
+def member(
+    directory: Path, overlay: Overlay, installed: Path, *arguments: str, **environment: str
+) -> Iterator[EmbeddedMember]:
     """A node with the plugins, which takes its state and transport by ``arguments``."""
     prefix = ["env", f"PYTHONPATH={installed}", *(f"{name}={value}" for name, value in environment.items())]
-    started = Member("plugged", directory, ["--port", "0", "--join", overlay.nwid, *arguments], prefix)
+    started = EmbeddedMember("plugged", directory, ["--port", "0", "--join", overlay.nwid, *arguments], prefix)
     try:
         started.wait_online()
         yield started
@@ -69,7 +71,7 @@ def test_planet_by_url(tmp_path: Path, overlay: Overlay, installed: Path) -> Non
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/planet"
         with member(tmp_path, overlay, installed, "--planet", url) as node:
-            assert node.node.status().planet_id == World.from_bytes(Planets.planet).id
+            assert node.node.status().planet_id == World.parse(Planets.planet).id
             assert ipv4(node, overlay.nwid)
         server.shutdown()
 

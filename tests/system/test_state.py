@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -27,7 +28,7 @@ import ztclient
 from tests.system.harness import PORT, Overlay, content, ipv4
 from tests.system.rogue import hello, made_up
 from ztnode import worldtool
-from ztnode.embedded import Member
+from ztnode.embedded import EmbeddedMember
 from ztnode.plugins.stores import FileStore
 from ztnode.v1 import node_pb2 as pb
 from ztnode.v1 import node_pb2_grpc as rpc
@@ -46,14 +47,14 @@ OTHER_NWID = "8056c2e21c000001"
 def identity() -> Identity:
     """An identity that zerotier-idtool made."""
     made = json.loads((VECTORS / "identities.json").read_text())["identities"][0]
-    return Identity.from_text(made["secret"])
+    return Identity.parse_text(made["secret"])
 
 
 @pytest.fixture(scope="module")
 def planet(identity: Identity, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A planet whose root nobody is."""
     path = tmp_path_factory.mktemp("planet") / "planet"
-    root = worldtool.parse_root(identity.to_text(), ["127.0.0.1/1"])
+    root = worldtool.parse_root(identity.build_text(), ["127.0.0.1/1"])
     path.write_bytes(worldtool.create_planet([root], worldtool.WorldSecret.generate(os.urandom), 1))
     return path
 
@@ -64,9 +65,9 @@ def state(tmp_path: Path, identity: Identity, planet: Path) -> Path:
     home = tmp_path / "st" / "zerotier"
     for directory in ("networks.d", "moons.d", "controller.d/network"):
         (home / directory).mkdir(parents=True)
-    (home / "identity.secret").write_text(identity.to_text(include_secret=True))
+    (home / "identity.secret").write_text(identity.build_text(include_secret=True))
     (home / "identity.secret").chmod(0o600)
-    (home / "identity.public").write_text(identity.to_text())
+    (home / "identity.public").write_text(identity.build_text())
     (home / "planet").write_bytes(planet.read_bytes())
     (home / f"networks.d/{NWID}.conf").write_bytes(b"\n")
     return tmp_path / "st"
@@ -145,9 +146,14 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-# -- damaged state ----------------------------------------------------------------------------------------------------
+# Damaged state
 
 NETWORK = f"controller.d/network/{NWID}.json"
+
+
+def home_becomes_a_file(state: Path) -> None:
+    shutil.rmtree(state / "zerotier")
+    write("zerotier", b"x")(state)
 
 
 def write(name: str, data: bytes) -> Callable[[Path], None]:
@@ -203,7 +209,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], tuple[str, ...], str]] = [
     ("wrong controller network", write(f"zerotier/{NETWORK}", b'{"mtu": "x", "routes": 5}'), ("--controller",), NWID),
     (
         "home a file",
-        lambda state: (shutil.rmtree(state / "zerotier"), write("zerotier", b"x")(state))[1],
+        home_becomes_a_file,
         (),
         "zerotier",
     ),
@@ -244,7 +250,7 @@ def test_a_damaged_port_is_no_reason_to_stay_down(state: Path, planet: Path, kep
     assert process.returncode == 0 and "Traceback" not in err
 
 
-# -- disks ------------------------------------------------------------------------------------------------------------
+# Disks
 
 needs_mounts = pytest.mark.skipif(
     os.getuid() != 0 or shutil.which("unshare") is None, reason="mounts a file system of its own, which takes root"
@@ -394,7 +400,7 @@ def test_a_node_that_is_killed_at_any_moment_starts_again(state: Path, planet: P
     assert process.returncode == 0 and "Traceback" not in err
 
 
-# -- signals ----------------------------------------------------------------------------------------------------------
+# Signals
 
 
 def ends(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str]:
@@ -483,7 +489,7 @@ def test_a_signal_ends_a_node_that_has_identities_to_check(state: Path, planet: 
     node = wait_ready(process, state)
     status = node.status()
     listening = next(each for each in status.listening if not each.startswith("["))
-    victim = Identity.from_text(status.public_identity)
+    victim = Identity.parse_text(status.public_identity)
     for network in range(6):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.bind((f"127.0.{network + 1}.1", 0))
@@ -507,7 +513,7 @@ def test_a_signal_ends_a_node_whose_clients_and_worker_are_stuck(overlay: Overla
         yield pb.StreamRequest(data=f"GET /{16 << 20} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         held.wait(20)
 
-    calls = [
+    calls: list[Any] = [
         stub.Stream(requests()),
         stub.WatchNetworks(pb.WatchNetworksRequest()),
         stub.Listen(pb.ListenRequest(port=7200)),
@@ -536,13 +542,13 @@ def test_a_signal_ends_a_node_whose_clients_and_worker_are_stuck(overlay: Overla
             each.close()
 
 
-# -- processes that die, in the middle of bulk ------------------------------------------------------------------------
+# Processes that die, in the middle of bulk
 
 
 class Pouring:
     """An endless transfer between two programs over the overlay: ``upload`` from beta's client, else to it."""
 
-    def __init__(self, dialler: Member, listener: Member, ip: str, port: int, *, upload: bool) -> None:
+    def __init__(self, dialler: EmbeddedMember, listener: EmbeddedMember, ip: str, port: int, *, upload: bool) -> None:
         with listener.node.listen(ip, port) as listening:
             self.client = dialler.node.create_connection((ip, port), 10)
             self.server, _ = listening.accept()
@@ -609,7 +615,7 @@ def test_a_worker_that_is_killed_in_bulk_is_a_reset_for_its_client(overlay: Over
     assert fetch(overlay) == content(50_000)
 
 
-def log(member: Member) -> list[str]:
+def log(member: EmbeddedMember) -> list[str]:
     return (member.state / "serve.log").read_text(errors="replace").splitlines()
 
 

@@ -13,14 +13,14 @@ import pytest
 
 import ztclient
 from tests.system.harness import PORT, Handler, Overlay, content, ipv4
-from ztnode.embedded import Member
+from ztnode.embedded import EmbeddedMember
 
 COUNT = 40
 SIZE = 100_000
 
 
 @pytest.fixture(scope="module")
-def member(overlay: Overlay) -> Iterator[tuple[Member, str]]:
+def member(overlay: Overlay) -> Iterator[tuple[EmbeddedMember, str]]:
     """A member with two workers that serves pages, and its address."""
     gamma = overlay.network.add("gamma", "--workers", "2")
     gamma.wait_online()
@@ -46,11 +46,11 @@ def fetch_many(node: ztclient.Node, ip: str) -> None:
         assert all(body == content(SIZE) for body in pool.map(lambda _: fetch(node, ip), range(COUNT)))
 
 
-def handoffs(member: Member) -> list[int]:
+def handoffs(member: EmbeddedMember) -> list[int]:
     return [worker.counters.get("handoffs", 0) for worker in member.node.status().workers]
 
 
-def test_accepted_and_dialled_connections_are_shared_out(overlay: Overlay, member: tuple[Member, str]) -> None:
+def test_accepted_and_dialled_connections_are_shared_out(overlay: Overlay, member: tuple[EmbeddedMember, str]) -> None:
     gamma, ip = member
     fetch_many(overlay.beta.node, ip)
     fetch_many(gamma.node, overlay.ip)
@@ -61,7 +61,7 @@ def test_accepted_and_dialled_connections_are_shared_out(overlay: Overlay, membe
     assert min(handoffs(gamma)) > COUNT // 2, "half of what it dialled, and some of what it accepted"
 
 
-def test_it_goes_on_without_one_of_them(overlay: Overlay, member: tuple[Member, str]) -> None:
+def test_it_goes_on_without_one_of_them(overlay: Overlay, member: tuple[EmbeddedMember, str]) -> None:
     gamma, ip = member
     fetch(overlay.beta.node, ip)
     before = gamma.node.status().workers
@@ -72,7 +72,7 @@ def test_it_goes_on_without_one_of_them(overlay: Overlay, member: tuple[Member, 
     assert after[1].pid == before[1].pid
 
 
-def test_a_closed_port_refuses_from_either(overlay: Overlay, member: tuple[Member, str]) -> None:
+def test_a_closed_port_refuses_from_either(overlay: Overlay, member: tuple[EmbeddedMember, str]) -> None:
     gamma, ip = member
     for _ in range(4):
         with pytest.raises(ConnectionRefusedError):

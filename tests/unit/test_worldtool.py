@@ -30,18 +30,18 @@ def root(*endpoints: str) -> Root:
 
 
 def test_a_planet_carries_its_roots_and_signature(secret: WorldSecret) -> None:
-    world = World.from_bytes(worldtool.create_planet([root("10.77.0.1/9993", "[fd00::1]:9993")], secret, 1234))
+    world = World.parse(worldtool.create_planet([root("10.77.0.1/9993", "[fd00::1]:9993")], secret, 1234))
     assert (world.type, world.id, world.timestamp) == (WorldType.PLANET, secret.world_id, 1234)
     assert world.is_signed_by(secret.public) and world.updates_signed_by == secret.public
     assert world.roots[0].endpoints == (("10.77.0.1", 9993), ("fd00::1", 9993))
-    assert world.roots[0].identity.to_text() == IDENTITY
+    assert world.roots[0].identity.build_text() == IDENTITY
 
 
 def test_an_update_replaces_the_old_planet_even_with_a_clock_behind(secret: WorldSecret) -> None:
     old = worldtool.create_planet([root()], secret, 5000)
     new = worldtool.update_planet(old, secret, 4000)
-    assert World.from_bytes(old).may_be_replaced_by(World.from_bytes(new))
-    moved = World.from_bytes(worldtool.update_planet(old, secret, 9000, [root("10.9.9.9/1")]))
+    assert World.parse(old).may_be_replaced_by(World.parse(new))
+    moved = World.parse(worldtool.update_planet(old, secret, 9000, [root("10.9.9.9/1")]))
     assert moved.timestamp == 9000 and moved.roots[0].endpoints == (("10.9.9.9", 1),)
 
 
@@ -117,6 +117,6 @@ def test_show_tells_everything(secret: WorldSecret) -> None:
 
 
 def test_a_root_never_carries_its_secret_into_the_planet(secret: WorldSecret) -> None:
-    own = Identity.from_text(IDENTITY)
+    own = Identity.parse_text(IDENTITY)
     planet = worldtool.create_planet([worldtool.parse_root(f"{IDENTITY}:{SECRET}", ["10.0.0.1/1"])], secret, 1)
-    assert World.from_bytes(planet).roots[0].identity == own
+    assert World.parse(planet).roots[0].identity == own

@@ -37,12 +37,12 @@ def new(output: Path | None, as_json: bool) -> None:
         made = generate_identity()
     if output is not None:
         output.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_new(output / "identity.secret", made.to_text(include_secret=True).encode(), secret=True)
-        write_new(output / "identity.public", made.to_text().encode())
+        write_new(output / "identity.secret", made.build_text(include_secret=True).encode(), secret=True)
+        write_new(output / "identity.public", made.build_text().encode())
     if as_json:
-        print_json(_fields(made) | ({} if output is not None else {"secret": made.to_text(include_secret=True)}))
+        print_json(_fields(made) | ({} if output is not None else {"secret": made.build_text(include_secret=True)}))
     elif output is None:
-        click.echo(made.to_text(include_secret=True))
+        click.echo(made.build_text(include_secret=True))
     else:
         click.echo(f"{made.address:010x}")
 
@@ -59,7 +59,7 @@ def show(source: str, as_json: bool) -> None:
         print_fields(
             (
                 ("address", f"{found.address:010x}"),
-                ("public", found.to_text()),
+                ("public", found.build_text()),
                 ("has secret", "yes" if found.secret else "no"),
             )
         )
@@ -92,10 +92,10 @@ def _read(source: str) -> Identity:
         with Path(source).open(encoding="utf-8", errors="replace") as file:
             text = file.read(MAX_IDENTITY_FILE)
     try:
-        return Identity.from_text(text.strip())
+        return Identity.parse_text(text.strip())
     except WireError as error:
         raise Failure(f"{source if text != source else 'the text'} is no identity: {error}") from None
 
 
 def _fields(found: Identity) -> dict[str, object]:
-    return {"address": f"{found.address:010x}", "public": found.to_text(), "has_secret": found.secret is not None}
+    return {"address": f"{found.address:010x}", "public": found.build_text(), "has_secret": found.secret is not None}

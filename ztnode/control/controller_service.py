@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from ztnode.control import convert
 from ztnode.control.errors import Context, invalid, not_found, streaming, unary
 from ztnode.control.server import Service
-from ztnode.controller.controller import ControllerEvent, NetworkChanged
-from ztnode.controller.documents import Member, Network, render_network
+from ztnode.controller.controller import ControlledNetworkChanged, ControllerEvent
+from ztnode.controller.documents import ControlledMember, ControlledNetwork, build_network
 from ztnode.node.administration import Administration
 from ztnode.v1 import controller_pb2 as pb
 from ztnode.v1 import controller_pb2_grpc as rpc
@@ -56,7 +56,7 @@ class ControllerService(rpc.ControllerServiceServicer):
         self, request: pb.ControllerUpdateNetworkRequest, context: Context
     ) -> pb.ControllerUpdateNetworkResponse:
         present = self._network(request.network_id)
-        settings = network_settings(request.settings, render_network(present))
+        settings = network_settings(request.settings, build_network(present))
         network = self._admin.update_network(present.nwid, settings)
         return pb.ControllerUpdateNetworkResponse(network=self._network_message(network))
 
@@ -139,25 +139,25 @@ class ControllerService(rpc.ControllerServiceServicer):
 
     # Between requests, the administration and messages
 
-    def _network(self, text: str) -> Network:
+    def _network(self, text: str) -> ControlledNetwork:
         nwid = convert.network_id(text)
         try:
             return self._admin.network(nwid)
         except KeyError:
             raise not_found(f"this controller has no network {nwid:016x}") from None
 
-    def _member(self, network_text: str, address_text: str) -> Member:
+    def _member(self, network_text: str, address_text: str) -> ControlledMember:
         network, address = self._network(network_text), member_address(address_text)
         try:
             return self._admin.member(network.nwid, address)
         except KeyError:
             raise not_found(f"the network {network.nwid:016x} has no member {address:010x}") from None
 
-    def _change_member(self, network_text: str, address_text: str, settings: Mapping[str, Any]) -> Member:
+    def _change_member(self, network_text: str, address_text: str, settings: Mapping[str, Any]) -> ControlledMember:
         network = self._network(network_text)
         return self._admin.update_member(network.nwid, member_address(address_text), settings)
 
-    def _network_message(self, network: Network) -> pb.ControllerNetwork:
+    def _network_message(self, network: ControlledNetwork) -> pb.ControllerNetwork:
         members, authorised = self._admin.count_members(network.nwid)
         return pb.ControllerNetwork(
             network_id=f"{network.nwid:016x}",
@@ -168,7 +168,7 @@ class ControllerService(rpc.ControllerServiceServicer):
             authorised_members=authorised,
         )
 
-    def _member_message(self, member: Member) -> pb.ControllerMember:
+    def _member_message(self, member: ControlledMember) -> pb.ControllerMember:
         age = self._admin.last_seen_age(member)
         major, minor, revision, protocol = member.version
         return pb.ControllerMember(
@@ -198,7 +198,7 @@ class ControllerService(rpc.ControllerServiceServicer):
 
     def _watch_message(self, event: ControllerEvent) -> pb.ControllerWatchResponse:
         nwid = f"{event.nwid:016x}"
-        if isinstance(event, NetworkChanged):
+        if isinstance(event, ControlledNetworkChanged):
             if event.network is None or event.nwid not in {network.nwid for network in self._admin.networks()}:
                 return pb.ControllerWatchResponse(network_deleted=nwid)
             return pb.ControllerWatchResponse(network=self._network_message(event.network))
@@ -289,8 +289,8 @@ def _json_list(field: str, text: str) -> list[Any]:
     return value
 
 
-def _network_settings_message(network: Network) -> pb.NetworkSettings:
-    document = render_network(network)
+def _network_settings_message(network: ControlledNetwork) -> pb.NetworkSettings:
+    document = build_network(network)
     return pb.NetworkSettings(
         name=network.name,
         private=network.private,

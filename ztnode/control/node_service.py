@@ -91,7 +91,7 @@ class NodeService(rpc.NodeServiceServicer):
     @streaming
     async def Listen(self, request: pb.ListenRequest, context: Context) -> AsyncIterator[pb.ListenResponse]:
         listener, bound = await self._node.listen(
-            convert.ip_address(request.ip) if request.ip else "",
+            convert.ip_address(request.ip) if request.ip else None,
             convert.port_number(request.port, lowest=0),
             nwid=self._joined(request.network_id),
             backlog=min(request.backlog, MAX_BACKLOG) or 128,
@@ -151,7 +151,7 @@ class NodeService(rpc.NodeServiceServicer):
         if request.token:
             _check_token(request.token)
         try:
-            return await self._node.dial(ip, port, nwid=nwid, timeout=timeout, token=request.token)
+            return await self._node.dial(ip, port, nwid=nwid, timeout=timeout, token=request.token or None)
         except KeyError:
             # Left while the attempt was under way.
             raise not_found("the network was left") from None

@@ -1,1 +1,22 @@
-"""The network controller: members, authorisation, managed addresses, signed configurations. Sans-IO."""
+"""The network controller: members, authorization, managed addresses, signed configurations. Sans-IO."""
+
+from ztnode.controller.controller import (
+    ControlledNetworkChanged,
+    Controller,
+    ControllerEvent,
+    ControllerLimits,
+    MemberChanged,
+)
+from ztnode.controller.controller_error import ControllerError
+from ztnode.controller.documents import ControlledMember, ControlledNetwork
+
+__all__ = [
+    "ControlledMember",
+    "ControlledNetwork",
+    "ControlledNetworkChanged",
+    "Controller",
+    "ControllerError",
+    "ControllerEvent",
+    "ControllerLimits",
+    "MemberChanged",
+]

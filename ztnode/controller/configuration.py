@@ -1,15 +1,16 @@
 """What the controller tells one member: its configuration with every certificate in it signed. Pure functions.
 
-Facts: the reference's ``EmbeddedNetworkController::_request``, from where the member is known to be authorised.
+Facts: the reference's ``EmbeddedNetworkController::_request``, from where the member is known to be authorized.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Final
 
-from ztnode.controller.addresses import managed_addresses
-from ztnode.controller.documents import ACCEPT_ALL, Member, Network
+from ztnode.controller.address_pools import managed_addresses
+from ztnode.controller.documents import ACCEPT_ALL, ControlledMember, ControlledNetwork
 from ztnode.wire.capability import Capability
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.certificate_of_ownership import MAX_THINGS, CertificateOfOwnership
@@ -28,11 +29,11 @@ from ztnode.wire.network_config import (
 )
 from ztnode.wire.tag import Tag
 
-LEGACY_CONFIG_VERSION = 6
+LEGACY_CONFIG_VERSION: Final = 6
 """Members whose metadata claims less read text fields in place of some binary ones."""
 
 
-def grant_defaults(network: Network, member: Member, *, new: bool) -> Member:
+def grant_defaults(network: ControlledNetwork, member: ControlledMember, *, new: bool) -> ControlledMember:
     """The member with the network's default tags and, if it is ``new``, default capabilities. Default tags go to every
     member that lacks them, because rules compare tags and a missing one matches nothing."""
     held = {tag for tag, _ in member.tags}
@@ -46,15 +47,15 @@ def grant_defaults(network: Network, member: Member, *, new: bool) -> Member:
 
 
 def issue(
-    network: Network,
-    member: Member,
+    network: ControlledNetwork,
+    member: ControlledMember,
     identity: Identity,
     controller: Identity,
     metadata: RequestMetadata,
     bridges: Iterable[int],
     wall: int,
 ) -> NetworkConfig:
-    """The signed configuration of an authorised member. ``identity`` is the member's, ``controller`` has its secret
+    """The signed configuration of an authorized member. ``identity`` is the member's, ``controller`` has its secret
     key, ``bridges`` are the addresses of active bridges, ``wall`` (Unix milliseconds) is the certificates' time."""
     addresses = managed_addresses(network, member)[:MAX_STATIC_ADDRESSES]
     computed = (network.rfc4193 or network.sixplane) and not member.no_auto_assign_ips
@@ -86,7 +87,9 @@ def issue(
     )
 
 
-def _capabilities(network: Network, member: Member, controller: Identity, wall: int) -> Iterator[Capability]:
+def _capabilities(
+    network: ControlledNetwork, member: ControlledMember, controller: Identity, wall: int
+) -> Iterator[Capability]:
     granted = {grant.id: grant for grant in network.capabilities}
     for number in member.capabilities:
         grant = granted.get(number)
@@ -94,13 +97,13 @@ def _capabilities(network: Network, member: Member, controller: Identity, wall: 
             yield Capability(network.nwid, wall, number, grant.rules).sign(controller, member.address)
 
 
-def _tags(member: Member, nwid: int, controller: Identity, wall: int) -> Iterator[Tag]:
+def _tags(member: ControlledMember, nwid: int, controller: Identity, wall: int) -> Iterator[Tag]:
     for number, value in sorted(dict(member.tags).items()):
         yield Tag(nwid, wall, member.address, number, value).sign(controller)
 
 
 def _ownership(
-    addresses: tuple[IpInterface, ...], member: Member, controller: Identity, wall: int
+    addresses: tuple[IpInterface, ...], member: ControlledMember, controller: Identity, wall: int
 ) -> Iterator[CertificateOfOwnership]:
     """One certificate for every MAX_THINGS addresses; a member of an ordinary network has one."""
     for number, at in enumerate(range(0, len(addresses), MAX_THINGS)[:MAX_CERTIFICATES_OF_OWNERSHIP], 1):

@@ -1,12 +1,12 @@
 """The network controller: decides who is a member and tells each member its signed configuration. Sans-IO.
 
-Driven like every other room: messages of VL1 come in (``receive``), the clock wakes it (``handle_timer``), answers and
+Driven like VL1 and VL2: messages of VL1 come in (``receive``), the clock wakes it (``handle_timer``), answers and
 pushes leave through the ``Vl1`` that it was given. What must survive a restart is handed out as documents
 (``changed_documents``), what an observer should know as events.
 
 Facts: the reference's ``controller/EmbeddedNetworkController.cpp`` (request handling, pushes, revocations) and
 ``node/Node.cpp`` (``ncSendConfig``, ``ncSendRevocation``, ``ncSendError``). Two things are better than there: a member
-that loses its authorisation is told at once, where the reference lets it find out at its next refresh; and an address
+that loses its authorization is told at once, where the reference lets it find out at its next refresh; and an address
 is never given to a second member while another holds it.
 """
 
@@ -17,14 +17,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from ztnode.controller.addresses import assign
+from ztnode.controller.address_pools import assign
 from ztnode.controller.configuration import LEGACY_CONFIG_VERSION, grant_defaults, issue
+from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.database import Database
-from ztnode.controller.documents import Member, Network, change_member, change_network
-from ztnode.controller.errors import ControllerError
-from ztnode.vl1.node import Message, Vl1
+from ztnode.controller.documents import ControlledMember, ControlledNetwork, change_member, change_network
+from ztnode.vl1 import Message, Vl1
 from ztnode.vl1.peer import Peer
-from ztnode.wire.address import controller_of, is_reserved
+from ztnode.wire.address import controller_of, format_address, format_nwid, is_reserved
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.config_chunk import split_config
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata
 from ztnode.wire.credential import CredentialType
@@ -39,7 +40,6 @@ from ztnode.wire.packet import (
     VERB_NETWORK_CONFIG_REQUEST,
     VERB_NETWORK_CREDENTIALS,
 )
-from ztnode.wire.reader import Buffer
 from ztnode.wire.reply import build_error
 from ztnode.wire.revocation import FLAG_FAST_PROPAGATE, Revocation
 
@@ -58,7 +58,7 @@ class ControllerLimits:
 
     max_networks: int = 4096
     max_members: int = 16384
-    """Members of one network, authorised and not."""
+    """Members of one network, authorized and not."""
     max_pending: int = 1024
     """Members of one network on which no administrator has acted; the one unheard for longest makes room."""
     min_request_interval: float = 1.0
@@ -66,11 +66,11 @@ class ControllerLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkChanged:
+class ControlledNetworkChanged:
     """A network was made, changed or (``network`` is None) deleted."""
 
     nwid: int
-    network: Network | None
+    network: ControlledNetwork | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +79,10 @@ class MemberChanged:
 
     nwid: int
     address: int
-    member: Member | None
+    member: ControlledMember | None
 
 
-ControllerEvent: TypeAlias = NetworkChanged | MemberChanged
+ControllerEvent: TypeAlias = ControlledNetworkChanged | MemberChanged
 _Key: TypeAlias = tuple[int, int]
 """(nwid, member address)."""
 
@@ -164,18 +164,20 @@ class Controller:
     # Administration: raises KeyError for an unknown network or member, ControllerError for a bad setting, and what
     # ``commit`` raises; then nothing has changed
 
-    def networks(self) -> list[Network]:
+    def networks(self) -> list[ControlledNetwork]:
         """All networks by id."""
         return self._database.networks()
 
-    def network(self, nwid: int) -> Network:
+    def network(self, nwid: int) -> ControlledNetwork:
         """One network."""
         network = self._database.network(nwid)
         if network is None:
             raise KeyError(nwid)
         return network
 
-    def create_network(self, settings: Mapping[str, Any], now: float, wall: int, *, nwid: int | None = None) -> Network:
+    def create_network(
+        self, settings: Mapping[str, Any], now: float, wall: int, *, nwid: int | None = None
+    ) -> ControlledNetwork:
         """A new network; ``settings`` as in ``documents.NETWORK_SETTINGS``; ``nwid`` None: a random one of ours.
         ControllerError if the id exists or is not ours."""
         if len(self._database) >= self._limits.max_networks:
@@ -183,17 +185,17 @@ class Controller:
         if nwid is None:
             nwid = self._free_nwid()
         elif controller_of(nwid) != self._identity.address or not nwid & 0xFFFFFF:
-            ours = f"{self._identity.address:010x}"
-            raise ControllerError(f"{nwid:016x} is not an id for this controller: ids begin with {ours}")
+            ours = format_address(self._identity.address)
+            raise ControllerError(f"{format_nwid(nwid)} is not an id for this controller: ids begin with {ours}")
         elif nwid in self._database:
-            raise ControllerError(f"the network {nwid:016x} exists already")
-        return self._put_network(change_network(Network(nwid, creation_time=wall), settings), now, wall)
+            raise ControllerError(f"the network {format_nwid(nwid)} exists already")
+        return self._put_network(change_network(ControlledNetwork(nwid, creation_time=wall), settings), now, wall)
 
-    def update_network(self, nwid: int, settings: Mapping[str, Any], now: float, wall: int) -> Network:
+    def update_network(self, nwid: int, settings: Mapping[str, Any], now: float, wall: int) -> ControlledNetwork:
         """Change settings; members that are online get the new configuration at once."""
         return self._put_network(change_network(self.network(nwid), settings), now, wall)
 
-    def delete_network(self, nwid: int, now: float, wall: int) -> None:
+    def delete_network(self, nwid: int, now: float) -> None:
         """Delete the network and all its members; those online are told."""
         self.network(nwid)
         members = self._database.addresses(nwid)
@@ -203,13 +205,13 @@ class Controller:
             self._contacts.pop((nwid, address), None)
         for key in [key for key in self._events if key[0] == nwid]:
             del self._events[key]
-        self._events[nwid, None] = NetworkChanged(nwid, None)
+        self._events[nwid, None] = ControlledNetworkChanged(nwid, None)
 
-    def members(self, nwid: int) -> list[Member]:
+    def members(self, nwid: int) -> list[ControlledMember]:
         """All members by address."""
         return self._database.members(nwid)
 
-    def member(self, nwid: int, address: int) -> Member:
+    def member(self, nwid: int, address: int) -> ControlledMember:
         """One member."""
         member = self._database.member(nwid, address)
         if member is None:
@@ -217,12 +219,12 @@ class Controller:
         return member
 
     def count_members(self, nwid: int) -> tuple[int, int]:
-        """(all members, the authorised ones) of a network. KeyError if there is none."""
+        """(all members, the authorized ones) of a network. KeyError if there is none."""
         members = self._database.members(nwid)
         return len(members), sum(member.authorized for member in members)
 
-    def authorises(self, nwid: int, address: int) -> bool:
-        """Whether a node is an authorised member of a network of ours."""
+    def authorizes(self, nwid: int, address: int) -> bool:
+        """Whether a node is an authorized member of a network of ours."""
         member = self._database.member(nwid, address)
         return member is not None and member.authorized
 
@@ -231,21 +233,23 @@ class Controller:
         contact = self._contacts.get((nwid, address))
         return None if contact is None else contact.last_request
 
-    def update_member(self, nwid: int, address: int, settings: Mapping[str, Any], now: float, wall: int) -> Member:
+    def update_member(
+        self, nwid: int, address: int, settings: Mapping[str, Any], now: float, wall: int
+    ) -> ControlledMember:
         """Change (or make known in advance) a member; ``settings`` as in ``documents.MEMBER_SETTINGS``, ``authorized``
-        among them. Pushed at once if it is online; a deauthorised one's certificate is revoked."""
+        among them. Pushed at once if it is online; a deauthorized one's certificate is revoked."""
         self.network(nwid)
         if is_reserved(address) or address >> 40:
             raise ControllerError(f"{address:010x} is not an address that a member can have")
         old = self._database.member(nwid, address)
         if old is None and self._database.count(nwid) >= self._limits.max_members:
             raise ControllerError(f"the network has {self._limits.max_members} members, as many as it may have")
-        before = old or Member(nwid, address, creation_time=wall)
+        before = old or ControlledMember(nwid, address, creation_time=wall)
         member = change_member(before, settings)
         for ip in set(member.ip_assignments) - set(before.ip_assignments):
             holder = self._database.holder(nwid, ip)
             if holder is not None and holder != address:
-                raise ControllerError(f"{ip} is assigned to the member {holder:010x}")
+                raise ControllerError(f"{ip} is assigned to the member {format_address(holder)}")
         if member.authorized and not before.authorized:
             member = replace(member, last_authorized_time=wall, authorized_by="api")
         elif before.authorized and not member.authorized:
@@ -273,7 +277,7 @@ class Controller:
     # A member asks
 
     def _request(self, peer: Peer, packet_id: int, payload: Buffer, now: float, wall: int) -> None:
-        request = ConfigRequest.decode(payload)
+        request = ConfigRequest.parse(payload)
         nwid, address = request.network_id, peer.address
         if controller_of(nwid) != self._identity.address:
             self.counters["drop_request_for_other_controller"] += 1
@@ -289,7 +293,9 @@ class Controller:
             self._vl1.reply_ok(peer, VERB_NETWORK_CONFIG_REQUEST, packet_id, chunk, now)
         self.counters["configurations_answered"] += 1
 
-    def _admit(self, identity: Identity, request: ConfigRequest, packet_id: int, now: float, wall: int) -> Member | int:
+    def _admit(
+        self, identity: Identity, request: ConfigRequest, packet_id: int, now: float, wall: int
+    ) -> ControlledMember | int:
         """Note that somebody asks for a configuration: the member, ready to get one, or the code of the ERROR that it
         gets in place of it."""
         nwid, address = request.network_id, identity.address
@@ -298,19 +304,19 @@ class Controller:
             return ERROR_OBJ_NOT_FOUND
         known = self._database.member(nwid, address)
         # A known address with another key is a collision or an impostor: neither may enter on the member's behalf.
-        text = identity.to_text()
+        text = identity.build_text()
         if known is not None and known.identity and known.identity != text:
             self.counters["drop_request_other_identity"] += 1
             return ERROR_NETWORK_ACCESS_DENIED
         if known is None and not self._room_for_another(network):
             self.counters["drop_request_network_full"] += 1
             return ERROR_NETWORK_ACCESS_DENIED
-        before = known or Member(nwid, address, creation_time=wall)
+        before = known or ControlledMember(nwid, address, creation_time=wall)
         member = before if before.identity else replace(before, identity=text)
         contact = self._contacts.setdefault((nwid, address), _Contact())
         contact.last_request = now
         contact.packet_id = packet_id
-        contact.metadata = RequestMetadata.from_dictionary(request.metadata)
+        contact.metadata = RequestMetadata.parse_dictionary(request.metadata)
         self._strangers.pop((nwid, address), None)
         if not member.authorized and not network.private:
             member = replace(member, authorized=True, last_authorized_time=wall, authorized_by="public")
@@ -333,7 +339,7 @@ class Controller:
             self._strangers.popitem(last=False)
         return True
 
-    def _room_for_another(self, network: Network) -> bool:
+    def _room_for_another(self, network: ControlledNetwork) -> bool:
         """Whether one more member may be recorded; on a private network a mere applicant makes room for it if need
         be."""
         if network.private:
@@ -356,7 +362,7 @@ class Controller:
 
     # What a member gets
 
-    def _equip(self, network: Network, member: Member, *, new: bool) -> Member:
+    def _equip(self, network: ControlledNetwork, member: ControlledMember, *, new: bool) -> ControlledMember:
         """The member with the version that it says it runs, default tags and capabilities, and with addresses if it has
         none yet."""
         version = _version(self._contacts[member.nwid, member.address].metadata)
@@ -365,32 +371,32 @@ class Controller:
         member = grant_defaults(network, member, new=new)
         return assign(network, member, self._database.taken(network.nwid), self._random)
 
-    def _configuration(self, member: Member, wall: int) -> bytes:
-        """The signed configuration of an authorised member that has asked before, encoded."""
+    def _configuration(self, member: ControlledMember, wall: int) -> bytes:
+        """The signed configuration of an authorized member that has asked before, encoded."""
         network = self._database.network(member.nwid)
         assert network is not None
         metadata = self._contacts[member.nwid, member.address].metadata
-        identity, bridges = Identity.from_text(member.identity), self._database.bridges(member.nwid)
+        identity, bridges = Identity.parse_text(member.identity), self._database.bridges(member.nwid)
         config = issue(network, member, identity, self._identity, metadata, bridges, wall)
-        return config.encode(legacy=metadata.config_version < LEGACY_CONFIG_VERSION)
+        return config.build(legacy=metadata.config_version < LEGACY_CONFIG_VERSION)
 
-    def _chunks(self, member: Member, wall: int) -> Iterator[bytes]:
+    def _chunks(self, member: ControlledMember, wall: int) -> Iterator[bytes]:
         """The payloads that carry the member's configuration."""
         update_id = int.from_bytes(self._random(8), "big") or 1
         data = self._configuration(member, wall)
-        return (chunk.encode() for chunk in split_config(member.nwid, data, update_id, self._identity))
+        return (chunk.build() for chunk in split_config(member.nwid, data, update_id, self._identity))
 
     # Changes and whom they concern
 
-    def _put_network(self, network: Network, now: float, wall: int) -> Network:
+    def _put_network(self, network: ControlledNetwork, now: float, wall: int) -> ControlledNetwork:
         saved = self._database.put_network(network)
         if saved is not network:
-            self._events[saved.nwid, None] = NetworkChanged(saved.nwid, saved)
+            self._events[saved.nwid, None] = ControlledNetworkChanged(saved.nwid, saved)
             self._push_all(saved.nwid)
             self._drain(now, wall)
         return saved
 
-    def _put_member(self, member: Member, before: Member, *, asked: bool) -> Member:
+    def _put_member(self, member: ControlledMember, before: ControlledMember, *, asked: bool) -> ControlledMember:
         saved = self._database.put_member(member, asked=asked)
         if saved is not member:
             self._events[saved.nwid, saved.address] = MemberChanged(saved.nwid, saved.address, saved)
@@ -414,7 +420,7 @@ class Controller:
             target=address,
             credential_type=CredentialType.COM,
         ).sign(self._identity)
-        payload = NetworkCredentials(revocations=(revocation,)).encode()
+        payload = NetworkCredentials(revocations=(revocation,)).build()
         for other in self._database.addresses(nwid):
             if other != address and self._is_online(nwid, other, now):
                 self._revocations.append((other, payload))

@@ -6,20 +6,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.documents import (
-    Member,
-    Network,
-    dump_document,
-    load_document,
+    ControlledMember,
+    ControlledNetwork,
+    build_document,
+    build_member,
+    build_network,
     member_key,
     network_key,
+    parse_document,
     parse_key,
     parse_member,
     parse_network,
-    render_member,
-    render_network,
 )
-from ztnode.controller.errors import ControllerError
 from ztnode.wire.network_config import IpAddress
 
 
@@ -28,9 +28,9 @@ class _Entry:
 
     __slots__ = ("bridges", "members", "network", "pending", "taken")
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: ControlledNetwork) -> None:
         self.network = network
-        self.members: dict[int, Member] = {}
+        self.members: dict[int, ControlledMember] = {}
         self.taken: Counter[IpAddress] = Counter()
         self.bridges: set[int] = set()
         self.pending: set[int] = set()
@@ -58,7 +58,7 @@ class Database:
                 members.append((key, nwid, address))
                 continue
             try:
-                self._entries[nwid] = _Entry(parse_network(load_document(data), nwid))
+                self._entries[nwid] = _Entry(parse_network(parse_document(data), nwid))
             except ControllerError as error:
                 raise ControllerError(f"{key}: {error}") from None
         for key, nwid, address in members:
@@ -68,7 +68,7 @@ class Database:
                 self._unsaved[key] = None
                 continue
             try:
-                self._index(entry, parse_member(load_document(documents[key]), nwid, address))
+                self._index(entry, parse_member(parse_document(documents[key]), nwid, address))
             except ControllerError as error:
                 raise ControllerError(f"{key}: {error}") from None
 
@@ -92,22 +92,22 @@ class Database:
     def __contains__(self, nwid: int) -> bool:
         return nwid in self._entries
 
-    def networks(self) -> list[Network]:
+    def networks(self) -> list[ControlledNetwork]:
         """All networks by id."""
         return [self._entries[nwid].network for nwid in sorted(self._entries)]
 
-    def network(self, nwid: int) -> Network | None:
+    def network(self, nwid: int) -> ControlledNetwork | None:
         """The network, if there is one."""
         entry = self._entries.get(nwid)
         return None if entry is None else entry.network
 
-    def put_network(self, network: Network) -> Network:
+    def put_network(self, network: ControlledNetwork) -> ControlledNetwork:
         """Save a new or changed network with its revision counted up; an unchanged one as it was."""
         entry = self._entries.get(network.nwid)
         if entry is not None and entry.network == network:
             return network
         network = replace(network, revision=network.revision + 1)
-        self._save(network_key(network.nwid), dump_document(render_network(network)), asked=True)
+        self._save(network_key(network.nwid), build_document(build_network(network)), asked=True)
         if entry is None:
             self._entries[network.nwid] = _Entry(network)
         else:
@@ -125,7 +125,7 @@ class Database:
 
     # Members
 
-    def members(self, nwid: int) -> list[Member]:
+    def members(self, nwid: int) -> list[ControlledMember]:
         """All members by address. KeyError if there is no such network."""
         members = self._entries[nwid].members
         return [members[address] for address in sorted(members)]
@@ -134,7 +134,7 @@ class Database:
         """The members' addresses. KeyError if there is no such network."""
         return self._entries[nwid].members.keys()
 
-    def member(self, nwid: int, address: int) -> Member | None:
+    def member(self, nwid: int, address: int) -> ControlledMember | None:
         """The member, if network and member exist."""
         entry = self._entries.get(nwid)
         return None if entry is None else entry.members.get(address)
@@ -143,7 +143,7 @@ class Database:
         """How many members the network has. KeyError if there is no such network."""
         return len(self._entries[nwid].members)
 
-    def put_member(self, member: Member, *, asked: bool) -> Member:
+    def put_member(self, member: ControlledMember, *, asked: bool) -> ControlledMember:
         """Save a new or changed member with its revision counted up; an unchanged one as it was. ``asked``: by an
         administrator. KeyError if there is no such network."""
         entry = self._entries[member.nwid]
@@ -151,7 +151,7 @@ class Database:
         if old == member:
             return member
         member = replace(member, revision=member.revision + 1)
-        self._save(member_key(member.nwid, member.address), dump_document(render_member(member)), asked=asked)
+        self._save(member_key(member.nwid, member.address), build_document(build_member(member)), asked=asked)
         if old is not None:
             self._unindex(entry, old)
         self._index(entry, member)
@@ -177,7 +177,7 @@ class Database:
         return next((member.address for member in members if ip in member.ip_assignments), None)
 
     def bridges(self, nwid: int) -> frozenset[int]:
-        """Authorised members that are active bridges. KeyError if there is no such network."""
+        """Authorized members that are active bridges. KeyError if there is no such network."""
         return frozenset(self._entries[nwid].bridges)
 
     def pending(self, nwid: int) -> Iterable[int]:
@@ -185,7 +185,7 @@ class Database:
         return self._entries[nwid].pending
 
     @staticmethod
-    def _index(entry: _Entry, member: Member) -> None:
+    def _index(entry: _Entry, member: ControlledMember) -> None:
         entry.members[member.address] = member
         entry.taken.update(member.ip_assignments)
         if member.active_bridge and member.authorized:
@@ -194,7 +194,7 @@ class Database:
             entry.pending.add(member.address)
 
     @staticmethod
-    def _unindex(entry: _Entry, member: Member) -> None:
+    def _unindex(entry: _Entry, member: ControlledMember) -> None:
         for ip in member.ip_assignments:
             entry.taken[ip] -= 1
             if not entry.taken[ip]:
@@ -203,7 +203,7 @@ class Database:
         entry.pending.discard(member.address)
 
 
-def is_pending(member: Member) -> bool:
+def is_pending(member: ControlledMember) -> bool:
     """Whether nobody has ever decided anything about this member: it only knocked."""
     touched = member.authorized or member.last_authorized_time or member.last_deauthorized_time or member.name
     return not (touched or member.ip_assignments or member.tags or member.capabilities or member.active_bridge)

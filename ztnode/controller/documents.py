@@ -13,9 +13,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from ztnode.controller.errors import ControllerError
+from ztnode.controller.controller_error import ControllerError
+from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.capability import MAX_CAPABILITY_RULES
 from ztnode.wire.network_config import (
     DEFAULT_MTU,
@@ -29,32 +30,32 @@ from ztnode.wire.network_config import (
     MIN_MTU,
     Dns,
     IpAddress,
-    Route,
+    ManagedRoute,
 )
-from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, rule_from_json, rule_to_json
+from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, build_rule_json, parse_rule_json
 
 Document: TypeAlias = dict[str, Any]
 
-DEFAULT_MULTICAST_LIMIT = 32
-MAX_MULTICAST_LIMIT = 65535
-MAX_DNS_DOMAIN_LENGTH = 127
-MAX_POOLS = 64
-MAX_DOCUMENT_BYTES = 1 << 20
-DEFAULT_CREDENTIAL_WINDOW = 30 * 60 * 1000
-MIN_CREDENTIAL_WINDOW = 5 * 60 * 1000
-MAX_CREDENTIAL_WINDOW = 2 * 60 * 60 * 1000
+DEFAULT_MULTICAST_LIMIT: Final = 32
+MAX_MULTICAST_LIMIT: Final = 65535
+MAX_DNS_DOMAIN_LENGTH: Final = 127
+MAX_POOLS: Final = 64
+MAX_DOCUMENT_BYTES: Final = 1 << 20
+DEFAULT_CREDENTIAL_WINDOW: Final = 30 * 60 * 1000
+MIN_CREDENTIAL_WINDOW: Final = 5 * 60 * 1000
+MAX_CREDENTIAL_WINDOW: Final = 2 * 60 * 60 * 1000
 """Milliseconds within which two members' certificates agree (reference: ``node/NetworkConfig.hpp``)."""
 
-ACCEPT_ALL = (Rule(RuleType.ACTION_ACCEPT),)
+ACCEPT_ALL: Final = (Rule(RuleType.ACTION_ACCEPT),)
 """What a network without rules of its own has: everything may pass, as on a flat Ethernet segment."""
 
-NO_DNS = Dns()
+NO_DNS: Final = Dns()
 
-_PREFIX = "controller.d/network/"
-_KEY = re.compile(r"controller\.d/network/([0-9a-f]{16})(?:\.json|/member/([0-9a-f]{10})\.json)")
+_PREFIX: Final = "controller.d/network/"
+_KEY: Final = re.compile(r"controller\.d/network/([0-9a-f]{16})(?:\.json|/member/([0-9a-f]{10})\.json)")
 
 # Never stored: computed afresh whenever they are shown (reference: DB::cleanNetwork, DB::cleanMember).
-_VOLATILE = frozenset(
+_VOLATILE: Final = frozenset(
     (
         "clock",
         "authorizedMemberCount",
@@ -88,7 +89,7 @@ class CapabilityGrant:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class ControlledNetwork:
     """One network's settings. Times are Unix milliseconds."""
 
     nwid: int
@@ -102,7 +103,7 @@ class Network:
     rfc4193: bool = False
     sixplane: bool = False
     pools: tuple[Pool, ...] = ()
-    routes: tuple[Route, ...] = ()
+    routes: tuple[ManagedRoute, ...] = ()
     dns: Dns = NO_DNS
     rules: tuple[Rule, ...] = ACCEPT_ALL
     capabilities: tuple[CapabilityGrant, ...] = ()
@@ -115,7 +116,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ControlledMember:
     """One member of one network. Times are Unix milliseconds, 0 for never. ``version`` is (major, minor, revision,
     protocol), -1 while unknown."""
 
@@ -135,19 +136,19 @@ class Member:
     last_authorized_time: int = 0
     last_deauthorized_time: int = 0
     authorized_by: str | None = None
-    """What authorised it: ``api`` (an administrator) or ``public`` (the network lets everyone in)."""
+    """What authorized it: ``api`` (an administrator) or ``public`` (the network lets everyone in)."""
     revision: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 def network_key(nwid: int) -> str:
     """The state-store key of a network's document."""
-    return f"{_PREFIX}{nwid:016x}.json"
+    return f"{_PREFIX}{format_nwid(nwid)}.json"
 
 
 def member_key(nwid: int, address: int) -> str:
     """The state-store key of a member's document."""
-    return f"{_PREFIX}{nwid:016x}/member/{address:010x}.json"
+    return f"{_PREFIX}{format_nwid(nwid)}/member/{format_address(address)}.json"
 
 
 def parse_key(key: str) -> tuple[int, int | None] | None:
@@ -159,7 +160,7 @@ def parse_key(key: str) -> tuple[int, int | None] | None:
     return int(nwid, 16), int(member, 16) if member else None
 
 
-def load_document(data: bytes) -> Document:
+def parse_document(data: bytes) -> Document:
     """The JSON object in ``data``. Raises ControllerError."""
     if len(data) > MAX_DOCUMENT_BYTES:
         raise ControllerError(f"larger than {MAX_DOCUMENT_BYTES} bytes")
@@ -172,19 +173,19 @@ def load_document(data: bytes) -> Document:
     return document
 
 
-def dump_document(document: Mapping[str, Any]) -> bytes:
+def build_document(document: Mapping[str, Any]) -> bytes:
     """One line of JSON with sorted keys, as the reference writes it."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
-# -- networks ----------------------------------------------------------------------------------------------------------
+# Networks
 
 
-def parse_network(document: Mapping[str, Any], nwid: int) -> Network:
+def parse_network(document: Mapping[str, Any], nwid: int) -> ControlledNetwork:
     """A network from its document. Missing keys take the reference's defaults. Raises ControllerError."""
     v4, v6 = _v4_mode(document.get("v4AssignMode")), _v6_mode(document.get("v6AssignMode"))
     window = _integer(document, "certificateTimeoutWindowSize", DEFAULT_CREDENTIAL_WINDOW, 0, 1 << 62)
-    return Network(
+    return ControlledNetwork(
         nwid=nwid,
         name=_string(document, "name", MAX_NAME_LENGTH),
         private=_boolean(document, "private", True),
@@ -208,9 +209,9 @@ def parse_network(document: Mapping[str, Any], nwid: int) -> Network:
     )
 
 
-def render_network(network: Network) -> Document:
+def build_network(network: ControlledNetwork) -> Document:
     """The document of a network, keys as the reference names them."""
-    nwid = f"{network.nwid:016x}"
+    nwid = format_nwid(network.nwid)
     return {
         **network.extra,
         "id": nwid,
@@ -226,9 +227,9 @@ def render_network(network: Network) -> Document:
         "ipAssignmentPools": [{"ipRangeStart": str(p.first), "ipRangeEnd": str(p.last)} for p in network.pools],
         "routes": [{"target": str(r.target), "via": None if r.via is None else str(r.via)} for r in network.routes],
         "dns": {"domain": network.dns.domain, "servers": [str(server) for server in network.dns.servers]},
-        "rules": [rule_to_json(rule) for rule in network.rules],
+        "rules": [build_rule_json(rule) for rule in network.rules],
         "capabilities": [
-            {"id": grant.id, "default": grant.default, "rules": [rule_to_json(rule) for rule in grant.rules]}
+            {"id": grant.id, "default": grant.default, "rules": [build_rule_json(rule) for rule in grant.rules]}
             for grant in network.capabilities
         ],
         "tags": [{"id": tag, "default": default} for tag, default in network.tags],
@@ -238,25 +239,25 @@ def render_network(network: Network) -> Document:
     }
 
 
-NETWORK_KEYS = frozenset(render_network(Network(0)))
-_NETWORK_FIXED = frozenset(("id", "nwid", "objtype", "creationTime", "revision"))
-NETWORK_SETTINGS = NETWORK_KEYS - _NETWORK_FIXED
+NETWORK_KEYS: Final = frozenset(build_network(ControlledNetwork(0)))
+_NETWORK_FIXED: Final = frozenset(("id", "nwid", "objtype", "creationTime", "revision"))
+NETWORK_SETTINGS: Final = NETWORK_KEYS - _NETWORK_FIXED
 """What an administrator may set on a network."""
 
 
-def change_network(network: Network, settings: Mapping[str, Any]) -> Network:
+def change_network(network: ControlledNetwork, settings: Mapping[str, Any]) -> ControlledNetwork:
     """The network with ``settings`` (a part of a document) applied. Raises ControllerError, also for a key that is
     not a setting: a misspelt one must not look as if it had worked."""
     _known(settings, NETWORK_SETTINGS, "network")
-    return parse_network({**render_network(network), **settings}, network.nwid)
+    return parse_network({**build_network(network), **settings}, network.nwid)
 
 
-# -- members -----------------------------------------------------------------------------------------------------------
+# Members
 
 
-def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> Member:
+def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> ControlledMember:
     """A member from its document. Raises ControllerError."""
-    return Member(
+    return ControlledMember(
         nwid=nwid,
         address=address,
         identity=_string(document, "identity", 512),
@@ -284,14 +285,14 @@ def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> Member
     )
 
 
-def render_member(member: Member) -> Document:
+def build_member(member: ControlledMember) -> Document:
     """The document of a member, keys as the reference names them."""
-    address = f"{member.address:010x}"
+    address = format_address(member.address)
     document = {
         **member.extra,
         "id": address,
         "address": address,
-        "nwid": f"{member.nwid:016x}",
+        "nwid": format_nwid(member.nwid),
         "objtype": "member",
         "identity": member.identity,
         "authorized": member.authorized,
@@ -317,20 +318,20 @@ def render_member(member: Member) -> Document:
     return document
 
 
-MEMBER_KEYS = frozenset(render_member(Member(0, 0, identity="known")))
-MEMBER_SETTINGS = frozenset(
+MEMBER_KEYS: Final = frozenset(build_member(ControlledMember(0, 0, identity="known")))
+MEMBER_SETTINGS: Final = frozenset(
     ("authorized", "activeBridge", "noAutoAssignIps", "ipAssignments", "tags", "capabilities", "name")
 )
 """What an administrator may set on a member."""
 
 
-def change_member(member: Member, settings: Mapping[str, Any]) -> Member:
-    """The member with ``settings`` applied. Raises ControllerError. Times of authorisation are the caller's."""
+def change_member(member: ControlledMember, settings: Mapping[str, Any]) -> ControlledMember:
+    """The member with ``settings`` applied. Raises ControllerError. Times of authorization are the caller's."""
     _known(settings, MEMBER_SETTINGS, "member")
-    return parse_member({**render_member(member), **settings}, member.nwid, member.address)
+    return parse_member({**build_member(member), **settings}, member.nwid, member.address)
 
 
-# -- the parts ---------------------------------------------------------------------------------------------------------
+# The parts
 
 
 def _known(settings: Mapping[str, Any], allowed: frozenset[str], what: str) -> None:
@@ -414,7 +415,7 @@ def _assignments(document: Mapping[str, Any]) -> tuple[IpAddress, ...]:
     return tuple(dict.fromkeys(_address(item, "ipAssignments") for item in items))
 
 
-def _route(value: Any) -> Route:
+def _route(value: Any) -> ManagedRoute:
     entry = _object(value, "routes")
     try:
         target = ipaddress.ip_network(_text(entry.get("target"), "routes: target", 64), strict=False)
@@ -426,7 +427,7 @@ def _route(value: Any) -> Route:
     gateway = None if via is None or via == "" else _address(via, "routes: via")
     if gateway is not None and gateway.version != target.version:
         raise ControllerError(f"routes: {target} cannot go via {gateway}")
-    return Route(target, gateway)
+    return ManagedRoute(target, gateway)
 
 
 def _pool(value: Any) -> Pool:
@@ -470,7 +471,7 @@ def _rules(document: Mapping[str, Any], key: str, limit: int) -> tuple[Rule, ...
     rules = []
     for item in _items(document, key, limit):
         try:
-            rules.append(rule_from_json(_object(item, key)))
+            rules.append(parse_rule_json(_object(item, key)))
         except (ValueError, TypeError) as error:
             raise ControllerError(f"{key}: {error}") from None
     return tuple(rules)

@@ -3,153 +3,133 @@ that, and tells watchers what changed. Glue alone; what the settings mean is the
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
-from ztnode.controller.addresses import managed_addresses
+from ztnode.controller.address_pools import managed_addresses
 from ztnode.controller.controller import (
     ONLINE_SECONDS,
+    ControlledNetworkChanged,
     Controller,
     ControllerEvent,
     MemberChanged,
-    NetworkChanged,
 )
-from ztnode.controller.documents import Member, Network
+from ztnode.controller.documents import ControlledMember, ControlledNetwork
+from ztnode.node.conflation import Conflation
+from ztnode.node.wall_clock import wall_clock
 
 
 class Administration:
     """Reads raise KeyError for an unknown network or member; changes also ControllerError for a bad setting and OSError
     for a disk that does not take them; then nothing has changed. All methods run on the node's event loop."""
 
-    def __init__(
-        self,
-        controller: Controller,
-        settle: Callable[[], None],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-    ) -> None:
-        """``settle`` has the node keep and send what the controller has left behind; it should call ``publish``.
-        ``clock`` gives monotonic seconds, ``wall`` Unix milliseconds."""
+    def __init__(self, controller: Controller, settle: Callable[[], None]) -> None:
+        """``settle`` has the node keep and send what the controller has left behind; it should call ``publish``."""
         self._controller = controller
         self._settle = settle
-        self._clock = clock
-        self._wall = wall
-        self._readers: dict[asyncio.Event, dict[tuple[int, int | None], ControllerEvent]] = {}
-        self._closed = False
+        self._watchers: Conflation[tuple[int, int | None], ControllerEvent] = Conflation()
 
     # Reading
 
-    def networks(self) -> list[Network]:
+    def networks(self) -> list[ControlledNetwork]:
         """All networks by id."""
         return self._controller.networks()
 
-    def network(self, nwid: int) -> Network:
+    def network(self, nwid: int) -> ControlledNetwork:
         """One network."""
         return self._controller.network(nwid)
 
-    def members(self, nwid: int) -> list[Member]:
+    def members(self, nwid: int) -> list[ControlledMember]:
         """All members by address."""
         return self._controller.members(nwid)
 
-    def member(self, nwid: int, address: int) -> Member:
+    def member(self, nwid: int, address: int) -> ControlledMember:
         """One member."""
         return self._controller.member(nwid, address)
 
     def count_members(self, nwid: int) -> tuple[int, int]:
-        """(all members, the authorised ones) of a network."""
+        """(all members, the authorized ones) of a network."""
         return self._controller.count_members(nwid)
 
-    def managed_addresses(self, member: Member) -> tuple[str, ...]:
+    def managed_addresses(self, member: ControlledMember) -> tuple[str, ...]:
         """What the member's configuration names, CIDR."""
         network = self._controller.network(member.nwid)
         return tuple(str(address) for address in managed_addresses(network, member))
 
-    def last_seen_age(self, member: Member) -> float | None:
+    def last_seen_age(self, member: ControlledMember) -> float | None:
         """Seconds since the member last asked; None: not since this process started."""
         seen = self._controller.last_seen(member.nwid, member.address)
-        return None if seen is None else self._clock() - seen
+        return None if seen is None else time.monotonic() - seen
 
-    def is_online(self, member: Member) -> bool:
+    def is_online(self, member: ControlledMember) -> bool:
         """Whether it asked within the last two refresh periods."""
         age = self.last_seen_age(member)
         return age is not None and age < ONLINE_SECONDS
 
     # Changing
 
-    def create_network(self, settings: Mapping[str, Any], nwid: int | None = None) -> Network:
+    def create_network(self, settings: Mapping[str, Any], nwid: int | None = None) -> ControlledNetwork:
         """A new network; ``settings`` in the words of ``controller.documents``."""
-        network = self._controller.create_network(settings, self._clock(), self._wall(), nwid=nwid)
+        network = self._controller.create_network(settings, time.monotonic(), wall_clock(), nwid=nwid)
         self._settle()
         return network
 
-    def update_network(self, nwid: int, settings: Mapping[str, Any]) -> Network:
+    def update_network(self, nwid: int, settings: Mapping[str, Any]) -> ControlledNetwork:
         """Change a network's settings."""
-        network = self._controller.update_network(nwid, settings, self._clock(), self._wall())
+        network = self._controller.update_network(nwid, settings, time.monotonic(), wall_clock())
         self._settle()
         return network
 
     def delete_network(self, nwid: int) -> None:
         """Delete a network with its members."""
-        self._controller.delete_network(nwid, self._clock(), self._wall())
+        self._controller.delete_network(nwid, time.monotonic())
         self._settle()
 
-    def update_member(self, nwid: int, address: int, settings: Mapping[str, Any]) -> Member:
+    def update_member(self, nwid: int, address: int, settings: Mapping[str, Any]) -> ControlledMember:
         """Change a member's settings, ``authorized`` among them."""
-        member = self._controller.update_member(nwid, address, settings, self._clock(), self._wall())
+        member = self._controller.update_member(nwid, address, settings, time.monotonic(), wall_clock())
         self._settle()
         return member
 
     def delete_member(self, nwid: int, address: int) -> None:
         """Forget a member."""
-        self._controller.delete_member(nwid, address, self._clock(), self._wall())
+        self._controller.delete_member(nwid, address, time.monotonic(), wall_clock())
         self._settle()
 
     # Watching
 
     def publish(self) -> None:
         """Tell the watchers what has changed since the last call; the node calls this whenever it handles events."""
-        events = self._controller.events()
-        for wake, pending in self._readers.items():
-            for event in events:
-                _replace(pending, event)
-            if pending:
-                wake.set()
+        for event in self._controller.events():
+            if isinstance(event, ControlledNetworkChanged) and event.network is None:
+                self._watchers.publish(_key(event), event, supersedes=partial(_concerns, event.nwid))
+            else:
+                self._watchers.publish(_key(event), event)
 
     async def watch(self, nwid: int | None = None) -> AsyncGenerator[ControllerEvent, None]:
         """Everything as it is now, then each change, on one network or on all; KeyError if that does not exist. A
         reader has one place for each network and member: what it did not take in time gives way to what is newer."""
-        wake = asyncio.Event()
-        pending = self._readers[wake] = {}
+        present: list[ControllerEvent] = []
         for network in self.networks() if nwid is None else [self.network(nwid)]:
-            _replace(pending, NetworkChanged(network.nwid, network))
-            for member in self.members(network.nwid):
-                _replace(pending, MemberChanged(network.nwid, member.address, member))
-        try:
-            while not self._closed:
-                while pending:
-                    event = pending.pop(next(iter(pending)))
-                    if nwid is None or event.nwid == nwid:
-                        yield event
-                wake.clear()
-                await wake.wait()
-        finally:
-            del self._readers[wake]
+            present.append(ControlledNetworkChanged(network.nwid, network))
+            present += (MemberChanged(network.nwid, member.address, member) for member in self.members(network.nwid))
+        async with aclosing(self._watchers.watch((_key(event), event) for event in present)) as events:
+            async for event in events:
+                if nwid is None or event.nwid == nwid:
+                    yield event
 
     def close(self) -> None:
         """End all watches."""
-        self._closed = True
-        for wake in self._readers:
-            wake.set()
+        self._watchers.close()
 
 
-def _replace(pending: dict[tuple[int, int | None], ControllerEvent], event: ControllerEvent) -> None:
-    """Put an event last in line, in place of an older one about the same thing."""
-    if isinstance(event, NetworkChanged) and event.network is None:
-        for key in [key for key in pending if key[0] == event.nwid]:
-            del pending[key]
-    key = (event.nwid, event.address if isinstance(event, MemberChanged) else None)
-    pending.pop(key, None)
-    pending[key] = event
+def _key(event: ControllerEvent) -> tuple[int, int | None]:
+    """The network, and the member if the event is about one."""
+    return event.nwid, event.address if isinstance(event, MemberChanged) else None
+
+
+def _concerns(nwid: int, key: tuple[int, int | None]) -> bool:
+    return key[0] == nwid

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ztnode.wire.endpoint import Endpoint
+
 
 class JoinState(enum.Enum):
     """Where a membership stands, as a person reads it."""
 
     REQUESTING = "requesting"
-    WAITING_FOR_AUTHORISATION = "waiting_for_authorisation"
+    WAITING_FOR_AUTHORIZATION = "waiting_for_authorization"
     NOT_FOUND = "not_found"
     AUTHENTICATION_REQUIRED = "authentication_required"
     OK = "ok"
@@ -107,8 +109,8 @@ class Handoff:
 
     path: str
     token: bytes
-    local: tuple[str, int]
-    remote: tuple[str, int]
+    local: Endpoint
+    remote: Endpoint
 
 
 class DialError(OSError):
@@ -134,16 +136,16 @@ class NodeApi(Protocol):
         a slow reader gets the newest state only."""
 
     async def dial(
-        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes = b""
+        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes | None = None
     ) -> Handoff:
         """Open a TCP connection to a numeric address. ``token``: 16 random bytes that the client chose to be the
-        hand-off's, so that it can wait there meanwhile; empty: a new one. Raises DialError, ValueError on a bad
-        address."""
+        hand-off's, so that it can wait there meanwhile; None: a new one. ``host`` is in its usual form and ``port``
+        in range: that is for whoever takes them from outside to check. Raises DialError."""
 
     async def listen(
-        self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128
-    ) -> tuple[int, tuple[str, int]]:
-        """Listen on a managed address ("" or "0.0.0.0"/"::": all of them); returns a listener id and what was bound.
+        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128
+    ) -> tuple[int, Endpoint]:
+        """Listen on a managed address (None, "0.0.0.0" or "::": all of them); returns a listener id and what was bound.
         Raises DialError."""
 
     async def accept(self, listener: int) -> Handoff:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from ztnode.ring import Record
 
-Key = tuple[int, bytes, int, bytes]
+Key: TypeAlias = tuple[int, bytes, int, bytes]
 """(port index, source and destination, protocol, identification). IPv6 leaves the protocol out: 0."""
 
 SECONDS: Final = 30.0

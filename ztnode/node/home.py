@@ -11,26 +11,28 @@ import re
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
 from ztnode.hookspecs import StateStore
 from ztnode.wire import c25519
+from ztnode.wire.address import format_nwid
 from ztnode.wire.dictionary import Dictionary
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import World, WorldType, moon_file_name
 
-IDENTITY_SECRET = "identity.secret"
-IDENTITY_PUBLIC = "identity.public"
-PLANET = "planet"
-PORT = "zerotier-one.port"
-MOONS = "moons.d/"
-NETWORKS = "networks.d/"
-CONTROLLER = "controller.d/network/"
+IDENTITY_SECRET: Final = "identity.secret"
+IDENTITY_PUBLIC: Final = "identity.public"
+PLANET: Final = "planet"
+PORT: Final = "zerotier-one.port"
+MOONS: Final = "moons.d/"
+NETWORKS: Final = "networks.d/"
+CONTROLLER: Final = "controller.d/network/"
 
-NO_CONFIG = b"\n"
+NO_CONFIG: Final = b"\n"
 """What the reference keeps for a network that was joined but has no configuration yet."""
 
-_NETWORK_KEY = re.compile(r"networks\.d/([0-9a-f]{16})\.conf")
+_NETWORK_KEY: Final = re.compile(r"networks\.d/([0-9a-f]{16})\.conf")
 
 
 class StateError(Exception):
@@ -55,11 +57,11 @@ class Home:
             if self._store.read(IDENTITY_PUBLIC) is not None:
                 raise StateError(f"{IDENTITY_PUBLIC} is there but {IDENTITY_SECRET} is not; restore it or remove both")
             identity = await generate()
-            self._store.write(IDENTITY_SECRET, identity.to_text(include_secret=True).encode())
-            self._store.write(IDENTITY_PUBLIC, identity.to_text().encode())
+            self._store.write(IDENTITY_SECRET, identity.build_text(include_secret=True).encode())
+            self._store.write(IDENTITY_PUBLIC, identity.build_text().encode())
             return identity
         try:
-            identity = Identity.from_text(data.decode("ascii"))
+            identity = Identity.parse_text(data.decode("ascii"))
             intact = identity.secret is not None and c25519.derive_public(identity.secret) == identity.public
         except (WireError, UnicodeDecodeError):
             intact = False
@@ -71,7 +73,7 @@ class Home:
         """The planet to use: what is kept, unless ``given`` is newer or (``chosen`` by the user) another one.
         Raises StateError."""
         try:
-            planet = World.from_bytes(given)
+            planet = World.parse(given)
         except WireError as error:
             raise StateError(f"the planet cannot be used: {error}") from None
         if planet.type is not WorldType.PLANET or not planet.roots:
@@ -79,7 +81,7 @@ class Home:
         data = self._store.read(PLANET)
         if data is not None:
             try:
-                kept = World.from_bytes(data)
+                kept = World.parse(data)
             except WireError as error:
                 raise StateError(f"{PLANET} in the state directory is damaged ({error}): remove it") from None
             same = kept.id == planet.id
@@ -99,7 +101,7 @@ class Home:
             if data is None or not key.endswith(".moon"):
                 continue
             try:
-                moon = World.from_bytes(data)
+                moon = World.parse(data)
             except WireError as error:
                 raise StateError(f"{key} in the state directory is damaged ({error}): remove it") from None
             if moon.type is WorldType.MOON:
@@ -117,7 +119,7 @@ class Home:
             nwid = int(match[1], 16)
             if data.strip():
                 try:
-                    intact = Dictionary.decode(data).unsigned("nwid") == nwid
+                    intact = Dictionary.parse(data).unsigned("nwid") == nwid
                 except WireError:
                     intact = False
                 if not intact:
@@ -149,7 +151,7 @@ class Home:
 
     def keep_network(self, nwid: int, config: bytes | None) -> Future[None]:
         """A network's configuration; NO_CONFIG: joined, none yet; None: left."""
-        return self._put(f"{NETWORKS}{nwid:016x}.conf", config)
+        return self._put(f"{NETWORKS}{format_nwid(nwid)}.conf", config)
 
     def keep_document(self, key: str, data: bytes | None) -> Future[None]:
         """A document of the network controller."""

@@ -83,7 +83,7 @@ def _collect(results: selectors.BaseSelector) -> Identity | None:
     for key, _ in results.select(0):
         line: bytes = key.data.readline()
         try:
-            return Identity.from_text(line.decode("ascii", "replace"))
+            return Identity.parse_text(line.decode("ascii", "replace"))
         except WireError:
             results.unregister(key.fileobj)  # it died: the others go on
     return None
@@ -96,7 +96,7 @@ def _race() -> None:
         if select.select([sys.stdin], [], [], 0)[0]:
             return
         identity = try_candidate(os.urandom(SECRET_LENGTH))
-    sys.stdout.write(identity.to_text(include_secret=True) + "\n")
+    sys.stdout.write(identity.build_text(include_secret=True) + "\n")
     sys.stdout.flush()
 
 

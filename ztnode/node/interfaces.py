@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Final
 
 import ifaddr
 
-OVERLAY_PREFIXES = ("zt", "feth")
+OVERLAY_PREFIXES: Final = ("zt", "feth")
 """Devices of a ZeroTier service on this host: a path through another overlay would only add to it."""
 
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from ztnode import plugins
 from ztnode.node.home import Home
 
 log = logging.getLogger(__name__)
 
-REMINDER = 60.0
+REMINDER: Final = 60.0
 """Seconds between two lines about the same trouble: on a full disk every packet of a member could be one."""
-MAX_TROUBLES = 256
+MAX_TROUBLES: Final = 256
 
 
 class Complaints:

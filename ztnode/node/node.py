@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pluggy
 
@@ -28,27 +29,30 @@ from ztnode.node.api import (
     NodeStatus,
     PeerInfo,
 )
+from ztnode.node.conflation import Conflation
 from ztnode.node.home import NO_CONFIG, Home
 from ztnode.node.identity_pool import generate_identity
 from ztnode.node.keeping import Complaints, Documents
 from ztnode.node.supervisor import Supervisor
-from ztnode.node.watch import Watchers
-from ztnode.vl1.config import Vl1Config
-from ztnode.vl1.events import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated
-from ztnode.vl1.node import Vl1
-from ztnode.vl2.events import ConfigStored, NetworkChanged
-from ztnode.vl2.switch import Vl2
+from ztnode.node.wall_clock import wall_clock
+from ztnode.vl1 import Vl1
+from ztnode.vl1.vl1_config import Vl1Config
+from ztnode.vl1.vl1_events import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated
+from ztnode.vl2 import Vl2
+from ztnode.vl2.vl2_events import ConfigStored, NetworkChanged
+from ztnode.wire.address import format_address, format_nwid
+from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
 
 log = logging.getLogger(__name__)
 
-HOME = "zerotier"
+HOME: Final = "zerotier"
 """The state directory's part that is laid out as a ZeroTier One home."""
-INTERFACES_PERIOD = 60.0
+INTERFACES_PERIOD: Final = 60.0
 """Seconds between two looks at the host's own addresses."""
 CONFIRMED, CACHED = 0, 1
 """Metrics of a network whose controller has answered in this run, and of one that is known from the last run alone."""
-TIMER_SLACK = 0.001
+TIMER_SLACK: Final = 0.001
 """Seconds by which a timer may come late, so that a batch rarely has to arm it anew."""
 
 
@@ -105,7 +109,7 @@ class Node:
         self._index_of: dict[int, int] = {}
         self._nwid_of: dict[int, int] = {}
         self._next_index = 0
-        self._watchers = Watchers()
+        self._watchers: Conflation[int, NetworkInfo] = Conflation()
         self._complaints = Complaints()
         self._documents = documents
         self._checker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ztnode-identity")
@@ -153,7 +157,7 @@ class Node:
                 now=now,
                 wall=wall,
                 upstream=options.root,
-                authorised=None if controller is None else controller.authorises,
+                authorized=None if controller is None else controller.authorizes,
                 controller=controller is not None,
             )
             node = cls(options, home, vl1, vl2, controller, documents, transport)
@@ -162,7 +166,7 @@ class Node:
             await node._open_transport()
             # First words to the roots before anything slow: online while the worker still starts.
             node._look_at_interfaces()
-            node._flush(time.monotonic())
+            node._flush()
             for nwid, cached in networks.items():
                 node._vl2.join(nwid, time.monotonic(), cached=cached)
             for nwid in options.networks:
@@ -227,14 +231,14 @@ class Node:
         self._pump(now)
 
     def _pump(self, now: float) -> None:
-        """Move what each room has for the next until nothing is left, then arm the timer."""
+        """Move what each layer has for the next until nothing is left, then arm the timer."""
         # More than once where this node talks to itself, as a member of a network that it controls.
         while messages := self._vl1.messages():
             self._vl2.receive(messages, now)
             if self.controller is not None:
                 self.controller.receive(messages, now, wall_clock())
         self._deliver()
-        self._flush(now)
+        self._flush()
         self._handle_events()
         for identity in self._vl1.identity_checks():
             self._check_identity(identity)
@@ -250,19 +254,19 @@ class Node:
             if index is not None:
                 self._supervisor.send_frames([(index, frame) for frame in frames])
 
-    def _flush(self, now: float) -> None:
+    def _flush(self) -> None:
         if self.controller is not None:
             # An address that was promised must not be forgotten: on the disk first, then on the wire.
             self._documents.keep(self.controller.changed_documents())
         send = self._transport.send
-        for endpoint, datagrams in self._vl1.to_send(now):
+        for endpoint, datagrams in self._vl1.to_send():
             self._send_drops += send(endpoint, datagrams)
 
     # Timers and events
 
     def _arm(self, now: float) -> None:
-        rooms = (self._vl1, self._vl2) if self.controller is None else (self._vl1, self._vl2, self.controller)
-        due = min((at for room in rooms if (at := room.next_timer()) is not None), default=float("inf"))
+        layers = (self._vl1, self._vl2) if self.controller is None else (self._vl1, self._vl2, self.controller)
+        due = min((at for layer in layers if (at := layer.next_timer()) is not None), default=float("inf"))
         if due >= self._timer_at - TIMER_SLACK and self._timer is not None:
             return  # an early alarm finds nothing due and arms itself for the right time
         if self._timer is not None:
@@ -295,7 +299,7 @@ class Node:
         for event in self._vl1.events():
             match event:
                 case Online(root):
-                    log.info("online, root %010x answers", root)
+                    log.info("online, root %s answers", format_address(root))
                 case Offline():
                     log.warning("offline: no root of the planet answers; is UDP allowed from here?")
                 case PlanetUpdated(data):
@@ -303,7 +307,8 @@ class Node:
                 case MoonUpdated(moon_id, data):
                     self._keep(self._home.keep_moon(moon_id, data), "a moon")
                 case IdentityCollision(root):
-                    log.error("root %010x knows another node with our address; remove identity.* to get another", root)
+                    reason = "knows another node with our address; remove identity.* to get another"
+                    log.error("root %s %s", format_address(root), reason)
         if self.administration is not None:
             self.administration.publish()
         for change in self._vl2.events():
@@ -311,7 +316,9 @@ class Node:
                 case NetworkChanged(nwid):
                     self._network_changed(nwid)
                 case ConfigStored(nwid, config):
-                    self._keep(self._home.keep_network(nwid, config), f"the configuration of network {nwid:016x}")
+                    self._keep(
+                        self._home.keep_network(nwid, config), f"the configuration of network {format_nwid(nwid)}"
+                    )
 
     def _check_identity(self, identity: Identity) -> None:
         """The memory-hard check of a stranger's identity takes a tenth of a second: beside the event loop."""
@@ -355,7 +362,7 @@ class Node:
             del self._nwid_of[index]
             self._supervisor.port_down(index)
         if info is not None:
-            self._watchers.publish(info)
+            self._watchers.publish(nwid, info)
         # Where ZeroTier runs on this host too, a path to a managed address would lead packets in a circle.
         managed = (address for network in self._vl2.networks() for address in network.addresses)
         self._vl1.avoid_networks({address.network for address in managed})
@@ -374,14 +381,14 @@ class Node:
             counters.update(snapshots.prefixed("controller", self.controller.counters))
         return NodeStatus(
             address=self._vl1.identity.address,
-            public_identity=self._vl1.identity.to_text(),
+            public_identity=self._vl1.identity.build_text(),
             online=self._vl1.online,
             version=__version__,
             uptime=time.monotonic() - self._started,
             planet_id=self._vl1.planet.id,
             planet_timestamp=self._vl1.planet.timestamp,
-            listening=tuple(snapshots.endpoint(endpoint) for endpoint in self._transport.local_endpoints()),
-            surface_addresses=tuple(snapshots.endpoint(endpoint) for endpoint in self._vl1.surface_addresses),
+            listening=tuple(format_endpoint(endpoint) for endpoint in self._transport.local_endpoints()),
+            surface_addresses=tuple(format_endpoint(endpoint) for endpoint in self._vl1.surface_addresses),
             workers=self._supervisor.workers(),
             counters=counters,
         )
@@ -399,7 +406,7 @@ class Node:
         """See NodeApi."""
         now = time.monotonic()
         roots = {root.identity.address for root in self._vl1.planet.roots}
-        moon_roots = {root.identity.address for moon in self._vl1.topology.moons.values() for root in moon.roots}
+        moon_roots = {root.identity.address for moon in self._vl1.moons for root in moon.roots}
         return [snapshots.peer(peer, roots, moon_roots, now) for peer in self._vl1.peers()]
 
     async def join(self, nwid: int) -> NetworkInfo:
@@ -425,21 +432,21 @@ class Node:
         await asyncio.wrap_future(self._home.keep_network(nwid, None))
         self._vl2.leave(nwid, time.monotonic())
         self._pump(time.monotonic())
-        self._watchers.publish(snapshots.left(info))
+        self._watchers.publish(nwid, snapshots.left(info))
 
     def watch(self) -> AsyncIterator[NetworkInfo]:
         """See NodeApi."""
-        return self._watchers.watch(self.networks())
+        return self._watchers.watch((info.nwid, info) for info in self.networks())
 
     async def dial(
-        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes = b""
+        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes | None = None
     ) -> Handoff:
         """See NodeApi."""
         return await self._supervisor.dial(host, port, nwid=nwid, timeout=timeout, token=token)
 
     async def listen(
-        self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128
-    ) -> tuple[int, tuple[str, int]]:
+        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128
+    ) -> tuple[int, Endpoint]:
         """See NodeApi."""
         return await self._supervisor.listen(host, port, nwid=nwid, backlog=backlog)
 
@@ -454,11 +461,6 @@ class Node:
     def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
         """See NodeApi."""
         return self._supervisor.capture(nwid, snaplen=snaplen)
-
-
-def wall_clock() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 async def _make_identity() -> Identity:

@@ -1,4 +1,4 @@
-"""From the rooms' own objects to the values that the control plane shows."""
+"""From the layers' own objects to the values that the control plane shows."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ from ztnode.node.api import JoinState, NetworkInfo, PathInfo, PeerInfo, RouteInf
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl2.snapshot import NetworkSnapshot
-from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.endpoint import format_endpoint
 
 
-def endpoint(value: Endpoint) -> str:
-    """``192.0.2.1:9993`` or ``[2001:db8::1]:9993``."""
-    host, port = value
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def prefixed(room: str, counters: Mapping[str, int]) -> dict[str, int]:
-    """Counters with the room's name in front of each."""
-    return {f"{room}.{name}": count for name, count in sorted(counters.items())}
+def prefixed(layer: str, counters: Mapping[str, int]) -> dict[str, int]:
+    """Counters with the layer's name in front of each."""
+    return {f"{layer}.{name}": count for name, count in sorted(counters.items())}
 
 
 def network(snapshot: NetworkSnapshot) -> NetworkInfo:
@@ -68,7 +62,7 @@ def peer(value: Peer, roots: Collection[int], moon_roots: Collection[int], now: 
 
 def _path(value: Path, preferred: Path | None, now: float) -> PathInfo:
     return PathInfo(
-        endpoint=endpoint(value.endpoint),
+        endpoint=format_endpoint(value.endpoint),
         preferred=value is preferred,
         last_send_age=max(0.0, now - value.last_send),
         last_receive_age=max(0.0, now - value.last_receive),

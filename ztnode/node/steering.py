@@ -28,6 +28,7 @@ from typing import Final
 
 from ztnode.node.fragment_steering import FragmentSteering
 from ztnode.ring import Buffer, Record
+from ztnode.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6
 
 EPHEMERAL: Final = (32768, 60999)
 """Local ports of dialled connections and unbound UDP sockets, both ends included; the range that Linux uses."""
@@ -93,7 +94,7 @@ class Steering:
                 if (
                     packet[0] == 0x45
                     and packet[9] == _TCP
-                    and ethertype == 0x0800
+                    and ethertype == TYPE_IPV4
                     and not (packet[6] & 0x3F or packet[7])
                 ):
                     dialler = tcp[packet[22] << 8 | packet[23]]
@@ -111,7 +112,7 @@ class Steering:
 
     def _other(self, ethertype: int, packet: Buffer, record: Record, lists: list[list[Record]]) -> int | None:
         """The owner of a frame, None when it has been put into its list already, or waits. Raises IndexError."""
-        if ethertype == 0x0800:
+        if ethertype == TYPE_IPV4:
             addresses = bytes(packet[12:20])
             protocol = packet[9]
             start = (packet[0] & 15) << 2
@@ -120,7 +121,7 @@ class Steering:
             key = (record[0], addresses, protocol, bytes(packet[4:6]))
             offset, more = (packet[6] & 0x1F) << 11 | packet[7] << 3, bool(packet[6] & 0x20)
             end = packet[2] << 8 | packet[3]
-        elif ethertype == 0x86DD:
+        elif ethertype == TYPE_IPV6:
             addresses = bytes(packet[8:40])
             protocol, start, fragment = _skip_extensions(packet, packet[6], 40)
             if not fragment:
@@ -129,7 +130,7 @@ class Steering:
             key = (record[0], addresses, 0, bytes(packet[fragment + 4 : fragment + 8]))
             offset, more = word & 0xFFF8, bool(word & 1)
             end = 40 + (packet[4] << 8 | packet[5])
-        elif ethertype == 0x0806:
+        elif ethertype == TYPE_ARP:
             announcement = packet[14:18] == packet[24:28]  # RFC 5227 section 3: nobody is to answer
             return _ALL if packet[7] == _ARP_REPLY or announcement else _FIRST
         else:

@@ -10,21 +10,22 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
-from ipaddress import ip_address
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 from ztnode.netstack.config import LOOPED
 from ztnode.netstack.ephemeral import choose_port
 from ztnode.node.api import DialError, Handoff, WorkerInfo
-from ztnode.node.capture import Capture
-from ztnode.node.listener import Listener
+from ztnode.node.packet_capture import PacketCapture
+from ztnode.node.shared_listener import SharedListener
 from ztnode.node.steering import UNBOUND_LISTENERS, Steering
 from ztnode.node.worker_process import WorkerGone, WorkerProcess
 from ztnode.node.worker_slot import WorkerSlot
 from ztnode.ring import Record
 from ztnode.wire import pcapng
+from ztnode.wire.address import format_nwid
+from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.worker import protocol
 
 MAX_WORKERS: Final = 64
@@ -77,15 +78,15 @@ class Supervisor:
         self._congestion = congestion
         self._ports: dict[int, protocol.PortUp] = {}
         self._indices: dict[int, int] = {}
-        self._listeners: dict[int, Listener] = {}
-        self._captures: dict[int, set[Capture]] = {}
+        self._listeners: dict[int, SharedListener] = {}
+        self._captures: dict[int, set[PacketCapture]] = {}
         self._ids = itertools.count(1)
         self._turn = itertools.count()
         self._stopping = False
         self._short_directory: str | None = None
         self._slots = [WorkerSlot(index, self._socket_path(index)) for index in range(workers)]
 
-    # -- life -------------------------------------------------------------------------------------------------------
+    # Life
 
     async def start(self) -> None:
         """Start every worker and wait until each is ready. Raises OSError when one does not come up."""
@@ -200,7 +201,7 @@ class Supervisor:
             self._short_directory = tempfile.mkdtemp(prefix="ztnode-")
         return os.path.join(self._short_directory, f"worker-{index}.sock")  # noqa: PTH118
 
-    # -- networks and frames ----------------------------------------------------------------------------------------
+    # Networks and frames
 
     def port_up(
         self,
@@ -215,9 +216,7 @@ class Supervisor:
     ) -> None:
         """A network is there or has changed: addresses and route targets in CIDR form, gateways or None, and with which
         metric it competes with others for a prefix."""
-        message = protocol.PortUp(
-            index, nwid, mac, mtu, tuple(addresses), tuple((target, via or "") for target, via in routes), metric
-        )
+        message = protocol.PortUp(index, nwid, mac, mtu, tuple(addresses), tuple(routes), metric)
         if self._ports.get(index) != message:
             self._ports[index] = message
             self._indices[nwid] = index
@@ -276,15 +275,12 @@ class Supervisor:
                 for capture in captures:
                     capture.add(frames, direction)
 
-    # -- what clients ask for ---------------------------------------------------------------------------------------
+    # What clients ask for
 
     async def dial(
-        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes = b""
+        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes | None = None
     ) -> Handoff:
-        """Open a TCP connection, whose client may have chosen its ``token``. Raises DialError, ValueError on an address
-        that is not numeric."""
-        host = str(ip_address(host))
-        _check_port(port, lowest=1)
+        """Open a TCP connection, whose client may have chosen its ``token``. Raises DialError."""
         index = self._index(nwid)
         slot = self._slots[next(self._turn) % self._count]
         deadline = asyncio.get_running_loop().time() + timeout
@@ -294,31 +290,29 @@ class Supervisor:
                 # The stack's own time-out comes first and says why; the second more is for a worker that is stuck.
                 async with asyncio.timeout(max(left, 0.0) + 1.0):
                     process = await slot.running()
-                    message = protocol.Dial(next(self._ids), host, port, index, max(left, 0.001), token.hex())
+                    message = protocol.Dial(next(self._ids), host, port, index, max(left, 0.001), token)
                     answer = _expect(await process.request(message), protocol.Dialled)
             except TimeoutError as error:
-                raise DialError(errno.ETIMEDOUT, f"no answer from {host}:{port} within {timeout:g} s") from error
+                raise DialError(
+                    errno.ETIMEDOUT, f"no answer from {format_endpoint((host, port))} within {timeout:g} s"
+                ) from error
             except WorkerGone as error:
                 if attempt + 1 == DIAL_ATTEMPTS:
                     raise DialError(errno.ECONNRESET, str(error)) from error
                 continue
-            return Handoff(slot.path, bytes.fromhex(answer.token), answer.local, answer.remote)
+            return Handoff(slot.path, answer.token, answer.local, answer.remote)
         raise AssertionError("unreachable")
 
     async def listen(
-        self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128
-    ) -> tuple[int, tuple[str, int]]:
-        """Listen; returns a listener id and what was bound. It outlives a worker that dies.
-
-        Raises DialError, ValueError on an address that is not numeric.
-        """
-        host = str(ip_address(host)) if host else ""
-        _check_port(port, lowest=0)
+        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128
+    ) -> tuple[int, Endpoint]:
+        """Listen, on all addresses if ``host`` is None; returns a listener id and what was bound. It outlives a worker
+        that dies. Raises DialError."""
         request = protocol.Listen(
             next(self._ids), host, port or self._free_port(), self._index(nwid), max(1, min(backlog, 1 << 16))
         )
         slots = [self._slots[worker] for worker in self._steering.listening(request.port)]
-        listener = self._listeners[request.id] = Listener(request, slots, self._ids)
+        listener = self._listeners[request.id] = SharedListener(request, slots, self._ids)
         try:
             return request.id, await listener.open(lambda slot, message: self._ask(slot, message, protocol.Listening))
         except BaseException:
@@ -334,31 +328,28 @@ class Supervisor:
         """Stop listening; connections that nobody accepted are reset. Raises KeyError if unknown."""
         self._listeners.pop(listener).close()
 
-    async def open_udp(self, host: str, port: int, *, nwid: int | None = None) -> Handoff:
-        """A UDP socket bound to an overlay address ("": all of them); ``worker/datagrams.py`` describes what the client
-        gets. Raises DialError, ValueError on an address that is not numeric."""
-        host = str(ip_address(host)) if host else ""
-        _check_port(port, lowest=0)
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+        """A UDP socket bound to an overlay address (None: all of them); ``worker/datagrams.py`` describes what the
+        client gets. Raises DialError."""
         slot = self._slots[self._steering.udp_owner(port) if port else next(self._turn) % self._count]
         request = protocol.OpenUdp(next(self._ids), host, port, self._index(nwid))
         answer = await self._ask(slot, request, protocol.UdpOpened)
-        return Handoff(slot.path, bytes.fromhex(answer.token), answer.local, ("", 0))
+        return Handoff(slot.path, answer.token, answer.local, ("", 0))
 
     async def ping(self, host: str, *, nwid: int | None = None, size: int = 56, timeout: float = 3.0) -> float:
         """Round-trip time of one ICMP echo with ``size`` bytes of payload, in seconds. Raises DialError, ValueError."""
-        host = str(ip_address(host))
         if not 0 <= size <= 65000:
             raise ValueError(f"a ping carries 0 to 65000 bytes, not {size}")
         request = protocol.Ping(next(self._ids), host, self._index(nwid), size, timeout)
         return (await self._ask(self._slots[0], request, protocol.Pong, timeout=timeout)).seconds
 
-    async def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
+    async def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncGenerator[bytes, None]:
         """The network's Ethernet frames as pcapng, in pieces of whole blocks, from now on and until the network goes.
 
         Raises KeyError if it is not up. Close the iterator (``aclosing``) to end the capture.
         """
         index = self._indices[nwid]
-        capture = Capture(f"{nwid:016x}", snaplen=snaplen)
+        capture = PacketCapture(format_nwid(nwid), snaplen=snaplen)
         self._captures.setdefault(index, set()).add(capture)
         try:
             async for piece in capture.blocks():
@@ -381,14 +372,14 @@ class Supervisor:
             for slot in self._slots
         )
 
-    # -- helpers ----------------------------------------------------------------------------------------------------
+    # Helpers
 
-    def _index(self, nwid: int | None) -> int:
+    def _index(self, nwid: int | None) -> int | None:
         if nwid is None:
-            return -1
+            return None
         index = self._indices.get(nwid)
         if index is None:
-            raise DialError(errno.ENETDOWN, f"network {nwid:016x} is not up: not joined, or not authorised yet")
+            raise DialError(errno.ENETDOWN, f"network {format_nwid(nwid)} is not up: not joined, or not authorized yet")
         return index
 
     def _free_port(self) -> int:
@@ -421,8 +412,3 @@ def _expect(answer: protocol.Answer, kind: type[_A]) -> _A:
     if isinstance(answer, protocol.Failed):
         raise DialError(answer.errno, answer.reason)
     raise protocol.ProtocolError(f"a {type(answer).__name__} is no answer to this request")
-
-
-def _check_port(port: int, *, lowest: int) -> None:
-    if not lowest <= port <= 65535:
-        raise ValueError(f"port number {port} is not between {lowest} and 65535")

@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import ztnode
 from ztnode.ring import Record, Ring, RingCorrupt
@@ -31,7 +31,7 @@ LAST_WORDS_SECONDS: Final = 0.5
 
 _log = logging.getLogger(__name__)
 
-FramesHandler = Callable[[list[tuple[int, memoryview]]], None]
+FramesHandler: TypeAlias = Callable[[list[tuple[int, memoryview]]], None]
 
 
 class WorkerGone(ConnectionResetError):
@@ -43,24 +43,24 @@ class _Channel(asyncio.Protocol):
 
     def __init__(self, process: WorkerProcess) -> None:
         self._process = process
-        self._decoder = protocol.Decoder()
+        self._stream = protocol.MessageStream()
 
     def data_received(self, data: bytes) -> None:
         try:
-            for message in self._decoder.feed(data):
+            for message in self._stream.feed(data):
                 self._process.received(message)
         except protocol.ProtocolError as error:
             self._process.kill(f"it sent what is no control message: {error}")
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self._process.channel_lost()
 
 
 class WorkerProcess:
-    """Lives once: started by :meth:`start`, ended by :meth:`terminate`, :meth:`kill` or itself, then of no more use."""
+    """Lives once: started by ``start``, ended by ``terminate``, ``kill`` or itself, then of no more use."""
 
     def __init__(self, index: int, path: str, on_frames: FramesHandler, on_lost: Callable[[], None]) -> None:
-        """``on_lost`` is called as soon as the worker answers no more, before :meth:`wait` returns."""
+        """``on_lost`` is called as soon as the worker answers no more, before ``wait`` returns."""
         self.index = index
         self.path = path
         """Of its hand-off socket."""
@@ -116,7 +116,7 @@ class WorkerProcess:
         self._from_worker.prepare_sleep()
 
     async def ready(self) -> None:
-        """Wait until it serves. Raises OSError when it ends or takes longer than :data:`READY_SECONDS`."""
+        """Wait until it serves. Raises OSError when it ends or takes longer than ``READY_SECONDS``."""
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await asyncio.shield(self._ready)
@@ -140,7 +140,7 @@ class WorkerProcess:
         return f"exit code {code}"
 
     def kill(self, cause: str) -> None:
-        """End it at once, by force; ``cause`` is what :meth:`wait` will say."""
+        """End it at once, by force; ``cause`` is what ``wait`` will say."""
         self._cause = self._cause or cause
         with contextlib.suppress(ProcessLookupError):
             if self._process is not None:
@@ -152,7 +152,7 @@ class WorkerProcess:
             if self._process is not None:
                 self._process.terminate()
 
-    # -- frames -----------------------------------------------------------------------------------------------------
+    # Frames
 
     def send_frames(self, records: Sequence[Record]) -> int:
         """How many frames found room; none when the worker has ended."""
@@ -180,12 +180,12 @@ class WorkerProcess:
             if not ring.prepare_sleep():
                 self._loop.call_soon(self._read_frames)
 
-    # -- control ----------------------------------------------------------------------------------------------------
+    # Control
 
     def send(self, message: protocol.ToWorker) -> None:
         """Send a message that has no answer; to a worker that has ended: nothing happens."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(protocol.encode(message))
+            self._transport.write(protocol.build(message))
 
     async def request(self, message: protocol.Request) -> protocol.Answer:
         """Send and wait for the answer; when this is cancelled, so is the request. Raises WorkerGone."""

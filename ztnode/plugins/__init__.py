@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import traceback
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Final
 
 import pluggy
 
 from ztnode import hookspecs
 
-GROUP = "ztnode"
+GROUP: Final = "ztnode"
 
 
 class PluginError(Exception):

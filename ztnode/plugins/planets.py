@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from ztnode.hookspecs import hookimpl
 
-MAX_PLANET_BYTES = 16384
+MAX_PLANET_BYTES: Final = 16384
 """Far above any real planet (four roots of a few endpoints each); a larger file is not one."""
 
 

@@ -8,13 +8,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from ztnode.hookspecs import StateStore, hookimpl
 
-LOCK = ".ztnode.lock"
+LOCK: Final = ".ztnode.lock"
 SCRATCH_PREFIX, SCRATCH_SUFFIX = ".", ".new"
 """Of the files that are written beside and then renamed; no key begins with a dot."""
-MAX_VALUE_BYTES = 1 << 20
+MAX_VALUE_BYTES: Final = 1 << 20
 """No file of a ZeroTier home that we read is near this; a larger one is damage, not state."""
 
 

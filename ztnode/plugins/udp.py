@@ -13,27 +13,28 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from ztnode.hookspecs import Datagrams, Endpoint, Transport, hookimpl
 
 # linux/udp.h; the socket module names neither.
-UDP_SEGMENT = 103
-UDP_GRO = 104
+UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
 
-MAX_SEGMENTS = 64
+MAX_SEGMENTS: Final = 64
 """UDP_MAX_SEGMENTS of the kernels before 6.9; newer ones allow 128, with the same limit of 64 KiB in all."""
-MAX_GSO_BYTES = 65000
-RECEIVE_BYTES = 65535
-READS_PER_WAKEUP = 64
+MAX_GSO_BYTES: Final = 65000
+RECEIVE_BYTES: Final = 65535
+READS_PER_WAKEUP: Final = 64
 """Datagram reads before the event loop gets its turn again: bounds what one flood can hold up."""
-SOCKET_BUFFER = 4 << 20
-GRO_ANCILLARY = socket.CMSG_SPACE(4)
-NO_SEGMENTATION = {errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+SOCKET_BUFFER: Final = 4 << 20
+GRO_ANCILLARY: Final = socket.CMSG_SPACE(4)
+NO_SEGMENTATION: Final = {errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 """What UDP_SEGMENT gives on old kernels, on devices without checksum offload, and on links whose MTU is too small."""
-IP_MTU_DISCOVER = 10  # linux/in.h
-IP_PMTUDISC_DONT = 0
-_INT = struct.Struct("=i")
-_U16 = struct.Struct("=H")
+IP_MTU_DISCOVER: Final = 10  # linux/in.h
+IP_PMTUDISC_DONT: Final = 0
+_INT: Final = struct.Struct("=i")
+_U16: Final = struct.Struct("=H")
 
 
 class UdpTransport:
@@ -43,7 +44,7 @@ class UdpTransport:
         self._v4: socket.socket | None = None
         self._v6: socket.socket | None = None
         self._segmentation = sys.platform == "linux"
-        self._receive: Callable[[Datagrams], None] = lambda datagrams: None
+        self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
         self.dropped = 0
 
     async def open(self, port: int, receive: Callable[[Datagrams], None]) -> None:

@@ -1,1 +1,8 @@
 """VL1, the peer-to-peer transport: keys, peers, paths, roots, relaying, fragments, verbs. Sans-IO."""
+
+from ztnode.vl1.peer import Peer
+from ztnode.vl1.vl1 import Vl1
+from ztnode.vl1.vl1_config import Vl1Config
+from ztnode.vl1.vl1_core import Message
+
+__all__ = ["Message", "Peer", "Vl1", "Vl1Config"]

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Final
+from typing import Final, TypeAlias
 
-from ztnode.vl1.config import Vl1Config
 from ztnode.vl1.path import HEARTBEAT_PERIOD, PROBES, Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Expected, Transmit
+from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.hello import Hello, Version, WorldVersion, build_hello
 from ztnode.wire.identity import Identity
@@ -38,7 +38,7 @@ DEAD_RETRY: Final = 5.0
 BUSY_TICK: Final = 1.0
 IDLE_TICK: Final = 5.0
 
-_Key = tuple[int, Endpoint]
+_Key: TypeAlias = tuple[int, Endpoint]
 
 
 class _Attempt:

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from ztnode.vl1.config import Vl1Config
 from ztnode.vl1.contacts import Contacts
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.strangers import PATIENCE, Strangers
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Transmit
-from ztnode.vl1.whois import Incoming, Outgoing, WaitingRoom, Wanted
+from ztnode.vl1.vl1_config import Vl1Config
+from ztnode.vl1.waiting_room import Incoming, Outgoing, WaitingRoom, Wanted
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
@@ -223,9 +223,17 @@ class Introductions:
             if path is not None or not wanted.outgoing:
                 self.waiting.take(peer.address)
             if path is not None:
-                for verb, payload, squeeze, promised_id, _ in wanted.outgoing:
-                    self._transmit.send(peer, verb, (payload,), path, now, squeeze=squeeze, plain_id=promised_id)
-            for packet, endpoint in incoming:
-                self._deliver(peer, packet, endpoint, now)
+                for waiting in wanted.outgoing:
+                    self._transmit.send(
+                        peer,
+                        waiting.verb,
+                        (waiting.payload,),
+                        path,
+                        now,
+                        squeeze=waiting.squeeze,
+                        plain_id=waiting.promised_id,
+                    )
+            for arrived in incoming:
+                self._deliver(peer, arrived.packet, arrived.endpoint, now)
         if (suggested := self._suggestions.pop(peer.address, None)) is not None:
             self._contacts.attempt(peer, suggested, now)

@@ -6,6 +6,7 @@ from typing import Final
 
 from ztnode.vl1.gates import Cutoff, Interval, TokenBucket
 from ztnode.vl1.path import EXPIRATION, Path
+from ztnode.wire.address import format_address
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
@@ -83,7 +84,7 @@ class Peer:
         self._seen_before: set[bytes] = set()
 
     def __repr__(self) -> str:
-        return f"<Peer {self.address:010x}>"
+        return f"<Peer {format_address(self.address)}>"
 
     @property
     def latency(self) -> float | None:

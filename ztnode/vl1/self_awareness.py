@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
-from ztnode.vl1.scope import Scope, is_ipv6, scope_of
+from ztnode.vl1.scope import Scope, scope_of
 from ztnode.wire.endpoint import Endpoint
 
 ENTRY_TIMEOUT: Final = 600.0
@@ -12,7 +12,7 @@ ENTRY_TIMEOUT: Final = 600.0
 MAX_REPORTS: Final = 256
 _SURFACE_SCOPES: Final = frozenset(Scope) - {Scope.NONE, Scope.LOOPBACK, Scope.MULTICAST}
 
-_Key = tuple[int, Endpoint, Scope]
+_Key: TypeAlias = tuple[int, Endpoint, Scope]
 
 
 class SelfAwareness:
@@ -51,8 +51,3 @@ class SelfAwareness:
         """Forget what nobody has confirmed for long."""
         for key in [key for key, (_, when) in self._reports.items() if now - when >= ENTRY_TIMEOUT]:
             del self._reports[key]
-
-
-def in_scope(endpoint: Endpoint, scope: Scope, *, ipv6: bool) -> bool:
-    """Whether an endpoint is of this scope and address family."""
-    return scope_of(endpoint[0]) is scope and is_ipv6(endpoint) is ipv6

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from ztnode.vl1.events import Event, MoonUpdated, PlanetUpdated
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import Scope, scope_of
+from ztnode.vl1.vl1_events import Event, MoonUpdated, PlanetUpdated
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
@@ -111,7 +111,7 @@ class Topology:
             if not self.planet.may_be_replaced_by(world):
                 return False
             self.planet = world
-            self._emit(PlanetUpdated(world.to_bytes()))
+            self._emit(PlanetUpdated(world.build()))
         else:
             present = self.moons.get(world.id)
             if present is not None:
@@ -123,7 +123,7 @@ class Topology:
                 return False
             self.moon_seeds.pop(world.id, None)
             self.moons[world.id] = world
-            self._emit(MoonUpdated(world.id, world.to_bytes()))
+            self._emit(MoonUpdated(world.id, world.build()))
         self._collect_upstreams()
         return True
 

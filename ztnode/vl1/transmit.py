@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.topology import Topology
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import compress
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.fragment import OFFSET_DATA, split
@@ -22,7 +24,6 @@ from ztnode.wire.packet import (
     PROTOCOL_VERSION_AES,
     packet_id,
 )
-from ztnode.wire.reader import Buffer
 
 
 def longest_payload(mtu: int) -> int:
@@ -39,7 +40,8 @@ _IDS: Final = tuple(struct.Struct(f">{count}Q") for count in range(65))
 _VERBS: Final = tuple(bytes((verb,)) for verb in range(256))
 
 
-class Expected(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Expected:
     """What we remember of a packet that may be answered."""
 
     address: int

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
-from ztnode.vl1.events import IdentityCollision
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import Scope, is_ipv6, scope_of
 from ztnode.vl1.transmit import Expected
+from ztnode.vl1.vl1_core import Vl1Core
+from ztnode.vl1.vl1_events import IdentityCollision
 from ztnode.wire import packet
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.hello import OkHello, Version, build_ok_hello, newer_worlds, parse_hello, parse_ok_hello
@@ -18,9 +20,6 @@ from ztnode.wire.push_direct_paths import parse_push_direct_paths
 from ztnode.wire.rendezvous import parse_rendezvous
 from ztnode.wire.reply import build_ok, parse_error, parse_ok
 from ztnode.wire.whois import build_ok_whois, parse_ok_whois, parse_whois
-
-if TYPE_CHECKING:
-    from ztnode.vl1.node import Vl1
 
 MAX_PUSHED_PER_SCOPE: Final = 8
 """Endpoints of a scope and family taken from one PUSH_DIRECT_PATHS (…_MAX_PER_SCOPE_AND_FAMILY)."""
@@ -32,7 +31,8 @@ MAX_OK_WORLDS: Final = 4096
 """Bytes of world updates sent along in one OK(HELLO)."""
 
 
-class Arrival(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Arrival:
     """An authentic packet of one of VL1's own verbs."""
 
     peer: Peer
@@ -50,126 +50,126 @@ class Arrival(NamedTuple):
         return self.plaintext[1:]
 
 
-Handler: TypeAlias = "Callable[[Vl1, Arrival], None]"
+Handler: TypeAlias = Callable[[Vl1Core, Arrival], None]
 
 
-def on_hello(vl1: Vl1, arrival: Arrival) -> None:
+def on_hello(core: Vl1Core, arrival: Arrival) -> None:
     """HELLO: note the version, answer OK by the way that it came, and see whether that way makes a path."""
     peer, now = arrival.peer, arrival.now
     hello = parse_hello(arrival.plaintext, arrival.packet_id, peer.keys)
     if hello.protocol < PROTOCOL_VERSION_MIN:
-        vl1.counters["drop_protocol_version"] += 1
+        core.counters["drop_protocol_version"] += 1
         return
     if not peer.hello_gate.admit(now):
-        vl1.counters["drop_rate_hello"] += 1
+        core.counters["drop_rate_hello"] += 1
         return
     _note_version(peer, hello.protocol, hello.version)
-    worlds = newer_worlds(hello, vl1.topology.planet, vl1.topology.moons.values())
-    while sum(len(world.to_bytes()) for world in worlds) > MAX_OK_WORLDS:
+    worlds = newer_worlds(hello, core.topology.planet, core.topology.moons.values())
+    while sum(len(world.build()) for world in worlds) > MAX_OK_WORLDS:
         worlds = worlds[:-1]
     ok = OkHello(
         hello.timestamp,
-        vl1.config.protocol,
-        Version(*vl1.config.version),
+        core.config.protocol,
+        Version(*core.config.version),
         arrival.endpoint if scope_of(arrival.endpoint[0]) is not Scope.NONE else None,
         tuple(worlds),
     )
-    _answer(vl1, arrival, packet.VERB_HELLO, build_ok_hello(ok))
+    _answer(core, arrival, packet.VERB_HELLO, build_ok_hello(ok))
     if hello.surface is not None and not arrival.hops:
-        vl1.surface_reported(peer, arrival.endpoint, hello.surface, now)
+        core.surface_reported(peer, arrival.endpoint, hello.surface, now)
 
 
-def on_ok(vl1: Vl1, arrival: Arrival) -> None:
+def on_ok(core: Vl1Core, arrival: Arrival) -> None:
     """OK, from whom we asked: ours, or the layer above's. One that comes straight from the peer proves a path."""
     peer, now = arrival.peer, arrival.now
     ok = parse_ok(arrival.payload)
-    expected = vl1.transmit.expected(ok.in_re_packet_id)
+    expected = core.transmit.expected(ok.in_re_packet_id)
     if expected is None or expected.address != peer.address or expected.verb != ok.in_re_verb:
-        vl1.counters["drop_unexpected_reply"] += 1
+        core.counters["drop_unexpected_reply"] += 1
         return
     if not arrival.hops:
-        vl1.path_proved(peer, arrival.endpoint, now)
+        core.path_proved(peer, arrival.endpoint, now)
     handler = OK_HANDLERS.get(ok.in_re_verb)
     if handler is None:
-        vl1.pass_up(arrival)
+        _pass_up(core, arrival)
         return
-    vl1.transmit.settled(ok.in_re_packet_id)
-    handler(vl1, arrival, ok.payload, expected)
+    core.transmit.settled(ok.in_re_packet_id)
+    handler(core, arrival, ok.payload, expected)
 
 
-def on_ok_hello(vl1: Vl1, arrival: Arrival, payload: bytes, expected: Expected) -> None:
+def on_ok_hello(core: Vl1Core, arrival: Arrival, payload: bytes, expected: Expected) -> None:
     """OK(HELLO): version, latency, world updates, and our own address as the peer sees it."""
     peer, now = arrival.peer, arrival.now
     ok = parse_ok_hello(payload)
     if ok.protocol < PROTOCOL_VERSION_MIN:
-        vl1.counters["drop_protocol_version"] += 1
+        core.counters["drop_protocol_version"] += 1
         return
     _note_version(peer, ok.protocol, ok.version)
-    on_ok_echo(vl1, arrival, payload, expected)
-    if vl1.topology.accepts_worlds_from(peer.address):
+    on_ok_echo(core, arrival, payload, expected)
+    if core.topology.accepts_worlds_from(peer.address):
         for world in ok.worlds:
-            vl1.world_offered(world, now)
+            core.world_offered(world, now)
     if ok.surface is not None and not arrival.hops:
-        vl1.surface_reported(peer, arrival.endpoint, ok.surface, now)
+        core.surface_reported(peer, arrival.endpoint, ok.surface, now)
 
 
-def on_ok_echo(vl1: Vl1, arrival: Arrival, payload: bytes, expected: Expected) -> None:
+def on_ok_echo(_core: Vl1Core, arrival: Arrival, _payload: bytes, expected: Expected) -> None:
     """OK(ECHO): the round trip."""
     path = arrival.peer.paths.get(arrival.endpoint)
     if path is not None and not arrival.hops:
         path.measured(max(0.0, arrival.now - expected.sent))
 
 
-def on_ok_whois(vl1: Vl1, arrival: Arrival, payload: bytes, expected: Expected) -> None:
+def on_ok_whois(core: Vl1Core, arrival: Arrival, payload: bytes, _expected: Expected) -> None:
     """OK(WHOIS): identities that we asked a root for; its word is taken for them, as the reference does."""
-    if not vl1.topology.is_upstream(arrival.peer.address):
-        vl1.counters["drop_not_upstream"] += 1
+    if not core.topology.is_upstream(arrival.peer.address):
+        core.counters["drop_not_upstream"] += 1
         return
     for identity in parse_ok_whois(payload):
-        vl1.introductions.identity_found(identity, arrival.now)
+        core.introductions.identity_found(identity, arrival.now)
 
 
-def on_error(vl1: Vl1, arrival: Arrival) -> None:
+def on_error(core: Vl1Core, arrival: Arrival) -> None:
     """ERROR: a collision of identities is ours; what concerns the layer above's verbs goes there."""
     error = parse_error(arrival.payload)
-    expected = vl1.transmit.expected(error.in_re_packet_id)
+    expected = core.transmit.expected(error.in_re_packet_id)
     asked = expected is not None and expected.address == arrival.peer.address
-    if error.code == packet.ERROR_IDENTITY_COLLISION and asked and vl1.topology.is_upstream(arrival.peer.address):
-        vl1.emit(IdentityCollision(arrival.peer.address))
+    if error.code == packet.ERROR_IDENTITY_COLLISION and asked and core.topology.is_upstream(arrival.peer.address):
+        core.emit(IdentityCollision(arrival.peer.address))
     elif error.in_re_verb in UNTRACKED_VERBS or (asked and error.in_re_verb not in HANDLERS):
-        vl1.pass_up(arrival)
+        _pass_up(core, arrival)
     else:
-        vl1.counters["drop_unexpected_reply"] += 1
+        core.counters["drop_unexpected_reply"] += 1
 
 
-def on_whois(vl1: Vl1, arrival: Arrival) -> None:
+def on_whois(core: Vl1Core, arrival: Arrival) -> None:
     """WHOIS: answer with the identities that we know, and ask our own roots for the others."""
     peer, now = arrival.peer, arrival.now
-    if not vl1.is_relay and not peer.whois_gate.admit(now):
-        vl1.counters["drop_rate_whois"] += 1
+    if not core.is_relay and not peer.whois_gate.admit(now):
+        core.counters["drop_rate_whois"] += 1
         return
     identities: list[Identity] = []
     for address in parse_whois(arrival.payload)[:MAX_WHOIS]:
-        if address == vl1.identity.address:
-            identities.append(vl1.identity.without_secret())
-        elif (known := vl1.topology.by_address.get(address)) is not None:
+        if address == core.identity.address:
+            identities.append(core.identity.without_secret())
+        elif (known := core.topology.by_address.get(address)) is not None:
             identities.append(known.identity)
-        elif vl1.is_relay:
-            vl1.introductions.asked_for(address, now)
+        elif core.is_relay:
+            core.introductions.asked_for(address, now)
     if identities:
-        _answer(vl1, arrival, packet.VERB_WHOIS, build_ok_whois(identities))
+        _answer(core, arrival, packet.VERB_WHOIS, build_ok_whois(identities))
 
 
-def on_rendezvous(vl1: Vl1, arrival: Arrival) -> None:
+def on_rendezvous(core: Vl1Core, arrival: Arrival) -> None:
     """RENDEZVOUS from a root: try the endpoint that it names for a peer."""
-    if not vl1.topology.is_upstream(arrival.peer.address):
-        vl1.counters["drop_not_upstream"] += 1
+    if not core.topology.is_upstream(arrival.peer.address):
+        core.counters["drop_not_upstream"] += 1
         return
     rendezvous = parse_rendezvous(arrival.payload)
-    vl1.introductions.suggest(rendezvous.address, rendezvous.endpoint, arrival.now)
+    core.introductions.suggest(rendezvous.address, rendezvous.endpoint, arrival.now)
 
 
-def on_echo(vl1: Vl1, arrival: Arrival) -> None:
+def on_echo(core: Vl1Core, arrival: Arrival) -> None:
     """ECHO: the same back, unless too much of it is asked for."""
     path = arrival.peer.paths.get(arrival.endpoint)
     if path is None:
@@ -177,16 +177,16 @@ def on_echo(vl1: Vl1, arrival: Arrival) -> None:
     elif admitted := arrival.now >= path.next_echo_answer:
         path.next_echo_answer = arrival.now + ECHO_INTERVAL
     if not admitted:
-        vl1.counters["drop_rate_echo"] += 1
+        core.counters["drop_rate_echo"] += 1
         return
-    _answer(vl1, arrival, packet.VERB_ECHO, arrival.payload)
+    _answer(core, arrival, packet.VERB_ECHO, arrival.payload)
 
 
-def on_push_direct_paths(vl1: Vl1, arrival: Arrival) -> None:
+def on_push_direct_paths(core: Vl1Core, arrival: Arrival) -> None:
     """PUSH_DIRECT_PATHS: try endpoints that the peer says are its own, a few of each scope."""
     peer, now = arrival.peer, arrival.now
     if not peer.push_gate.admit(now):
-        vl1.counters["drop_rate_push_direct_paths"] += 1
+        core.counters["drop_rate_push_direct_paths"] += 1
         return
     taken: dict[tuple[Scope, bool], int] = {}
     for pushed in parse_push_direct_paths(arrival.payload):
@@ -196,11 +196,16 @@ def on_push_direct_paths(vl1: Vl1, arrival: Arrival) -> None:
         key = (scope_of(pushed.endpoint[0]), is_ipv6(pushed.endpoint))
         taken[key] = taken.get(key, 0) + 1
         if taken[key] <= MAX_PUSHED_PER_SCOPE:
-            vl1.contacts.attempt(peer, pushed.endpoint, now)
+            core.contacts.attempt(peer, pushed.endpoint, now)
 
 
-def on_nothing(vl1: Vl1, arrival: Arrival) -> None:
+def on_nothing(core: Vl1Core, arrival: Arrival) -> None:
     """Verbs that are authentic and need no answer: NOP, and measurements of multipath bonding, which is not done."""
+
+
+def _pass_up(core: Vl1Core, arrival: Arrival) -> None:
+    verb = arrival.plaintext[0] & packet.VERB_MASK
+    core.pass_up(arrival.peer, verb, arrival.packet_id, memoryview(arrival.plaintext)[1:])
 
 
 def _note_version(peer: Peer, protocol: int, version: Version) -> None:
@@ -208,9 +213,9 @@ def _note_version(peer: Peer, protocol: int, version: Version) -> None:
     peer.version = (version.major, version.minor, version.revision)
 
 
-def _answer(vl1: Vl1, arrival: Arrival, verb: int, payload: bytes) -> None:
+def _answer(core: Vl1Core, arrival: Arrival, verb: int, payload: bytes) -> None:
     plaintext = build_ok(verb, arrival.packet_id, payload)
-    vl1.transmit.send_to(arrival.endpoint, arrival.peer, packet.VERB_OK, (plaintext[1:],), arrival.now)
+    core.transmit.send_to(arrival.endpoint, arrival.peer, packet.VERB_OK, (plaintext[1:],), arrival.now)
 
 
 HANDLERS: Final[dict[int, Handler]] = {
@@ -229,7 +234,7 @@ HANDLERS: Final[dict[int, Handler]] = {
 }
 """By verb. What is not in here is passed up."""
 
-OK_HANDLERS: Final[dict[int, Callable[[Vl1, Arrival, bytes, Expected], None]]] = {
+OK_HANDLERS: Final[dict[int, Callable[[Vl1Core, Arrival, bytes, Expected], None]]] = {
     packet.VERB_HELLO: on_ok_hello,
     packet.VERB_WHOIS: on_ok_whois,
     packet.VERB_ECHO: on_ok_echo,

@@ -10,7 +10,7 @@ from typing import Final
 
 from ztnode.wire import rules
 from ztnode.wire.addressing import sixplane_address
-from ztnode.wire.frame import ETHERTYPE_IPV6
+from ztnode.wire.ethernet import TYPE_IPV6
 from ztnode.wire.network_config import (
     FLAG_ENABLE_IPV6_NDP_EMULATION,
     IpInterface,
@@ -72,7 +72,7 @@ def _port_rules(ports: Range) -> tuple[Rule, ...]:
     syn, ack = rules.CHARACTERISTIC_TCP_SYN, rules.CHARACTERISTIC_TCP_ACK
     accept, drop = Rule(RuleType.ACTION_ACCEPT), Rule(RuleType.ACTION_DROP)
     return (
-        Rule(RuleType.MATCH_ETHERTYPE, ETHERTYPE_IPV6, negate=True),
+        Rule(RuleType.MATCH_ETHERTYPE, TYPE_IPV6, negate=True),
         drop,
         Rule(RuleType.MATCH_IP_PROTOCOL, _ICMPV6),
         accept,

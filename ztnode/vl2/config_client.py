@@ -11,8 +11,9 @@ from typing import Final
 
 from ztnode.vl2.config_assembly import ConfigAssembler
 from ztnode.vl2.snapshot import NetworkStatus
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.config_chunk import ConfigChunk
-from ztnode.wire.config_request import decode_auth_info
+from ztnode.wire.config_request import parse_auth_info
 from ztnode.wire.credential import PublicIdentity
 from ztnode.wire.errors import WireError
 from ztnode.wire.network_config import NetworkConfig, SingleSignOn
@@ -22,7 +23,6 @@ from ztnode.wire.packet import (
     ERROR_OBJ_NOT_FOUND,
     ERROR_UNSUPPORTED_OPERATION,
 )
-from ztnode.wire.reader import Buffer
 
 REFRESH_INTERVAL: Final = 60.0
 """Seconds between requests while all is well (ZT_NETWORK_AUTOCONF_DELAY)."""
@@ -30,7 +30,7 @@ RETRY_DELAYS: Final = (0.35, 0.7, 1.1, 2.0, 4.0, 8.0)
 """Seconds to wait for an answer, the last one again and again. Controllers ignore a request within a second of one that
 they answer, so the second try helps if the first was lost on the way there, the third if the answer was."""
 _POLL_INTERVALS: Final = {
-    NetworkStatus.WAITING_FOR_AUTHORISATION: (2.0, 10.0),
+    NetworkStatus.WAITING_FOR_AUTHORIZATION: (2.0, 10.0),
     NetworkStatus.AUTHENTICATION_REQUIRED: (2.0, 10.0),
     NetworkStatus.NOT_FOUND: (5.0, 30.0),
 }
@@ -43,7 +43,7 @@ _QUEUED: Final = 3.0
 _REFUSALS: Final = {
     ERROR_OBJ_NOT_FOUND: NetworkStatus.NOT_FOUND,
     ERROR_UNSUPPORTED_OPERATION: NetworkStatus.NOT_FOUND,
-    ERROR_NETWORK_ACCESS_DENIED: NetworkStatus.WAITING_FOR_AUTHORISATION,
+    ERROR_NETWORK_ACCESS_DENIED: NetworkStatus.WAITING_FOR_AUTHORIZATION,
     ERROR_NETWORK_AUTHENTICATION_REQUIRED: NetworkStatus.AUTHENTICATION_REQUIRED,
 }
 
@@ -94,7 +94,7 @@ class ConfigClient:
         if status is None or request_id not in self._ids:
             return False
         login = status is NetworkStatus.AUTHENTICATION_REQUIRED
-        self.sso = decode_auth_info(details) if login else SingleSignOn()
+        self.sso = parse_auth_info(details) if login else SingleSignOn()
         self.refusal = status
         self._tries = 0
         if self._refused_since == float("inf"):
@@ -116,6 +116,6 @@ class ConfigClient:
         elif not from_controller:
             raise WireError("unsigned configuration from somebody else than the controller")
         else:
-            return NetworkConfig.decode(chunk.data)
+            return NetworkConfig.parse(chunk.data)
         dictionary = self._assembler.add(chunk)
-        return None if dictionary is None else NetworkConfig.decode(dictionary)
+        return None if dictionary is None else NetworkConfig.parse(dictionary)

@@ -1,8 +1,8 @@
 """The data plane of one network: Ethernet frames to peers and back.
 
-Frames of the stack are looked up by their 14-byte Ethernet header, which gives a :class:`Route`: the peer, the verb and
+Frames of the stack are looked up by their 14-byte Ethernet header, which gives a ``FrameRoute``: the peer, the verb and
 what comes before the frame in the packet. Received frames are looked up by peer and the first 10 bytes of FRAME, which
-gives an :class:`Inflow`: the Ethernet header to put before the payload. Both hold whatever could be decided in advance:
+gives an ``Inflow``: the Ethernet header to put before the payload. Both hold whatever could be decided in advance:
 credentials, rules, bridging. They are thrown away when anything that they rest upon changes, and after a while anyway.
 
 Source: reference Switch::onLocalEthernet, IncomingPacket::_doFRAME, _doEXT_FRAME, _doMULTICAST_FRAME.
@@ -16,19 +16,16 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol, TypeAlias
 
 from ztnode.vl1.peer import Peer
-from ztnode.vl2 import neighbours
-from ztnode.vl2.core import Core
-from ztnode.vl2.filtering import PASSED, PASSED_UNCHECKED, REFUSED, FlowFilter, Forwarder
+from ztnode.vl2 import ndp_emulation
+from ztnode.vl2.flow_filter import PASSED, PASSED_UNCHECKED, REFUSED, FlowFilter, Forwarder
 from ztnode.vl2.membership import Membership
 from ztnode.vl2.multicaster import Multicaster, group_of
-from ztnode.vl2.rules import Flow
+from ztnode.vl2.rule_filter import EthernetFlow
 from ztnode.vl2.subscriptions import sample
-from ztnode.wire.frame import (
-    ETHERTYPE_IPV6,
-    EXT_FLAG_ACK_REQUESTED,
-    ExtFrame,
-    encode_ext_frame,
-)
+from ztnode.vl2.vl2_core import Vl2Core
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.ethernet import TYPE_IPV6
+from ztnode.wire.frame import EXT_FLAG_ACK_REQUESTED, ExtFrame, build_ext_frame
 from ztnode.wire.mac import address_of, first_octet, is_multicast, mac_of
 from ztnode.wire.multicast import MulticastFrame
 from ztnode.wire.network_config import (
@@ -38,7 +35,6 @@ from ztnode.wire.network_config import (
     NetworkConfig,
 )
 from ztnode.wire.packet import VERB_EXT_FRAME, VERB_FRAME
-from ztnode.wire.reader import Buffer
 from ztnode.wire.rules import Rule
 
 Frame: TypeAlias = tuple[bytes, Buffer]
@@ -53,7 +49,7 @@ MAX_BRIDGE_RECIPIENTS: Final = 32
 _ETHERNET_HEADER: Final = 14
 
 
-class Route:
+class FrameRoute:
     """Where frames with one Ethernet header go. ``filter`` is None where all of them pass."""
 
     __slots__ = ("address", "filter", "header", "pending", "skip", "until", "verb")
@@ -94,7 +90,7 @@ class Members(Protocol):
 class Forwarding:
     """One network's data plane. It is idle until ``configure`` was called with a configuration."""
 
-    def __init__(self, core: Core, nwid: int, mac: int, members: Members, multicaster: Multicaster) -> None:
+    def __init__(self, core: Vl2Core, nwid: int, mac: int, members: Members, multicaster: Multicaster) -> None:
         self._core = core
         self._nwid = nwid
         self._nwid_bytes = nwid.to_bytes(8, "big")
@@ -105,7 +101,7 @@ class Forwarding:
         self._multicaster = multicaster
         self._config: NetworkConfig | None = None
         self._bridges: frozenset[int] = frozenset()
-        self._routes: dict[bytes, Route] = {}
+        self._routes: dict[bytes, FrameRoute] = {}
         self._filters: dict[tuple[bool, int, int, int, int], FlowFilter] = {}
         self._behind: dict[int, int] = {}
         self.inbox: list[Frame] = []
@@ -140,7 +136,7 @@ class Forwarding:
             self.counters["drop_not_joined"] += len(frames)
             return
         routes = self._routes
-        used: list[Route] = []
+        used: list[FrameRoute] = []
         longest = config.mtu + _ETHERNET_HEADER
         for frame in frames:
             head = bytes(frame[:_ETHERNET_HEADER])
@@ -169,12 +165,12 @@ class Forwarding:
             except ValueError:  # the network's MTU exceeds what a packet holds
                 self.drop("drop_too_long_to_send")
 
-    def _route(self, config: NetworkConfig, head: bytes, now: float) -> Route:
+    def _route(self, config: NetworkConfig, head: bytes, now: float) -> FrameRoute:
         """Find out what to do with frames that begin with ``head``, and remember it."""
         destination, source = int.from_bytes(head[:6], "big"), int.from_bytes(head[6:12], "big")
         ethertype = int.from_bytes(head[12:14], "big")
         until = now + ROUTE_LIFETIME
-        route = Route(0, 0, b"", 0, None, until)
+        route = FrameRoute(0, 0, b"", 0, None, until)
         unicast = head[0] == self._first_octet and destination != self._mac
         if unicast and (source == self._mac or self._may_bridge):
             address = address_of(destination, self._nwid)
@@ -183,9 +179,9 @@ class Forwarding:
                 filter_ = self._outgoing_filter(config, address, source, destination, ethertype)
                 used_filter = None if filter_.constant == PASSED else filter_
                 if source == self._mac:
-                    route = Route(address, VERB_FRAME, self._nwid_bytes, 12, used_filter, until)
+                    route = FrameRoute(address, VERB_FRAME, self._nwid_bytes, 12, used_filter, until)
                 else:
-                    route = Route(address, VERB_EXT_FRAME, self._nwid_bytes + b"\x00", 0, used_filter, until)
+                    route = FrameRoute(address, VERB_EXT_FRAME, self._nwid_bytes + b"\x00", 0, used_filter, until)
         if len(self._routes) >= MAX_ROUTES:
             self._routes.clear()
         self._routes[head] = route
@@ -219,7 +215,7 @@ class Forwarding:
         if destination == (1 << 48) - 1 and not group.adi and not config.broadcast:
             self.drop("drop_broadcast_disabled")
             return
-        if ethertype == ETHERTYPE_IPV6 and config.ndp_emulation and self._answer_solicitation(config, source, payload):
+        if ethertype == TYPE_IPV6 and config.ndp_emulation and self._answer_solicitation(config, source, payload):
             return
         if config.multicast_limit == 0:
             self.drop("drop_multicast_disabled")
@@ -240,15 +236,16 @@ class Forwarding:
 
     def _answer_solicitation(self, config: NetworkConfig, source: int, packet: Buffer) -> bool:
         """Answer a neighbour solicitation for the member whose address it asks for. False: others have to."""
-        target = neighbours.solicited_target(packet)
+        target = ndp_emulation.solicited_target(packet)
         if target is None:
             return False
-        found = neighbours.embedded_address(target, self._nwid, config.static_addresses)
+        found = ndp_emulation.embedded_address(target, self._nwid, config.static_addresses)
         if found is None or found[0] in (0, self._core.address):
             return False
         address, own = found
-        header = source.to_bytes(6, "big") + mac_of(address, self._nwid).to_bytes(6, "big") + b"\x86\xdd"
-        self.inbox.append((header, neighbours.advertisement(target, own, address, self._nwid)))
+        header = source.to_bytes(6, "big") + mac_of(address, self._nwid).to_bytes(6, "big")
+        header += TYPE_IPV6.to_bytes(2, "big")
+        self.inbox.append((header, ndp_emulation.advertisement(target, own, address, self._nwid)))
         return True
 
     def _send_behind_bridge(
@@ -270,7 +267,7 @@ class Forwarding:
             if self._outgoing_filter(config, bridge, source, destination, ethertype).passes(payload, copies=False):
                 self._members.push_credentials(bridge, now)
                 frame = ExtFrame(self._nwid, 0, destination, source, ethertype, payload)
-                self._core.send(bridge, VERB_EXT_FRAME, encode_ext_frame(frame), now)
+                self._core.send(bridge, VERB_EXT_FRAME, build_ext_frame(frame), now)
 
     # Frames of peers
 
@@ -284,11 +281,11 @@ class Forwarding:
 
     def receive_ext(self, peer: Peer, packet_id: int, frame: ExtFrame, now: float) -> None:
         """Take an EXT_FRAME of an admitted peer."""
-        self._take_ext(peer, frame, now)
+        self._take_ext(peer, frame)
         if frame.flags & EXT_FLAG_ACK_REQUESTED:
             self._core.vl1.reply_ok(peer, VERB_EXT_FRAME, packet_id, self._nwid_bytes, now)
 
-    def _take_ext(self, peer: Peer, frame: ExtFrame, now: float) -> None:
+    def _take_ext(self, peer: Peer, frame: ExtFrame) -> None:
         if not frame.source or frame.source == self._mac or not frame.payload:
             self.drop("drop_invalid_source_mac")
             return
@@ -372,10 +369,10 @@ class Forwarding:
 
     def _flow(
         self, config: NetworkConfig, inbound: bool, remote: int, source: int, destination: int, ethertype: int
-    ) -> Flow:
+    ) -> EthernetFlow:
         own = self._core.address
         membership = self._members.membership(remote) if remote else None
-        return Flow(
+        return EthernetFlow(
             inbound=inbound,
             local=own,
             source=remote if inbound else own,
@@ -396,7 +393,7 @@ class Forwarding:
         def forward(address: int, flags: int, payload: Buffer) -> None:
             if address and address != self._core.address:
                 frame = ExtFrame(self._nwid, flags, destination, source, ethertype, payload)
-                self._core.send(address, VERB_EXT_FRAME, encode_ext_frame(frame), self._core.now, compress=True)
+                self._core.send(address, VERB_EXT_FRAME, build_ext_frame(frame), self._core.now, compress=True)
 
         return forward
 
@@ -438,7 +435,7 @@ class Forwarding:
 
 def _tags_of(config: NetworkConfig, membership: Membership | None) -> Callable[[int], int | None]:
     if membership is None:
-        return lambda tag_id: None
+        return lambda _tag_id: None
     return lambda tag_id: membership.tag(config, tag_id)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol, TypeAlias, TypeVar
 
-from ztnode.vl1.node import Message
+from ztnode.vl1 import Message
 from ztnode.wire.address import controller_of
 from ztnode.wire.addressing import RFC4193_BITS, SIXPLANE_BITS, rfc4193_address, sixplane_address
 from ztnode.wire.capability import Capability

@@ -14,18 +14,19 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import Final
 
-from ztnode.vl2.core import Core
 from ztnode.vl2.subscriptions import Subscriptions, sample
-from ztnode.wire.frame import ETHERTYPE_ARP
+from ztnode.vl2.vl2_core import Vl2Core
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.ethernet import TYPE_ARP
 from ztnode.wire.mac import BROADCAST
 from ztnode.wire.multicast import (
     Gather,
     Like,
     MulticastFrame,
     MulticastGroup,
-    encode_gather,
-    encode_likes,
-    encode_multicast_frame,
+    build_gather,
+    build_likes,
+    build_multicast_frame,
 )
 from ztnode.wire.network_config import (
     SPECIALIST_ACTIVE_BRIDGE,
@@ -34,7 +35,6 @@ from ztnode.wire.network_config import (
     NetworkConfig,
 )
 from ztnode.wire.packet import VERB_MULTICAST_FRAME, VERB_MULTICAST_GATHER, VERB_MULTICAST_LIKE
-from ztnode.wire.reader import Buffer
 
 ANNOUNCE_INTERVAL: Final = 60.0
 """Seconds between announcements of the same groups to the same node (ZT_MULTICAST_ANNOUNCE_PERIOD)."""
@@ -60,7 +60,7 @@ _ARP_REQUEST: Final = b"\x08\x00\x06\x04\x00\x01"
 
 def group_of(destination: int, ethertype: int, payload: Buffer) -> MulticastGroup:
     """The group that an Ethernet frame is for; an ARP request names the address that it asks for."""
-    if destination == BROADCAST and ethertype == ETHERTYPE_ARP and len(payload) >= 28 and payload[2:8] == _ARP_REQUEST:
+    if destination == BROADCAST and ethertype == TYPE_ARP and len(payload) >= 28 and payload[2:8] == _ARP_REQUEST:
         return MulticastGroup.for_resolution_of(IPv4Address(bytes(payload[24:28])))
     return MulticastGroup(destination)
 
@@ -85,7 +85,7 @@ class Multicaster:
     """One network's multicast. ``push_credentials(address, now)`` comes before the first frame to a member."""
 
     def __init__(
-        self, core: Core, nwid: int, mac: int, controller: int, push_credentials: Callable[[int, float], None]
+        self, core: Vl2Core, nwid: int, mac: int, controller: int, push_credentials: Callable[[int, float], None]
     ) -> None:
         """``controller`` is its address, 0 if the network has none."""
         self._core = core
@@ -157,7 +157,7 @@ class Multicaster:
             return
         for at in range(0, len(self.groups), _LIKES_PER_PACKET):
             likes = (Like(self._nwid, group) for group in self.groups[at : at + _LIKES_PER_PACKET])
-            self._core.send(address, VERB_MULTICAST_LIKE, encode_likes(likes), now)
+            self._core.send(address, VERB_MULTICAST_LIKE, build_likes(likes), now)
 
     # Sending
 
@@ -185,7 +185,7 @@ class Multicaster:
         members = self.subscriptions.members(group)
         missing = max(limit - len(members), 0) + 1
         frame = MulticastFrame(self._nwid, group, ethertype, payload, source, gather_limit=missing)
-        outbound = Outbound(group, encode_multicast_frame(frame), allowed, limit, now + TRANSMIT_TIMEOUT)
+        outbound = Outbound(group, build_multicast_frame(frame), allowed, limit, now + TRANSMIT_TIMEOUT)
         outbound.sent.update((own, origin))
         for address in (*bridges, *sample(members, limit, self._core.random)):
             self._send_to(outbound, address, now)
@@ -229,7 +229,7 @@ class Multicaster:
             return False
         mac = self._mac if source is None else source
         frame = MulticastFrame(self._nwid, group, ethertype, payload, mac, replicate=True)
-        packet = encode_multicast_frame(frame)
+        packet = build_multicast_frame(frame)
         self._core.send(min(alive)[1], VERB_MULTICAST_FRAME, packet, now, compress=config.compression)
         return True
 
@@ -242,7 +242,7 @@ class Multicaster:
         asked = dict.fromkeys((*(() if root is None else (root,)), self._controller, *specialists))
         for nobody in (0, self._core.address):
             asked.pop(nobody, None)
-        packet = encode_gather(Gather(self._nwid, group, limit, config.certificate_of_membership))
+        packet = build_gather(Gather(self._nwid, group, limit, config.certificate_of_membership))
         for address in list(asked)[:_MAX_GATHER_PEERS]:
             self._core.send(address, VERB_MULTICAST_GATHER, packet, now)
 

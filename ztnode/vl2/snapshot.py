@@ -6,14 +6,14 @@ import enum
 from dataclasses import dataclass, field
 
 from ztnode.wire.multicast import MulticastGroup
-from ztnode.wire.network_config import Dns, IpInterface, Route
+from ztnode.wire.network_config import Dns, IpInterface, ManagedRoute
 
 
 class NetworkStatus(enum.Enum):
     """Where a membership stands. The values are those of ``ztnode.node.api.JoinState``."""
 
     REQUESTING = "requesting"
-    WAITING_FOR_AUTHORISATION = "waiting_for_authorisation"
+    WAITING_FOR_AUTHORIZATION = "waiting_for_authorization"
     NOT_FOUND = "not_found"
     AUTHENTICATION_REQUIRED = "authentication_required"
     OK = "ok"
@@ -30,7 +30,7 @@ class NetworkSnapshot:
     mac: int
     mtu: int
     addresses: tuple[IpInterface, ...]
-    routes: tuple[Route, ...]
+    routes: tuple[ManagedRoute, ...]
     dns: Dns
     private: bool
     broadcast: bool

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
-ADDRESS_BITS = 40
-NWID_BITS = 64
-ADDRESS_RESERVED_PREFIX = 0xFF
+ADDRESS_BITS: Final = 40
+NWID_BITS: Final = 64
+ADDRESS_RESERVED_PREFIX: Final = 0xFF
 """No node has an address whose first byte is this: in a packet it marks a fragment (reference: Constants.hpp)."""
 
-_ADDRESS = re.compile(r"[0-9a-fA-F]{10}")
-_NWID = re.compile(r"[0-9a-fA-F]{16}")
+_ADDRESS: Final = re.compile(r"[0-9a-fA-F]{10}")
+_NWID: Final = re.compile(r"[0-9a-fA-F]{16}")
 
 
 def is_reserved(address: int) -> bool:

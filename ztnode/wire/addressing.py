@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Interface
+from typing import Final
 
-RFC4193_BITS = 88
-SIXPLANE_BITS = 40
+RFC4193_BITS: Final = 88
+SIXPLANE_BITS: Final = 40
 
 
 def rfc4193_address(nwid: int, address: int) -> IPv6Interface:

@@ -16,15 +16,16 @@ is given its counter anew for each packet, and GMAC is AES-GCM with associated d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ztnode.wire.reader import Buffer
+from ztnode.wire.buffer import Buffer
 
-_AAD_PADDING = b"\0\0\0\0\0"
-_NONCE_PADDING = b"\0\0\0\0"
-_COUNTER_MASK = ~(1 << 31)
+_AAD_PADDING: Final = b"\0\0\0\0\0"
+_NONCE_PADDING: Final = b"\0\0\0\0"
+_COUNTER_MASK: Final = ~(1 << 31)
 """The top bit of the 32-bit counter starts clear, so that it cannot carry into the nonce."""
 
 

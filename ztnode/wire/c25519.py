@@ -13,8 +13,8 @@ from typing import Final
 from nacl import bindings
 from nacl.exceptions import CryptoError
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Buffer
 
 PUBLIC_LENGTH: Final = 64
 SECRET_LENGTH: Final = 64

@@ -10,23 +10,24 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ztnode.wire.address import controller_of
 from ztnode.wire.credential import (
     SIGNING_MARK,
     PublicIdentity,
     SigningIdentity,
-    decode_signature,
-    encode_signature,
+    build_signature,
+    parse_signature_from,
     skip_additional_fields,
 )
 from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
-from ztnode.wire.rules import Rule, encode_rules, read_rules
+from ztnode.wire.rules import Rule, build_rules, parse_rules_from
 
-MAX_CUSTODY_CHAIN = 7
-MAX_CAPABILITY_RULES = 64
-_HEAD = struct.Struct(">QQIH")
+MAX_CUSTODY_CHAIN: Final = 7
+MAX_CAPABILITY_RULES: Final = 64
+_HEAD: Final = struct.Struct(">QQIH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,12 @@ class Capability:
     custody: tuple[Custody, ...] = ()
 
     @classmethod
-    def read(cls, reader: Reader) -> Capability:
+    def parse_from(cls, reader: Reader) -> Capability:
         """Parse at the reader's position. Raises WireError."""
         network_id, timestamp, id_, rule_count = _HEAD.unpack(reader.take(_HEAD.size))
         if rule_count > MAX_CAPABILITY_RULES:
             raise WireError(f"capability with {rule_count} rules")
-        rules = read_rules(reader, rule_count)
+        rules = parse_rules_from(reader, rule_count)
         chain = reader.u8()
         if not 1 <= chain <= MAX_CUSTODY_CHAIN:
             raise WireError(f"capability with a custody chain of {chain}")
@@ -64,7 +65,7 @@ class Capability:
             if len(custody) >= chain:
                 raise WireError("custody chain longer than permitted")
             giver = reader.address()
-            custody.append(Custody(holder, giver, decode_signature(reader)))
+            custody.append(Custody(holder, giver, parse_signature_from(reader)))
         skip_additional_fields(reader)
         return cls(network_id, timestamp, id_, rules, chain, tuple(custody))
 
@@ -76,14 +77,14 @@ class Capability:
     def _fields(self) -> bytes:
         return (
             _HEAD.pack(self.network_id, self.timestamp, self.id, len(self.rules))
-            + encode_rules(self.rules)
+            + build_rules(self.rules)
             + bytes((self.max_custody_chain,))
         )
 
-    def encode(self) -> bytes:
+    def build(self) -> bytes:
         """The wire form."""
         links = b"".join(
-            link.holder.to_bytes(5, "big") + link.giver.to_bytes(5, "big") + encode_signature(link.signature)
+            link.holder.to_bytes(5, "big") + link.giver.to_bytes(5, "big") + build_signature(link.signature)
             for link in self.custody
         )
         return self._fields() + links + bytes(5) + b"\x00\x00"

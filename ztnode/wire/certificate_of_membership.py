@@ -9,8 +9,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.credential import (
     SIGNATURE_LENGTH,
     PublicIdentity,
@@ -19,20 +20,21 @@ from ztnode.wire.credential import (
     public_key_hash,
 )
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
-QUALIFIER_TIMESTAMP = 0
-QUALIFIER_NETWORK_ID = 1
-QUALIFIER_ISSUED_TO = 2
-QUALIFIER_IDENTITY_HASH = range(3, 7)
+QUALIFIER_TIMESTAMP: Final = 0
+QUALIFIER_NETWORK_ID: Final = 1
+QUALIFIER_ISSUED_TO: Final = 2
+QUALIFIER_IDENTITY_HASH: Final = range(3, 7)
 """Ids of the four qualifiers that hold the first 32 bytes of the identity's hash."""
 
-MAX_QUALIFIERS = 8
-_ANY = (1 << 64) - 1
-_QUALIFIER = struct.Struct(">QQQ")
+MAX_QUALIFIERS: Final = 8
+_ANY: Final = (1 << 64) - 1
+_QUALIFIER: Final = struct.Struct(">QQQ")
 
 
-class Qualifier(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Qualifier:
     """One condition; all three are unsigned 64-bit."""
 
     id: int
@@ -68,7 +70,7 @@ class CertificateOfMembership:
         )
 
     @classmethod
-    def read(cls, reader: Reader) -> CertificateOfMembership:
+    def parse_from(cls, reader: Reader) -> CertificateOfMembership:
         """Parse at the reader's position. Raises WireError."""
         if reader.u8() != 1:
             raise WireError("unknown certificate of membership format")
@@ -82,11 +84,11 @@ class CertificateOfMembership:
         return cls(qualifiers, signed_by, reader.take(SIGNATURE_LENGTH) if signed_by else b"")
 
     @classmethod
-    def decode(cls, data: Buffer) -> CertificateOfMembership:
+    def parse(cls, data: Buffer) -> CertificateOfMembership:
         """Parse ``data``; bytes after the certificate are ignored. Raises WireError."""
-        return cls.read(Reader(data))
+        return cls.parse_from(Reader(data))
 
-    def encode(self) -> bytes:
+    def build(self) -> bytes:
         """The wire form."""
         return (
             b"\x01"
@@ -97,7 +99,9 @@ class CertificateOfMembership:
         )
 
     def _signed_part(self) -> bytes:
-        return b"".join(_QUALIFIER.pack(*qualifier) for qualifier in self.qualifiers)
+        return b"".join(
+            _QUALIFIER.pack(qualifier.id, qualifier.value, qualifier.max_delta) for qualifier in self.qualifiers
+        )
 
     def _value(self, qualifier_id: int) -> int:
         return next((q.value for q in self.qualifiers if q.id == qualifier_id), 0)

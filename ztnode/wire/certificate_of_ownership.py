@@ -9,22 +9,23 @@ import enum
 import struct
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import Final
 
 from ztnode.wire.credential import (
     SIGNING_MARK,
     PublicIdentity,
     SigningIdentity,
-    decode_signature,
-    encode_signature,
+    build_signature,
     issued_by_controller,
+    parse_signature_from,
     skip_additional_fields,
 )
 from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 
-MAX_THINGS = 16
-THING_VALUE_SIZE = 16
-_HEAD = struct.Struct(">QQQIH")
+MAX_THINGS: Final = 16
+THING_VALUE_SIZE: Final = 16
+_HEAD: Final = struct.Struct(">QQQIH")
 
 
 class ThingType(enum.IntEnum):
@@ -50,7 +51,7 @@ class CertificateOfOwnership:
     signature: bytes = b""
 
     @classmethod
-    def read(cls, reader: Reader) -> CertificateOfOwnership:
+    def parse_from(cls, reader: Reader) -> CertificateOfOwnership:
         """Parse at the reader's position. Raises WireError."""
         network_id, timestamp, flags, id_, count = _HEAD.unpack(reader.take(_HEAD.size))
         if count > MAX_THINGS:
@@ -58,7 +59,7 @@ class CertificateOfOwnership:
         things = tuple((reader.u8(), reader.take(THING_VALUE_SIZE)) for _ in range(count))
         issued_to = reader.address()
         signed_by = reader.address()
-        signature = decode_signature(reader)
+        signature = parse_signature_from(reader)
         skip_additional_fields(reader)
         return cls(network_id, timestamp, issued_to, id_, things, flags, signed_by, signature)
 
@@ -70,9 +71,9 @@ class CertificateOfOwnership:
             + self.signed_by.to_bytes(5, "big")
         )
 
-    def encode(self) -> bytes:
+    def build(self) -> bytes:
         """The wire form."""
-        return self._fields() + encode_signature(self.signature) + b"\x00\x00"
+        return self._fields() + build_signature(self.signature) + b"\x00\x00"
 
     def _signed_part(self) -> bytes:
         return SIGNING_MARK + self._fields() + b"\x00\x00" + SIGNING_MARK

@@ -9,20 +9,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Final
 
-from ztnode.wire.credential import SIGNATURE_LENGTH, PublicIdentity, SigningIdentity, encode_signature
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.credential import SIGNATURE_LENGTH, PublicIdentity, SigningIdentity, build_signature
 from ztnode.wire.dictionary import MAX_DICTIONARY_SIZE
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
-FLAG_FAST_PROPAGATE = 0x01
+FLAG_FAST_PROPAGATE: Final = 0x01
 """Members pass the chunk on to each other."""
 
-CHUNK_SIZE = 4096
+CHUNK_SIZE: Final = 4096
 """Bytes of dictionary per chunk sent: three fragments at the usual MTU, so that a lost datagram costs little."""
 
-_HEAD = struct.Struct(">QH")
-_TAIL = struct.Struct(">BQII")
+_HEAD: Final = struct.Struct(">QH")
+_TAIL: Final = struct.Struct(">BQII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class ConfigChunk:
     signature: bytes = b""
 
     @classmethod
-    def decode(cls, payload: Buffer) -> ConfigChunk:
+    def parse(cls, payload: Buffer) -> ConfigChunk:
         """Parse what follows the in-re fields of OK, or the whole payload of NETWORK_CONFIG. Raises WireError."""
         reader = Reader(payload)
         network_id, length = _HEAD.unpack(reader.take(_HEAD.size))
@@ -63,9 +65,9 @@ class ConfigChunk:
             + _TAIL.pack(self.flags, self.update_id, self.total_length, self.index)
         )
 
-    def encode(self) -> bytes:
+    def build(self) -> bytes:
         """The payload."""
-        return self._signed_part() + encode_signature(self.signature)
+        return self._signed_part() + build_signature(self.signature)
 
     def sign(self, controller: SigningIdentity) -> ConfigChunk:
         """A copy signed by ``controller``."""
@@ -91,12 +93,12 @@ def split_config(
         yield ConfigChunk(network_id, part, update_id, len(dictionary), index, flags).sign(controller)
 
 
-def encode_accepted(network_id: int, update_id: int) -> bytes:
+def build_accepted(network_id: int, update_id: int) -> bytes:
     """What follows the in-re fields of the OK by which a member confirms a pushed configuration."""
     return network_id.to_bytes(8, "big") + update_id.to_bytes(8, "big")
 
 
-def decode_accepted(payload: Buffer) -> tuple[int, int]:
-    """The network id and update id of :func:`encode_accepted`. Raises WireError."""
+def parse_accepted(payload: Buffer) -> tuple[int, int]:
+    """The network id and update id of ``build_accepted``. Raises WireError."""
     reader = Reader(payload)
     return reader.u64(), reader.u64()

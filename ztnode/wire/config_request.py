@@ -6,7 +6,9 @@ Source: reference Network::requestConfiguration, NetworkConfig.hpp (keys), Packe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.capability import MAX_CAPABILITY_RULES
 from ztnode.wire.dictionary import Dictionary
 from ztnode.wire.errors import WireError
@@ -17,15 +19,15 @@ from ztnode.wire.network_config import (
     SingleSignOn,
 )
 from ztnode.wire.packet import PROTOCOL_VERSION
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 from ztnode.wire.rules import MAX_NETWORK_RULES
 
-MAX_METADATA_SIZE = 1024
+MAX_METADATA_SIZE: Final = 1024
 """Bytes of request metadata that current controllers keep room for (ZT_NETWORKCONFIG_METADATA_DICT_CAPACITY)."""
 
-MAX_AUTH_INFO_SIZE = 8192
-RULES_ENGINE_REVISION = 1
-_VENDOR_ZEROTIER = 1
+MAX_AUTH_INFO_SIZE: Final = 8192
+RULES_ENGINE_REVISION: Final = 1
+_VENDOR_ZEROTIER: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class RequestMetadata:
     os_arch: str = ""
     auth_token: str = ""
 
-    def to_dictionary(self) -> Dictionary:
+    def build_dictionary(self) -> Dictionary:
         """The metadata as it is sent."""
         result = Dictionary()
         for key, value in (
@@ -71,7 +73,7 @@ class RequestMetadata:
         return result
 
     @classmethod
-    def from_dictionary(cls, source: Dictionary) -> RequestMetadata:
+    def parse_dictionary(cls, source: Dictionary) -> RequestMetadata:
         """The metadata of a request; what is missing reads as 0 or empty."""
         return cls(
             config_version=source.unsigned("v"),
@@ -97,7 +99,7 @@ class ConfigRequest:
     timestamp: int = 0
 
     @classmethod
-    def decode(cls, payload: Buffer) -> ConfigRequest:
+    def parse(cls, payload: Buffer) -> ConfigRequest:
         """Parse the payload; old nodes end it after the network id or the metadata. Raises WireError."""
         reader = Reader(payload)
         network_id = reader.u64()
@@ -107,14 +109,14 @@ class ConfigRequest:
             length = reader.u16()
             if length > MAX_METADATA_SIZE:
                 raise WireError(f"request metadata of {length} bytes")
-            metadata = Dictionary.decode(reader.take(length))
+            metadata = Dictionary.parse(reader.take(length))
             if reader.remaining >= 16:
                 revision, timestamp = reader.u64(), reader.u64()
         return cls(network_id, metadata, revision, timestamp)
 
-    def encode(self) -> bytes:
+    def build(self) -> bytes:
         """The payload."""
-        metadata = self.metadata.encode()
+        metadata = self.metadata.build()
         return (
             self.network_id.to_bytes(8, "big")
             + len(metadata).to_bytes(2, "big")
@@ -124,7 +126,7 @@ class ConfigRequest:
         )
 
 
-def encode_auth_info(sso: SingleSignOn) -> bytes:
+def build_auth_info(sso: SingleSignOn) -> bytes:
     """What follows the network id in ERROR_NETWORK_AUTHENTICATION_REQUIRED: a length (2 bytes) and a dictionary."""
     result = Dictionary()
     result.put_unsigned("aV", sso.version)
@@ -140,19 +142,19 @@ def encode_auth_info(sso: SingleSignOn) -> bytes:
             ("aSSOp", sso.provider),
         ):
             result.put_text(key, value)
-    data = result.encode()
+    data = result.build()
     return len(data).to_bytes(2, "big") + data
 
 
-def decode_auth_info(data: Buffer) -> SingleSignOn:
-    """The inverse of :func:`encode_auth_info`; nothing at all means that a login is required without a known URL.
+def parse_auth_info(data: Buffer) -> SingleSignOn:
+    """The inverse of ``build_auth_info``; nothing at all means that a login is required without a known URL.
 
     Source: reference IncomingPacket::_doERROR. Raises WireError.
     """
     if len(data) <= 2:
         return SingleSignOn(enabled=True)
     reader = Reader(data)
-    source = Dictionary.decode(reader.take(reader.u16()), MAX_AUTH_INFO_SIZE)
+    source = Dictionary.parse(reader.take(reader.u16()), MAX_AUTH_INFO_SIZE)
     version = source.unsigned("aV")
     return SingleSignOn(
         enabled=True,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from typing import Protocol
+from typing import Final, Protocol
 
 from ztnode.wire.address import controller_of
 from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 
-SIGNATURE_LENGTH = 96
+SIGNATURE_LENGTH: Final = 96
 """An Ed25519 signature (64 bytes) and the 32 bytes of SHA-512 that it signs (reference ZT_C25519_SIGNATURE_LEN)."""
 
-SIGNATURE_TYPE_ED25519 = 1
-SIGNING_MARK = b"\x7f" * 8
+SIGNATURE_TYPE_ED25519: Final = 1
+SIGNING_MARK: Final = b"\x7f" * 8
 """Stands before and after the serialised fields while they are signed."""
 
 
@@ -52,12 +52,12 @@ def public_key_hash(identity: PublicIdentity) -> bytes:
     return hashlib.sha384(identity.address.to_bytes(5, "big") + identity.public).digest()
 
 
-def encode_signature(signature: bytes) -> bytes:
+def build_signature(signature: bytes) -> bytes:
     """Type, length and signature, as every credential but the COM writes them."""
     return bytes((SIGNATURE_TYPE_ED25519,)) + len(signature).to_bytes(2, "big") + signature
 
 
-def decode_signature(reader: Reader) -> bytes:
+def parse_signature_from(reader: Reader) -> bytes:
     """The signature; empty (and so never valid) if it is of a type not known here. Raises WireError."""
     kind = reader.u8()
     length = reader.u16()

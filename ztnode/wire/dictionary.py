@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Final
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Buffer
 
-MAX_DICTIONARY_SIZE = 512 * 1024
+MAX_DICTIONARY_SIZE: Final = 512 * 1024
 """Largest dictionary read, in bytes; the reference's room for a full-size network configuration is about 400 KB."""
 
-_ESCAPED = {0x00: b"\\0", 0x0D: b"\\r", 0x0A: b"\\n", 0x5C: b"\\\\", 0x3D: b"\\e"}
-_UNESCAPED = {0x30: b"\x00", 0x72: b"\r", 0x6E: b"\n", 0x65: b"="}
-_TO_ESCAPE = re.compile(rb"[\x00\r\n\\=]")
-_TO_UNESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
-_LINE_END = re.compile(rb"[\r\n]")
-_HEX = re.compile(rb"\s*([+-]?)(?:0[xX])?([0-9a-fA-F]*)")
-_U64_MAX = (1 << 64) - 1
+_ESCAPED: Final = {0x00: b"\\0", 0x0D: b"\\r", 0x0A: b"\\n", 0x5C: b"\\\\", 0x3D: b"\\e"}
+_UNESCAPED: Final = {0x30: b"\x00", 0x72: b"\r", 0x6E: b"\n", 0x65: b"="}
+_TO_ESCAPE: Final = re.compile(rb"[\x00\r\n\\=]")
+_TO_UNESCAPE: Final = re.compile(rb"\\(.?)", re.DOTALL)
+_LINE_END: Final = re.compile(rb"[\r\n]")
+_HEX: Final = re.compile(rb"\s*([+-]?)(?:0[xX])?([0-9a-fA-F]*)")
+_U64_MAX: Final = (1 << 64) - 1
 
 
 def _escape(value: bytes) -> bytes:
@@ -47,7 +48,7 @@ class Dictionary(Mapping[str, bytes]):
         self._items: dict[str, bytes] = dict(items or {})
 
     @classmethod
-    def decode(cls, data: Buffer, limit: int = MAX_DICTIONARY_SIZE) -> Dictionary:
+    def parse(cls, data: Buffer, limit: int = MAX_DICTIONARY_SIZE) -> Dictionary:
         """Parse ``data`` up to its first NUL. The first occurrence of a key counts; lines without ``=`` are ignored.
 
         Raises WireError if ``data`` is longer than ``limit`` bytes.
@@ -63,7 +64,7 @@ class Dictionary(Mapping[str, bytes]):
                 items.setdefault(key.decode("latin-1"), _unescape(value))
         return result
 
-    def encode(self) -> bytes:
+    def build(self) -> bytes:
         """The wire form. Raises ValueError for a key that cannot be written."""
         lines = []
         for key, value in self._items.items():
@@ -88,11 +89,11 @@ class Dictionary(Mapping[str, bytes]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Dictionary) and self._items == other._items
 
-    def integer(self, key: str, default: int = 0) -> int:
+    def integer(self, key: str) -> int:
         """A signed 64-bit hexadecimal value, as C's strtoll reads it: 0 if it is none, saturated if it is too big."""
         value = self._items.get(key)
         if not value:
-            return default
+            return 0
         match = _HEX.match(value[:127])
         if match is None or not match[2]:
             return 0
@@ -110,10 +111,10 @@ class Dictionary(Mapping[str, bytes]):
         magnitude = min(int(match[2], 16), _U64_MAX)
         return -magnitude & _U64_MAX if match[1] == b"-" else magnitude
 
-    def boolean(self, key: str, default: bool = False) -> bool:
+    def boolean(self, key: str) -> bool:
         """True for a value that starts with ``1``, ``t`` or ``T``."""
         value = self._items.get(key)
-        return default if value is None else value[:1] in (b"1", b"t", b"T")
+        return value is not None and value[:1] in (b"1", b"t", b"T")
 
     def text(self, key: str, default: str = "") -> str:
         """A value as text up to its first NUL; bytes that are not UTF-8 show as replacement characters."""

@@ -14,12 +14,12 @@ per fragment: the whole is authenticated when it is together again.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from ztnode.wire.address import ADDRESS_RESERVED_PREFIX
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 from ztnode.wire.packet import MAX_HOPS, MAX_PACKET_FRAGMENTS
-from ztnode.wire.reader import Buffer
 
 OFFSET_INDICATOR: Final = 13
 OFFSET_NUMBER: Final = 14
@@ -29,39 +29,9 @@ MIN_FRAGMENT_LENGTH: Final = OFFSET_DATA
 INDICATOR: Final = ADDRESS_RESERVED_PREFIX
 
 
-class Fragment(NamedTuple):
-    """A fragment that is not the head of its packet."""
-
-    packet_id: int
-    destination: int
-    number: int
-    """1 and up; the head is 0."""
-    total: int
-    """How many there are, the head included."""
-    hops: int
-    data: memoryview
-
-
 def is_fragment(datagram: Buffer) -> bool:
     """Whether a received datagram is a fragment other than a head. Too short a datagram is none."""
     return len(datagram) > OFFSET_DATA and datagram[OFFSET_INDICATOR] == INDICATOR
-
-
-def parse_fragment(datagram: Buffer) -> Fragment:
-    """Split a fragment into its fields. WireError unless 1 ≤ number < total ≤ 7."""
-    if not is_fragment(datagram):
-        raise WireError("not a fragment")
-    total, number = datagram[OFFSET_NUMBER] >> 4, datagram[OFFSET_NUMBER] & 0x0F
-    if not 1 <= number < total <= MAX_PACKET_FRAGMENTS:
-        raise WireError(f"fragment {number} of {total}")
-    return Fragment(
-        int.from_bytes(datagram[:8], "big"),
-        int.from_bytes(datagram[8:13], "big"),
-        number,
-        total,
-        datagram[OFFSET_HOPS] & MAX_HOPS,
-        memoryview(datagram)[OFFSET_DATA:],
-    )
 
 
 def with_hop_added(datagram: Buffer) -> bytes:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from ztnode.wire.endpoint import Endpoint, pull_endpoint, push_endpoint
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.endpoint import Endpoint, build_endpoint, parse_endpoint_from
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.packet import MAX_PACKET_LENGTH, VERB_HELLO
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 from ztnode.wire.world import World, WorldType
 
 MAX_MOONS: Final = 64
@@ -92,10 +93,10 @@ def build_hello(hello: Hello, packet_id: int, keys: PeerKeys) -> bytes:
     return b"".join(
         (
             bytes((VERB_HELLO, hello.protocol)),
-            _push_version(hello.version),
+            _build_version(hello.version),
             hello.timestamp.to_bytes(8, "big"),
-            hello.identity.to_bytes(),
-            push_endpoint(hello.surface),
+            hello.identity.build(),
+            build_endpoint(hello.surface),
             hello.planet.id.to_bytes(8, "big"),
             hello.planet.timestamp.to_bytes(8, "big"),
             keys.mask_field(packet_id, len(hello.moons).to_bytes(2, "big") + moons),
@@ -107,31 +108,31 @@ def hello_identity(plaintext: Buffer) -> Identity:
     """Who sent a HELLO that cannot be checked yet, because its sender is not known: all that is needed to agree on the
     keys with which to open it. WireError."""
     reader = Reader(plaintext)
-    _pull_head(reader)
-    return Identity.pull(reader).without_secret()
+    _parse_head_from(reader)
+    return Identity.parse_from(reader).without_secret()
 
 
 def parse_hello(plaintext: Buffer, packet_id: int, keys: PeerKeys) -> Hello:
     """Parse the plaintext, verb byte first, of a HELLO that ``keys`` opened. WireError."""
     reader = Reader(plaintext)
-    protocol, version, timestamp = _pull_head(reader)
-    identity = Identity.pull(reader).without_secret()
-    surface = pull_endpoint(reader) if reader.remaining else None
+    protocol, version, timestamp = _parse_head_from(reader)
+    identity = Identity.parse_from(reader).without_secret()
+    surface = parse_endpoint_from(reader) if reader.remaining else None
     if reader.remaining < 16:
         return Hello(protocol, version, timestamp, identity, surface, None)
     planet = WorldVersion(reader.u64(), reader.u64())
-    return Hello(protocol, version, timestamp, identity, surface, planet, _pull_moons(reader, packet_id, keys))
+    return Hello(protocol, version, timestamp, identity, surface, planet, _parse_moons_from(reader, packet_id, keys))
 
 
 def build_ok_hello(ok: OkHello) -> bytes:
     """The payload of an OK in reply to a HELLO (to be wrapped by ``reply.build_ok``)."""
-    worlds = b"".join(world.to_bytes() for world in ok.worlds)
+    worlds = b"".join(world.build() for world in ok.worlds)
     return b"".join(
         (
             ok.timestamp.to_bytes(8, "big"),
             bytes((ok.protocol,)),
-            _push_version(ok.version),
-            push_endpoint(ok.surface),
+            _build_version(ok.version),
+            build_endpoint(ok.surface),
             len(worlds).to_bytes(2, "big"),
             worlds,
         )
@@ -141,13 +142,13 @@ def build_ok_hello(ok: OkHello) -> bytes:
 def parse_ok_hello(payload: Buffer) -> OkHello:
     """Parse the payload of an OK in reply to a HELLO. WireError. The worlds' signatures are not checked here."""
     reader = Reader(payload)
-    timestamp, protocol, version = reader.u64(), reader.u8(), _pull_version(reader)
-    surface = pull_endpoint(reader) if reader.remaining else None
+    timestamp, protocol, version = reader.u64(), reader.u8(), _parse_version_from(reader)
+    surface = parse_endpoint_from(reader) if reader.remaining else None
     worlds: list[World] = []
     if reader.remaining >= 2:
         updates = Reader(reader.take(reader.u16()))
         while updates.remaining:
-            worlds.append(World.pull(updates))
+            worlds.append(World.parse_from(updates))
     return OkHello(timestamp, protocol, version, surface, tuple(worlds))
 
 
@@ -158,25 +159,25 @@ def newer_worlds(hello: Hello, planet: World, moons: Iterable[World]) -> Sequenc
     worlds = [moon for moon in moons if known.get(moon.id, moon.timestamp) < moon.timestamp]
     if hello.planet is not None and hello.planet.id == planet.id and hello.planet.timestamp < planet.timestamp:
         worlds.insert(0, planet)
-    lengths = accumulate(len(world.to_bytes()) for world in worlds)
+    lengths = accumulate(len(world.build()) for world in worlds)
     return [world for world, length in zip(worlds, lengths, strict=True) if length <= _ROOM_FOR_WORLDS]
 
 
-def _push_version(version: Version) -> bytes:
+def _build_version(version: Version) -> bytes:
     return bytes((version.major, version.minor)) + version.revision.to_bytes(2, "big")
 
 
-def _pull_version(reader: Reader) -> Version:
+def _parse_version_from(reader: Reader) -> Version:
     return Version(reader.u8(), reader.u8(), reader.u16())
 
 
-def _pull_head(reader: Reader) -> tuple[int, Version, int]:
+def _parse_head_from(reader: Reader) -> tuple[int, Version, int]:
     if reader.u8() != VERB_HELLO:
         raise WireError("not a HELLO")
-    return reader.u8(), _pull_version(reader), reader.u64()
+    return reader.u8(), _parse_version_from(reader), reader.u64()
 
 
-def _pull_moons(reader: Reader, packet_id: int, keys: PeerKeys) -> tuple[WorldVersion, ...]:
+def _parse_moons_from(reader: Reader, packet_id: int, keys: PeerKeys) -> tuple[WorldVersion, ...]:
     longest = 2 + MAX_MOONS * _MOON_ENTRY
     reader = Reader(keys.mask_field(packet_id, reader.take(min(reader.remaining, longest))))
     if reader.remaining < 2:

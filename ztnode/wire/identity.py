@@ -15,9 +15,10 @@ from typing import Final
 
 from ztnode.wire import c25519
 from ztnode.wire.address import format_address, is_reserved
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity_hash import memory_hard_hash
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
 _TYPE_C25519: Final = 0
 _HASHCASH_LIMIT: Final = 17
@@ -52,7 +53,7 @@ class Identity:
                 return identity
 
     @classmethod
-    def from_text(cls, text: str) -> Identity:
+    def parse_text(cls, text: str) -> Identity:
         """Parse the text form, surrounding white space allowed. WireError with one clear line."""
         fields = _TEXT.fullmatch(text.strip())
         if fields is None:
@@ -61,7 +62,7 @@ class Identity:
         return cls._checked(int(address, 16), bytes.fromhex(public), bytes.fromhex(secret) if secret else None)
 
     @classmethod
-    def pull(cls, reader: Reader) -> Identity:
+    def parse_from(cls, reader: Reader) -> Identity:
         """Read the binary form. WireError if truncated or of another type."""
         address = reader.address()
         if (kind := reader.u8()) != _TYPE_C25519:
@@ -73,10 +74,10 @@ class Identity:
         return cls._checked(address, public, reader.take(secret_length) if secret_length else None)
 
     @classmethod
-    def from_bytes(cls, data: Buffer) -> Identity:
+    def parse(cls, data: Buffer) -> Identity:
         """Parse the binary form; anything after it is refused. WireError."""
         reader = Reader(data)
-        identity = cls.pull(reader)
+        identity = cls.parse_from(reader)
         if reader.remaining:
             raise WireError(f"{reader.remaining} bytes follow the identity")
         return identity
@@ -87,12 +88,12 @@ class Identity:
             raise WireError("not an identity: its address is reserved")
         return cls(address, public, secret)
 
-    def to_text(self, *, include_secret: bool = False) -> str:
+    def build_text(self, *, include_secret: bool = False) -> str:
         """The text form. ValueError if the secret is wanted and this identity has none."""
         text = f"{format_address(self.address)}:{_TYPE_C25519}:{self.public.hex()}"
         return f"{text}:{self._own_secret().hex()}" if include_secret else text
 
-    def to_bytes(self, *, include_secret: bool = False) -> bytes:
+    def build(self, *, include_secret: bool = False) -> bytes:
         """The binary form. ValueError if the secret is wanted and this identity has none."""
         secret = self._own_secret() if include_secret else b""
         return b"".join((self.address.to_bytes(5, "big"), b"\0", self.public, bytes((len(secret),)), secret))

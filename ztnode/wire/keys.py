@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from ztnode.wire import salsa20
 from ztnode.wire.aes_gmac_siv import AesGmacSiv
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.c25519 import AGREEMENT_LENGTH
 from ztnode.wire.packet import (
     CIPHER_AES_GMAC_SIV,
@@ -29,7 +30,6 @@ from ztnode.wire.packet import (
     OFFSET_MAC,
     OFFSET_VERB,
 )
-from ztnode.wire.reader import Buffer
 
 _ROUNDS: Final = 12
 _MANGLED: Final = 21

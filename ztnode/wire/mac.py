@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-BROADCAST = 0xFFFFFFFFFFFF
-_MULTICAST_BIT = 1 << 40
+from typing import Final
+
+BROADCAST: Final = 0xFFFFFFFFFFFF
+_MULTICAST_BIT: Final = 1 << 40
 
 
 def first_octet(nwid: int) -> int:
@@ -38,7 +40,7 @@ def format_mac(mac: int) -> str:
 
 
 def parse_mac(text: str) -> int:
-    """The inverse of :func:`format_mac`; ``-`` or nothing between the octets is accepted. Raises ValueError."""
+    """The inverse of ``format_mac``; ``-`` or nothing between the octets is accepted. Raises ValueError."""
     digits = text.replace(":", "").replace("-", "")
     if len(digits) != 12:
         raise ValueError(f"not a MAC address: {text!r}")

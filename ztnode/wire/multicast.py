@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.errors import WireError
 from ztnode.wire.mac import BROADCAST
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
-FLAG_COM = 0x01
+FLAG_COM: Final = 0x01
 """A certificate of membership is attached; in frames only old peers still do that."""
-FLAG_GATHER = 0x02
-FLAG_SOURCE_MAC = 0x04
-FLAG_REPLICATE = 0x08
+FLAG_GATHER: Final = 0x02
+FLAG_SOURCE_MAC: Final = 0x04
+FLAG_REPLICATE: Final = 0x08
 
-_LIKE = struct.Struct(">Q6sI")
+_LIKE: Final = struct.Struct(">Q6sI")
 
 
 class MulticastGroup(NamedTuple):
-    """A group MAC and additional distinguishing information (ADI): for ARP the IPv4 address asked for, else 0."""
+    """A group MAC and additional distinguishing information (ADI): for ARP the IPv4 address asked for, else 0.
+
+    A named tuple, not a dataclass: it is looked up in dictionaries for every multicast frame, and so hashed in C."""
 
     mac: int
     adi: int = 0
@@ -40,18 +44,18 @@ class MulticastGroup(NamedTuple):
 
 
 class Like(NamedTuple):
-    """A subscription."""
+    """A subscription. A named tuple because thousands of them may come in one packet, each to be looked up."""
 
     network_id: int
     group: MulticastGroup
 
 
-def encode_likes(likes: Iterable[Like]) -> bytes:
+def build_likes(likes: Iterable[Like]) -> bytes:
     """The payload of MULTICAST_LIKE."""
     return b"".join(_LIKE.pack(network_id, group.mac.to_bytes(6, "big"), group.adi) for network_id, group in likes)
 
 
-def decode_likes(payload: Buffer) -> list[Like]:
+def parse_likes(payload: Buffer) -> list[Like]:
     """The subscriptions in a MULTICAST_LIKE. Raises WireError."""
     if len(payload) % _LIKE.size:
         raise WireError(f"MULTICAST_LIKE of {len(payload)} bytes")
@@ -61,7 +65,8 @@ def decode_likes(payload: Buffer) -> list[Like]:
     ]
 
 
-class Gather(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Gather:
     """A question for up to ``limit`` members of a group; the COM lets a node that is no member check who asks."""
 
     network_id: int
@@ -70,31 +75,32 @@ class Gather(NamedTuple):
     certificate: CertificateOfMembership | None = None
 
 
-def _pull_group(reader: Reader) -> MulticastGroup:
+def _parse_group_from(reader: Reader) -> MulticastGroup:
     return MulticastGroup(reader.unsigned(6), reader.u32())
 
 
-def _push_group(network_id: int, flags: bytes, group: MulticastGroup) -> bytes:
+def _build_group(network_id: int, flags: bytes, group: MulticastGroup) -> bytes:
     return network_id.to_bytes(8, "big") + flags + group.mac.to_bytes(6, "big") + group.adi.to_bytes(4, "big")
 
 
-def encode_gather(gather: Gather) -> bytes:
+def build_gather(gather: Gather) -> bytes:
     """The payload of MULTICAST_GATHER."""
-    certificate = gather.certificate.encode() if gather.certificate is not None else b""
+    certificate = gather.certificate.build() if gather.certificate is not None else b""
     flags = bytes((FLAG_COM if certificate else 0,))
-    return _push_group(gather.network_id, flags, gather.group) + gather.limit.to_bytes(4, "big") + certificate
+    return _build_group(gather.network_id, flags, gather.group) + gather.limit.to_bytes(4, "big") + certificate
 
 
-def decode_gather(payload: Buffer) -> Gather:
+def parse_gather(payload: Buffer) -> Gather:
     """Parse MULTICAST_GATHER. Raises WireError."""
     reader = Reader(payload)
     network_id, flags = reader.u64(), reader.u8()
-    group, limit = _pull_group(reader), reader.u32()
-    certificate = CertificateOfMembership.read(reader) if flags & FLAG_COM else None
+    group, limit = _parse_group_from(reader), reader.u32()
+    certificate = CertificateOfMembership.parse_from(reader) if flags & FLAG_COM else None
     return Gather(network_id, group, limit, certificate)
 
 
-class Gathered(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Gathered:
     """Members of a group; ``total`` counts those that are known but not listed too."""
 
     network_id: int
@@ -103,31 +109,33 @@ class Gathered(NamedTuple):
     members: tuple[int, ...]
 
 
-def _push_members(total: int, members: Sequence[int]) -> bytes:
+def _build_members(total: int, members: Sequence[int]) -> bytes:
     listed = b"".join(member.to_bytes(5, "big") for member in members)
     return total.to_bytes(4, "big") + len(members).to_bytes(2, "big") + listed
 
 
-def _pull_members(reader: Reader) -> tuple[int, tuple[int, ...]]:
+def _parse_members_from(reader: Reader) -> tuple[int, tuple[int, ...]]:
     total = reader.u32()
     listed = reader.take(5 * reader.u16())
     return total, tuple(int.from_bytes(listed[at : at + 5], "big") for at in range(0, len(listed), 5))
 
 
-def encode_gathered(reply: Gathered) -> bytes:
+def build_gathered(reply: Gathered) -> bytes:
     """What follows the in-re fields of OK(MULTICAST_GATHER)."""
-    return _push_group(reply.network_id, b"", reply.group) + _push_members(reply.total, reply.members)
+    return _build_group(reply.network_id, b"", reply.group) + _build_members(reply.total, reply.members)
 
 
-def decode_gathered(payload: Buffer) -> Gathered:
+def parse_gathered(payload: Buffer) -> Gathered:
     """Parse what follows the in-re fields of OK(MULTICAST_GATHER). Raises WireError."""
     reader = Reader(payload)
-    network_id, group = reader.u64(), _pull_group(reader)
-    return Gathered(network_id, group, *_pull_members(reader))
+    network_id, group = reader.u64(), _parse_group_from(reader)
+    return Gathered(network_id, group, *_parse_members_from(reader))
 
 
 class MulticastFrame(NamedTuple):
-    """``source`` is None where it is the sender's standard MAC; ``gather_limit`` asks for as many members in the OK."""
+    """``source`` is None where it is the sender's standard MAC; ``gather_limit`` asks for as many members in the OK.
+
+    A named tuple because one is made per frame, at a third of a frozen dataclass's cost."""
 
     network_id: int
     group: MulticastGroup
@@ -139,13 +147,13 @@ class MulticastFrame(NamedTuple):
     certificate: CertificateOfMembership | None = None
 
 
-def encode_multicast_frame(frame: MulticastFrame) -> bytes:
+def build_multicast_frame(frame: MulticastFrame) -> bytes:
     """The payload of MULTICAST_FRAME."""
     flags = FLAG_REPLICATE if frame.replicate else 0
     optional = b""
     if frame.certificate is not None:
         flags |= FLAG_COM
-        optional += frame.certificate.encode()
+        optional += frame.certificate.build()
     if frame.gather_limit:
         flags |= FLAG_GATHER
         optional += frame.gather_limit.to_bytes(4, "big")
@@ -154,28 +162,29 @@ def encode_multicast_frame(frame: MulticastFrame) -> bytes:
         optional += frame.source.to_bytes(6, "big")
     return b"".join(
         (
-            _push_group(frame.network_id, bytes((flags,)) + optional, frame.group),
+            _build_group(frame.network_id, bytes((flags,)) + optional, frame.group),
             frame.ethertype.to_bytes(2, "big"),
             frame.payload,
         )
     )
 
 
-def decode_multicast_frame(payload: Buffer) -> MulticastFrame:
+def parse_multicast_frame(payload: Buffer) -> MulticastFrame:
     """Parse MULTICAST_FRAME; the payload is a slice. Raises WireError."""
     reader = Reader(payload)
     network_id, flags = reader.u64(), reader.u8()
-    certificate = CertificateOfMembership.read(reader) if flags & FLAG_COM else None
+    certificate = CertificateOfMembership.parse_from(reader) if flags & FLAG_COM else None
     gather_limit = reader.u32() if flags & FLAG_GATHER else 0
     source = reader.unsigned(6) if flags & FLAG_SOURCE_MAC else None
-    group, ethertype = _pull_group(reader), reader.u16()
+    group, ethertype = _parse_group_from(reader), reader.u16()
     rest = payload[reader.position :]
     return MulticastFrame(
         network_id, group, ethertype, rest, source, gather_limit, bool(flags & FLAG_REPLICATE), certificate
     )
 
 
-class MulticastFrameReply(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MulticastFrameReply:
     """OK(MULTICAST_FRAME): more members of the group, and from old peers their COM."""
 
     network_id: int
@@ -185,21 +194,21 @@ class MulticastFrameReply(NamedTuple):
     certificate: CertificateOfMembership | None = None
 
 
-def encode_multicast_frame_reply(reply: MulticastFrameReply) -> bytes:
+def build_multicast_frame_reply(reply: MulticastFrameReply) -> bytes:
     """What follows the in-re fields of OK(MULTICAST_FRAME) with gather results."""
     flags, certificate = FLAG_GATHER, b""
     if reply.certificate is not None:
         flags |= FLAG_COM
-        certificate = reply.certificate.encode()
-    head = _push_group(reply.network_id, b"", reply.group) + bytes((flags,))
-    return head + certificate + _push_members(reply.total, reply.members)
+        certificate = reply.certificate.build()
+    head = _build_group(reply.network_id, b"", reply.group) + bytes((flags,))
+    return head + certificate + _build_members(reply.total, reply.members)
 
 
-def decode_multicast_frame_reply(payload: Buffer) -> MulticastFrameReply:
+def parse_multicast_frame_reply(payload: Buffer) -> MulticastFrameReply:
     """Parse what follows the in-re fields of OK(MULTICAST_FRAME). Raises WireError."""
     reader = Reader(payload)
-    network_id, group = reader.u64(), _pull_group(reader)
+    network_id, group = reader.u64(), _parse_group_from(reader)
     flags = reader.u8()
-    certificate = CertificateOfMembership.read(reader) if flags & FLAG_COM else None
-    total, members = _pull_members(reader) if flags & FLAG_GATHER else (0, ())
+    certificate = CertificateOfMembership.parse_from(reader) if flags & FLAG_COM else None
+    total, members = _parse_members_from(reader) if flags & FLAG_GATHER else (0, ())
     return MulticastFrameReply(network_id, group, total, members, certificate)

@@ -1,6 +1,6 @@
 """The configuration that a controller issues to one member, as a typed value.
 
-It travels, and is kept on disk in ``networks.d/<nwid>.conf``, as a :class:`~ztnode.wire.dictionary.Dictionary`
+It travels, and is kept on disk in ``networks.d/<nwid>.conf``, as a ``Dictionary``
 whose binary values hold lists. Source: reference NetworkConfig.cpp (toDictionary, fromDictionary), DNS.hpp.
 """
 
@@ -10,45 +10,47 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
+from ztnode.wire.address import format_address
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.capability import Capability
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
 from ztnode.wire.dictionary import Dictionary
-from ztnode.wire.endpoint import Endpoint, pull_endpoint, push_endpoint
+from ztnode.wire.endpoint import Endpoint, build_endpoint, parse_endpoint_from
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Buffer, Reader
-from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, decode_rules, encode_rules
+from ztnode.wire.reader import Reader
+from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, build_rules, parse_rules
 from ztnode.wire.tag import Tag
 
-NETWORK_CONFIG_VERSION = 7
-OLDEST_BINARY_VERSION = 6
+NETWORK_CONFIG_VERSION: Final = 7
+OLDEST_BINARY_VERSION: Final = 6
 """From this version on lists are binary values; older controllers wrote them as text."""
 
-MIN_MTU = 1280
-MAX_MTU = 10000
-DEFAULT_MTU = 2800
-MAX_ROUTES = 128
-MAX_STATIC_ADDRESSES = 32
-MAX_SPECIALISTS = 256
-MAX_CAPABILITIES = 128
-MAX_TAGS = 128
-MAX_CERTIFICATES_OF_OWNERSHIP = 4
-MAX_DNS_SERVERS = 4
-MAX_NAME_LENGTH = 127
-MAX_URL_LENGTH = 2047
-_DNS_DOMAIN_SIZE = 128
+MIN_MTU: Final = 1280
+MAX_MTU: Final = 10000
+DEFAULT_MTU: Final = 2800
+MAX_ROUTES: Final = 128
+MAX_STATIC_ADDRESSES: Final = 32
+MAX_SPECIALISTS: Final = 256
+MAX_CAPABILITIES: Final = 128
+MAX_TAGS: Final = 128
+MAX_CERTIFICATES_OF_OWNERSHIP: Final = 4
+MAX_DNS_SERVERS: Final = 4
+MAX_NAME_LENGTH: Final = 127
+MAX_URL_LENGTH: Final = 2047
+_DNS_DOMAIN_SIZE: Final = 128
 
-FLAG_ENABLE_BROADCAST = 0x02
-FLAG_ENABLE_IPV6_NDP_EMULATION = 0x04
-FLAG_UNSUPPORTED_MATCH_MATCHES = 0x08
-FLAG_DISABLE_COMPRESSION = 0x10
+FLAG_ENABLE_BROADCAST: Final = 0x02
+FLAG_ENABLE_IPV6_NDP_EMULATION: Final = 0x04
+FLAG_UNSUPPORTED_MATCH_MATCHES: Final = 0x08
+FLAG_DISABLE_COMPRESSION: Final = 0x10
 
-SPECIALIST_ACTIVE_BRIDGE = 1 << 41
-SPECIALIST_ANCHOR = 1 << 42
-SPECIALIST_MULTICAST_REPLICATOR = 1 << 43
-_ADDRESS_MASK = (1 << 40) - 1
+SPECIALIST_ACTIVE_BRIDGE: Final = 1 << 41
+SPECIALIST_ANCHOR: Final = 1 << 42
+SPECIALIST_MULTICAST_REPLICATOR: Final = 1 << 43
+_ADDRESS_MASK: Final = (1 << 40) - 1
 
 IpAddress: TypeAlias = IPv4Address | IPv6Address
 IpInterface: TypeAlias = IPv4Interface | IPv6Interface
@@ -64,7 +66,7 @@ class NetworkType(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class ManagedRoute:
     """A managed route: ``via`` a gateway, or None for on-link."""
 
     target: IpNetwork
@@ -121,7 +123,7 @@ class NetworkConfig:
     name: str = ""
     mtu: int = DEFAULT_MTU
     static_addresses: tuple[IpInterface, ...] = ()
-    routes: tuple[Route, ...] = ()
+    routes: tuple[ManagedRoute, ...] = ()
     specialists: tuple[int, ...] = ()
     rules: tuple[Rule, ...] = ()
     certificate_of_membership: CertificateOfMembership | None = None
@@ -155,18 +157,18 @@ class NetworkConfig:
         """The addresses of the specialists that have any flag of ``role``."""
         return tuple(specialist & _ADDRESS_MASK for specialist in self.specialists if specialist & role)
 
-    def encode(self, *, legacy: bool = False) -> bytes:
+    def build(self, *, legacy: bool = False) -> bytes:
         """The dictionary, keys in the reference's order; ``legacy`` adds the text fields that nodes before 1.2 read."""
-        return _to_dictionary(self, legacy).encode()
+        return _build_dictionary(self, legacy).build()
 
     @classmethod
-    def decode(cls, data: Buffer) -> NetworkConfig:
+    def parse(cls, data: Buffer) -> NetworkConfig:
         """Parse a dictionary. Raises WireError if it is none, or lacks the network or the member it is for."""
-        return _from_dictionary(Dictionary.decode(data))
+        return _parse_dictionary(Dictionary.parse(data))
 
 
-def _push_ip(address: IpAddress, number: int = 0) -> bytes:
-    return push_endpoint((str(address), number))
+def _build_ip(address: IpAddress, number: int = 0) -> bytes:
+    return build_endpoint((str(address), number))
 
 
 def _interface(endpoint: Endpoint) -> IpInterface | None:
@@ -179,64 +181,64 @@ def _interface(endpoint: Endpoint) -> IpInterface | None:
     return IPv6Interface((address, endpoint[1]))
 
 
-def _push_route(route: Route) -> bytes:
-    target = _push_ip(route.target.network_address, route.target.prefixlen)
-    via = b"\x00" if route.via is None else _push_ip(route.via)
+def _build_route(route: ManagedRoute) -> bytes:
+    target = _build_ip(route.target.network_address, route.target.prefixlen)
+    via = b"\x00" if route.via is None else _build_ip(route.via)
     return target + via + route.flags.to_bytes(2, "big") + route.metric.to_bytes(2, "big")
 
 
-def _read_routes(data: bytes) -> tuple[Route, ...]:
+def _parse_routes(data: bytes) -> tuple[ManagedRoute, ...]:
     reader = Reader(data)
-    routes: list[Route] = []
+    routes: list[ManagedRoute] = []
     while reader.remaining and len(routes) < MAX_ROUTES:
-        target, via = pull_endpoint(reader), pull_endpoint(reader)
+        target, via = parse_endpoint_from(reader), parse_endpoint_from(reader)
         flags, metric = reader.u16(), reader.u16()
         interface = None if target is None else _interface(target)
         if interface is not None:
             gateway = None if via is None else ip_address(via[0])
-            routes.append(Route(interface.network, gateway, flags, metric))
+            routes.append(ManagedRoute(interface.network, gateway, flags, metric))
     return tuple(routes)
 
 
-def _read_addresses(data: bytes) -> tuple[IpInterface, ...]:
+def _parse_addresses(data: bytes) -> tuple[IpInterface, ...]:
     reader = Reader(data)
     addresses: list[IpInterface] = []
     while reader.remaining and len(addresses) < MAX_STATIC_ADDRESSES:
-        endpoint = pull_endpoint(reader)
+        endpoint = parse_endpoint_from(reader)
         interface = None if endpoint is None else _interface(endpoint)
         if interface is not None:
             addresses.append(interface)
     return tuple(addresses)
 
 
-def _push_dns(dns: Dns) -> bytes:
+def _build_dns(dns: Dns) -> bytes:
     domain = dns.domain.encode("utf-8")[: _DNS_DOMAIN_SIZE - 1].ljust(_DNS_DOMAIN_SIZE, b"\x00")
-    servers = [_push_ip(server) for server in dns.servers[:MAX_DNS_SERVERS]]
+    servers = [_build_ip(server) for server in dns.servers[:MAX_DNS_SERVERS]]
     return domain + b"".join(servers) + b"\x00" * (MAX_DNS_SERVERS - len(servers))
 
 
-def _read_dns(data: bytes) -> Dns:
+def _parse_dns(data: bytes) -> Dns:
     reader = Reader(data)
     domain = reader.take(_DNS_DOMAIN_SIZE).partition(b"\x00")[0].decode("utf-8", "replace")
-    servers = [pull_endpoint(reader) for _ in range(MAX_DNS_SERVERS) if reader.remaining]
+    servers = [parse_endpoint_from(reader) for _ in range(MAX_DNS_SERVERS) if reader.remaining]
     return Dns(domain, tuple(ip_address(server[0]) for server in servers if server is not None))
 
 
-def _read_credentials(
-    data: bytes, read: Callable[[Reader], _Credential], limit: int, order: Callable[[_Credential], int]
+def _parse_credentials(
+    data: bytes, parse_from: Callable[[Reader], _Credential], limit: int, order: Callable[[_Credential], int]
 ) -> tuple[_Credential, ...]:
     """Credentials in ascending order of id; what follows a broken one is lost, as in the reference."""
     reader = Reader(data)
     found: list[_Credential] = []
     while reader.remaining and len(found) < limit:
         try:
-            found.append(read(reader))
+            found.append(parse_from(reader))
         except WireError:
             break
     return tuple(sorted(found, key=order))
 
 
-def _to_dictionary(config: NetworkConfig, legacy: bool) -> Dictionary:
+def _build_dictionary(config: NetworkConfig, legacy: bool) -> Dictionary:
     result = Dictionary()
     result.put_unsigned("v", NETWORK_CONFIG_VERSION)
     result.put_unsigned("nwid", config.network_id)
@@ -254,15 +256,15 @@ def _to_dictionary(config: NetworkConfig, legacy: bool) -> Dictionary:
     if legacy:
         _put_legacy(result, config)
     lists: list[tuple[str, Iterable[bytes]]] = [
-        ("C", [config.certificate_of_membership.encode()] if config.certificate_of_membership else []),
-        ("CAP", (capability.encode() for capability in config.capabilities)),
-        ("TAG", (tag.encode() for tag in config.tags)),
-        ("COO", (certificate.encode() for certificate in config.certificates_of_ownership)),
+        ("C", [config.certificate_of_membership.build()] if config.certificate_of_membership else []),
+        ("CAP", (capability.build() for capability in config.capabilities)),
+        ("TAG", (tag.build() for tag in config.tags)),
+        ("COO", (certificate.build() for certificate in config.certificates_of_ownership)),
         ("S", (specialist.to_bytes(8, "big") for specialist in config.specialists)),
-        ("RT", (_push_route(route) for route in config.routes)),
-        ("I", (_push_ip(address.ip, address.network.prefixlen) for address in config.static_addresses)),
-        ("R", [encode_rules(config.rules)]),
-        ("DNS", [_push_dns(config.dns)]),
+        ("RT", (_build_route(route) for route in config.routes)),
+        ("I", (_build_ip(address.ip, address.network.prefixlen) for address in config.static_addresses)),
+        ("R", [build_rules(config.rules)]),
+        ("DNS", [_build_dns(config.dns)]),
     ]
     for key, parts in lists:
         if value := b"".join(parts):
@@ -293,7 +295,7 @@ def _put_sso(result: Dictionary, sso: SingleSignOn) -> None:
         result.put_text(key, value)
 
 
-def _read_sso(source: Dictionary) -> SingleSignOn:
+def _parse_sso(source: Dictionary) -> SingleSignOn:
     def text(key: str) -> str:
         return source.text(key)[:MAX_URL_LENGTH]
 
@@ -323,7 +325,7 @@ def _put_legacy(result: Dictionary, config: NetworkConfig) -> None:
             result.put_text(key, text)
     if text := ",".join(f"{ethertype:04x}" for ethertype in _accepted_ethertypes(config.rules)):
         result.put_text("et", text)
-    if text := ",".join(f"{address:010x}" for address in config.with_role(SPECIALIST_ACTIVE_BRIDGE)):
+    if text := ",".join(format_address(address) for address in config.with_role(SPECIALIST_ACTIVE_BRIDGE)):
         result.put_text("ab", text)
 
 
@@ -341,7 +343,7 @@ def _accepted_ethertypes(rules: Iterable[Rule]) -> Iterable[int]:
         previous = rule.type
 
 
-_UNDERSTOOD = frozenset(
+_UNDERSTOOD: Final = frozenset(
     (
         *("v", "nwid", "ts", "ctmd", "r", "id", "tt", "tl", "f", "ml", "t", "n", "mtu"),
         *("C", "CAP", "TAG", "COO", "S", "RT", "I", "R", "DNS"),
@@ -351,7 +353,7 @@ _UNDERSTOOD = frozenset(
 )
 
 
-def _from_dictionary(source: Dictionary) -> NetworkConfig:
+def _parse_dictionary(source: Dictionary) -> NetworkConfig:
     network_id = source.unsigned("nwid")
     issued_to = source.unsigned("id") & _ADDRESS_MASK
     if not network_id or not issued_to:
@@ -377,20 +379,20 @@ def _from_dictionary(source: Dictionary) -> NetworkConfig:
         type=source.unsigned("t", NetworkType.PRIVATE),
         name=source.text("n")[:MAX_NAME_LENGTH],
         mtu=min(max(source.unsigned("mtu", DEFAULT_MTU), MIN_MTU), MAX_MTU),
-        static_addresses=_read_addresses(value("I")),
-        routes=_read_routes(value("RT")),
+        static_addresses=_parse_addresses(value("I")),
+        routes=_parse_routes(value("RT")),
         specialists=tuple(
             int.from_bytes(specialists[at : at + 8], "big")
             for at in range(0, min(len(specialists) // 8, MAX_SPECIALISTS) * 8, 8)
         ),
-        rules=decode_rules(value("R"))[:MAX_NETWORK_RULES],
-        certificate_of_membership=CertificateOfMembership.decode(certificate) if certificate else None,
-        capabilities=_read_credentials(value("CAP"), Capability.read, MAX_CAPABILITIES, lambda c: c.id),
-        tags=_read_credentials(value("TAG"), Tag.read, MAX_TAGS, lambda t: t.id),
-        certificates_of_ownership=_read_credentials(
-            value("COO"), CertificateOfOwnership.read, MAX_CERTIFICATES_OF_OWNERSHIP, lambda c: c.id
+        rules=parse_rules(value("R"))[:MAX_NETWORK_RULES],
+        certificate_of_membership=CertificateOfMembership.parse(certificate) if certificate else None,
+        capabilities=_parse_credentials(value("CAP"), Capability.parse_from, MAX_CAPABILITIES, lambda c: c.id),
+        tags=_parse_credentials(value("TAG"), Tag.parse_from, MAX_TAGS, lambda t: t.id),
+        certificates_of_ownership=_parse_credentials(
+            value("COO"), CertificateOfOwnership.parse_from, MAX_CERTIFICATES_OF_OWNERSHIP, lambda c: c.id
         ),
-        dns=_read_dns(value("DNS")) if value("DNS") else Dns(),
-        sso=_read_sso(source),
+        dns=_parse_dns(value("DNS")) if value("DNS") else Dns(),
+        sso=_parse_sso(source),
         unknown={key: raw for key, raw in source.items() if key not in _UNDERSTOOD},
     )

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.capability import Capability
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 from ztnode.wire.revocation import Revocation
 from ztnode.wire.tag import Tag
 
-MAX_PAYLOAD = 8192
+MAX_PAYLOAD: Final = 8192
 """Bytes to put in one packet at most; what the fragments of one packet carry leaves room above it."""
 
 _T = TypeVar("_T")
 
 
-class _Encodable(Protocol):
-    def encode(self) -> bytes: ...
+class _Credential(Protocol):
+    def build(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +35,27 @@ class NetworkCredentials:
     certificates_of_ownership: tuple[CertificateOfOwnership, ...] = ()
 
     @classmethod
-    def decode(cls, payload: Buffer) -> NetworkCredentials:
+    def parse(cls, payload: Buffer) -> NetworkCredentials:
         """Parse the payload; old nodes end it after any of the lists. Raises WireError."""
         reader = Reader(payload)
         memberships = []
         while reader.remaining and payload[reader.position] != 0:
-            memberships.append(CertificateOfMembership.read(reader))
+            memberships.append(CertificateOfMembership.parse_from(reader))
         if reader.remaining:
             reader.skip(1)
         return cls(
             tuple(memberships),
-            _read_list(reader, Capability.read),
-            _read_list(reader, Tag.read),
-            _read_list(reader, Revocation.read),
-            _read_list(reader, CertificateOfOwnership.read),
+            _parse_list_from(reader, Capability.parse_from),
+            _parse_list_from(reader, Tag.parse_from),
+            _parse_list_from(reader, Revocation.parse_from),
+            _parse_list_from(reader, CertificateOfOwnership.parse_from),
         )
 
-    def encode(self) -> bytes:
+    def build(self) -> bytes:
         """The payload."""
-        return _join([[credential.encode() for credential in kind] for kind in self._kinds()])
+        return _join([[credential.build() for credential in kind] for kind in self._kinds()])
 
-    def _kinds(self) -> tuple[Sequence[_Encodable], ...]:
+    def _kinds(self) -> tuple[Sequence[_Credential], ...]:
         """The lists in the order in which they are written."""
         return (
             self.certificates_of_membership,
@@ -70,24 +71,24 @@ class NetworkCredentials:
         size = 0
         for kind, credentials in enumerate(self._kinds()):
             for credential in credentials:
-                encoded = credential.encode()
-                if size and size + len(encoded) > limit:
+                built = credential.build()
+                if size and size + len(built) > limit:
                     yield _join(lists)
                     lists = [[], [], [], [], []]
                     size = 0
-                lists[kind].append(encoded)
-                size += len(encoded)
+                lists[kind].append(built)
+                size += len(built)
         if size:
             yield _join(lists)
 
 
 def _join(lists: Sequence[Sequence[bytes]]) -> bytes:
     """The payload: COMs up to a zero byte, then the other kinds, each behind its count."""
-    counted = (len(encoded).to_bytes(2, "big") + b"".join(encoded) for encoded in lists[1:])
+    counted = (len(built).to_bytes(2, "big") + b"".join(built) for built in lists[1:])
     return b"".join(lists[0]) + b"\x00" + b"".join(counted)
 
 
-def _read_list(reader: Reader, read: Callable[[Reader], _T]) -> tuple[_T, ...]:
+def _parse_list_from(reader: Reader, parse_from: Callable[[Reader], _T]) -> tuple[_T, ...]:
     if not reader.remaining:
         return ()
-    return tuple(read(reader) for _ in range(reader.u16()))
+    return tuple(parse_from(reader) for _ in range(reader.u16()))

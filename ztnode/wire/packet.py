@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Buffer
 
 PROTOCOL_VERSION: Final = 12
 PROTOCOL_VERSION_MIN: Final = 4
@@ -86,13 +86,6 @@ VERB_USER_MESSAGE: Final = 0x14
 VERB_REMOTE_TRACE: Final = 0x15
 VERB_PATH_NEGOTIATION_REQUEST: Final = 0x16
 
-VERB_NAMES: Final = {
-    value: name.removeprefix("VERB_")
-    for name, value in tuple(globals().items())
-    if name.startswith("VERB_") and name not in ("VERB_MASK", "VERB_FLAG_COMPRESSED")
-}
-"""What a person calls each verb, for displays and error texts."""
-
 ERROR_NONE: Final = 0x00
 ERROR_INVALID_REQUEST: Final = 0x01
 ERROR_BAD_PROTOCOL_VERSION: Final = 0x02
@@ -122,19 +115,9 @@ def source(data: Buffer) -> int:
     return int.from_bytes(data[13:18], "big")
 
 
-def cipher_suite(data: Buffer) -> int:
-    """Which ``CIPHER_…`` protects this packet. ``data`` holds ≥ 19 bytes."""
-    return data[OFFSET_FLAGS] >> 3 & 7
-
-
 def hops(data: Buffer) -> int:
     """How often this packet was relayed. ``data`` holds ≥ 19 bytes."""
     return data[OFFSET_FLAGS] & FLAGS_HOPS_MASK
-
-
-def is_fragmented(data: Buffer) -> bool:
-    """Whether this packet is the head of several fragments. ``data`` holds ≥ 19 bytes."""
-    return bool(data[OFFSET_FLAGS] & FLAG_FRAGMENTED)
 
 
 def with_hop_added(data: Buffer) -> bytes:

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from typing import Final
 
-LINKTYPE_ETHERNET = 1
+LINKTYPE_ETHERNET: Final = 1
 
-_SECTION_HEADER = 0x0A0D0D0A
-_INTERFACE_DESCRIPTION = 1
-_INTERFACE_STATISTICS = 5
-_ENHANCED_PACKET = 6
-_BYTE_ORDER_MAGIC = 0x1A2B3C4D
+_SECTION_HEADER: Final = 0x0A0D0D0A
+_INTERFACE_DESCRIPTION: Final = 1
+_INTERFACE_STATISTICS: Final = 5
+_ENHANCED_PACKET: Final = 6
+_BYTE_ORDER_MAGIC: Final = 0x1A2B3C4D
 
 # Options: general, section header, interface description, enhanced packet, interface statistics.
-_OPTION_END = 0
-_SHB_USER_APPLICATION = 4
-_IF_NAME = 2
-_IF_TIMESTAMP_RESOLUTION = 9
-_EPB_FLAGS = 2
-_ISB_RECEIVED = 4
-_ISB_DROPPED = 5
+_OPTION_END: Final = 0
+_SHB_USER_APPLICATION: Final = 4
+_IF_NAME: Final = 2
+_IF_TIMESTAMP_RESOLUTION: Final = 9
+_EPB_FLAGS: Final = 2
+_ISB_RECEIVED: Final = 4
+_ISB_DROPPED: Final = 5
 
-INBOUND = 1
-OUTBOUND = 2
+INBOUND: Final = 1
+OUTBOUND: Final = 2
 
-_PACKET = struct.Struct("<IIIIIII")
+_PACKET: Final = struct.Struct("<IIIIIII")
 
 
 def _padding(length: int) -> bytes:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
-from ztnode.wire.endpoint import Endpoint, pack_ip, unpack_ip
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.endpoint import Endpoint, build_ip, parse_ip
+from ztnode.wire.reader import Reader
 
 FLAG_FORGET_PATH: Final = 0x01
 FLAG_CLUSTER_REDIRECT: Final = 0x02
@@ -16,7 +18,8 @@ _IPV6: Final = 6
 _LENGTHS: Final = {_IPV4: 6, _IPV6: 18}
 
 
-class DirectPath(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DirectPath:
     """An endpoint, and what to do with it."""
 
     endpoint: Endpoint
@@ -36,10 +39,11 @@ class DirectPath(NamedTuple):
 def build_push_direct_paths(paths: Sequence[DirectPath]) -> bytes:
     """The payload. ValueError if an endpoint is not a numeric IP address and port."""
     parts = [len(paths).to_bytes(2, "big")]
-    for (ip, port), flags in paths:
-        packed = pack_ip(ip)
+    for path in paths:
+        ip, port = path.endpoint
+        packed = build_ip(ip)
         kind = _IPV4 if len(packed) == 4 else _IPV6
-        parts.append(bytes((flags, 0, 0, kind, _LENGTHS[kind])) + packed + port.to_bytes(2, "big"))
+        parts.append(bytes((path.flags, 0, 0, kind, _LENGTHS[kind])) + packed + port.to_bytes(2, "big"))
     return b"".join(parts)
 
 
@@ -53,5 +57,5 @@ def parse_push_direct_paths(payload: Buffer) -> list[DirectPath]:
         kind, length = reader.u8(), reader.u8()
         address = reader.take(length)
         if _LENGTHS.get(kind) == length:
-            paths.append(DirectPath((unpack_ip(address[:-2]), int.from_bytes(address[-2:], "big")), flags))
+            paths.append(DirectPath((parse_ip(address[:-2]), int.from_bytes(address[-2:], "big")), flags))
     return paths

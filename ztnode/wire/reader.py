@@ -6,11 +6,8 @@ header fields by slicing (see ``packet.py``).
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
-
-Buffer: TypeAlias = bytes | memoryview
 
 
 class Reader:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from ztnode.wire.endpoint import Endpoint, pack_ip, unpack_ip
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.endpoint import Endpoint, build_ip, parse_ip
 from ztnode.wire.errors import WireError
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
 
-class Rendezvous(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rendezvous:
     """The peer ``address`` may be found at ``endpoint``."""
 
     address: int
@@ -19,7 +21,7 @@ class Rendezvous(NamedTuple):
 def build_rendezvous(rendezvous: Rendezvous) -> bytes:
     """The payload. ValueError if the endpoint is not a numeric IP address and port."""
     ip, port = rendezvous.endpoint
-    packed = pack_ip(ip)
+    packed = build_ip(ip)
     return b"".join(
         (b"\0", rendezvous.address.to_bytes(5, "big"), port.to_bytes(2, "big"), bytes((len(packed),)), packed)
     )
@@ -32,4 +34,4 @@ def parse_rendezvous(payload: Buffer) -> Rendezvous:
     address, port = reader.address(), reader.u16()
     if port == 0:
         raise WireError("a rendezvous at port 0")
-    return Rendezvous(address, (unpack_ip(reader.take(reader.u8())), port))
+    return Rendezvous(address, (parse_ip(reader.take(reader.u8())), port))

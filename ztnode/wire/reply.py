@@ -5,13 +5,15 @@ Both name the verb and the packet id that they answer; what follows depends on t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.packet import VERB_ERROR, VERB_MASK, VERB_OK
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
 
-class Ok(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OkReply:
     """A success response."""
 
     in_re_verb: int
@@ -19,7 +21,8 @@ class Ok(NamedTuple):
     payload: bytes
 
 
-class Error(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
     """An error response."""
 
     in_re_verb: int
@@ -34,10 +37,10 @@ def build_ok(in_re_verb: int, in_re_packet_id: int, payload: Buffer = b"") -> by
     return b"".join((bytes((VERB_OK, in_re_verb)), in_re_packet_id.to_bytes(8, "big"), payload))
 
 
-def parse_ok(payload: Buffer) -> Ok:
+def parse_ok(payload: Buffer) -> OkReply:
     """Parse an OK's payload (without the verb byte OK). WireError if truncated."""
     reader = Reader(payload)
-    return Ok(reader.u8() & VERB_MASK, reader.u64(), reader.rest())
+    return OkReply(reader.u8() & VERB_MASK, reader.u64(), reader.rest())
 
 
 def build_error(in_re_verb: int, in_re_packet_id: int, code: int, payload: Buffer = b"") -> bytes:
@@ -45,7 +48,7 @@ def build_error(in_re_verb: int, in_re_packet_id: int, code: int, payload: Buffe
     return b"".join((bytes((VERB_ERROR, in_re_verb)), in_re_packet_id.to_bytes(8, "big"), bytes((code,)), payload))
 
 
-def parse_error(payload: Buffer) -> Error:
+def parse_error(payload: Buffer) -> ErrorReply:
     """Parse an ERROR's payload (without the verb byte ERROR). WireError if truncated."""
     reader = Reader(payload)
-    return Error(reader.u8() & VERB_MASK, reader.u64(), reader.u8(), reader.rest())
+    return ErrorReply(reader.u8() & VERB_MASK, reader.u64(), reader.u8(), reader.rest())

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ztnode.wire.credential import (
     SIGNING_MARK,
     PublicIdentity,
     SigningIdentity,
-    decode_signature,
-    encode_signature,
+    build_signature,
     issued_by_controller,
+    parse_signature_from,
     skip_additional_fields,
 )
 from ztnode.wire.reader import Reader
 
-FLAG_FAST_PROPAGATE = 0x1
-_HEAD = struct.Struct(">4xIQ4xIQQ")
+FLAG_FAST_PROPAGATE: Final = 0x1
+_HEAD: Final = struct.Struct(">4xIQ4xIQQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,13 @@ class Revocation:
     signature: bytes = b""
 
     @classmethod
-    def read(cls, reader: Reader) -> Revocation:
+    def parse_from(cls, reader: Reader) -> Revocation:
         """Parse at the reader's position. Raises WireError."""
         id_, network_id, credential_id, threshold, flags = _HEAD.unpack(reader.take(_HEAD.size))
         target = reader.address()
         signed_by = reader.address()
         credential_type = reader.u8()
-        signature = decode_signature(reader)
+        signature = parse_signature_from(reader)
         skip_additional_fields(reader)
         return cls(network_id, id_, credential_id, threshold, flags, target, credential_type, signed_by, signature)
 
@@ -59,9 +60,9 @@ class Revocation:
             + bytes((self.credential_type,))
         )
 
-    def encode(self) -> bytes:
+    def build(self) -> bytes:
         """The wire form."""
-        return self._fields() + encode_signature(self.signature) + b"\x00\x00"
+        return self._fields() + build_signature(self.signature) + b"\x00\x00"
 
     def _signed_part(self) -> bytes:
         return SIGNING_MARK + self._fields() + b"\x00\x00" + SIGNING_MARK

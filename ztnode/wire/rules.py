@@ -11,15 +11,17 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import ip_address
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from ztnode.wire.address import format_address
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 from ztnode.wire.mac import format_mac, parse_mac
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
-MAX_NETWORK_RULES = 1024
+MAX_NETWORK_RULES: Final = 1024
 
 
 class RuleType(enum.IntEnum):
@@ -62,20 +64,21 @@ class RuleType(enum.IntEnum):
     MATCH_INTEGER_RANGE = 51
 
 
-MAX_ACTION = 15
+MAX_ACTION: Final = 15
 """Rule numbers up to this one are actions, known or not; all above are matches."""
 
-CHARACTERISTIC_INBOUND = 1 << 63
-CHARACTERISTIC_MULTICAST = 1 << 62
-CHARACTERISTIC_BROADCAST = 1 << 61
-CHARACTERISTIC_SENDER_IP_AUTHENTICATED = 1 << 60
-CHARACTERISTIC_SENDER_MAC_AUTHENTICATED = 1 << 59
+CHARACTERISTIC_INBOUND: Final = 1 << 63
+CHARACTERISTIC_MULTICAST: Final = 1 << 62
+CHARACTERISTIC_BROADCAST: Final = 1 << 61
+CHARACTERISTIC_SENDER_IP_AUTHENTICATED: Final = 1 << 60
+CHARACTERISTIC_SENDER_MAC_AUTHENTICATED: Final = 1 << 59
 # Bits 0 to 11 are the TCP flags, FIN lowest, then the reserved bits.
-CHARACTERISTIC_TCP_SYN = 0x02
-CHARACTERISTIC_TCP_ACK = 0x10
+CHARACTERISTIC_TCP_SYN: Final = 0x02
+CHARACTERISTIC_TCP_ACK: Final = 0x10
 
 
-class Forward(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Forward:
     """Where TEE, WATCH and REDIRECT send: a ZeroTier address, flags, and the bytes to copy (0: all)."""
 
     address: int
@@ -83,14 +86,16 @@ class Forward(NamedTuple):
     length: int
 
 
-class Prefix(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Prefix:
     """An IP address (4 or 16 bytes) and the number of its bits that count."""
 
     address: bytes
     bits: int
 
 
-class Tos(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tos:
     """Matches if the traffic class, masked, lies in start to end inclusive."""
 
     mask: int
@@ -98,7 +103,8 @@ class Tos(NamedTuple):
     end: int
 
 
-class Icmp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class IcmpMatch:
     """Matches type and, if flag 1 is set, code."""
 
     type: int
@@ -106,21 +112,24 @@ class Icmp(NamedTuple):
     flags: int
 
 
-class Range(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Range:
     """Ports or frame sizes, both ends inclusive."""
 
     start: int
     end: int
 
 
-class TagMatch(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TagMatch:
     """A tag's id and the number that it is compared with."""
 
     id: int
     value: int
 
 
-class IntegerRange(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class IntegerRange:
     """An integer inside the frame: ``offset`` in bytes, ``format`` bits minus one, bit 7 set for little-endian."""
 
     start: int
@@ -129,7 +138,7 @@ class IntegerRange(NamedTuple):
     format: int
 
 
-RuleValue: TypeAlias = int | bytes | Forward | Prefix | Tos | Icmp | Range | TagMatch | IntegerRange | None
+RuleValue: TypeAlias = int | bytes | Forward | Prefix | Tos | IcmpMatch | Range | TagMatch | IntegerRange | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +159,20 @@ class Rule:
         return self.type <= MAX_ACTION
 
 
-class _Codec(NamedTuple):
-    """``length`` in bytes; ``push`` and ``pull`` convert between the value and that many bytes."""
+@dataclass(frozen=True, slots=True)
+class _Codec:
+    """``parse`` and ``build`` convert between the value and ``length`` bytes, the other two between it and JSON."""
 
     length: int
-    pull: Callable[[bytes], RuleValue]
-    push: Callable[[Any], bytes]
-    show: Callable[[Any], dict[str, Any]]
-    parse: Callable[[Mapping[str, Any]], RuleValue]
+    parse: Callable[[bytes], RuleValue]
+    build: Callable[[Any], bytes]
+    build_json: Callable[[Any], dict[str, Any]]
+    parse_json: Callable[[Mapping[str, Any]], RuleValue]
+
+
+def _numbers(value: Any) -> list[int]:
+    """The fields of a value, in order."""
+    return [getattr(value, field.name) for field in fields(value)]
 
 
 def _number(item: Any) -> int:
@@ -181,11 +196,11 @@ def _unsigned(name: str, length: int, fmt: str | None = None) -> _Codec:
 
 
 def _structured(layout: str, kind: type[Any], names: Sequence[str]) -> _Codec:
-    """A value that is a named tuple, ``names`` being the JSON names of its fields."""
+    """A value of several numbers, ``names`` being the JSON names of its fields."""
     codec = struct.Struct(layout)
     limits = [(1 << 8 * struct.calcsize(">" + code)) - 1 for code in layout[1:]]
 
-    def parse(item: Mapping[str, Any]) -> RuleValue:
+    def parse_json(item: Mapping[str, Any]) -> RuleValue:
         numbers = [_number(item.get(name, 0)) & limit for name, limit in zip(names, limits, strict=True)]
         if kind is Range and "end" not in item:
             numbers[1] = numbers[0]
@@ -195,9 +210,9 @@ def _structured(layout: str, kind: type[Any], names: Sequence[str]) -> _Codec:
     return _Codec(
         codec.size,
         lambda data: kind(*codec.unpack(data)),
-        lambda value: codec.pack(*value),
-        lambda value: dict(zip(names, value, strict=True)),
-        parse,
+        lambda value: codec.pack(*_numbers(value)),
+        lambda value: dict(zip(names, _numbers(value), strict=True)),
+        parse_json,
     )
 
 
@@ -206,8 +221,8 @@ def _forward() -> _Codec:
     return _Codec(
         codec.size,
         lambda data: Forward(*codec.unpack(data)),
-        lambda value: codec.pack(*value),
-        lambda value: {"address": f"{value.address:010x}", "flags": value.flags, "length": value.length},
+        lambda value: codec.pack(*_numbers(value)),
+        lambda value: {"address": format_address(value.address), "flags": value.flags, "length": value.length},
         lambda item: Forward(
             _number(item.get("address", 0)) & 0xFFFFFFFFFF,
             _number(item.get("flags", 0)) & 0xFFFFFFFF,
@@ -217,7 +232,7 @@ def _forward() -> _Codec:
 
 
 def _prefix(size: int) -> _Codec:
-    def parse(item: Mapping[str, Any]) -> RuleValue:
+    def parse_json(item: Mapping[str, Any]) -> RuleValue:
         text, _, bits = str(item.get("ip", "0.0.0.0" if size == 4 else "::")).partition("/")
         packed = ip_address(text).packed
         if len(packed) != size:
@@ -229,22 +244,22 @@ def _prefix(size: int) -> _Codec:
         lambda data: Prefix(data[:size], data[size]),
         lambda value: value.address + bytes((value.bits,)),
         lambda value: {"ip": f"{ip_address(value.address)}/{value.bits}"},
-        parse,
+        parse_json,
     )
 
 
 def _icmp() -> _Codec:
-    def parse(item: Mapping[str, Any]) -> RuleValue:
+    def parse_json(item: Mapping[str, Any]) -> RuleValue:
         code = item.get("icmpCode")
         kind = _number(item.get("icmpType", 0)) & 0xFF
-        return Icmp(kind, 0, 0) if code is None else Icmp(kind, _number(code) & 0xFF, 1)
+        return IcmpMatch(kind, 0, 0) if code is None else IcmpMatch(kind, _number(code) & 0xFF, 1)
 
     return _Codec(
         3,
-        lambda data: Icmp(*data),
-        bytes,
+        lambda data: IcmpMatch(*data),
+        lambda value: bytes(_numbers(value)),
         lambda value: {"icmpType": value.type, "icmpCode": value.code if value.flags & 1 else None},
-        parse,
+        parse_json,
     )
 
 
@@ -253,7 +268,7 @@ def _integer_range() -> _Codec:
     return _Codec(
         codec.size,
         lambda data: IntegerRange(*codec.unpack(data)),
-        lambda value: codec.pack(*value),
+        lambda value: codec.pack(*_numbers(value)),
         lambda value: {
             "start": f"{value.start:016x}",
             "end": f"{value.end:016x}",
@@ -280,10 +295,10 @@ def _mac() -> _Codec:
     )
 
 
-_T = RuleType
-_TAG = _structured(">II", TagMatch, ("id", "value"))
-_RANGE = _structured(">HH", Range, ("start", "end"))
-_CODECS: dict[int, _Codec] = {
+_T: TypeAlias = RuleType
+_TAG: Final = _structured(">II", TagMatch, ("id", "value"))
+_RANGE: Final = _structured(">HH", Range, ("start", "end"))
+_CODECS: Final[dict[int, _Codec]] = {
     _T.ACTION_TEE: _forward(),
     _T.ACTION_WATCH: _forward(),
     _T.ACTION_REDIRECT: _forward(),
@@ -318,7 +333,7 @@ _CODECS: dict[int, _Codec] = {
 }
 
 
-def read_rules(reader: Reader, count: int) -> tuple[Rule, ...]:
+def parse_rules_from(reader: Reader, count: int) -> tuple[Rule, ...]:
     """The next ``count`` rules, fewer if the message ends before. Raises WireError on a broken one."""
     rules: list[Rule] = []
     while len(rules) < count and reader.remaining:
@@ -332,22 +347,22 @@ def read_rules(reader: Reader, count: int) -> tuple[Rule, ...]:
         elif len(data) < codec.length:
             raise WireError(f"rule {number} with a value of {len(data)} bytes")
         else:
-            value = codec.pull(data[: codec.length])
+            value = codec.parse(data[: codec.length])
         rules.append(Rule(number, value, bool(head & 0x80), bool(head & 0x40)))
     return tuple(rules)
 
 
-def decode_rules(data: Buffer) -> tuple[Rule, ...]:
+def parse_rules(data: Buffer) -> tuple[Rule, ...]:
     """All rules in ``data``, at most MAX_NETWORK_RULES of them. Raises WireError."""
-    return read_rules(Reader(data), MAX_NETWORK_RULES)
+    return parse_rules_from(Reader(data), MAX_NETWORK_RULES)
 
 
-def encode_rules(rules: Iterable[Rule]) -> bytes:
+def build_rules(rules: Iterable[Rule]) -> bytes:
     """The wire form."""
     parts = []
     for rule in rules:
         codec = _CODECS.get(rule.type)
-        value = codec.push(rule.value) if codec is not None else _raw(rule)
+        value = codec.build(rule.value) if codec is not None else _raw(rule)
         head = rule.type | (0x80 if rule.negate else 0) | (0x40 if rule.alternative else 0)
         parts.append(bytes((head, len(value))) + value)
     return b"".join(parts)
@@ -358,7 +373,7 @@ def _raw(rule: Rule) -> bytes:
     return rule.value if isinstance(rule.value, bytes) else b""
 
 
-def rule_to_json(rule: Rule) -> dict[str, Any]:
+def build_rule_json(rule: Rule) -> dict[str, Any]:
     """A rule as the controller's API shows it; an unknown kind as its number and its value in hexadecimal."""
     flags = {"not": rule.negate, "or": rule.alternative}
     try:
@@ -366,12 +381,12 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
     except ValueError:
         return {"type": "UNKNOWN", "number": rule.type, "value": _raw(rule).hex(), **flags}
     codec = _CODECS.get(rule.type)
-    fields = codec.show(rule.value) if codec is not None else {}
+    fields = codec.build_json(rule.value) if codec is not None else {}
     return {"type": name.replace("MATCH_INTEGER", "INTEGER"), **fields, **flags}
 
 
-def rule_from_json(item: Mapping[str, Any]) -> Rule:
-    """The inverse of :func:`rule_to_json`, as lenient as the reference about what is left out. Raises ValueError."""
+def parse_rule_json(item: Mapping[str, Any]) -> Rule:
+    """The inverse of ``build_rule_json``, as lenient as the reference about what is left out. Raises ValueError."""
     name = str(item.get("type", ""))
     negate, alternative = bool(item.get("not", False)), bool(item.get("or", False))
     if name == "UNKNOWN":
@@ -382,13 +397,4 @@ def rule_from_json(item: Mapping[str, Any]) -> Rule:
     except KeyError:
         raise ValueError(f"unknown rule type {name!r}") from None
     codec = _CODECS.get(number)
-    return Rule(number, codec.parse(item) if codec is not None else None, negate, alternative)
-
-
-def describe_rule(rule: Rule) -> str:
-    """One rule in one line for a person, e.g. ``or not MATCH_ETHERTYPE etherType=2048``."""
-    item = rule_to_json(rule)
-    words = [word for word in ("or", "not") if item.pop(word)]
-    words.append(item.pop("type"))
-    words += (f"{name}={value}" for name, value in item.items())
-    return " ".join(words)
+    return Rule(number, codec.parse_json(item) if codec is not None else None, negate, alternative)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ztnode.wire.credential import (
     SIGNING_MARK,
     PublicIdentity,
     SigningIdentity,
-    decode_signature,
-    encode_signature,
+    build_signature,
     issued_by_controller,
+    parse_signature_from,
     skip_additional_fields,
 )
 from ztnode.wire.reader import Reader
 
-_HEAD = struct.Struct(">QQII")
+_HEAD: Final = struct.Struct(">QQII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,12 @@ class Tag:
     signature: bytes = b""
 
     @classmethod
-    def read(cls, reader: Reader) -> Tag:
+    def parse_from(cls, reader: Reader) -> Tag:
         """Parse at the reader's position. Raises WireError."""
         network_id, timestamp, id_, value = _HEAD.unpack(reader.take(_HEAD.size))
         issued_to = reader.address()
         signed_by = reader.address()
-        signature = decode_signature(reader)
+        signature = parse_signature_from(reader)
         skip_additional_fields(reader)
         return cls(network_id, timestamp, issued_to, id_, value, signed_by, signature)
 
@@ -48,9 +49,9 @@ class Tag:
             + self.signed_by.to_bytes(5, "big")
         )
 
-    def encode(self) -> bytes:
+    def build(self) -> bytes:
         """The wire form."""
-        return self._fields() + encode_signature(self.signature) + b"\x00\x00"
+        return self._fields() + build_signature(self.signature) + b"\x00\x00"
 
     def _signed_part(self) -> bytes:
         return SIGNING_MARK + self._fields() + b"\x00\x00" + SIGNING_MARK

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
 
 def build_whois(addresses: Iterable[int]) -> bytes:
@@ -28,7 +29,7 @@ def parse_whois(payload: Buffer) -> list[int]:
 
 def build_ok_whois(identities: Iterable[Identity]) -> bytes:
     """The payload of an OK that answers a WHOIS."""
-    return b"".join(identity.to_bytes() for identity in identities)
+    return b"".join(identity.build() for identity in identities)
 
 
 def parse_ok_whois(payload: Buffer) -> list[Identity]:
@@ -37,5 +38,5 @@ def parse_ok_whois(payload: Buffer) -> list[Identity]:
     reader = Reader(payload)
     identities = []
     while reader.remaining:
-        identities.append(Identity.pull(reader).without_secret())
+        identities.append(Identity.parse_from(reader).without_secret())
     return identities

@@ -12,10 +12,11 @@ from enum import IntEnum
 from typing import Final
 
 from ztnode.wire import c25519
-from ztnode.wire.endpoint import Endpoint, pull_endpoint, push_endpoint
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.endpoint import Endpoint, build_endpoint, parse_endpoint_from
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
 MAX_ROOTS: Final = 4
 MAX_STABLE_ENDPOINTS: Final = 32
@@ -82,7 +83,7 @@ class World:
         return cls(type, id, timestamp, updates_signed_by, signature, unsigned.roots)
 
     @classmethod
-    def pull(cls, reader: Reader) -> World:
+    def parse_from(cls, reader: Reader) -> World:
         """Read one world. WireError if truncated, of an unknown type, or larger than the protocol allows."""
         try:
             kind = WorldType(reader.u8())
@@ -93,21 +94,21 @@ class World:
         count = reader.u8()
         if count > MAX_ROOTS:
             raise WireError(f"a world with {count} roots; {MAX_ROOTS} is the most")
-        roots = tuple(_pull_root(reader) for _ in range(count))
+        roots = tuple(_parse_root_from(reader) for _ in range(count))
         if kind is WorldType.MOON:
             reader.skip(reader.u16())  # a dictionary for future use
         return cls(kind, id, timestamp, updates_signed_by, signature, roots)
 
     @classmethod
-    def from_bytes(cls, data: Buffer) -> World:
+    def parse(cls, data: Buffer) -> World:
         """Parse a planet or moon file. WireError, also if anything follows."""
         reader = Reader(data)
-        world = cls.pull(reader)
+        world = cls.parse_from(reader)
         if reader.remaining:
             raise WireError(f"{reader.remaining} bytes follow the world")
         return world
 
-    def to_bytes(self) -> bytes:
+    def build(self) -> bytes:
         """The serialised world."""
         return self._serialise(self.signature)
 
@@ -139,21 +140,26 @@ class World:
             bytes((len(self.roots),)),
         ]
         for root in self.roots:
-            parts += root.identity.to_bytes(), bytes((len(root.endpoints),)), *map(push_endpoint, root.endpoints)
+            parts += root.identity.build(), bytes((len(root.endpoints),)), *map(build_endpoint, root.endpoints)
         if self.type is WorldType.MOON:
             parts.append(b"\0\0")
         return b"".join(parts)
 
 
-def _pull_root(reader: Reader) -> Root:
-    identity = Identity.pull(reader).without_secret()
+def _parse_root_from(reader: Reader) -> Root:
+    identity = Identity.parse_from(reader).without_secret()
     count = reader.u8()
     if count > MAX_STABLE_ENDPOINTS:
         raise WireError(f"a root with {count} endpoints; {MAX_STABLE_ENDPOINTS} is the most")
-    endpoints = [pull_endpoint(reader) for _ in range(count)]
+    endpoints = [parse_endpoint_from(reader) for _ in range(count)]
     return Root(identity, tuple(endpoint for endpoint in endpoints if endpoint is not None))
+
+
+def format_world_id(world_id: int) -> str:
+    """A world's id as 16 hex digits."""
+    return f"{world_id:016x}"
 
 
 def moon_file_name(moon_id: int) -> str:
     """What a moon's file is called in ``moons.d``."""
-    return f"{moon_id:016x}.moon"
+    return f"{format_world_id(moon_id)}.moon"

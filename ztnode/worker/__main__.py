@@ -10,17 +10,19 @@ import signal
 import socket
 import sys
 import time
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from ztnode.netstack.config import StackConfig
 from ztnode.netstack.stack import Stack
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.ring import Ring
 from ztnode.worker import protocol
-from ztnode.worker.loop import ChannelClosed, Worker
 from ztnode.worker.watchdog import Watchdog
+from ztnode.worker.worker import ChannelClosed, Worker
 
-USAGE = "python -m ztnode.worker INDEX/WORKERS SOCKET FIRST-LAST-PORT CONGESTION CONTROL-FD RING-IN-FDS RING-OUT-FDS"
+USAGE: Final = (
+    "python -m ztnode.worker INDEX/WORKERS SOCKET FIRST-LAST-PORT CONGESTION CONTROL-FD RING-IN-FDS RING-OUT-FDS"
+)
 
 
 def main() -> NoReturn:
@@ -92,7 +94,7 @@ def _tell(control: socket.socket, error: Exception) -> None:
     with contextlib.suppress(OSError):
         control.setblocking(True)
         control.settimeout(0.2)
-        control.sendall(protocol.encode(protocol.Dying(reason)))
+        control.sendall(protocol.build(protocol.Dying(reason)))
 
 
 if __name__ == "__main__":

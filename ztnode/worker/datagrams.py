@@ -14,6 +14,7 @@ from collections import deque
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ztnode.wire.endpoint import Endpoint
 from ztnode.worker.poller import ERROR, HANGUP, READ, WRITE, Poller
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _ERRNO: Final = struct.Struct("!I")
 _KIND: Final = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
 
 
-class Host(Protocol):
+class DatagramHost(Protocol):
     """What a relay asks of the loop that it lives on."""
 
     counters: dict[str, int]
@@ -44,14 +45,14 @@ class Host(Protocol):
 
 
 class DatagramRelay:
-    """Both halves of one relay. It is an offer until its client has fetched it (``handoff.Offer``)."""
+    """Both halves of one relay. It is an offer until its client has fetched it (``handoff_server.Offer``)."""
 
-    def __init__(self, udp: UdpSocket, host: Host) -> None:
+    def __init__(self, udp: UdpSocket, host: DatagramHost) -> None:
         self._udp = udp
         self._host = host
         self._sock: socket.socket | None = None
         self._blocked: bytes | None = None
-        self._failures: deque[tuple[OSError, tuple[str, int]]] = deque()
+        self._failures: deque[tuple[OSError, Endpoint]] = deque()
         udp.owner = self
 
     def fetch(self) -> socket.socket:

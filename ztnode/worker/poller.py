@@ -53,11 +53,11 @@ class Poller:
                 self._backend.unregister(fd)
 
     def wait(self, timeout: float) -> list[tuple[int, int]]:
-        """What is ready within ``timeout`` seconds (negative: for ever), for :meth:`dispatch`."""
+        """What is ready within ``timeout`` seconds (negative: for ever), for ``dispatch``."""
         return self._poll(timeout)
 
     def dispatch(self, events: list[tuple[int, int]]) -> None:
-        """Call the handlers of what :meth:`wait` returned."""
+        """Call the handlers of what ``wait`` returned."""
         handlers, gone = self._handlers, self._gone
         gone.clear()
         for fd, mask in events:

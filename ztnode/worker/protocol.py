@@ -1,12 +1,13 @@
 """The control channel between the node and a stack worker: typed messages in length-prefixed JSON.
 
 A message on the wire is its length (u32, network byte order) and a JSON object whose ``type`` is the class name and
-whose other members are the fields. Both sides validate all of it: names, types, bounds. The channel is a stream socket
-pair; its end is the end of the worker.
+whose other members are the fields; bytes stand there in hexadecimal. Both sides validate all of it: names, types,
+bounds. The channel is a stream socket pair; its end is the end of the worker.
 
 Requests carry an ``id`` that the node chose; their one answer carries the same. What is handed to a client (a
-connection, a UDP socket) is named by a ``token``, in hexadecimal here, that the client shows on the worker's hand-off
-socket (``handoff.py``).
+connection, a UDP socket) is named by a ``token`` that the client shows on the worker's hand-off socket
+(``handoff_server.py``). Addresses are numeric and in their usual form, port numbers in range: who asks the node has
+been checked there, and who asks the stack for what it cannot do is told so by an error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Final, TypeAlias, get_args
+from typing import Any, Final, TypeAlias, TypeVar, get_args
+
+from ztnode.wire.endpoint import Endpoint
 
 MAX_MESSAGE: Final = 1 << 20
 """Bytes of JSON in one message."""
@@ -24,16 +27,15 @@ MAX_ITEMS: Final = 8192
 """Entries of one list or map."""
 TOKEN_BYTES: Final = 16
 _LENGTH: Final = 4
+_V = TypeVar("_V")
 
 
 class ProtocolError(ValueError):
     """The other side sent what no version of it sends. The channel cannot be used any more."""
 
 
-Address: TypeAlias = tuple[str, int]
-"""A numeric overlay address and a port."""
-Route: TypeAlias = tuple[str, str]
-"""Target in CIDR form and gateway address; an empty gateway means on-link."""
+PortRoute: TypeAlias = tuple[str, str | None]
+"""Target in CIDR form and gateway address; no gateway means on-link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class PortUp:
     mac: int
     mtu: int
     addresses: tuple[str, ...]
-    routes: tuple[Route, ...]
+    routes: tuple[PortRoute, ...]
     metric: int
     """Of several networks that have a route to an equal prefix, the lowest wins, then the lowest index."""
 
@@ -59,26 +61,27 @@ class PortDown:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Node → worker: open a TCP connection. ``index`` -1: whichever network has a route. ``timeout`` in seconds.
-    ``token``, if it is not empty, shall be its token: its client may wait for it already. Answer: Dialled or Failed."""
+    """Node → worker: open a TCP connection. ``index`` None: whichever network has a route. ``timeout`` in
+    seconds. ``token``, if there is one, shall be its token: its client may wait for it already. Answer: Dialled or
+    Failed."""
 
     id: int
     host: str
     port: int
-    index: int
+    index: int | None
     timeout: float
-    token: str = ""
+    token: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Node → worker: listen on TCP. ``host`` "": every address. The listener is known by ``id`` from now on.
-    Answer: Listening or Failed."""
+    """Node → worker: listen on TCP. ``host`` None: every address. The listener is known by ``id`` from now
+    on. Answer: Listening or Failed."""
 
     id: int
-    host: str
+    host: str | None
     port: int
-    index: int
+    index: int | None
     backlog: int
 
 
@@ -92,12 +95,12 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class OpenUdp:
-    """Node → worker: a UDP socket. Answer: UdpOpened or Failed."""
+    """Node → worker: a UDP socket; ``host`` None: every address. Answer: UdpOpened or Failed."""
 
     id: int
-    host: str
+    host: str | None
     port: int
-    index: int
+    index: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ class Ping:
 
     id: int
     host: str
-    index: int
+    index: int | None
     size: int
     timeout: float
 
@@ -122,14 +125,14 @@ class Cancel:
 class Renew:
     """Node → worker: what ``token`` names has no client yet; keep it for as long again."""
 
-    token: str
+    token: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
     """Node → worker: nobody will fetch what ``token`` names."""
 
-    token: str
+    token: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +147,9 @@ class Dialled:
     """Worker → node: connected; the client has a few seconds to fetch it."""
 
     id: int
-    token: str
-    local: Address
-    remote: Address
+    token: bytes
+    local: Endpoint
+    remote: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,7 @@ class Listening:
     """Worker → node: the listener stands; ``local`` is what was bound."""
 
     id: int
-    local: Address
+    local: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +165,9 @@ class Accepted:
     """Worker → node: a connection from ``remote``, to be fetched as a dialled one."""
 
     id: int
-    token: str
-    local: Address
-    remote: Address
+    token: bytes
+    local: Endpoint
+    remote: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +175,8 @@ class UdpOpened:
     """Worker → node: the UDP socket is bound to ``local``."""
 
     id: int
-    token: str
-    local: Address
+    token: bytes
+    local: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,19 +227,19 @@ Message: TypeAlias = ToWorker | ToNode
 _TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
-def encode(message: Message) -> bytes:
-    """One message as it goes onto the channel. Raises ProtocolError above :data:`MAX_MESSAGE`."""
+def build(message: Message) -> bytes:
+    """One message as it goes onto the channel. Raises ProtocolError above ``MAX_MESSAGE``."""
     kind = type(message)
     body: dict[str, Any] = {"type": kind.__name__}
     for field in _VALIDATORS[kind]:
         body[field] = getattr(message, field)
-    data = json.dumps(body, separators=(",", ":")).encode()
+    data = json.dumps(body, separators=(",", ":"), default=bytes.hex).encode()
     if len(data) > MAX_MESSAGE:
         raise ProtocolError(f"a {kind.__name__} of {len(data)} bytes is too long for the control channel")
     return len(data).to_bytes(_LENGTH, "big") + data
 
 
-def decode(data: bytes) -> Message:
+def parse(data: bytes) -> Message:
     """One message from its JSON. Raises ProtocolError."""
     try:
         body = json.loads(data)
@@ -258,7 +261,7 @@ def decode(data: bytes) -> Message:
         raise ProtocolError(f"{name}: {error}") from error
 
 
-class Decoder:
+class MessageStream:
     """Cuts a byte stream into messages; holds at most one message and one read in memory."""
 
     def __init__(self) -> None:
@@ -277,7 +280,7 @@ class Decoder:
             end = start + _LENGTH + length
             if end > len(buffer):
                 break
-            messages.append(decode(bytes(buffer[start + _LENGTH : end])))
+            messages.append(parse(bytes(buffer[start + _LENGTH : end])))
             start = end
         del buffer[:start]
         return messages
@@ -301,13 +304,21 @@ def _str(value: object) -> str:
     return value
 
 
+def _bytes(value: object) -> bytes:
+    return bytes.fromhex(_str(value))
+
+
+def _optional(validator: Callable[[object], _V]) -> Callable[[object], _V | None]:
+    return lambda value: None if value is None else validator(value)
+
+
 def _list(value: object) -> list[Any]:
     if not isinstance(value, list) or len(value) > MAX_ITEMS:
         raise ValueError("a list was expected")
     return value
 
 
-def _address(value: object) -> Address:
+def _endpoint(value: object) -> Endpoint:
     host, port = _list(value)
     return _str(host), _int(port)
 
@@ -316,8 +327,8 @@ def _strings(value: object) -> tuple[str, ...]:
     return tuple(_str(item) for item in _list(value))
 
 
-def _routes(value: object) -> tuple[Route, ...]:
-    return tuple((_str(target), _str(via)) for target, via in _list(value))
+def _routes(value: object) -> tuple[PortRoute, ...]:
+    return tuple((_str(target), _optional(_str)(via)) for target, via in _list(value))
 
 
 def _counters(value: object) -> dict[str, int]:
@@ -332,9 +343,13 @@ _BY_ANNOTATION: Final = {
     "int": _int,
     "float": _float,
     "str": _str,
-    "Address": _address,
+    "bytes": _bytes,
+    "int | None": _optional(_int),
+    "str | None": _optional(_str),
+    "bytes | None": _optional(_bytes),
+    "Endpoint": _endpoint,
     "tuple[str, ...]": _strings,
-    "tuple[Route, ...]": _routes,
+    "tuple[PortRoute, ...]": _routes,
     "dict[str, int]": _counters,
 }
 _VALIDATORS: Final = {

@@ -11,24 +11,30 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ztnode.wire.endpoint import Endpoint
 from ztnode.worker import protocol
-from ztnode.worker.datagrams import DatagramRelay
-from ztnode.worker.datagrams import Host as DatagramHost
+from ztnode.worker.datagrams import DatagramHost, DatagramRelay
 from ztnode.worker.explain import explain
-from ztnode.worker.splice import Host as SpliceHost
-from ztnode.worker.splice import Splice
+from ztnode.worker.splice import Splice, SpliceHost
 from ztnode.worker.tcp_pair import PairStock
 
 if TYPE_CHECKING:
     from ztnode.netstack.stack import Stack
     from ztnode.netstack.tcp.connection import TcpConnection
-    from ztnode.worker.handoff import HandoffServer
+    from ztnode.worker.handoff_server import HandoffServer
 
 MAX_REQUESTS: Final = 16384
 """Requests under way, listeners included."""
 
 
-class Host(SpliceHost, DatagramHost, Protocol):
+class PairHost(SpliceHost, Protocol):
+    """What a connection that waits for its client asks of the loop."""
+
+    @property
+    def pairs(self) -> PairStock: ...
+
+
+class RequestHost(PairHost, DatagramHost, Protocol):
     """What requests ask of the loop that they live on."""
 
     @property
@@ -37,21 +43,14 @@ class Host(SpliceHost, DatagramHost, Protocol):
     @property
     def handoff(self) -> HandoffServer: ...
 
-    @property
-    def pairs(self) -> PairStock: ...
-
     def send(self, message: protocol.ToNode) -> None:
         """Send to the node."""
-
-
-def _index(index: int) -> int | None:
-    return None if index < 0 else index
 
 
 class ParkedConnection:
     """An established connection that waits for its client to fetch it."""
 
-    def __init__(self, host: Host, connection: TcpConnection) -> None:
+    def __init__(self, host: PairHost, connection: TcpConnection) -> None:
         self._host = host
         self._connection = connection
         self._ours: socket.socket | None = None
@@ -95,7 +94,7 @@ class _Dial:
         elif connection.established:
             self._requests.done(message.id)
             token = self._requests.park(message.id, connection, message.token)
-            if token:
+            if token is not None:
                 self._requests.host.send(protocol.Dialled(message.id, token, connection.local, connection.remote))
             else:
                 self._dismiss()
@@ -106,7 +105,7 @@ class _Dial:
         self._dismiss()
 
     def _dismiss(self) -> None:
-        if self._message.token:
+        if self._message.token is not None:
             self._requests.host.handoff.dismiss(self._message.token)
 
 
@@ -116,13 +115,13 @@ class _Listener:
         self._message = message
         self._waiting: deque[int] = deque()
         self._listener = requests.host.stack.listen(
-            message.host or None, message.port, backlog=message.backlog, port_index=_index(message.index)
+            message.host, message.port, backlog=message.backlog, port_index=message.index
         )
         self._listener.owner = self
 
     @property
-    def local(self) -> protocol.Address:
-        return self._message.host, self._listener.port
+    def local(self) -> Endpoint:
+        return self._message.host or "", self._listener.port
 
     def accept(self, request: int) -> None:
         self._waiting.append(request)
@@ -136,7 +135,7 @@ class _Listener:
             request = self._waiting.popleft()
             self._requests.done(request)
             token = self._requests.park(request, connection)
-            if token:
+            if token is not None:
                 self._requests.host.send(protocol.Accepted(request, token, connection.local, connection.remote))
         if (error := self._listener.error) is not None:
             self._fail(error.errno or errno.EIO, "the network that the listener was bound to is gone")
@@ -168,7 +167,7 @@ class _Ping:
         self._requests = requests
         self._message = message
         self.deadline = host.now + message.timeout
-        self._socket = host.stack.ping(message.host, host.now, port_index=_index(message.index))
+        self._socket = host.stack.ping(message.host, host.now, port_index=message.index)
         self._socket.owner = self
         self._socket.send(os.urandom(message.size), host.now)
 
@@ -194,7 +193,7 @@ class _Ping:
 class Requests:
     """The requests under way, by the node's id."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: RequestHost) -> None:
         self.host = host
         self._open: dict[int, _Dial | _Listener | _Accept | _Ping] = {}
         self._pings: set[_Ping] = set()
@@ -232,10 +231,8 @@ class Requests:
 
     def _dial(self, message: protocol.Dial) -> None:
         stack, now = self.host.stack, self.host.now
-        connection = stack.connect(
-            message.host, message.port, now, port_index=_index(message.index), timeout=message.timeout
-        )
-        if message.token:
+        connection = stack.connect(message.host, message.port, now, port_index=message.index, timeout=message.timeout)
+        if message.token is not None:
             try:
                 self.host.handoff.expect(message.token)
             except ValueError:
@@ -256,7 +253,7 @@ class Requests:
         listener.accept(message.id)
 
     def _open_udp(self, message: protocol.OpenUdp) -> None:
-        udp = self.host.stack.udp(message.host or None, message.port, port_index=_index(message.index))
+        udp = self.host.stack.udp(message.host, message.port, port_index=message.index)
         token = self.host.handoff.offer(DatagramRelay(udp, self.host))
         self.host.send(protocol.UdpOpened(message.id, token, udp.local))
 
@@ -270,7 +267,7 @@ class Requests:
             self.cancel(request)
 
     def next_timer(self) -> float | None:
-        """When :meth:`handle_timer` is due."""
+        """When ``handle_timer`` is due."""
         return min((ping.deadline for ping in self._pings), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -278,7 +275,7 @@ class Requests:
         for ping in [ping for ping in self._pings if ping.deadline <= now]:
             ping.fail(errno.ETIMEDOUT)
 
-    # -- for the requests themselves --------------------------------------------------------------------------------
+    # For the requests themselves
 
     def done(self, request: int) -> None:
         """It is about to be answered."""
@@ -290,12 +287,12 @@ class Requests:
         """Answer that it failed."""
         self.host.send(protocol.Failed(request, number, reason))
 
-    def park(self, request: int, connection: TcpConnection, expected: str = "") -> str:
-        """Offer an established connection, under the token that is ``expected``, if any; the token, or "" after having
-        answered that there is no room."""
+    def park(self, request: int, connection: TcpConnection, expected: bytes | None = None) -> bytes | None:
+        """Offer an established connection, under the token that is ``expected``, if any; the token, or None after
+        having answered that there is no room."""
         try:
             return self.host.handoff.offer(ParkedConnection(self.host, connection), expected)
         except OSError as error:
             connection.abort()
             self.fail(request, errno.ENOBUFS, str(error))
-            return ""
+            return None

@@ -11,7 +11,7 @@ client does not read                  nothing more is read from the overlay: its
 overlay's send buffer full            nothing more is read from the client: its send blocks
 ====================================  ==================================================================
 
-Memory: at most one read of :data:`CHUNK` bytes waits here for the client's socket; all else waits in the connection's
+Memory: at most one read of ``CHUNK`` bytes waits here for the client's socket; all else waits in the connection's
 own bounded buffers or in the kernel's.
 """
 
@@ -29,9 +29,8 @@ from ztnode.worker.tcp_pair import finish_on_close
 
 if TYPE_CHECKING:
     from ztnode.netstack.tcp.connection import TcpConnection
+    from ztnode.wire.buffer import Buffer
     from ztnode.worker.poller import Poller
-
-    Buffer = bytes | memoryview
 
 CHUNK: Final = 256 * 1024
 """Bytes moved by one system call, at most."""
@@ -53,7 +52,7 @@ _HALF_CLOSED_INTERVAL: Final = 30
 _HALF_CLOSED_PROBES: Final = 4
 
 
-class Host(Protocol):
+class SpliceHost(Protocol):
     """What a splice asks of the loop that it lives on."""
 
     @property
@@ -70,7 +69,7 @@ class Host(Protocol):
         """Both sides are done; called once."""
 
     def splice_draining(self, splice: Splice) -> None:
-        """Call :meth:`Splice.handle_timer` every :data:`DRAIN_POLL` seconds until it has ended."""
+        """Call ``Splice.handle_timer`` every ``DRAIN_POLL`` seconds until it has ended."""
 
 
 class Splice:
@@ -92,7 +91,7 @@ class Splice:
         "connection",
     )
 
-    def __init__(self, connection: TcpConnection, sock: socket.socket, host: Host) -> None:
+    def __init__(self, connection: TcpConnection, sock: socket.socket, host: SpliceHost) -> None:
         self.connection = connection
         self._sock = sock
         self._fd = sock.fileno()
@@ -111,7 +110,7 @@ class Splice:
         host.splice_started(self)
         self.on_ready()
 
-    # -- overlay to client ------------------------------------------------------------------------------------------
+    # Overlay to client
 
     def on_ready(self) -> None:
         """The overlay connection changed."""
@@ -164,7 +163,7 @@ class Splice:
                 self._watch(self._mask | WRITE)
                 return True
 
-    # -- client to overlay ------------------------------------------------------------------------------------------
+    # Client to overlay
 
     def on_client(self, mask: int) -> None:
         """The client's socket is ready."""
@@ -229,7 +228,7 @@ class Splice:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _HALF_CLOSED_INTERVAL)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _HALF_CLOSED_PROBES)
 
-    # -- the end ----------------------------------------------------------------------------------------------------
+    # The end
 
     def handle_timer(self, now: float) -> None:
         """Of a failed connection: reset the client once it has received what had arrived, or has stopped reading."""

@@ -26,7 +26,7 @@ _SECONDS: Final = 1.0
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
     """(ours, the client's): ours does not block and resets the client when it is closed, even by the death of this
-    process, until :func:`finish_on_close`. Raises OSError where the system has no descriptors or ports left.
+    process, until ``finish_on_close``. Raises OSError where the system has no descriptors or ports left.
     """
     with contextlib.ExitStack() as undo:
         # A listener per pair, for the microseconds it takes, gives other users of the machine no port to fill up.
@@ -59,18 +59,18 @@ class PairStock:
     def __init__(self) -> None:
         self._spare: tuple[socket.socket, socket.socket] | None = None
         self.due = 0.0
-        """When to call :meth:`refill`, in monotonic seconds; 0: need not be."""
+        """When to call ``refill``, in monotonic seconds; 0: need not be."""
         self.refill()
 
     def take(self, now: float) -> tuple[socket.socket, socket.socket]:
-        """As :func:`make_pair`."""
+        """As ``make_pair``."""
         # Not before whoever was woken for this connection has had his turn on a processor that he may share with us.
         self.due = now + REFILL_SECONDS
         spare, self._spare = self._spare, None
         return make_pair() if spare is None else spare
 
     def refill(self) -> None:
-        """Make the next pair. Where it cannot be made, :meth:`take` will say so."""
+        """Make the next pair. Where it cannot be made, ``take`` will say so."""
         self.due = 0.0
         if self._spare is None:
             with contextlib.suppress(OSError):

@@ -61,4 +61,4 @@ class Watchdog(threading.Thread):
         place = f" in {frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
         reason = f"its loop hung for more than {self._check_seconds:g} s{place}"
         with contextlib.suppress(OSError):
-            self._control.send(protocol.encode(protocol.Dying(reason)))
+            self._control.send(protocol.build(protocol.Dying(reason)))

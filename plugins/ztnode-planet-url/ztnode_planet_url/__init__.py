@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from typing import Final
 
 from ztnode.hookspecs import hookimpl
 
-TIMEOUT = 10.0
+TIMEOUT: Final = 10.0
 """Seconds for the whole exchange; a node that starts should not hang on a web server."""
-MAX_BYTES = 16384
+MAX_BYTES: Final = 16384
 
 
 @hookimpl

@@ -10,10 +10,11 @@ import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from ztnode.hookspecs import StateStore, hookimpl
 
-SCHEME = "sqlite:"
+SCHEME: Final = "sqlite:"
 
 
 class SqliteStore:

@@ -9,14 +9,15 @@ import asyncio
 import ipaddress
 import os
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from ztnode.hookspecs import Datagrams, Endpoint, Transport, hookimpl
 
-VERSION = 5
-NO_AUTHENTICATION = 0
-UDP_ASSOCIATE = 3
+VERSION: Final = 5
+NO_AUTHENTICATION: Final = 0
+UDP_ASSOCIATE: Final = 3
 IPV4, IPV6 = 1, 4
-ADDRESS_BYTES = {IPV4: 4, IPV6: 16}
+ADDRESS_BYTES: Final = {IPV4: 4, IPV6: 16}
 
 
 def pack_endpoint(endpoint: Endpoint) -> bytes:
@@ -41,7 +42,7 @@ class Socks5Transport(asyncio.DatagramProtocol):
 
     def __init__(self, proxy: Endpoint) -> None:
         self._proxy = proxy
-        self._receive: Callable[[Datagrams], None] = lambda datagrams: None
+        self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
         self._udp: asyncio.DatagramTransport | None = None
         self._control: asyncio.StreamWriter | None = None
 
@@ -91,7 +92,7 @@ class Socks5Transport(asyncio.DatagramProtocol):
 
     async def close(self) -> None:
         """See ``ztnode.hookspecs.Transport``."""
-        self._receive = lambda datagrams: None
+        self._receive = lambda _datagrams: None
         if self._udp is not None:
             self._udp.close()
         if self._control is not None:

@@ -23,7 +23,7 @@ from ztnode.control.server import ControlServer
 from ztnode.controller.controller import Controller
 from ztnode.node.administration import Administration
 from ztnode.v1 import controller_pb2 as pb
-from ztnode.vl1.node import Vl1
+from ztnode.vl1 import Vl1
 from ztnode.wire import c25519
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata
 from ztnode.wire.identity import Identity
@@ -63,10 +63,10 @@ class Served:
 
     def ask(self, nwid: str, address: str) -> None:
         """A node asks for its configuration."""
-        request = ConfigRequest(int(nwid, 16), RequestMetadata(version=(1, 14, 1)).to_dictionary())
+        request = ConfigRequest(int(nwid, 16), RequestMetadata(version=(1, 14, 1)).build_dictionary())
         number = int(address, 16)
         peer = SimpleNamespace(address=number, identity=Identity(number, bytes(c25519.PUBLIC_LENGTH)))
-        message = (cast(Any, peer), VERB_NETWORK_CONFIG_REQUEST, 1, request.encode())
+        message = (cast(Any, peer), VERB_NETWORK_CONFIG_REQUEST, 1, request.build())
         done = threading.Event()
 
         def receive() -> None:

@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from ztnode.controller.controller import Controller, ControllerLimits, MemberChanged, NetworkChanged
+from ztnode.controller.controller import ControlledNetworkChanged, Controller, ControllerLimits, MemberChanged
+from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.documents import member_key, network_key
-from ztnode.controller.errors import ControllerError
-from ztnode.vl1.node import Vl1
+from ztnode.vl1 import Vl1
 from ztnode.wire import c25519
 from ztnode.wire.config_chunk import ConfigChunk
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata
@@ -120,16 +120,16 @@ class Bench:
         """One request; what leaves for the asker because of it."""
         self.now += 1.0
         self.vl1.take()
-        request = ConfigRequest(nwid, RequestMetadata(version=(1, 14, 1), **metadata).to_dictionary())
+        request = ConfigRequest(nwid, RequestMetadata(version=(1, 14, 1), **metadata).build_dictionary())
         peer = SimpleNamespace(address=address, identity=(who or identity(address)).without_secret())
-        message = (cast(Any, peer), VERB_NETWORK_CONFIG_REQUEST, next(self._packet), request.encode())
+        message = (cast(Any, peer), VERB_NETWORK_CONFIG_REQUEST, next(self._packet), request.build())
         self.controller.receive([message], self.now, self.wall)
         return [sent for sent in self.vl1.take() if sent.address == address]
 
     def config(self, nwid: int, address: int, **metadata: Any) -> NetworkConfig:
         return assemble(self.ask(nwid, address, **metadata))
 
-    def authorise(self, nwid: int, address: int, **settings: Any) -> None:
+    def authorize(self, nwid: int, address: int, **settings: Any) -> None:
         self.controller.update_member(nwid, address, {"authorized": True, **settings}, self.now, self.wall)
 
     def save(self) -> list[str]:
@@ -150,12 +150,12 @@ class Bench:
 
 def assemble(sent: list[Sent]) -> NetworkConfig:
     """The configuration in signed chunks, each checked."""
-    chunks = [ConfigChunk.decode(item.payload) for item in sent if item.verb in (VERB_OK, VERB_NETWORK_CONFIG)]
+    chunks = [ConfigChunk.parse(item.payload) for item in sent if item.verb in (VERB_OK, VERB_NETWORK_CONFIG)]
     assert chunks and all(chunk.verify(CONTROLLER) for chunk in chunks)
     assert len({chunk.update_id for chunk in chunks}) == 1 and chunks[0].update_id
     data = b"".join(chunk.data for chunk in sorted(chunks, key=lambda chunk: chunk.index))
     assert len(data) == chunks[0].total_length
-    return NetworkConfig.decode(data)
+    return NetworkConfig.parse(data)
 
 
 @pytest.fixture
@@ -163,9 +163,9 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_an_authorised_member_gets_a_complete_signed_configuration(bench: Bench) -> None:
+def test_an_authorized_member_gets_a_complete_signed_configuration(bench: Bench) -> None:
     nwid = bench.network(mtu=1400, multicastLimit=7, enableBroadcast=False)
-    bench.authorise(nwid, 0xAA00000001)
+    bench.authorize(nwid, 0xAA00000001)
     config = bench.config(nwid, 0xAA00000001)
     assert (config.network_id, config.issued_to, config.name) == (nwid, 0xAA00000001, "lab")
     assert (config.mtu, config.multicast_limit, config.broadcast) == (1400, 7, False)
@@ -187,7 +187,7 @@ def test_a_private_network_refuses_and_records_who_asks(bench: Bench) -> None:
     (refusal,) = bench.ask(nwid, 0xAA00000001)
     assert refusal.code == ERROR_NETWORK_ACCESS_DENIED and refusal.payload == nwid.to_bytes(8, "big")
     member = bench.controller.member(nwid, 0xAA00000001)
-    assert not member.authorized and member.identity == identity(0xAA00000001).to_text()
+    assert not member.authorized and member.identity == identity(0xAA00000001).build_text()
     assert bench.controller.events()[-1] == MemberChanged(nwid, 0xAA00000001, member)
     assert member_key(nwid, 0xAA00000001) in bench.save()
 
@@ -210,26 +210,26 @@ def test_a_public_network_lets_everybody_in(bench: Bench) -> None:
     assert member.authorized and member.authorized_by == "public" and member.version == (1, 14, 1, 12)
 
 
-def test_a_waiting_member_is_pushed_its_configuration_when_authorised(bench: Bench) -> None:
+def test_a_waiting_member_is_pushed_its_configuration_when_authorized(bench: Bench) -> None:
     nwid = bench.network()
     bench.ask(nwid, 0xAA00000001)
-    bench.authorise(nwid, 0xAA00000001)
+    bench.authorize(nwid, 0xAA00000001)
     sent = bench.vl1.take()
     assert {item.verb for item in sent} == {VERB_NETWORK_CONFIG}
     assert len(assemble(sent).static_addresses) == 2
     assert bench.controller.member(nwid, 0xAA00000001).last_authorized_time == bench.wall
 
 
-def test_a_deauthorised_member_is_told_and_its_certificate_revoked_with_the_others(bench: Bench) -> None:
+def test_a_deauthorized_member_is_told_and_its_certificate_revoked_with_the_others(bench: Bench) -> None:
     nwid = bench.network()
     for address in (0xAA00000001, 0xAA00000002):
-        bench.authorise(nwid, address)
+        bench.authorize(nwid, address)
         bench.ask(nwid, address)
     bench.controller.update_member(nwid, 0xAA00000001, {"authorized": False}, bench.now, bench.wall)
     refusal, revocation = sorted(bench.vl1.take(), key=lambda item: item.address)
     assert (refusal.address, refusal.code) == (0xAA00000001, ERROR_NETWORK_ACCESS_DENIED)
     assert (revocation.address, revocation.verb) == (0xAA00000002, VERB_NETWORK_CREDENTIALS)
-    (revoked,) = NetworkCredentials.decode(revocation.payload).revocations
+    (revoked,) = NetworkCredentials.parse(revocation.payload).revocations
     assert revoked.verify(CONTROLLER) and revoked.target == 0xAA00000001 and revoked.threshold == bench.wall
     (again,) = bench.ask(nwid, 0xAA00000001)
     assert again.code == ERROR_NETWORK_ACCESS_DENIED
@@ -238,7 +238,7 @@ def test_a_deauthorised_member_is_told_and_its_certificate_revoked_with_the_othe
 def test_a_changed_route_is_pushed_to_who_is_online_and_counts_a_revision(bench: Bench) -> None:
     nwid = bench.network()
     for address in (0xAA00000001, 0xAA00000002):
-        bench.authorise(nwid, address)
+        bench.authorize(nwid, address)
     first = bench.config(nwid, 0xAA00000001)
     bench.now += 200  # 0xaa00000001 falls silent
     bench.ask(nwid, 0xAA00000002)
@@ -252,11 +252,11 @@ def test_a_changed_route_is_pushed_to_who_is_online_and_counts_a_revision(bench:
 
 def test_a_change_that_changes_nothing_is_neither_saved_nor_pushed(bench: Bench) -> None:
     nwid = bench.network()
-    bench.authorise(nwid, 0xAA00000001)
+    bench.authorize(nwid, 0xAA00000001)
     bench.ask(nwid, 0xAA00000001)
     bench.save()
     bench.controller.update_network(nwid, {"name": "lab"}, bench.now, bench.wall)
-    bench.authorise(nwid, 0xAA00000001)
+    bench.authorize(nwid, 0xAA00000001)
     assert bench.vl1.take() == [] and bench.save() == []
 
 
@@ -278,7 +278,7 @@ def test_a_large_network_is_pushed_to_in_turns(bench: Bench) -> None:
 
 def test_a_member_is_answered_once_a_second(bench: Bench) -> None:
     nwid = bench.network()
-    bench.authorise(nwid, 0xAA00000001)
+    bench.authorize(nwid, 0xAA00000001)
     assert bench.ask(nwid, 0xAA00000001)
     bench.now -= 0.9
     assert bench.ask(nwid, 0xAA00000001) == []
@@ -295,12 +295,12 @@ def test_a_stranger_is_answered_once_a_second_too(bench: Bench) -> None:
 
 def test_another_identity_with_a_members_address_stays_out(bench: Bench) -> None:
     nwid = bench.network()
-    bench.authorise(nwid, 0xAA00000001)
+    bench.authorize(nwid, 0xAA00000001)
     bench.ask(nwid, 0xAA00000001)
     stranger = Identity(0xAA00000001, identity(0x77).public)
     (refusal,) = bench.ask(nwid, 0xAA00000001, who=stranger)
     assert refusal.code == ERROR_NETWORK_ACCESS_DENIED
-    assert bench.controller.member(nwid, 0xAA00000001).identity == identity(0xAA00000001).to_text()
+    assert bench.controller.member(nwid, 0xAA00000001).identity == identity(0xAA00000001).build_text()
 
 
 def test_addresses_differ_and_survive_a_restart(bench: Bench) -> None:
@@ -326,17 +326,17 @@ def test_a_full_pool_gives_no_address_but_a_configuration(bench: Bench) -> None:
 
 def test_a_static_assignment_is_kept_and_belongs_to_one_member(bench: Bench) -> None:
     nwid = bench.network()
-    bench.authorise(nwid, 0xAA00000001, ipAssignments=["10.121.15.99"])
+    bench.authorize(nwid, 0xAA00000001, ipAssignments=["10.121.15.99"])
     _, four = bench.config(nwid, 0xAA00000001).static_addresses
     assert str(four) == "10.121.15.99/24"
     with pytest.raises(ControllerError, match="aa00000001"):
-        bench.authorise(nwid, 0xAA00000002, ipAssignments=["10.121.15.99"])
+        bench.authorize(nwid, 0xAA00000002, ipAssignments=["10.121.15.99"])
 
 
 def test_a_bridge_stands_in_everybodys_configuration(bench: Bench) -> None:
     nwid = bench.network()
     for address in (0xAA00000001, 0xAA00000002):
-        bench.authorise(nwid, address)
+        bench.authorize(nwid, address)
         bench.ask(nwid, address)
     bench.controller.update_member(nwid, 0xAA00000002, {"activeBridge": True}, bench.now, bench.wall)
     pushed = assemble([item for item in bench.vl1.take() if item.address == 0xAA00000001])
@@ -349,7 +349,7 @@ def test_tags_and_capabilities_are_signed_for_who_holds_them(bench: Bench) -> No
         tags=[{"id": 5, "default": 50}, {"id": 6, "default": None}],
         capabilities=[{"id": 1, "default": True, "rules": [rule]}, {"id": 2, "rules": [rule]}],
     )
-    bench.authorise(nwid, 0xAA00000001, tags=[[6, 60]], capabilities=[2, 99])
+    bench.authorize(nwid, 0xAA00000001, tags=[[6, 60]], capabilities=[2, 99])
     config = bench.config(nwid, 0xAA00000001)
     assert {tag.id: tag.value for tag in config.tags} == {5: 50, 6: 60}
     assert all(tag.verify(CONTROLLER) for tag in config.tags)
@@ -358,29 +358,29 @@ def test_tags_and_capabilities_are_signed_for_who_holds_them(bench: Bench) -> No
     assert config.capabilities[0].verify({CONTROLLER.address: CONTROLLER}.get) is True
     # An applicant that is new gets the default capability as well.
     bench.ask(nwid, 0xAA00000002)
-    bench.authorise(nwid, 0xAA00000002)
+    bench.authorize(nwid, 0xAA00000002)
     assert bench.config(nwid, 0xAA00000002).tags[0].id == 5
 
 
 def test_an_old_node_gets_accept_rules_and_legacy_fields(bench: Bench) -> None:
     nwid = bench.network(rules=[{"type": "ACTION_DROP"}])
-    bench.authorise(nwid, 0xAA00000001)
+    bench.authorize(nwid, 0xAA00000001)
     assert [rule.type for rule in bench.config(nwid, 0xAA00000001).rules] == [0]
     sent = bench.ask(nwid, 0xAA00000001, rules_engine_revision=0, config_version=5)
     assert [rule.type for rule in assemble(sent).rules] == [1]
-    data = b"".join(ConfigChunk.decode(item.payload).data for item in sent)
-    assert Dictionary.decode(data).text("v4s").startswith("10.121.15.")
+    data = b"".join(ConfigChunk.parse(item.payload).data for item in sent)
+    assert Dictionary.parse(data).text("v4s").startswith("10.121.15.")
 
 
 def test_a_deleted_network_is_gone_for_its_members(bench: Bench) -> None:
     nwid = bench.network()
-    bench.authorise(nwid, 0xAA00000001)
+    bench.authorize(nwid, 0xAA00000001)
     bench.ask(nwid, 0xAA00000001)
     bench.save()
-    bench.controller.delete_network(nwid, bench.now, bench.wall)
+    bench.controller.delete_network(nwid, bench.now)
     (told,) = bench.vl1.take()
     assert told.code == ERROR_OBJ_NOT_FOUND
-    assert bench.controller.events()[-1] == NetworkChanged(nwid, None)
+    assert bench.controller.events()[-1] == ControlledNetworkChanged(nwid, None)
     bench.save()
     assert bench.store == {}
     with pytest.raises(KeyError):
@@ -389,9 +389,9 @@ def test_a_deleted_network_is_gone_for_its_members(bench: Bench) -> None:
 
 def test_a_deleted_member_frees_its_address(bench: Bench) -> None:
     nwid = bench.network()
-    bench.authorise(nwid, 0xAA00000001, ipAssignments=["10.121.15.99"])
+    bench.authorize(nwid, 0xAA00000001, ipAssignments=["10.121.15.99"])
     bench.controller.delete_member(nwid, 0xAA00000001, bench.now, bench.wall)
-    bench.authorise(nwid, 0xAA00000002, ipAssignments=["10.121.15.99"])
+    bench.authorize(nwid, 0xAA00000002, ipAssignments=["10.121.15.99"])
     bench.save()
     assert sorted(bench.store) == [network_key(nwid), member_key(nwid, 0xAA00000002)]
 
@@ -399,7 +399,7 @@ def test_a_deleted_member_frees_its_address(bench: Bench) -> None:
 def test_applicants_are_bounded_and_the_silent_make_room() -> None:
     bench = Bench(limits=ControllerLimits(max_pending=3, max_members=10))
     nwid = bench.network()
-    bench.authorise(nwid, 0xAA00000099)
+    bench.authorize(nwid, 0xAA00000099)
     for number in range(1, 6):
         bench.ask(nwid, 0xAA00000000 + number)
     assert [member.address & 0xFF for member in bench.controller.members(nwid)] == [3, 4, 5, 0x99]
@@ -424,7 +424,7 @@ def test_the_controller_may_be_a_member_itself(bench: Bench) -> None:
     """What a node sends to itself comes back from VL1, so there is nothing special to do."""
     nwid, own = bench.network(), CONTROLLER.address
     assert [item.code for item in bench.ask(nwid, own, who=CONTROLLER)] == [ERROR_NETWORK_ACCESS_DENIED]
-    bench.authorise(nwid, own)
+    bench.authorize(nwid, own)
     assert {(item.address, item.verb) for item in bench.vl1.take()} == {(own, VERB_NETWORK_CONFIG)}
     bench.controller.update_member(nwid, own, {"authorized": False}, bench.now, bench.wall)
     assert [(item.address, item.code) for item in bench.vl1.take()] == [(own, ERROR_NETWORK_ACCESS_DENIED)]
@@ -464,9 +464,9 @@ def _documents_reload(bench: Bench) -> Iterator[None]:
 CHANGES: dict[str, Callable[[Controller, int, int, float, int], object]] = {
     "create": lambda it, nwid, who, now, wall: it.create_network(SETTINGS, now, wall),
     "update": lambda it, nwid, who, now, wall: it.update_network(nwid, {"mtu": 1400}, now, wall),
-    "delete": lambda it, nwid, who, now, wall: it.delete_network(nwid, now, wall),
-    "authorise": lambda it, nwid, who, now, wall: it.update_member(nwid, who + 1, {"authorized": True}, now, wall),
-    "deauthorise": lambda it, nwid, who, now, wall: it.update_member(nwid, who, {"authorized": False}, now, wall),
+    "delete": lambda it, nwid, _who, now, _wall: it.delete_network(nwid, now),
+    "authorize": lambda it, nwid, who, now, wall: it.update_member(nwid, who + 1, {"authorized": True}, now, wall),
+    "deauthorize": lambda it, nwid, who, now, wall: it.update_member(nwid, who, {"authorized": False}, now, wall),
     "delete member": lambda it, nwid, who, now, wall: it.delete_member(nwid, who, now, wall),
 }
 
@@ -479,8 +479,8 @@ def test_a_change_that_the_disk_does_not_take_does_not_happen(
     nwid = bench.network()
     for member in (who, who + 1, who + 2):
         bench.ask(nwid, member)
-    bench.authorise(nwid, who)
-    bench.authorise(nwid, who + 2)
+    bench.authorize(nwid, who)
+    bench.authorize(nwid, who + 2)
     bench.save()
     it.events()
     bench.vl1.take()
@@ -499,8 +499,8 @@ def test_a_change_that_the_disk_does_not_take_does_not_happen(
 def test_a_network_that_was_deleted_stays_so_if_its_members_were_not(bench: Bench) -> None:
     """The power fails between the network's document and those of its members."""
     nwid = bench.network()
-    bench.authorise(nwid, 0xAA00000001)
-    bench.controller.delete_network(nwid, bench.now, bench.wall)
+    bench.authorize(nwid, 0xAA00000001)
+    bench.controller.delete_network(nwid, bench.now)
     assert list(bench.store) == [member_key(nwid, 0xAA00000001)]
     again = Bench(bench.store)
     assert again.controller.networks() == []

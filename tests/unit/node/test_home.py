@@ -43,7 +43,7 @@ def load(home: Home, identity: Identity) -> Identity:
 def planet(identity: Identity, *, world_id: int = 7, timestamp: int = 1) -> World:
     secret = bytes(range(64))
     public = c25519.derive_public(secret)
-    roots = World.from_bytes(DEFAULT_PLANET).roots
+    roots = World.parse(DEFAULT_PLANET).roots
     return World.sign(WorldType.PLANET, world_id, timestamp, public, roots, public=public, secret=secret)
 
 
@@ -55,18 +55,18 @@ def test_an_identity_is_made_once(home: Home, tmp_path: Path, identity: Identity
 
     again = asyncio.run(home.identity(never))
     assert again == identity and again.secret == identity.secret
-    assert (tmp_path / "identity.secret").read_text() == identity.to_text(include_secret=True)
-    assert (tmp_path / "identity.public").read_text() == identity.to_text()
+    assert (tmp_path / "identity.secret").read_text() == identity.build_text(include_secret=True)
+    assert (tmp_path / "identity.public").read_text() == identity.build_text()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "binary", "public only", "empty"])
 def test_a_damaged_identity_is_refused_and_kept(home: Home, tmp_path: Path, identity: Identity, damage: str) -> None:
-    text = identity.to_text(include_secret=True)
+    text = identity.build_text(include_secret=True)
     damaged = {
         "truncated": text[:-9].encode(),
         "flipped": (text[:-1] + ("0" if text[-1] != "0" else "1")).encode(),
         "binary": os.urandom(64) + b"\xff",
-        "public only": identity.to_text().encode(),
+        "public only": identity.build_text().encode(),
         "empty": b"",
     }[damage]
     (tmp_path / "identity.secret").write_bytes(damaged)
@@ -76,7 +76,7 @@ def test_a_damaged_identity_is_refused_and_kept(home: Home, tmp_path: Path, iden
 
 
 def test_a_lost_secret_is_not_replaced(home: Home, tmp_path: Path, identity: Identity) -> None:
-    (tmp_path / "identity.public").write_text(identity.to_text())
+    (tmp_path / "identity.public").write_text(identity.build_text())
     with pytest.raises(StateError, match="restore"):
         load(home, identity)
 
@@ -88,16 +88,16 @@ def test_the_default_planet_is_used_and_not_kept(home: Home, tmp_path: Path) -> 
 
 def test_a_chosen_planet_is_kept_and_used_without_being_named_again(home: Home, identity: Identity) -> None:
     chosen = planet(identity)
-    assert home.planet(chosen.to_bytes(), chosen=True) == chosen
+    assert home.planet(chosen.build(), chosen=True) == chosen
     assert home.planet(DEFAULT_PLANET, chosen=False) == chosen
 
 
 def test_the_newer_of_two_versions_is_used(home: Home, identity: Identity) -> None:
     old, new = planet(identity, timestamp=1), planet(identity, timestamp=2)
-    home.keep_planet(new.to_bytes()).result()
-    assert home.planet(old.to_bytes(), chosen=True) == new
+    home.keep_planet(new.build()).result()
+    assert home.planet(old.build(), chosen=True) == new
     newest = planet(identity, timestamp=3)
-    assert home.planet(newest.to_bytes(), chosen=True) == newest
+    assert home.planet(newest.build(), chosen=True) == newest
 
 
 def test_a_damaged_planet_is_refused_and_kept(home: Home, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_helper_alone_can_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process finds nothing, so the answer must come from the other."""
     monkeypatch.setattr(identity_pool, "try_candidate", lambda secret: time.sleep(0.05))
     identity = identity_pool.generate_identity(2)
-    assert identity == Identity.from_text(identity.to_text(include_secret=True))
+    assert identity == Identity.parse_text(identity.build_text(include_secret=True))
     assert identity.validate()
 
 

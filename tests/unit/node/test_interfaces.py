@@ -9,7 +9,7 @@ from ztnode.node import interfaces
 
 
 def test_addresses_that_others_can_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    ips = [
+    ips: list[tuple[str | tuple[str, int, int], int]] = [
         ("192.0.2.7", 24),
         ("127.0.0.1", 8),
         ("169.254.1.1", 16),

@@ -10,6 +10,9 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +23,7 @@ from ztnode.ring import DATA_OFFSET, MIN_CAPACITY, PADDING_TAG, Ring, RingCorrup
 
 
 @pytest.fixture
-def ring():
+def ring() -> Iterator[Ring]:
     made = Ring.create(MIN_CAPACITY)
     yield made
     made.close()
@@ -86,7 +89,7 @@ def test_limit_bounds_one_read_but_never_to_nothing(ring: Ring) -> None:
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_behaves_as_a_bounded_queue(steps) -> None:
+def test_behaves_as_a_bounded_queue(steps: list[Any]) -> None:
     ring = Ring.create(MIN_CAPACITY)
     queue: deque[tuple[int, bytes]] = deque()
     held: list[tuple[memoryview, bytes]] = []
@@ -176,7 +179,7 @@ def words(ring: Ring) -> memoryview:
         pytest.param(lambda r: r._words.__setitem__(0, PADDING_TAG | 8 << 32), id="padding in the middle"),
     ],
 )
-def test_damaged_memory_is_reported(ring: Ring, damage) -> None:
+def test_damaged_memory_is_reported(ring: Ring, damage: Callable[[Ring], None]) -> None:
     ring.write_many([(5, (b"x" * 8,)), (6, (b"y" * 8,))])
     damage(ring)
     with pytest.raises(RingCorrupt):
@@ -202,7 +205,7 @@ def test_any_memory_gives_records_or_ring_corrupt(noise: bytes, head: int) -> No
         ring.close()
 
 
-def test_attach_refuses_what_is_no_ring(tmp_path) -> None:
+def test_attach_refuses_what_is_no_ring(tmp_path: Path) -> None:
     file = tmp_path / "noise"
     file.write_bytes(b"\0" * (DATA_OFFSET + 4096))
     fds = [os.open(file, os.O_RDWR)] + [fd for _ in range(2) for fd in os.pipe()]
@@ -295,7 +298,7 @@ def test_two_processes_exchange_everything_in_order(seed: int) -> None:
     finally:
         child.kill()
         child.wait()
-        view = None
+        del view
         down.close()
         up.close()
 

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from tests.unit.vl1.vl1_network import VECTORS
-from ztnode.vl1.node import Vl1
+from tests.unit.wire import packet_views
+from ztnode.vl1 import Vl1
 from ztnode.vl1.transmit import Expected
 from ztnode.wire import packet
 from ztnode.wire.compression import decompress
 from ztnode.wire.hello import parse_ok_hello
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
-from ztnode.wire.packet import VERB_NAMES, VERB_OK
+from ztnode.wire.packet import VERB_OK
 from ztnode.wire.push_direct_paths import parse_push_direct_paths
 from ztnode.wire.rendezvous import parse_rendezvous
 from ztnode.wire.reply import parse_ok
@@ -24,7 +25,7 @@ from ztnode.wire.whois import parse_ok_whois, parse_whois
 from ztnode.wire.world import World
 
 CAPTURED = json.loads((VECTORS / "packets.json").read_text())
-IDENTITIES = {name: Identity.from_text(text) for name, text in CAPTURED["identities"].items()}
+IDENTITIES = {name: Identity.parse_text(text) for name, text in CAPTURED["identities"].items()}
 PORT = 9993
 NOW = 100.0
 
@@ -37,7 +38,7 @@ def node(receiver: str, *, knows: bool = True) -> Vl1:
     """A node in the place of the receiver, which knows the others unless told otherwise."""
     vl1 = Vl1(
         IDENTITIES[receiver],
-        World.from_bytes(bytes.fromhex(CAPTURED["planet"])),
+        World.parse(bytes.fromhex(CAPTURED["planet"])),
         random=random.Random(1).randbytes,
         now=NOW,
         wall=1,
@@ -45,7 +46,7 @@ def node(receiver: str, *, knows: bool = True) -> Vl1:
     for other, identity in IDENTITIES.items():
         if knows and other != receiver:
             vl1.add_peer(identity, NOW)
-    vl1.to_send(NOW)
+    vl1.to_send()
     return vl1
 
 
@@ -65,7 +66,7 @@ def give(vl1: Vl1, entry: dict[str, Any]) -> None:
     plaintext = opened(entry)
     if entry["verb"] == "OK":
         ok = parse_ok(plaintext[1:])
-        vl1.transmit.expect(ok.in_re_packet_id, Expected(source.address, ok.in_re_verb, NOW - 0.02))
+        vl1._core.transmit.expect(ok.in_re_packet_id, Expected(source.address, ok.in_re_verb, NOW - 0.02))
     endpoint = (CAPTURED["addresses"]["root" if entry["hops"] else entry["source"]], PORT)
     vl1.receive([(bytes.fromhex(datagram), endpoint) for datagram in entry["datagrams"]], NOW)
 
@@ -73,7 +74,7 @@ def give(vl1: Vl1, entry: dict[str, Any]) -> None:
 def answers(vl1: Vl1, entry: dict[str, Any]) -> list[bytes]:
     """What the node has sent to the source of a captured packet, opened by that source's keys; HELLOs left out."""
     keys = PeerKeys(IDENTITIES[entry["source"]].agree(IDENTITIES[entry["destination"]]))
-    plaintexts = [keys.open(data) for _, datagrams in vl1.to_send(NOW) for data in datagrams]
+    plaintexts = [keys.open(data) for _, datagrams in vl1.to_send() for data in datagrams]
     return [plain for plain in plaintexts if plain is not None and plain[0] & packet.VERB_MASK != packet.VERB_HELLO]
 
 
@@ -96,7 +97,7 @@ def test_every_captured_packet_is_taken(entry: dict[str, Any]) -> None:
     assert len(messages) == (verb in UP)
     for peer, code, packet_id, payload in messages:
         assert peer.address == IDENTITIES[entry["source"]].address
-        assert VERB_NAMES[code] == entry["verb"]
+        assert packet_views.VERB_NAMES[code] == entry["verb"]
         assert packet_id == int(entry["datagrams"][0][:16], 16)
         assert bytes(payload) == opened(entry)[1:]
     give(vl1, entry)
@@ -165,6 +166,6 @@ def test_suggested_endpoints_are_tried(entry: dict[str, Any]) -> None:
         suggested = {parse_rendezvous(body).endpoint}
     else:
         suggested = {path.endpoint for path in parse_push_direct_paths(body)}
-    tried = {endpoint for endpoint, _ in vl1.to_send(NOW)}
+    tried = {endpoint for endpoint, _ in vl1.to_send()}
     assert suggested
     assert suggested <= tried

@@ -7,11 +7,12 @@ import random
 import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, Host, Network, planet, triangle
-from ztnode.vl1.events import IdentityCollision
-from ztnode.vl1.fragments import MAX_FROM_PEERS, MAX_FROM_STRANGERS
-from ztnode.vl1.node import Vl1
-from ztnode.vl1.whois import MAX_INCOMING, MAX_STRANGERS
+from ztnode.vl1 import Vl1
+from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS
+from ztnode.vl1.vl1_events import IdentityCollision
+from ztnode.vl1.waiting_room import MAX_INCOMING, MAX_STRANGERS
 from ztnode.wire import c25519, packet
+from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.hello import Hello, Version, WorldVersion, build_hello
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
@@ -207,7 +208,7 @@ def test_flood_of_made_up_identities_is_bounded() -> None:
     assert root.vl1.counters["drop_rate_identity"] > 0
     sent = one.vl1.send(root.address, VERB_ECHO, b"still there?", network.now)
     network.run(1)
-    assert one.vl1.transmit.expected(sent) is None
+    assert one.vl1._core.transmit.expected(sent) is None
 
 
 def test_same_made_up_identity_is_hashed_once() -> None:
@@ -301,7 +302,7 @@ def test_colliding_identity_is_told_so() -> None:
     impostor = Identity(one.address, c25519.derive_public(secret), secret)
     network.inject(hello_from(impostor, root.vl1.identity), ("192.0.2.9", 7), root.endpoint)
     network.run(0.02)
-    replies = [datagrams for endpoint, datagrams in root.vl1.to_send(network.now) if endpoint[0] == "192.0.2.9"]
+    replies = [datagrams for endpoint, datagrams in root.vl1.to_send() if endpoint[0] == "192.0.2.9"]
     network.run(1)
     assert root.vl1.counters["drop_identity_collision"] == 1
     peer = root.vl1.peer(one.address)
@@ -373,7 +374,13 @@ def test_rendezvous_and_whois_answers_from_leaves_are_ignored() -> None:
     _, one, two = pair(network)
     target = ("192.0.2.200", 5555)
     seen: list[object] = []
-    network.blocked = lambda source, destination: destination == target and seen.append(source) is None
+
+    def noted(source: Endpoint, destination: Endpoint) -> bool:
+        if destination == target:
+            seen.append(source)
+        return destination == target
+
+    network.blocked = noted
     body = bytes((VERB_RENDEZVOUS,)) + build_rendezvous(Rendezvous(two.address, target))
     network.inject(sealed(two.vl1.identity, one.vl1.identity, body), two.endpoint, one.endpoint)
     asked = one.vl1.send(two.address, VERB_WHOIS, build_whois([IDENTITIES[5].address]), network.now)
@@ -401,7 +408,13 @@ def test_pushed_paths_are_gated_and_kept_to_usable_scopes() -> None:
     network = Network()
     _, one, two = pair(network)
     tried: set[tuple[str, int]] = set()
-    network.blocked = lambda source, destination: source == two.endpoint and (tried.add(destination) or False)
+
+    def noted(source: Endpoint, destination: Endpoint) -> bool:
+        if source == two.endpoint:
+            tried.add(destination)
+        return False
+
+    network.blocked = noted
     pushed = [DirectPath((f"192.0.2.{number}", 1000)) for number in range(1, 101)]
     pushed += [DirectPath(("127.0.0.1", 22)), DirectPath(("224.0.0.1", 1)), DirectPath(("169.254.1.1", 1))]
     pushed += [DirectPath(("0.0.0.0", 1)), DirectPath(("::1", 1)), DirectPath(("fe80::1", 1))]
@@ -455,13 +468,13 @@ def test_packets_from_unknown_addresses_are_bounded() -> None:
         data = source.randbytes(8) + own + source.randbytes(5) + b"\x18" + source.randbytes(1000)
         if data[13] != 0xFF:
             two.vl1.receive([(data, ("192.0.2.5", 5))], network.now)
-    assert len(two.vl1.introductions.waiting) <= MAX_STRANGERS
+    assert len(two.vl1._core.introductions.waiting) <= MAX_STRANGERS
     same = source.randbytes(8) + own + b"\x12\x34\x56\x78\x9a\x18" + source.randbytes(1000)
     network.run(11)
-    assert len(two.vl1.introductions.waiting) == 0
+    assert len(two.vl1._core.introductions.waiting) == 0
     for _ in range(100):
         two.vl1.receive([(same, ("192.0.2.5", 5))], network.now)
-    wanted = two.vl1.introductions.waiting.get(0x123456789A)
+    wanted = two.vl1._core.introductions.waiting.get(0x123456789A)
     assert wanted is not None and len(wanted.incoming) == MAX_INCOMING
 
 
@@ -469,7 +482,7 @@ def test_fragments_of_strangers_do_not_push_out_those_of_peers() -> None:
     network = Network()
     _, one, two = pair(network)
     one.vl1.send_batch(two.address, VERB_FRAME, [bytes(2810)], network.now)
-    ((_, datagrams),) = one.vl1.to_send(network.now)
+    ((_, datagrams),) = one.vl1.to_send()
     head, fragment = datagrams
     source = random.Random(4)
     own = two.address.to_bytes(5, "big")

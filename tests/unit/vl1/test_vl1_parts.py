@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.vl1.vl1_network import IDENTITIES, planet
-from ztnode.vl1.fragments import TIMEOUT, Reassembler
 from ztnode.vl1.gates import Cutoff, Interval, KeyedBucket, KeyedInterval, TokenBucket
+from ztnode.vl1.packet_assembler import TIMEOUT, PacketAssembler
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import MAX_PATHS, Peer
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
@@ -128,7 +128,7 @@ def test_fragments_in_any_order(sizes: list[int], seed: int, duplicated: bool) -
     if duplicated:
         datagrams += [entry for entry in datagrams if entry[0]]
     shuffler.shuffle(datagrams)
-    reassembler = Reassembler(64, Counter())
+    reassembler = PacketAssembler(64, Counter())
     whole = []
     for is_head, datagram in datagrams:
         take = reassembler.head if is_head else reassembler.fragment
@@ -139,7 +139,7 @@ def test_fragments_in_any_order(sizes: list[int], seed: int, duplicated: bool) -
 
 @given(st.lists(st.tuples(st.booleans(), st.binary(min_size=17, max_size=60)), max_size=60))
 def test_fragments_of_rubbish_stay_bounded(datagrams: list[tuple[bool, bytes]]) -> None:
-    reassembler = Reassembler(4, Counter())
+    reassembler = PacketAssembler(4, Counter())
     for is_head, datagram in datagrams:
         (reassembler.head if is_head else reassembler.fragment)(datagram, ENDPOINT, 0.0)
         assert len(reassembler) <= 4
@@ -151,7 +151,7 @@ def test_fragments_of_rubbish_stay_bounded(datagrams: list[tuple[bool, bytes]]) 
 @pytest.mark.parametrize("total", [2, 3])
 def test_oversized_fragments_are_refused(size: int, total: int) -> None:
     counters: Counter[str] = Counter()
-    reassembler = Reassembler(4, counters)
+    reassembler = PacketAssembler(4, counters)
     reassembler.head(bytes(1000), ENDPOINT, 0.0)
     for number in range(1, total):
         data = bytes(13) + bytes((0xFF, total << 4 | number, 0)) + bytes(size)

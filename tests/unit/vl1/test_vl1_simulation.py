@@ -7,9 +7,11 @@ from ipaddress import ip_network
 import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, SIGNER, Host, Nat, Network, planet, triangle
+from tests.unit.wire import packet_views
 from ztnode.vl1.contacts import GREETINGS_PER_TICK
-from ztnode.vl1.events import MoonUpdated, Offline, Online, PeerPathChanged, PlanetUpdated, SurfaceAddress
+from ztnode.vl1.vl1_events import MoonUpdated, Offline, Online, PeerPathChanged, PlanetUpdated, SurfaceAddress
 from ztnode.wire import c25519, packet
+from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.packet import VERB_FRAME, VERB_NETWORK_CONFIG_REQUEST, VERB_OK, VERB_USER_MESSAGE
 from ztnode.wire.reply import parse_error, parse_ok
@@ -130,8 +132,8 @@ def test_old_protocol_is_spoken_to_in_salsa20() -> None:
     one.vl1.send_batch(old.address, VERB_FRAME, [b"old"], network.now)
     old.vl1.send_batch(one.address, VERB_FRAME, [b"new"], network.now)
     suites = {
-        host: packet.cipher_suite(datagrams[-1])
-        for host, queue in ((one.address, one.vl1.to_send(network.now)), (old.address, old.vl1.to_send(network.now)))
+        host: packet_views.cipher_suite(datagrams[-1])
+        for host, queue in ((one.address, one.vl1.to_send()), (old.address, old.vl1.to_send()))
         for _, datagrams in queue
     }
     assert suites == {one.address: packet.CIPHER_POLY1305_SALSA2012, old.address: packet.CIPHER_AES_GMAC_SIV}
@@ -186,9 +188,14 @@ def test_root_greets_its_peers_a_few_at_a_time() -> None:
     for number in range(200):
         identity = Identity(0x1000000000 + number, c25519.derive_public(source.randbytes(c25519.SECRET_LENGTH)))
         peer = root.vl1.add_peer(identity, network.now)
-        root.vl1.path_proved(peer, (f"198.18.0.{number + 1}", 9993), network.now)
+        root.vl1._core.path_proved(peer, (f"198.18.0.{number + 1}", 9993), network.now)
     greeted: set[object] = set()
-    network.blocked = lambda source, destination: greeted.add(destination) is None
+
+    def blocked(_source: Endpoint, destination: Endpoint) -> bool:
+        greeted.add(destination)
+        return True
+
+    network.blocked = blocked
     for count in (GREETINGS_PER_TICK, 2 * GREETINGS_PER_TICK, 3 * GREETINGS_PER_TICK, 200):
         network.run(1.001)
         assert len(greeted) == count
@@ -287,7 +294,7 @@ def test_newer_planet_is_taken_and_kept() -> None:
     leaf = network.add(IDENTITIES[1], ("203.0.113.2", 9993), old)
     network.run(1)
     assert leaf.vl1.planet == new
-    assert PlanetUpdated(new.to_bytes()) in leaf.events
+    assert PlanetUpdated(new.build()) in leaf.events
     assert leaf.vl1.peer(IDENTITIES[3].address) is not None
 
 
@@ -317,7 +324,7 @@ def test_moon_that_was_asked_for_arrives() -> None:
     bystander = network.add(IDENTITIES[2], ("203.0.113.3", 9993), world)
     asker.vl1.orbit(0x1234, IDENTITIES[0].address)
     network.run(70)
-    assert MoonUpdated(0x1234, moon.to_bytes()) in asker.events
+    assert MoonUpdated(0x1234, moon.build()) in asker.events
     assert not any(isinstance(event, MoonUpdated) for event in bystander.events)
 
 

@@ -11,10 +11,11 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ztnode.vl1.config import Vl1Config
-from ztnode.vl1.events import Event
-from ztnode.vl1.node import Message, Vl1
+from ztnode.vl1 import Message, Vl1
+from ztnode.vl1.vl1_config import Vl1Config
+from ztnode.vl1.vl1_events import Event
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import Root, World, WorldType
@@ -27,8 +28,8 @@ def identities() -> list[Identity]:
     """Eight identities, secrets included, that zerotier-idtool made."""
     generated = json.loads((VECTORS / "identities.json").read_text())["identities"]
     captured = json.loads((VECTORS / "packets.json").read_text())["identities"]
-    return [Identity.from_text(entry["secret"]) for entry in generated] + [
-        Identity.from_text(text) for text in captured.values()
+    return [Identity.parse_text(entry["secret"]) for entry in generated] + [
+        Identity.parse_text(text) for text in captured.values()
     ]
 
 
@@ -142,7 +143,7 @@ class Network:
         for host in self.hosts.values():
             host.messages += host.vl1.messages()
             host.events += host.vl1.events()
-            for destination, datagrams in host.vl1.to_send(self.now):
+            for destination, datagrams in host.vl1.to_send():
                 for datagram in datagrams:
                     host.sent += 1
                     self._transmit(datagram, host.endpoint, destination)
@@ -187,7 +188,7 @@ class Network:
 
 
 def triangle(
-    network: Network, *, relay_only: bool = False, nat: bool = False, **settings: object
+    network: Network, *, relay_only: bool = False, nat: bool = False, **settings: Any
 ) -> tuple[Host, Host, Host]:
     """A root and two leaves. ``relay_only``: the leaves cannot reach each other."""
     root_endpoint, one, two = ("203.0.113.1", 9993), ("203.0.113.2", 9993), ("203.0.113.3", 9993)

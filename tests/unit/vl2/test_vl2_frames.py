@@ -24,14 +24,14 @@ from tests.unit.vl2.vl2_lab import (
     mac,
     member_config,
 )
-from ztnode.vl2 import neighbours
+from ztnode.vl2 import ndp_emulation
 from ztnode.vl2.config_assembly import MAX_UPDATES, ConfigAssembler
 from ztnode.vl2.forwarding import MAX_BRIDGE_ROUTES
 from ztnode.vl2.snapshot import NetworkStatus
 from ztnode.vl2.subscriptions import MAX_MEMBERS, Subscriptions, sample
 from ztnode.wire.addressing import rfc4193_address, sixplane_address
 from ztnode.wire.config_chunk import ConfigChunk
-from ztnode.wire.frame import EXT_FLAG_ACK_REQUESTED, ExtFrame, decode_ext_frame, encode_ext_frame
+from ztnode.wire.frame import EXT_FLAG_ACK_REQUESTED, ExtFrame, build_ext_frame, parse_ext_frame
 from ztnode.wire.mac import BROADCAST
 from ztnode.wire.multicast import (
     Gather,
@@ -39,14 +39,14 @@ from ztnode.wire.multicast import (
     Like,
     MulticastFrame,
     MulticastGroup,
-    decode_gather,
-    decode_gathered,
-    decode_likes,
-    decode_multicast_frame,
-    encode_gather,
-    encode_gathered,
-    encode_likes,
-    encode_multicast_frame,
+    build_gather,
+    build_gathered,
+    build_likes,
+    build_multicast_frame,
+    parse_gather,
+    parse_gathered,
+    parse_likes,
+    parse_multicast_frame,
 )
 from ztnode.wire.network_config import (
     SPECIALIST_ACTIVE_BRIDGE,
@@ -98,14 +98,14 @@ def renew(wire: Wire, *members: int, **fields: object) -> None:
 def test_arp_finds_its_member_by_asking_the_root_once(pair: Wire) -> None:
     pair.send(ALICE, broadcast(ALICE, WHO_HAS_BOB))
     assert pair.inboxes[BOB] == [(ALL + mac(ALICE) + b"\x08\x06", WHO_HAS_BOB)]
-    gathers = [decode_gather(payload) for payload in pair.sent(ALICE, ROOT, VERB_MULTICAST_GATHER)]
+    gathers = [parse_gather(payload) for payload in pair.sent(ALICE, ROOT, VERB_MULTICAST_GATHER)]
     assert [gather.group for gather in gathers] == [MulticastGroup(BROADCAST, 0x0A000002)]
     assert gathers[0].certificate is not None
     pair.log.clear()
     pair.send(ALICE, broadcast(ALICE, WHO_HAS_BOB))
     assert len(pair.inboxes[BOB]) == 2
     assert not pair.sent(ALICE, verb=VERB_MULTICAST_GATHER), "known members are not asked for again so soon"
-    sent = decode_multicast_frame(pair.sent(ALICE, BOB, VERB_MULTICAST_FRAME)[0])
+    sent = parse_multicast_frame(pair.sent(ALICE, BOB, VERB_MULTICAST_FRAME)[0])
     assert sent.group.adi == 0x0A000002 and sent.source is None
 
 
@@ -145,7 +145,7 @@ def test_announcements_go_out_every_minute_and_at_once_for_a_new_group(pair: Wir
     mdns = MulticastGroup(0x01005E0000FB)
     pair.nodes[ALICE].subscribe(NWID, mdns, pair.now)
     pair.run(0.01)
-    likes = decode_likes(pair.sent(ALICE, ROOT, VERB_MULTICAST_LIKE)[0])
+    likes = parse_likes(pair.sent(ALICE, ROOT, VERB_MULTICAST_LIKE)[0])
     assert Like(NWID, mdns) in likes
     pair.send(BOB, bytes.fromhex("01005e0000fb") + mac(BOB) + b"\x08\x00" + bytes(40))
     assert len(pair.inboxes[ALICE]) == 1
@@ -156,13 +156,13 @@ def test_frames_wait_for_members_but_not_for_ever(pair: Wire) -> None:
     to_group = bytes.fromhex("01005e0000fb") + mac(ALICE) + b"\x08\x00"
     pair.send(ALICE, to_group + b"a" * 40)
     pair.deliver(BOB, ALICE, VERB_OK, bytes((VERB_MULTICAST_GATHER,)) + bytes(8)
-                 + encode_gathered(Gathered(NWID, group, 1, (BOB, ALICE))))  # fmt: skip
+                 + build_gathered(Gathered(NWID, group, 1, (BOB, ALICE))))  # fmt: skip
     pair.settle()
     assert [payload for _, payload in pair.inboxes[BOB]] == [b"a" * 40]
     pair.run(601)  # the membership has expired, and so has the frame
     pair.inboxes[BOB].clear()
     pair.deliver(BOB, ALICE, VERB_OK, bytes((VERB_MULTICAST_GATHER,)) + bytes(8)
-                 + encode_gathered(Gathered(NWID, group, 1, (BOB,))))  # fmt: skip
+                 + build_gathered(Gathered(NWID, group, 1, (BOB,))))  # fmt: skip
     pair.settle()
     assert not pair.inboxes[BOB]
 
@@ -172,7 +172,7 @@ def test_multicast_limit_is_kept(pair: Wire) -> None:
     group = MulticastGroup(BROADCAST)
     for member in (BOB, MALLORY):
         pair.deliver(member, ALICE, VERB_OK, bytes((VERB_MULTICAST_GATHER,)) + bytes(8)
-                     + encode_gathered(Gathered(NWID, group, 2, (member,))))  # fmt: skip
+                     + build_gathered(Gathered(NWID, group, 2, (member,))))  # fmt: skip
     pair.log.clear()
     pair.send(ALICE, broadcast(ALICE, bytes(60), 0x0800))
     assert len(pair.sent(ALICE, verb=VERB_MULTICAST_FRAME)) == 1
@@ -198,7 +198,7 @@ def test_replicators_do_the_work_for_others(pair: Wire) -> None:
     pair.run(61)
     pair.log.clear()
     pair.send(ALICE, broadcast(ALICE, b"x" * 60, 0x0800))
-    assert decode_multicast_frame(pair.sent(ALICE, BOB, VERB_MULTICAST_FRAME)[0]).replicate
+    assert parse_multicast_frame(pair.sent(ALICE, BOB, VERB_MULTICAST_FRAME)[0]).replicate
     assert [target for source, target, verb, _ in pair.log if (source, verb) == (ALICE, VERB_MULTICAST_FRAME)] == [BOB]
     assert len(pair.sent(BOB, MALLORY, VERB_MULTICAST_FRAME)) == 1, "replicated"
     assert not pair.sent(BOB, ALICE, VERB_MULTICAST_FRAME), "but not back"
@@ -210,16 +210,16 @@ def test_gather_answers_and_unwanted_multicast(pair: Wire) -> None:
     pair.send(BOB, frame(BOB, ALICE))
     group = MulticastGroup(BROADCAST, 0x0A000001)
     pair.log.clear()
-    pair.deliver(BOB, ALICE, VERB_MULTICAST_GATHER, encode_gather(Gather(NWID, group, 5)))
+    pair.deliver(BOB, ALICE, VERB_MULTICAST_GATHER, build_gather(Gather(NWID, group, 5)))
     (answer,) = pair.sent(ALICE, BOB, VERB_OK)
-    assert decode_gathered(answer[9:]).members == (ALICE,)
+    assert parse_gathered(answer[9:]).members == (ALICE,)
     pair.log.clear()
-    before = pair.nodes[ALICE].counters["drop_like_not_authorised"]
-    pair.deliver(MALLORY, ALICE, VERB_MULTICAST_GATHER, encode_gather(Gather(NWID, group, 5)))
-    pair.deliver(MALLORY, ALICE, VERB_MULTICAST_LIKE, encode_likes([Like(NWID, group)]))
+    before = pair.nodes[ALICE].counters["drop_like_not_authorized"]
+    pair.deliver(MALLORY, ALICE, VERB_MULTICAST_GATHER, build_gather(Gather(NWID, group, 5)))
+    pair.deliver(MALLORY, ALICE, VERB_MULTICAST_LIKE, build_likes([Like(NWID, group)]))
     assert not pair.sent(ALICE, MALLORY)
-    assert pair.nodes[ALICE].counters["drop_gather_not_authorised"] == 1
-    assert pair.nodes[ALICE].counters["drop_like_not_authorised"] == before + 1
+    assert pair.nodes[ALICE].counters["drop_gather_not_authorized"] == 1
+    assert pair.nodes[ALICE].counters["drop_like_not_authorized"] == before + 1
     bobs = MulticastGroup(BROADCAST, 0x0A000002)
     pair.send(ALICE, broadcast(ALICE, WHO_HAS_BOB))
     unwanted = bytes((VERB_MULTICAST_FRAME,)) + bytes(8) + bytes((ERROR_UNWANTED_MULTICAST,))
@@ -232,17 +232,17 @@ def test_gather_answers_and_unwanted_multicast(pair: Wire) -> None:
     assert not pair.inboxes[BOB]
 
 
-def test_authorised_members_of_a_local_controller_are_served(wire: Wire) -> None:
-    wire.add(CONTROLLER, controller=True, authorised=lambda nwid, address: (nwid, address) != (NWID, MALLORY))
+def test_authorized_members_of_a_local_controller_are_served(wire: Wire) -> None:
+    wire.add(CONTROLLER, controller=True, authorized=lambda nwid, address: (nwid, address) != (NWID, MALLORY))
     group = MulticastGroup(BROADCAST, 1)
     for member in (ALICE, MALLORY):
-        wire.deliver(member, CONTROLLER, VERB_MULTICAST_LIKE, encode_likes([Like(NWID, group)]))
-    wire.deliver(BOB, CONTROLLER, VERB_MULTICAST_GATHER, encode_gather(Gather(NWID, group, 5)))
+        wire.deliver(member, CONTROLLER, VERB_MULTICAST_LIKE, build_likes([Like(NWID, group)]))
+    wire.deliver(BOB, CONTROLLER, VERB_MULTICAST_GATHER, build_gather(Gather(NWID, group, 5)))
     (answer,) = wire.sent(CONTROLLER, BOB, VERB_OK)
-    assert decode_gathered(answer[9:]).members == (ALICE,)
+    assert parse_gathered(answer[9:]).members == (ALICE,)
     wire.run(700)
     wire.log.clear()
-    wire.deliver(BOB, CONTROLLER, VERB_MULTICAST_GATHER, encode_gather(Gather(NWID, group, 5)))
+    wire.deliver(BOB, CONTROLLER, VERB_MULTICAST_GATHER, build_gather(Gather(NWID, group, 5)))
     assert not wire.sent(CONTROLLER, BOB), "subscriptions expire"
 
 
@@ -274,13 +274,13 @@ def test_one_member_cannot_use_up_the_room_of_the_others() -> None:
 def test_a_peer_of_a_root_cannot_make_it_forget_the_networks_of_others(wire: Wire) -> None:
     wire.add(CONTROLLER, upstream=True)
     group = MulticastGroup(BROADCAST, 1)
-    wire.deliver(ALICE, CONTROLLER, VERB_MULTICAST_LIKE, encode_likes([Like(NWID, group)]))
+    wire.deliver(ALICE, CONTROLLER, VERB_MULTICAST_LIKE, build_likes([Like(NWID, group)]))
     for batch in range(100):
         likes = [Like(NWID + 1 + batch * 500 + number, group) for number in range(500)]
-        wire.deliver(MALLORY, CONTROLLER, VERB_MULTICAST_LIKE, encode_likes(likes))
-    wire.deliver(BOB, CONTROLLER, VERB_MULTICAST_GATHER, encode_gather(Gather(NWID, group, 5)))
+        wire.deliver(MALLORY, CONTROLLER, VERB_MULTICAST_LIKE, build_likes(likes))
+    wire.deliver(BOB, CONTROLLER, VERB_MULTICAST_GATHER, build_gather(Gather(NWID, group, 5)))
     (answer,) = wire.sent(CONTROLLER, BOB, VERB_OK)
-    assert decode_gathered(answer[9:]).members == (ALICE,)
+    assert parse_gathered(answer[9:]).members == (ALICE,)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_peer_of_a_root_cannot_make_it_forget_the_networks_of_others(wire: Wir
 def test_bad_multicast_frames_are_dropped(pair: Wire, group: MulticastGroup, source: int | None, reason: str) -> None:
     pair.send(ALICE, frame(ALICE, BOB))
     pair.inboxes[BOB].clear()
-    bad = encode_multicast_frame(MulticastFrame(NWID, group, 0x0800, bytes(40), source))
+    bad = build_multicast_frame(MulticastFrame(NWID, group, 0x0800, bytes(40), source))
     pair.deliver(ALICE, BOB, VERB_MULTICAST_FRAME, bad)
     assert not pair.inboxes[BOB] and pair.network(BOB).counters[reason] == 1
 
@@ -332,7 +332,7 @@ def test_other_solicitations_go_to_the_group(pair: Wire) -> None:
         pair.log.clear()
         pair.send(ALICE, solicitation(ALICE, target))
         assert pair.sent(ALICE, verb=VERB_MULTICAST_GATHER) and not pair.inboxes[ALICE]
-    assert neighbours.solicited_target(bytes(64)) is None
+    assert ndp_emulation.solicited_target(bytes(64)) is None
     renew(pair, ALICE, static_addresses=(rfc4193_address(NWID, ALICE),), flags=0)
     pair.send(ALICE, solicitation(ALICE, rfc4193_address(NWID, BOB).ip))
     assert not pair.inboxes[ALICE], "the network does not want it"
@@ -351,7 +351,7 @@ def test_we_do_not_bridge_unless_permitted(pair: Wire) -> None:
     renew(pair, ALICE, BOB, specialists=specialists)
     assert pair.network(ALICE).bridge
     pair.send(ALICE, bridged)
-    sent = decode_ext_frame(pair.sent(ALICE, BOB, VERB_EXT_FRAME)[0])
+    sent = parse_ext_frame(pair.sent(ALICE, BOB, VERB_EXT_FRAME)[0])
     assert (sent.source, sent.flags) == (int.from_bytes(BEHIND, "big"), 0)
     assert pair.inboxes[BOB] == [(mac(BOB) + BEHIND + b"\x08\x00", bytes(60))]
     pair.send(BOB, BEHIND + mac(BOB) + b"\x08\x00" + bytes(60))
@@ -379,7 +379,7 @@ def test_frames_from_foreign_macs_are_refused(pair: Wire) -> None:
     ):
         ext = ExtFrame(NWID, 0, int.from_bytes(destination, "big"), int.from_bytes(source, "big"), 0x0800, bytes(60))
         before = pair.network(BOB).counters.get(reason, 0)
-        pair.deliver(ALICE, BOB, VERB_EXT_FRAME, encode_ext_frame(ext))
+        pair.deliver(ALICE, BOB, VERB_EXT_FRAME, build_ext_frame(ext))
         assert pair.network(BOB).counters[reason] == before + 1 and not pair.inboxes[BOB]
 
 
@@ -397,7 +397,7 @@ def test_acknowledgement_of_watched_frames(pair: Wire) -> None:
     alice, bob = (int.from_bytes(mac(member), "big") for member in (ALICE, BOB))
     ext = ExtFrame(NWID, EXT_FLAG_ACK_REQUESTED, bob, alice, 0x0800, bytes(60))
     pair.log.clear()
-    pair.deliver(ALICE, BOB, VERB_EXT_FRAME, encode_ext_frame(ext), packet_id=77)
+    pair.deliver(ALICE, BOB, VERB_EXT_FRAME, build_ext_frame(ext), packet_id=77)
     ok = bytes((VERB_EXT_FRAME,)) + (77).to_bytes(8, "big") + NWID.to_bytes(8, "big")
     assert pair.sent(BOB, ALICE, VERB_OK) == [ok]
 
@@ -454,7 +454,7 @@ def test_what_no_packet_can_hold_is_counted(pair: Wire) -> None:
 
 def test_floods_of_signatures_are_cut_off(pair: Wire) -> None:
     for number in range(120):
-        packet = NetworkCredentials(tags=(Tag(NWID, WALL, MALLORY, number, 0, CONTROLLER, bytes(96)),)).encode()
+        packet = NetworkCredentials(tags=(Tag(NWID, WALL, MALLORY, number, 0, CONTROLLER, bytes(96)),)).build()
         pair.deliver(MALLORY, BOB, VERB_NETWORK_CREDENTIALS, packet)
     assert pair.nodes[BOB].counters["drop_too_many_signatures"] == 100
     pair.send(ALICE, frame(ALICE, BOB))

@@ -1,4 +1,4 @@
-"""Joining: requests and their retries, answers of every kind, refresh, push, deauthorisation, the cache."""
+"""Joining: requests and their retries, answers of every kind, refresh, push, deauthorization, the cache."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.unit.vl2.vl2_lab import (
     mac,
     member_config,
 )
-from ztnode.vl2.events import ConfigStored, NetworkChanged
 from ztnode.vl2.snapshot import NetworkStatus
+from ztnode.vl2.vl2_events import ConfigStored, NetworkChanged
 from ztnode.wire.config_chunk import FLAG_FAST_PROPAGATE, ConfigChunk
-from ztnode.wire.config_request import ConfigRequest, RequestMetadata, encode_auth_info
+from ztnode.wire.config_request import ConfigRequest, RequestMetadata, build_auth_info
 from ztnode.wire.credential import CredentialType
 from ztnode.wire.network_config import DEFAULT_MTU, SingleSignOn
 from ztnode.wire.network_credentials import NetworkCredentials
@@ -55,15 +55,16 @@ def test_join_asks_at_once_and_reports(wire: Wire) -> None:
     wire.add(ALICE).join(NWID, wire.now)
     assert CONTROLLER in wire.vl1s[ALICE].contacts
     assert wire.network(ALICE).status is NetworkStatus.REQUESTING
-    request = ConfigRequest.decode(wire.sent(ALICE, CONTROLLER, VERB_NETWORK_CONFIG_REQUEST)[0])
-    metadata = RequestMetadata.from_dictionary(request.metadata)
+    request = ConfigRequest.parse(wire.sent(ALICE, CONTROLLER, VERB_NETWORK_CONFIG_REQUEST)[0])
+    metadata = RequestMetadata.parse_dictionary(request.metadata)
     assert (metadata.config_version, metadata.protocol, metadata.rules_engine_revision) == (7, 12, 1)
     assert metadata.max_rules == 1024 and request.revision == 0
     wire.settle()
     snapshot = wire.network(ALICE)
     assert snapshot.status is NetworkStatus.OK and not snapshot.from_cache and snapshot.detail == ""
     assert (snapshot.name, snapshot.mtu, snapshot.mac) == ("test", DEFAULT_MTU, int.from_bytes(mac(ALICE), "big"))
-    assert wire.stored[ALICE] == wire.configs[ALICE].encode()
+    config = wire.configs[ALICE]
+    assert config is not None and wire.stored[ALICE] == config.build()
     assert len(wire.sent(ALICE, CONTROLLER, VERB_MULTICAST_LIKE)) == 1
     assert len(wire.sent(ALICE, ROOT, VERB_MULTICAST_LIKE)) == 1
 
@@ -104,15 +105,15 @@ def test_refresh_every_minute_and_news_is_taken(wire: Wire) -> None:
     assert 2 <= len(wire.requests) <= 3
     assert (wire.network(ALICE).name, wire.network(ALICE).revision) == ("renamed", 2)
     second = wire.sent(ALICE, CONTROLLER, VERB_NETWORK_CONFIG_REQUEST)[1]
-    assert ConfigRequest.decode(second).revision == 1
+    assert ConfigRequest.parse(second).revision == 1
 
 
-def test_waiting_for_authorisation_names_our_address_and_goes_on(wire: Wire) -> None:
+def test_waiting_for_authorization_names_our_address_and_goes_on(wire: Wire) -> None:
     wire.configs[ALICE] = None
     wire.add(ALICE).join(NWID, wire.now)
     wire.settle()
     snapshot = wire.network(ALICE)
-    assert snapshot.status is NetworkStatus.WAITING_FOR_AUTHORISATION
+    assert snapshot.status is NetworkStatus.WAITING_FOR_AUTHORIZATION
     assert f"{ALICE:010x}" in snapshot.detail
     wire.run(5)
     wire.configs[ALICE] = member_config(ALICE)
@@ -121,7 +122,7 @@ def test_waiting_for_authorisation_names_our_address_and_goes_on(wire: Wire) -> 
     wire.requests.clear()
 
 
-def test_polling_slows_down_when_nobody_authorises(wire: Wire) -> None:
+def test_polling_slows_down_when_nobody_authorizes(wire: Wire) -> None:
     wire.configs[ALICE] = None
     wire.add(ALICE).join(NWID, wire.now)
     wire.run(1300)
@@ -141,7 +142,7 @@ def test_not_found(wire: Wire) -> None:
 def test_authentication_required_gives_the_url(wire: Wire) -> None:
     wire.add(ALICE).join(NWID, wire.now)
     sso = SingleSignOn(enabled=True, authentication_url="https://login.example/abc")
-    _error(wire, ERROR_NETWORK_AUTHENTICATION_REQUIRED, encode_auth_info(sso))
+    _error(wire, ERROR_NETWORK_AUTHENTICATION_REQUIRED, build_auth_info(sso))
     snapshot = wire.network(ALICE)
     assert snapshot.status is NetworkStatus.AUTHENTICATION_REQUIRED
     assert snapshot.authentication_url == "https://login.example/abc"
@@ -172,8 +173,8 @@ def test_pushed_configuration_of_another_member_or_forged(wire: Wire) -> None:
     wire.add(ALICE).join(NWID, wire.now)
     node = wire.nodes[ALICE]
     for_bob = wire.chunks(member_config(BOB))
-    forged = ConfigChunk.decode(wire.chunks(member_config(ALICE))[0]).sign(IDENTITIES[MALLORY]).encode()
-    legacy = NWID.to_bytes(8, "big") + len(data := member_config(ALICE).encode()).to_bytes(2, "big") + data
+    forged = ConfigChunk.parse(wire.chunks(member_config(ALICE))[0]).sign(IDENTITIES[MALLORY]).build()
+    legacy = NWID.to_bytes(8, "big") + len(data := member_config(ALICE).build()).to_bytes(2, "big") + data
     for sender, chunk in ((CONTROLLER, for_bob[0]), (MALLORY, forged), (CONTROLLER, forged), (MALLORY, legacy)):
         wire.deliver(sender, ALICE, VERB_NETWORK_CONFIG, chunk)
         assert wire.network(ALICE).status is NetworkStatus.REQUESTING
@@ -202,11 +203,11 @@ def test_fast_propagation_passes_a_chunk_on_once(pair: Wire) -> None:
     assert pair.sent(ALICE, BOB, VERB_NETWORK_CONFIG) == [chunk]
 
 
-def test_deauthorisation_closes_the_network(pair: Wire) -> None:
+def test_deauthorization_closes_the_network(pair: Wire) -> None:
     pair.configs[ALICE] = None
     pair.run(61)
     snapshot = pair.network(ALICE)
-    assert snapshot.status is NetworkStatus.WAITING_FOR_AUTHORISATION and snapshot.addresses == ()
+    assert snapshot.status is NetworkStatus.WAITING_FOR_AUTHORIZATION and snapshot.addresses == ()
     assert pair.stored[ALICE] == b"\n", "a restart must not begin with what no longer holds"
     pair.log.clear()
     pair.send(ALICE, frame(ALICE, BOB))
@@ -221,15 +222,15 @@ def test_deauthorisation_closes_the_network(pair: Wire) -> None:
 def test_our_own_revocation_makes_us_ask_at_once(pair: Wire) -> None:
     pair.configs[ALICE] = None
     revocation = Revocation(NWID, 1, 0, WALL + 1, 1, ALICE, CredentialType.COM).sign(IDENTITIES[CONTROLLER])
-    packet = NetworkCredentials(revocations=(revocation,)).encode()
+    packet = NetworkCredentials(revocations=(revocation,)).build()
     pair.deliver(CONTROLLER, ALICE, VERB_NETWORK_CREDENTIALS, packet)
     pair.run(0.01)
-    assert pair.network(ALICE).status is NetworkStatus.WAITING_FOR_AUTHORISATION
+    assert pair.network(ALICE).status is NetworkStatus.WAITING_FOR_AUTHORIZATION
 
 
 def test_cached_configuration_is_used_before_the_controller_answers(wire: Wire) -> None:
     config = member_config(ALICE)
-    wire.add(ALICE).join(NWID, wire.now, cached=config.encode())
+    wire.add(ALICE).join(NWID, wire.now, cached=config.build())
     snapshot = wire.network(ALICE)
     assert snapshot.status is NetworkStatus.OK and snapshot.from_cache and "cache" in snapshot.detail
     wire.send(ALICE, frame(ALICE, BOB))
@@ -239,7 +240,7 @@ def test_cached_configuration_is_used_before_the_controller_answers(wire: Wire) 
     assert not wire.network(ALICE).from_cache and wire.network(ALICE).detail == ""
 
 
-USELESS = [b"", b"\n", b"garbage", member_config(BOB).encode(), member_config(ALICE).encode()[:99]]
+USELESS = [b"", b"\n", b"garbage", member_config(BOB).build(), member_config(ALICE).build()[:99]]
 
 
 @pytest.mark.parametrize("cached", USELESS)
@@ -269,7 +270,7 @@ def test_after_a_long_time_offline_we_ask_and_announce_again(wire: Wire) -> None
 def test_config_request_to_a_node_without_controller(wire: Wire) -> None:
     wire.add(ALICE)
     wire.add(BOB, controller=True)
-    request = ConfigRequest(NWID, RequestMetadata().to_dictionary()).encode()
+    request = ConfigRequest(NWID, RequestMetadata().build_dictionary()).build()
     for target in (ALICE, BOB):
         wire.deliver(MALLORY, target, VERB_NETWORK_CONFIG_REQUEST, request)
     (error,) = wire.sent(ALICE, MALLORY, VERB_ERROR)

@@ -88,7 +88,7 @@ def test_frames_wait_for_the_certificate_and_then_pass_in_order(pair: Wire) -> N
     for number in range(MAX_HELD + 4):
         pair.deliver(MALLORY, BOB, VERB_FRAME, DATA[:10] + bytes((number,)) * 20)
     assert not pair.inboxes[BOB]
-    pair.deliver(MALLORY, BOB, VERB_NETWORK_CREDENTIALS, NetworkCredentials((com(MALLORY),)).encode())
+    pair.deliver(MALLORY, BOB, VERB_NETWORK_CREDENTIALS, NetworkCredentials((com(MALLORY),)).build())
     assert [payload[0] for _, payload in pair.inboxes[BOB]] == list(range(MAX_HELD))
     assert pair.nodes[BOB].counters["drop_no_certificate_of_membership"] == 4
 
@@ -97,7 +97,7 @@ def test_bad_certificates_admit_nobody(pair: Wire) -> None:
     forged = CertificateOfMembership.issue(NWID, WALL, WINDOW, IDENTITIES[MALLORY]).sign(IDENTITIES[MALLORY])
     too_old = com(MALLORY, WALL - WINDOW - 1)
     for certificate in (forged, com(ALICE), too_old):
-        packet = NetworkCredentials((certificate,)).encode()
+        packet = NetworkCredentials((certificate,)).build()
         pair.deliver(MALLORY, BOB, VERB_NETWORK_CREDENTIALS, packet)
         pair.deliver(MALLORY, BOB, VERB_FRAME, DATA)
         assert not pair.inboxes[BOB]
@@ -111,12 +111,12 @@ def test_we_show_our_certificate_when_asked(pair: Wire) -> None:
         pair.deliver(BOB, ALICE, VERB_ERROR, error)
     packets = pair.sent(ALICE, BOB, VERB_NETWORK_CREDENTIALS)
     assert len(packets) == 1, "not more than once a second"
-    assert NetworkCredentials.decode(packets[0]).certificates_of_membership[0].issued_to == ALICE
+    assert NetworkCredentials.parse(packets[0]).certificates_of_membership[0].issued_to == ALICE
 
 
 def test_credentials_wait_for_a_controller_that_is_not_known_yet(pair: Wire) -> None:
     controller = pair.vl1s[BOB].known.pop(CONTROLLER)
-    pair.deliver(ALICE, BOB, VERB_NETWORK_CREDENTIALS, NetworkCredentials((com(ALICE),)).encode())
+    pair.deliver(ALICE, BOB, VERB_NETWORK_CREDENTIALS, NetworkCredentials((com(ALICE),)).build())
     pair.deliver(ALICE, BOB, VERB_FRAME, DATA)
     assert not pair.inboxes[BOB]
     pair.run(0.5)
@@ -129,7 +129,7 @@ def test_revocation_shuts_a_member_out_and_travels_on(pair: Wire) -> None:
     pair.send(ALICE, frame(ALICE, BOB))
     pair.send(BOB, frame(BOB, ALICE))
     revocation = Revocation(NWID, 1, 0, WALL, 1, ALICE, CredentialType.COM).sign(KEY)
-    packet = NetworkCredentials(revocations=(revocation,)).encode()
+    packet = NetworkCredentials(revocations=(revocation,)).build()
     pair.log.clear()
     for _ in range(2):
         pair.deliver(CONTROLLER, BOB, VERB_NETWORK_CREDENTIALS, packet)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ztnode.vl2.filtering import PASSED, PASSED_UNCHECKED, REFUSED, FlowFilter
-from ztnode.vl2.rules import ACCEPT, DROP, NO_MATCH, REDIRECT, SUPER_ACCEPT, Copy, Filter, Flow, Outcome
+from ztnode.vl2.flow_filter import PASSED, PASSED_UNCHECKED, REFUSED, FlowFilter
+from ztnode.vl2.rule_filter import ACCEPT, DROP, NO_MATCH, REDIRECT, SUPER_ACCEPT, Copy, EthernetFlow, Filter, Outcome
 from ztnode.wire import rules as wire
-from ztnode.wire.rules import Forward, Icmp, IntegerRange, Prefix, Range, Rule, TagMatch, Tos
+from ztnode.wire.rules import Forward, IcmpMatch, IntegerRange, Prefix, Range, Rule, TagMatch, Tos
 from ztnode.wire.rules import RuleType as T
 
 ALICE, BOB, EVE = 0xA11CE00001, 0xB0B0000002, 0xE0E0000003
@@ -20,7 +20,7 @@ MAC_A, MAC_B = 0x020000000001, 0x020000000002
 IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
 
 
-def flow(**fields: Any) -> Flow:
+def flow(**fields: Any) -> EthernetFlow:
     """Alice sends to Bob, seen by Alice; ``inbound``: seen by Bob."""
     inbound = fields.get("inbound", False)
     values: dict[str, Any] = {
@@ -36,7 +36,7 @@ def flow(**fields: Any) -> Flow:
         "owns": lambda thing: False,
         "random": lambda: 0x80000000,
     }
-    return Flow(**(values | fields))
+    return EthernetFlow(**(values | fields))
 
 
 def tcp4(sport: int = 40000, dport: int = 80, flags: int = 0x02, tos: int = 0, length: int = 60) -> bytes:
@@ -107,9 +107,9 @@ MATCHES = [
     (T.MATCH_IP_PROTOCOL, 17, udp6(options=True), {"ethertype": IPV6}, True),
     (T.MATCH_ETHERTYPE, IPV4, tcp4(), {}, True),
     (T.MATCH_ETHERTYPE, ARP, tcp4(), {}, False),
-    (T.MATCH_ICMP, Icmp(3, 4, 1), icmp4(3, 4), {}, True),
-    (T.MATCH_ICMP, Icmp(3, 4, 1), icmp4(3, 5), {}, False),
-    (T.MATCH_ICMP, Icmp(0x87, 0, 1), ndp(0x87), {"ethertype": IPV6}, True),
+    (T.MATCH_ICMP, IcmpMatch(3, 4, 1), icmp4(3, 4), {}, True),
+    (T.MATCH_ICMP, IcmpMatch(3, 4, 1), icmp4(3, 5), {}, False),
+    (T.MATCH_ICMP, IcmpMatch(0x87, 0, 1), ndp(0x87), {"ethertype": IPV6}, True),
     (T.MATCH_IP_SOURCE_PORT_RANGE, Range(40000, 40001), tcp4(), {}, True),
     (T.MATCH_IP_DEST_PORT_RANGE, Range(80, 90), tcp4(dport=80), {}, True),
     (T.MATCH_IP_DEST_PORT_RANGE, Range(80, 90), tcp4(dport=91), {}, False),
@@ -148,7 +148,7 @@ INAPPLICABLE = [
     (T.MATCH_IP_PROTOCOL, 6, bytes(60), ARP),
     (T.MATCH_IP_PROTOCOL, 17, b"\x60" + bytes(10), IPV6),
     (T.MATCH_IP_TOS, Tos(0, 0, 255), bytes(60), ARP),
-    (T.MATCH_ICMP, Icmp(8, 0, 0), tcp4(), IPV4),
+    (T.MATCH_ICMP, IcmpMatch(8, 0, 0), tcp4(), IPV4),
     (T.MATCH_IP_DEST_PORT_RANGE, Range(0, 65535), bytes(60), ARP),
 ]
 
@@ -161,8 +161,8 @@ def test_what_cannot_apply_matches_neither_way(kind: int, value: Any, frame: byt
 
 def test_icmp_type_alone_matches_either_way() -> None:
     for negate in (False, True):
-        assert holds(Rule(T.MATCH_ICMP, Icmp(8, 0, 0), negate), icmp4(8, 7))
-        assert not holds(Rule(T.MATCH_ICMP, Icmp(0, 0, 0), negate), icmp4(8, 7))
+        assert holds(Rule(T.MATCH_ICMP, IcmpMatch(8, 0, 0), negate), icmp4(8, 7))
+        assert not holds(Rule(T.MATCH_ICMP, IcmpMatch(0, 0, 0), negate), icmp4(8, 7))
 
 
 def test_sender_ip_authentication() -> None:
@@ -198,7 +198,7 @@ COMPARISONS = [
 
 @pytest.mark.parametrize(("kind", "local", "remote", "value", "expected"), COMPARISONS)
 def test_tags(kind: int, local: int, remote: int, value: int, expected: bool) -> None:
-    known = {"local_tags": {1: local}, "tag": {1: remote}.get}
+    known: dict[str, Any] = {"local_tags": {1: local}, "tag": {1: remote}.get}
     for inbound in (False, True):
         assert holds(Rule(kind, TagMatch(1, value)), inbound=inbound, **known) is expected
         assert holds(Rule(kind, TagMatch(1, value), True), inbound=inbound, **known) is not expected
@@ -356,10 +356,12 @@ def naive(rules: list[Rule], frame: bytes, ethertype: int, tags: dict[int, int],
         elif rule.type == T.MATCH_IP_PROTOCOL:
             result = frame[9] == rule.value if ethertype == IPV4 else None
         elif rule.type == T.MATCH_FRAME_SIZE_RANGE:
-            result = rule.value[0] <= len(frame) <= rule.value[1]
+            assert isinstance(rule.value, Range)
+            result = rule.value.start <= len(frame) <= rule.value.end
         elif rule.type == T.MATCH_IP_DEST_PORT_RANGE:
+            assert isinstance(rule.value, Range)
             port = int.from_bytes(frame[22:24], "big")
-            result = rule.value[0] <= port <= rule.value[1] if ethertype == IPV4 else None
+            result = rule.value.start <= port <= rule.value.end if ethertype == IPV4 else None
         elif 1 not in tags or inbound:
             result = None
         else:

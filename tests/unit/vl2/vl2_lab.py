@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ztnode.vl1.config import Vl1Config
-from ztnode.vl2.events import ConfigStored
+from ztnode.vl1.vl1_config import Vl1Config
+from ztnode.vl2 import Vl2
 from ztnode.vl2.snapshot import NetworkSnapshot
-from ztnode.vl2.switch import Vl2
+from ztnode.vl2.vl2_events import ConfigStored
 from ztnode.wire import c25519
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.config_chunk import split_config
@@ -167,7 +167,7 @@ class Wire:
                 break
             source, target, verb, packet_id, payload = self.queue.popleft()
             if target == CONTROLLER and verb == VERB_NETWORK_CONFIG_REQUEST:
-                self._answer(source, packet_id, ConfigRequest.decode(payload))
+                self._answer(source, packet_id, ConfigRequest.parse(payload))
             elif target in self.nodes:
                 self.deliver(source, target, verb, payload, packet_id)
         else:
@@ -204,8 +204,8 @@ class Wire:
 
     def chunks(self, config: NetworkConfig, **options: Any) -> list[bytes]:
         self._ids += 1
-        parts = split_config(NWID, config.encode(), self._ids, IDENTITIES[CONTROLLER], **options)
-        return [part.encode() for part in parts]
+        parts = split_config(NWID, config.build(), self._ids, IDENTITIES[CONTROLLER], **options)
+        return [part.build() for part in parts]
 
     def run(self, seconds: float) -> None:
         """Let time pass, timers and all."""

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.unit.wire import packet_views
 from ztnode.wire import fragment, packet
 from ztnode.wire.address import (
     controller_of,
@@ -23,7 +24,7 @@ from ztnode.wire.address import (
 )
 from ztnode.wire.c25519 import derive_public
 from ztnode.wire.compression import compress, decompress
-from ztnode.wire.endpoint import Endpoint, pull_endpoint, push_endpoint, unpack_ip
+from ztnode.wire.endpoint import Endpoint, build_endpoint, parse_endpoint_from, parse_ip
 from ztnode.wire.errors import WireError
 from ztnode.wire.hello import (
     MAX_MOONS,
@@ -49,7 +50,7 @@ from ztnode.wire.push_direct_paths import (
 )
 from ztnode.wire.reader import Reader
 from ztnode.wire.rendezvous import Rendezvous, build_rendezvous, parse_rendezvous
-from ztnode.wire.reply import build_error, build_ok, parse_error, parse_ok
+from ztnode.wire.reply import ErrorReply, OkReply, build_error, build_ok, parse_error, parse_ok
 from ztnode.wire.whois import build_ok_whois, build_whois, parse_ok_whois, parse_whois
 from ztnode.wire.world import MAX_ROOTS, MAX_STABLE_ENDPOINTS, Root, World, WorldType
 
@@ -92,9 +93,9 @@ KEYS = PeerKeys(bytes(range(48)))
 SEED = bytes(range(64))
 
 BUILDERS: dict[str, st.SearchStrategy[bytes]] = {
-    "endpoint": endpoints.map(push_endpoint),
-    "identity": identities.map(Identity.to_bytes),
-    "world": worlds.map(World.to_bytes),
+    "endpoint": endpoints.map(build_endpoint),
+    "identity": identities.map(Identity.build),
+    "world": worlds.map(World.build),
     "hello": hellos.map(lambda hello: build_hello(hello, 7, KEYS)),
     "ok hello": ok_hellos.map(build_ok_hello),
     "ok": st.builds(build_ok, u8, u64, st.binary(max_size=40)),
@@ -107,9 +108,9 @@ BUILDERS: dict[str, st.SearchStrategy[bytes]] = {
     "compressed": st.binary(min_size=1, max_size=50).map(lambda seed: compress(b"\x08" + seed * 20)),
 }
 PARSERS: dict[str, Callable[[bytes], Any]] = {
-    "endpoint": lambda data: pull_endpoint(Reader(data)),
-    "identity": Identity.from_bytes,
-    "world": World.from_bytes,
+    "endpoint": lambda data: parse_endpoint_from(Reader(data)),
+    "identity": Identity.parse,
+    "world": World.parse,
     "hello": lambda data: (hello_identity(data), parse_hello(data, 7, KEYS)),
     "ok hello": parse_ok_hello,
     "ok": parse_ok,
@@ -118,7 +119,7 @@ PARSERS: dict[str, Callable[[bytes], Any]] = {
     "ok whois": parse_ok_whois,
     "rendezvous": parse_rendezvous,
     "push direct paths": parse_push_direct_paths,
-    "fragment": fragment.parse_fragment,
+    "fragment": packet_views.parse_fragment,
     "compressed": decompress,
 }
 
@@ -152,24 +153,24 @@ def test_truncated_fixed_parts_are_noticed(codec: str, data: st.DataObject) -> N
 
 @given(endpoints)
 def test_endpoints_survive(endpoint: Endpoint) -> None:
-    reader = Reader(push_endpoint(endpoint))
-    assert pull_endpoint(reader) == endpoint
+    reader = Reader(build_endpoint(endpoint))
+    assert parse_endpoint_from(reader) == endpoint
     assert reader.remaining == 0
 
 
 def test_the_kinds_of_endpoint() -> None:
-    assert push_endpoint(("10.1.2.3", 9993)) == bytes.fromhex("04 0a010203 2709")
-    assert push_endpoint(("2001:db8::1", 9993)) == bytes.fromhex("06 20010db8000000000000000000000001 2709")
-    assert push_endpoint(None) == b"\0"
+    assert build_endpoint(("10.1.2.3", 9993)) == bytes.fromhex("04 0a010203 2709")
+    assert build_endpoint(("2001:db8::1", 9993)) == bytes.fromhex("06 20010db8000000000000000000000001 2709")
+    assert build_endpoint(None) == b"\0"
     for other in (b"\0", b"\x01" + bytes(6), b"\x02" + bytes(6), b"\x03\0\x05" + bytes(5)):
         reader = Reader(other + b"!")
-        assert pull_endpoint(reader) is None
+        assert parse_endpoint_from(reader) is None
         assert reader.rest() == b"!"
     for bad in (("fe80::1%eth0", 1), ("host", 1), ("10.0.0.1", 65536)):
         with pytest.raises(ValueError, match=r".+"):
-            push_endpoint(bad)
+            build_endpoint(bad)
     with pytest.raises(WireError):
-        unpack_ip(b"123")
+        parse_ip(b"123")
 
 
 @given(st.integers(1, (0xFF << 32) - 1), st.integers(1, (1 << 64) - 1))
@@ -205,16 +206,16 @@ def test_addresses_in_numbers() -> None:
 @given(identities, keys64)
 def test_identities_survive(identity: Identity, secret: bytes) -> None:
     own = Identity(identity.address, identity.public, secret)
-    assert Identity.from_text(identity.to_text()) == identity
-    assert Identity.from_bytes(identity.to_bytes()) == identity
+    assert Identity.parse_text(identity.build_text()) == identity
+    assert Identity.parse(identity.build()) == identity
     for again in (
-        Identity.from_text(own.to_text(include_secret=True) + "\n"),
-        Identity.from_bytes(own.to_bytes(include_secret=True)),
+        Identity.parse_text(own.build_text(include_secret=True) + "\n"),
+        Identity.parse(own.build(include_secret=True)),
     ):
         assert again == own
         assert again.secret == secret
-    assert own.to_text() == identity.to_text()
-    assert own.to_bytes() == identity.to_bytes()
+    assert own.build_text() == identity.build_text()
+    assert own.build() == identity.build()
     assert repr(own) == str(own) == f"<Identity {own.address:010x} with its secret>"
 
 
@@ -236,7 +237,7 @@ def test_identities_survive(identity: Identity, secret: bytes) -> None:
 )
 def test_what_is_no_identity(text: str) -> None:
     with pytest.raises(WireError, match="not an identity"):
-        Identity.from_text(text)
+        Identity.parse_text(text)
 
 
 def test_an_identity_without_a_secret_cannot_do_what_needs_one() -> None:
@@ -244,8 +245,8 @@ def test_an_identity_without_a_secret_cannot_do_what_needs_one() -> None:
     for attempt in (
         lambda: identity.sign(b""),
         lambda: identity.agree(identity),
-        lambda: identity.to_text(include_secret=True),
-        lambda: identity.to_bytes(include_secret=True),
+        lambda: identity.build_text(include_secret=True),
+        lambda: identity.build(include_secret=True),
     ):
         with pytest.raises(ValueError, match="no secret"):
             attempt()
@@ -263,7 +264,7 @@ def test_a_secret_that_is_not_the_public_keys_own_does_not_validate() -> None:
 
 @given(worlds)
 def test_worlds_survive(world: World) -> None:
-    assert World.from_bytes(world.to_bytes()) == world
+    assert World.parse(world.build()) == world
 
 
 @given(worlds, st.integers(0, 1000))
@@ -272,10 +273,10 @@ def test_a_damaged_world_is_not_accepted_as_update(world: World, position: int) 
     old = World(world.type, world.id, 5, public, bytes(96), ())
     update = World.sign(world.type, world.id, 6, public, world.roots, public=public, secret=SEED)
     assert old.may_be_replaced_by(update)
-    damaged = bytearray(update.to_bytes())
+    damaged = bytearray(update.build())
     damaged[position % len(damaged)] ^= 1
     try:
-        forged = World.from_bytes(bytes(damaged))
+        forged = World.parse(bytes(damaged))
     except WireError:
         return
     # The one place that no signature covers is what is not kept: the length of a moon's unused dictionary.
@@ -306,9 +307,9 @@ def test_worlds_are_bounded() -> None:
             World.sign(WorldType.PLANET, 1, 1, public, tried, public=public, secret=SEED)
         oversize = World(WorldType.PLANET, 1, 1, public, bytes(96), tried)
         with pytest.raises(WireError, match="is the most"):
-            World.from_bytes(oversize.to_bytes())
+            World.parse(oversize.build())
     with pytest.raises(WireError, match="follow"):
-        World.from_bytes(World(WorldType.PLANET, 1, 1, public, bytes(96), ()).to_bytes() + b"\0")
+        World.parse(World(WorldType.PLANET, 1, 1, public, bytes(96), ()).build() + b"\0")
 
 
 @given(hellos, u64)
@@ -371,14 +372,14 @@ def test_the_worlds_sent_along_fit_a_packet() -> None:
     assert worlds == [planet, *moons[: len(worlds) - 1]]
     ok = build_ok_hello(OkHello(5, 12, Version(1, 14, 1), ("2001:db8::2", 9993), tuple(worlds)))
     sealed = KEYS.seal(1, 2, 3, (build_ok(packet.VERB_HELLO, 1, ok),))
-    assert packet.MAX_PACKET_LENGTH - len(sealed) < len(planet.to_bytes()) + 100
+    assert packet.MAX_PACKET_LENGTH - len(sealed) < len(planet.build()) + 100
 
 
 @given(u8, u64, u8, st.binary(max_size=100))
 def test_replies_survive(verb: int, packet_id: int, code: int, payload: bytes) -> None:
     verb &= packet.VERB_MASK
-    assert parse_ok(build_ok(verb, packet_id, payload)[1:]) == (verb, packet_id, payload)
-    assert parse_error(build_error(verb, packet_id, code, payload)[1:]) == (verb, packet_id, code, payload)
+    assert parse_ok(build_ok(verb, packet_id, payload)[1:]) == OkReply(verb, packet_id, payload)
+    assert parse_error(build_error(verb, packet_id, code, payload)[1:]) == ErrorReply(verb, packet_id, code, payload)
 
 
 @given(st.lists(addresses, min_size=1, max_size=9), st.lists(identities, max_size=3), st.binary(max_size=4))
@@ -389,7 +390,8 @@ def test_whois_survives(asked: list[int], found: list[Identity], incomplete: byt
 
 @given(addresses, used_endpoints)
 def test_rendezvous_survives(address: int, endpoint: Endpoint) -> None:
-    assert parse_rendezvous(build_rendezvous(Rendezvous(address, endpoint))) == (address, endpoint)
+    rendezvous = Rendezvous(address, endpoint)
+    assert parse_rendezvous(build_rendezvous(rendezvous)) == rendezvous
 
 
 @given(direct_paths)
@@ -399,7 +401,7 @@ def test_direct_paths_survive(paths: list[DirectPath]) -> None:
 
 def test_direct_paths_of_other_kinds_are_passed_over() -> None:
     payload = bytes.fromhex("0003 00 0002 beef 04 06 0a000001 2709  00 0000 05 02 ffff  03 0000 04 06 0a000002 0001")
-    assert parse_push_direct_paths(payload) == [(("10.0.0.1", 9993), 0), (("10.0.0.2", 1), 3)]
+    assert parse_push_direct_paths(payload) == [DirectPath(("10.0.0.1", 9993)), DirectPath(("10.0.0.2", 1), 3)]
     assert DirectPath(("10.0.0.1", 1), FLAG_FORGET_PATH).forget
     assert DirectPath(("10.0.0.1", 1), FLAG_CLUSTER_REDIRECT).redirect
 
@@ -414,7 +416,7 @@ def test_fragments_join(whole: bytes, mtu: int) -> None:
         return
     assert all(len(datagram) <= mtu for datagram in datagrams)
     head, *rest = datagrams
-    parsed = [fragment.parse_fragment(datagram) for datagram in rest]
+    parsed = [packet_views.parse_fragment(datagram) for datagram in rest]
     assert [part.number for part in parsed] == list(range(1, len(datagrams)))
     assert all(part.total == len(datagrams) for part in parsed)
     assert all(part.packet_id == packet.packet_id(whole) for part in parsed)
@@ -432,7 +434,7 @@ def test_an_mtu_without_room_for_fragments_is_refused() -> None:
 def test_what_is_no_fragment(numbers: str) -> None:
     datagram = bytes(13) + b"\xff" + bytes.fromhex(numbers) + b"\0data"
     with pytest.raises(WireError):
-        fragment.parse_fragment(datagram)
+        packet_views.parse_fragment(datagram)
 
 
 def test_relays_add_a_hop_up_to_the_most() -> None:
@@ -440,7 +442,7 @@ def test_relays_add_a_hop_up_to_the_most() -> None:
     datagram = bytes(13) + b"\xff\x21\0data"
     for expected in (1, 2, 3, 4, 5, 6, 7, 7):
         whole, datagram = packet.with_hop_added(whole), fragment.with_hop_added(datagram)
-        assert packet.hops(whole) == fragment.parse_fragment(datagram).hops == expected
+        assert packet.hops(whole) == packet_views.parse_fragment(datagram).hops == expected
     assert KEYS.open(whole) == b"\x08echo"
     for short in (b"", bytes(16)):
         with pytest.raises(WireError):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ztnode.wire import fragment, packet
+from tests.unit.wire import packet_views
+from ztnode.wire import packet
 from ztnode.wire.compression import compress, decompress
 from ztnode.wire.default_planet import DEFAULT_PLANET
 from ztnode.wire.hello import Hello, Version, build_hello, hello_identity, parse_hello, parse_ok_hello
@@ -26,7 +27,7 @@ EXCHANGES: dict[str, Any] = json.loads((VECTORS / "exchanges.json").read_text())
 IDENTITIES: dict[str, Any] = json.loads((VECTORS / "identities.json").read_text())
 MOONS: dict[str, Any] = json.loads((VECTORS / "moons.json").read_text())
 
-HOSTS = {name: Identity.from_text(text) for name, text in PACKETS["identities"].items()}
+HOSTS = {name: Identity.parse_text(text) for name, text in PACKETS["identities"].items()}
 PEER = HOSTS["peer"]
 KEYS = {name: PeerKeys(PEER.agree(host)) for name, host in HOSTS.items() if name != "peer"}
 
@@ -38,7 +39,7 @@ def name_of(vector: dict[str, Any]) -> str:
 
 def assemble(vector: dict[str, Any]) -> bytes:
     head, *rest = map(bytes.fromhex, vector["datagrams"])
-    return head + b"".join(fragment.parse_fragment(datagram).data for datagram in rest)
+    return head + b"".join(packet_views.parse_fragment(datagram).data for datagram in rest)
 
 
 def keys_of(vector: dict[str, Any]) -> PeerKeys:
@@ -61,17 +62,17 @@ def test_real_packets_open(vector: dict[str, Any]) -> None:
     whole = assemble(vector)
     assert packet.source(whole) == HOSTS[vector["source"]].address
     assert packet.destination(whole) == HOSTS[vector["destination"]].address
-    assert packet.cipher_suite(whole) == vector["cipher"]
+    assert packet_views.cipher_suite(whole) == vector["cipher"]
     assert packet.hops(whole) == vector["hops"]
-    assert packet.is_fragmented(whole) is (len(vector["datagrams"]) > 1)
+    assert packet_views.is_fragmented(whole) is (len(vector["datagrams"]) > 1)
     opened = keys_of(vector).open(whole)
     assert opened is not None
     assert bool(opened[0] & packet.VERB_FLAG_COMPRESSED) is vector["compressed"]
     plaintext = decompress(opened)
-    assert packet.VERB_NAMES[plaintext[0]] == vector["verb"]
+    assert packet_views.VERB_NAMES[plaintext[0]] == vector["verb"]
     assert len(plaintext) == vector["length"]
     if vector["verb"] == "OK":
-        assert packet.VERB_NAMES[parse_ok(plaintext[1:]).in_re_verb] == vector["in_re"]
+        assert packet_views.VERB_NAMES[parse_ok(plaintext[1:]).in_re_verb] == vector["in_re"]
 
 
 @pytest.mark.parametrize("vector", PACKETS["packets"], ids=name_of)
@@ -127,7 +128,7 @@ def test_hello_from_a_real_node() -> None:
         assert hello.protocol == 12
         assert str(hello.version) == "1.14.1"
         assert hello.surface == (PACKETS["addresses"][vector["destination"]], 9993)
-        planet = World.from_bytes(bytes.fromhex(PACKETS["planet"]))
+        planet = World.parse(bytes.fromhex(PACKETS["planet"]))
         assert hello.planet is not None
         assert (hello.planet.id, hello.planet.timestamp) == (planet.id, planet.timestamp)
         assert hello.moons == ()
@@ -174,7 +175,7 @@ def test_push_direct_paths_from_a_real_node() -> None:
     "exchange", EXCHANGES["exchanges"], ids=lambda each: f"{each['what']}-{each['protocol']}-{each['cipher']}"
 )
 def test_a_real_root_answered_what_was_sealed_here(exchange: dict[str, Any]) -> None:
-    us, root = Identity.from_text(exchange["us"]), Identity.from_text(EXCHANGES["root"])
+    us, root = Identity.parse_text(exchange["us"]), Identity.parse_text(EXCHANGES["root"])
     keys = PeerKeys(us.agree(root))
     sent, received = bytes.fromhex(exchange["sent"]), bytes.fromhex(exchange["received"])
     request, answer = keys.open(sent), keys.open(received)
@@ -191,7 +192,7 @@ def test_a_real_root_answered_what_was_sealed_here(exchange: dict[str, Any]) -> 
             assert parse_ok_hello(ok.payload).timestamp == hello.timestamp
             assert parse_ok_hello(ok.payload).worlds == ()
         case "HELLO older planet":
-            planet = World.from_bytes(bytes.fromhex(EXCHANGES["planet"]))
+            planet = World.parse(bytes.fromhex(EXCHANGES["planet"]))
             assert parse_ok_hello(ok.payload).worlds == (planet,)
         case "WHOIS":
             assert [identity.address for identity in parse_ok_whois(ok.payload)] == parse_whois(request[1:])
@@ -203,7 +204,7 @@ def test_a_real_node_reads_compressed_payloads_of_ours() -> None:
     """The compressed ECHO came back whole; so what was sent must be what ``compress`` makes still."""
     for exchange in EXCHANGES["exchanges"]:
         if exchange["what"] == "ECHO compressed":
-            keys = PeerKeys(Identity.from_text(exchange["us"]).agree(Identity.from_text(EXCHANGES["root"])))
+            keys = PeerKeys(Identity.parse_text(exchange["us"]).agree(Identity.parse_text(EXCHANGES["root"])))
             sent = keys.open(bytes.fromhex(exchange["sent"]))
             assert sent is not None
             assert sent[0] == packet.VERB_ECHO | packet.VERB_FLAG_COMPRESSED
@@ -212,9 +213,9 @@ def test_a_real_node_reads_compressed_payloads_of_ours() -> None:
 
 @pytest.mark.parametrize("vector", IDENTITIES["identities"], ids=lambda each: each["public"][:10])
 def test_identities_of_zerotier_idtool(vector: dict[str, str]) -> None:
-    identity, public = Identity.from_text(vector["secret"]), Identity.from_text(vector["public"])
-    assert identity.to_text(include_secret=True) == vector["secret"]
-    assert identity.to_text() == vector["public"]
+    identity, public = Identity.parse_text(vector["secret"]), Identity.parse_text(vector["public"])
+    assert identity.build_text(include_secret=True) == vector["secret"]
+    assert identity.build_text() == vector["public"]
     assert identity == public
     assert identity.without_secret().secret is None
     message, signature = IDENTITIES["message"].encode(), bytes.fromhex(vector["signature"])
@@ -224,24 +225,24 @@ def test_identities_of_zerotier_idtool(vector: dict[str, str]) -> None:
 
 
 def test_the_memory_hard_hash_agrees() -> None:
-    identity = Identity.from_text(IDENTITIES["identities"][0]["secret"])
+    identity = Identity.parse_text(IDENTITIES["identities"][0]["secret"])
     assert identity.validate()
     assert not Identity(identity.address ^ 1, identity.public).validate()
 
 
 def test_identities_agree_on_a_key() -> None:
-    one, other = (Identity.from_text(vector["secret"]) for vector in IDENTITIES["identities"][:2])
+    one, other = (Identity.parse_text(vector["secret"]) for vector in IDENTITIES["identities"][:2])
     assert one.agree(other.without_secret()) == other.agree(one.without_secret())
 
 
 def test_moons_of_zerotier_idtool() -> None:
     definition = MOONS["definition"]
-    first, second = (World.from_bytes(bytes.fromhex(MOONS[which])) for which in ("first", "second"))
-    assert first.to_bytes().hex() == MOONS["first"]
+    first, second = (World.parse(bytes.fromhex(MOONS[which])) for which in ("first", "second"))
+    assert first.build().hex() == MOONS["first"]
     assert first.type is WorldType.MOON
     assert moon_file_name(first.id) == MOONS["file_name"]
     assert f"{first.id:010x}" == definition["id"]
-    assert {root.identity.to_text() for root in second.roots} == {root["identity"] for root in definition["roots"]}
+    assert {root.identity.build_text() for root in second.roots} == {root["identity"] for root in definition["roots"]}
     assert {endpoint for root in second.roots for endpoint in root.endpoints} == {
         ("203.0.113.7", 9993),
         ("2001:db8::7", 9993),
@@ -256,8 +257,8 @@ def test_moons_of_zerotier_idtool() -> None:
 
 
 def test_the_default_planet() -> None:
-    planet = World.from_bytes(DEFAULT_PLANET)
-    assert planet.to_bytes() == DEFAULT_PLANET
+    planet = World.parse(DEFAULT_PLANET)
+    assert planet.build() == DEFAULT_PLANET
     assert (planet.type, planet.id) == (WorldType.PLANET, PLANET_ID_EARTH)
     assert len(planet.roots) == 4
     assert planet.is_signed_by(planet.updates_signed_by)

@@ -9,35 +9,38 @@ from pathlib import Path
 import pytest
 
 from ztnode.wire.addressing import rfc4193_address, sixplane_address
+from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
 from ztnode.wire.config_chunk import ConfigChunk
 from ztnode.wire.credential import CredentialType
 from ztnode.wire.dictionary import Dictionary
-from ztnode.wire.frame import ETHERTYPE_ARP, EXT_FLAG_INBOUND, EXT_FLAG_TEE, decode_ext_frame, encode_ext_frame
+from ztnode.wire.ethernet import TYPE_ARP
+from ztnode.wire.frame import EXT_FLAG_INBOUND, EXT_FLAG_TEE, build_ext_frame, parse_ext_frame
 from ztnode.wire.identity import Identity
 from ztnode.wire.mac import address_of, mac_of, parse_mac
 from ztnode.wire.multicast import (
     MulticastGroup,
-    decode_gathered,
-    decode_likes,
-    decode_multicast_frame,
-    decode_multicast_frame_reply,
-    encode_gathered,
-    encode_likes,
-    encode_multicast_frame,
-    encode_multicast_frame_reply,
+    build_gathered,
+    build_likes,
+    build_multicast_frame,
+    build_multicast_frame_reply,
+    parse_gathered,
+    parse_likes,
+    parse_multicast_frame,
+    parse_multicast_frame_reply,
 )
 from ztnode.wire.network_config import SPECIALIST_ACTIVE_BRIDGE, NetworkConfig
 from ztnode.wire.network_credentials import NetworkCredentials
-from ztnode.wire.rules import RuleType, rule_from_json, rule_to_json
+from ztnode.wire.rules import RuleType, build_rule_json, parse_rule_json
+from ztnode.wire.tag import Tag
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "vl2"
-CONTROLLER = Identity.from_text((VECTORS / "ctrl.identity").read_text())
-MEMBER = Identity.from_text((VECTORS / "peer.identity").read_text())
+CONTROLLER = Identity.parse_text((VECTORS / "ctrl.identity").read_text())
+MEMBER = Identity.parse_text((VECTORS / "peer.identity").read_text())
 MESSAGES = json.loads((VECTORS / "messages.json").read_text())
 
 
 def config(name: str) -> NetworkConfig:
-    return NetworkConfig.decode((VECTORS / name).read_bytes())
+    return NetworkConfig.parse((VECTORS / name).read_bytes())
 
 
 def payloads(verb: int, in_re: int | None = None) -> list[bytes]:
@@ -48,8 +51,8 @@ def payloads(verb: int, in_re: int | None = None) -> list[bytes]:
 @pytest.mark.parametrize("name", ["private.conf", "rich.conf"])
 def test_config_survives_decode_and_encode_byte_for_byte(name: str) -> None:
     data = (VECTORS / name).read_bytes()
-    assert NetworkConfig.decode(data).encode() == data
-    assert Dictionary.decode(data).encode() == data
+    assert NetworkConfig.parse(data).build() == data
+    assert Dictionary.parse(data).build() == data
 
 
 def test_private_config_fields() -> None:
@@ -84,13 +87,13 @@ def test_rich_config_fields() -> None:
 def test_rules_are_what_the_controller_says_they_are() -> None:
     shown = json.loads((VECTORS / "rich-rules.json").read_text())
     c = config("rich.conf")
-    rendered = [rule_to_json(rule) for rule in c.rules]
+    rendered = [build_rule_json(rule) for rule in c.rules]
     for ours, theirs in zip(rendered, shown["rules"], strict=True):
         assert {key: ours[key] for key in theirs} == theirs
-    assert tuple(rule_from_json(item) for item in shown["rules"]) == c.rules
+    assert tuple(parse_rule_json(item) for item in shown["rules"]) == c.rules
     by_id = {capability["id"]: capability for capability in shown["capabilities"]}
     for capability in c.capabilities:
-        assert tuple(rule_from_json(item) for item in by_id[capability.id]["rules"]) == capability.rules
+        assert tuple(parse_rule_json(item) for item in by_id[capability.id]["rules"]) == capability.rules
 
 
 @pytest.mark.parametrize("name", ["private.conf", "rich.conf"])
@@ -104,7 +107,8 @@ def test_every_credential_of_the_real_controller_verifies(name: str) -> None:
     assert not com.agrees_with(com, CONTROLLER), "the identity hash must be that of the member"
     assert not com.verify(MEMBER)
     assert c.certificates_of_ownership
-    for credential in (*c.tags, *c.certificates_of_ownership):
+    credentials: list[Tag | CertificateOfOwnership] = [*c.tags, *c.certificates_of_ownership]
+    for credential in credentials:
         assert credential.verify(CONTROLLER)
         assert not credential.verify(MEMBER)
         assert credential.issued_to == MEMBER.address
@@ -123,19 +127,19 @@ def test_member_mac() -> None:
 
 
 def test_config_chunks() -> None:
-    chunks = [ConfigChunk.decode(payload) for payload in payloads(12) + payloads(3, 11)]
+    chunks = [ConfigChunk.parse(payload) for payload in payloads(12) + payloads(3, 11)]
     assert len(chunks) >= 3
     for chunk in chunks:
         assert chunk.verify(CONTROLLER)
         assert not chunk.verify(MEMBER)
         assert (chunk.index, chunk.total_length) == (0, len(chunk.data))
-        assert NetworkConfig.decode(chunk.data).network_id == chunk.network_id
-    assert [chunk.encode() for chunk in chunks] == payloads(12) + payloads(3, 11)
+        assert NetworkConfig.parse(chunk.data).network_id == chunk.network_id
+    assert [chunk.build() for chunk in chunks] == payloads(12) + payloads(3, 11)
 
 
 def test_credentials() -> None:
-    decoded = [NetworkCredentials.decode(payload) for payload in payloads(10)]
-    assert [credentials.encode() for credentials in decoded] == payloads(10)
+    decoded = [NetworkCredentials.parse(payload) for payload in payloads(10)]
+    assert [credentials.build() for credentials in decoded] == payloads(10)
     rich, revoking, plain = decoded
     assert rich.certificates_of_membership[0].verify(CONTROLLER)
     assert len(rich.tags) == 2 and len(rich.capabilities) == 2 and len(rich.certificates_of_ownership) == 1
@@ -147,25 +151,25 @@ def test_credentials() -> None:
 
 def test_multicast_messages() -> None:
     (likes,) = payloads(9)
-    assert encode_likes(decode_likes(likes)) == likes
+    assert build_likes(parse_likes(likes)) == likes
     for payload in payloads(3, 13):
-        gathered = decode_gathered(payload)
+        gathered = parse_gathered(payload)
         assert gathered.members == (MEMBER.address,) and gathered.total == 1
         assert gathered.group.adi
-        assert encode_gathered(gathered) == payload
+        assert build_gathered(gathered) == payload
     for payload in payloads(3, 14):
-        reply = decode_multicast_frame_reply(payload)
+        reply = parse_multicast_frame_reply(payload)
         assert reply.members == (MEMBER.address,)
-        assert encode_multicast_frame_reply(reply) == payload
+        assert build_multicast_frame_reply(reply) == payload
     (payload,) = payloads(14)
-    frame = decode_multicast_frame(payload)
-    assert frame.ethertype == ETHERTYPE_ARP and frame.gather_limit
+    frame = parse_multicast_frame(payload)
+    assert frame.ethertype == TYPE_ARP and frame.gather_limit
     assert frame.group == MulticastGroup.for_resolution_of(IPv4Address(bytes(frame.payload[24:28])))
-    assert encode_multicast_frame(frame) == payload
+    assert build_multicast_frame(frame) == payload
 
 
 def test_ext_frames() -> None:
-    by_sender, by_receiver = (decode_ext_frame(payload) for payload in payloads(7))
+    by_sender, by_receiver = (parse_ext_frame(payload) for payload in payloads(7))
     assert (by_sender.flags, by_receiver.flags) == (EXT_FLAG_TEE, EXT_FLAG_INBOUND)
-    assert by_sender.ethertype == ETHERTYPE_ARP and by_sender.payload == by_receiver.payload
-    assert [encode_ext_frame(frame) for frame in (by_sender, by_receiver)] == payloads(7)
+    assert by_sender.ethertype == TYPE_ARP and by_sender.payload == by_receiver.payload
+    assert [build_ext_frame(frame) for frame in (by_sender, by_receiver)] == payloads(7)

@@ -7,11 +7,12 @@ import shutil
 import struct
 import subprocess
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
-from ztnode.node import capture as capture_module
-from ztnode.node.capture import Capture
+from ztnode.node import packet_capture as capture_module
+from ztnode.node.packet_capture import PacketCapture
 from ztnode.wire import pcapng
 
 FRAME = bytes.fromhex("0200000000020200000000010800") + bytes.fromhex(
@@ -19,15 +20,15 @@ FRAME = bytes.fromhex("0200000000020200000000010800") + bytes.fromhex(
 )
 
 
-async def collect(capture: Capture) -> bytes:
+async def collect(capture: PacketCapture) -> bytes:
     async with aclosing(capture.blocks()) as blocks:
         return b"".join([piece async for piece in blocks])
 
 
 @pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
-def test_tshark_reads_it(tmp_path) -> None:
+def test_tshark_reads_it(tmp_path: Path) -> None:
     async def scenario() -> bytes:
-        capture = Capture("8056c2e21c000001", snaplen=40)
+        capture = PacketCapture("8056c2e21c000001", snaplen=40)
         capture.add([(FRAME[:14], memoryview(FRAME)[14:])], pcapng.INBOUND)
         capture.add([(FRAME,), (FRAME + bytes(100),)], pcapng.OUTBOUND)
         capture.end()
@@ -49,7 +50,7 @@ def test_slow_reader_loses_frames_and_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(capture_module, "BUFFER_BYTES", 10_000)
 
     async def scenario() -> bytes:
-        capture = Capture("x", snaplen=65535)
+        capture = PacketCapture("x", snaplen=65535)
         capture.add([(bytes(1000),)] * 50, pcapng.INBOUND)
         capture.end()
         return await collect(capture)
@@ -61,7 +62,7 @@ def test_slow_reader_loses_frames_and_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_piece_is_whole_blocks() -> None:
     async def scenario() -> list[bytes]:
-        capture = Capture("x", snaplen=65535)
+        capture = PacketCapture("x", snaplen=65535)
         for size in range(60, 3000, 7):
             capture.add([(bytes(size),)] * 300, pcapng.OUTBOUND)
         capture.end()

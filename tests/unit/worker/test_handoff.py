@@ -10,15 +10,17 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tests.unit.worker.worker_fakes import FakeConnection, FakeHost
-from ztnode.worker import handoff as handoff_module
+from ztnode.netstack.udp import UdpSocket
 from ztnode.worker import tcp_pair
 from ztnode.worker.datagrams import DatagramRelay
-from ztnode.worker.handoff import CLIENT_SECONDS, MAX_CLIENTS, OFFER_SECONDS, WAIT, HandoffServer
+from ztnode.worker.handoff_server import CLIENT_SECONDS, MAX_CLIENTS, OFFER_SECONDS, WAIT, HandoffServer
 from ztnode.worker.requests import ParkedConnection
 from ztnode.worker.tcp_pair import finish_on_close, make_pair
 
@@ -40,7 +42,7 @@ class Bench(FakeHost):
 
 
 @pytest.fixture
-def bench(tmp_path):
+def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(str(tmp_path / "worker-0.sock"))
     yield made
     made.server.close()
@@ -58,7 +60,7 @@ def fetch(client: socket.socket) -> socket.socket | None:
 
 def park(bench: Bench) -> tuple[FakeConnection, bytes]:
     connection = FakeConnection()
-    return connection, bytes.fromhex(bench.server.offer(ParkedConnection(bench, connection)))
+    return connection, bench.server.offer(ParkedConnection(bench, connection.overlay))
 
 
 def test_token_fetches_a_connected_socket(bench: Bench) -> None:
@@ -110,15 +112,15 @@ def test_renewed_offer_waits_as_long_again_and_a_withdrawn_one_not_at_all(bench:
     connection, token = park(bench)
     other, second = park(bench)
     bench.now += OFFER_SECONDS - 1
-    bench.server.renew(token.hex())
-    bench.server.renew("00" * 16)
+    bench.server.renew(token)
+    bench.server.renew(bytes(16))
     bench.now += 1
     bench.server.handle_timer(bench.now)
     assert other.aborted
     assert not connection.aborted
     assert bench.server.next_timer() == bench.now + OFFER_SECONDS - 1
-    bench.server.withdraw(token.hex())
-    bench.server.withdraw(second.hex())
+    bench.server.withdraw(token)
+    bench.server.withdraw(second)
     assert connection.aborted
     assert fetch(bench.connect(token)) is None
 
@@ -213,7 +215,7 @@ def test_client_that_vanishes_in_the_middle_leaves_no_half_open_connection(
         raise BrokenPipeError
 
     connection, token = park(bench)
-    monkeypatch.setattr(handoff_module.socket, "send_fds", fail)
+    monkeypatch.setattr("socket.send_fds", fail)
     assert fetch(bench.connect(token)) is None
     bench.turn()
     assert connection.aborted
@@ -316,7 +318,7 @@ def test_killed_process_resets_its_pairs() -> None:
         "socket.send_fds(s, [b'x'], [client.fileno()]); client.close(); time.sleep(60)\n"
     )
     parent, child_end = socket.socketpair()
-    child = subprocess.Popen([sys.executable, "-c", script], stdin=child_end)
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=child_end.fileno())
     child_end.close()
     _, fds, _, _ = socket.recv_fds(parent, 1, 1)
     client = socket.socket(fileno=fds[0])
@@ -338,7 +340,7 @@ def test_strangers_on_the_loopback_port_are_sent_away(monkeypatch: pytest.Monkey
 
     original_connect = socket.socket.connect
 
-    def connect(self: socket.socket, address: object) -> None:
+    def connect(self: socket.socket, address: tuple[str, int]) -> None:
         stranger = socket.socket()
         original_connect(stranger, address)
         strangers.append(stranger)
@@ -386,10 +388,10 @@ class FakeUdp:
 
 def test_datagrams_keep_their_boundaries_and_addresses(bench: Bench) -> None:
     udp = FakeUdp()
-    relay = DatagramRelay(udp, bench)
+    relay = DatagramRelay(cast(UdpSocket, udp), bench)
     udp.queue = [(b"one", ("10.0.0.2", 53)), (b"", ("fd00::2", 5300))]
     udp.failures = [(ConnectionRefusedError(111, "refused"), ("10.0.0.3", 9))]
-    client = fetch(bench.connect(bytes.fromhex(bench.server.offer(relay))))
+    client = fetch(bench.connect(bench.server.offer(relay)))
     assert client is not None
     assert client.recv(100) == b"\x01\x04\x00\x09\x0a\x00\x00\x03" + struct.pack("!I", 111)
     assert client.recv(100) == b"\x00\x04\x00\x35\x0a\x00\x00\x02one"
@@ -413,8 +415,8 @@ def test_datagrams_keep_their_boundaries_and_addresses(bench: Bench) -> None:
 
 def test_datagrams_wait_for_a_slow_client(bench: Bench) -> None:
     udp = FakeUdp()
-    relay = DatagramRelay(udp, bench)
-    client = fetch(bench.connect(bytes.fromhex(bench.server.offer(relay))))
+    relay = DatagramRelay(cast(UdpSocket, udp), bench)
+    client = fetch(bench.connect(bench.server.offer(relay)))
     assert client is not None
     total = 800
     udp.queue = [(n.to_bytes(4, "big") * 200, ("10.0.0.2", 53)) for n in range(total)]
@@ -431,7 +433,7 @@ def test_datagrams_wait_for_a_slow_client(bench: Bench) -> None:
 
 def test_unfetched_udp_socket_is_closed(bench: Bench) -> None:
     udp = FakeUdp()
-    bench.server.offer(DatagramRelay(udp, bench))
+    bench.server.offer(DatagramRelay(cast(UdpSocket, udp), bench))
     bench.now += OFFER_SECONDS
     bench.server.handle_timer(bench.now)
     assert udp.closed
@@ -439,8 +441,13 @@ def test_unfetched_udp_socket_is_closed(bench: Bench) -> None:
 
 def test_a_pair_made_ahead_is_given_once_and_closed_with_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     stock = tcp_pair.PairStock()
-    made = []
-    monkeypatch.setattr(tcp_pair, "make_pair", lambda: made.append(make_pair()) or made[-1])
+    made: list[tuple[socket.socket, socket.socket]] = []
+
+    def counted() -> tuple[socket.socket, socket.socket]:
+        made.append(make_pair())
+        return made[-1]
+
+    monkeypatch.setattr(tcp_pair, "make_pair", counted)
     assert not stock.due
     stock.refill()
     assert not made, "one is enough"
@@ -502,14 +509,14 @@ CHOSEN = bytes(range(16))
 def test_client_that_waits_gets_its_socket_as_soon_as_there_is_one(bench: Bench, client_first: bool) -> None:
     if client_first:
         client = bench.connect(WAIT + CHOSEN)
-        bench.server.expect(CHOSEN.hex())
+        bench.server.expect(CHOSEN)
     else:
-        bench.server.expect(CHOSEN.hex())
+        bench.server.expect(CHOSEN)
         client = bench.connect(WAIT + CHOSEN)
     bench.now += 10 * CLIENT_SECONDS
     bench.server.handle_timer(bench.now)
     connection = FakeConnection()
-    assert bench.server.offer(ParkedConnection(bench, connection), CHOSEN.hex()) == CHOSEN.hex()
+    assert bench.server.offer(ParkedConnection(bench, connection.overlay), CHOSEN) == CHOSEN
     fetched = fetch(client)
     assert fetched is not None
     fetched.sendall(b"up")
@@ -523,8 +530,8 @@ def test_client_that_waits_gets_its_socket_as_soon_as_there_is_one(bench: Bench,
 
 def test_client_may_ask_for_the_token_that_it_chose_afterwards(bench: Bench) -> None:
     for message in (CHOSEN, WAIT + CHOSEN):
-        bench.server.expect(CHOSEN.hex())
-        bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN.hex())
+        bench.server.expect(CHOSEN)
+        bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
         fetched = fetch(bench.connect(message))
         assert fetched is not None
         fetched.close()
@@ -537,8 +544,8 @@ def test_token_to_wait_for_may_come_in_pieces(bench: Bench) -> None:
     for piece in (message[7:16], message[16:20], message[20:]):
         client.sendall(piece)
         bench.turn()
-    bench.server.expect(CHOSEN.hex())
-    bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN.hex())
+    bench.server.expect(CHOSEN)
+    bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
     fetched = fetch(client)
     assert fetched is not None
     fetched.close()
@@ -546,14 +553,14 @@ def test_token_to_wait_for_may_come_in_pieces(bench: Bench) -> None:
 
 @pytest.mark.parametrize("client_first", [True, False])
 def test_client_that_waits_in_vain_is_sent_away(bench: Bench, client_first: bool) -> None:
-    bench.server.expect(CHOSEN.hex())
+    bench.server.expect(CHOSEN)
     client = bench.connect(WAIT + CHOSEN) if client_first else None
-    bench.server.dismiss(CHOSEN.hex())
-    bench.server.dismiss(CHOSEN.hex())
+    bench.server.dismiss(CHOSEN)
+    bench.server.dismiss(CHOSEN)
     if client is not None:
         assert fetch(client) is None
-    bench.server.expect(CHOSEN.hex())
-    bench.server.dismiss(CHOSEN.hex())
+    bench.server.expect(CHOSEN)
+    bench.server.dismiss(CHOSEN)
 
 
 def test_client_that_waits_for_what_nobody_makes_is_sent_away_in_time(bench: Bench) -> None:
@@ -562,7 +569,7 @@ def test_client_that_waits_for_what_nobody_makes_is_sent_away_in_time(bench: Ben
     bench.server.handle_timer(bench.now)
     assert fetch(client) is None
     assert bench.server.counters["handoff_refused"] == 1
-    bench.server.expect(CHOSEN.hex())
+    bench.server.expect(CHOSEN)
     assert not bench.server._clients
 
 
@@ -570,14 +577,14 @@ def test_client_that_waits_for_what_nobody_makes_is_sent_away_in_time(bench: Ben
 def test_client_that_stops_waiting_leaves_nothing_behind(bench: Bench, announced: bool) -> None:
     client = bench.connect(WAIT + CHOSEN)
     if announced:
-        bench.server.expect(CHOSEN.hex())
+        bench.server.expect(CHOSEN)
     client.close()
     bench.turn()
     assert bench.turn() == 0
     if not announced:
-        bench.server.expect(CHOSEN.hex())
+        bench.server.expect(CHOSEN)
     connection = FakeConnection()
-    bench.server.offer(ParkedConnection(bench, connection), CHOSEN.hex())
+    bench.server.offer(ParkedConnection(bench, connection.overlay), CHOSEN)
     bench.now += OFFER_SECONDS
     bench.server.handle_timer(bench.now)
     assert connection.aborted
@@ -585,10 +592,10 @@ def test_client_that_stops_waiting_leaves_nothing_behind(bench: Bench, announced
 
 def test_client_that_died_while_it_waited_resets_the_connection(bench: Bench) -> None:
     client = bench.connect(WAIT + CHOSEN)
-    bench.server.expect(CHOSEN.hex())
+    bench.server.expect(CHOSEN)
     client.close()
     connection = FakeConnection()
-    bench.server.offer(ParkedConnection(bench, connection), CHOSEN.hex())
+    bench.server.offer(ParkedConnection(bench, connection.overlay), CHOSEN)
     assert connection.aborted
     assert not bench.live
     assert bench.server.counters["handoff_failed"] == 1
@@ -598,32 +605,32 @@ def test_client_that_died_while_it_waited_resets_the_connection(bench: Bench) ->
 def test_nobody_takes_the_place_of_one_who_waits(bench: Bench) -> None:
     client = bench.connect(WAIT + CHOSEN)
     assert fetch(bench.connect(WAIT + CHOSEN)) is None
-    bench.server.expect(CHOSEN.hex())
+    bench.server.expect(CHOSEN)
     assert fetch(bench.connect(WAIT + CHOSEN)) is None
     assert fetch(bench.connect(CHOSEN)) is None
-    bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN.hex())
+    bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
     fetched = fetch(client)
     assert fetched is not None
     fetched.close()
 
 
 def test_a_token_must_be_one_and_be_free(bench: Bench) -> None:
-    for bad in ("", "00" * 16, "ab" * 15, "ab" * 17, "no hexadecimal"):
-        with pytest.raises(ValueError, match=r"token|hexadecimal"):
+    for bad in (b"", bytes(16), b"\xab" * 15, b"\xab" * 17):
+        with pytest.raises(ValueError, match="token"):
             bench.server.expect(bad)
-    bench.server.expect(CHOSEN.hex())
+    bench.server.expect(CHOSEN)
     with pytest.raises(ValueError, match="another connection"):
-        bench.server.expect(CHOSEN.hex())
-    bench.server.offer(ParkedConnection(bench, FakeConnection()), CHOSEN.hex())
+        bench.server.expect(CHOSEN)
+    bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
     with pytest.raises(ValueError, match="another connection"):
-        bench.server.expect(CHOSEN.hex())
+        bench.server.expect(CHOSEN)
 
 
 def test_those_who_wait_for_a_dial_do_not_keep_others_out(bench: Bench) -> None:
     crowd = []
     for number in range(1, MAX_CLIENTS + 20):
         token = number.to_bytes(16, "big")
-        bench.server.expect(token.hex())
+        bench.server.expect(token)
         crowd.append(bench.connect(WAIT + token))
     _, token = park(bench)
     fetched = fetch(bench.connect(token))

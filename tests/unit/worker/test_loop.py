@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from ztnode.netstack.stack import Stack
 from ztnode.ring import Ring
 from ztnode.worker import protocol
-from ztnode.worker.loop import ChannelClosed, Worker
+from ztnode.worker.worker import ChannelClosed, Worker
 
 
 class FakeStack:
@@ -76,13 +78,13 @@ class Bench:
             control=theirs,
             ring_in=self.ring_in,
             ring_out=self.ring_out,
-            stack=self.stack,
+            stack=cast(Stack, self.stack),
             path=str(directory / "w.sock"),
             now=0.0,
         )
 
     def tell(self, *messages: protocol.Message) -> None:
-        self.control.sendall(b"".join(map(protocol.encode, messages)))
+        self.control.sendall(b"".join(map(protocol.build, messages)))
         self.worker.poller.dispatch(self.worker.poller.wait(1))
 
 
@@ -115,7 +117,7 @@ PORT = protocol.PortUp(3, 0x8056C2E21C000001, 0x020000000001, 2800, ("10.0.0.1/2
 
 
 def test_full_ring_holds_the_stack_back_and_loses_nothing(bench: Bench) -> None:
-    frames = [(n, (b"head", bytes(600))) for n in range(40)]
+    frames: list[tuple[int, tuple[bytes, ...]]] = [(n, (b"head", bytes(600))) for n in range(40)]
     bench.stack.out = frames[:]
     bench.worker._transmit(0.0)
     received = []
@@ -139,7 +141,7 @@ def test_full_ring_holds_the_stack_back_and_loses_nothing(bench: Bench) -> None:
 def test_room_that_appears_while_announcing_is_used(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The consumer frees the ring between the failed write and the announcement: nobody will ring then."""
     ring = bench.ring_out
-    taken = []
+    taken: list[int] = []
     original = Ring.prepare_wait
 
     def prepare_wait(self: Ring) -> bool:

@@ -56,7 +56,7 @@ async def test_accepted_connections_are_shared_out_and_whole(tmp_path: Path) -> 
     count = 60
     async with running_pair(tmp_path, WORKERS) as pair:
         loop = asyncio.get_running_loop()
-        listener, (_, port) = await pair.b.listen("", 0)
+        listener, (_, port) = await pair.b.listen(None, 0)
         served: Counter[str] = Counter()
 
         async def serve(handoff: Handoff) -> None:
@@ -89,8 +89,8 @@ async def test_accepted_connections_are_shared_out_and_whole(tmp_path: Path) -> 
 @on_loop
 async def test_port_0_is_the_same_port_everywhere_and_closing_closes_all(tmp_path: Path) -> None:
     async with running_pair(tmp_path, WORKERS) as pair:
-        listener, (_, port) = await pair.b.listen("", 0)
-        other, (_, second) = await pair.b.listen("", 0)
+        listener, (_, port) = await pair.b.listen(None, 0)
+        other, (_, second) = await pair.b.listen(None, 0)
         assert port != second
         assert UNBOUND_LISTENERS[0] <= port <= UNBOUND_LISTENERS[1]
         dialled = [await pair.a.dial(B, port) for _ in range(30)]
@@ -111,7 +111,7 @@ async def test_port_0_is_the_same_port_everywhere_and_closing_closes_all(tmp_pat
 async def test_listener_that_is_closed_resets_who_was_not_accepted(tmp_path: Path) -> None:
     async with running_pair(tmp_path, WORKERS) as pair:
         loop = asyncio.get_running_loop()
-        listener, (_, port) = await pair.b.listen("", 0)
+        listener, (_, port) = await pair.b.listen(None, 0)
         socks = [fetch(await pair.a.dial(B, port)) for _ in range(12)]
         fetch(await pair.b.accept(listener)).close()  # the other workers have one each on offer by now
         await asyncio.sleep(0.05)
@@ -157,7 +157,7 @@ async def connected(pair: Pair, listener: int, port: int) -> Handoff:
 async def test_worker_that_dies_takes_its_share_alone_and_gets_a_new_one(tmp_path: Path) -> None:
     async with running_pair(tmp_path, WORKERS) as pair:
         loop = asyncio.get_running_loop()
-        listener, (_, port) = await pair.b.listen("", 0)
+        listener, (_, port) = await pair.b.listen(None, 0)
         ends = []
         for _ in range(30):
             dialled = await pair.a.dial(B, port)
@@ -185,7 +185,7 @@ async def test_worker_that_dies_takes_its_share_alone_and_gets_a_new_one(tmp_pat
 async def test_worker_that_dies_with_a_connection_on_offer(tmp_path: Path) -> None:
     """What waited for accept() at the dead worker is gone; accept() goes on with what there is elsewhere."""
     async with running_pair(tmp_path, WORKERS) as pair:
-        listener, (_, port) = await pair.b.listen("", 0)
+        listener, (_, port) = await pair.b.listen(None, 0)
         remotes = {(await pair.a.dial(B, port)).local for _ in range(30)}
         first = await pair.b.accept(listener)
         await asyncio.sleep(0.1)
@@ -204,7 +204,7 @@ async def test_worker_that_dies_with_a_connection_on_offer(tmp_path: Path) -> No
 @on_loop
 async def test_cancelled_accepts_lose_nothing(tmp_path: Path) -> None:
     async with running_pair(tmp_path, WORKERS) as pair:
-        listener, (_, port) = await pair.b.listen("", 0)
+        listener, (_, port) = await pair.b.listen(None, 0)
         remotes, accepted = set(), set()
         for round_ in range(30):
             accepting = [asyncio.create_task(pair.b.accept(listener)) for _ in range(3)]
@@ -224,13 +224,13 @@ async def test_cancelled_accepts_lose_nothing(tmp_path: Path) -> None:
 
 @on_loop
 async def test_connection_that_waits_for_accept_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ztnode.node.listener.RENEW_SECONDS", 0.05)
+    monkeypatch.setattr("ztnode.node.shared_listener.RENEW_SECONDS", 0.05)
     async with running_pair(tmp_path, WORKERS) as pair:
         renewed: list[object] = []
         for slot in pair.b._slots:
             assert slot.process is not None
             monkeypatch.setattr(slot.process, "send", spy(slot.process.send, renewed))
-        listener, (_, port) = await pair.b.listen("", 0)
+        listener, (_, port) = await pair.b.listen(None, 0)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(pair.b.accept(listener), 0.05)
         remote = (await pair.a.dial(B, port)).local
@@ -255,7 +255,7 @@ def spy(send: Callable[[protocol.ToWorker], None], seen: list[object]) -> Callab
 @on_loop
 async def test_listener_of_a_network_that_goes_says_so(tmp_path: Path) -> None:
     async with running_pair(tmp_path, WORKERS) as pair:
-        listener, _ = await pair.b.listen("", 0, nwid=NWID)
+        listener, _ = await pair.b.listen(None, 0, nwid=NWID)
         accepting = asyncio.create_task(pair.b.accept(listener))
         await asyncio.sleep(0.05)
         pair.b.port_down(7)
@@ -270,7 +270,7 @@ async def test_listener_of_a_network_that_goes_says_so(tmp_path: Path) -> None:
 async def test_node_reaches_itself_whoever_has_the_listener(tmp_path: Path) -> None:
     async with running_pair(tmp_path, WORKERS) as pair:
         for port in (80, EPHEMERAL[0] + 5, EPHEMERAL[1]):
-            listener, _ = await pair.a.listen("", port)
+            listener, _ = await pair.a.listen(None, port)
             for host in (A, A6, A):
                 start = time.monotonic()
                 dialled = await pair.a.dial(host, port)
@@ -281,7 +281,7 @@ async def test_node_reaches_itself_whoever_has_the_listener(tmp_path: Path) -> N
         assert 0 < await pair.a.ping(A, size=9_000) < 1
         loop = asyncio.get_running_loop()
         for port in range(5353, 5356):
-            server, client = fetch(await pair.a.open_udp("", port)), fetch(await pair.a.open_udp("", 0))
+            server, client = fetch(await pair.a.open_udp(None, port)), fetch(await pair.a.open_udp(None, 0))
             to = struct.pack("!BBH", 0, 4, port) + ip_address(A).packed
             await loop.sock_sendall(client, to + b"to myself" * 1000)
             assert (await asyncio.wait_for(loop.sock_recv(server, 70000), 2))[8:] == b"to myself" * 1000
@@ -290,7 +290,7 @@ async def test_node_reaches_itself_whoever_has_the_listener(tmp_path: Path) -> N
             server.close()
             client.close()
         # Where one worker alone dials from, it alone listens; others come to it.
-        listener, _ = await pair.b.listen("", EPHEMERAL[0])
+        listener, _ = await pair.b.listen(None, EPHEMERAL[0])
         assert {worker_of(await connected(pair, listener, EPHEMERAL[0])) for _ in range(9)} == {"worker-0.sock"}
 
 
@@ -341,10 +341,10 @@ async def test_udp_with_fragments_at_every_worker(tmp_path: Path, host: str) -> 
         address = ip_address(host).packed
         owners = set()
         for port in range(5353, 5359):
-            handoff = await pair.b.open_udp("", port)
+            handoff = await pair.b.open_udp(None, port)
             owners.add(worker_of(handoff))
             server = fetch(handoff)
-            client = fetch(await pair.a.open_udp("", 0))
+            client = fetch(await pair.a.open_udp(None, 0))
             to = struct.pack("!BBH", 0, len(address), port) + address
             for size in (10, 9_000, 60_000):
                 body = os.urandom(size)

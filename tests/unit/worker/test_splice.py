@@ -11,6 +11,7 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -28,7 +29,7 @@ class Bench:
         self.connection = FakeConnection(**options)
         ours, self.client = make_pair()
         self.client.settimeout(2)
-        self.splice = Splice(self.connection, ours, self.host)
+        self.splice = Splice(self.connection.overlay, ours, self.host)
 
     def ready(self) -> None:
         self.splice.on_ready()
@@ -39,7 +40,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench():
+def bench() -> Iterator[Bench]:
     made = Bench()
     yield made
     made.client.close()
@@ -340,7 +341,7 @@ def test_idle_connection_costs_little_python() -> None:
     for connection in connections:
         ours, client = make_pair()
         pairs.append(client.detach())
-        Splice(connection, ours, host)
+        Splice(connection.overlay, ours, host)
     each = (tracemalloc.get_traced_memory()[0] - before) / len(connections)
     tracemalloc.stop()
     for splice in list(host.live):
@@ -351,6 +352,6 @@ def test_idle_connection_costs_little_python() -> None:
 
 
 def test_after_cuts_exactly() -> None:
-    views = [b"abc", b"", memoryview(b"defg")]
+    views: list[bytes | memoryview] = [b"abc", b"", memoryview(b"defg")]
     for cut in range(8):
         assert b"".join(splice_module._after(views, cut)) == b"abcdefg"[cut:]

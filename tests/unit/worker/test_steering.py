@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztnode.node.steering import EPHEMERAL, UNBOUND_LISTENERS, Steering
+from ztnode.ring import Record
 
 WORKERS = st.integers(1, 8)
 
@@ -28,7 +29,7 @@ def frame(ethertype: int, packet: bytes) -> tuple[int, tuple[bytes, bytes]]:
     return 0, (bytes(12) + ethertype.to_bytes(2, "big"), packet)
 
 
-def owners(steering: Steering, record) -> list[int]:
+def owners(steering: Steering, record: Record) -> list[int]:
     return [worker for worker, share in enumerate(steering.split([record])) if share]
 
 
@@ -127,7 +128,7 @@ def arp(operation: int, sender: bytes = b"\x0a001", target: bytes = b"\x0a002") 
         pytest.param(frame(0x88CC, b"lldp"), [0], id="something else"),
     ],
 )
-def test_what_has_no_port_number(record, expected: list[int]) -> None:
+def test_what_has_no_port_number(record: Record, expected: list[int]) -> None:
     assert owners(Steering(3, {}), record) == expected
 
 

@@ -25,7 +25,7 @@ def hang(path: Path, round_number: int, check_seconds: float) -> tuple[subproces
     ours, theirs = socket.socketpair()
     with theirs:
         arguments = [sys.executable, "-c", HUNG, str(path), str(round_number), str(check_seconds)]
-        process = subprocess.Popen(arguments, stdin=theirs)
+        process = subprocess.Popen(arguments, stdin=theirs.fileno())
     ours.settimeout(10)
     assert ours.recv(1) == b"!"
     return process, ours
@@ -45,7 +45,7 @@ def test_hung_worker_ends_with_its_node(tmp_path: Path) -> None:
 def test_hung_worker_says_where_and_ends(tmp_path: Path) -> None:
     process, ours = hang(tmp_path / "x", 2, 0.1)
     assert process.wait(5) == 1
-    [message] = protocol.Decoder().feed(ours.recv(4096))
+    [message] = protocol.MessageStream().feed(ours.recv(4096))
     assert isinstance(message, protocol.Dying)
     assert "hung for more than 0.1 s in <string>:" in message.reason
     ours.close()

@@ -21,12 +21,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.worker.worker_pair import B6, NWID, A, B, Pair, fetch, on_loop, read_all, running_pair
+from tests.unit.worker.worker_pair import (
+    B6,
+    NWID,
+    A,
+    B,
+    Pair,
+    connected_pair,
+    fetch,
+    holds,
+    on_loop,
+    read_all,
+    reset,
+    running_pair,
+    until,
+)
 from ztnode.node.api import DialError
 from ztnode.node.supervisor import Supervisor
-from ztnode.worker.handoff import WAIT
-
-RESET = struct.pack("ii", 1, 0)
+from ztnode.worker.handoff_server import WAIT
 
 
 def is_alive(pid: int) -> bool:
@@ -40,20 +52,10 @@ def sockets_in(directory: Path) -> list[Path]:
     return list(directory.rglob("*.sock"))
 
 
-async def until(condition, seconds: float = 5.0) -> float:
-    """Wait for a condition; how long it took."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, "it never came true"
-        await asyncio.sleep(0.005)
-    return time.monotonic() - start
-
-
 @pytest.mark.parametrize("host", [B, B6])
 @on_loop
 async def test_bulk_both_ways_at_once_and_half_close(tmp_path: Path, host: str) -> None:
-    async with running_pair(tmp_path) as pair:
-        dialled, accepted = await pair.connect(host)
+    async with connected_pair(tmp_path, host) as (pair, dialled, accepted):
         loop = asyncio.get_running_loop()
         up, down = os.urandom(6 << 20), os.urandom(6 << 20)
 
@@ -73,8 +75,7 @@ async def test_bulk_both_ways_at_once_and_half_close(tmp_path: Path, host: str) 
 
 @on_loop
 async def test_bulk_over_a_lossy_link(tmp_path: Path) -> None:
-    async with running_pair(tmp_path) as pair:
-        dialled, accepted = await pair.connect()
+    async with connected_pair(tmp_path) as (pair, dialled, accepted):
         count = 0
 
         def drop(_frame: memoryview) -> bool:
@@ -92,15 +93,12 @@ async def test_bulk_over_a_lossy_link(tmp_path: Path) -> None:
 
         _, received = await asyncio.gather(send(), read_all(accepted))
         assert received == payload
-        dialled.close()
-        accepted.close()
 
 
 @on_loop
 async def test_half_close_leaves_the_way_back_open(tmp_path: Path) -> None:
-    async with running_pair(tmp_path) as pair:
+    async with connected_pair(tmp_path) as (_pair, dialled, accepted):
         loop = asyncio.get_running_loop()
-        dialled, accepted = await pair.connect()
         await loop.sock_sendall(dialled, b"question")
         dialled.shutdown(socket.SHUT_WR)
         assert await read_all(accepted) == b"question"
@@ -108,35 +106,29 @@ async def test_half_close_leaves_the_way_back_open(tmp_path: Path) -> None:
         await loop.sock_sendall(accepted, b"answer")
         accepted.close()
         assert await read_all(dialled) == b"answer"
-        dialled.close()
 
 
 @on_loop
 async def test_reset_arrives_as_econnreset_after_what_came_before(tmp_path: Path) -> None:
-    async with running_pair(tmp_path) as pair:
+    async with connected_pair(tmp_path) as (_pair, dialled, accepted):
         loop = asyncio.get_running_loop()
-        dialled, accepted = await pair.connect()
         await loop.sock_sendall(accepted, b"some data")
         await asyncio.sleep(0.1)
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        accepted.close()
+        reset(accepted)
         assert await loop.sock_recv(dialled, 100) == b"some data"
         with pytest.raises(ConnectionResetError):
             await loop.sock_recv(dialled, 100)
-        dialled.close()
 
 
 @on_loop
 async def test_reset_with_much_undelivered_shows_all_of_it_and_then_the_reset(tmp_path: Path) -> None:
     """The client is slow; what the stack had taken and acknowledged before the reset waits in three buffers."""
-    async with running_pair(tmp_path) as pair:
+    async with connected_pair(tmp_path) as (_pair, dialled, accepted):
         loop = asyncio.get_running_loop()
-        dialled, accepted = await pair.connect()
         payload = os.urandom(1_500_000)
         await loop.sock_sendall(accepted, payload)
         await asyncio.sleep(0.3)
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        accepted.close()
+        reset(accepted)
         await asyncio.sleep(0.3)
         received = bytearray()
         with pytest.raises(ConnectionResetError):
@@ -147,14 +139,12 @@ async def test_reset_with_much_undelivered_shows_all_of_it_and_then_the_reset(tm
                 await asyncio.sleep(0.002)
         assert len(received) > 1_000_000
         assert payload.startswith(received)
-        dialled.close()
 
 
 @on_loop
 async def test_worker_killed_in_the_middle_of_a_download(tmp_path: Path) -> None:
-    async with running_pair(tmp_path) as pair:
+    async with connected_pair(tmp_path) as (pair, dialled, accepted):
         loop = asyncio.get_running_loop()
-        dialled, accepted = await pair.connect()
         sending = asyncio.create_task(loop.sock_sendall(accepted, bytes(64 << 20)))
         for _ in range(20):
             assert await loop.sock_recv(dialled, 1 << 16)
@@ -164,15 +154,12 @@ async def test_worker_killed_in_the_middle_of_a_download(tmp_path: Path) -> None
         # The new worker knows no such connection and says so to the sender.
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             await asyncio.wait_for(sending, 5)
-        dialled.close()
-        accepted.close()
 
 
 @on_loop
 async def test_network_that_goes_takes_its_connections_along(tmp_path: Path) -> None:
-    async with running_pair(tmp_path) as pair:
+    async with connected_pair(tmp_path) as (pair, dialled, _accepted):
         loop = asyncio.get_running_loop()
-        dialled, accepted = await pair.connect()
         pair.a.port_down(7)
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(loop.sock_recv(dialled, 1), 2)
@@ -182,27 +169,22 @@ async def test_network_that_goes_takes_its_connections_along(tmp_path: Path) -> 
         pair.a.port_up(7, nwid=NWID, mac=0x020000000001, mtu=2800, addresses=[f"{A}/24"], routes=[])
         with pytest.raises(DialError, match="refused"):
             await pair.a.dial(B, 80, nwid=NWID)
-        dialled.close()
-        accepted.close()
 
 
 @on_loop
 async def test_close_with_unread_data_resets_the_other_side(tmp_path: Path) -> None:
-    async with running_pair(tmp_path) as pair:
+    async with connected_pair(tmp_path) as (_pair, dialled, accepted):
         loop = asyncio.get_running_loop()
-        dialled, accepted = await pair.connect()
         await loop.sock_sendall(dialled, b"nobody reads this")
         await asyncio.sleep(0.1)
         accepted.close()
         with pytest.raises(ConnectionResetError):
             await loop.sock_recv(dialled, 100)
-        dialled.close()
 
 
 @on_loop
 async def test_backpressure_from_client_to_client(tmp_path: Path) -> None:
-    async with running_pair(tmp_path) as pair:
-        dialled, accepted = await pair.connect()
+    async with connected_pair(tmp_path) as (pair, dialled, accepted):
         sent = 0
         idle = time.monotonic()
         while time.monotonic() - idle < 0.5:
@@ -217,8 +199,6 @@ async def test_backpressure_from_client_to_client(tmp_path: Path) -> None:
         assert pair.frames - frames < 20, "a closed window is probed, not hammered"
         dialled.shutdown(socket.SHUT_WR)
         assert len(await read_all(accepted)) == sent
-        dialled.close()
-        accepted.close()
 
 
 @on_loop
@@ -235,16 +215,17 @@ async def test_errors_name_their_cause_quickly(tmp_path: Path) -> None:
         with pytest.raises(DialError, match="not up") as down:
             await pair.a.dial(B, 80, nwid=1)
         assert down.value.errno == errno.ENETDOWN
-        with pytest.raises(ValueError, match="does not appear to be"):
-            await pair.a.dial("example.com", 80)
-        with pytest.raises(ValueError, match="port number"):
-            await pair.a.dial(B, 70000)
+        # Whoever takes a dial from outside checks it; what slips through all the same harms nobody.
+        for host, port in (("example.com", 80), (B, 70000)):
+            with pytest.raises(DialError) as senseless:
+                await pair.a.dial(host, port)
+            assert senseless.value.errno == errno.EINVAL
         start = time.monotonic()
         with pytest.raises(DialError, match="does not answer") as unreachable:
             await pair.a.dial("10.121.0.99", 80)
         assert unreachable.value.errno == errno.EHOSTUNREACH
         assert time.monotonic() - start < 3.5
-        pair.drop = lambda frame: frame[12:14] == b"\x08\x00"
+        pair.drop = lambda frame: bytes(frame[12:14]) == b"\x08\x00"
         start = time.monotonic()
         with pytest.raises(DialError, match=r"within 0\.3 s") as timeout:
             await pair.a.dial(B, 80, timeout=0.3)
@@ -277,7 +258,7 @@ def waiting(path: str, token: bytes) -> socket.socket:
 async def test_client_that_chose_its_token_waits_at_the_worker(tmp_path: Path) -> None:
     async with running_pair(tmp_path) as pair:
         loop = asyncio.get_running_loop()
-        listener, (_, port) = await pair.b.listen("", 0)
+        listener, (_, port) = await pair.b.listen(None, 0)
         path = (await pair.a.dial(B, port)).path
         await pair.b.accept(listener)
         for token in (os.urandom(16), os.urandom(16)):
@@ -333,7 +314,7 @@ async def test_listeners_accept_in_order_close_and_refuse(tmp_path: Path) -> Non
 @on_loop
 async def test_cancelled_accept_loses_no_connection(tmp_path: Path) -> None:
     async with running_pair(tmp_path) as pair:
-        listener, (_, port) = await pair.b.listen("", 0)
+        listener, (_, port) = await pair.b.listen(None, 0)
         for _ in range(5):
             accepting = asyncio.create_task(pair.b.accept(listener))
             await asyncio.sleep(0.01)
@@ -350,7 +331,7 @@ async def test_cancelled_accept_loses_no_connection(tmp_path: Path) -> None:
 @on_loop
 async def test_accept_cancelled_while_a_connection_is_on_its_way(tmp_path: Path) -> None:
     async with running_pair(tmp_path) as pair:
-        listener, (_, port) = await pair.b.listen("", 0)
+        listener, (_, port) = await pair.b.listen(None, 0)
         for round_ in range(20):
             accepting = asyncio.create_task(pair.b.accept(listener))
             dialling = asyncio.create_task(pair.a.dial(B, port))
@@ -370,21 +351,20 @@ async def test_killed_worker_resets_its_clients_and_is_replaced(
 ) -> None:
     async with running_pair(tmp_path) as pair:
         loop = asyncio.get_running_loop()
-        listener, (_, port) = await pair.b.listen("", 0)
+        listener, (_, port) = await pair.b.listen(None, 0)
         dialled = fetch(await pair.a.dial(B, port))
         accepted = fetch(await pair.b.accept(listener))
         await loop.sock_sendall(accepted, b"data before")
-        await asyncio.sleep(0.1)
+        # What the worker has not sent yet when it is killed is lost, and that is not what is asked here.
+        await until(lambda: holds(dialled, b"data before"))
         accepting = asyncio.create_task(pair.b.accept(listener))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
         old = pair.b.workers()[0].pid
         with caplog.at_level(logging.WARNING):
             os.kill(old, signal.SIGKILL)
             with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(loop.sock_recv(accepted, 100), 1)
-            await until(lambda: not pair.b._slots[0].ready.is_set())
-            took = await until(pair.b._slots[0].ready.is_set)
-        assert took < 1.0
+                await loop.sock_recv(accepted, 100)
+            await until(lambda: pair.b.workers()[0].restarts == 1 and pair.b._slots[0].ready.is_set())
         [record] = caplog.records
         assert "killed by SIGKILL" in record.getMessage()
         assert str(old) in record.getMessage()
@@ -393,11 +373,11 @@ async def test_killed_worker_resets_its_clients_and_is_replaced(
         peer = fetch(await asyncio.wait_for(accepting, 2))
         await loop.sock_sendall(again, b"after")
         assert await loop.sock_recv(peer, 100) == b"after"
-        # The other side learns by a reset as soon as it speaks.
+        # The other side learns by a reset as soon as it speaks, be it by an acknowledgement that was late.
         assert await loop.sock_recv(dialled, 100) == b"data before"
-        await loop.sock_sendall(dialled, b"hello?")
-        with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(loop.sock_recv(dialled, 100), 2)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            await loop.sock_sendall(dialled, b"hello?")
+            await loop.sock_recv(dialled, 100)
         assert pair.b.workers()[0].restarts == 1
         assert pair.b.workers()[0].pid != old
         for sock in (dialled, accepted, again, peer):
@@ -407,7 +387,7 @@ async def test_killed_worker_resets_its_clients_and_is_replaced(
 @on_loop
 async def test_dial_during_the_restart_waits_for_the_new_worker(tmp_path: Path) -> None:
     async with running_pair(tmp_path) as pair:
-        _, (_, port) = await pair.b.listen("", 0)
+        _, (_, port) = await pair.b.listen(None, 0)
         os.kill(pair.a.workers()[0].pid, signal.SIGKILL)
         handoff = await pair.a.dial(B, port, timeout=5)
         fetch(handoff).close()
@@ -450,8 +430,7 @@ async def test_corrupt_ring_ends_the_worker_with_its_reason(tmp_path: Path, capl
 async def test_network_with_a_senseless_configuration_harms_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running_pair(tmp_path) as pair:
-        dialled, accepted = await pair.connect()
+    async with connected_pair(tmp_path) as (pair, dialled, accepted):
         with caplog.at_level(logging.WARNING):
             pair.a.port_up(9, nwid=1, mac=2, mtu=2800, addresses=["10.1.2.3.4/24"], routes=[])
             await until(lambda: bool(caplog.records))
@@ -461,8 +440,6 @@ async def test_network_with_a_senseless_configuration_harms_no_other(
         assert await loop.sock_recv(accepted, 100) == b"still up"
         pair.a.port_down(9)
         assert pair.a.workers()[0].restarts == 0
-        dialled.close()
-        accepted.close()
 
 
 @on_loop
@@ -483,8 +460,7 @@ async def test_mistake_of_the_frames_handler_does_not_stop_the_frames(tmp_path: 
 
 @on_loop
 async def test_mistake_of_the_frames_handler_does_not_stop_the_replacement(tmp_path: Path) -> None:
-    async with running_pair(tmp_path) as pair:
-        dialled, accepted = await pair.connect()
+    async with connected_pair(tmp_path) as (pair, _dialled, _accepted):
         process = pair.a._slots[0].process
         assert process is not None
         loop = asyncio.get_running_loop()
@@ -502,8 +478,6 @@ async def test_mistake_of_the_frames_handler_does_not_stop_the_replacement(tmp_p
         pair.drop = lambda _frame: False
         assert seen
         assert await pair.a.ping(B, timeout=5) < 5
-        dialled.close()
-        accepted.close()
 
 
 @on_loop
@@ -642,7 +616,7 @@ async def test_hundred_connections_at_once_are_served_fairly(tmp_path: Path) -> 
     size = 1 << 20
     async with running_pair(tmp_path) as pair:
         loop = asyncio.get_running_loop()
-        listener, (_, port) = await pair.b.listen("", 0, backlog=200)
+        listener, (_, port) = await pair.b.listen(None, 0, backlog=200)
         payload = os.urandom(size)
 
         async def serve() -> None:
@@ -688,7 +662,7 @@ def resident(pid: int) -> int:
 async def test_idle_connections_are_cheap(tmp_path: Path) -> None:
     count = 300
     async with running_pair(tmp_path) as pair:
-        listener, (_, port) = await pair.b.listen("", 0, backlog=200)
+        listener, (_, port) = await pair.b.listen(None, 0, backlog=200)
         warm = await pair.connect()
         worker = pair.a.workers()[0].pid
         before = resident(worker)
@@ -719,7 +693,7 @@ async def test_udp_sockets(tmp_path: Path) -> None:
         handoff = await pair.b.open_udp(B, 5353)
         assert handoff.local == (B, 5353)
         server = fetch(handoff)
-        client = fetch(await pair.a.open_udp("", 0))
+        client = fetch(await pair.a.open_udp(None, 0))
         address = ip_address(B).packed
         await loop.sock_sendall(client, struct.pack("!BBH", 0, 4, 5353) + address + b"question" * 500)
         request = await asyncio.wait_for(loop.sock_recv(server, 70000), 2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.worker.poller import Poller
 from ztnode.worker.splice import Splice
 from ztnode.worker.tcp_pair import PairStock
@@ -24,7 +27,12 @@ class FakeConnection:
         self._received: list[bytes] = []
         self._fin = False
 
-    # What the test does.
+    @property
+    def overlay(self) -> TcpConnection:
+        """Itself, for what wants the real one."""
+        return cast(TcpConnection, self)
+
+    # What the test does
     def arrive(self, data: bytes) -> None:
         self._received.append(data)
 
@@ -34,7 +42,7 @@ class FakeConnection:
     def acknowledge(self) -> None:
         self._unsent = 0
 
-    # What the splice does.
+    # What the splice does
     @property
     def readable(self) -> int:
         return sum(map(len, self._received))

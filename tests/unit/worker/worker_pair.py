@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import wraps
 from pathlib import Path
@@ -14,6 +15,7 @@ import uvloop
 
 from ztnode.node.api import Handoff
 from ztnode.node.supervisor import Supervisor
+from ztnode.worker.tcp_pair import RESET_ON_CLOSE
 
 NWID = 0x8056C2E21C000001
 A, B = "10.121.0.1", "10.121.0.2"
@@ -69,7 +71,7 @@ class Pair:
 
     async def connect(self, host: str = B) -> tuple[socket.socket, socket.socket]:
         """A connection from a to b: both clients' sockets."""
-        listener, (_, port) = await self.b.listen("", 0)
+        listener, (_, port) = await self.b.listen(None, 0)
         accepting = asyncio.create_task(self.b.accept(listener))
         dialled = fetch(await self.a.dial(host, port))
         accepted = fetch(await accepting)
@@ -89,6 +91,36 @@ async def running_pair(directory: Path, workers: int = 1) -> AsyncIterator[Pair]
         yield pair
     finally:
         await pair.stop()
+
+
+@contextlib.asynccontextmanager
+async def connected_pair(directory: Path, host: str = B) -> AsyncIterator[tuple[Pair, socket.socket, socket.socket]]:
+    """A running pair with a connection from a to b: both clients' sockets, closed afterwards."""
+    async with running_pair(directory) as pair:
+        dialled, accepted = await pair.connect(host)
+        with dialled, accepted:
+            yield pair, dialled, accepted
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for a condition; the limit is for what will never come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        await asyncio.sleep(0.005)
+
+
+def holds(sock: socket.socket, data: bytes) -> bool:
+    """Whether the next that the socket will give is ``data``, all of it."""
+    with contextlib.suppress(BlockingIOError):
+        return sock.recv(len(data), socket.MSG_PEEK) == data
+    return False
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    sock.close()
 
 
 async def read_all(sock: socket.socket) -> bytes:

@@ -11,30 +11,31 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ztnode.vl1 import Message, Vl1
 from ztnode.vl1.gates import KeyedBucket
-from ztnode.vl1.node import Message, Vl1
 from ztnode.vl1.peer import Peer
-from ztnode.vl2.core import Core
-from ztnode.vl2.events import ConfigStored, Event, NetworkChanged
 from ztnode.vl2.forwarding import Frame, Inflow
-from ztnode.vl2.network import Network
+from ztnode.vl2.joined_network import JoinedNetwork
 from ztnode.vl2.snapshot import NetworkSnapshot
 from ztnode.vl2.subscriptions import Subscriptions
+from ztnode.vl2.vl2_core import Vl2Core
+from ztnode.vl2.vl2_events import ConfigStored, Event, NetworkChanged
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
-from ztnode.wire.frame import EXT_FRAME_HEADER, FRAME_HEADER, decode_ext_frame
+from ztnode.wire.frame import EXT_FRAME_HEADER, FRAME_HEADER, parse_ext_frame
 from ztnode.wire.identity import Identity
 from ztnode.wire.multicast import (
     Gathered,
     Like,
     MulticastFrameReply,
     MulticastGroup,
-    decode_gather,
-    decode_gathered,
-    decode_likes,
-    decode_multicast_frame,
-    decode_multicast_frame_reply,
-    encode_gathered,
-    encode_multicast_frame_reply,
+    build_gathered,
+    build_multicast_frame_reply,
+    parse_gather,
+    parse_gathered,
+    parse_likes,
+    parse_multicast_frame,
+    parse_multicast_frame_reply,
 )
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import (
@@ -52,7 +53,7 @@ from ztnode.wire.packet import (
     VERB_NETWORK_CREDENTIALS,
     VERB_OK,
 )
-from ztnode.wire.reader import Buffer, Reader
+from ztnode.wire.reader import Reader
 
 MAX_FOREIGN_SUBSCRIPTIONS: Final = 262144
 """Multicast subscriptions that we keep, as root or controller, for networks that we are no member of."""
@@ -79,23 +80,23 @@ class Vl2:
         now: float,
         wall: int,
         upstream: bool = False,
-        authorised: Callable[[int, int], bool] | None = None,
+        authorized: Callable[[int, int], bool] | None = None,
         controller: bool = False,
     ) -> None:
         """``now``: monotonic seconds; ``wall``: Unix time in ms at ``now``.
 
         ``upstream``: this node is a root and so keeps and answers multicast subscriptions for networks that it is no
-        member of. ``authorised(nwid, address)`` does the same for a local controller's members. ``controller``:
+        member of. ``authorized(nwid, address)`` does the same for a local controller's members. ``controller``:
         somebody else answers NETWORK_CONFIG_REQUEST; otherwise it is answered with ERROR_UNSUPPORTED_OPERATION here.
         """
         self.counters: Counter[str] = Counter()
         """Frames and packets dropped, by reason, over all networks."""
-        self._core = Core(vl1, identity, random, self.counters, now, forget_inflows=self._forget_inflows)
+        self._core = Vl2Core(vl1, identity, random, self.counters, now, forget_inflows=self._forget_inflows)
         self._wall_offset = wall - round(now * 1000)
         self._upstream = upstream
-        self._authorised = authorised
+        self._authorized = authorized
         self._controller = controller
-        self._networks: dict[int, Network] = {}
+        self._networks: dict[int, JoinedNetwork] = {}
         self._foreign: Subscriptions[Like] = Subscriptions(MAX_FOREIGN_SUBSCRIPTIONS)
         self._next_foreign_expiry = now + _FOREIGN_EXPIRY_INTERVAL
         self._inflows: dict[Peer, dict[bytes, Inflow]] = {}
@@ -118,14 +119,14 @@ class Vl2:
 
     # Networks
 
-    def join(self, nwid: int, now: float, *, cached: bytes | None = None, auth_token: str = "") -> None:
+    def join(self, nwid: int, now: float, *, cached: bytes | None = None) -> None:
         """Join (idempotent). ``cached`` is what ``ConfigStored`` gave last, as kept in ``networks.d/<nwid>.conf``; it
         is used at once if it is a configuration for this node, and ignored otherwise."""
         if nwid in self._networks:
             return
         self._core.now = now
         wall = self._wall_offset + round(now * 1000)
-        network = self._networks[nwid] = Network(self._core, nwid, now, wall, auth_token)
+        network = self._networks[nwid] = JoinedNetwork(self._core, nwid, now, wall)
         network.start(cached, now)
 
     def leave(self, nwid: int, now: float) -> None:
@@ -228,7 +229,7 @@ class Vl2:
     def _forget_inflows(self) -> None:
         self._inflows.clear()
 
-    def _network(self, payload: Buffer) -> Network | None:
+    def _network(self, payload: Buffer) -> JoinedNetwork | None:
         """The joined network whose NWID is at the start of ``payload``. Raises WireError if that is too short."""
         if len(payload) < 8:
             raise WireError("message without a network id")
@@ -242,7 +243,7 @@ class Vl2:
             return
         if len(payload) < EXT_FRAME_HEADER.size:
             raise WireError("EXT_FRAME too short")
-        frame = decode_ext_frame(memoryview(payload))
+        frame = parse_ext_frame(memoryview(payload))
         network.receive_certificate(peer, frame.certificate, now)
         if not network.admits(peer, now):
             network.refuse(message, now)
@@ -256,7 +257,7 @@ class Vl2:
         if network is None:
             self.counters["drop_unknown_network"] += 1
             return
-        frame = decode_multicast_frame(memoryview(payload))
+        frame = parse_multicast_frame(memoryview(payload))
         network.receive_certificate(peer, frame.certificate, now)
         if not network.admits(peer, now):
             network.refuse(message, now)
@@ -267,11 +268,11 @@ class Vl2:
             total, members = network.multicaster.gathered_for(frame.group, peer.address, frame.gather_limit)
             if members:
                 reply = MulticastFrameReply(network.nwid, frame.group, total, tuple(members))
-                self._core.vl1.reply_ok(peer, verb, packet_id, encode_multicast_frame_reply(reply), now)
+                self._core.vl1.reply_ok(peer, verb, packet_id, build_multicast_frame_reply(reply), now)
 
     def _receive_credentials(self, message: Message, now: float) -> None:
         peer, _, _, payload = message
-        credentials = NetworkCredentials.decode(payload)
+        credentials = NetworkCredentials.parse(payload)
         concerned = {
             credential.network_id
             for kind in (
@@ -291,7 +292,7 @@ class Vl2:
     def _receive_like(self, message: Message, now: float) -> None:
         peer, _, _, payload = message
         admitted: dict[int, bool] = {}
-        for like in decode_likes(payload):
+        for like in parse_likes(payload):
             nwid, group = like
             network = self._networks.get(nwid)
             if nwid not in admitted:
@@ -299,7 +300,7 @@ class Vl2:
             if network is not None and admitted[nwid]:
                 network.multicaster.learn(group, (peer.address,), now)
             elif not self._serves(nwid, peer):
-                self.counters["drop_like_not_authorised"] += 1
+                self.counters["drop_like_not_authorized"] += 1
             elif network is not None:
                 network.multicaster.subscriptions.add(group, peer.address, now)
             else:
@@ -307,11 +308,11 @@ class Vl2:
 
     def _serves(self, nwid: int, peer: Peer) -> bool:
         """Whether we help this peer with multicast on a network that we are no member of (or that it is none of)."""
-        return self._upstream or (self._authorised is not None and self._authorised(nwid, peer.address))
+        return self._upstream or (self._authorized is not None and self._authorized(nwid, peer.address))
 
     def _receive_gather(self, message: Message, now: float) -> None:
         peer, verb, packet_id, payload = message
-        query = decode_gather(payload)
+        query = parse_gather(payload)
         network = self._networks.get(query.network_id)
         if network is not None:
             network.receive_certificate(peer, query.certificate, now)
@@ -321,11 +322,11 @@ class Vl2:
             like = Like(query.network_id, query.group)
             total, members = self._foreign.gather(like, peer.address, query.limit, self._core.random)
         else:
-            self.counters["drop_gather_not_authorised"] += 1
+            self.counters["drop_gather_not_authorized"] += 1
             return
         if members:
             reply = Gathered(query.network_id, query.group, total, tuple(members))
-            self._core.vl1.reply_ok(peer, verb, packet_id, encode_gathered(reply), now)
+            self._core.vl1.reply_ok(peer, verb, packet_id, build_gathered(reply), now)
 
     # Configuration
 
@@ -355,10 +356,10 @@ class Vl2:
         if in_re_verb == VERB_NETWORK_CONFIG_REQUEST:
             network.receive_chunk(peer, body, now)
         elif in_re_verb == VERB_MULTICAST_GATHER:
-            gathered = decode_gathered(body)
+            gathered = parse_gathered(body)
             network.multicaster.learn(gathered.group, gathered.members, now)
         elif in_re_verb == VERB_MULTICAST_FRAME:
-            reply = decode_multicast_frame_reply(body)
+            reply = parse_multicast_frame_reply(body)
             network.receive_certificate(peer, reply.certificate, now)
             network.multicaster.learn(reply.group, reply.members, now)
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
-from ztnode.vl2.rules import ACCEPT, DROP, NO_MATCH, REDIRECT, SUPER_ACCEPT, Copy, Filter, Flow, Outcome
+from ztnode.vl2.rule_filter import ACCEPT, DROP, NO_MATCH, REDIRECT, SUPER_ACCEPT, Copy, EthernetFlow, Filter, Outcome
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.frame import EXT_FLAG_ACK_REQUESTED, EXT_FLAG_INBOUND, EXT_FLAG_REDIRECT, EXT_FLAG_TEE
-from ztnode.wire.reader import Buffer
 from ztnode.wire.rules import Rule
 
 REFUSED: Final = 0
@@ -26,7 +26,7 @@ class FlowFilter:
     __slots__ = ("_capabilities", "_forward", "_inbound", "_rules", "constant")
 
     def __init__(
-        self, rules: Iterable[Rule], capabilities: Iterable[Sequence[Rule]], flow: Flow, forward: Forwarder
+        self, rules: Iterable[Rule], capabilities: Iterable[Sequence[Rule]], flow: EthernetFlow, forward: Forwarder
     ) -> None:
         """``capabilities`` are the sender's, in ascending order of id; they count where the rules do not decide."""
         self._inbound = flow.inbound

@@ -3,8 +3,8 @@
 Theory of operation. A rule set is a list of sets: matches, then one action that is taken if the matches hold.
 Evaluation stops at the first ACCEPT, DROP, BREAK, PRIORITY or effective REDIRECT. Most of what is matched is the same
 for all frames between two members (Ethernet type, MACs, addresses), so a set of rules is first specialised for one
-:class:`Flow`: matches that depend on the flow alone become constants, sets that cannot hold vanish, and what is left is
-often a single verdict. The usual rule sets ("accept", "drop what is not IP or ARP") so cost nothing per frame.
+``EthernetFlow``: matches that depend on the flow alone become constants, sets that cannot hold vanish, and what is left
+is often a single verdict. The usual rule sets ("accept", "drop what is not IP or ARP") so cost nothing per frame.
 
 Semantics: reference Network.cpp, _doZtFilter.
 """
@@ -17,9 +17,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple, TypeAlias
 
 from ztnode.wire import rules as wire
-from ztnode.wire.frame import ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.ethernet import TYPE_ARP, TYPE_IPV4, TYPE_IPV6
 from ztnode.wire.mac import BROADCAST, is_multicast
-from ztnode.wire.reader import Buffer
 from ztnode.wire.rules import Rule, RuleType
 
 NO_MATCH: Final = 0
@@ -29,17 +29,19 @@ ACCEPT: Final = 3
 SUPER_ACCEPT: Final = 4
 """Accepted as the target of a TEE or REDIRECT: MAC and bridging checks do not apply."""
 
-_T = RuleType
-_FINAL = (_T.ACTION_ACCEPT, _T.ACTION_BREAK, _T.ACTION_PRIORITY)
-_PORT_PROTOCOLS = (0x06, 0x11, 0x84, 0x88)  # TCP, UDP, SCTP, UDP-Lite
-_IPV6_OPTIONS = (0, 43, 60, 135)  # headers with a length field that may stand before the payload
-_TCP = 6
-_ICMPV6 = 0x3A
-_STATIC_CHARACTERISTICS = wire.CHARACTERISTIC_INBOUND | wire.CHARACTERISTIC_MULTICAST | wire.CHARACTERISTIC_BROADCAST
+_T: TypeAlias = RuleType
+_FINAL: Final = (_T.ACTION_ACCEPT, _T.ACTION_BREAK, _T.ACTION_PRIORITY)
+_PORT_PROTOCOLS: Final = (0x06, 0x11, 0x84, 0x88)  # TCP, UDP, SCTP, UDP-Lite
+_IPV6_OPTIONS: Final = (0, 43, 60, 135)  # headers with a length field that may stand before the payload
+_TCP: Final = 6
+_ICMPV6: Final = 0x3A
+_STATIC_CHARACTERISTICS: Final = (
+    wire.CHARACTERISTIC_INBOUND | wire.CHARACTERISTIC_MULTICAST | wire.CHARACTERISTIC_BROADCAST
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class EthernetFlow:
     """What is the same for all frames of one direction between two Ethernet addresses.
 
     ``tag`` gives the remote member's value for a tag id, None if unknown; ``owns`` says whether the sender has a
@@ -62,6 +64,9 @@ class Flow:
     unsupported_matches: bool = False
 
 
+# Named tuples from here on, not dataclasses: made, or taken apart, for every frame that a rule looks at.
+
+
 class Copy(NamedTuple):
     """A TEE or WATCH: the first ``length`` bytes go to ``address``, too; 0 is all of them."""
 
@@ -78,7 +83,7 @@ class Outcome(NamedTuple):
     redirect: int = 0
 
 
-_PLAIN = tuple(Outcome(verdict) for verdict in range(5))
+_PLAIN: Final = tuple(Outcome(verdict) for verdict in range(5))
 
 Match: TypeAlias = Callable[[Buffer, "_State"], bool]
 
@@ -113,7 +118,7 @@ class Filter:
 
     __slots__ = ("_flow", "_sets", "constant")
 
-    def __init__(self, rules: Iterable[Rule], flow: Flow) -> None:
+    def __init__(self, rules: Iterable[Rule], flow: EthernetFlow) -> None:
         self._flow = flow
         self._sets = _specialise(rules, flow)
         needs_frame = any(entry.terms for entry in self._sets)
@@ -148,10 +153,9 @@ class Filter:
             elif kind == _T.ACTION_BREAK:
                 return _PLAIN[NO_MATCH]
             elif isinstance(forward, wire.Forward) and forward.address != flow.source:
-                if forward.address == flow.local:
-                    if flow.inbound:
-                        return Outcome(SUPER_ACCEPT, copy)
-                elif forward.address == flow.destination:
+                if flow.inbound and forward.address == flow.local:
+                    return Outcome(SUPER_ACCEPT, copy)
+                if forward.address in (flow.local, flow.destination):
                     pass
                 elif kind == _T.ACTION_REDIRECT:
                     return Outcome(REDIRECT, copy, forward.address)
@@ -160,7 +164,7 @@ class Filter:
         return _PLAIN[NO_MATCH]
 
 
-def _specialise(rules: Iterable[Rule], flow: Flow) -> tuple[_Set, ...]:
+def _specialise(rules: Iterable[Rule], flow: EthernetFlow) -> tuple[_Set, ...]:
     sets: list[_Set] = []
     terms: list[_Term] = []
     for rule in rules:
@@ -221,9 +225,9 @@ def _ipv6_payload(frame: Buffer) -> tuple[int, int] | None:
 
 def _transport(frame: Buffer, ethertype: int) -> tuple[int, int] | None:
     """Offset and protocol of the transport header; None if there is none."""
-    if ethertype == ETHERTYPE_IPV4:
+    if ethertype == TYPE_IPV4:
         return ((frame[0] & 0x0F) * 4, frame[9]) if len(frame) >= 20 else None
-    if ethertype == ETHERTYPE_IPV6:
+    if ethertype == TYPE_IPV6:
         return _ipv6_payload(frame)
     return None
 
@@ -234,13 +238,13 @@ class _TagTest:
 
     __slots__ = ("_flow", "_negate", "_rule", "_wanted")
 
-    def __init__(self, rule: Rule, wanted: wire.TagMatch, flow: Flow) -> None:
+    def __init__(self, rule: Rule, wanted: wire.TagMatch, flow: EthernetFlow) -> None:
         self._rule = rule.type
         self._negate = rule.negate
         self._wanted = wanted
         self._flow = flow
 
-    def __call__(self, frame: Buffer, state: _State) -> bool:
+    def __call__(self, _frame: Buffer, state: _State) -> bool:
         if self._rule in (_T.MATCH_TAG_SENDER, _T.MATCH_TAG_RECEIVER):
             return self._one_side(state)
         return self._both_sides(state)
@@ -273,7 +277,7 @@ class _TagTest:
         return _TAG_COMPARISONS[self._rule](local, remote, wanted.value)
 
 
-_TAG_COMPARISONS: dict[int, Callable[[int, int, int], bool]] = {
+_TAG_COMPARISONS: Final[dict[int, Callable[[int, int, int], bool]]] = {
     _T.MATCH_TAGS_DIFFERENCE: lambda a, b, value: abs(a - b) <= value,
     _T.MATCH_TAGS_BITWISE_AND: lambda a, b, value: a & b == value,
     _T.MATCH_TAGS_BITWISE_OR: lambda a, b, value: a | b == value,
@@ -282,7 +286,7 @@ _TAG_COMPARISONS: dict[int, Callable[[int, int, int], bool]] = {
 }
 
 
-def _match(rule: Rule, flow: Flow) -> Match | bool:
+def _match(rule: Rule, flow: EthernetFlow) -> Match | bool:
     """The test of one match for one flow. What cannot apply to the flow's frames at all gives the same result with NOT
     and without (``hardNo`` in the reference), hence the comparisons with ``rule.negate``."""
     kind, value = rule.type, rule.value
@@ -293,14 +297,14 @@ def _match(rule: Rule, flow: Flow) -> Match | bool:
         return _prefix_match(kind, value, flow.ethertype, never)
     if isinstance(value, wire.Tos):
         return _tos_match(value, flow.ethertype, never)
-    if isinstance(value, wire.Icmp):
+    if isinstance(value, wire.IcmpMatch):
         return _icmp_match(value, flow.ethertype, never)
     if isinstance(value, wire.IntegerRange):
         return _integer_match(value)
     if isinstance(value, wire.Range):
         if kind == _T.MATCH_FRAME_SIZE_RANGE:
-            start, end = value
-            return lambda frame, state: start <= len(frame) <= end
+            start, end = value.start, value.end
+            return lambda frame, _state: start <= len(frame) <= end
         return _port_match(kind, value, flow.ethertype, never)
     if not isinstance(value, int):
         return flow.unsupported_matches
@@ -309,7 +313,7 @@ def _match(rule: Rule, flow: Flow) -> Match | bool:
     if kind == _T.MATCH_CHARACTERISTICS:
         return _characteristics_match(value, flow)
     if kind == _T.MATCH_RANDOM:
-        return lambda frame, state: flow.random() <= value
+        return lambda _frame, _state: flow.random() <= value
     known: dict[int, int] = {
         _T.MATCH_SOURCE_ZEROTIER_ADDRESS: flow.source,
         _T.MATCH_DEST_ZEROTIER_ADDRESS: flow.destination,
@@ -325,7 +329,7 @@ def _match(rule: Rule, flow: Flow) -> Match | bool:
 
 def _prefix_match(kind: int, prefix: wire.Prefix, ethertype: int, never: bool) -> Match | bool:
     size = len(prefix.address)
-    if ethertype != (ETHERTYPE_IPV4 if size == 4 else ETHERTYPE_IPV6):
+    if ethertype != (TYPE_IPV4 if size == 4 else TYPE_IPV6):
         return never
     minimum = 20 if size == 4 else 40
     source, destination = (12, 16) if size == 4 else (8, 24)
@@ -333,7 +337,7 @@ def _prefix_match(kind: int, prefix: wire.Prefix, ethertype: int, never: bool) -
     shift = 8 * size - min(prefix.bits, 8 * size)
     wanted = int.from_bytes(prefix.address, "big") >> shift
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         if len(frame) < minimum:
             return never
         return int.from_bytes(frame[start : start + size], "big") >> shift == wanted
@@ -342,11 +346,11 @@ def _prefix_match(kind: int, prefix: wire.Prefix, ethertype: int, never: bool) -
 
 
 def _tos_match(tos: wire.Tos, ethertype: int, never: bool) -> Match | bool:
-    if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
+    if ethertype not in (TYPE_IPV4, TYPE_IPV6):
         return never
-    version6 = ethertype == ETHERTYPE_IPV6
+    version6 = ethertype == TYPE_IPV6
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         if len(frame) < (40 if version6 else 20):
             return never
         traffic_class = (frame[0] << 4 & 0xF0 | frame[1] >> 4) if version6 else frame[1]
@@ -356,22 +360,22 @@ def _tos_match(tos: wire.Tos, ethertype: int, never: bool) -> Match | bool:
 
 
 def _protocol_match(wanted: int, ethertype: int, never: bool) -> Match | bool:
-    if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
+    if ethertype not in (TYPE_IPV4, TYPE_IPV6):
         return never
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         found = _transport(frame, ethertype)
         return never if found is None else found[1] == wanted
 
     return test
 
 
-def _icmp_match(icmp: wire.Icmp, ethertype: int, never: bool) -> Match | bool:
-    if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
+def _icmp_match(icmp: wire.IcmpMatch, ethertype: int, never: bool) -> Match | bool:
+    if ethertype not in (TYPE_IPV4, TYPE_IPV6):
         return never
-    protocol = 1 if ethertype == ETHERTYPE_IPV4 else _ICMPV6
+    protocol = 1 if ethertype == TYPE_IPV4 else _ICMPV6
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         found = _transport(frame, ethertype)
         if found is None or found[1] != protocol or len(frame) < found[0] + 2 or frame[found[0]] != icmp.type:
             return never
@@ -382,11 +386,11 @@ def _icmp_match(icmp: wire.Icmp, ethertype: int, never: bool) -> Match | bool:
 
 
 def _port_match(kind: int, ports: wire.Range, ethertype: int, never: bool) -> Match | bool:
-    if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
+    if ethertype not in (TYPE_IPV4, TYPE_IPV6):
         return never
     skip = 2 if kind == _T.MATCH_IP_DEST_PORT_RANGE else 0
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         found = _transport(frame, ethertype)
         if found is None:
             return never
@@ -404,7 +408,7 @@ def _integer_match(wanted: wire.IntegerRange) -> Match:
     little = bool(wanted.format & 0x80)
     start = wanted.offset if little else wanted.offset + 8 - size
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         number = 0
         if start + size <= len(frame):
             number = int.from_bytes(frame[start : start + size], "little" if little else "big")
@@ -414,7 +418,7 @@ def _integer_match(wanted: wire.IntegerRange) -> Match:
     return test
 
 
-def _characteristics_match(mask: int, flow: Flow) -> Match | bool:
+def _characteristics_match(mask: int, flow: EthernetFlow) -> Match | bool:
     static = wire.CHARACTERISTIC_INBOUND if flow.inbound else 0
     if is_multicast(flow.destination_mac):
         static |= wire.CHARACTERISTIC_MULTICAST
@@ -429,7 +433,7 @@ def _characteristics_match(mask: int, flow: Flow) -> Match | bool:
     authenticated = mask & wire.CHARACTERISTIC_SENDER_IP_AUTHENTICATED
     tcp = mask & 0xFFF
 
-    def test(frame: Buffer, state: _State) -> bool:
+    def test(frame: Buffer, _state: _State) -> bool:
         if authenticated and _sender_authenticated(frame, flow):
             return True
         if not tcp:
@@ -442,16 +446,16 @@ def _characteristics_match(mask: int, flow: Flow) -> Match | bool:
     return test
 
 
-def _sender_authenticated(frame: Buffer, flow: Flow) -> bool:
+def _sender_authenticated(frame: Buffer, flow: EthernetFlow) -> bool:
     """Whether the sender owns the IP address that the frame claims to come from.
 
     Neighbour solicitations pass, since their source may be empty; advertisements must be for an owned address.
     """
-    if flow.ethertype == ETHERTYPE_IPV4 and len(frame) >= 20:
+    if flow.ethertype == TYPE_IPV4 and len(frame) >= 20:
         return flow.owns(IPv4Address(bytes(frame[12:16])))
-    if flow.ethertype == ETHERTYPE_ARP and len(frame) >= 28:
+    if flow.ethertype == TYPE_ARP and len(frame) >= 28:
         return flow.owns(IPv4Address(bytes(frame[14:18])))
-    if flow.ethertype == ETHERTYPE_IPV6 and len(frame) >= 40:
+    if flow.ethertype == TYPE_IPV6 and len(frame) >= 40:
         if len(frame) >= 64 and frame[6] == _ICMPV6 and frame[40] in (0x87, 0x88):
             return frame[40] == 0x87 or flow.owns(IPv6Address(bytes(frame[48:64])))
         return flow.owns(IPv6Address(bytes(frame[8:24])))

@@ -7,7 +7,8 @@ packets for each, and a share of its own for what strangers caused.
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from ztnode.vl1.gates import TokenBucket
 from ztnode.vl1.peer import Peer
@@ -27,7 +28,8 @@ MAX_INCOMING: Final = 8
 """Packets from one address that wait to be opened. A packet has 10,024 bytes at most."""
 
 
-class Outgoing(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Outgoing:
     """A packet to an address without an identity or without a way to it."""
 
     verb: int
@@ -37,7 +39,8 @@ class Outgoing(NamedTuple):
     created: float
 
 
-class Incoming(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Incoming:
     """A packet from an address without an identity."""
 
     packet: bytes

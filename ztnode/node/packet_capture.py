@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Final
 
 from ztnode.ring import Buffer
@@ -16,7 +16,7 @@ BUFFER_BYTES: Final = 8 << 20
 PIECE_BYTES: Final = 256 << 10
 
 
-class Capture:
+class PacketCapture:
     """Collects frames in pcapng blocks until it is read. ``add`` and reading happen on the same event loop."""
 
     def __init__(self, name: str, *, snaplen: int) -> None:
@@ -57,7 +57,7 @@ class Capture:
         self._ended = True
         self._wake.set()
 
-    async def blocks(self) -> AsyncIterator[bytes]:
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
         """Everything so far and from now on, in pieces of whole blocks: a reader may stop after any of them."""
         while True:
             while self._pieces:

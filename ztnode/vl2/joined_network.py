@@ -10,19 +10,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from ztnode.vl1.node import Message
+from ztnode.vl1 import Message
 from ztnode.vl1.peer import Peer
 from ztnode.vl2.adhoc import adhoc_config, is_adhoc
 from ztnode.vl2.config_client import ConfigClient
-from ztnode.vl2.core import Core
-from ztnode.vl2.events import ConfigStored, NetworkChanged
 from ztnode.vl2.forwarding import Forwarding
 from ztnode.vl2.membership import MAX_HELD, Membership, Verdict
 from ztnode.vl2.multicaster import ANNOUNCE_INTERVAL, Multicaster
 from ztnode.vl2.snapshot import NetworkSnapshot, NetworkStatus
+from ztnode.vl2.vl2_core import Vl2Core
+from ztnode.vl2.vl2_events import ConfigStored, NetworkChanged
 from ztnode.wire.address import format_address
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
-from ztnode.wire.config_chunk import FLAG_FAST_PROPAGATE, ConfigChunk, encode_accepted
+from ztnode.wire.config_chunk import FLAG_FAST_PROPAGATE, ConfigChunk, build_accepted
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata
 from ztnode.wire.credential import CredentialType
 from ztnode.wire.errors import WireError
@@ -43,7 +44,6 @@ from ztnode.wire.packet import (
     VERB_NETWORK_CONFIG_REQUEST,
     VERB_NETWORK_CREDENTIALS,
 )
-from ztnode.wire.reader import Buffer
 from ztnode.wire.revocation import Revocation
 
 MAX_MEMBERSHIPS: Final = 16384
@@ -73,10 +73,10 @@ class _Deferred:
     until: float
 
 
-class Network:
+class JoinedNetwork:
     """Owned by the switch, which hands it every message that concerns it."""
 
-    def __init__(self, core: Core, nwid: int, now: float, wall: int, auth_token: str) -> None:
+    def __init__(self, core: Vl2Core, nwid: int, now: float, wall: int) -> None:
         self._core = core
         self.nwid = nwid
         self.mac = mac_of(core.address, nwid)
@@ -84,7 +84,6 @@ class Network:
         self.config: NetworkConfig | None = None
         """The configuration in force; None while there is none, or it was taken back."""
         self._wall = wall
-        self._auth_token = auth_token
         self._from_cache = False
         self._config_changed_at = _NEVER
         self._client = ConfigClient(now)
@@ -126,7 +125,7 @@ class Network:
         if not cached or len(cached) < 2:
             return None
         try:
-            config = NetworkConfig.decode(cached)
+            config = NetworkConfig.parse(cached)
         except WireError:
             self.forwarding.drop("drop_broken_cached_config")
             return None
@@ -145,12 +144,10 @@ class Network:
         """Ask the controller, now."""
         config = self.config
         vl1 = self._core.vl1
-        metadata = RequestMetadata(
-            protocol=vl1.config.protocol, version=vl1.config.version, auth_token=self._auth_token
-        ).to_dictionary()
+        metadata = RequestMetadata(protocol=vl1.config.protocol, version=vl1.config.version).build_dictionary()
         revision, timestamp = (config.revision, config.timestamp) if config is not None else (0, 0)
         request = ConfigRequest(self.nwid, metadata, revision, timestamp)
-        packet = request.encode()
+        packet = request.build()
         packet_id = self._core.send(self.controller, VERB_NETWORK_CONFIG_REQUEST, packet, now, compress=True)
         self._client.requested(packet_id, now)
 
@@ -169,7 +166,7 @@ class Network:
         controller = self._core.identity_of(self.controller)
         if controller is None or is_adhoc(self.nwid):
             raise WireError("configuration of a network whose controller is unknown")
-        chunk = ConfigChunk.decode(payload)
+        chunk = ConfigChunk.parse(payload)
         if self._client.has(chunk):
             return
         from_controller = peer.address == self.controller
@@ -185,7 +182,7 @@ class Network:
             return
         self._accept(config, now)
         if pushed_in is not None:
-            accepted = encode_accepted(self.nwid, chunk.update_id)
+            accepted = build_accepted(self.nwid, chunk.update_id)
             self._core.vl1.reply_ok(peer, VERB_NETWORK_CONFIG, pushed_in, accepted, now)
 
     def _accept(self, config: NetworkConfig, now: float) -> None:
@@ -194,7 +191,7 @@ class Network:
         self._client.settled(now)
         self._from_cache = False
         if config != self.config:
-            self._core.events.append(ConfigStored(self.nwid, config.encode()))
+            self._core.events.append(ConfigStored(self.nwid, config.build()))
             self._apply(config, now)
         self._report_change(before)
 
@@ -401,7 +398,7 @@ class Network:
         verdict = membership.add_revocation(revocation, self._core.identity_of)
         if verdict is Verdict.NEW:
             if revocation.fast_propagate:
-                packet = NetworkCredentials(revocations=(revocation,)).encode()
+                packet = NetworkCredentials(revocations=(revocation,)).build()
                 self._propagate(VERB_NETWORK_CREDENTIALS, packet, (sender.address, revocation.signed_by), now)
             if revocation.target == self._core.address and revocation.credential_type == CredentialType.COM:
                 self._client.ask_again(now)
@@ -509,9 +506,9 @@ class Network:
         controller = format_address(self.controller)
         if status is NetworkStatus.REQUESTING:
             return f"waiting for an answer of the controller {controller}"
-        if status is NetworkStatus.WAITING_FOR_AUTHORISATION:
+        if status is NetworkStatus.WAITING_FOR_AUTHORIZATION:
             own = format_address(self._core.address)
-            return f"an administrator of the network must authorise the address {own}"
+            return f"an administrator of the network must authorize the address {own}"
         if status is NetworkStatus.NOT_FOUND:
             return f"the controller {controller} knows no such network"
         if status is NetworkStatus.AUTHENTICATION_REQUIRED:

@@ -8,7 +8,7 @@ strangers have tables of their own, and in each the oldest entry makes room for 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
+from typing import Final, TypeAlias
 
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.fragment import OFFSET_DATA, OFFSET_NUMBER
@@ -37,11 +37,11 @@ class _Partial:
         self.length = 0
 
 
-Whole = tuple[bytes, Endpoint]
+Whole: TypeAlias = tuple[bytes, Endpoint]
 """A packet put together and the endpoint that its head came from."""
 
 
-class Reassembler:
+class PacketAssembler:
     """Incomplete packets by their packet id (the first 8 bytes of head and fragment alike)."""
 
     def __init__(self, capacity: int, counters: Counter[str]) -> None:

@@ -13,20 +13,21 @@ import contextlib
 import errno
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from ztnode.node.api import DialError, Handoff
 from ztnode.node.worker_process import WorkerGone, WorkerProcess
 from ztnode.node.worker_slot import WorkerSlot
+from ztnode.wire.endpoint import Endpoint
 from ztnode.worker import protocol
-from ztnode.worker.handoff import OFFER_SECONDS
+from ztnode.worker.handoff_server import OFFER_SECONDS
 
 RENEW_SECONDS: Final = OFFER_SECONDS * 0.4
 """A connection that waits for accept() is offered anew this often; its client has the rest of the time to fetch it."""
 RETRY_SECONDS: Final = 0.1
 """After a worker had no room for one more connection that waits for its client."""
 
-Ask = Callable[[WorkerSlot, protocol.Listen], Awaitable[protocol.Listening]]
+Ask: TypeAlias = Callable[[WorkerSlot, protocol.Listen], Awaitable[protocol.Listening]]
 
 
 class _Spare:
@@ -35,11 +36,11 @@ class _Spare:
     def __init__(self, process: WorkerProcess, answer: protocol.Accepted) -> None:
         self.process = process
         self.token = answer.token
-        self.handoff = Handoff(process.path, bytes.fromhex(answer.token), answer.local, answer.remote)
+        self.handoff = Handoff(process.path, answer.token, answer.local, answer.remote)
         self.taken = asyncio.Event()
 
 
-class Listener:
+class SharedListener:
     """A listener as the client knows it, whichever processes serve it at the moment."""
 
     def __init__(self, request: protocol.Listen, slots: Sequence[WorkerSlot], ids: Iterator[int]) -> None:
@@ -53,13 +54,13 @@ class Listener:
         self._feeds: list[asyncio.Task[None]] = []
         self._failure: DialError | None = None
 
-    # -- the clones -------------------------------------------------------------------------------------------------
+    # The clones
 
-    async def open(self, ask: Ask) -> protocol.Address:
+    async def open(self, ask: Ask) -> Endpoint:
         """Listen at all workers; what was bound. Raises what ``ask`` raises for the first that fails; the caller then
-        calls :meth:`close`, which undoes the others."""
+        calls ``close``, which undoes the others."""
 
-        async def listen(slot: WorkerSlot) -> protocol.Address:
+        async def listen(slot: WorkerSlot) -> Endpoint:
             answer = await ask(slot, self.request)
             # From here on a replacement of this worker is told by reopen(), without us.
             self._open.add(slot)
@@ -97,7 +98,7 @@ class Listener:
             if slot.process is not None:
                 slot.process.send(protocol.Cancel(self.request.id))
 
-    # -- the connections --------------------------------------------------------------------------------------------
+    # The connections
 
     async def accept(self) -> Handoff:
         """The next connection. Raises DialError when the listener is closed or its network is gone."""

@@ -5,22 +5,23 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Container
 from dataclasses import replace
+from typing import Final
 
-from ztnode.controller.documents import Member, Network, Pool
+from ztnode.controller.documents import ControlledMember, ControlledNetwork, Pool
 from ztnode.wire.addressing import rfc4193_address, sixplane_address
 from ztnode.wire.network_config import IpAddress, IpInterface
 
-_MAX_TRIALS = 1 << 16
+_MAX_TRIALS: Final = 1 << 16
 """Addresses looked at before a pool counts as full: a whole IPv4 /16, and a bound on what one request may cost."""
 
 
-def routed_prefix(network: Network, address: IpAddress) -> int | None:
+def routed_prefix(network: ControlledNetwork, address: IpAddress) -> int | None:
     """The prefix length of the longest route that contains ``address``; None: no route does, and a member with that
     address could not use it."""
     return max((r.target.prefixlen for r in network.routes if address in r.target), default=None)
 
 
-def managed_addresses(network: Network, member: Member) -> tuple[IpInterface, ...]:
+def managed_addresses(network: ControlledNetwork, member: ControlledMember) -> tuple[IpInterface, ...]:
     """What the member's configuration names: the computed IPv6 addresses, then the assigned ones inside a route."""
     addresses: list[IpInterface] = []
     if not member.no_auto_assign_ips:
@@ -35,7 +36,9 @@ def managed_addresses(network: Network, member: Member) -> tuple[IpInterface, ..
     return tuple(addresses)
 
 
-def assign(network: Network, member: Member, taken: Container[IpAddress], random: Callable[[int], bytes]) -> Member:
+def assign(
+    network: ControlledNetwork, member: ControlledMember, taken: Container[IpAddress], random: Callable[[int], bytes]
+) -> ControlledMember:
     """The member with one more assignment for each family that the network assigns and that it has none of yet.
     ``taken``: every address that some member of the network holds."""
     if member.no_auto_assign_ips:
@@ -55,7 +58,7 @@ def assign(network: Network, member: Member, taken: Container[IpAddress], random
 
 
 def _pick(
-    network: Network, pool: Pool, member: int, taken: Container[IpAddress], random: Callable[[int], bytes]
+    network: ControlledNetwork, pool: Pool, member: int, taken: Container[IpAddress], random: Callable[[int], bytes]
 ) -> IpAddress | None:
     """A free address of ``pool``, starting where the member's own address points, so that it tends to get the same one
     again wherever it joins anew (the reference does so too)."""
@@ -70,7 +73,7 @@ def _pick(
     return None
 
 
-def _usable(network: Network, address: IpAddress) -> bool:
+def _usable(network: ControlledNetwork, address: IpAddress) -> bool:
     """Whether a host may have ``address``: on a link of the network, and neither its own number nor its broadcast."""
     for route in network.routes:
         target = route.target

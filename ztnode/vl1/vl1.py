@@ -8,25 +8,21 @@ Nothing here reads a clock or a random source that was not handed in.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final, TypeAlias
+from typing import Final
 
-from ztnode.vl1.config import Vl1Config
-from ztnode.vl1.contacts import BUSY_TICK, IDLE_TICK, Contacts
-from ztnode.vl1.events import Event, Offline, Online, PeerPathChanged, SurfaceAddress
-from ztnode.vl1.fragments import MAX_FROM_PEERS, MAX_FROM_STRANGERS, Reassembler
+from ztnode.vl1.contacts import BUSY_TICK, IDLE_TICK
 from ztnode.vl1.gates import TokenBucket
-from ztnode.vl1.introductions import Introductions
-from ztnode.vl1.path import DOUBTED_AFTER, SURE_FOR
+from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS, PacketAssembler
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer
 from ztnode.vl1.relay import Relay
-from ztnode.vl1.self_awareness import SelfAwareness
-from ztnode.vl1.topology import Topology
-from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.verbs import HANDLERS, Arrival
-from ztnode.vl1.whois import Outgoing
+from ztnode.vl1.vl1_config import Vl1Config
+from ztnode.vl1.vl1_core import Message, Vl1Core
+from ztnode.vl1.vl1_events import Event, Offline
+from ztnode.vl1.waiting_room import Outgoing
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import decompress
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
@@ -49,7 +45,6 @@ from ztnode.wire.packet import (
     VERB_PUSH_DIRECT_PATHS,
 )
 from ztnode.wire.push_direct_paths import DirectPath, build_push_direct_paths
-from ztnode.wire.reader import Buffer
 from ztnode.wire.reply import build_error, build_ok
 from ztnode.wire.world import World
 
@@ -64,11 +59,6 @@ MAX_PUSHED: Final = 32
 """Endpoints in one PUSH_DIRECT_PATHS."""
 _CIPHER_MASK: Final = 0x38
 _MAX_DATAGRAM: Final = MAX_PACKET_LENGTH
-
-Message: TypeAlias = tuple[Peer, int, int, Buffer]
-"""``(peer, verb, packet id, payload)``: an authenticated, decompressed packet; the payload begins after the verb byte.
-That of OK is ``in-re verb (1) | in-re packet id (8) | ...`` and that of ERROR has the error code (1) after these
-(``wire.reply``)."""
 
 
 class Vl1:
@@ -89,45 +79,31 @@ class Vl1:
         The first HELLOs to the roots wait in ``to_send`` when this returns."""
         self.identity = identity
         self.config = config or Vl1Config()
-        self.counters: Counter[str] = Counter()
-        """Packets dropped, by reason (``drop_...``), and what else is worth counting."""
-        self._own = identity.address.to_bytes(5, "big")
         self._started = now
         self._wall_at_start = wall
-        self._messages: list[Message] = []
-        self._events: list[Event] = []
-        self._local_endpoints: tuple[Endpoint, ...] = ()
-        self._clear_hellos = TokenBucket(200, 400)
-        self._path_endpoints: set[Endpoint] = set()
-        self._online = False
-        self._next_tick = now + BUSY_TICK
-
+        self._core = Vl1Core(identity, planet, moons, self.config, random, self._wall, self._deliver, now)
+        self.counters = self._core.counters
+        """Packets dropped, by reason (``drop_...``), and what else is worth counting."""
+        self._own = identity.address.to_bytes(5, "big")
         self._myself = Peer(identity.without_secret(), PeerKeys(identity.agree(identity)))
         """Whom messages to ourselves are from: a controller may be a member of its own networks."""
         self._myself.protocol = self.config.protocol
         self._myself.version = self.config.version
-        self.topology = Topology(identity, planet, moons, self.config.max_peers, self.emit, self.counters)
-        self.transmit = Transmit(self.topology, random, self.config.mtu)
-        self.contacts = Contacts(
-            identity, self.topology, self.transmit, self.config, self._wall, self._path_changed, self.counters
-        )
-        self._relay = Relay(self.topology, self.transmit, random, self.counters)
-        self._awareness = SelfAwareness()
-        self.introductions = Introductions(
-            identity, self.topology, self.transmit, self.contacts, self.config, self._deliver, self.counters
-        )
-        self._fragments = Reassembler(MAX_FROM_PEERS, self.counters)
-        self._fragments_of_strangers = Reassembler(MAX_FROM_STRANGERS, self.counters)
-        if self.topology.is_root:
-            self._set_online(identity.address)
-        self.contacts.due(now)
+        self._local_endpoints: tuple[Endpoint, ...] = ()
+        self._clear_hellos = TokenBucket(200, 400)
+        self._relay = Relay(self._core.topology, self._core.transmit, random, self.counters)
+        self._fragments = PacketAssembler(MAX_FROM_PEERS, self.counters)
+        self._fragments_of_strangers = PacketAssembler(MAX_FROM_STRANGERS, self.counters)
+        if self._core.topology.is_root:
+            self._core.set_online(identity.address)
+        self._core.contacts.due(now)
 
     # The network
 
     def receive(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> None:
         """Take a batch of datagrams, each with where it came from. Never raises on their content."""
         own = self._own
-        by_wire = self.topology.by_wire
+        by_wire = self._core.topology.by_wire
         run: list[bytes] = []
         run_peer: Peer | None = None
         run_endpoint: Endpoint | None = None
@@ -159,7 +135,7 @@ class Vl1:
                 continue
             peer = by_wire.get(data[13:18])
             if peer is None:
-                self.introductions.packet_from_unknown(data, endpoint, now)
+                self._core.introductions.packet_from_unknown(data, endpoint, now)
                 continue
             if peer is not run_peer or endpoint != run_endpoint:
                 if run and run_peer is not None and run_endpoint is not None:
@@ -171,16 +147,17 @@ class Vl1:
         if run and run_peer is not None and run_endpoint is not None:
             self._open_run(run_peer, run_endpoint, run, now)
 
-    def to_send(self, now: float) -> list[tuple[Endpoint, list[bytes]]]:
+    def to_send(self) -> list[tuple[Endpoint, list[bytes]]]:
         """What must go out now, grouped by endpoint, in order; empties the queue."""
-        return self.transmit.take()
+        return self._core.transmit.take()
 
-    def _reassembler(self, endpoint: Endpoint) -> Reassembler:
-        return self._fragments if endpoint in self._path_endpoints else self._fragments_of_strangers
+    def _reassembler(self, endpoint: Endpoint) -> PacketAssembler:
+        return self._fragments if endpoint in self._core.path_endpoints else self._fragments_of_strangers
 
     def _open_run(self, peer: Peer, endpoint: Endpoint, packets: list[bytes], now: float) -> None:
         """Packets that came from one endpoint in a row and claim to be from one peer."""
-        messages = self._messages
+        core = self._core
+        messages = core.messages
         direct = authentic = False
         for packet, plaintext in zip(packets, peer.keys.open_many(packets), strict=True):
             if plaintext is None:
@@ -209,7 +186,7 @@ class Vl1:
                 continue
             arrival = Arrival(peer, int.from_bytes(wire_id, "big"), plaintext, endpoint, hops, now)
             try:
-                handler(self, arrival)
+                handler(core, arrival)
             except WireError:
                 self.counters["drop_malformed"] += 1
         if authentic:
@@ -220,19 +197,19 @@ class Vl1:
         peer.last_receive = now
         if not direct:
             if not peer.protocol:
-                self.contacts.heard_relayed(peer, endpoint, now)
+                self._core.contacts.heard_relayed(peer, endpoint, now)
             return
         path = peer.paths.get(endpoint)
         if path is not None and not path.dead:
             path.last_receive = now
             path.probes = 0
         else:
-            self.contacts.attempt(peer, endpoint, now)
+            self._core.contacts.attempt(peer, endpoint, now)
 
     def _not_for_us(self, data: bytes, now: float) -> None:
         if self.is_relay:
             self._relay.forward(data, now)
-            self._hurry_tick(now)
+            self._core.hurry_tick(now)
         else:
             self.counters["drop_misaddressed"] += 1
 
@@ -243,7 +220,7 @@ class Vl1:
         if data[OFFSET_VERB] & VERB_MASK != VERB_HELLO or data[OFFSET_VERB] & VERB_FLAG_COMPRESSED:
             self.counters["drop_not_encrypted"] += 1
             return
-        if endpoint not in self._path_endpoints and not self._clear_hellos.admit(now):
+        if endpoint not in self._core.path_endpoints and not self._clear_hellos.admit(now):
             self.counters["drop_rate_hello"] += 1
             return
         try:
@@ -254,19 +231,19 @@ class Vl1:
         if identity.address != int.from_bytes(data[13:18], "big"):
             self.counters["drop_malformed"] += 1
             return
-        peer = self.topology.by_address.get(identity.address)
+        peer = self._core.topology.by_address.get(identity.address)
         if identity.address == self.identity.address:
             self.counters["drop_misaddressed"] += 1
         elif peer is None:
-            self.introductions.first_hello(identity, data, endpoint, now)
+            self._core.introductions.first_hello(identity, data, endpoint, now)
         elif peer.identity.public != identity.public:
-            self.introductions.colliding_hello(identity, data, endpoint, now)
+            self._core.introductions.colliding_hello(identity, data, endpoint, now)
         else:
             self._open_run(peer, endpoint, [data], now)
 
     def _deliver(self, peer: Peer, packet: bytes, endpoint: Endpoint, now: float) -> None:
         """A packet that waited for its sender to become known. It is whole: fragments were joined before."""
-        self._hurry_tick(now)
+        self._core.hurry_tick(now)
         if packet[OFFSET_FLAGS] & _CIPHER_MASK:
             self._open_run(peer, endpoint, [packet], now)
         else:
@@ -275,56 +252,54 @@ class Vl1:
     def identity_checks(self) -> list[Identity]:
         """Identities to be validated by the owner (``Identity.validate``, in another process or thread), since the
         last call; nothing unless ``config.defer_identity_checks``."""
-        return self.introductions.identity_checks()
+        return self._core.introductions.identity_checks()
 
     def identity_checked(self, identity: Identity, valid: bool, now: float) -> None:
         """The verdict on one of ``identity_checks``."""
-        self.introductions.identity_checked(identity, valid, now)
+        self._core.introductions.identity_checked(identity, valid, now)
 
     # The clock
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` wants to be called next, in the caller's monotonic seconds."""
-        next_timer = min(self._next_tick, self.contacts.next_timer())
-        waiting = self.introductions.next_timer()
+        next_timer = min(self._core.next_tick, self._core.contacts.next_timer())
+        waiting = self._core.introductions.next_timer()
         return next_timer if waiting is None else min(next_timer, waiting)
 
     def handle_timer(self, now: float) -> None:
         """Do what has become due."""
-        self.contacts.due(now)
-        waiting = self.introductions.next_timer()
+        self._core.contacts.due(now)
+        waiting = self._core.introductions.next_timer()
         if waiting is not None and waiting <= now:
-            self.introductions.ask(now)
-            self._hurry_tick(now)
-        if now >= self._next_tick:
+            self._core.introductions.ask(now)
+            self._core.hurry_tick(now)
+        if now >= self._core.next_tick:
             self._tick(now)
 
     def _tick(self, now: float) -> None:
-        self.introductions.tick(now)
+        self._core.introductions.tick(now)
         self._fragments.purge(now)
         self._fragments_of_strangers.purge(now)
-        self._awareness.expire(now)
-        busy = self.contacts.keep_alive(now)
-        self._next_tick = now + (BUSY_TICK if busy else IDLE_TICK)
-        for peer in list(self.topology.by_address.values()):
+        self._core.awareness.expire(now)
+        busy = self._core.contacts.keep_alive(now)
+        self._core.next_tick = now + (BUSY_TICK if busy else IDLE_TICK)
+        for peer in list(self._core.topology.by_address.values()):
             if peer.trusts_through(now):
                 self._push_direct_paths(peer, now)
             if not (
                 peer.is_active(now)
                 or now - peer.last_receive < ACTIVITY_TIMEOUT
-                or self.topology.is_upstream(peer.address)
+                or self._core.topology.is_upstream(peer.address)
             ):
-                self.topology.forget(peer)
-        if self._online and not self.topology.is_root:
-            heard = max((peer.last_receive for peer in self.topology.upstream_peers()), default=float("-inf"))
+                self._core.topology.forget(peer)
+        if self._core.online and not self._core.topology.is_root:
+            heard = max((peer.last_receive for peer in self._core.topology.upstream_peers()), default=float("-inf"))
             if now - heard >= OFFLINE_TIMEOUT:
-                self._online = False
-                self.emit(Offline())
-        self._path_endpoints = {endpoint for peer in self.topology.by_address.values() for endpoint in peer.paths}
-
-    def _hurry_tick(self, now: float) -> None:
-        """Something was sent: look soon whether it is answered."""
-        self._next_tick = min(self._next_tick, now + BUSY_TICK)
+                self._core.online = False
+                self._core.emit(Offline())
+        self._core.path_endpoints = {
+            endpoint for peer in self._core.topology.by_address.values() for endpoint in peer.paths
+        }
 
     def _wall(self, now: float) -> int:
         return self._wall_at_start + int((now - self._started) * 1000)
@@ -335,36 +310,31 @@ class Vl1:
         """What arrived for the layer above since the last call: every verb that VL1 does not handle itself, and OK and
         ERROR in reply to such verbs. OK comes from whom we asked; an ERROR to a frame is for the layer above to judge,
         for frames of ``send_batch`` are not remembered one by one. Payloads stay valid."""
-        messages, self._messages = self._messages, []
+        messages, self._core.messages = self._core.messages, []
         return messages
-
-    def pass_up(self, arrival: Arrival) -> None:
-        """Leave an OK or ERROR to the layer above."""
-        verb = arrival.plaintext[0] & VERB_MASK
-        self._messages.append((arrival.peer, verb, arrival.packet_id, memoryview(arrival.plaintext)[1:]))
 
     def send(self, address: int, verb: int, payload: Buffer, now: float, *, compress: bool = False) -> int:
         """Send one packet and return the packet id that OK and ERROR will refer to. An unknown peer is looked up
         by WHOIS first; the packet waits for that for a few seconds at most. ``compress``: with LZ4 where it helps.
         What goes to our own address comes back with the next ``messages``. Raises ValueError if the payload is longer
         than ``transmit.MAX_PAYLOAD``."""
-        if len(payload) > self.transmit.max_payload:
-            raise ValueError(f"a payload of {len(payload)} bytes; {self.transmit.max_payload} is the most")
-        peer = self.topology.by_address.get(address)
-        if peer is not None and (path := self.transmit.route(peer)) is not None:
+        if len(payload) > self._core.transmit.max_payload:
+            raise ValueError(f"a payload of {len(payload)} bytes; {self._core.transmit.max_payload} is the most")
+        peer = self._core.topology.by_address.get(address)
+        if peer is not None and (path := self._core.transmit.route(peer)) is not None:
             peer.last_traffic = now
-            self._hurry_tick(now)
-            return self.transmit.send(peer, verb, (payload,), path, now, squeeze=compress)
+            self._core.hurry_tick(now)
+            return self._core.transmit.send(peer, verb, (payload,), path, now, squeeze=compress)
         return self._send_later(address, verb, payload, compress, now)
 
     def send_batch(self, address: int, verb: int, payloads: Sequence[Sequence[Buffer] | Buffer], now: float) -> None:
         """Send many packets of one verb to one peer: the hot path. A payload is a buffer or the parts of one. No OK to
         them will be passed up; ERROR will. Raises ValueError as ``send`` does."""
-        peer = self.topology.by_address.get(address)
-        if peer is not None and (path := self.transmit.route(peer)) is not None:
+        peer = self._core.topology.by_address.get(address)
+        if peer is not None and (path := self._core.transmit.route(peer)) is not None:
             peer.last_traffic = now
-            self._hurry_tick(now)
-            self.transmit.send_batch(peer, verb, payloads, path, now)
+            self._core.hurry_tick(now)
+            self._core.transmit.send_batch(peer, verb, payloads, path, now)
             return
         for payload in payloads:
             whole = payload if isinstance(payload, bytes | memoryview) else b"".join(payload)
@@ -390,93 +360,32 @@ class Vl1:
     def contact(self, address: int, now: float) -> None:
         """Look ``address`` up if unknown and stay in contact with it, as for controllers and multicast replicators."""
         if address != self.identity.address:
-            self.introductions.keep(address, now)
+            self._core.introductions.keep(address, now)
 
     def release(self, address: int) -> None:
         """Undo ``contact``: from now on this peer is worth keeping only while there is traffic."""
-        self.introductions.release(address)
+        self._core.introductions.release(address)
 
     def _send_later(self, address: int, verb: int, payload: Buffer, compress: bool, now: float) -> int:
-        promised_id = self.transmit.new_id()
+        promised_id = self._core.transmit.new_id()
         if address == self.identity.address:
-            self._messages.append((self._myself, verb, promised_id, bytes(payload)))
+            self._core.messages.append((self._myself, verb, promised_id, bytes(payload)))
             return promised_id
-        self.introductions.send_later(address, Outgoing(verb, bytes(payload), compress, promised_id, now), now)
-        self._hurry_tick(now)
+        self._core.introductions.send_later(address, Outgoing(verb, bytes(payload), compress, promised_id, now), now)
+        self._core.hurry_tick(now)
         return promised_id
 
     def _push_direct_paths(self, peer: Peer, now: float) -> None:
         if now < peer.next_path_push:
             return
-        endpoints = dict.fromkeys((*self._local_endpoints, *self._awareness.surface_addresses()))
+        endpoints = dict.fromkeys((*self._local_endpoints, *self._core.awareness.surface_addresses()))
         pushed = [DirectPath(endpoint) for endpoint in endpoints][:MAX_PUSHED]
-        path = self.transmit.route(peer)
+        path = self._core.transmit.route(peer)
         if not pushed or path is None:
             return
         peer.next_path_push = now + (PUSH_INTERVAL if peer.path is None else PUSH_INTERVAL_DIRECT)
         parts = (build_push_direct_paths(pushed),)
-        self.transmit.send(peer, VERB_PUSH_DIRECT_PATHS, parts, path, now)
-
-    # What the verbs report
-
-    def path_proved(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
-        """An OK came straight from the peer: it can be reached at ``endpoint``."""
-        self.contacts.answered(peer, endpoint)
-        path = peer.paths.get(endpoint)
-        if path is None:
-            if not self.contacts.is_usable(peer.address, endpoint):
-                self.counters["drop_unusable_endpoint"] += 1
-                return
-            path = peer.learn(endpoint, now)
-            self._path_endpoints.add(endpoint)
-            # A new path while others are silent: the peer may have moved. Those that still lead to it answer at once.
-            for other in peer.paths.values():
-                if not other.dead and now - other.last_receive > SURE_FOR:
-                    other.probes = max(other.probes, DOUBTED_AFTER - 1)
-                    self.contacts.probe(peer, other, now)
-                    self._hurry_tick(now)
-        path.dead = False
-        path.probes = 0
-        path.last_receive = now
-        if peer.choose_path():
-            self._path_changed(peer, now)
-        if not self._online and self.topology.is_upstream(peer.address):
-            self._set_online(peer.address)
-
-    def surface_reported(self, peer: Peer, endpoint: Endpoint, surface: Endpoint, now: float) -> None:
-        """A peer at ``endpoint`` says from where our packets reach it."""
-        before = self._awareness.surface_addresses()
-        trusted = self.topology.is_upstream(peer.address)
-        changed = self._awareness.report(peer.address, endpoint, surface, trusted=trusted, now=now)
-        if surface not in before and surface in self._awareness.surface_addresses():
-            self.emit(SurfaceAddress(surface, peer.address))
-        if changed is not None:
-            self.counters["path_resets"] += 1
-            self.contacts.reset_paths(changed, ipv6=":" in surface[0], now=now)
-
-    def world_offered(self, world: World, now: float) -> None:
-        """A root has sent a planet or a moon."""
-        if self.topology.offer_world(world):
-            self.contacts.root_lost(now)
-            self.contacts.due(now)
-
-    def emit(self, event: Event) -> None:
-        """Queue an event for the owner."""
-        self._events.append(event)
-
-    def _path_changed(self, peer: Peer, now: float) -> None:
-        self.emit(PeerPathChanged(peer.address, peer.endpoint))
-        if self.topology.is_upstream(peer.address):
-            if peer.path is None:
-                self.contacts.root_lost(now)
-            else:
-                self.introductions.root_reachable(now)
-        if peer.path is not None and peer.address in self.introductions.waiting:
-            self.introductions.met(peer, now)
-
-    def _set_online(self, root: int) -> None:
-        self._online = True
-        self.emit(Online(root))
+        self._core.transmit.send(peer, VERB_PUSH_DIRECT_PATHS, parts, path, now)
 
     # What the owner knows about the world
 
@@ -485,63 +394,68 @@ class Vl1:
         that may have changed: if it has, this host has moved, and all peers hear from us at once."""
         before = set(self._local_endpoints)
         self._local_endpoints = tuple(
-            endpoint for endpoint in endpoints if self.contacts.is_usable(self.identity.address, endpoint)
+            endpoint for endpoint in endpoints if self._core.contacts.is_usable(self.identity.address, endpoint)
         )
         if before and before != set(self._local_endpoints):
             self.counters["moves"] += 1
-            self._next_tick = self._started
-            for peer in self.topology.by_address.values():
+            self._core.next_tick = self._started
+            for peer in self._core.topology.by_address.values():
                 peer.last_hello = peer.next_path_push = float("-inf")
 
     def avoid_networks(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
         """Physical paths must not run inside these (the managed routes of joined networks)."""
-        self.contacts.avoid(networks)
+        self._core.contacts.avoid(networks)
 
     def add_peer(self, identity: Identity, now: float, endpoints: Iterable[Endpoint] = ()) -> Peer:
         """Make a peer known from a cache or by configuration, and try these endpoints. The identity is trusted.
         WireError if no key can be agreed upon, or if the address is known with another key."""
-        peer = self.topology.add(identity.without_secret())
-        self.introductions.met(peer, now)
+        peer = self._core.topology.add(identity.without_secret())
+        self._core.introductions.met(peer, now)
         for endpoint in endpoints:
-            self.contacts.attempt(peer, endpoint, now)
+            self._core.contacts.attempt(peer, endpoint, now)
         return peer
 
     def orbit(self, moon: int, seed: int) -> None:
         """Ask for the moon with this world id; accept it if ``seed`` is one of its roots."""
-        if moon not in self.topology.moons:
-            self.topology.moon_seeds[moon] = seed
+        if moon not in self._core.topology.moons:
+            self._core.topology.moon_seeds[moon] = seed
 
     # What there is to see
 
     def events(self) -> list[Event]:
         """What the owner should know, since the last call."""
-        events, self._events = self._events, []
+        events, self._core.events = self._core.events, []
         return events
 
     @property
     def online(self) -> bool:
         """Whether a root has answered lately (always, if we are one)."""
-        return self._online
+        return self._core.online
 
     @property
     def is_relay(self) -> bool:
         """Whether we relay for others: by configuration, or because a world names us as a root."""
-        return self.config.relay or self.topology.is_root
+        return self._core.is_relay
 
     @property
     def planet(self) -> World:
         """The planet in force."""
-        return self.topology.planet
+        return self._core.topology.planet
+
+    @property
+    def moons(self) -> list[World]:
+        """The moons that this node orbits, as far as they are known."""
+        return list(self._core.topology.moons.values())
 
     @property
     def surface_addresses(self) -> list[Endpoint]:
         """Our endpoints as peers see them."""
-        return self._awareness.surface_addresses()
+        return self._core.awareness.surface_addresses()
 
     def peers(self) -> list[Peer]:
         """All peers known, roots included."""
-        return list(self.topology.by_address.values())
+        return list(self._core.topology.by_address.values())
 
     def peer(self, address: int) -> Peer | None:
         """The peer with this address, if known."""
-        return self.topology.by_address.get(address)
+        return self._core.topology.by_address.get(address)

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Interface
+from typing import Final
 
 from ztnode.wire.addressing import RFC4193_BITS, SIXPLANE_BITS, rfc4193_address, sixplane_address
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.mac import mac_of
 from ztnode.wire.network_config import IpInterface
-from ztnode.wire.reader import Buffer
 
-_ICMPV6 = 0x3A
-_SOLICITATION = 0x87
-_IPV6_HEADER = 40
-_TARGET = slice(48, 64)
-_ADVERTISEMENT_HEAD = b"\x60\x00\x00\x00\x00\x20\x3a\xff"
+_ICMPV6: Final = 0x3A
+_SOLICITATION: Final = 0x87
+_IPV6_HEADER: Final = 40
+_TARGET: Final = slice(48, 64)
+_ADVERTISEMENT_HEAD: Final = b"\x60\x00\x00\x00\x00\x20\x3a\xff"
 """IPv6 header up to the source address: 32 bytes of ICMPv6 with hop limit 255."""
-_SOLICITED_OVERRIDE = b"\x60\x00\x00\x00"
-_TARGET_LINK_ADDRESS = b"\x02\x01"
+_SOLICITED_OVERRIDE: Final = b"\x60\x00\x00\x00"
+_TARGET_LINK_ADDRESS: Final = b"\x02\x01"
 
 
 def solicited_target(packet: Buffer) -> IPv6Address | None:

@@ -3,7 +3,7 @@
 A client connects, sends the 16-byte token that the node gave it, and receives one byte (zero) with one descriptor
 attached (SCM_RIGHTS); then the worker closes. A token that is unknown, used or expired gets nothing but the close.
 
-A client that chose the token itself may come while what it stands for is still being made: it sends :data:`WAIT` and
+A client that chose the token itself may come while what it stands for is still being made: it sends ``WAIT`` and
 the token, and receives its descriptor as soon as there is one, or the close as soon as it is certain that there will be
 none. Until the node has said that the token is expected it has as long as any client that is about to send its token.
 """
@@ -70,54 +70,52 @@ class HandoffServer:
         self._retry_at: float | None = None
         self._resume()
 
-    def expect(self, token: str) -> None:
-        """Something is being made for the client that chose ``token``, in hexadecimal; :meth:`offer` or :meth:`dismiss`
-        ends it. Raises ValueError for a token that is none or is in use."""
-        chosen = bytes.fromhex(token)
-        if len(chosen) != TOKEN_BYTES or chosen == WAIT:
+    def expect(self, token: bytes) -> None:
+        """Something is being made for the client that chose ``token``; ``offer`` or ``dismiss`` ends it. Raises
+        ValueError for a token that is none or is in use."""
+        if len(token) != TOKEN_BYTES or token == WAIT:
             raise ValueError("a connection's token is 16 random bytes")
-        if chosen in self._expected or chosen in self._offers:
+        if token in self._expected or token in self._offers:
             raise ValueError("another connection has this token: choose random ones")
-        self._expected.add(chosen)
-        if (client := self._waiting.get(chosen)) is not None:
+        self._expected.add(token)
+        if (client := self._waiting.get(token)) is not None:
             del self._clients[client]  # its time is no longer ours to limit
             self._resume()
 
-    def dismiss(self, token: str) -> None:
+    def dismiss(self, token: bytes) -> None:
         """Nothing will come of what was expected under ``token``."""
-        chosen = bytes.fromhex(token)
-        self._expected.discard(chosen)
-        if (client := self._waiting.pop(chosen, None)) is not None:
+        self._expected.discard(token)
+        if (client := self._waiting.pop(token, None)) is not None:
             self._drop(client)
 
-    def offer(self, offer: Offer, expected: str = "") -> str:
-        """The token, in hexadecimal, that fetches ``offer`` once, within :data:`OFFER_SECONDS`: the ``expected`` one,
-        whose client gets it at once if it waits, or a new one. Raises OSError."""
+    def offer(self, offer: Offer, expected: bytes | None = None) -> bytes:
+        """The token that fetches ``offer`` once, within ``OFFER_SECONDS``: the ``expected`` one, whose client gets it
+        at once if it waits, or a new one. Raises OSError."""
         if len(self._offers) >= MAX_OFFERS:
             raise OSError("too many connections wait to be fetched")
-        token = bytes.fromhex(expected) if expected else secrets.token_bytes(TOKEN_BYTES)
+        token = expected or secrets.token_bytes(TOKEN_BYTES)
         self._expected.discard(token)
         if (client := self._waiting.pop(token, None)) is not None:
             self._give(client, offer)
             self._drop(client)
         else:
             self._offers[token] = (self._clock() + OFFER_SECONDS, offer)
-        return token.hex()
+        return token
 
-    def renew(self, token: str) -> None:
-        """Let an offer wait for :data:`OFFER_SECONDS` from now on; nothing happens when it is gone already."""
-        found = self._offers.pop(bytes.fromhex(token), None)
+    def renew(self, token: bytes) -> None:
+        """Let an offer wait for ``OFFER_SECONDS`` from now on; nothing happens when it is gone already."""
+        found = self._offers.pop(token, None)
         if found is not None:
-            self._offers[bytes.fromhex(token)] = (self._clock() + OFFER_SECONDS, found[1])
+            self._offers[token] = (self._clock() + OFFER_SECONDS, found[1])
 
-    def withdraw(self, token: str) -> None:
+    def withdraw(self, token: bytes) -> None:
         """Nobody will come for an offer."""
-        found = self._offers.pop(bytes.fromhex(token), None)
+        found = self._offers.pop(token, None)
         if found is not None:
             found[1].expire()
 
     def next_timer(self) -> float | None:
-        """When :meth:`handle_timer` is due."""
+        """When ``handle_timer`` is due."""
         due = [next(iter(table.values()))[0] for table in (self._offers, self._clients) if table]
         if self._retry_at is not None:
             due.append(self._retry_at)

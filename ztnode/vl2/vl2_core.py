@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ztnode.vl1.node import Message, Vl1
-from ztnode.vl2.events import Event
+from ztnode.vl1 import Message, Vl1
+from ztnode.vl2.vl2_events import Event
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.identity import Identity
-from ztnode.wire.reader import Buffer
 
 
 @dataclass(slots=True)
-class Core:
+class Vl2Core:
     """Handed to every network. ``random`` gives as many random bytes as asked for."""
 
     vl1: Vl1

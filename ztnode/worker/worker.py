@@ -15,8 +15,9 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from ztnode.netstack.config import LOOPED, PortConfig
+from ztnode.wire.address import format_nwid
 from ztnode.worker import protocol
-from ztnode.worker.handoff import HandoffServer
+from ztnode.worker.handoff_server import HandoffServer
 from ztnode.worker.poller import READ, WRITE, Poller
 from ztnode.worker.requests import Requests
 from ztnode.worker.splice import DRAIN_POLL, Splice
@@ -67,7 +68,7 @@ class Worker:
         self._path = path
         self._requests = Requests(self)
         self._control = control
-        self._control_in = protocol.Decoder()
+        self._control_in = protocol.MessageStream()
         self._control_out = bytearray()
         self._ring_in = ring_in
         self._ring_out = ring_out
@@ -84,7 +85,7 @@ class Worker:
         self.poller.register(ring_in.data_fd, READ, lambda _mask: ring_in.clear_data())
         self.poller.register(ring_out.space_fd, READ, lambda _mask: ring_out.clear_space())
 
-    # -- the loop ---------------------------------------------------------------------------------------------------
+    # The loop
 
     def run(self) -> None:
         """Until SIGTERM. Raises ChannelClosed, RingCorrupt, ProtocolError, OSError."""
@@ -170,7 +171,7 @@ class Worker:
             self._blocked = [(index, (b"".join(parts),)) for index, parts in left]
 
     def _push(self, frames: Frames) -> Frames:
-        """Write to the ring; what is left has to wait until :attr:`Ring.space_fd` says that there is room."""
+        """Write to the ring; what is left has to wait until ``Ring.space_fd`` says that there is room."""
         ring = self._ring_out
         while frames:
             frames = frames[ring.write_many(frames) :]
@@ -197,7 +198,7 @@ class Worker:
             self._stats_due = 0.0
             self._send_stats()
 
-    # -- what hangs on the loop -------------------------------------------------------------------------------------
+    # What hangs on the loop
 
     def splice_started(self, splice: Splice) -> None:
         """One more client."""
@@ -214,7 +215,7 @@ class Worker:
 
     def send(self, message: protocol.ToNode) -> None:
         """Send to the node. Raises OSError when the node leaves too much unread."""
-        data = protocol.encode(message)
+        data = protocol.build(message)
         if not self._control_out:
             with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
                 data = data[self._control.send(data) :]
@@ -267,7 +268,7 @@ class Worker:
             mac=message.mac,
             mtu=message.mtu,
             addresses=message.addresses,
-            routes=tuple((target, via or None) for target, via in message.routes),
+            routes=message.routes,
             metric=message.metric,
         )
         try:
@@ -277,7 +278,7 @@ class Worker:
                 self.stack.add_port(message.index, config, self.now)
         except ValueError as error:
             # A controller can send anything; one bad network is not to take the others' connections along.
-            self.send(protocol.Trouble(f"network {message.nwid:016x} cannot be used as configured: {error}"))
+            self.send(protocol.Trouble(f"network {format_nwid(message.nwid)} cannot be used as configured: {error}"))
         else:
             self._ports[message.index] = message.nwid
 
@@ -290,7 +291,7 @@ class Worker:
             self._stats_sent = stats
             self.send(stats)
 
-    # -- the end ----------------------------------------------------------------------------------------------------
+    # The end
 
     def _catch_sigterm(self) -> None:
         # A signal does not end a wait in epoll by itself (PEP 475): the interpreter writes to this pipe.

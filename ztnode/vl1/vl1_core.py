@@ -1,0 +1,138 @@
+"""What the parts of one ``Vl1`` share, and what its verbs report: the state of a node of the overlay."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from ztnode.vl1.contacts import BUSY_TICK, Contacts
+from ztnode.vl1.introductions import Introductions
+from ztnode.vl1.path import DOUBTED_AFTER, SURE_FOR
+from ztnode.vl1.peer import Peer
+from ztnode.vl1.self_awareness import SelfAwareness
+from ztnode.vl1.topology import Topology
+from ztnode.vl1.transmit import Transmit
+from ztnode.vl1.vl1_config import Vl1Config
+from ztnode.vl1.vl1_events import Event, Online, PeerPathChanged, SurfaceAddress
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.identity import Identity
+from ztnode.wire.world import World
+
+Message: TypeAlias = tuple[Peer, int, int, Buffer]
+"""``(peer, verb, packet id, payload)``: an authenticated, decompressed packet; the payload begins after the verb byte.
+That of OK is ``in-re verb (1) | in-re packet id (8) | ...`` and that of ERROR has the error code (1) after these
+(``wire.reply``)."""
+
+
+class Vl1Core:
+    """Driven by ``Vl1``; the handlers of the verbs work on it."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        planet: World,
+        moons: Sequence[World],
+        config: Vl1Config,
+        random: Callable[[int], bytes],
+        wall_clock: Callable[[float], int],
+        deliver: Callable[[Peer, bytes, Endpoint, float], None],
+        now: float,
+    ) -> None:
+        """``wall_clock`` turns monotonic seconds into Unix milliseconds; ``deliver`` takes a whole packet of a peer
+        that has just become known, and where it came from."""
+        self.identity = identity
+        self.config = config
+        self.counters: Counter[str] = Counter()
+        self.messages: list[Message] = []
+        """For the layer above, until it takes them."""
+        self.events: list[Event] = []
+        self.online = False
+        self.next_tick = now + BUSY_TICK
+        self.path_endpoints: set[Endpoint] = set()
+        """Where peers are known to be, as of the last tick, and what was learnt since."""
+        self.topology = Topology(identity, planet, moons, config.max_peers, self.emit, self.counters)
+        self.transmit = Transmit(self.topology, random, config.mtu)
+        self.contacts = Contacts(
+            identity, self.topology, self.transmit, config, wall_clock, self._path_changed, self.counters
+        )
+        self.introductions = Introductions(
+            identity, self.topology, self.transmit, self.contacts, config, deliver, self.counters
+        )
+        self.awareness = SelfAwareness()
+
+    @property
+    def is_relay(self) -> bool:
+        """Whether we relay for others: by configuration, or because a world names us as a root."""
+        return self.config.relay or self.topology.is_root
+
+    def emit(self, event: Event) -> None:
+        """Queue an event for the owner."""
+        self.events.append(event)
+
+    def set_online(self, root: int) -> None:
+        """A root has answered, or we are one."""
+        self.online = True
+        self.emit(Online(root))
+
+    def hurry_tick(self, now: float) -> None:
+        """Something was sent: look soon whether it is answered."""
+        self.next_tick = min(self.next_tick, now + BUSY_TICK)
+
+    # What the verbs report
+
+    def path_proved(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
+        """An OK came straight from the peer: it can be reached at ``endpoint``."""
+        self.contacts.answered(peer, endpoint)
+        path = peer.paths.get(endpoint)
+        if path is None:
+            if not self.contacts.is_usable(peer.address, endpoint):
+                self.counters["drop_unusable_endpoint"] += 1
+                return
+            path = peer.learn(endpoint, now)
+            self.path_endpoints.add(endpoint)
+            # A new path while others are silent: the peer may have moved. Those that still lead to it answer at once.
+            for other in peer.paths.values():
+                if not other.dead and now - other.last_receive > SURE_FOR:
+                    other.probes = max(other.probes, DOUBTED_AFTER - 1)
+                    self.contacts.probe(peer, other, now)
+                    self.hurry_tick(now)
+        path.dead = False
+        path.probes = 0
+        path.last_receive = now
+        if peer.choose_path():
+            self._path_changed(peer, now)
+        if not self.online and self.topology.is_upstream(peer.address):
+            self.set_online(peer.address)
+
+    def surface_reported(self, peer: Peer, endpoint: Endpoint, surface: Endpoint, now: float) -> None:
+        """A peer at ``endpoint`` says from where our packets reach it."""
+        before = self.awareness.surface_addresses()
+        trusted = self.topology.is_upstream(peer.address)
+        changed = self.awareness.report(peer.address, endpoint, surface, trusted=trusted, now=now)
+        if surface not in before and surface in self.awareness.surface_addresses():
+            self.emit(SurfaceAddress(surface, peer.address))
+        if changed is not None:
+            self.counters["path_resets"] += 1
+            self.contacts.reset_paths(changed, ipv6=":" in surface[0], now=now)
+
+    def world_offered(self, world: World, now: float) -> None:
+        """A root has sent a planet or a moon."""
+        if self.topology.offer_world(world):
+            self.contacts.root_lost(now)
+            self.contacts.due(now)
+
+    def pass_up(self, peer: Peer, verb: int, packet_id: int, payload: Buffer) -> None:
+        """Leave a message to the layer above."""
+        self.messages.append((peer, verb, packet_id, payload))
+
+    def _path_changed(self, peer: Peer, now: float) -> None:
+        self.emit(PeerPathChanged(peer.address, peer.endpoint))
+        if self.topology.is_upstream(peer.address):
+            if peer.path is None:
+                self.contacts.root_lost(now)
+            else:
+                self.introductions.root_reachable(now)
+        if peer.path is not None and peer.address in self.introductions.waiting:
+            self.introductions.met(peer, now)
