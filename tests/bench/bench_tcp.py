@@ -34,7 +34,7 @@ class Side:
         self.layer = TcpLayer(self, random=os.urandom, now=0.0)
         self.seconds = 0.0
 
-    def flow_to(self, port_index: int, local: bytes, remote: bytes, now: float) -> Side:
+    def flow_to(self, port_index: int, local: bytes, remote: bytes) -> Side:
         return self
 
     def send(self, frames) -> None:
@@ -82,7 +82,7 @@ def measure(mtu: int, total: int, *, half_closed: bool = False) -> tuple[float, 
                     server.shutdown()
             if server is not None and server.readable:
                 got += sum(map(len, server.read(1 << 30)))
-            b.layer.settle()
+            b.layer.copy_unread()
             b.layer.flush(now)
             b.layer.ready()
             b.seconds += clock() - begin

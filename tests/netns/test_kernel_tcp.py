@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fault_injector import Faults
 from tests.netns import tapharness
 from tests.netns.kernel_pairs import (
     MB,
@@ -37,7 +38,6 @@ from tests.netns.kernel_pairs import (
 )
 from tests.netns.tapharness import KERNEL, KERNEL4, NOBODY, OURS, OURS4, Harness, Namespace, Tap, harness
 from ztnode.netstack.config import StackConfig
-from ztnode.netstack.fault_injector import Faults
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.state import State

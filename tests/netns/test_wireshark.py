@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.fault_injector import Faults
 from tests.netns import tapharness
 from tests.netns.tapharness import KERNEL, NOBODY4, harness
 from tests.netns.test_kernel_tcp import transfer_down, transfer_up
 from ztnode.netstack.echo import EchoReply
-from ztnode.netstack.fault_injector import Faults
 
 pytestmark = [
     pytest.mark.root,

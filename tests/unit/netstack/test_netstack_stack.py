@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fault_injector import FaultInjector, Faults, FaultyLink
 from ztnode.netstack.config import LOOPED, NeighbourConfig, PortConfig, StackConfig
-from ztnode.netstack.fault_injector import FaultInjector, Faults, FaultyLink
 from ztnode.netstack.stack import Stack
 from ztnode.wire import arp, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp
 
@@ -518,7 +518,7 @@ def test_damaged_frames_never_raise(frame: bytes, changes: list[tuple[int, int]]
         host.listen(None, 7000)
         host.udp(None, 7002)
         host.receive(0, [memoryview(bytes(content)), memoryview(bytes(content[:length]))], 0.0)
-        host.settle()
+        host.copy_unread()
         assert len(host.to_send(0.0)) <= 4
 
 
@@ -605,7 +605,7 @@ def test_fault_injector_is_driven_like_a_stack() -> None:
             b.receive(0, [memoryview(b"".join(frame))], now)
         for index, frame in b.to_send(now):
             wrapped.receive(index, [memoryview(b"".join(frame))], now)
-        wrapped.settle()
+        wrapped.copy_unread()
         due = wrapped.next_timer()
         assert due is not None
         now = max(now, due)

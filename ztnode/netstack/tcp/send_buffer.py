@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import Final
 
-from ztnode.netstack.tcp.network import Buffer
+from ztnode.wire.buffer import Buffer
 
-_SMALL = 2048
+_SMALL: Final = 2048
 """Writes below this many bytes are copied together: a gather list of many tiny views costs more than the copy."""
-_TAIL = 8192
-_COMPACT = 64
+_TAIL: Final = 8192
 
 
 class SendBuffer:
@@ -19,7 +19,7 @@ class SendBuffer:
     `append`. Chunks are freed whole: memory held is at most one chunk more than `end - start`.
     """
 
-    __slots__ = ("_chunks", "_starts", "_tail", "_tail_start", "_tail_used", "end", "start")
+    __slots__ = ("_chunks", "_starts", "_tail", "_tail_used", "end", "start")
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -28,7 +28,6 @@ class SendBuffer:
         self._chunks: list[memoryview] = []
         self._tail: memoryview | None = None  # preallocated room that small writes fill
         self._tail_used = 0
-        self._tail_start = 0
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -55,7 +54,6 @@ class SendBuffer:
                 return
             tail = self._tail = memoryview(bytearray(_TAIL))
             self._tail_used = 0
-            self._tail_start = self.end
             self._starts.append(self.end)
             self._chunks.append(tail[:0])
         used = self._tail_used

@@ -37,7 +37,7 @@ class Script:
         self.connection: TcpConnection | None = None
 
     # --- what the layer asks ---
-    def flow_to(self, port_index: int, local: bytes, remote: bytes, now: float) -> Script:
+    def flow_to(self, port_index: int, local: bytes, remote: bytes) -> Script:
         return self
 
     def send(self, frames) -> None:
@@ -85,7 +85,7 @@ class Script:
     def inject(self, *segments) -> list[tuple[wire.Header, bytes]]:
         """A batch; returns what we answer."""
         self.layer.receive(PORT, [(key, memoryview(data)) for key, data in segments], self.now)
-        self.layer.settle()
+        self.layer.copy_unread()
         return self.sent()
 
     def say(self, flags: int, seq: int, ack: int = 0, payload: bytes = b"", **options):
@@ -110,7 +110,7 @@ class Script:
     def connect(self, **options) -> TcpConnection:
         """An active open, SYN not yet answered."""
         self.connection = self.layer.connect(self, self.peer_port, self.now, **options)
-        self.our_port = self.connection.local_port
+        self.our_port = self.connection.link.local_port
         return self.connection
 
     def established(self, *, sack: bool = True, ts: bool = False, window: int = 65535, mss: int = 1000, scale=None):

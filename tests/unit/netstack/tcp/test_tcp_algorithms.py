@@ -8,7 +8,7 @@ from ztnode.netstack.tcp.congestion import ALGORITHMS, Cubic, NewReno
 from ztnode.netstack.tcp.congestion.hystart import HyStart
 from ztnode.netstack.tcp.isn import InitialSequence
 from ztnode.netstack.tcp.rtt import RttEstimator
-from ztnode.netstack.tcp.timewait import TimeWaitEntry, TimeWaitTable
+from ztnode.netstack.tcp.time_wait import TimeWaitEntry, TimeWaitTable
 
 MSS = 1000
 

@@ -147,16 +147,16 @@ def test_bbr_fills_the_pipe_and_not_the_queue() -> None:
     world, client, server, cc = bbr_world()
     began = world.now
     modes: list[Mode] = []
-    settled: list[int] = []
+    steady: list[int] = []
     for _ in watched(world, client, server, 20 * MB):
         if not modes or modes[-1] != cc.mode:
             modes.append(cc.mode)
         if world.now - began > 0.5:
-            settled.append(client.snd.recovery.pipe)
+            steady.append(client.snd.recovery.pipe)
     assert modes == [Mode.STARTUP, Mode.DRAIN, Mode.PROBE_BW]
     assert 20 * MB / (world.now - began) > 0.9 * RATE
-    assert max(settled) < 3 * BDP
-    assert sum(settled) / len(settled) < 2 * BDP
+    assert max(steady) < 3 * BDP
+    assert sum(steady) / len(steady) < 2 * BDP
     assert client.info()["retransmits"] == 0
 
 

@@ -8,6 +8,7 @@ from tests.unit.netstack.tcp.tcp_script import ACK, FIN, RST, SYN, Script
 from ztnode.netstack.tcp import arrival
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.state import State
+from ztnode.netstack.tcp.tcb import ControlBlock
 
 
 def flags(out) -> list[int]:
@@ -16,13 +17,13 @@ def flags(out) -> list[int]:
 
 @pytest.fixture
 def long_way(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Flags of the segments that header prediction did not settle."""
+    """Flags of the segments that header prediction did not take."""
     seen: list[int] = []
     original = arrival._arrived
 
-    def spy(connection, seq, ack, flags, *rest) -> None:
-        seen.append(flags)
-        original(connection, seq, ack, flags, *rest)
+    def spy(tcb: ControlBlock, seg: arrival.Arrival, now: float) -> None:
+        seen.append(seg.flags)
+        original(tcb, seg, now)
 
     monkeypatch.setattr(arrival, "_arrived", spy)
     return seen
@@ -42,7 +43,7 @@ def test_a_download_after_the_peers_half_close_stays_on_the_fast_path(long_way: 
         s.now += 0.01
         out = s.say(ACK, 2, max(header.sequence + len(payload) for header, payload in out))
     assert long_way == []
-    assert c.unsent == 0
+    assert c.unacknowledged == 0
     assert c.info()["timeouts"] == c.info()["retransmits"] == 0
 
 
@@ -82,7 +83,7 @@ def test_text_after_the_peers_fin_is_not_taken() -> None:
     s.say(ACK, 2, 1001, b"after the end")
     assert c.readable == 0
     assert c.eof
-    assert c.unsent == 0  # the acknowledgement counts
+    assert c.unacknowledged == 0  # the acknowledgement counts
 
 
 def test_a_fin_that_overtook_its_data_is_taken_when_ours_is_acknowledged_first() -> None:
@@ -143,7 +144,7 @@ def test_an_orphan_that_meets_nothing_but_a_closed_window_ends() -> None:
         assert s.now - closed < 100.0 + 2 * 60.0 + 5.0  # the limit, and the longest pauses between probes
     assert s.now - closed >= 100.0
     assert isinstance(c.error, TimeoutError)
-    assert c.unsent == 0
+    assert c.unacknowledged == 0
     assert s.layer.next_timer() is None
 
 
@@ -252,9 +253,9 @@ def test_orphans_that_only_wait_for_a_fin_make_room_for_each_other() -> None:
         s.peer_port += 1
     assert [c.state is State.CLOSED for c in connections] == [True, True, False, False, False]
     assert all(c.error is None for c in connections)
-    assert not s.layer.orphans
+    assert not s.layer.orphans.delivering
     s.wait(61.0)
-    assert not s.layer.orphans_in_fin_wait_2
+    assert not s.layer.orphans.in_fin_wait_2
     assert s.layer.next_timer() is None
 
 
@@ -267,7 +268,7 @@ def test_no_end_of_a_connection_leaves_an_orphan_counted() -> None:
         s.sent()
         if end == "time-wait through fin-wait-2":
             s.say(ACK, 1, 2)
-            assert list(s.layer.orphans_in_fin_wait_2) == [c]
+            assert list(s.layer.orphans.in_fin_wait_2) == [c]
         if end == "reset":
             s.say(RST, 1)
         elif end == "abort":
@@ -277,7 +278,7 @@ def test_no_end_of_a_connection_leaves_an_orphan_counted() -> None:
         else:
             s.layer.port_removed(s.port_index, s.now)
         assert c.closed, end
-        ends.append(len(s.layer.orphans) + len(s.layer.orphans_in_fin_wait_2))
+        ends.append(len(s.layer.orphans.delivering) + len(s.layer.orphans.in_fin_wait_2))
         s.peer_port += 1
     assert ends == [0, 0, 0, 0, 0]
 

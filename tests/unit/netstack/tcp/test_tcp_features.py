@@ -82,14 +82,14 @@ def test_rfc5461_unreachable_ends_only_an_attempt() -> None:
     s.sent()
     key = s.segment(ACK, 0)[0]
     quoted = key[4:8] + key[:4] + key[10:12] + key[8:10]
-    s.layer.icmp_error(PORT, quoted, s.isn + 500, errno.EHOSTUNREACH, True, s.now)
+    s.layer.icmp_error(PORT, quoted, s.isn + 500, errno.EHOSTUNREACH, s.now)
     assert c.error is None  # RFC 5927: not a sequence number of ours
-    s.layer.icmp_error(PORT, quoted, s.isn, errno.EHOSTUNREACH, True, s.now)
+    s.layer.icmp_error(PORT, quoted, s.isn, errno.EHOSTUNREACH, s.now)
     assert c.error is not None
     assert c.error.errno == errno.EHOSTUNREACH
     c = s.established()
     key = s.segment(ACK, 0)[0]
-    s.layer.icmp_error(PORT, key[4:8] + key[:4] + key[10:12] + key[8:10], s.isn + 1, errno.ECONNREFUSED, True, s.now)
+    s.layer.icmp_error(PORT, key[4:8] + key[:4] + key[10:12] + key[8:10], s.isn + 1, errno.ECONNREFUSED, s.now)
     assert c.established
 
 
@@ -700,9 +700,9 @@ def test_rfc1191_too_big_lowers_the_segment_size_at_once() -> None:
     def narrow(segment: bytes) -> bool:
         if len(segment) + 20 <= limit:
             return True
-        flow = c.flow
+        flow = c.link.flow
         flow.set_mtu(limit)
-        key = c.key
+        key = c.link.key
         quoted = key[4:8] + key[:4] + key[10:12] + key[8:10]
         w.late.append((quoted, int.from_bytes(segment[4:8], "big")))
         return False
@@ -713,7 +713,7 @@ def test_rfc1191_too_big_lowers_the_segment_size_at_once() -> None:
 
     def deliver() -> None:
         for quoted, seq in w.late:
-            w.a.layer.packet_too_big(PORT, quoted, seq, limit, w.now)
+            w.a.layer.packet_too_big(PORT, quoted, seq, w.now)
         w.late.clear()
 
     listener_poll = w.a.layer.flush

@@ -2,31 +2,33 @@
 window to offer.
 
 Payload arrives as views of somebody else's memory. In order it is queued as it is, so that the owner's read in the
-same batch can hand it straight to a gather write; `settle` copies what nobody took. Out of order it is copied at once.
+same batch can hand it straight to a gather write; ``copy_unread`` copies what nobody took. Out of order it is
+copied at once.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from typing import Final
 
-from ztnode.netstack.tcp.network import Buffer
+from ztnode.wire.buffer import Buffer
 
-_MERGE = 4096
+_MERGE: Final = 4096
 """Stored pieces below this many bytes are merged, so that tiny segments do not pin an object each."""
-_PIECE_COST = 128
+_PIECE_COST: Final = 128
 """What a stored out-of-order piece costs beside its bytes."""
 
 
 class ReceiveQueue:
     """Bytes in order that the owner has not read."""
 
-    __slots__ = ("_head", "_pieces", "_settled", "size")
+    __slots__ = ("_head", "_owned", "_pieces", "size")
 
     def __init__(self) -> None:
         self.size = 0
         self._pieces: list[Buffer | bytearray] = []
         self._head = 0  # index of the first unread piece
-        self._settled = 0  # pieces before this index are our own memory
+        self._owned = 0  # pieces before this index are our own memory, not borrowed
 
     def push(self, view: memoryview) -> None:
         """Append borrowed memory."""
@@ -35,8 +37,8 @@ class ReceiveQueue:
 
     def push_owned(self, piece: Buffer) -> None:
         """Append memory that stays valid."""
-        if self._settled == len(self._pieces):
-            self._settled += 1
+        if self._owned == len(self._pieces):
+            self._owned += 1
         self._pieces.append(piece)
         self.size += len(piece)
 
@@ -46,7 +48,7 @@ class ReceiveQueue:
         if limit >= self.size:
             taken = pieces[self._head :] if self._head else pieces
             self._pieces = []
-            self._head = self._settled = 0
+            self._head = self._owned = 0
             self.size = 0
             return taken  # type: ignore[return-value]  # a bytearray that is given away is a buffer like any other
         out: list[Buffer] = []
@@ -65,15 +67,15 @@ class ReceiveQueue:
             head += 1
         if head > 64:
             del pieces[:head]
-            self._settled = max(0, self._settled - head)
+            self._owned = max(0, self._owned - head)
             head = 0
         self._head = head
         return out
 
-    def settle(self) -> None:
+    def copy_unread(self) -> None:
         """Copy what is still borrowed."""
         pieces = self._pieces
-        start = max(self._settled, self._head)
+        start = max(self._owned, self._head)
         if start >= len(pieces):
             return
         borrowed = pieces[start:]
@@ -89,7 +91,7 @@ class ReceiveQueue:
                 pieces[-1] = merged
         else:
             pieces.append(own)
-        self._settled = len(pieces)
+        self._owned = len(pieces)
 
 
 class Reassembly:

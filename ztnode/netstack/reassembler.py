@@ -35,14 +35,16 @@ class _Datagram:
 class Reassembler:
     """The datagrams of all ports of which pieces are missing."""
 
-    def __init__(self, *, max_bytes: int, max_datagrams: int, max_fragments: int, timeout: float) -> None:
+    def __init__(
+        self, *, max_bytes: int, max_datagrams: int, max_fragments: int, timeout: float, counters: dict[str, int]
+    ) -> None:
         self._max_bytes = max_bytes
         self._max_datagrams = max_datagrams
         self._max_fragments = max_fragments
         self._timeout = timeout
         self._datagrams: dict[Key, _Datagram] = {}  # in order of their deadlines
         self._bytes = 0
-        self.counters: dict[str, int] = {}
+        self.counters = counters
 
     def __len__(self) -> int:
         return len(self._datagrams)

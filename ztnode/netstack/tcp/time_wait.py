@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import enum
 from collections import OrderedDict
 
-from ztnode.netstack.tcp.network import Flow
+from ztnode.netstack.frame import Frame
+from ztnode.netstack.tcp.connection_key import ConnectionKey
+from ztnode.netstack.tcp.framing import HeaderFields, SegmentWriter
+from ztnode.netstack.tcp.ip_service import IpFlow
+from ztnode.netstack.tcp.sequence import MASK, is_before
+from ztnode.wire import tcp as wire
 
-_MASK = 0xFFFFFFFF
-_HALF = 0x80000000
+
+class Verdict(enum.Enum):
+    """What becomes of a segment for a connection in TIME-WAIT."""
+
+    IGNORE = enum.auto()
+    ANSWER = enum.auto()
+    """The peer did not hear our last acknowledgement."""
+    REOPEN = enum.auto()
+    """A new incarnation begins: as if the entry had never been."""
 
 
 class TimeWaitEntry:
@@ -17,7 +30,7 @@ class TimeWaitEntry:
 
     def __init__(
         self,
-        flow: Flow,
+        flow: IpFlow,
         local_port: int,
         remote_port: int,
         snd_nxt: int,
@@ -29,8 +42,8 @@ class TimeWaitEntry:
         self.flow = flow
         self.local_port = local_port
         self.remote_port = remote_port
-        self.snd_nxt = snd_nxt & _MASK
-        self.rcv_nxt = rcv_nxt & _MASK
+        self.snd_nxt = snd_nxt & MASK
+        self.rcv_nxt = rcv_nxt & MASK
         self.ts_recent = ts_recent
         """The peer's last timestamp; None without timestamps."""
         self.ts_offset = ts_offset
@@ -43,8 +56,17 @@ class TimeWaitEntry:
         sequence number is beyond what the old incarnation used.
         """
         if self.ts_recent is not None and tsval is not None and tsval != self.ts_recent:
-            return not (tsval - self.ts_recent) & _HALF
-        return not (seq - self.rcv_nxt) & _HALF
+            return not is_before(tsval, self.ts_recent)
+        return not is_before(seq, self.rcv_nxt)
+
+    def acknowledgement(self, now: float) -> Frame:
+        """Where the connection ended, for a peer that says something again."""
+        options = b""
+        if self.ts_recent is not None:
+            mine = (int(now * 1000) + self.ts_offset) & MASK
+            options = wire.build_options(wire.Options(timestamps=(mine, self.ts_recent)))
+        writer = SegmentWriter(self.flow, self.local_port, self.remote_port)
+        return writer.control(self.snd_nxt, wire.ACK, HeaderFields(self.rcv_nxt, 0, options))
 
 
 class TimeWaitTable:
@@ -55,31 +77,47 @@ class TimeWaitTable:
     def __init__(self, duration: float, maximum: int) -> None:
         self._duration = duration
         self._maximum = maximum
-        self._entries: OrderedDict[tuple[int, bytes], TimeWaitEntry] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, ConnectionKey], TimeWaitEntry] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, key: tuple[int, bytes]) -> bool:
+    def __contains__(self, key: tuple[int, ConnectionKey]) -> bool:
         return key in self._entries
 
-    def get(self, key: tuple[int, bytes]) -> TimeWaitEntry | None:
+    def get(self, key: tuple[int, ConnectionKey]) -> TimeWaitEntry | None:
         """The entry of (port index, connection key), if any."""
         return self._entries.get(key)
 
-    def add(self, key: tuple[int, bytes], entry: TimeWaitEntry) -> None:
+    def add(self, key: tuple[int, ConnectionKey], entry: TimeWaitEntry) -> None:
         """Begin TIME-WAIT; the oldest entry makes room when the table is full."""
         self._entries[key] = entry
         self._entries.move_to_end(key)
         if len(self._entries) > self._maximum:
             self._entries.popitem(last=False)
 
-    def restart(self, key: tuple[int, bytes], now: float) -> None:
+    def arrived(self, key: tuple[int, ConnectionKey], header: wire.Header, payload: memoryview, now: float) -> Verdict:
+        """A segment for the entry of ``key`` (section 3.10.7.4)."""
+        entry, flags = self._entries[key], header.flags
+        if flags & wire.RST:
+            return Verdict.IGNORE  # RFC 1337: TIME-WAIT is not assassinated
+        timestamps = header.options.timestamps
+        tsval = timestamps[0] if timestamps is not None else None
+        if flags & (wire.SYN | wire.ACK) == wire.SYN and entry.accepts_syn(header.sequence, tsval):
+            self.remove(key)
+            return Verdict.REOPEN
+        if flags & wire.FIN:
+            self.restart(key, now)
+        if flags & (wire.FIN | wire.SYN) or payload or header.sequence != entry.rcv_nxt:
+            return Verdict.ANSWER
+        return Verdict.IGNORE
+
+    def restart(self, key: tuple[int, ConnectionKey], now: float) -> None:
         """The peer repeated its FIN: 2 MSL begins again."""
         self._entries[key].expires = now + self._duration
         self._entries.move_to_end(key)
 
-    def remove(self, key: tuple[int, bytes]) -> None:
+    def remove(self, key: tuple[int, ConnectionKey]) -> None:
         """A new incarnation takes over."""
         self._entries.pop(key, None)
 

@@ -9,16 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-Buffer = bytes | memoryview
-Frame = tuple[Buffer, ...]
-"""An Ethernet frame as a gather list: (headers, payload, ...)."""
-
-ConnectionKey = bytes
-"""Source address + destination address + source port + destination port **as received**, in network byte order:
-12 bytes over IPv4, 36 over IPv6. It is one contiguous slice of the packet when there are no IP options."""
+from ztnode.netstack.frame import Frame
 
 
-class Flow(Protocol):
+class IpFlow(Protocol):
     """The way from one of our addresses to one remote address. Shared by every connection between the two."""
 
     @property
@@ -55,8 +49,8 @@ class Flow(Protocol):
         """The remote answers: reachability confirmation for the neighbour cache (RFC 4861 section 7.3.1)."""
 
 
-class Network(Protocol):
+class FlowSource(Protocol):
     """What the layer asks the stack when a packet came from somebody that no connection knows."""
 
-    def flow_to(self, port_index: int, local: bytes, remote: bytes, now: float) -> Flow | None:
+    def flow_to(self, port_index: int, local: bytes, remote: bytes) -> IpFlow | None:
         """The flow for answers from `local` to `remote`; None when there is no route."""
