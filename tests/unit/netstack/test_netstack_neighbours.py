@@ -46,6 +46,12 @@ class Rig:
             self.cache.handle_timer()
         self.clock.now = end
 
+    def state_of(self, address: bytes) -> Reachability:
+        """The entry's own, not what time has made of it."""
+        entry = self.cache.get(address)
+        assert entry is not None
+        return entry.state
+
     def known(self, address: bytes = A) -> Neighbour:
         """An entry that is REACHABLE."""
         neighbour = self.cache.lookup(address)
@@ -104,18 +110,18 @@ def test_reachable_becomes_stale_then_is_probed_and_confirmed() -> None:
     neighbour = rig.known()
     rig.run(15)
     rig.cache.send(neighbour, [FRAME])
-    assert neighbour.state is Reachability.REACHABLE
+    assert rig.state_of(A) is Reachability.REACHABLE
     rig.run(20)
     assert rig.cache.snapshot() == [(A, MAC, Reachability.STALE)]
     rig.cache.send(neighbour, [FRAME])
-    assert neighbour.state is Reachability.DELAY
+    assert rig.state_of(A) is Reachability.DELAY
     assert len(rig.sent) == 2
     assert rig.solicited == []
     rig.run(5)
-    assert neighbour.state is Reachability.PROBE
+    assert rig.state_of(A) is Reachability.PROBE
     assert [mac for _, _, mac in rig.solicited] == [MAC]  # unicast
     rig.cache.answered(A, MAC, solicited=True, override=False)
-    assert neighbour.state is Reachability.REACHABLE
+    assert rig.state_of(A) is Reachability.REACHABLE
     assert rig.cache.next_timer() is None
 
 

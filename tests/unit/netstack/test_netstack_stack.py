@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.fault_injector import FaultInjector, Faults, FaultyLink
 from ztnode.netstack.config import LOOPED, NeighbourConfig, PortConfig, StackConfig
+from ztnode.netstack.echo import EchoReply
 from ztnode.netstack.stack import Stack
 from ztnode.wire import arp, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp
 
@@ -599,7 +600,8 @@ def test_fault_injector_is_driven_like_a_stack() -> None:
     wrapped = FaultInjector(a, Faults(delay=0.01), Faults(delay=0.02), random.Random(1))
     ping = a.ping(B4, 0.0)
     ping.send(b"x", 0.0)
-    now, got = 0.0, []
+    now = 0.0
+    got: list[EchoReply] = []
     while not got and now < 1.0:
         for _, frame in wrapped.to_send(now):
             b.receive(0, [memoryview(b"".join(frame))], now)

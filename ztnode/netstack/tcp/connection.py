@@ -11,10 +11,38 @@ import ipaddress
 from ztnode.netstack.tcp.control_segments import send_reset
 from ztnode.netstack.tcp.ending import error_of, finish, predict, shut_down
 from ztnode.netstack.tcp.fin_wait_2 import watch as watch_fin_wait_2
+from ztnode.netstack.tcp.recovery import RecoveryInfo
 from ztnode.netstack.tcp.state import RECEIVES_TEXT, State
 from ztnode.netstack.tcp.tcb import ControlBlock
 from ztnode.netstack.tcp.timers import arm_keepalive
 from ztnode.wire.buffer import Buffer
+
+
+class ConnectionInfo(RecoveryInfo):
+    """Figures as ``ss -i`` shows them; times in seconds, sizes in bytes."""
+
+    state: str
+    congestion: str
+    phase: str
+    rtt: float
+    rttvar: float
+    min_rtt: float
+    rto: float
+    mss: int
+    cwnd: int
+    ssthresh: int
+    pacing_rate: float
+    send_window: int
+    unsent: int
+    """Written and not yet sent."""
+    receive_window: int
+    receive_buffer: int
+    out_of_order: int
+    """Segments that came out of order."""
+    timestamps: bool
+    sack: bool
+    send_scale: int
+    receive_scale: int
 
 
 class TcpConnection(ControlBlock):
@@ -147,8 +175,8 @@ class TcpConnection(ControlBlock):
             send_reset(self)
         finish(self, error_of(errno.ECONNABORTED))
 
-    def info(self) -> dict[str, int | float | str | bool]:
-        """Figures as `ss -i` shows them; times in seconds, sizes in bytes."""
+    def info(self) -> ConnectionInfo:
+        """A snapshot of its figures."""
         snd, rcv = self.snd, self.rcv
         recovery = snd.recovery
         cc = recovery.cc
@@ -167,10 +195,6 @@ class TcpConnection(ControlBlock):
             "send_window": max(0, snd.edge - recovery.una),
             "unsent": snd.buffer.end - min(recovery.nxt, snd.buffer.end),
             **recovery.snapshot(),
-            "retransmits": recovery.retransmits,
-            "timeouts": recovery.timeouts,
-            "fast_recoveries": recovery.fast_recoveries,
-            "spurious": recovery.spurious,
             "receive_window": rcv.window.edge - rcv.nxt,
             "receive_buffer": rcv.window.limit,
             "out_of_order": rcv.out_of_order,

@@ -11,6 +11,7 @@ The connection calls `acknowledged` once per batch where the acknowledgements al
 from __future__ import annotations
 
 import enum
+from typing import TypedDict
 
 from ztnode.netstack.tcp.congestion.base import CongestionControl
 from ztnode.netstack.tcp.delivery_rate import DeliveryRate, Stamp
@@ -37,6 +38,24 @@ class Timer(enum.IntEnum):
     RTO = 1
     TAIL_PROBE = 2
     REORDER = 3
+
+
+class RecoveryInfo(TypedDict):
+    """Figures about what is in flight and what became of it; sizes in bytes."""
+
+    unacked: int
+    """Sent and not cumulatively acknowledged, as in `ss -i`."""
+    pipe: int
+    sacked: int
+    lost: int
+    spans: int
+    holes: int
+    sacked_ranges: int
+    retransmits: int
+    timeouts: int
+    fast_recoveries: int
+    tail_probes: int
+    spurious: int
 
 
 class Recovery:
@@ -445,8 +464,8 @@ class Recovery:
             self.force_retransmit = True
             self._arm(now, restart=True)
 
-    def snapshot(self) -> dict[str, int]:
-        """Figures for `info()`."""
+    def snapshot(self) -> RecoveryInfo:
+        """Figures for ``TcpConnection.info``."""
         board = self.board
         states = [span[2] for span in board.spans()]
         return {
@@ -456,6 +475,10 @@ class Recovery:
             "lost": board.lost,
             "spans": len(states),
             "holes": sum(1 for state in states if state == LOST),
-            "tail_probes": self._probe.count,
             "sacked_ranges": sum(1 for state in states if state == SACKED),
+            "retransmits": self.retransmits,
+            "timeouts": self.timeouts,
+            "fast_recoveries": self.fast_recoveries,
+            "tail_probes": self._probe.count,
+            "spurious": self.spurious,
         }

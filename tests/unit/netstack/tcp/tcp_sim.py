@@ -9,9 +9,11 @@ import hashlib
 import heapq
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.layer import TcpLayer
@@ -58,7 +60,7 @@ class SimFlow:
         else:
             self.header = b"\x02" * 12 + b"\x86\xdd" + struct.pack("!IHBB16s16s", 6 << 28, 0, 6, 64, local, remote)
 
-    def send(self, frames) -> None:
+    def send(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             self.host.transmit(b"".join(frame))
 
@@ -142,12 +144,12 @@ class Host:
         self.layer.copy_unread()
         self.layer.flush(self.world.now)
 
-    def connect(self, port: int = 80, v6: bool = False, **options) -> TcpConnection:
+    def connect(self, port: int = 80, v6: bool = False, **options: Any) -> TcpConnection:
         family = 1 if v6 else 0
         flow = self.flow_to(PORT, self.addresses[family], self.peer.addresses[family])
         return self.layer.connect(flow, port, self.world.now, **options)
 
-    def listen(self, port: int = 80, **options) -> TcpListener:
+    def listen(self, port: int = 80, **options: Any) -> TcpListener:
         return self.layer.listen(port, **options)
 
 
@@ -248,7 +250,7 @@ class World:
         self.now = end
         self.a.layer.now = self.b.layer.now = end
 
-    def pair(self, v6: bool = False, **options) -> tuple[TcpConnection, TcpConnection]:
+    def pair(self, v6: bool = False, **options: Any) -> tuple[TcpConnection, TcpConnection]:
         """An established connection from a to b."""
         listener = self.b.listen(80)
         client = self.a.connect(80, v6, **options)
@@ -262,7 +264,7 @@ class World:
 class Transfer:
     """Sends `total` pseudo-random bytes from one connection to the other and checks that they arrive whole."""
 
-    def __init__(self, world: World, source: TcpConnection, sink: TcpConnection, total: int, **options) -> None:
+    def __init__(self, world: World, source: TcpConnection, sink: TcpConnection, total: int, **options: Any) -> None:
         self.source = source
         self.sink = sink
         self.total = total
@@ -288,11 +290,16 @@ class Transfer:
         if self.written == self.total and self.shutdown:
             source.shutdown()
         while sink.readable:
-            for piece in sink.read(self.read_limit):
-                self.got_hash.update(piece)
-                self.received += len(piece)
+            for part in sink.read(self.read_limit):
+                self.got_hash.update(part)
+                self.received += len(part)
         if self.complete and self.finished_at is None:
             self.finished_at = self.world.now
+
+    def seconds_since(self, start: float) -> float:
+        """How long it took, from ``start`` on."""
+        assert self.finished_at is not None
+        return self.finished_at - start
 
     @property
     def complete(self) -> bool:
@@ -303,8 +310,10 @@ class Transfer:
         assert self.got_hash.digest() == self.sent_hash.digest(), f"seed {self.world.seed}: bytes differ"
 
 
-def transfer(world: World, source: TcpConnection, sink: TcpConnection, total: int, limit: float = 600.0, **options):
-    """Run one transfer to its end; returns it (its duration is `finished_at` less the start)."""
+def transfer(
+    world: World, source: TcpConnection, sink: TcpConnection, total: int, limit: float = 600.0, **options: Any
+) -> Transfer:
+    """Run one transfer to its end; returns it."""
     job = Transfer(world, source, sink, total, **options)
     world.a.poll = world.b.poll = job.pump
     began = world.now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from tests.unit.netstack.tcp.tcp_sim import Transfer, World, transfer
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.congestion.bbr import Bbr, Mode, WindowedMax
 from ztnode.netstack.tcp.connection import TcpConnection
-from ztnode.netstack.tcp.delivery_rate import DeliveryRate, RateSample
+from ztnode.netstack.tcp.delivery_rate import DeliveryRate, RateSample, Stamp
 from ztnode.netstack.tcp.pacing import Pacer
 
 MB = 1 << 20
@@ -23,7 +24,7 @@ BDP = int(RATE * 2 * DELAY)
 # --- the delivery rate ---
 
 
-def sample(rate: DeliveryRate, acked: int, stamp, sent_at: float, now: float, lost: int = 0):
+def sample(rate: DeliveryRate, acked: int, stamp: Stamp, sent_at: float, now: float, lost: int = 0) -> RateSample:
     return rate.sample(acked, stamp, sent_at, lost, now, rtt=now - sent_at, srtt=0.01, min_rtt=0.01)
 
 
@@ -130,7 +131,7 @@ def bbr_world(seed: int = 1, **impairment: float) -> tuple[World, TcpConnection,
     return world, client, server, cc
 
 
-def watched(world: World, client: TcpConnection, server: TcpConnection, total: int, **options) -> Iterator[None]:
+def watched(world: World, client: TcpConnection, server: TcpConnection, total: int, **options: Any) -> Iterator[None]:
     """Runs a transfer and comes up for air whenever something happened."""
     job = Transfer(world, client, server, total, **options)
     world.a.poll = world.b.poll = job.pump
@@ -163,7 +164,7 @@ def test_bbr_fills_the_pipe_and_not_the_queue() -> None:
 def test_bbr_cycles_through_its_gains() -> None:
     """Section 4.3.4: a quarter more, a quarter less, six times even; and the rate follows."""
     world, client, server, cc = bbr_world()
-    paces = []
+    paces: list[float] = []
     for _ in watched(world, client, server, 10 * MB):
         if cc.mode == Mode.PROBE_BW and cc.pacing_rate is not None:
             gain = round(cc.pacing_rate / cc._btl_bw.value / 0.99, 2)
