@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
 from ztnode.netstack.flow import Flow
@@ -12,7 +13,7 @@ from ztnode.netstack.host import Host
 from ztnode.os_error import os_error
 from ztnode.wire import checksum, icmp, icmpv6, ipv4
 
-MAX_OUTSTANDING = 256
+MAX_OUTSTANDING: Final = 256
 """Requests whose answer is still awaited; the oldest is forgotten first."""
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from ztnode.netstack.frame import Frame
 from ztnode.netstack.neighbour_cache import NO_MAC, Neighbour, Reachability
 from ztnode.netstack.port import Port
 from ztnode.wire import ethernet, ipv4, ipv6
+
+HOP_LIMIT: Final = 64
+"""Of everything that we send beyond the link."""
 
 
 class Flow:
@@ -21,7 +25,6 @@ class Flow:
         "__weakref__",
         "generation",
         "header",
-        "hop_limit",
         "local",
         "loopback",
         "mtu",
@@ -32,12 +35,11 @@ class Flow:
         "remote",
     )
 
-    def __init__(self, port: Port, local: bytes, remote: bytes, hop_limit: int) -> None:
+    def __init__(self, port: Port, local: bytes, remote: bytes) -> None:
         self.port = port
         self.port_index = port.index
         self.local = local
         self.remote = remote
-        self.hop_limit = hop_limit
         self.loopback = False
         """The remote address is our own: frames turn round inside the stack."""
         self.next_hop: bytes | None = None
@@ -79,10 +81,10 @@ class Flow:
         atomic datagram needs no ID)."""
         if len(self.remote) == 4:
             return ethernet.build(mac, self.port.mac, ethernet.TYPE_IPV4) + ipv4.FIXED.pack(
-                0x45, 0, 0, 0, ipv4.DONT_FRAGMENT, self.hop_limit, ipv4.PROTOCOL_TCP, 0, self.local, self.remote
+                0x45, 0, 0, 0, ipv4.DONT_FRAGMENT, HOP_LIMIT, ipv4.PROTOCOL_TCP, 0, self.local, self.remote
             )
         return ethernet.build(mac, self.port.mac, ethernet.TYPE_IPV6) + ipv6.build(
-            ipv6.Header(self.local, self.remote, ipv4.PROTOCOL_TCP, 0, self.hop_limit)
+            ipv6.Header(self.local, self.remote, ipv4.PROTOCOL_TCP, 0, HOP_LIMIT)
         )
 
     def send(self, frames: Sequence[Frame]) -> None:

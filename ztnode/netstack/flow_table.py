@@ -6,7 +6,6 @@ import errno
 from weakref import WeakValueDictionary
 
 from ztnode.netstack.clock import Clock
-from ztnode.netstack.config import StackConfig
 from ztnode.netstack.flow import Flow
 from ztnode.netstack.neighbour_cache import permanent
 from ztnode.netstack.path_mtu_cache import PathMtuCache
@@ -22,11 +21,10 @@ class FlowTable:
     ``ports`` is the host's table, which others change.
     """
 
-    def __init__(self, clock: Clock, config: StackConfig, ports: dict[int, Port]) -> None:
+    def __init__(self, clock: Clock, ports: dict[int, Port]) -> None:
         self.routes = RoutingTable()
-        self.path_mtus = PathMtuCache(config.path_mtus, config.path_mtu_timeout)
+        self.path_mtus = PathMtuCache()
         self._clock = clock
-        self._hop_limit = config.hop_limit
         self._ports = ports
         self._flows: WeakValueDictionary[tuple[int, bytes, bytes], Flow] = WeakValueDictionary()
 
@@ -38,7 +36,7 @@ class FlowTable:
             port = self._ports.get(port_index)
             if port is None or local not in port.addresses:
                 return None
-            flow = Flow(port, local, remote, self._hop_limit)
+            flow = Flow(port, local, remote)
             if not self._route(flow):
                 return None
             self._flows[key] = flow

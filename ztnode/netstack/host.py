@@ -21,7 +21,7 @@ class Host:
         self.counters: dict[str, int] = {}
         """Drops and odd events of everything but TCP, by reason."""
         self.ports: dict[int, Port] = {}
-        self.flows = FlowTable(self.clock, config, self.ports)
+        self.flows = FlowTable(self.clock, self.ports)
         self.output = IpOutput(random)
 
     def count(self, what: str, amount: int = 1) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from ztnode.netstack import ndp
 from ztnode.netstack.echo import EchoLayer
 from ztnode.netstack.host import Host
+from ztnode.netstack.ndp import receive as receive_ndp
 from ztnode.netstack.port import Port
 from ztnode.netstack.tcp.layer import TcpLayer
 from ztnode.netstack.udp import UdpLayer
 from ztnode.token_bucket import TokenBucket
 from ztnode.wire import checksum, ethernet, icmp, icmpv6, ipv4, ipv6
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 
 # What a report means to a socket, as errno. RFC 1122 section 4.2.3.9 also tells hard errors from soft ones; TCP takes
@@ -107,7 +108,7 @@ class IcmpLayer:
             return
         kind = message.kind
         if kind in (icmpv6.NEIGHBOUR_SOLICITATION, icmpv6.NEIGHBOUR_ADVERTISEMENT):
-            ndp.receive(port, header, message)
+            receive_ndp(port, header, message)
         elif kind == icmpv6.ECHO_REQUEST:
             if self._allow_echo(port):
                 self._answer_echo(port, header, message)
@@ -151,7 +152,7 @@ class IcmpLayer:
         self._host.output.send(flow, protocol, message)
 
     # --- errors received ---
-    def _report(self, port: Port, quoted: bytes | memoryview, verdict: int | None, mtu: int = 0) -> None:
+    def _report(self, port: Port, quoted: Buffer, verdict: int | None, mtu: int = 0) -> None:
         """Find who sent the packet of which ``quoted`` is the start. ``verdict``: the errno that it means; None: it was
         too big for ``mtu``."""
         try:
@@ -174,7 +175,7 @@ class IcmpLayer:
         source: bytes,
         destination: bytes,
         protocol: int,
-        payload: bytes | memoryview,
+        payload: Buffer,
         verdict: int | None,
         mtu: int = 0,
     ) -> bool:
@@ -202,7 +203,7 @@ class IcmpLayer:
         self,
         port: Port,
         key: bytes,
-        payload: bytes | memoryview,
+        payload: Buffer,
         destination: bytes,
         verdict: int | None,
         mtu: int,
@@ -223,7 +224,7 @@ class IcmpLayer:
         if self._host.flows.lower_path_mtu(port, remote, mtu):
             port.count("path_mtu_lowered")
 
-    def undeliverable(self, port: Port, frame: bytes | memoryview) -> None:
+    def undeliverable(self, port: Port, frame: Buffer) -> None:
         """A frame of ours waited for a neighbour that does not answer: what a router would report as host unreachable.
         TCP hears of it by flow instead."""
         try:
@@ -237,7 +238,7 @@ class IcmpLayer:
     def send_error(
         self,
         port: Port,
-        packet: bytes | memoryview,
+        packet: Buffer,
         kind: int,
         code: int,
         word: int = 0,
@@ -254,7 +255,7 @@ class IcmpLayer:
         except WireError:
             port.count("bad_ip")
 
-    def _send_error_ipv4(self, port: Port, packet: bytes | memoryview, kind: int, code: int, word: int) -> None:
+    def _send_error_ipv4(self, port: Port, packet: Buffer, kind: int, code: int, word: int) -> None:
         header, payload = ipv4.parse(packet, quoted=True)
         if header.destination not in port.addresses or header.fragment_offset or not _is_unicast(port, header.source):
             return
@@ -268,7 +269,7 @@ class IcmpLayer:
         self._send(port, header.destination, header.source, ipv4.PROTOCOL_ICMP, icmp.build(message))
 
     def _send_error_ipv6(
-        self, port: Port, packet: bytes | memoryview, kind: int, code: int, word: int, even_to_group: bool
+        self, port: Port, packet: Buffer, kind: int, code: int, word: int, even_to_group: bool
     ) -> None:
         header, payload = ipv6.parse(packet, quoted=True)
         source: bytes | None = header.destination
@@ -309,7 +310,7 @@ def _is_icmpv6_error(header: ipv6.Header, payload: memoryview) -> bool:
     return not upper or upper[0] < icmpv6.INFORMATIONAL or upper[0] == icmpv6.REDIRECT
 
 
-def _parse_quoted(quoted: bytes | memoryview) -> tuple[bytes, bytes, int, memoryview, int]:
+def _parse_quoted(quoted: Buffer) -> tuple[bytes, bytes, int, memoryview, int]:
     """(source, destination, protocol, payload start, total length) of a packet inside an error. Raises WireError, for
     other than first fragments too: they name no ports."""
     if not len(quoted):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ztnode.netstack.flow import Flow
+from ztnode.netstack.flow import HOP_LIMIT, Flow
 from ztnode.netstack.frame import Frame
 from ztnode.netstack.neighbour_cache import NO_MAC
 from ztnode.wire import ethernet, ipv4, ipv6
@@ -33,7 +33,7 @@ class IpOutput:
         if ipv4.HEADER_LENGTH + len(payload) <= flow.mtu:
             # DF and ID 0: an atomic datagram (RFC 6864 section 4.1); a smaller MTU on the way is reported to us.
             header = ipv4.Header(
-                flow.local, flow.remote, protocol, len(payload), flow.hop_limit, fragment=ipv4.DONT_FRAGMENT
+                flow.local, flow.remote, protocol, len(payload), HOP_LIMIT, fragment=ipv4.DONT_FRAGMENT
             )
             return [(link + ipv4.build(header), payload)]
         self._identification = self._identification + 1 & 0xFFFF
@@ -43,7 +43,7 @@ class IpOutput:
             piece = payload[offset : offset + step]
             more = ipv4.MORE_FRAGMENTS if offset + step < len(payload) else 0
             header = ipv4.Header(
-                flow.local, flow.remote, protocol, len(piece), flow.hop_limit, self._identification, more | offset >> 3
+                flow.local, flow.remote, protocol, len(piece), HOP_LIMIT, self._identification, more | offset >> 3
             )
             frames.append((link + ipv4.build(header), piece))
         return frames
@@ -51,7 +51,7 @@ class IpOutput:
     def _ipv6(self, flow: Flow, protocol: int, payload: bytes) -> list[Frame]:
         link = self._ethernet(flow, ethernet.TYPE_IPV6)
         if ipv6.HEADER_LENGTH + len(payload) <= flow.mtu:
-            header = ipv6.Header(flow.local, flow.remote, protocol, len(payload), flow.hop_limit)
+            header = ipv6.Header(flow.local, flow.remote, protocol, len(payload), HOP_LIMIT)
             return [(link + ipv6.build(header), payload)]
         # RFC 7739 section 5.3: a random identification per packet.
         identification = int.from_bytes(self._random(4), "big")
@@ -61,7 +61,7 @@ class IpOutput:
             piece = payload[offset : offset + step]
             fragment = ipv6.Fragment(protocol, offset, offset + step < len(payload), identification)
             header = ipv6.Header(
-                flow.local, flow.remote, ipv6.NEXT_FRAGMENT, ipv6.FRAGMENT_LENGTH + len(piece), flow.hop_limit
+                flow.local, flow.remote, ipv6.NEXT_FRAGMENT, ipv6.FRAGMENT_LENGTH + len(piece), HOP_LIMIT
             )
             frames.append((link + ipv6.build(header) + ipv6.build_fragment(fragment), piece))
         return frames

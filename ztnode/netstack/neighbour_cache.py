@@ -29,6 +29,17 @@ from ztnode.netstack.frame import Frame
 
 NO_MAC: Final = bytes(6)
 
+# Timers of ARP and NDP in seconds (RFC 4861 section 10, RFC 1122 section 2.3.2.1).
+SOLICIT_INTERVALS: Final = (0.05, 0.1, 0.2, 0.4, 0.75, 1.0)
+"""Waits after each multicast solicitation, the last one before giving up: 2.5 s in all. RFC 4861 says three times one
+second; the first answer over an overlay may get lost while a path is being found, so the first retries are quick, and
+an address that nobody has fails within 3 s."""
+_REACHABLE_TIME: Final = 30.0
+"""Each entry's is 0.5 to 1.5 times it at random (RFC 4861 section 6.3.2)."""
+_DELAY_FIRST_PROBE: Final = 5.0
+_PROBE_INTERVAL: Final = 1.0
+_PROBES: Final = 3
+
 
 class Reachability(enum.IntEnum):
     """RFC 4861 section 7.3.2; FAILED is its "(deleted)"."""
@@ -155,7 +166,7 @@ class NeighbourCache:
         if state is Reachability.STALE:
             # RFC 4861 section 7.3.3: use it, and see whether a confirmation comes before asking.
             neighbour.state = Reachability.DELAY
-            self._arm(neighbour, self._config.delay_first_probe)
+            self._arm(neighbour, _DELAY_FIRST_PROBE)
         elif state is Reachability.FAILED:
             neighbour.mac = NO_MAC
             neighbour.state = Reachability.INCOMPLETE
@@ -173,7 +184,7 @@ class NeighbourCache:
 
     def _ask(self, neighbour: Neighbour) -> None:
         """Send the next multicast solicitation of an INCOMPLETE entry."""
-        interval = self._config.solicit_intervals[neighbour.probes]
+        interval = SOLICIT_INTERVALS[neighbour.probes]
         neighbour.probes += 1
         self._arm(neighbour, interval)
         self._solicit(neighbour.address, None)
@@ -216,7 +227,7 @@ class NeighbourCache:
         neighbour.state = Reachability.REACHABLE
         neighbour.probes = 0
         spread = 0.5 + self._random(1)[0] / 255
-        neighbour.deadline = self._clock.now + self._config.reachable * spread
+        neighbour.deadline = self._clock.now + _REACHABLE_TIME * spread
 
     def _resolved(self, neighbour: Neighbour, mac: bytes, state: Reachability) -> None:
         changed = neighbour.mac != mac
@@ -256,7 +267,7 @@ class NeighbourCache:
         while (when := self.next_timer()) is not None and when <= now:
             _, _, neighbour = heapq.heappop(self._timers)
             if neighbour.state is Reachability.INCOMPLETE:
-                if neighbour.probes < len(self._config.solicit_intervals):
+                if neighbour.probes < len(SOLICIT_INTERVALS):
                     self._ask(neighbour)
                 else:
                     self._give_up(neighbour)
@@ -264,14 +275,14 @@ class NeighbourCache:
                 neighbour.state = Reachability.PROBE
                 neighbour.probes = 0
                 self._probe(neighbour)
-            elif neighbour.probes < self._config.probes:
+            elif neighbour.probes < _PROBES:
                 self._probe(neighbour)
             else:
                 self._give_up(neighbour)
 
     def _probe(self, neighbour: Neighbour) -> None:
         neighbour.probes += 1
-        self._arm(neighbour, self._config.probe_interval)
+        self._arm(neighbour, _PROBE_INTERVAL)
         self._solicit(neighbour.address, neighbour.mac)
 
     def _give_up(self, neighbour: Neighbour) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Interface, ip_interface
+from typing import Final
 
 from ztnode.netstack.clock import Clock
 from ztnode.netstack.config import PortConfig, StackConfig
@@ -11,7 +12,7 @@ from ztnode.netstack.frame import Frame
 from ztnode.netstack.neighbour_cache import Neighbour, NeighbourCache
 from ztnode.wire import arp, checksum, ethernet, icmpv6, ipv4, ipv6
 
-_ALL_SYSTEMS = bytes((224, 0, 0, 1))
+_ALL_SYSTEMS: Final = bytes((224, 0, 0, 1))
 
 
 class Port:

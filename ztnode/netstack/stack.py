@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from itertools import groupby
 from operator import itemgetter
-from typing import Final
+from typing import Final, TypeAlias
 
 from ztnode.netstack.arp import receive as receive_arp
 from ztnode.netstack.config import LOOPED, PortConfig, StackConfig
@@ -32,8 +32,9 @@ from ztnode.netstack.tcp.listener import TcpListener
 from ztnode.netstack.udp import UdpLayer, UdpSocket
 from ztnode.os_error import os_error
 from ztnode.wire import ethernet, icmp, icmpv6
+from ztnode.wire.errors import WireError
 
-Socket = TcpConnection | TcpListener | UdpSocket | EchoSocket
+Socket: TypeAlias = TcpConnection | TcpListener | UdpSocket | EchoSocket
 
 _IPV4_TCP: Final = struct.Struct("!6s6xHBxH2xHxB")
 """Of a frame: destination MAC, EtherType, version and header length, total length, fragment field, protocol."""
@@ -60,13 +61,7 @@ class Stack:
         self.ports = host.ports
         self._queue: list[tuple[int, Frame]] = []
         self._loop: list[tuple[int, bytes]] = []
-        self._reassembler = Reassembler(
-            max_bytes=self.config.reassembly_bytes,
-            max_datagrams=self.config.reassembly_datagrams,
-            max_fragments=self.config.reassembly_fragments,
-            timeout=self.config.reassembly_timeout,
-            counters=self.counters,
-        )
+        self._reassembler = Reassembler(counters=self.counters)
         self.tcp = TcpLayer(host.flows, random=random, now=now, config=self.config.tcp)
         self._udp = UdpLayer(host)
         self._echo = EchoLayer(host)
@@ -236,14 +231,14 @@ class Stack:
             self._receive_other(port, frame)
 
     def _receive_other(self, port: Port, frame: memoryview) -> None:
-        if len(frame) < ethernet.HEADER_LENGTH:
+        try:
+            mac, _, ethertype, payload = ethernet.parse(frame)
+        except WireError:
             port.count("bad_frame")
             return
-        mac, _, ethertype = ethernet.HEADER.unpack_from(frame)
         if mac not in port.accepted_macs:
             port.count("other_mac")
             return
-        payload = memoryview(frame)[ethernet.HEADER_LENGTH :]
         group = ethernet.is_group(mac)
         if ethertype == ethernet.TYPE_IPV4:
             self._ip.receive_ipv4(port, payload, group)

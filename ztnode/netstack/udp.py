@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from ipaddress import ip_address
+from typing import Final, TypeAlias
 
 from ztnode.netstack.ephemeral import choose_port
 from ztnode.netstack.flow import Flow
@@ -14,10 +15,10 @@ from ztnode.os_error import os_error
 from ztnode.wire import checksum, ipv4, udp
 from ztnode.wire.errors import WireError
 
-Address = tuple[str, int]
+Address: TypeAlias = tuple[str, int]
 """(numeric IP address, port number)."""
 
-_OVERHEAD = 64
+_OVERHEAD: Final = 64
 """What one queued datagram costs beside its payload, so that a flood of empty ones is bounded too."""
 
 

@@ -69,22 +69,6 @@ def test_batch_is_one_by_one(regions: list[bytes]) -> None:
     assert [total * checksum.NATIVE_FACTOR % 65535 for total in sums] == list(map(checksum.region_sum, regions))
 
 
-@given(st.binary(min_size=1, max_size=700), st.integers(1, 150).map(lambda half: 2 * half))
-def test_stride_is_slicing(data: bytes, stride: int) -> None:
-    pieces = [data[start : start + stride] for start in range(0, len(data), stride)]
-    assert checksum.stride_sums(data, stride) == list(map(checksum.region_sum, pieces))
-
-
-@given(st.binary(min_size=20, max_size=40), st.integers(0, 4), st.binary(min_size=2, max_size=2))
-def test_incremental_update(data: bytes, word: int, changed: bytes) -> None:
-    """RFC 1624: updating gives what computing anew gives."""
-    at = 2 * word
-    after = data[:at] + changed + data[at + 2 :]
-    field = checksum.checksum(data)
-    updated = checksum.update(field, checksum.region_sum(data[at : at + 2]), checksum.region_sum(changed))
-    assert agree(updated, checksum.checksum(after))
-
-
 @given(st.binary(min_size=2, max_size=100), st.integers(0, 799))
 def test_every_single_bit_error_is_found(data: bytes, bit: int) -> None:
     data += bytes(len(data) & 1)

@@ -13,14 +13,15 @@ import errno
 from dataclasses import dataclass
 from typing import Final
 
-from ztnode.netstack.tcp import incoming_ack
 from ztnode.netstack.tcp.control_segments import challenge, refuse_ack, send_reset
-from ztnode.netstack.tcp.ending import become, error_of, finish, predict
+from ztnode.netstack.tcp.ending import become, finish, predict
+from ztnode.netstack.tcp.incoming_ack import process_ack
 from ztnode.netstack.tcp.opening import established, take_syn
 from ztnode.netstack.tcp.sequence import HALF, MASK, unwrap
 from ztnode.netstack.tcp.state import RECEIVES_TEXT, Event, State
 from ztnode.netstack.tcp.tcb import PREDICTS_TEXT, ControlBlock
 from ztnode.netstack.tcp.timers import arm_keepalive
+from ztnode.os_error import os_error
 from ztnode.wire import tcp as wire
 
 _ACK: Final = wire.ACK
@@ -100,7 +101,7 @@ def batch_end(tcb: ControlBlock, now: float) -> None:
     acks = rcv.acks
     if acks.unacked:
         rcv.arrived_at = now
-        acks.decide(tcb.config.delayed_ack, now, rcv.mss)
+        acks.decide(now, rcv.mss)
         tcb.notify()
     if rcv.queue.size:
         tcb.notify()
@@ -112,7 +113,7 @@ def _process_pending(tcb: ControlBlock, now: float) -> None:
     """The acknowledgements that header prediction collected, as one."""
     ack = tcb.ack_pending
     tcb.ack_pending = -1
-    incoming_ack.process(tcb, ack, (), tcb.ack_echo, False, now)
+    process_ack(tcb, ack, (), tcb.ack_echo, False, now)
 
 
 @dataclass(slots=True)
@@ -236,11 +237,11 @@ def _second_check_reset(tcb: ControlBlock, seg: Arrival, now: float) -> bool:
     if seg.seq != tcb.rcv.nxt:
         challenge(tcb, now)
     elif tcb.state is State.SYN_RECEIVED and tcb.listener is None:
-        finish(tcb, error_of(errno.ECONNREFUSED))
+        finish(tcb, os_error(errno.ECONNREFUSED))
     elif tcb.state in (State.CLOSING, State.LAST_ACK) and not tcb.snd.buffer:
         finish(tcb, None)  # both directions were complete
     else:
-        finish(tcb, error_of(errno.ECONNRESET))
+        finish(tcb, os_error(errno.ECONNRESET))
     return False
 
 
@@ -265,7 +266,7 @@ def _fifth_check_ack(tcb: ControlBlock, seg: Arrival, now: float) -> bool:
     moved = snd.open_window(seg.seq, ack, seg.window << snd.scale) if ack >= recovery.una else False
     duplicate = ack == recovery.una and seg.payload is None and not moved and recovery.flight > 0
     if ack > recovery.una or seg.options.sack or duplicate:
-        incoming_ack.process(tcb, ack, seg.options.sack, seg.echo, duplicate, now)
+        process_ack(tcb, ack, seg.options.sack, seg.echo, duplicate, now)
         if tcb.closed:
             return False
     elif moved:
@@ -297,7 +298,7 @@ def _seventh_take_text(tcb: ControlBlock, seg: Arrival) -> bool:
     if tcb.orphaned and seg.seq + len(payload) > rcv.nxt:
         # RFC 1122 section 4.2.2.13: data for nobody.
         send_reset(tcb)
-        finish(tcb, error_of(errno.ECONNRESET))
+        finish(tcb, os_error(errno.ECONNRESET))
         return False
     rcv.text(seg.seq, payload)
     rcv.acks.short = len(payload) < tcb.snd.recovery.cc.mss
@@ -331,7 +332,7 @@ def _arrived_in_syn_sent(tcb: ControlBlock, seg: Arrival, now: float) -> None:
     # Second: RST.
     if flags & wire.RST:
         if good_ack:
-            finish(tcb, error_of(errno.ECONNREFUSED))
+            finish(tcb, os_error(errno.ECONNREFUSED))
         return
     # Fourth: SYN.
     if not flags & wire.SYN:

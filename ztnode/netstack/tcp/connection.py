@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+from typing import Final
 
 from ztnode.netstack.tcp.control_segments import send_reset
-from ztnode.netstack.tcp.ending import error_of, finish, predict, shut_down
+from ztnode.netstack.tcp.ending import finish, predict, shut_down
 from ztnode.netstack.tcp.fin_wait_2 import watch as watch_fin_wait_2
 from ztnode.netstack.tcp.recovery import RecoveryInfo
 from ztnode.netstack.tcp.state import RECEIVES_TEXT, State
 from ztnode.netstack.tcp.tcb import ControlBlock
 from ztnode.netstack.tcp.timers import arm_keepalive
+from ztnode.os_error import os_error
 from ztnode.wire.buffer import Buffer
+
+SEND_BUFFER_MAX: Final = 8 << 20
+"""Bytes; where the growth of the send buffer ends."""
 
 
 class ConnectionInfo(RecoveryInfo):
@@ -71,10 +76,10 @@ class TcpConnection(ControlBlock):
         config = self.config
         if limit < config.send_buffer:
             limit = config.send_buffer
-        elif limit > config.send_buffer_max:
-            limit = config.send_buffer_max
+        elif limit > SEND_BUFFER_MAX:
+            limit = SEND_BUFFER_MAX
         # What the peer has beyond a hole is only kept in case it reneges: it must not starve what follows.
-        free = min(limit + snd.recovery.board.sacked, config.send_buffer_max) - (snd.buffer.end - snd.buffer.start)
+        free = min(limit + snd.recovery.board.sacked, SEND_BUFFER_MAX) - (snd.buffer.end - snd.buffer.start)
         return free if free > 0 else 0
 
     @property
@@ -94,7 +99,7 @@ class TcpConnection(ControlBlock):
 
     @property
     def keepalive(self) -> bool:
-        """Whether an idle connection is probed (SO_KEEPALIVE), see `TcpConfig.keepalive_idle`."""
+        """Whether an idle connection is probed (SO_KEEPALIVE), see ``TcpConfig.keepalive_idle``."""
         return self.timers.keepalive
 
     @keepalive.setter
@@ -120,7 +125,7 @@ class TcpConnection(ControlBlock):
         return str(ipaddress.ip_address(self.link.flow.remote)), self.link.remote_port
 
     def read(self, limit: int) -> list[Buffer]:
-        """Take up to `limit` bytes in order. Views are good until the stack's ``copy_unread()``."""
+        """Take up to ``limit`` bytes in order. Views are good until the stack's ``copy_unread()``."""
         rcv = self.rcv
         before = rcv.queue.size
         pieces = rcv.queue.read(limit)
@@ -132,9 +137,9 @@ class TcpConnection(ControlBlock):
         return pieces
 
     def write(self, data: Buffer) -> None:
-        """Queue data; takes ownership (do not change the buffer), copies nothing large. May exceed `writable`.
+        """Queue data; takes ownership (do not change the buffer), copies nothing large. May exceed ``writable``.
 
-        Raises BrokenPipeError after `shutdown()`, or `error` when the connection failed.
+        Raises BrokenPipeError after ``shutdown()``, or ``error`` when the connection failed.
         """
         if self.error is not None:
             raise self.error
@@ -152,7 +157,7 @@ class TcpConnection(ControlBlock):
     def close(self) -> None:
         """No more interest: FIN after what is queued; received data that nobody read makes it a reset (RFC 2525).
 
-        So do too many connections in this situation (`TcpConfig.orphans_max`, `orphan_bytes_max`).
+        So do too many connections in this situation (``TcpConfig.orphans_max``, ``orphan_bytes_max``).
         """
         if self.closed or self.orphaned:
             return
@@ -173,7 +178,7 @@ class TcpConnection(ControlBlock):
             return
         if self.state is not State.SYN_SENT:
             send_reset(self)
-        finish(self, error_of(errno.ECONNABORTED))
+        finish(self, os_error(errno.ECONNABORTED))
 
     def info(self) -> ConnectionInfo:
         """A snapshot of its figures."""

@@ -9,11 +9,6 @@ ConnectionKey: TypeAlias = bytes
 12 bytes over IPv4, 36 over IPv6. It is one contiguous slice of the packet when there are no IP options."""
 
 
-def make_key(source: bytes, destination: bytes, source_port: int, destination_port: int) -> ConnectionKey:
-    """The key of what ``source`` sends to ``destination``."""
-    return source + destination + source_port.to_bytes(2, "big") + destination_port.to_bytes(2, "big")
-
-
 def addresses_of(key: ConnectionKey) -> tuple[bytes, bytes]:
     """(source address, destination address)."""
     half = (len(key) - 4) // 2

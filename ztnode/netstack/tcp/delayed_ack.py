@@ -9,6 +9,10 @@ _QUICK_ACKS: Final = 16
 """Segments of a new connection (or after a loss) that are acknowledged at once: the peer is in slow start."""
 
 
+_DELAY: Final = 0.04
+"""Seconds. RFC 1122 allows 0.5; 40 ms is what the Linux kernel uses and what peers' RTO minimums (200 ms) expect."""
+
+
 class DelayedAck:
     """What we owe the peer in acknowledgements. Sizes in bytes, times in seconds."""
 
@@ -31,7 +35,7 @@ class DelayedAck:
         self.dsack: tuple[int, int] | None = None
         """What came again, for the next DSACK block (RFC 2883)."""
 
-    def decide(self, delay: float, now: float, peer_segment: int) -> None:
+    def decide(self, now: float, peer_segment: int) -> None:
         """After a batch: acknowledge at once, or wait for more.
 
         At once for every second full-size segment (RFC 5681 section 4.2; a batch counts as one, as with the kernel's
@@ -48,7 +52,7 @@ class DelayedAck:
             self.quick -= 1
             self.due = True
         elif self.delayed_at is None:
-            self.delayed_at = now + delay
+            self.delayed_at = now + _DELAY
 
     def irregular(self) -> None:
         """A segment came out of order or again: the peer must hear of it at once, and of what follows."""

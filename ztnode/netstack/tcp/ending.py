@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from ztnode.netstack.tcp.control_segments import send_reset
 from ztnode.netstack.tcp.fin_wait_2 import watch as watch_fin_wait_2
 from ztnode.netstack.tcp.state import SENDS_TEXT, Event, State, next_state
 from ztnode.netstack.tcp.tcb import PREDICTS_ACKS, PREDICTS_NOTHING, PREDICTS_TEXT, ControlBlock
-
-
-def error_of(code: int) -> OSError:
-    """The exception of an errno (ConnectionResetError, TimeoutError ...), with its text."""
-    return OSError(code, os.strerror(code))
+from ztnode.os_error import os_error
 
 
 def become(tcb: ControlBlock, event: Event) -> None:
@@ -64,7 +59,7 @@ def timed_out(tcb: ControlBlock) -> None:
     """The peer has been silent, or deaf, for too long (RFC 9293 section 3.10.8, user timeout)."""
     if tcb.state > State.SYN_RECEIVED:
         send_reset(tcb)
-    finish(tcb, error_of(errno.ETIMEDOUT))
+    finish(tcb, os_error(errno.ETIMEDOUT))
 
 
 def fail(tcb: ControlBlock, error: OSError) -> None:

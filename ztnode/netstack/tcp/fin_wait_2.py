@@ -6,8 +6,13 @@ kernel bounds it likewise (``tcp_fin_timeout``).
 
 from __future__ import annotations
 
+from typing import Final
+
 from ztnode.netstack.tcp.state import State
 from ztnode.netstack.tcp.tcb import ControlBlock
+
+FIN_WAIT_2_TIMEOUT: Final = 60.0
+"""Seconds."""
 
 
 def watch(tcb: ControlBlock) -> None:
@@ -22,4 +27,4 @@ def watch(tcb: ControlBlock) -> None:
 def arm(tcb: ControlBlock, now: float) -> None:
     """Start the timer if the wait has begun."""
     if tcb.state is State.FIN_WAIT_2 and tcb.orphaned and tcb.timers.fin_wait_2_at is None:
-        tcb.timers.fin_wait_2_at = now + tcb.config.fin_wait_2_timeout
+        tcb.timers.fin_wait_2_at = now + FIN_WAIT_2_TIMEOUT

@@ -1,8 +1,8 @@
 """Builds whole frames for one connection on the template of its flow.
 
-The variable part of a data segment is its length, sequence number and checksum; one `struct.pack` writes the frame's
+The variable part of a data segment is its length, sequence number and checksum; one ``struct.pack`` writes the frame's
 head up to the options, and the options of a batch are the same bytes. The checksum of each payload comes from one
-numpy call for the whole batch; the rest of the sum is integer addition (`ztnode.wire.checksum` says why that works).
+numpy call for the whole batch; the rest of the sum is integer addition (``ztnode.wire.checksum`` says why that works).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class SegmentWriter:
         last_flags: int,
         fields: HeaderFields,
     ) -> list[Frame]:
-        """Consecutive segments from `seq` on; `last_flags` are the last one's (PSH, FIN)."""
+        """Consecutive segments from ``seq`` on; ``last_flags`` are the last one's (PSH, FIN)."""
         lengths, sums = payload_sums(payloads)
         return self.build(payloads, lengths, sums, seq, flags, last_flags, fields)
 

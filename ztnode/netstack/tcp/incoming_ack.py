@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from ztnode.netstack.tcp.ending import fin_acknowledged
 from ztnode.netstack.tcp.sequence import distance, unwrap
 from ztnode.netstack.tcp.tcb import ControlBlock
 
-Blocks = tuple[tuple[int, int], ...]
+Blocks: TypeAlias = tuple[tuple[int, int], ...]
 
 
-def process(tcb: ControlBlock, ack: int, sack: Blocks, echo: int | None, duplicate: bool, now: float) -> None:
+def process_ack(tcb: ControlBlock, ack: int, sack: Blocks, echo: int | None, duplicate: bool, now: float) -> None:
     """The acknowledgement part of a segment, or of several in a row.
 
     ``ack`` is unwrapped, ``sack`` as on the wire; ``echo`` is the timestamp that came back, None without the option.

@@ -1,8 +1,8 @@
-"""What TCP asks of the IP layer below: the narrow waist between `tcp/` and the rest of the stack.
+"""What TCP asks of the IP layer below: the narrow waist between ``tcp/`` and the rest of the stack.
 
-TCP builds whole Ethernet frames itself, because one `struct.pack` over a per-flow template is what makes bulk
-output cheap. The IP layer owns the template (next hop, addresses, hop limit) and says by `generation` when it changed.
-"""
+TCP builds whole Ethernet frames itself, because one ``struct.pack`` over a per-flow template is what makes bulk
+output cheap. The IP layer owns the template (next hop, addresses, hop limit) and says by ``generation`` when it
+changed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class IpFlow(Protocol):
 
     @property
     def generation(self) -> int:
-        """Changes whenever `header` or `mtu` changes."""
+        """Changes whenever ``header`` or ``mtu`` changes."""
 
     def send(self, frames: Sequence[Frame]) -> None:
         """Queue complete frames. Until the next hop is resolved a bounded number is kept, to fill in the MAC."""
@@ -53,4 +53,4 @@ class FlowSource(Protocol):
     """What the layer asks the stack when a packet came from somebody that no connection knows."""
 
     def flow_to(self, port_index: int, local: bytes, remote: bytes) -> IpFlow | None:
-        """The flow for answers from `local` to `remote`; None when there is no route."""
+        """The flow for answers from ``local`` to ``remote``; None when there is no route."""

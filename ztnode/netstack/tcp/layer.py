@@ -7,20 +7,26 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
-from ztnode.netstack.tcp import arrival, ending, opening, output, reports, timers
+from ztnode.netstack.tcp.arrival import batch_end
+from ztnode.netstack.tcp.arrival import segment as segment_arrived
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.connection_key import ConnectionKey, addresses_of, reverse_key
-from ztnode.netstack.tcp.ending import error_of
+from ztnode.netstack.tcp.ending import fail
 from ztnode.netstack.tcp.framing import reset_for
 from ztnode.netstack.tcp.ip_service import FlowSource, IpFlow
 from ztnode.netstack.tcp.isn import InitialSequence
 from ztnode.netstack.tcp.listener import TcpListener
 from ztnode.netstack.tcp.listener_table import ListenerTable
+from ztnode.netstack.tcp.opening import CONNECT_TIMEOUT, active_open, passive_open
 from ztnode.netstack.tcp.orphans import Orphans
+from ztnode.netstack.tcp.output import flush
+from ztnode.netstack.tcp.reports import in_flight, path_mtu_changed, unreachable
 from ztnode.netstack.tcp.tcb import ControlBlock
-from ztnode.netstack.tcp.time_wait import TimeWaitEntry, TimeWaitTable, Verdict
+from ztnode.netstack.tcp.time_wait import TIME_WAIT, TimeWaitEntry, TimeWaitTable, Verdict
 from ztnode.netstack.tcp.timer_heap import TimerHeap
+from ztnode.netstack.tcp.timers import handle_timer, next_deadline
+from ztnode.os_error import os_error
 from ztnode.token_bucket import TokenBucket
 from ztnode.wire import tcp as wire
 from ztnode.wire.checksum import MODULUS, NATIVE_FACTOR, batch_sums, pseudo_sum
@@ -47,7 +53,7 @@ class TcpLayer:
         self._tables: dict[int, dict[ConnectionKey, TcpConnection]] = {}
         self._listeners = ListenerTable(self.config, random)
         self.orphans = Orphans(self.config, self.count)
-        self._time_wait = TimeWaitTable(self.config.time_wait, self.config.time_wait_max)
+        self._time_wait = TimeWaitTable(self.config.time_wait_max)
         self._time_wait_recent = 0.0
         self._heap = TimerHeap(self._count_connections)
         self._dirty: list[ControlBlock] = []
@@ -77,7 +83,7 @@ class TcpLayer:
         # The usual header, timestamps alone, is read here: a call for every segment would be a good part of the cost.
         timestamps_word = wire.TIMESTAMPS_WORD
         no_options = wire.NO_OPTIONS
-        segment_arrived = arrival.segment
+        arrived = segment_arrived
         unpack = wire.FIXED_TIMESTAMPS.unpack_from
         for (key, segment), total in zip(good, sums, strict=True):
             length = len(segment)
@@ -101,7 +107,7 @@ class TcpLayer:
                         touched.append(connection)
                     payload = segment[32:] if length > 32 else None
                     flags = offset_flags & 0xFF
-                    segment_arrived(connection, seq, ack, flags, window, tsval, tsecr, payload, no_options, now)
+                    arrived(connection, seq, ack, flags, window, tsval, tsecr, payload, no_options, now)
                 else:
                     self._other_header(connection, segment, now)
             else:
@@ -109,7 +115,7 @@ class TcpLayer:
             if not connection.predicts and connection.closed:
                 last_key = None
         for tcb in touched:
-            arrival.batch_end(tcb, now)
+            batch_end(tcb, now)
             if tcb.rcv.queue.size:
                 self._unread[tcb] = None
         touched.clear()
@@ -158,7 +164,7 @@ class TcpLayer:
             connection.marks.touched = True
             self._touched.append(connection)
         payload = segment[header:] if len(segment) > header else None
-        arrival.segment(connection, seq, ack, offset_flags & 0xFF, window, tsval, tsecr, payload, options, now)
+        segment_arrived(connection, seq, ack, offset_flags & 0xFF, window, tsval, tsecr, payload, options, now)
 
     def _unowned(self, port_index: int, key: ConnectionKey, segment: memoryview, now: float) -> None:
         """A segment for no connection: TIME-WAIT, a listener, or nobody (RFC 9293 section 3.10.7.1 and .2)."""
@@ -215,11 +221,11 @@ class TcpLayer:
         if len(half_open) >= self.config.syn_queue:
             self.count("syn_queue_full")
             # Without a reset: if it was genuine, its peer says its SYN or its first words again.
-            ending.fail(half_open[next(iter(half_open))], error_of(errno.ETIMEDOUT))
+            fail(half_open[next(iter(half_open))], os_error(errno.ETIMEDOUT))
         connection = self._create(flow, key, now)
         connection.listener = listener
         half_open[key] = connection
-        opening.passive_open(connection, header.sequence, header.window, header.options, now)
+        passive_open(connection, header.sequence, header.window, header.options, now)
 
     def copy_unread(self) -> None:
         """Copy the received payload that is still unread: the views of the last batches are about to vanish."""
@@ -232,47 +238,47 @@ class TcpLayer:
     def icmp_error(self, port_index: int, key: ConnectionKey, seq: int, errno: int, now: float) -> None:
         """ICMP said that a segment of ours did not arrive.
 
-        `key` is in the order of the *quoted* packet (our address first). `errno` is EHOSTUNREACH, ENETUNREACH,
-        ECONNREFUSED ...; `seq` is checked against what is in flight.
+        ``key`` is in the order of the *quoted* packet (our address first). ``errno`` is EHOSTUNREACH, ENETUNREACH,
+        ECONNREFUSED ...; ``seq`` is checked against what is in flight.
         """
         self.now = now
         connection = self._tables.get(port_index, {}).get(reverse_key(key))
         if connection is not None:
-            reports.unreachable(connection, seq, errno)
+            unreachable(connection, seq, errno)
 
     def in_flight(self, port_index: int, key: ConnectionKey, seq: int) -> bool:
-        """Whether `seq` is something of ours that is on its way (RFC 5927 section 4.1).
+        """Whether ``seq`` is something of ours that is on its way (RFC 5927 section 4.1).
 
-        Only then may an ICMP error that quotes it change anything beyond this connection. `key` as for `icmp_error`.
-        """
+        Only then may an ICMP error that quotes it change anything beyond this connection. ``key`` as for
+        ``icmp_error``."""
         connection = self._tables.get(port_index, {}).get(reverse_key(key))
-        return connection is not None and reports.in_flight(connection, seq)
+        return connection is not None and in_flight(connection, seq)
 
     def packet_too_big(self, port_index: int, key: ConnectionKey, seq: int, now: float) -> None:
-        """ICMP fragmentation needed / packet too big, for a segment of ours (`key` as for `icmp_error`).
+        """ICMP fragmentation needed / packet too big, for a segment of ours (``key`` as for ``icmp_error``).
 
         The flow's MTU is the lower one already.
         """
         self.now = now
         connection = self._tables.get(port_index, {}).get(reverse_key(key))
         if connection is not None:
-            reports.path_mtu_changed(connection, seq, now)
+            path_mtu_changed(connection, seq, now)
 
     def flow_failed(self, flow: IpFlow, errno: int, now: float) -> None:
-        """The next hop of `flow` does not resolve: connections that are still opening fail with `errno`."""
+        """The next hop of ``flow`` does not resolve: connections that are still opening fail with ``errno``."""
         self.now = now
         table = self._tables.get(flow.port_index, {})
         for connection in [connection for connection in table.values() if connection.link.flow is flow]:
-            reports.unreachable(connection, connection.snd.iss, errno)
+            unreachable(connection, connection.snd.iss, errno)
 
     def port_removed(self, port_index: int, now: float) -> None:
         """The network is gone: its connections and listeners end with ENETDOWN, nothing is sent."""
         self.now = now
         for connection in list(self._tables.pop(port_index, {}).values()):
-            ending.fail(connection, error_of(errno.ENETDOWN))
+            fail(connection, os_error(errno.ENETDOWN))
         self._time_wait.remove_port(port_index)
         for listener in self._listeners.of_network(port_index):
-            listener.error = error_of(errno.ENETDOWN)
+            listener.error = os_error(errno.ENETDOWN)
             listener.close()
             self.notify_listener(listener)
 
@@ -281,7 +287,7 @@ class TcpLayer:
         self.now = now
         table = self._tables.get(port_index, {})
         for connection in [connection for connection in table.values() if connection.link.flow.local == local]:
-            ending.fail(connection, error_of(errno.EADDRNOTAVAIL))
+            fail(connection, os_error(errno.EADDRNOTAVAIL))
 
     # --- timers and output ---
     def next_timer(self) -> float | None:
@@ -300,7 +306,7 @@ class TcpLayer:
         self.now = now
         # Entered anew after all were taken: a deadline that only the flush moves would come up for ever otherwise.
         for tcb in self._heap.pop_due(now):
-            timers.handle_timer(tcb, now)
+            handle_timer(tcb, now)
             self.want_flush(tcb)  # which also enters its next deadline
         if self._time_wait:
             self._time_wait_recent = now
@@ -313,8 +319,8 @@ class TcpLayer:
             dirty, self._dirty = self._dirty, []
             for tcb in dirty:
                 tcb.marks.dirty = False
-                output.flush(tcb, now)
-                due = timers.next_deadline(tcb)
+                flush(tcb, now)
+                due = next_deadline(tcb)
                 if due is not None:
                     self._heap.schedule(tcb, due)
 
@@ -334,20 +340,20 @@ class TcpLayer:
         """Active open; data may be written at once. Raises OSError(EADDRINUSE / EADDRNOTAVAIL)."""
         self.now = now
         if not 0 < remote_port < 65536:
-            raise error_of(errno.EADDRNOTAVAIL)
+            raise os_error(errno.EADDRNOTAVAIL)
         prefix = flow.remote + flow.local + remote_port.to_bytes(2, "big")
         if local_port == 0:
             chosen = choose_port(self._random, self.config.ephemeral_ports, _Taken(self, flow.port_index, prefix))
             if chosen is None:
-                raise error_of(errno.EADDRNOTAVAIL)
+                raise os_error(errno.EADDRNOTAVAIL)
             local_port = chosen
         key = prefix + local_port.to_bytes(2, "big")
         if key in self._tables.get(flow.port_index, {}):
-            raise error_of(errno.EADDRINUSE)
+            raise os_error(errno.EADDRINUSE)
         if self._time_wait.get((flow.port_index, key)) is not None:
             self._time_wait.remove((flow.port_index, key))
         connection = self._create(flow, key, now)
-        opening.active_open(connection, now, timeout if timeout is not None else self.config.connect_timeout)
+        active_open(connection, now, timeout if timeout is not None else CONNECT_TIMEOUT)
         return connection
 
     def listen(
@@ -396,7 +402,7 @@ class TcpLayer:
             tcb.rcv.nxt,
             timestamps.recent if timestamps.on else None,
             timestamps.offset,
-            self.now + self.config.time_wait,
+            self.now + TIME_WAIT,
         )
         self._time_wait.add((link.flow.port_index, link.key), entry)
 
@@ -439,7 +445,7 @@ class TcpLayer:
         return sum(map(len, self._tables.values()))
 
     def count(self, reason: str) -> None:
-        """One more of `reason`."""
+        """One more of ``reason``."""
         self.counters[reason] = self.counters.get(reason, 0) + 1
 
 

@@ -25,7 +25,7 @@ class ListenerHost(Protocol):
 
 
 class TcpListener:
-    """Accepts connections for one port number. Look at `pending` when `TcpLayer.ready()` names it."""
+    """Accepts connections for one port number. Look at ``pending`` when ``TcpLayer.ready()`` names it."""
 
     __slots__ = ("_layer", "_queue", "backlog", "closed", "error", "half_open", "local", "owner", "port", "port_index")
 

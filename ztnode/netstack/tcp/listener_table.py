@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
+from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.listener import ListenerHost, TcpListener
+from ztnode.os_error import os_error
+
+_BACKLOG_MAX: Final = 1024
 
 
 class ListenerTable:
@@ -31,15 +34,15 @@ class ListenerTable:
         if port == 0:
             chosen = choose_port(self._random, self._config.ephemeral_ports, self._listeners)
             if chosen is None:
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+                raise os_error(errno.EADDRINUSE)
             port = chosen
         elif not 0 < port < 65536:
-            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            raise os_error(errno.EADDRNOTAVAIL)
         others = self._listeners.setdefault(port, [])
         for other in others:
             if other.port_index == port_index and other.local == local:
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-        listener = TcpListener(host, port, max(1, min(backlog, self._config.backlog_max)), port_index, local)
+                raise os_error(errno.EADDRINUSE)
+        listener = TcpListener(host, port, max(1, min(backlog, _BACKLOG_MAX)), port_index, local)
         others.append(listener)
         others.sort(key=lambda entry: (entry.local is None, entry.port_index is None))
         return listener

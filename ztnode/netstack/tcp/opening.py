@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ztnode.netstack.tcp.ending import become, shut_down
 from ztnode.netstack.tcp.framing import HeaderFields
+from ztnode.netstack.tcp.rtt import INITIAL_RTO, MAX_RTO
 from ztnode.netstack.tcp.segment_size import DEFAULT_PEER_MSS, MIN_MSS
 from ztnode.netstack.tcp.state import Event, State
 from ztnode.netstack.tcp.tcb import ControlBlock
 from ztnode.netstack.tcp.timers import arm_keepalive
 from ztnode.wire import tcp as wire
+
+CONNECT_TIMEOUT: Final = 30.0
+"""Seconds for a handshake, unless the owner says how long."""
+_SYN_RTO: Final = (0.25, 0.5, 1.0)
+"""Waits after the first SYNs in seconds; ``rtt`` says why they are shorter than RFC 6298 asks."""
 
 
 def active_open(tcb: ControlBlock, now: float, timeout: float) -> None:
@@ -82,15 +90,15 @@ def _syn_options(tcb: ControlBlock, answering: bool) -> bytes:
 def send_syn(tcb: ControlBlock, now: float) -> None:
     """SYN or SYN-ACK, first or again, and when to repeat it."""
     answering = tcb.state is State.SYN_RECEIVED
-    config, timers = tcb.config, tcb.timers
+    timers = tcb.timers
     retries = timers.syn_retries
     if answering:
-        interval = config.initial_rto * (1 << retries)
-    elif retries < len(config.syn_rto):
-        interval = config.syn_rto[retries]
+        interval = INITIAL_RTO * (1 << retries)
+    elif retries < len(_SYN_RTO):
+        interval = _SYN_RTO[retries]
     else:
-        interval = config.syn_rto[-1] * (1 << (retries - len(config.syn_rto) + 1))
-    timers.syn_due = now + min(interval, config.max_rto)
+        interval = _SYN_RTO[-1] * (1 << (retries - len(_SYN_RTO) + 1))
+    timers.syn_due = now + min(interval, MAX_RTO)
     if retries == 0:
         timers.syn_sent_at = now
     window = min(tcb.rcv.window.limit, 0xFFFF)  # RFC 7323 section 2.2: never scaled in a SYN

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-_BURST = 0.001
+from typing import Final
+
+_BURST: Final = 0.001
 """Seconds' worth that goes out at once: the kernel's figure, and what an event loop's timer can tell apart."""
-_CATCH_UP = 0.005
+_CATCH_UP: Final = 0.005
 """How late a turn of the event loop may be before its share of the rate is lost."""
 
 
@@ -18,7 +20,7 @@ class Pacer:
         """Nothing leaves before this."""
 
     def room(self, rate: float, mss: int, now: float) -> int:
-        """Bytes that may leave now: whole segments, at least one once it is due, and after them none before `due`."""
+        """Bytes that may leave now: whole segments, at least one once it is due, and after them none before ``due``."""
         late = now - self.due
         if late < 0.0:
             return 0

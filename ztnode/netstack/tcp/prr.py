@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ProportionalRateReduction:
-    """One episode: as much goes out for what arrives as brings the flight down to `ssthresh`. Sizes in bytes."""
+    """One episode: as much goes out for what arrives as brings the flight down to ``ssthresh``. Sizes in bytes."""
 
     __slots__ = ("_delivered", "_out", "_recover_fs")
 
@@ -21,7 +21,7 @@ class ProportionalRateReduction:
     def window(self, pipe: int, ssthresh: int, mss: int, delivered: int, *, safe: bool) -> int:
         """The congestion window after an acknowledgement that delivered so much (section 6.2).
 
-        `safe`: it made progress and found nothing more lost (SafeACK).
+        ``safe``: it made progress and found nothing more lost (SafeACK).
         """
         self._delivered += delivered
         if pipe > ssthresh:

@@ -43,7 +43,7 @@ class ReceiveQueue:
         self.size += len(piece)
 
     def read(self, limit: int) -> list[Buffer]:
-        """Take up to `limit` bytes."""
+        """Take up to ``limit`` bytes."""
         pieces = self._pieces
         if limit >= self.size:
             taken = pieces[self._head :] if self._head else pieces
@@ -97,8 +97,8 @@ class ReceiveQueue:
 class Reassembly:
     """Out-of-order data: disjoint ranges of the sequence space in ascending order.
 
-    Memory is bounded twice: by `limit` bytes, pieces counted with their overhead, and by `max_ranges`. What does not
-    fit is refused, which RFC 2018 section 8 allows as it was never acknowledged.
+    Memory is bounded twice: by ``limit`` bytes, pieces counted with their overhead, and by ``max_ranges``. What does
+    not fit is refused, which RFC 2018 section 8 allows as it was never acknowledged.
     """
 
     __slots__ = ("_ends", "_pieces", "_recent", "_starts", "cost", "max_ranges")
@@ -118,7 +118,7 @@ class Reassembly:
         return len(self._starts)
 
     def insert(self, start: int, data: Buffer, limit: int) -> tuple[bool, tuple[int, int] | None]:
-        """Store `data` at sequence number `start`.
+        """Store ``data`` at sequence number ``start``.
 
         Returns (stored, duplicate): whether anything new was kept, and the first range of it that was here before
         (for a DSACK block, RFC 2883), if any.
@@ -196,7 +196,7 @@ class Reassembly:
             del recent[8:]
 
     def pop(self, upto: int) -> tuple[int, list[bytes | bytearray]]:
-        """Take what has become in order now that everything before `upto` is here: (new upto, pieces)."""
+        """Take what has become in order now that everything before ``upto`` is here: (new upto, pieces)."""
         starts, ends = self._starts, self._ends
         taken: list[bytes | bytearray] = []
         while starts and starts[0] <= upto:
@@ -223,7 +223,7 @@ class Reassembly:
         self.cost = 0
 
     def sack_blocks(self, count: int) -> list[tuple[int, int]]:
-        """Up to `count` ranges, the most recently changed first (RFC 2018 section 4)."""
+        """Up to ``count`` ranges, the most recently changed first (RFC 2018 section 4)."""
         starts, ends = self._starts, self._ends
         blocks: list[tuple[int, int]] = []
         seen: set[int] = set()
@@ -278,7 +278,7 @@ class ReceiveWindow:
         return gain >= mss and (gain >= self.limit >> 1 or offered < mss or gain >= 2 * offered)
 
     def consumed(self, count: int, rtt: float, now: float) -> None:
-        """The owner read `count` bytes: dynamic right-sizing.
+        """The owner read ``count`` bytes: dynamic right-sizing.
 
         Whoever reads X bytes in one round trip needs a window of 2 X for the sender to be able to double its rate.
         """

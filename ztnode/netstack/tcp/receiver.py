@@ -18,7 +18,7 @@ _PACK_BLOCK: Final = struct.Struct("!II").pack
 
 
 class Receiver:
-    """What arrived. Sequence numbers are unwrapped; `irs` is the peer's initial one."""
+    """What arrived. Sequence numbers are unwrapped; ``irs`` is the peer's initial one."""
 
     __slots__ = (
         "acks",
@@ -52,7 +52,7 @@ class Receiver:
         self.out_of_order = 0
 
     def text(self, start: int, payload: memoryview) -> bool:
-        """Take the text of an acceptable segment that begins at `start`; True when bytes became readable."""
+        """Take the text of an acceptable segment that begins at ``start``; True when bytes became readable."""
         end = start + len(payload)
         nxt = self.nxt
         edge = self.window.edge

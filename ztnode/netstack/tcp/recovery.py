@@ -4,8 +4,8 @@ Loss is found by time, not by counting (``rack``, ``tail_loss_probe``); a peer w
 duplicate acknowledgements (RFC 5681, RFC 6582) mapped on the same scoreboard. How much may be sent during recovery is
 PRR's (``prr``). A retransmission that turns out to have been unnecessary is taken back (``undo``).
 
-The connection calls `acknowledged` once per batch where the acknowledgements allow it, asks `allowance` and
-`next_retransmission` before sending, and reports what it sent.
+The connection calls ``acknowledged`` once per batch where the acknowledgements allow it, asks ``allowance`` and
+``next_retransmission`` before sending, and reports what it sent.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RecoveryInfo(TypedDict):
     """Figures about what is in flight and what became of it; sizes in bytes."""
 
     unacked: int
-    """Sent and not cumulatively acknowledged, as in `ss -i`."""
+    """Sent and not cumulatively acknowledged, as in ``ss -i``."""
     pipe: int
     sacked: int
     lost: int
@@ -107,7 +107,7 @@ class Recovery:
         """Up to here the congestion window held sending back: it may grow while this is being acknowledged."""
         self.force_retransmit = False
         self.output_una = una
-        """`una` when the connection last had the chance to send: all that came since is one batch."""
+        """``una`` when the connection last had the chance to send: all that came since is one batch."""
         self.consecutive_timeouts = 0
         self._dup_acks = 0
         self._rto_from = 0.0
@@ -161,7 +161,7 @@ class Recovery:
         self._arm(now, restart=False)
 
     def sent_again(self, start: int, end: int, now: float, tsval: int) -> None:
-        """[start, end) was retransmitted; `tsval` is the timestamp that it carried."""
+        """[start, end) was retransmitted; ``tsval`` is the timestamp that it carried."""
         stamp = self._rate.stamp(self.pipe, now) if self._rate is not None else None
         self.board.retransmitted(start, end, now, stamp)
         self.retransmits += 1
@@ -185,10 +185,10 @@ class Recovery:
     ) -> int:
         """Process an acknowledgement, or the sum of several cumulative ones.
 
-        `blocks`: SACK blocks inside [una, nxt), unwrapped. `dup_acks`: how many duplicate ACKs (RFC 5681 section 2)
-        this stands for, which only counts for a peer without SACK. `echo`: TSecr, `echo_rtt` what it says about the
-        round-trip time (0.0: nothing). `dsack`: how many bytes the peer reported to have twice (RFC 2883). Returns how
-        many bytes were newly acknowledged cumulatively.
+        ``blocks``: SACK blocks inside [una, nxt), unwrapped. ``dup_acks``: how many duplicate ACKs (RFC 5681 section 2)
+        this stands for, which only counts for a peer without SACK. ``echo``: TSecr, ``echo_rtt`` what it says about the
+        round-trip time (0.0: nothing). ``dsack``: how many bytes the peer reported to have twice (RFC 2883). Returns
+        how many bytes were newly acknowledged cumulatively.
         """
         board = self.board
         board.begin()
@@ -312,7 +312,7 @@ class Recovery:
 
     # --- fast recovery ---
     def _enter_recovery(self, now: float, flight: int) -> None:
-        """`flight`: what was outstanding when we last could send.
+        """``flight``: what was outstanding when we last could send.
 
         The acknowledgements since then are one batch. Taking what they left outstanding for FlightSize (RFC 5681
         section 3.1, RFC 9937's RecoverFS) would make one loss at the end of a batch look like a collapsed window.
@@ -416,7 +416,7 @@ class Recovery:
 
     # --- the timer ---
     def _arm(self, now: float, *, restart: bool) -> None:
-        """Choose and set the one deadline (RFC 8985 section 8); `restart` begins the timeout anew."""
+        """Choose and set the one deadline (RFC 8985 section 8); ``restart`` begins the timeout anew."""
         if self.nxt == self.una:
             self.timer = Timer.NONE
             self.deadline = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ztnode.netstack.tcp.ending import error_of, finish
+from ztnode.netstack.tcp.ending import finish
 from ztnode.netstack.tcp.sequence import MASK, distance
 from ztnode.netstack.tcp.state import State
 from ztnode.netstack.tcp.tcb import ControlBlock
+from ztnode.os_error import os_error
 
 
 def unreachable(tcb: ControlBlock, seq32: int, code: int) -> None:
@@ -17,7 +18,7 @@ def unreachable(tcb: ControlBlock, seq32: int, code: int) -> None:
     """
     if tcb.state is State.SYN_SENT or (tcb.state is State.SYN_RECEIVED and tcb.listener is None):
         if distance(seq32, tcb.snd.iss) <= 1:
-            finish(tcb, error_of(code))
+            finish(tcb, os_error(code))
     else:
         tcb.layer.count("icmp_soft")
 

@@ -15,8 +15,8 @@ _TAIL: Final = 8192
 class SendBuffer:
     """Bytes [start, end) of the send sequence space.
 
-    Positions are unwrapped sequence numbers (plain growing integers). `start` moves by `acknowledge`, `end` by
-    `append`. Chunks are freed whole: memory held is at most one chunk more than `end - start`.
+    Positions are unwrapped sequence numbers (plain growing integers). ``start`` moves by ``acknowledge``, ``end`` by
+    ``append``. Chunks are freed whole: memory held is at most one chunk more than ``end - start``.
     """
 
     __slots__ = ("_chunks", "_starts", "_tail", "_tail_used", "end", "start")
@@ -33,7 +33,7 @@ class SendBuffer:
         return self.end - self.start
 
     def append(self, data: Buffer) -> None:
-        """Queue `data`. Large buffers are referenced, not copied: the caller must not change them any more."""
+        """Queue ``data``. Large buffers are referenced, not copied: the caller must not change them any more."""
         length = len(data)
         if length >= _SMALL:
             self._starts.append(self.end)
@@ -63,7 +63,7 @@ class SendBuffer:
         self.end += length
 
     def acknowledge(self, upto: int) -> None:
-        """Free everything before `upto` (start <= upto <= end)."""
+        """Free everything before ``upto`` (start <= upto <= end)."""
         self.start = upto
         starts, chunks = self._starts, self._chunks
         if upto == self.end:
@@ -77,7 +77,7 @@ class SendBuffer:
             del chunks[:gone]
 
     def cut(self, start: int, end: int, size: int) -> list[tuple[memoryview, ...]]:
-        """[start, end) as segments of `size` bytes (the last may be shorter), each a tuple of views."""
+        """[start, end) as segments of ``size`` bytes (the last may be shorter), each a tuple of views."""
         starts, chunks = self._starts, self._chunks
         index = bisect_right(starts, start) - 1
         chunk = chunks[index]

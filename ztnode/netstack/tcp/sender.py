@@ -1,6 +1,6 @@
 """The sending half of a connection: buffer, peer's window, Nagle, silly-window avoidance, segmenting.
 
-`Recovery` says what is lost and how much congestion control allows; this decides what goes out and builds it.
+``Recovery`` says what is lost and how much congestion control allows; this decides what goes out and builds it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MIN_PERSIST: Final = 0.2
 
 
 class Sender:
-    """What is to be sent. Sequence numbers are unwrapped; `iss` is our initial one."""
+    """What is to be sent. Sequence numbers are unwrapped; ``iss`` is our initial one."""
 
     __slots__ = (
         "_pacer",
@@ -82,7 +82,7 @@ class Sender:
     def open_window(self, seq: int, ack: int, window: int) -> bool:
         """Take over the window of a segment, unless an older one overtook it (RFC 9293 section 3.10.7.4).
 
-        `window` is in bytes. Returns whether the right edge moved.
+        ``window`` is in bytes. Returns whether the right edge moved.
         """
         if self.wl1 < seq or (self.wl1 == seq and self.wl2 <= ack):
             self.wl1 = seq
@@ -98,7 +98,7 @@ class Sender:
         return False
 
     def acknowledged(self, una: int, now: float) -> None:
-        """The peer has everything before `una`: free it."""
+        """The peer has everything before ``una``: free it."""
         buffer = self.buffer
         self.last_progress = now
         end = buffer.end
@@ -153,7 +153,7 @@ class Sender:
         if rate is not None and allowance > 0:
             room = self._pacer.room(rate, recovery.cc.mss, now)
             if room < allowance:
-                self.paced_at = now  # `output` says when in the end
+                self.paced_at = now  # ``output`` says when in the end
                 return room
         return allowance
 

@@ -179,7 +179,7 @@ class ControlBlock:
         """Opaque to TCP."""
         self.listener: ListenerServices | None = None
         writer = SegmentWriter(flow, self.link.local_port, self.link.remote_port)
-        rtt = RttEstimator(config.initial_rto, config.min_rto, config.max_rto)
+        rtt = RttEstimator()
         self.snd = Sender(iss, writer, rtt, ALGORITHMS[config.congestion](self.link.size.path_mss))
         self.rcv = Receiver(0, config.receive_buffer, config.receive_buffer_max)
         self.timestamps = Timestamps(timestamp_offset)

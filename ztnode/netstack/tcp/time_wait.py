@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
+from typing import Final
 
 from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.connection_key import ConnectionKey
@@ -11,6 +12,9 @@ from ztnode.netstack.tcp.framing import HeaderFields, SegmentWriter
 from ztnode.netstack.tcp.ip_service import IpFlow
 from ztnode.netstack.tcp.sequence import MASK, is_before
 from ztnode.wire import tcp as wire
+
+TIME_WAIT: Final = 60.0
+"""2 MSL in seconds, as in the kernel (RFC 9293 section 3.4.2 has an MSL of two minutes)."""
 
 
 class Verdict(enum.Enum):
@@ -72,10 +76,9 @@ class TimeWaitEntry:
 class TimeWaitTable:
     """Entries of one network in the order of their expiry (2 MSL is the same for all)."""
 
-    __slots__ = ("_duration", "_entries", "_maximum")
+    __slots__ = ("_entries", "_maximum")
 
-    def __init__(self, duration: float, maximum: int) -> None:
-        self._duration = duration
+    def __init__(self, maximum: int) -> None:
         self._maximum = maximum
         self._entries: OrderedDict[tuple[int, ConnectionKey], TimeWaitEntry] = OrderedDict()
 
@@ -114,7 +117,7 @@ class TimeWaitTable:
 
     def restart(self, key: tuple[int, ConnectionKey], now: float) -> None:
         """The peer repeated its FIN: 2 MSL begins again."""
-        self._entries[key].expires = now + self._duration
+        self._entries[key].expires = now + TIME_WAIT
         self._entries.move_to_end(key)
 
     def remove(self, key: tuple[int, ConnectionKey]) -> None:

@@ -11,6 +11,8 @@ from ztnode.netstack.tcp.recovery import Timer
 from ztnode.netstack.tcp.state import State
 from ztnode.netstack.tcp.tcb import ControlBlock
 
+_USER_TIMEOUT: Final = 120.0
+"""Unacknowledged data older than this ends the connection with ETIMEDOUT (RFC 9293 section 3.8.3: at least 100 s)."""
 _SYN_ACK_RETRIES: Final = 5
 _BLACK_HOLE_TIMEOUTS: Final = 3
 
@@ -87,7 +89,7 @@ def _retransmission_timer(tcb: ControlBlock, frames: list[Frame], now: float) ->
     if timer == Timer.TAIL_PROBE:
         snd.tail_probe(frames, header_fields(tcb, now), now)
         return False
-    if now - snd.last_progress > tcb.config.user_timeout:
+    if now - snd.last_progress > _USER_TIMEOUT:
         timed_out(tcb)
         return True
     recovery.on_timeout(now)
@@ -113,7 +115,7 @@ def _persist_timer(tcb: ControlBlock, frames: list[Frame], now: float) -> bool:
 def _window_stays_shut(tcb: ControlBlock, now: float) -> bool:
     """Whether to stop asking: the peer does not answer, or nobody would learn that it ever opened its window."""
     snd, config = tcb.snd, tcb.config
-    if now - snd.persist_since > config.user_timeout:
+    if now - snd.persist_since > _USER_TIMEOUT:
         return True
     if not tcb.orphaned:
         return False

@@ -37,7 +37,7 @@ class Impairment:
     delay: float = 0.005
     jitter: float = 0.0
     rate: float = 0.0
-    """Bytes per second; 0 for no limit. The queue before it holds `queue` seconds."""
+    """Bytes per second; 0 for no limit. The queue before it holds ``queue`` seconds."""
     queue: float = 0.1
     batch: float = 0.0
     """Arrivals are rounded up to multiples of this, so that several make one batch."""
@@ -224,7 +224,7 @@ class World:
         return True
 
     def run(self, until: Callable[[], bool], limit: float = 600.0, steps: int = 2_000_000) -> bool:
-        """Run until the condition holds; False when `limit` seconds passed or nothing is left to happen."""
+        """Run until the condition holds; False when ``limit`` seconds passed or nothing is left to happen."""
         self.a.turn()
         self.b.turn()
         end = self.now + limit
@@ -262,7 +262,7 @@ class World:
 
 
 class Transfer:
-    """Sends `total` pseudo-random bytes from one connection to the other and checks that they arrive whole."""
+    """Sends ``total`` pseudo-random bytes from one connection to the other and checks that they arrive whole."""
 
     def __init__(self, world: World, source: TcpConnection, sink: TcpConnection, total: int, **options: Any) -> None:
         self.source = source

@@ -14,7 +14,7 @@ MSS = 1000
 
 
 def test_rfc6298_first_and_later_samples() -> None:
-    rtt = RttEstimator(1.0, 0.2, 60.0)
+    rtt = RttEstimator()
     assert rtt.rto == 1.0  # section 2.1
     rtt.sample(0.5, 0.0)
     assert (rtt.srtt, rtt.rttvar, rtt.rto) == (0.5, 0.25, 1.5)  # section 2.2
@@ -31,7 +31,7 @@ def test_rfc6298_first_and_later_samples() -> None:
 
 
 def test_minimum_rtt_is_forgotten_in_time() -> None:
-    rtt = RttEstimator(1.0, 0.2, 60.0)
+    rtt = RttEstimator()
     rtt.sample(0.01, 0.0)
     rtt.sample(0.05, 1.0)
     assert rtt.min_rtt == 0.01
@@ -145,7 +145,7 @@ def entry(expires: float, ts: int | None = 1000) -> TimeWaitEntry:
 
 
 def test_time_wait_table_is_bounded_and_expires_in_order() -> None:
-    table = TimeWaitTable(60.0, 100)
+    table = TimeWaitTable(100)
     for n in range(250):
         table.add((0, n.to_bytes(4, "big")), entry(60.0 + n))
     assert len(table) == 100

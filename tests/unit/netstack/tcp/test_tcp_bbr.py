@@ -87,7 +87,7 @@ def test_pacer_neither_exceeds_the_rate_nor_stops(rate: float, mss: int, turns: 
         assert room % mss == 0
         if room:
             pacer.sent(room, rate, now)
-            assert pacer.due > now  # otherwise a timer for `due` would go off at once
+            assert pacer.due > now  # otherwise a timer for ``due`` would go off at once
             sent += room
         now += turn
     # What a late turn may catch up with, a burst of a millisecond, and the segment that is rounded up to.

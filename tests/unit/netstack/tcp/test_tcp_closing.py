@@ -31,7 +31,7 @@ def long_way(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-# ------------------------------------------------------------------ header prediction beyond ESTABLISHED
+# --- header prediction beyond ESTABLISHED ---
 @pytest.mark.parametrize("ts", [False, True])
 def test_a_download_after_the_peers_half_close_stays_on_the_fast_path(long_way: list[int], ts: bool) -> None:
     s = Script()
@@ -126,7 +126,7 @@ def test_a_new_syn_right_behind_the_last_acknowledgement_is_heard() -> None:
     assert c.state is State.CLOSED
 
 
-# ------------------------------------------------------------------ orphans
+# --- orphans ---
 def test_an_orphan_that_meets_nothing_but_a_closed_window_ends() -> None:
     """With an owner it stays open for ever (RFC 1122 section 4.2.2.17); without one, what it holds is nobody's."""
     s = Script(TcpConfig(orphan_timeout=100.0))
@@ -303,9 +303,9 @@ def test_an_orphan_in_fin_wait_2_is_kept_by_nothing_the_peer_says() -> None:
     assert c.error is None
 
 
-# ------------------------------------------------------------------ the port's next user
+# --- the port's next user ---
 def half_way(state: State) -> tuple[Script, int]:
-    """A connection in `state`, and the peer's next sequence number."""
+    """A connection in ``state``, and the peer's next sequence number."""
     s = Script()
     c = s.established()
     peer = 1

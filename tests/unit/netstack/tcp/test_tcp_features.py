@@ -34,7 +34,7 @@ def spans(out: Sent) -> list[tuple[int, int]]:
     return [(header.sequence, header.sequence + len(payload)) for header, payload in out if payload]
 
 
-# ------------------------------------------------------------------ opening
+# --- opening ---
 def test_rfc9293_active_open_offers_every_option() -> None:
     s = Script()
     s.connect()
@@ -215,7 +215,7 @@ def test_addresses_in_use() -> None:
         s.connect(local_port=1234)
 
 
-# ------------------------------------------------------------------ RFC 5961
+# --- RFC 5961 ---
 def test_rfc5961_reset_only_for_the_exact_sequence_number() -> None:
     s = Script()
     c = s.established()
@@ -255,7 +255,7 @@ def test_bad_checksum_and_nonsense_are_counted_and_dropped() -> None:
     assert c.readable == 0
 
 
-# ------------------------------------------------------------------ receiving
+# --- receiving ---
 def test_rfc7323_paws_and_its_exception_for_resets() -> None:
     s = Script()
     c = s.established(ts=True)
@@ -389,7 +389,7 @@ def test_sequence_numbers_wrap_on_both_sides() -> None:
     assert b"".join(c.read(1000)) == b"a" * 200 + b"b" * 200 + b"c" * 200
 
 
-# ------------------------------------------------------------------ sending
+# --- sending ---
 def test_nagle_in_minshalls_form_and_nodelay() -> None:
     s = Script()
     c = s.established(mss=1000)
@@ -505,7 +505,7 @@ def test_rfc5681_restart_after_idle() -> None:
     assert len(s.sent()) == 10
 
 
-# ------------------------------------------------------------------ loss
+# --- loss ---
 def burst(s: Script, count: int = 10) -> TcpConnection:
     c = s.established(mss=1000)
     c.write(b"x" * 1000 * count)
@@ -707,7 +707,7 @@ def test_rfc2018_a_peer_that_takes_back_its_sacks_is_survived() -> None:
     assert c.info()["unacked"] == 0
 
 
-# ------------------------------------------------------------------ path MTU
+# --- path MTU ---
 def test_rfc1191_too_big_lowers_the_segment_size_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     w = World(mtu=2800)
     c, server = w.pair()
@@ -754,7 +754,7 @@ def test_rfc4821_black_hole_is_found_without_icmp() -> None:
     assert job.seconds_since(start) < 5.0
 
 
-# ------------------------------------------------------------------ closing
+# --- closing ---
 def test_rfc9293_simultaneous_close_and_time_wait() -> None:
     w = World()
     c, server = w.pair()
@@ -895,7 +895,7 @@ def test_network_gone() -> None:
     assert s.layer.next_timer() is None
 
 
-# ------------------------------------------------------------------ owner's side
+# --- owner's side ---
 def test_ready_names_each_once_per_turn() -> None:
     w = World()
     c, server = w.pair()

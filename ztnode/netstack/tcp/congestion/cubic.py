@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from ztnode.netstack.tcp.congestion.loss_based import LossBased
 
-C = 0.4
+C: Final = 0.4
 """RFC 9438 section 5: segments per second cubed."""
-BETA = 0.7
+BETA: Final = 0.7
 """Multiplicative decrease factor (section 4.6)."""
-_ALPHA = 3 * (1 - BETA) / (1 + BETA)
+_ALPHA: Final = 3 * (1 - BETA) / (1 + BETA)
 """Additive increase of the Reno-friendly region (section 4.3)."""
 
 

@@ -9,7 +9,7 @@ from ztnode.netstack.tcp.congestion.hystart import HyStart
 
 
 class LossBased(CongestionControl):
-    """Slow start up to `ssthresh`; subclasses say how the window grows after that and how far it falls."""
+    """Slow start up to ``ssthresh``; subclasses say how the window grows after that and how far it falls."""
 
     name: ClassVar[str] = "loss-based"
 
@@ -21,7 +21,7 @@ class LossBased(CongestionControl):
         self._before: tuple[int, int] | None = None
 
     def on_ack(self, acked: int, una: int, nxt: int, rtt: float, now: float, srtt: float) -> None:
-        """Slow start below `ssthresh`, congestion avoidance above."""
+        """Slow start below ``ssthresh``, congestion avoidance above."""
         if self.cwnd < self.ssthresh:
             growth = self.hystart.growth(acked, una, nxt, rtt, self.mss)
             if self.hystart.finished:
@@ -32,7 +32,7 @@ class LossBased(CongestionControl):
         self._avoid(acked, now, srtt)
 
     def on_congestion(self, flight: int, now: float) -> None:
-        """Remember how it was and set `ssthresh`; the window is PRR's now."""
+        """Remember how it was and set ``ssthresh``; the window is PRR's now."""
         self._before = (self.cwnd, self.ssthresh)
         self.ssthresh = max(self._reduced(flight, now), 2 * self.mss)
         self.hystart.stop()
@@ -63,5 +63,5 @@ class LossBased(CongestionControl):
         raise NotImplementedError
 
     def _reduced(self, flight: int, now: float) -> int:
-        """The new slow-start threshold after a loss with `flight` bytes outstanding."""
+        """The new slow-start threshold after a loss with ``flight`` bytes outstanding."""
         raise NotImplementedError
