@@ -160,7 +160,7 @@ class IcmpLayer:
         except WireError:
             port.count("bad_icmp")
             return
-        # RFC 5927 section 4: what we did not send, nobody can have a report about.
+        # RFC 5927 section 4: an error about a packet that we did not send is forged or lost its way.
         if source not in port.addresses:
             port.count("icmp_not_ours")
             return
@@ -300,10 +300,10 @@ def _is_unicast(port: Port, address: bytes) -> bool:
 def _is_icmpv6_error(header: ipv6.Header, payload: memoryview) -> bool:
     try:
         extensions = ipv6.parse_extensions(header.next_header, payload)
-    except WireError:  # the very header that the error is about
+    except WireError:  # the header chain is broken, which is what our error is about
         return header.next_header == icmpv6.PROTOCOL
     if extensions.fragment is not None and extensions.fragment.offset:
-        return True  # no telling
+        return True  # not the first fragment: what the packet was, it does not show
     upper = extensions.payload
     if extensions.protocol != icmpv6.PROTOCOL:
         return False

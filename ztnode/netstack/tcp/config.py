@@ -44,6 +44,6 @@ class TcpConfig:
     ephemeral_ports: tuple[int, int] = (32768, 60999)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a congestion control that there is not."""
+        """Raises ValueError for an unknown congestion control."""
         if self.congestion not in ALGORITHMS:
             raise ValueError(f"congestion control is one of {', '.join(ALGORITHMS)}, not {self.congestion!r}")

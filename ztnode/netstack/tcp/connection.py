@@ -9,10 +9,10 @@ import errno
 import ipaddress
 from typing import Final
 
+from ztnode.netstack.tcp.connection_info import ConnectionInfo, describe
 from ztnode.netstack.tcp.control_segments import send_reset
 from ztnode.netstack.tcp.ending import finish, predict, shut_down
 from ztnode.netstack.tcp.fin_wait_2 import watch as watch_fin_wait_2
-from ztnode.netstack.tcp.recovery import RecoveryInfo
 from ztnode.netstack.tcp.state import RECEIVES_TEXT, State
 from ztnode.netstack.tcp.tcb import ControlBlock
 from ztnode.netstack.tcp.timers import arm_keepalive
@@ -21,33 +21,6 @@ from ztnode.wire.buffer import Buffer
 
 SEND_BUFFER_MAX: Final = 8 << 20
 """Bytes; where the growth of the send buffer ends."""
-
-
-class ConnectionInfo(RecoveryInfo):
-    """Figures as ``ss -i`` shows them; times in seconds, sizes in bytes."""
-
-    state: str
-    congestion: str
-    phase: str
-    rtt: float
-    rttvar: float
-    min_rtt: float
-    rto: float
-    mss: int
-    cwnd: int
-    ssthresh: int
-    pacing_rate: float
-    send_window: int
-    unsent: int
-    """Written and not yet sent."""
-    receive_window: int
-    receive_buffer: int
-    out_of_order: int
-    """Segments that came out of order."""
-    timestamps: bool
-    sack: bool
-    send_scale: int
-    receive_scale: int
 
 
 class TcpConnection(ControlBlock):
@@ -78,7 +51,8 @@ class TcpConnection(ControlBlock):
             limit = config.send_buffer
         elif limit > SEND_BUFFER_MAX:
             limit = SEND_BUFFER_MAX
-        # What the peer has beyond a hole is only kept in case it reneges: it must not starve what follows.
+        # Bytes that are acknowledged selectively stay in the buffer only in case the peer drops them again (reneges):
+        # they do not count against the room for new data.
         free = min(limit + snd.recovery.board.sacked, SEND_BUFFER_MAX) - (snd.buffer.end - snd.buffer.start)
         return free if free > 0 else 0
 
@@ -182,29 +156,4 @@ class TcpConnection(ControlBlock):
 
     def info(self) -> ConnectionInfo:
         """A snapshot of its figures."""
-        snd, rcv = self.snd, self.rcv
-        recovery = snd.recovery
-        cc = recovery.cc
-        return {
-            "state": self.state.name,
-            "congestion": cc.name,
-            "phase": recovery.phase.name,
-            "rtt": snd.rtt.srtt or 0.0,
-            "rttvar": snd.rtt.rttvar,
-            "min_rtt": 0.0 if snd.rtt.min_rtt == float("inf") else snd.rtt.min_rtt,
-            "rto": snd.rtt.rto,
-            "mss": cc.mss,
-            "cwnd": cc.cwnd,
-            "ssthresh": min(cc.ssthresh, 1 << 31),
-            "pacing_rate": cc.pacing_rate or 0.0,
-            "send_window": max(0, snd.edge - recovery.una),
-            "unsent": snd.buffer.end - min(recovery.nxt, snd.buffer.end),
-            **recovery.snapshot(),
-            "receive_window": rcv.window.edge - rcv.nxt,
-            "receive_buffer": rcv.window.limit,
-            "out_of_order": rcv.out_of_order,
-            "timestamps": self.timestamps.on,
-            "sack": recovery.sack_ok,
-            "send_scale": snd.scale,
-            "receive_scale": rcv.scale,
-        }
+        return describe(self)

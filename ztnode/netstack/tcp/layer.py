@@ -11,7 +11,8 @@ from ztnode.netstack.tcp.arrival import batch_end
 from ztnode.netstack.tcp.arrival import segment as segment_arrived
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
-from ztnode.netstack.tcp.connection_key import ConnectionKey, addresses_of, reverse_key
+from ztnode.netstack.tcp.connection_key import ConnectionKey, addresses_of
+from ztnode.netstack.tcp.connection_table import ConnectionTable
 from ztnode.netstack.tcp.ending import fail
 from ztnode.netstack.tcp.framing import reset_for
 from ztnode.netstack.tcp.ip_service import FlowSource, IpFlow
@@ -50,12 +51,12 @@ class TcpLayer:
         self._flows = flows
         self._random = random
         self._sequence = InitialSequence(random(32))
-        self._tables: dict[int, dict[ConnectionKey, TcpConnection]] = {}
+        self._connections = ConnectionTable()
         self._listeners = ListenerTable(self.config, random)
         self.orphans = Orphans(self.config, self.count)
         self._time_wait = TimeWaitTable(self.config.time_wait_max)
         self._time_wait_recent = 0.0
-        self._heap = TimerHeap(self._count_connections)
+        self._heap = TimerHeap(self._connections)
         self._dirty: list[ControlBlock] = []
         self._touched: list[ControlBlock] = []
         self._unread: dict[ControlBlock, None] = {}
@@ -76,7 +77,7 @@ class TcpLayer:
         good, sums = self._sums(segments)
         if not good:
             return
-        table = self._tables.get(port_index, {})
+        table = self._connections.of_network(port_index)
         touched = self._touched
         last_key = None
         connection: TcpConnection | None = None
@@ -96,7 +97,6 @@ class TcpLayer:
                 continue
             if connection is None:
                 self._unowned(port_index, key, segment, now)
-                table = self._tables.get(port_index, table)
                 last_key = None
                 continue
             if length >= 32:
@@ -220,7 +220,7 @@ class TcpLayer:
         half_open = listener.half_open
         if len(half_open) >= self.config.syn_queue:
             self.count("syn_queue_full")
-            # Without a reset: if it was genuine, its peer says its SYN or its first words again.
+            # No reset is sent: a genuine peer repeats its SYN or its first data.
             fail(half_open[next(iter(half_open))], os_error(errno.ETIMEDOUT))
         connection = self._create(flow, key, now)
         connection.listener = listener
@@ -242,7 +242,7 @@ class TcpLayer:
         ECONNREFUSED ...; ``seq`` is checked against what is in flight.
         """
         self.now = now
-        connection = self._tables.get(port_index, {}).get(reverse_key(key))
+        connection = self._connections.quoted(port_index, key)
         if connection is not None:
             unreachable(connection, seq, errno)
 
@@ -251,7 +251,7 @@ class TcpLayer:
 
         Only then may an ICMP error that quotes it change anything beyond this connection. ``key`` as for
         ``icmp_error``."""
-        connection = self._tables.get(port_index, {}).get(reverse_key(key))
+        connection = self._connections.quoted(port_index, key)
         return connection is not None and in_flight(connection, seq)
 
     def packet_too_big(self, port_index: int, key: ConnectionKey, seq: int, now: float) -> None:
@@ -260,21 +260,20 @@ class TcpLayer:
         The flow's MTU is the lower one already.
         """
         self.now = now
-        connection = self._tables.get(port_index, {}).get(reverse_key(key))
+        connection = self._connections.quoted(port_index, key)
         if connection is not None:
             path_mtu_changed(connection, seq, now)
 
     def flow_failed(self, flow: IpFlow, errno: int, now: float) -> None:
         """The next hop of ``flow`` does not resolve: connections that are still opening fail with ``errno``."""
         self.now = now
-        table = self._tables.get(flow.port_index, {})
-        for connection in [connection for connection in table.values() if connection.link.flow is flow]:
+        for connection in self._connections.over(flow):
             unreachable(connection, connection.snd.iss, errno)
 
     def port_removed(self, port_index: int, now: float) -> None:
         """The network is gone: its connections and listeners end with ENETDOWN, nothing is sent."""
         self.now = now
-        for connection in list(self._tables.pop(port_index, {}).values()):
+        for connection in self._connections.remove_network(port_index):
             fail(connection, os_error(errno.ENETDOWN))
         self._time_wait.remove_port(port_index)
         for listener in self._listeners.of_network(port_index):
@@ -285,8 +284,8 @@ class TcpLayer:
     def address_removed(self, port_index: int, local: bytes, now: float) -> None:
         """One of our addresses is gone: connections from it end with EADDRNOTAVAIL, nothing is sent."""
         self.now = now
-        table = self._tables.get(port_index, {})
-        for connection in [connection for connection in table.values() if connection.link.flow.local == local]:
+        connections = self._connections.of_network(port_index).values()
+        for connection in [entry for entry in connections if entry.link.flow.local == local]:
             fail(connection, os_error(errno.EADDRNOTAVAIL))
 
     # --- timers and output ---
@@ -295,7 +294,7 @@ class TcpLayer:
         due = self._heap.next_due()
         expiry = self._time_wait.next_expiry()
         if expiry is not None:
-            # Nothing waits for an entry to go: let it be swept with others.
+            # Nobody waits for an entry to expire, so several are removed together, at most once a second.
             expiry = max(expiry, self._time_wait_recent + 1.0)
             if due is None or expiry < due:
                 due = expiry
@@ -304,7 +303,7 @@ class TcpLayer:
     def handle_timer(self, now: float) -> None:
         """Everything that is due: retransmission, delayed ACKs, probes, TIME-WAIT."""
         self.now = now
-        # Entered anew after all were taken: a deadline that only the flush moves would come up for ever otherwise.
+        # Scheduled again only after all were taken: a deadline that only the flush moves would be taken for ever.
         for tcb in self._heap.pop_due(now):
             handle_timer(tcb, now)
             self.want_flush(tcb)  # which also enters its next deadline
@@ -348,7 +347,7 @@ class TcpLayer:
                 raise os_error(errno.EADDRNOTAVAIL)
             local_port = chosen
         key = prefix + local_port.to_bytes(2, "big")
-        if key in self._tables.get(flow.port_index, {}):
+        if (flow.port_index, key) in self._connections:
             raise os_error(errno.EADDRINUSE)
         if self._time_wait.get((flow.port_index, key)) is not None:
             self._time_wait.remove((flow.port_index, key))
@@ -364,23 +363,21 @@ class TcpLayer:
 
     def connections(self) -> list[TcpConnection]:
         """All that are not closed, for display."""
-        return [connection for table in self._tables.values() for connection in table.values()]
+        return list(self._connections)
 
     # --- for connections and listeners ---
     def _create(self, flow: IpFlow, key: ConnectionKey, now: float) -> TcpConnection:
         iss = self._sequence.isn(key, now)
         offset = self._sequence.timestamp_offset(flow.local, flow.remote)
         connection = TcpConnection(self, self.config, flow, key, _pseudo_of(key), iss, offset)
-        self._tables.setdefault(flow.port_index, {})[key] = connection
+        self._connections.add(connection)
         return connection
 
     def remove(self, tcb: ControlBlock) -> None:
         """The connection is closed."""
         tcb.marks.scheduled = None
         self.orphans.remove(tcb)
-        table = self._tables.get(tcb.link.flow.port_index)
-        if table is not None and table.get(tcb.link.key) is tcb:
-            del table[tcb.link.key]
+        self._connections.remove(tcb)
 
     def adopt_orphan(self, tcb: ControlBlock) -> bool:
         """The owner closed the connection and we bring it to its end; False when there is no room for it."""
@@ -441,9 +438,6 @@ class TcpLayer:
             self._ready_listeners.add(listener)
             self._ready.append(listener)
 
-    def _count_connections(self) -> int:
-        return sum(map(len, self._tables.values()))
-
     def count(self, reason: str) -> None:
         """One more of ``reason``."""
         self.counters[reason] = self.counters.get(reason, 0) + 1
@@ -465,7 +459,7 @@ class _Taken:
         key = self._prefix + port.to_bytes(2, "big")
         return (
             port in layer._listeners
-            or key in layer._tables.get(self._port_index, {})
+            or (self._port_index, key) in layer._connections
             or (self._port_index, key) in layer._time_wait
         )
 

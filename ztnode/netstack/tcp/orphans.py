@@ -10,7 +10,7 @@ from ztnode.netstack.tcp.tcb import ControlBlock
 
 
 class Orphans:
-    """``count`` counts what was refused or had to go, by reason."""
+    """``count`` is told the reason whenever one is refused or dropped."""
 
     def __init__(self, config: TcpConfig, count: Callable[[str], None]) -> None:
         self._config = config

@@ -11,7 +11,7 @@ _CATCH_UP: Final = 0.005
 
 
 class Pacer:
-    """When the next segment may leave. A clock runs ahead by the length of what was sent, at the rate of the moment."""
+    """When the next segment may leave: each one sent moves ``due`` on by the time that it takes at the current rate."""
 
     __slots__ = ("due",)
 
@@ -27,5 +27,5 @@ class Pacer:
         return (int((min(late, _CATCH_UP) + _BURST) * rate) // mss + 1) * mss
 
     def sent(self, length: int, rate: float, now: float) -> None:
-        """So much left."""
+        """``length`` bytes were sent at ``rate`` bytes per second."""
         self.due = max(self.due, now - _CATCH_UP) + length / rate

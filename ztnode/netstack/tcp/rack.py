@@ -45,7 +45,7 @@ class Rack:
         self._round = una
 
     def update(self, now: float, echo_rtt: float, *, advanced: bool) -> None:
-        """An acknowledgement delivered something (section 6.2 step 2); ``advanced``: the cumulative one moved."""
+        """An acknowledgement delivered something (section 6.2 step 2); ``advanced``: cumulatively."""
         board = self._board
         sent, end = board.newest_sent, board.newest_end
         rtt = now - sent

@@ -11,14 +11,13 @@ The connection calls ``acknowledged`` once per batch where the acknowledgements 
 from __future__ import annotations
 
 import enum
-from typing import TypedDict
 
 from ztnode.netstack.tcp.congestion.base import CongestionControl
 from ztnode.netstack.tcp.delivery_rate import DeliveryRate, Stamp
 from ztnode.netstack.tcp.prr import ProportionalRateReduction
 from ztnode.netstack.tcp.rack import DUP_THRESHOLD, Rack
 from ztnode.netstack.tcp.rtt import RttEstimator
-from ztnode.netstack.tcp.scoreboard import LOST, SACKED, Scoreboard
+from ztnode.netstack.tcp.scoreboard import Scoreboard
 from ztnode.netstack.tcp.tail_loss_probe import TailLossProbe
 from ztnode.netstack.tcp.undo import Undo
 
@@ -38,24 +37,6 @@ class Timer(enum.IntEnum):
     RTO = 1
     TAIL_PROBE = 2
     REORDER = 3
-
-
-class RecoveryInfo(TypedDict):
-    """Figures about what is in flight and what became of it; sizes in bytes."""
-
-    unacked: int
-    """Sent and not cumulatively acknowledged, as in ``ss -i``."""
-    pipe: int
-    sacked: int
-    lost: int
-    spans: int
-    holes: int
-    sacked_ranges: int
-    retransmits: int
-    timeouts: int
-    fast_recoveries: int
-    tail_probes: int
-    spurious: int
 
 
 class Recovery:
@@ -115,7 +96,7 @@ class Recovery:
         self._probe = TailLossProbe()
         self._undo = Undo()
         self._prr: ProportionalRateReduction | None = None
-        """Minds the window during fast recovery, unless the algorithm does."""
+        """Decides the window during fast recovery, unless the congestion control does so itself."""
         self._rate = DeliveryRate() if cc.model_based else None
         self.prefers_new_data = False
         """F-RTO's second step is under way: new data goes before retransmissions."""
@@ -212,11 +193,11 @@ class Recovery:
         if self._probe.under_way and self._probe.answered(
             ack, sacked=bool(blocks), dsack=dsack > 0, duplicate=dup_acks > 0
         ):
-            self._probe_repaired(now)
+            self._probe_repaired()
         if self.phase != Phase.OPEN and self._undo.is_spurious(
             echo, acked, before, watched_arrived=board.watched_arrived
         ):
-            self._take_back(now)
+            self._take_back()
         if not self.sack_ok:
             self._without_sack(acked, dup_acks)
         else:
@@ -274,7 +255,7 @@ class Recovery:
             rate.ran_dry(self.pipe)
 
     def ran_dry(self) -> None:
-        """All that there is was sent, and the window would allow more: the rate to be measured is not the path's."""
+        """There is nothing left to send although the window allows more: the rate measured now is not the path's."""
         if self._rate is not None and not self.board.lost and self.pipe < self.cc.cwnd:
             self._rate.ran_dry(self.pipe)
 
@@ -288,10 +269,10 @@ class Recovery:
         """A probe went out: new data, or a repetition of the last segment."""
         self._probe.sent(self.nxt, retransmitted=retransmitted)
 
-    def _probe_repaired(self, now: float) -> None:
+    def _probe_repaired(self) -> None:
         """It was a loss, and counts as congestion (RFC 8985 section 7.4.2)."""
         if self.phase == Phase.OPEN:
-            self.cc.on_congestion(self.flight, now)
+            self.cc.on_congestion(self.flight)
             self.cc.on_recovered(after_timeout=False)
 
     # --- without SACK (RFC 5681, RFC 6582) ---
@@ -326,7 +307,7 @@ class Recovery:
         self.point = self.nxt
         self.fast_recoveries += 1
         self._begin_episode()
-        self.cc.on_congestion(flight, now)
+        self.cc.on_congestion(flight)
         self.force_retransmit = True
         if not self.cc.model_based:
             self._prr = ProportionalRateReduction(max(flight, self.cc.mss))
@@ -366,7 +347,7 @@ class Recovery:
             self._begin_episode()
         else:
             self._undo.frto = False
-        self.cc.on_timeout(self.flight, now, first=first and self.phase == Phase.OPEN)
+        self.cc.on_timeout(self.flight, first=first and self.phase == Phase.OPEN)
         self._prr = None
         self.phase = Phase.LOSS
         self.point = self.nxt
@@ -401,10 +382,10 @@ class Recovery:
         self.prefers_new_data = False
 
     # --- undo ---
-    def _take_back(self, now: float) -> None:
+    def _take_back(self) -> None:
         """What was thought lost was not: all is as it was before."""
         self.spurious += 1
-        self.cc.undo(now)
+        self.cc.undo()
         self.board.forget_losses()
         self._undo.end()
         self.rtt.backoff = 0
@@ -464,21 +445,7 @@ class Recovery:
             self.force_retransmit = True
             self._arm(now, restart=True)
 
-    def snapshot(self) -> RecoveryInfo:
-        """Figures for ``TcpConnection.info``."""
-        board = self.board
-        states = [span[2] for span in board.spans()]
-        return {
-            "unacked": self.flight,
-            "pipe": self.pipe,
-            "sacked": board.sacked,
-            "lost": board.lost,
-            "spans": len(states),
-            "holes": sum(1 for state in states if state == LOST),
-            "sacked_ranges": sum(1 for state in states if state == SACKED),
-            "retransmits": self.retransmits,
-            "timeouts": self.timeouts,
-            "fast_recoveries": self.fast_recoveries,
-            "tail_probes": self._probe.count,
-            "spurious": self.spurious,
-        }
+    @property
+    def tail_probes(self) -> int:
+        """How many tail loss probes were sent."""
+        return self._probe.count

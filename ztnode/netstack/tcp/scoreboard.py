@@ -35,7 +35,7 @@ class Span:
         self.state = state
         self.retransmitted = retransmitted
         self.stamp = stamp
-        """For the delivery rate, when anybody wants to know it."""
+        """For the delivery rate, where the congestion control asks for it."""
         self.before: Span = self
         self.after: Span = self
 

@@ -72,7 +72,7 @@ class ListenerServices(Protocol):
 
 
 class Link:
-    """Between whom the connection is, and what a segment may measure on the way."""
+    """The two ends of the connection, the flow between them, and how large a segment on it may be."""
 
     __slots__ = ("flow", "key", "local_port", "pseudo", "remote_port", "size")
 
@@ -87,7 +87,7 @@ class Link:
 
 
 class Timers:
-    """When what is due that neither half of the connection times; None for never. Monotonic seconds."""
+    """Deadlines of the connection as a whole (the halves keep their own). Monotonic seconds; None for never."""
 
     __slots__ = (
         "connect_at",
@@ -120,7 +120,7 @@ class Timers:
 
 
 class LayerMarks:
-    """What the layer notes about a connection: on which of its lists it is."""
+    """On which lists of the layer the connection is. Only the layer and ``arrival.batch_end`` change these."""
 
     __slots__ = ("dirty", "noticed", "scheduled", "touched")
 
@@ -192,9 +192,9 @@ class ControlBlock:
         self.ack_echo: int | None = None
         """The timestamp that came back with it."""
         self.orphaned = False
-        """The owner closed: nobody will read, nobody will give up."""
+        """The owner closed the connection: nobody reads any more, and nobody is left to abort it."""
         self.orphan_asks_since: float | None = None
-        """When this orphan first had to ask about a window that is shut."""
+        """When this orphan first probed the peer's zero window."""
 
     @property
     def established(self) -> bool:

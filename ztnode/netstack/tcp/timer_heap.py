@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Sized
 
 from ztnode.netstack.tcp.tcb import ControlBlock
 
@@ -11,12 +11,12 @@ from ztnode.netstack.tcp.tcb import ControlBlock
 class TimerHeap:
     """When which connection is due. A connection's one valid entry is the one that ``marks.scheduled`` names.
 
-    ``connections`` says how many there are: what a heap is measured by that is full of entries without meaning.
+    ``connections`` are all there are: with many more entries than that, most are superseded and are swept out.
     """
 
     __slots__ = ("_connections", "_heap", "_order")
 
-    def __init__(self, connections: Callable[[], int]) -> None:
+    def __init__(self, connections: Sized) -> None:
         self._connections = connections
         self._heap: list[tuple[float, int, ControlBlock]] = []
         self._order = 0
@@ -43,7 +43,7 @@ class TimerHeap:
         tcb.marks.scheduled = due
         self._order += 1
         heapq.heappush(self._heap, (due, self._order, tcb))
-        if len(self._heap) > 1024 and len(self._heap) > 4 * self._connections():
+        if len(self._heap) > 1024 and len(self._heap) > 4 * len(self._connections):
             self._heap = [entry for entry in self._heap if entry[2].marks.scheduled == entry[0]]
             heapq.heapify(self._heap)
 

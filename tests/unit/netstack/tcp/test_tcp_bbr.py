@@ -290,11 +290,11 @@ def test_bbr_holds_the_window_at_a_loss_and_gives_it_back_when_it_was_none() -> 
     for pipe in (20_000, 1000):
         cc = Bbr(1000)
         cc.cwnd = 100_000
-        cc.on_congestion(100_000, 1.0)
+        cc.on_congestion(100_000)
         loss = RateSample(50_000, 0, 1e6, app_limited=False, acked=1000, lost=1000, rtt=0.02, srtt=0.02)
         cc.on_sample(loss, pipe, 1.0)
         assert cc.cwnd == pipe + 1000
-        cc.undo(1.01)
+        cc.undo()
         assert cc.cwnd == 100_000
 
 

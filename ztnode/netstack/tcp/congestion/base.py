@@ -58,11 +58,11 @@ class CongestionControl:
     def on_sample(self, sample: RateSample, pipe: int, now: float) -> None:
         """An acknowledgement delivered something, whatever else it said; ``pipe`` is what is in flight after it."""
 
-    def on_congestion(self, flight: int, now: float) -> None:
+    def on_congestion(self, flight: int) -> None:
         """Loss was detected with ``flight`` bytes outstanding, once per window."""
         raise NotImplementedError
 
-    def on_timeout(self, flight: int, now: float, *, first: bool) -> None:
+    def on_timeout(self, flight: int, *, first: bool) -> None:
         """The retransmission timer expired (RFC 5681 section 3.1). ``first`` is False for repeated timeouts."""
         raise NotImplementedError
 
@@ -70,7 +70,7 @@ class CongestionControl:
         """All that was outstanding when the loss was detected has arrived."""
         raise NotImplementedError
 
-    def undo(self, now: float) -> None:
+    def undo(self) -> None:
         """The last reduction was for nothing (Eifel, F-RTO, DSACK): go back to how it was."""
         raise NotImplementedError
 

@@ -157,12 +157,12 @@ class Bbr(CongestionControl):
         self._set_pacing_rate(sample)
         self._set_cwnd(sample, pipe)
 
-    def on_congestion(self, flight: int, now: float) -> None:
+    def on_congestion(self, flight: int) -> None:
         """BBROnEnterFastRecovery: a round of packet conservation, beginning with the sample that follows."""
         self._save_cwnd()
         self._recovering = self._entering = True
 
-    def on_timeout(self, flight: int, now: float, *, first: bool) -> None:
+    def on_timeout(self, flight: int, *, first: bool) -> None:
         """BBROnEnterRTO: one segment, and the model again from the next round on."""
         if first:
             self._save_cwnd()
@@ -175,7 +175,7 @@ class Bbr(CongestionControl):
         """BBROnExitRecovery."""
         self._restore_cwnd()
 
-    def undo(self, now: float) -> None:
+    def undo(self) -> None:
         """Nothing was lost: nor was it a sign of a full pipe."""
         self._full_bw = 0.0
         self._full_bw_rounds = 0
