@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ztnode.netstack.fault_injector import Faults, FaultyLink
+from tests.fault_injector import Faults, FaultyLink
 
 REPOSITORY = Path(__file__).parents[1]
 QUEUE = 10000

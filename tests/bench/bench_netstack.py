@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.netns.kernel_pairs import until
 from tests.netns.tapharness import KERNEL4, Harness, Namespace, harness, unavailable
 from ztnode.netstack.tcp.connection import TcpConnection
 
@@ -163,7 +164,7 @@ def connect_time(net: Harness) -> float:
     for _ in range(CONNECTS):
         started = time.perf_counter()
         connection = net.stack.connect(KERNEL4, PORT, time.monotonic())
-        net.run(lambda connection=connection: connection.established or connection.error)
+        until(net, connection, lambda connection: connection.established or connection.error)
         times.append((time.perf_counter() - started) * 1e3)
         connection.abort()
         net.flush()

@@ -11,7 +11,9 @@ import pstats
 import struct
 import sys
 import time
+from collections.abc import Sequence
 
+from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.layer import TcpLayer
 
@@ -30,14 +32,14 @@ class Side:
         self.local, self.remote, self.mtu = local, remote, mtu
         ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0x4000, 64, 6, 0, local, remote)
         self.header = b"\x02" * 12 + b"\x08\x00" + ip
-        self.frames: list[bytes] = []
+        self.frames: list[Frame] = []
         self.layer = TcpLayer(self, random=os.urandom, now=0.0)
         self.seconds = 0.0
 
-    def flow_to(self, port_index: int, local: bytes, remote: bytes, now: float) -> Side:
+    def flow_to(self, port_index: int, local: bytes, remote: bytes) -> Side:
         return self
 
-    def send(self, frames) -> None:
+    def send(self, frames: Sequence[Frame]) -> None:
         self.frames.extend(frames)
 
     def confirm(self, now: float) -> None:
@@ -82,7 +84,7 @@ def measure(mtu: int, total: int, *, half_closed: bool = False) -> tuple[float, 
                     server.shutdown()
             if server is not None and server.readable:
                 got += sum(map(len, server.read(1 << 30)))
-            b.layer.settle()
+            b.layer.copy_unread()
             b.layer.flush(now)
             b.layer.ready()
             b.seconds += clock() - begin

@@ -27,10 +27,10 @@ from tests.bench.http_peer import Transfer
 from tests.bench.options import Options
 from tests.bench.report import LeftOut, Result, Row, number
 from tests.bench.site import Place, Site, site, unavailable
+from tests.fault_injector import Faults
 from tests.interop.libzt_wheel import LibztMissing, obtain
 from tests.interop.processes import REPOSITORY, Talker
 from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
-from ztnode.netstack.fault_injector import Faults
 
 SECTION = "beside libzt, clean wire, all peers on the far side"
 LOSSY_SECTION = "beside libzt, 1 % loss and 10 ms each way"

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tests.fault_injector import Faults
 from tests.wires import wire
-from ztnode.netstack.fault_injector import Faults
 
 BRIDGE = "br0"
 CABLE = ("cable0", "cable1")

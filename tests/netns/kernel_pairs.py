@@ -13,12 +13,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from tests.netns.tapharness import KERNEL, OURS, Harness
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.listener import TcpListener
 
 MB = 1 << 20
+
+Subject = TypeVar("Subject")
 
 
 def now() -> float:
@@ -51,6 +54,17 @@ class Worker(threading.Thread):
         if self._error is not None:
             raise self._error
         return self._value
+
+
+def until(net: Harness, subject: Subject, holds: Callable[[Subject], object], timeout: float = 10.0) -> None:
+    """Work until something holds for ``subject``. Raises TimeoutError."""
+    net.run(lambda: holds(subject), timeout)
+
+
+def say_all(sock: socket.socket, data: bytes) -> None:
+    """Send and shut down."""
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
 
 
 def serve(net: Harness, version: int = 4, port: int = 7000) -> socket.socket:

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from tests.fault_injector import FaultInjector, Faults, FrameHost, Generator
 from ztnode.netstack.config import PortConfig, StackConfig
-from ztnode.netstack.fault_injector import FaultInjector, Faults, FrameHost, Generator
+from ztnode.netstack.frame import Frame
 from ztnode.netstack.stack import Stack
-from ztnode.netstack.tcp.network import Frame
 from ztnode.wire import pcapng
 
 Result = TypeVar("Result")
@@ -213,7 +213,7 @@ class Harness:
     def flush(self) -> None:
         """Send what is to send."""
         out = self.host.to_send(time.monotonic())
-        self.host.settle()
+        self.host.copy_unread()
         if out:
             self.frames_out += len(out)
             self._record(pcapng.OUTBOUND, [frame for _, frame in out])

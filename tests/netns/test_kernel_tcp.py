@@ -14,9 +14,11 @@ import random
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
+from tests.fault_injector import Faults
 from tests.netns import tapharness
 from tests.netns.kernel_pairs import (
     MB,
@@ -31,13 +33,15 @@ from tests.netns.kernel_pairs import (
     pull,
     push,
     read_all,
+    say_all,
     serve,
     transfer_down,
     transfer_up,
+    until,
 )
 from tests.netns.tapharness import KERNEL, KERNEL4, NOBODY, OURS, OURS4, Harness, Namespace, Tap, harness
 from ztnode.netstack.config import StackConfig
-from ztnode.netstack.fault_injector import Faults
+from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.state import State
@@ -165,7 +169,7 @@ def test_bulk_both_ways_at_once(net: Harness) -> None:
     ours, theirs = pair(net)
     up, down = os.urandom(4 * MB), os.urandom(4 * MB)
     reader = Worker(lambda: read_all(theirs))
-    writer = Worker(lambda: (theirs.sendall(down), theirs.shutdown(socket.SHUT_WR)))
+    writer = Worker(lambda: say_all(theirs, down))
     pieces: list[bytes] = []
     feed, drain = push(ours, up), pull(ours, pieces)
     net.run(lambda: all((feed(), drain(), reader.done)), 60)
@@ -306,25 +310,38 @@ def test_reset_by_us(net: Harness, state: str) -> None:
         worker.result()
 
 
-def test_reset_of_a_half_open_connection(net: Harness) -> None:
+def test_reset_of_a_half_open_connection(net: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel gives up before our SYN-ACK is there and answers it with a reset: nobody hears of it."""
     listener = net.stack.listen(OURS4, 7100)
     sock = client(net)
     sock.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         sock.connect((OURS4, 7100))
-    write, held = net.tap.write, []
-    net.tap.write = lambda frame: held.append(frame) if len(frame[0]) > 50 else write(frame)  # ARP is shorter
+    write = net.tap.write
+    held: list[Frame] = []
+
+    def hold(frame: Frame) -> None:
+        if len(frame[0]) > 50:  # ARP is shorter
+            held.append(frame)
+        else:
+            write(frame)
+
+    monkeypatch.setattr(net.tap, "write", hold)
     net.run(lambda: held)
     sock.close()
-    net.tap.write = write
+    monkeypatch.undo()
     for frame in held:
         write(frame)
     pause = now() + 0.3
     net.run(lambda: now() > pause)
     assert listener.accept() is None
     other = client(net)
-    worker = Worker(lambda: (other.connect((OURS4, 7100)), other.close()))
+
+    def connect_and_close() -> None:
+        other.connect((OURS4, 7100))
+        other.close()
+
+    worker = Worker(connect_and_close)
     accepted(net, listener)
     net.run(lambda: worker.done)
     worker.result()
@@ -359,7 +376,7 @@ def test_slow_readers(net: Harness) -> None:
         return digest.hexdigest()
 
     reader = Worker(sip)
-    writer = Worker(lambda: (theirs.sendall(data), theirs.shutdown(socket.SHUT_WR)))
+    writer = Worker(lambda: say_all(theirs, data))
     feed = push(ours, data)
     pieces: list[bytes] = []
     drain = pull(ours, pieces, 2000)
@@ -462,7 +479,7 @@ def test_a_hundred_at_once(net: Harness) -> None:
         workers = []
         for _ in range(100):
             sock, _ = server.accept()
-            workers.append(Worker(lambda sock=sock: one(sock)))
+            workers.append(Worker(partial(one, sock)))
         for worker in workers:
             worker.join()
 
@@ -484,19 +501,25 @@ def test_a_hundred_at_once(net: Harness) -> None:
 def test_the_kernel_reuses_its_port_through_our_time_wait(net: Harness) -> None:
     """We close first and keep the TIME-WAIT; the same four-tuple opens again at once (RFC 9293 section 3.10.7.4)."""
     listener = net.stack.listen(OURS4, 7100)
+
+    def hear_out(sock: socket.socket) -> None:
+        sock.connect((OURS4, 7100))
+        read_all(sock)
+        sock.close()
+
     for round_number in range(3):
         sock = client(net)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((KERNEL4, 6500))
-        worker = Worker(lambda sock=sock: (sock.connect((OURS4, 7100)), read_all(sock), sock.close()))
+        worker = Worker(partial(hear_out, sock))
         begin = now()
         ours = accepted(net, listener, worker=worker)
         assert now() - begin < 1.5, round_number
         ours.write(b"bye")
         ours.close()
-        net.run(lambda worker=worker: worker.done)
+        until(net, worker, lambda worker: worker.done)
         worker.result()
-        net.run(lambda ours=ours: ours.closed and not kernel_knows_port(net, 6500))
+        until(net, ours, lambda ours: ours.closed and not kernel_knows_port(net, 6500))
 
 
 @pytest.mark.parametrize("state", [State.ESTABLISHED, State.FIN_WAIT_2, State.CLOSE_WAIT], ids=lambda state: state.name)
@@ -508,7 +531,12 @@ def test_the_kernel_reuses_its_port_after_it_forgot_a_connection(net: Harness, s
         sock = client(net)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((KERNEL4, 6500))
-        worker = Worker(lambda: (sock.connect((OURS4, 7100)), sock)[1])
+
+        def connect() -> socket.socket:
+            sock.connect((OURS4, 7100))
+            return sock
+
+        worker = Worker(connect)
         ours = accepted(net, listener, worker=worker)
         net.run(lambda: worker.done)
         return worker, ours
@@ -539,10 +567,10 @@ def test_we_reuse_our_port_through_the_kernels_time_wait(net: Harness) -> None:
         flow = net.stack.find_flow(socket.inet_aton(KERNEL4), now())
         ours = net.stack.tcp.connect(flow, 7000, now(), local_port=6600)
         worker = Worker(lambda: server.accept()[0].close())  # the kernel closes first
-        net.run(lambda ours=ours: ours.eof, 5)
+        until(net, ours, lambda ours: ours.eof, 5)
         assert ours.error is None
         ours.close()
-        net.run(lambda ours=ours: ours.closed)
+        until(net, ours, lambda ours: ours.closed)
         worker.join()
 
 

@@ -29,7 +29,12 @@ def test_a_minute_of_zero_window_both_ways() -> None:
         reader, kernel_writer = pair(net)  # we do not read what the kernel sends
         up, down = os.urandom(16 * MB), os.urandom(32 * MB)
         kernel_writer.settimeout(None)
-        writing = Worker(lambda: (kernel_writer.sendall(down), kernel_writer.close()))
+
+        def say() -> None:
+            kernel_writer.sendall(down)
+            kernel_writer.close()
+
+        writing = Worker(say)
         feed = push(stalled, up)
         begin = now()
         net.run(lambda: feed() or now() - begin > PAUSE, PAUSE + 5)

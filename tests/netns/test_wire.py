@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.bench.site import Site, site, unavailable
-from ztnode.netstack.fault_injector import Faults
+from tests.fault_injector import Faults
 
 DELAY = 0.05
 CONNECT = """

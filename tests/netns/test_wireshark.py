@@ -7,15 +7,16 @@ import shutil
 import socket
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.fault_injector import Faults
 from tests.netns import tapharness
+from tests.netns.kernel_pairs import transfer_down, transfer_up, until
 from tests.netns.tapharness import KERNEL, NOBODY4, harness
-from tests.netns.test_kernel_tcp import transfer_down, transfer_up
-from ztnode.netstack.echo import EchoReply
-from ztnode.netstack.fault_injector import Faults
+from ztnode.netstack.echo import EchoReply, EchoSocket
 
 pytestmark = [
     pytest.mark.root,
@@ -41,6 +42,11 @@ def frames(capture: Path, display_filter: str) -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
+def _all_came(answers: list[EchoReply], damage: bool, ping: EchoSocket) -> bool:
+    answers += ping.replies()
+    return len(answers) == 4 or damage
+
+
 def record(capture: Path, faults: Faults) -> None:
     """Some of everything over the wire."""
     damage = bool(faults.corrupt)  # then not every answer comes
@@ -54,10 +60,10 @@ def record(capture: Path, faults: Faults) -> None:
                 ping.send(bytes(size), time.monotonic())
                 udp.sendto(bytes(size), (KERNEL[version], 9), time.monotonic())  # comes back as port unreachable
             family = socket.AF_INET if version == 4 else socket.AF_INET6
-            theirs = net.namespace.run(lambda family=family: socket.socket(family, socket.SOCK_DGRAM))
+            theirs = net.namespace.run(partial(socket.socket, family, socket.SOCK_DGRAM))
             theirs.sendto(b"nobody listens", (tapharness.OURS[version], 9))  # we say port unreachable
             answers: list[EchoReply] = []
-            net.run(lambda ping=ping, answers=answers: answers.extend(ping.replies()) or len(answers) == 4 or damage, 5)
+            until(net, ping, partial(_all_came, answers, damage), 5)
             theirs.close()
         net.stack.connect(NOBODY4, 80, time.monotonic())  # ARP that nobody answers
         end = time.monotonic() + 0.3

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
+from ztnode.netstack.flow import Flow
+from ztnode.netstack.host import Host
+from ztnode.os_error import os_error
 from ztnode.wire import checksum, icmp, icmpv6, ipv4
 
-if TYPE_CHECKING:
-    from ztnode.netstack.flow import Flow
-    from ztnode.netstack.stack import Stack
-
-MAX_OUTSTANDING = 256
+MAX_OUTSTANDING: Final = 256
 """Requests whose answer is still awaited; the oldest is forgotten first."""
 
 
@@ -45,12 +42,12 @@ class EchoSocket:
         self.error: OSError | None = None
         """The last ICMP error, or EHOSTUNREACH when the next hop does not answer."""
         self.owner: object = None
-        """The owner's own; the stack never looks at it."""
+        """Opaque to the stack."""
 
     def send(self, payload: bytes, now: float) -> int:
         """Send one request; returns its sequence number. Raises OSError (EMSGSIZE)."""
         if len(payload) > 65000:
-            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            raise os_error(errno.EMSGSIZE)
         self._sequence = self._sequence + 1 & 0xFFFF
         while len(self._sent) >= MAX_OUTSTANDING:
             del self._sent[next(iter(self._sent))]
@@ -80,16 +77,16 @@ class EchoSocket:
 class EchoLayer:
     """All echo sockets, by (port index, remote address, identifier)."""
 
-    def __init__(self, stack: Stack, random: Callable[[int], bytes]) -> None:
-        self._stack = stack
-        self._random = random
+    def __init__(self, host: Host) -> None:
+        self._host = host
         self._sockets: dict[int, EchoSocket] = {}
+        self._changed: dict[EchoSocket, None] = {}
 
     def open(self, flow: Flow) -> EchoSocket:
         """A socket with an unpredictable identifier. Raises OSError (EADDRINUSE) when all 65,536 are taken."""
-        identifier = choose_port(self._random, (0, 0xFFFF), self._sockets)
+        identifier = choose_port(self._host.random, (0, 0xFFFF), self._sockets)
         if identifier is None:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            raise os_error(errno.EADDRINUSE)
         socket = self._sockets[identifier] = EchoSocket(self, flow, identifier)
         return socket
 
@@ -103,21 +100,21 @@ class EchoLayer:
         flow = socket.flow
         if len(flow.remote) == 4:
             message = icmp.build(icmp.Icmp(icmp.ECHO_REQUEST, 0, socket.identifier, sequence, payload))
-            self._stack.output.send(flow, ipv4.PROTOCOL_ICMP, message)
+            self._host.output.send(flow, ipv4.PROTOCOL_ICMP, message)
         else:
             word = socket.identifier << 16 | sequence
             pseudo = checksum.pseudo_sum(flow.local, flow.remote, icmpv6.PROTOCOL)
             message = icmpv6.build(icmpv6.Icmpv6(icmpv6.ECHO_REQUEST, 0, word, payload), pseudo)
-            self._stack.output.send(flow, icmpv6.PROTOCOL, message)
+            self._host.output.send(flow, icmpv6.PROTOCOL, message)
 
     def reply(
         self, port_index: int, source: bytes, identifier: int, sequence: int, payload: memoryview, hop_limit: int
     ) -> bool:
         """An echo reply arrived. False when nobody asked."""
         socket = self._find(port_index, source, identifier)
-        if socket is None or not socket.answered(sequence, bytes(payload), hop_limit, self._stack.clock.now):
+        if socket is None or not socket.answered(sequence, bytes(payload), hop_limit, self._host.clock.now):
             return False
-        self._stack.changed(socket)
+        self._changed[socket] = None
         return True
 
     def icmp_error(self, port_index: int, remote: bytes, identifier: int, number: int | None) -> bool:
@@ -126,9 +123,15 @@ class EchoLayer:
         if socket is None:
             return False
         if number is not None:
-            socket.error = OSError(number, os.strerror(number))
-            self._stack.changed(socket)
+            socket.error = os_error(number)
+            self._changed[socket] = None
         return True
+
+    def ready(self) -> list[EchoSocket]:
+        """Those of which something changed since the last call."""
+        changed = list(self._changed)
+        self._changed.clear()
+        return changed
 
     def _find(self, port_index: int, remote: bytes, identifier: int) -> EchoSocket | None:
         socket = self._sockets.get(identifier)

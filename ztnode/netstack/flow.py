@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Final
 
-from ztnode.netstack.neighbours import NO_MAC, Neighbour, State
-from ztnode.netstack.tcp.network import Frame
+from ztnode.netstack.frame import Frame
+from ztnode.netstack.neighbour_cache import NO_MAC, Neighbour, Reachability
+from ztnode.netstack.port import Port
 from ztnode.wire import ethernet, ipv4, ipv6
 
-if TYPE_CHECKING:
-    from ztnode.netstack.port import Port
+HOP_LIMIT: Final = 64
+"""Of everything that we send beyond the link."""
 
 
 class Flow:
-    """Implements ``tcp.network.Flow``. Lives as long as a connection or socket holds it.
+    """Implements ``tcp.ip_service.IpFlow``. Lives as long as a connection or socket holds it.
 
     ``header`` and ``mtu`` are plain attributes that the stack sets anew, with another ``generation``, whenever the
     neighbour, the route or the path MTU changes: the sender's hot path reads them and asks nothing.
@@ -24,7 +25,6 @@ class Flow:
         "__weakref__",
         "generation",
         "header",
-        "hop_limit",
         "local",
         "loopback",
         "mtu",
@@ -35,12 +35,11 @@ class Flow:
         "remote",
     )
 
-    def __init__(self, port: Port, local: bytes, remote: bytes, hop_limit: int) -> None:
+    def __init__(self, port: Port, local: bytes, remote: bytes) -> None:
         self.port = port
         self.port_index = port.index
         self.local = local
         self.remote = remote
-        self.hop_limit = hop_limit
         self.loopback = False
         """The remote address is our own: frames turn round inside the stack."""
         self.next_hop: bytes | None = None
@@ -74,35 +73,30 @@ class Flow:
         mac = self.neighbour.mac if self.neighbour is not None else NO_MAC
         if self.loopback:
             mac = self.port.mac
-        self.header = self.build_header(mac, ipv4.PROTOCOL_TCP)
+        self.header = self._build_header(mac)
         self.generation += 1
 
-    def build_header(self, mac: bytes, protocol: int) -> bytes:
-        """Ethernet and IP header with length and IPv4 checksum zero, DF set and ID 0 (RFC 6864 section 4.1: an atomic
-        datagram needs no ID)."""
+    def _build_header(self, mac: bytes) -> bytes:
+        """Ethernet and IP header for TCP with length and IPv4 checksum zero, DF set and ID 0 (RFC 6864 section 4.1: an
+        atomic datagram needs no ID)."""
         if len(self.remote) == 4:
             return ethernet.build(mac, self.port.mac, ethernet.TYPE_IPV4) + ipv4.FIXED.pack(
-                0x45, 0, 0, 0, ipv4.DONT_FRAGMENT, self.hop_limit, protocol, 0, self.local, self.remote
+                0x45, 0, 0, 0, ipv4.DONT_FRAGMENT, HOP_LIMIT, ipv4.PROTOCOL_TCP, 0, self.local, self.remote
             )
         return ethernet.build(mac, self.port.mac, ethernet.TYPE_IPV6) + ipv6.build(
-            ipv6.Header(self.local, self.remote, protocol, 0, self.hop_limit)
+            ipv6.Header(self.local, self.remote, ipv4.PROTOCOL_TCP, 0, HOP_LIMIT)
         )
-
-    @property
-    def resolved(self) -> bool:
-        """Whether the destination MAC is known."""
-        return self.loopback or (self.neighbour is not None and self.neighbour.mac != NO_MAC)
 
     def send(self, frames: Sequence[Frame]) -> None:
         """Queue complete frames, or keep them until the next hop's MAC is known."""
         neighbour = self.neighbour
         port = self.port
         if neighbour is not None:
-            if neighbour.state is State.REACHABLE and port.clock.now < neighbour.deadline:
+            if neighbour.state is Reachability.REACHABLE and port.clock.now < neighbour.deadline:
                 index = self.port_index
                 port.queue.extend([(index, frame) for frame in frames])
                 return
-            if neighbour.state is State.FAILED:
+            if neighbour.state is Reachability.FAILED:
                 assert self.next_hop is not None
                 neighbour = port.neighbours.lookup(self.next_hop)
                 self.route(self.next_hop, neighbour, self.mtu)
@@ -116,5 +110,5 @@ class Flow:
         """The remote answers (RFC 4861 section 7.3.1)."""
         neighbour = self.neighbour
         # Half of the shortest REACHABLE time: confirming each ACK would be work for nothing.
-        if neighbour is not None and (neighbour.state is not State.REACHABLE or neighbour.deadline - now < 7.0):
+        if neighbour is not None and (neighbour.state is not Reachability.REACHABLE or neighbour.deadline - now < 7.0):
             self.port.neighbours.confirm(neighbour)

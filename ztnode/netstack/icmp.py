@@ -6,63 +6,67 @@ Echoes are answered and errors sent at a bounded rate; errors received go to the
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import Final
 
-from ztnode.netstack import ndp
-from ztnode.netstack.rate import TokenBucket
+from ztnode.netstack.echo import EchoLayer
+from ztnode.netstack.host import Host
+from ztnode.netstack.ndp import receive as receive_ndp
+from ztnode.netstack.port import Port
+from ztnode.netstack.tcp.layer import TcpLayer
+from ztnode.netstack.udp import UdpLayer
+from ztnode.token_bucket import TokenBucket
 from ztnode.wire import checksum, ethernet, icmp, icmpv6, ipv4, ipv6
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 
-if TYPE_CHECKING:
-    from ztnode.netstack.port import Port
-    from ztnode.netstack.stack import Stack
-
-Verdict = tuple[int, bool]
-"""(errno, hard): a hard error ends a connection that is opening (RFC 1122 section 4.2.3.9)."""
-
-_UNREACHABLE_IPV4: dict[int, Verdict] = {
-    icmp.NET_UNREACHABLE: (errno.ENETUNREACH, False),
-    icmp.HOST_UNREACHABLE: (errno.EHOSTUNREACH, False),
-    icmp.PROTOCOL_UNREACHABLE: (errno.ENOPROTOOPT, True),
-    icmp.PORT_UNREACHABLE: (errno.ECONNREFUSED, True),
-    5: (errno.EOPNOTSUPP, False),  # source route failed
-    6: (errno.ENETUNREACH, False),  # destination network unknown
-    7: (errno.EHOSTUNREACH, False),  # destination host unknown
-    8: (errno.EHOSTUNREACH, False),  # source host isolated
-    9: (errno.ENETUNREACH, True),  # network prohibited
-    10: (errno.EHOSTUNREACH, True),  # host prohibited
-    11: (errno.ENETUNREACH, False),  # not with this type of service
-    12: (errno.EHOSTUNREACH, False),
-    13: (errno.EHOSTUNREACH, True),  # prohibited by a filter
+# What a report means to a socket, as errno. RFC 1122 section 4.2.3.9 also tells hard errors from soft ones; TCP takes
+# all for soft once a connection stands (RFC 5461), and for final before.
+_UNREACHABLE_IPV4: Final[dict[int, int]] = {
+    icmp.NET_UNREACHABLE: errno.ENETUNREACH,
+    icmp.HOST_UNREACHABLE: errno.EHOSTUNREACH,
+    icmp.PROTOCOL_UNREACHABLE: errno.ENOPROTOOPT,
+    icmp.PORT_UNREACHABLE: errno.ECONNREFUSED,
+    5: errno.EOPNOTSUPP,  # source route failed
+    6: errno.ENETUNREACH,  # destination network unknown
+    7: errno.EHOSTUNREACH,  # destination host unknown
+    8: errno.EHOSTUNREACH,  # source host isolated
+    9: errno.ENETUNREACH,  # network prohibited
+    10: errno.EHOSTUNREACH,  # host prohibited
+    11: errno.ENETUNREACH,  # not with this type of service
+    12: errno.EHOSTUNREACH,
+    13: errno.EHOSTUNREACH,  # prohibited by a filter
 }
-_UNREACHABLE_IPV6: dict[int, Verdict] = {
-    icmpv6.NO_ROUTE: (errno.ENETUNREACH, False),
-    icmpv6.PROHIBITED: (errno.EACCES, True),
-    icmpv6.BEYOND_SCOPE: (errno.EHOSTUNREACH, False),
-    icmpv6.ADDRESS_UNREACHABLE: (errno.EHOSTUNREACH, False),
-    icmpv6.PORT_UNREACHABLE: (errno.ECONNREFUSED, True),
-    icmpv6.POLICY_FAILED: (errno.EACCES, True),
-    icmpv6.ROUTE_REJECTED: (errno.EACCES, True),
+_UNREACHABLE_IPV6: Final[dict[int, int]] = {
+    icmpv6.NO_ROUTE: errno.ENETUNREACH,
+    icmpv6.PROHIBITED: errno.EACCES,
+    icmpv6.BEYOND_SCOPE: errno.EHOSTUNREACH,
+    icmpv6.ADDRESS_UNREACHABLE: errno.EHOSTUNREACH,
+    icmpv6.PORT_UNREACHABLE: errno.ECONNREFUSED,
+    icmpv6.POLICY_FAILED: errno.EACCES,
+    icmpv6.ROUTE_REJECTED: errno.EACCES,
 }
-_TIME_EXCEEDED: Verdict = (errno.EHOSTUNREACH, False)
-_PARAMETER_PROBLEM: Verdict = (errno.EPROTO, True)
+_TIME_EXCEEDED: Final = errno.EHOSTUNREACH
+_PARAMETER_PROBLEM: Final = errno.EPROTO
 
-_QUOTE_IPV4 = 576 - ipv4.HEADER_LENGTH - icmp.HEADER_LENGTH
+_QUOTE_IPV4: Final = 576 - ipv4.HEADER_LENGTH - icmp.HEADER_LENGTH
 """As much of the offending packet as fits into 576 bytes (RFC 1812 section 4.3.2.3)."""
-_QUOTE_IPV6 = ipv6.MINIMUM_MTU - ipv6.HEADER_LENGTH - icmpv6.HEADER_LENGTH
+_QUOTE_IPV6: Final = ipv6.MINIMUM_MTU - ipv6.HEADER_LENGTH - icmpv6.HEADER_LENGTH
 """... into the minimum MTU (RFC 4443 section 2.4 c)."""
 
-_PLATEAUS = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 552)
+_PLATEAUS: Final = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 552)
 """RFC 1191 section 7.1: what to try when an old router does not say its MTU."""
 
 
 class IcmpLayer:
     """Both versions of ICMP."""
 
-    def __init__(self, stack: Stack, echo_per_second: int, errors_per_second: int, now: float) -> None:
-        self._stack = stack
-        self._echoes = TokenBucket(echo_per_second, now)
-        self._errors = TokenBucket(errors_per_second, now)
+    def __init__(self, host: Host, tcp: TcpLayer, udp: UdpLayer, echo: EchoLayer) -> None:
+        self._host = host
+        self._tcp = tcp
+        self._udp = udp
+        self._echo = echo
+        self._echoes = TokenBucket(host.config.echo_per_second)
+        self._errors = TokenBucket(host.config.errors_per_second)
 
     # --- input ---
     def receive_ipv4(self, port: Port, header: ipv4.Header, payload: memoryview, to_group: bool) -> None:
@@ -81,7 +85,7 @@ class IcmpLayer:
             self._send(port, header.destination, header.source, ipv4.PROTOCOL_ICMP, icmp.build(reply))
         elif kind == icmp.ECHO_REPLY:
             body = memoryview(message.body)
-            if not self._stack.echo.reply(port.index, header.source, message.first, message.second, body, header.ttl):
+            if not self._echo.reply(port.index, header.source, message.first, message.second, body, header.ttl):
                 port.count("unexpected_echo_reply")
         elif kind == icmp.UNREACHABLE and message.code == icmp.FRAGMENTATION_NEEDED:
             self._report(port, message.body, None, message.second)
@@ -104,14 +108,14 @@ class IcmpLayer:
             return
         kind = message.kind
         if kind in (icmpv6.NEIGHBOUR_SOLICITATION, icmpv6.NEIGHBOUR_ADVERTISEMENT):
-            ndp.receive(port, header, message)
+            receive_ndp(port, header, message)
         elif kind == icmpv6.ECHO_REQUEST:
             if self._allow_echo(port):
                 self._answer_echo(port, header, message)
         elif kind == icmpv6.ECHO_REPLY:
             identifier, sequence = message.word >> 16, message.word & 0xFFFF
             body = memoryview(message.body)
-            if not self._stack.echo.reply(port.index, header.source, identifier, sequence, body, header.hop_limit):
+            if not self._echo.reply(port.index, header.source, identifier, sequence, body, header.hop_limit):
                 port.count("unexpected_echo_reply")
         elif kind == icmpv6.PACKET_TOO_BIG:
             self._report(port, message.body, None, message.word)
@@ -125,7 +129,7 @@ class IcmpLayer:
             port.count("icmp_ignored")
 
     def _allow_echo(self, port: Port) -> bool:
-        if self._echoes.take(self._stack.clock.now):
+        if self._echoes.admit(self._host.clock.now):
             return True
         port.count("echo_rate_limited")
         return False
@@ -141,21 +145,22 @@ class IcmpLayer:
         self._send(port, source, header.source, icmpv6.PROTOCOL, icmpv6.build(reply, pseudo))
 
     def _send(self, port: Port, source: bytes, destination: bytes, protocol: int, message: bytes) -> None:
-        flow = self._stack.flow_to(port.index, source, destination, self._stack.clock.now)
+        flow = self._host.flows.flow_to(port.index, source, destination)
         if flow is None:
             port.count("no_route")
             return
-        self._stack.output.send(flow, protocol, message)
+        self._host.output.send(flow, protocol, message)
 
     # --- errors received ---
-    def _report(self, port: Port, quoted: bytes | memoryview, verdict: Verdict | None, mtu: int = 0) -> None:
-        """Find who sent the packet of which ``quoted`` is the start. ``verdict`` None: it was too big for ``mtu``."""
+    def _report(self, port: Port, quoted: Buffer, verdict: int | None, mtu: int = 0) -> None:
+        """Find who sent the packet of which ``quoted`` is the start. ``verdict``: the errno that it means; None: it was
+        too big for ``mtu``."""
         try:
             source, destination, protocol, payload, total = _parse_quoted(quoted)
         except WireError:
             port.count("bad_icmp")
             return
-        # RFC 5927 section 4: what we did not send, nobody can have a report about.
+        # RFC 5927 section 4: an error about a packet that we did not send is forged or lost its way.
         if source not in port.addresses:
             port.count("icmp_not_ours")
             return
@@ -170,8 +175,8 @@ class IcmpLayer:
         source: bytes,
         destination: bytes,
         protocol: int,
-        payload: bytes | memoryview,
-        verdict: Verdict | None,
+        payload: Buffer,
+        verdict: int | None,
         mtu: int = 0,
     ) -> bool:
         """Tell the socket. ``payload`` is the start of what came after the IP header. True when there is such a socket
@@ -182,41 +187,44 @@ class IcmpLayer:
             return self._deliver_tcp(
                 port, source + destination + bytes(payload[:4]), payload, destination, verdict, mtu
             )
-        number = verdict[0] if verdict is not None else None
         first, second = int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big")
         found = False
         request = icmp.ECHO_REQUEST if len(source) == 4 else icmpv6.ECHO_REQUEST
         if protocol == ipv4.PROTOCOL_UDP:
-            found = self._stack.udp_layer.icmp_error(port.index, source, first, destination, second, number)
+            found = self._udp.icmp_error(port.index, source, first, destination, second, verdict)
         elif protocol in (ipv4.PROTOCOL_ICMP, icmpv6.PROTOCOL) and payload[0] == request:
             identifier = int.from_bytes(payload[4:6], "big")
-            found = self._stack.echo.icmp_error(port.index, destination, identifier, number)
+            found = self._echo.icmp_error(port.index, destination, identifier, verdict)
         if found and verdict is None:
-            self._stack.lower_path_mtu(port, destination, mtu)
+            self._lower_path_mtu(port, destination, mtu)
         return found
 
     def _deliver_tcp(
         self,
         port: Port,
         key: bytes,
-        payload: bytes | memoryview,
+        payload: Buffer,
         destination: bytes,
-        verdict: Verdict | None,
+        verdict: int | None,
         mtu: int,
     ) -> bool:
         """TCP can prove that a report is about something it sent: by the sequence number (RFC 5927 section 4.1)."""
-        tcp, now = self._stack.tcp, self._stack.clock.now
+        tcp, now = self._tcp, self._host.clock.now
         sequence = int.from_bytes(payload[4:8], "big")
         if verdict is not None:
-            tcp.icmp_error(port.index, key, sequence, verdict[0], verdict[1], now)
+            tcp.icmp_error(port.index, key, sequence, verdict, now)
             return True
         if not tcp.in_flight(port.index, key, sequence):
             return False
-        self._stack.lower_path_mtu(port, destination, mtu)
-        tcp.packet_too_big(port.index, key, sequence, mtu, now)
+        self._lower_path_mtu(port, destination, mtu)
+        tcp.packet_too_big(port.index, key, sequence, now)
         return True
 
-    def undeliverable(self, port: Port, frame: bytes | memoryview) -> None:
+    def _lower_path_mtu(self, port: Port, remote: bytes, mtu: int) -> None:
+        if self._host.flows.lower_path_mtu(port, remote, mtu):
+            port.count("path_mtu_lowered")
+
+    def undeliverable(self, port: Port, frame: Buffer) -> None:
         """A frame of ours waited for a neighbour that does not answer: what a router would report as host unreachable.
         TCP hears of it by flow instead."""
         try:
@@ -224,13 +232,13 @@ class IcmpLayer:
         except WireError:
             return  # not a first fragment
         if protocol != ipv4.PROTOCOL_TCP:
-            self.deliver(port, source, destination, protocol, payload, (errno.EHOSTUNREACH, False))
+            self.deliver(port, source, destination, protocol, payload, errno.EHOSTUNREACH)
 
     # --- errors sent ---
     def send_error(
         self,
         port: Port,
-        packet: bytes | memoryview,
+        packet: Buffer,
         kind: int,
         code: int,
         word: int = 0,
@@ -247,13 +255,13 @@ class IcmpLayer:
         except WireError:
             port.count("bad_ip")
 
-    def _send_error_ipv4(self, port: Port, packet: bytes | memoryview, kind: int, code: int, word: int) -> None:
+    def _send_error_ipv4(self, port: Port, packet: Buffer, kind: int, code: int, word: int) -> None:
         header, payload = ipv4.parse(packet, quoted=True)
         if header.destination not in port.addresses or header.fragment_offset or not _is_unicast(port, header.source):
             return
         if header.protocol == ipv4.PROTOCOL_ICMP and (not payload or payload[0] in icmp.ERRORS):
             return
-        if not self._errors.take(self._stack.clock.now):
+        if not self._errors.admit(self._host.clock.now):
             port.count("icmp_rate_limited")
             return
         total = min(len(header.options) + ipv4.HEADER_LENGTH + header.payload_length, _QUOTE_IPV4)
@@ -261,7 +269,7 @@ class IcmpLayer:
         self._send(port, header.destination, header.source, ipv4.PROTOCOL_ICMP, icmp.build(message))
 
     def _send_error_ipv6(
-        self, port: Port, packet: bytes | memoryview, kind: int, code: int, word: int, even_to_group: bool
+        self, port: Port, packet: Buffer, kind: int, code: int, word: int, even_to_group: bool
     ) -> None:
         header, payload = ipv6.parse(packet, quoted=True)
         source: bytes | None = header.destination
@@ -273,7 +281,7 @@ class IcmpLayer:
             return
         if _is_icmpv6_error(header, payload):
             return
-        if not self._errors.take(self._stack.clock.now):
+        if not self._errors.admit(self._host.clock.now):
             port.count("icmp_rate_limited")
             return
         total = min(ipv6.HEADER_LENGTH + header.payload_length, _QUOTE_IPV6)
@@ -292,17 +300,17 @@ def _is_unicast(port: Port, address: bytes) -> bool:
 def _is_icmpv6_error(header: ipv6.Header, payload: memoryview) -> bool:
     try:
         extensions = ipv6.parse_extensions(header.next_header, payload)
-    except WireError:  # the very header that the error is about
+    except WireError:  # the header chain is broken, which is what our error is about
         return header.next_header == icmpv6.PROTOCOL
     if extensions.fragment is not None and extensions.fragment.offset:
-        return True  # no telling
+        return True  # not the first fragment: what the packet was, it does not show
     upper = extensions.payload
     if extensions.protocol != icmpv6.PROTOCOL:
         return False
     return not upper or upper[0] < icmpv6.INFORMATIONAL or upper[0] == icmpv6.REDIRECT
 
 
-def _parse_quoted(quoted: bytes | memoryview) -> tuple[bytes, bytes, int, memoryview, int]:
+def _parse_quoted(quoted: Buffer) -> tuple[bytes, bytes, int, memoryview, int]:
     """(source, destination, protocol, payload start, total length) of a packet inside an error. Raises WireError, for
     other than first fragments too: they name no ports."""
     if not len(quoted):

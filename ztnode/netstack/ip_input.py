@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from ztnode.netstack.clock import Clock
+from ztnode.netstack.icmp import IcmpLayer
+from ztnode.netstack.port import Port
+from ztnode.netstack.reassembler import Reassembler
+from ztnode.netstack.tcp.connection_key import ConnectionKey
+from ztnode.netstack.udp import UdpLayer
 from ztnode.wire import icmp, icmpv6, ipv4, ipv6
 from ztnode.wire.errors import WireError
-
-if TYPE_CHECKING:
-    from ztnode.netstack.port import Port
-    from ztnode.netstack.stack import Stack
+from ztnode.wire.tcp import HEADER_LENGTH as TCP_HEADER_LENGTH
 
 
 class IpInput:
     """Checks packets, reassembles fragments, hands over to ICMP, UDP and TCP."""
 
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
+    def __init__(self, clock: Clock, reassembler: Reassembler, icmp_layer: IcmpLayer, udp_layer: UdpLayer) -> None:
+        self._clock = clock
+        self._reassembler = reassembler
+        self._icmp = icmp_layer
+        self._udp = udp_layer
+        self.segments: list[tuple[ConnectionKey, memoryview]] = []
+        """TCP segments of the batch at hand."""
 
     def receive_ipv4(self, port: Port, packet: memoryview, link_group: bool) -> None:
         """One IPv4 packet. ``link_group``: the frame was multicast or broadcast."""
@@ -36,8 +42,8 @@ class IpInput:
         protocol = header.protocol
         if header.is_fragment:
             key = (port.index, header.source, destination, protocol, header.identification)
-            whole = self._stack.reassembler.add(
-                key, header.fragment_offset, header.more_fragments, protocol, payload, packet, self._stack.clock.now
+            whole = self._reassembler.add(
+                key, header.fragment_offset, header.more_fragments, protocol, payload, packet, self._clock.now
             )
             if whole is None:
                 return
@@ -46,15 +52,15 @@ class IpInput:
         if protocol == ipv4.PROTOCOL_TCP:
             self._tcp(port, header.source, destination, payload, to_group or link_group)
         elif protocol == ipv4.PROTOCOL_UDP:
-            found = self._stack.udp_layer.receive(port, header.source, destination, payload)
+            found = self._udp.receive(port, header.source, destination, payload)
             if not found and not to_group and not link_group:
                 port.count("udp_no_socket")
-                self._stack.icmp.send_error(port, packet, icmp.UNREACHABLE, icmp.PORT_UNREACHABLE)
+                self._icmp.send_error(port, packet, icmp.UNREACHABLE, icmp.PORT_UNREACHABLE)
         elif protocol == ipv4.PROTOCOL_ICMP:
-            self._stack.icmp.receive_ipv4(port, header, payload, to_group or link_group)
+            self._icmp.receive_ipv4(port, header, payload, to_group or link_group)
         elif not to_group and not link_group:
             port.count("unknown_protocol")
-            self._stack.icmp.send_error(port, packet, icmp.UNREACHABLE, icmp.PROTOCOL_UNREACHABLE)
+            self._icmp.send_error(port, packet, icmp.UNREACHABLE, icmp.PROTOCOL_UNREACHABLE)
 
     def receive_ipv6(self, port: Port, packet: memoryview, link_group: bool) -> None:
         """One IPv6 packet."""
@@ -82,14 +88,14 @@ class IpInput:
             if fragment is None:
                 break
             key = (port.index, header.source, destination, 0, fragment.identification)
-            reassembled = self._stack.reassembler.add(
+            reassembled = self._reassembler.add(
                 key,
                 fragment.offset,
                 fragment.more,
                 fragment.next_header,
                 extensions.payload,
                 packet,
-                self._stack.clock.now,
+                self._clock.now,
             )
             if reassembled is None:
                 return
@@ -106,7 +112,7 @@ class IpInput:
         self, port: Port, packet: memoryview, next_header: int, payload: memoryview, start: int
     ) -> ipv6.Extensions | None:
         """The end of the header chain; None when the packet was dropped."""
-        error = self._stack.icmp.send_error
+        error = self._icmp.send_error
         try:
             extensions = ipv6.parse_extensions(next_header, payload, start)
         except ipv6.UnrecognisedOption as problem:
@@ -132,25 +138,25 @@ class IpInput:
     ) -> None:
         protocol, payload = extensions.protocol, extensions.payload
         if protocol == icmpv6.PROTOCOL:
-            self._stack.icmp.receive_ipv6(port, header, payload)
+            self._icmp.receive_ipv6(port, header, payload)
         elif header.source == ipv6.UNSPECIFIED:
             port.count("bad_source")
         elif protocol == ipv6.NEXT_TCP:
             self._tcp(port, header.source, header.destination, payload, to_group)
         elif protocol == ipv6.NEXT_UDP:
-            found = self._stack.udp_layer.receive(port, header.source, header.destination, payload)
+            found = self._udp.receive(port, header.source, header.destination, payload)
             if not found and not to_group:
                 port.count("udp_no_socket")
-                self._stack.icmp.send_error(port, packet, icmpv6.UNREACHABLE, icmpv6.PORT_UNREACHABLE)
+                self._icmp.send_error(port, packet, icmpv6.UNREACHABLE, icmpv6.PORT_UNREACHABLE)
         elif protocol != ipv6.NEXT_NONE:
             port.count("unknown_protocol")
             code, pointer = icmpv6.UNRECOGNISED_NEXT_HEADER, extensions.protocol_field
-            self._stack.icmp.send_error(port, packet, icmpv6.PARAMETER_PROBLEM, code, pointer)
+            self._icmp.send_error(port, packet, icmpv6.PARAMETER_PROBLEM, code, pointer)
 
     def _tcp(self, port: Port, source: bytes, destination: bytes, segment: memoryview, to_group: bool) -> None:
         if to_group:
             port.count("tcp_to_group")  # RFC 9293 section 3.9.2.3 (MUST-57)
-        elif len(segment) < 20:
+        elif len(segment) < TCP_HEADER_LENGTH:
             port.count("bad_tcp")
         else:
-            self._stack.segments.append((source + destination + bytes(segment[:4]), segment))
+            self.segments.append((source + destination + bytes(segment[:4]), segment))

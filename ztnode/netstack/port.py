@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Interface, ip_interface
+from typing import Final
 
 from ztnode.netstack.clock import Clock
 from ztnode.netstack.config import PortConfig, StackConfig
-from ztnode.netstack.neighbours import Neighbour, NeighbourCache
-from ztnode.netstack.tcp.network import Frame
+from ztnode.netstack.frame import Frame
+from ztnode.netstack.neighbour_cache import Neighbour, NeighbourCache
 from ztnode.wire import arp, checksum, ethernet, icmpv6, ipv4, ipv6
 
-_ALL_SYSTEMS = bytes((224, 0, 0, 1))
+_ALL_SYSTEMS: Final = bytes((224, 0, 0, 1))
 
 
 class Port:
@@ -38,7 +39,6 @@ class Port:
         self.looping = False
         """The frames at hand are our own, turned round inside the stack."""
         self._loop = loop
-        self._hop_limit = stack_config.hop_limit
         self.neighbours = NeighbourCache(
             clock,
             stack_config.neighbours,

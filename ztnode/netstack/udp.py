@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections import deque
-from collections.abc import Callable
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import Final, TypeAlias
 
 from ztnode.netstack.ephemeral import choose_port
+from ztnode.netstack.flow import Flow
+from ztnode.netstack.host import Host
+from ztnode.netstack.port import Port
+from ztnode.os_error import os_error
 from ztnode.wire import checksum, ipv4, udp
 from ztnode.wire.errors import WireError
 
-if TYPE_CHECKING:
-    from ztnode.netstack.flow import Flow
-    from ztnode.netstack.port import Port
-    from ztnode.netstack.stack import Stack
-
-Address = tuple[str, int]
+Address: TypeAlias = tuple[str, int]
 """(numeric IP address, port number)."""
 
-_OVERHEAD = 64
+_OVERHEAD: Final = 64
 """What one queued datagram costs beside its payload, so that a flood of empty ones is bounded too."""
 
 
@@ -50,7 +47,7 @@ class UdpSocket:
         self.dropped = 0
         """Datagrams that found the queue full."""
         self.owner: object = None
-        """The owner's own; the stack never looks at it."""
+        """Opaque to the stack."""
 
     @property
     def local(self) -> Address:
@@ -91,16 +88,16 @@ class UdpSocket:
         self._check_open()
         self._raise_error()
         if self._flow is None or self.remote is None:
-            raise _error(errno.EDESTADDRREQ)
-        self._layer.transmit(self, self._flow, self.remote[1], data)
+            raise os_error(errno.EDESTADDRREQ)
+        self._layer.transmit(self, self._flow, self.remote[1], data, now)
 
     def sendto(self, data: bytes, address: Address, now: float) -> None:
         """To any remote. Raises OSError (ENETUNREACH, EMSGSIZE), ValueError for text that is no address."""
         self._check_open()
         if not 0 < address[1] <= 0xFFFF:
-            raise _error(errno.EINVAL)
+            raise os_error(errno.EINVAL)
         flow = self._layer.flow(self, ip_address(address[0]).packed, now)
-        self._layer.transmit(self, flow, address[1], data)
+        self._layer.transmit(self, flow, address[1], data, now)
 
     def recv(self) -> bytes | None:
         """The next datagram, or None. Raises what ICMP reported."""
@@ -136,7 +133,7 @@ class UdpSocket:
 
     def fail(self, number: int, remote: bytes, port: int) -> None:
         """ICMP reported an error."""
-        self._errors.append((_error(number), (str(ip_address(remote)), port)))
+        self._errors.append((os_error(number), (str(ip_address(remote)), port)))
 
     def _raise_error(self) -> None:
         if self.remote is not None and self._errors:
@@ -144,24 +141,24 @@ class UdpSocket:
 
     def _check_open(self) -> None:
         if self.closed:
-            raise _error(errno.EBADF)
+            raise os_error(errno.EBADF)
 
 
 class UdpLayer:
     """All UDP sockets of a stack."""
 
-    def __init__(self, stack: Stack, random: Callable[[int], bytes]) -> None:
-        self._stack = stack
-        self._random = random
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._changed: dict[UdpSocket, None] = {}
         self._bound: dict[int, list[UdpSocket]] = {}
 
     # --- sockets ---
     def open(self, local: bytes | None, local_port: int, port_index: int | None) -> UdpSocket:
         """Bind. Raises OSError (EADDRINUSE)."""
         if not local_port:
-            chosen = choose_port(self._random, self._stack.config.udp_ports, self._bound)
+            chosen = choose_port(self._host.random, self._host.config.udp_ports, self._bound)
             if chosen is None:
-                raise _error(errno.EADDRINUSE)
+                raise os_error(errno.EADDRINUSE)
             local_port = chosen
         for other in self._bound.get(local_port, ()):
             if (
@@ -169,8 +166,8 @@ class UdpLayer:
                 and (other.local_address is None or local is None or other.local_address == local)
                 and (other.port_index is None or port_index is None or other.port_index == port_index)
             ):
-                raise _error(errno.EADDRINUSE)
-        socket = UdpSocket(self, port_index, local, local_port, self._stack.config.udp_receive_buffer)
+                raise os_error(errno.EADDRINUSE)
+        socket = UdpSocket(self, port_index, local, local_port, self._host.config.udp_receive_buffer)
         self._bound.setdefault(local_port, []).append(socket)
         return socket
 
@@ -183,15 +180,17 @@ class UdpLayer:
 
     def flow(self, socket: UdpSocket, remote: bytes, now: float) -> Flow:
         """The way from a socket to a remote. Raises OSError (ENETUNREACH)."""
-        return self._stack.find_flow(remote, now, port_index=socket.port_index, local=socket.local_address)
+        self._host.clock.now = now
+        return self._host.flows.find(remote, port_index=socket.port_index, local=socket.local_address)
 
-    def transmit(self, socket: UdpSocket, flow: Flow, remote_port: int, data: bytes) -> None:
+    def transmit(self, socket: UdpSocket, flow: Flow, remote_port: int, data: bytes, now: float) -> None:
         """Send one datagram. Raises OSError (EMSGSIZE)."""
+        self._host.clock.now = now
         if len(data) > (65507 if len(flow.remote) == 4 else 65527):
-            raise _error(errno.EMSGSIZE)
+            raise os_error(errno.EMSGSIZE)
         pseudo = checksum.pseudo_sum(flow.local, flow.remote, ipv4.PROTOCOL_UDP)
         header = udp.build(socket.local_port, remote_port, data, pseudo)
-        self._stack.output.send(flow, ipv4.PROTOCOL_UDP, header + data)
+        self._host.output.send(flow, ipv4.PROTOCOL_UDP, header + data)
 
     # --- input ---
     def receive(self, port: Port, source: bytes, destination: bytes, payload: memoryview) -> bool:
@@ -207,7 +206,7 @@ class UdpLayer:
             return False
         if not socket.deliver(bytes(data), source, source_port):
             port.count("udp_queue_full")
-        self._stack.changed(socket)
+        self._changed[socket] = None
         return True
 
     def _find(
@@ -241,8 +240,14 @@ class UdpLayer:
             return False
         if number is not None:
             socket.fail(number, remote, remote_port)
-            self._stack.changed(socket)
+            self._changed[socket] = None
         return True
+
+    def ready(self) -> list[UdpSocket]:
+        """Those of which something changed since the last call."""
+        changed = list(self._changed)
+        self._changed.clear()
+        return changed
 
     def port_removed(self, port_index: int) -> None:
         """The network is gone."""
@@ -250,9 +255,4 @@ class UdpLayer:
             for socket in sockets:
                 if socket.port_index == port_index:
                     socket.fail(errno.ENETDOWN, socket.remote[0] if socket.remote else ipv4.UNSPECIFIED, 0)
-                    self._stack.changed(socket)
-
-
-def _error(number: int) -> OSError:
-    """OSError picks the subclass by errno: ECONNREFUSED makes a ConnectionRefusedError."""
-    return OSError(number, os.strerror(number))
+                    self._changed[socket] = None

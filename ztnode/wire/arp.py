@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Final
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
+from ztnode.wire.ethernet import TYPE_IPV4
 
-LENGTH = 28
-REQUEST = 1
-REPLY = 2
+LENGTH: Final = 28
+REQUEST: Final = 1
+REPLY: Final = 2
 
-_PACKET = struct.Struct("!HHBBH6s4s6s4s")
-_HARDWARE_ETHERNET = 1
-_PROTOCOL_IPV4 = 0x0800
+_PACKET: Final = struct.Struct("!HHBBH6s4s6s4s")
+_HARDWARE_ETHERNET: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Arp:
     target: bytes
 
 
-def parse(packet: bytes | memoryview) -> Arp:
+def parse(packet: Buffer) -> Arp:
     """Bytes after the packet (link padding) are ignored.
 
     Raises WireError when it is short or not IPv4 over Ethernet. Operations other than request and reply are passed
@@ -38,7 +40,7 @@ def parse(packet: bytes | memoryview) -> Arp:
     hardware, protocol, hardware_length, protocol_length, operation, sender_mac, sender, target_mac, target = (
         _PACKET.unpack_from(packet)
     )
-    if (hardware, protocol, hardware_length, protocol_length) != (_HARDWARE_ETHERNET, _PROTOCOL_IPV4, 6, 4):
+    if (hardware, protocol, hardware_length, protocol_length) != (_HARDWARE_ETHERNET, TYPE_IPV4, 6, 4):
         raise WireError("ARP packet is not IPv4 over Ethernet")
     return Arp(operation, sender_mac, sender, target_mac, target)
 
@@ -46,5 +48,5 @@ def parse(packet: bytes | memoryview) -> Arp:
 def build(arp: Arp) -> bytes:
     """The 28 bytes."""
     return _PACKET.pack(
-        _HARDWARE_ETHERNET, _PROTOCOL_IPV4, 6, 4, arp.operation, arp.sender_mac, arp.sender, arp.target_mac, arp.target
+        _HARDWARE_ETHERNET, TYPE_IPV4, 6, 4, arp.operation, arp.sender_mac, arp.sender, arp.target_mac, arp.target
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import struct
+from typing import Final
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 
-HEADER_LENGTH = 14
-HEADER = struct.Struct("!6s6sH")
+HEADER_LENGTH: Final = 14
+HEADER: Final = struct.Struct("!6s6sH")
 """Destination, source, EtherType."""
 
-TYPE_IPV4 = 0x0800
-TYPE_ARP = 0x0806
-TYPE_IPV6 = 0x86DD
+TYPE_IPV4: Final = 0x0800
+TYPE_ARP: Final = 0x0806
+TYPE_IPV6: Final = 0x86DD
 
-BROADCAST = b"\xff" * 6
+BROADCAST: Final = b"\xff" * 6
 
 
 def mac_bytes(mac: int) -> bytes:
@@ -22,12 +24,7 @@ def mac_bytes(mac: int) -> bytes:
     return mac.to_bytes(6, "big")
 
 
-def format_mac(mac: bytes) -> str:
-    """``aa:bb:cc:dd:ee:ff``."""
-    return mac.hex(":")
-
-
-def is_group(mac: bytes | memoryview) -> bool:
+def is_group(mac: Buffer) -> bool:
     """Whether the address is multicast or broadcast: the I/G bit, the first on the wire."""
     return bool(mac[0] & 1)
 
@@ -42,7 +39,7 @@ def ipv6_multicast(group: bytes) -> bytes:
     return b"\x33\x33" + group[12:16]
 
 
-def parse(frame: bytes | memoryview) -> tuple[bytes, bytes, int, memoryview]:
+def parse(frame: Buffer) -> tuple[bytes, bytes, int, memoryview]:
     """(destination, source, EtherType, payload view). Link padding, if any, is still at the payload's end.
 
     Raises WireError for a frame shorter than its header.

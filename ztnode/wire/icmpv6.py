@@ -5,52 +5,54 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
-from ztnode.wire import checksum
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.checksum import finish, region_sum, verify
 from ztnode.wire.errors import WireError
 
-PROTOCOL = 58
-HEADER_LENGTH = 8
+PROTOCOL: Final = 58
+HEADER_LENGTH: Final = 8
 
-UNREACHABLE = 1
-PACKET_TOO_BIG = 2
-TIME_EXCEEDED = 3
-PARAMETER_PROBLEM = 4
-ECHO_REQUEST = 128
-ECHO_REPLY = 129
-ROUTER_SOLICITATION = 133
-ROUTER_ADVERTISEMENT = 134
-NEIGHBOUR_SOLICITATION = 135
-NEIGHBOUR_ADVERTISEMENT = 136
-REDIRECT = 137
-INFORMATIONAL = 128
+UNREACHABLE: Final = 1
+PACKET_TOO_BIG: Final = 2
+TIME_EXCEEDED: Final = 3
+PARAMETER_PROBLEM: Final = 4
+ECHO_REQUEST: Final = 128
+ECHO_REPLY: Final = 129
+ROUTER_SOLICITATION: Final = 133
+ROUTER_ADVERTISEMENT: Final = 134
+NEIGHBOUR_SOLICITATION: Final = 135
+NEIGHBOUR_ADVERTISEMENT: Final = 136
+REDIRECT: Final = 137
+INFORMATIONAL: Final = 128
 """Types from here on are no errors (RFC 4443 section 2.1)."""
 
 # Codes of UNREACHABLE (RFC 4443 section 3.1).
-NO_ROUTE = 0
-PROHIBITED = 1
-BEYOND_SCOPE = 2
-ADDRESS_UNREACHABLE = 3
-PORT_UNREACHABLE = 4
-POLICY_FAILED = 5
-ROUTE_REJECTED = 6
+NO_ROUTE: Final = 0
+PROHIBITED: Final = 1
+BEYOND_SCOPE: Final = 2
+ADDRESS_UNREACHABLE: Final = 3
+PORT_UNREACHABLE: Final = 4
+POLICY_FAILED: Final = 5
+ROUTE_REJECTED: Final = 6
 # Codes of TIME_EXCEEDED.
-REASSEMBLY_TIME_EXCEEDED = 1
+REASSEMBLY_TIME_EXCEEDED: Final = 1
 # Codes of PARAMETER_PROBLEM.
-ERRONEOUS_FIELD = 0
-UNRECOGNISED_NEXT_HEADER = 1
-UNRECOGNISED_OPTION = 2
+ERRONEOUS_FIELD: Final = 0
+UNRECOGNISED_NEXT_HEADER: Final = 1
+UNRECOGNISED_OPTION: Final = 2
 
 # Neighbour discovery options (RFC 4861 section 4.6).
-OPTION_SOURCE_MAC = 1
-OPTION_TARGET_MAC = 2
+OPTION_SOURCE_MAC: Final = 1
+OPTION_TARGET_MAC: Final = 2
 
-ROUTER = 0x80000000
-SOLICITED = 0x40000000
-OVERRIDE = 0x20000000
+ROUTER: Final = 0x80000000
+SOLICITED: Final = 0x40000000
+OVERRIDE: Final = 0x20000000
 """Flags of a neighbour advertisement (RFC 4861 section 4.4), in its 32-bit word."""
 
-_HEADER = struct.Struct("!BBHI")
+_HEADER: Final = struct.Struct("!BBHI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Icmpv6:
     kind: int
     code: int
     word: int
-    body: bytes | memoryview
+    body: Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +77,14 @@ class Neighbour:
     flags: int = 0
 
 
-def parse(message: bytes | memoryview, pseudo: int) -> Icmpv6:
+def parse(message: Buffer, pseudo: int) -> Icmpv6:
     """``pseudo`` is ``checksum.pseudo_sum(source, destination, 58)``; the length is added here.
 
     Raises WireError when the message is short or its checksum wrong.
     """
     if len(message) < HEADER_LENGTH:
         raise WireError("ICMPv6 message too short")
-    if not checksum.verify(message, pseudo + len(message)):
+    if not verify(message, pseudo + len(message)):
         raise WireError("ICMPv6 checksum wrong")
     kind, code, _, word = _HEADER.unpack_from(message)
     return Icmpv6(kind, code, word, memoryview(message)[HEADER_LENGTH:])
@@ -91,11 +93,11 @@ def parse(message: bytes | memoryview, pseudo: int) -> Icmpv6:
 def build(message: Icmpv6, pseudo: int) -> bytes:
     """The message with its checksum; ``pseudo`` as for ``parse``."""
     plain = _HEADER.pack(message.kind, message.code, 0, message.word) + message.body
-    field = checksum.finish(checksum.region_sum(plain) + pseudo + len(plain))
+    field = finish(region_sum(plain) + pseudo + len(plain))
     return plain[:2] + field.to_bytes(2, "big") + plain[4:]
 
 
-def parse_options(options: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
+def parse_options(options: Buffer) -> Iterator[tuple[int, bytes]]:
     """(type, body) of each neighbour discovery option.
 
     Raises WireError for an option of length zero or one that runs past the end: RFC 4861 section 4.6 has the whole

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Final
 
-from ztnode.wire import checksum
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.checksum import checksum, verify
 from ztnode.wire.errors import WireError
 
-HEADER_LENGTH = 20
-MAX_LENGTH = 65535
-MINIMUM_MTU = 68
-"""RFC 791: every link carries this much. Reports of a smaller path MTU than the stack's own floor are ignored."""
+HEADER_LENGTH: Final = 20
+MAX_LENGTH: Final = 65535
+PROTOCOL_ICMP: Final = 1
+PROTOCOL_TCP: Final = 6
+PROTOCOL_UDP: Final = 17
 
-PROTOCOL_ICMP = 1
-PROTOCOL_TCP = 6
-PROTOCOL_UDP = 17
-
-DONT_FRAGMENT = 0x4000
-MORE_FRAGMENTS = 0x2000
-OFFSET_MASK = 0x1FFF
+DONT_FRAGMENT: Final = 0x4000
+MORE_FRAGMENTS: Final = 0x2000
+OFFSET_MASK: Final = 0x1FFF
 """Fragment offset in units of eight bytes."""
 
-FIXED = struct.Struct("!BBHHHBBH4s4s")
+FIXED: Final = struct.Struct("!BBHHHBBH4s4s")
 
-BROADCAST = b"\xff\xff\xff\xff"
-UNSPECIFIED = b"\0\0\0\0"
+BROADCAST: Final = b"\xff\xff\xff\xff"
+UNSPECIFIED: Final = b"\0\0\0\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +46,6 @@ class Header:
         return bool(self.fragment & MORE_FRAGMENTS)
 
     @property
-    def dont_fragment(self) -> bool:
-        return bool(self.fragment & DONT_FRAGMENT)
-
-    @property
     def fragment_offset(self) -> int:
         """In bytes."""
         return (self.fragment & OFFSET_MASK) << 3
@@ -60,7 +55,7 @@ class Header:
         return bool(self.fragment & (MORE_FRAGMENTS | OFFSET_MASK))
 
 
-def parse(packet: bytes | memoryview, *, quoted: bool = False) -> tuple[Header, memoryview]:
+def parse(packet: Buffer, *, quoted: bool = False) -> tuple[Header, memoryview]:
     """The header and the payload (a view, link padding cut off).
 
     ``quoted``: the packet stands inside an ICMP error, which may cut its end and whose checksum a router may have
@@ -79,7 +74,7 @@ def parse(packet: bytes | memoryview, *, quoted: bool = False) -> tuple[Header, 
         raise WireError("IPv4 version or header length wrong")
     if total < length or (total > len(view) and not quoted):
         raise WireError("IPv4 total length out of bounds")
-    if not quoted and not checksum.verify(view[:length]):
+    if not quoted and not verify(view[:length]):
         raise WireError("IPv4 header checksum wrong")
     header = Header(
         source,
@@ -119,7 +114,7 @@ def build(header: Header) -> bytes:
         )
         + header.options
     )
-    return plain[:10] + checksum.checksum(plain).to_bytes(2, "big") + plain[12:]
+    return plain[:10] + checksum(plain).to_bytes(2, "big") + plain[12:]
 
 
 def is_multicast(address: bytes) -> bool:

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Final
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 
-HEADER_LENGTH = 40
-MINIMUM_MTU = 1280
+HEADER_LENGTH: Final = 40
+MINIMUM_MTU: Final = 1280
 """RFC 8200 section 5."""
 
-NEXT_HOP_BY_HOP = 0
-NEXT_TCP = 6
-NEXT_UDP = 17
-NEXT_ROUTING = 43
-NEXT_FRAGMENT = 44
-NEXT_ICMPV6 = 58
-NEXT_NONE = 59
-NEXT_DESTINATION = 60
+NEXT_HOP_BY_HOP: Final = 0
+NEXT_TCP: Final = 6
+NEXT_UDP: Final = 17
+NEXT_ROUTING: Final = 43
+NEXT_FRAGMENT: Final = 44
+NEXT_ICMPV6: Final = 58
+NEXT_NONE: Final = 59
+NEXT_DESTINATION: Final = 60
 
-FIXED = struct.Struct("!IHBB16s16s")
-FRAGMENT = struct.Struct("!BBHI")
-FRAGMENT_LENGTH = 8
-MAX_EXTENSION_HEADERS = 8
+FIXED: Final = struct.Struct("!IHBB16s16s")
+FRAGMENT: Final = struct.Struct("!BBHI")
+FRAGMENT_LENGTH: Final = 8
+MAX_EXTENSION_HEADERS: Final = 8
 """More than a sane packet has; a longer chain is refused so that parsing stays bounded (RFC 8504 section 5.3)."""
 
-UNSPECIFIED = bytes(16)
-ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
-ALL_ROUTERS = bytes.fromhex("ff020000000000000000000000000002")
-_SOLICITED_NODE = bytes.fromhex("ff0200000000000000000001ff")
-_LINK_LOCAL = bytes.fromhex("fe80000000000000")
+UNSPECIFIED: Final = bytes(16)
+ALL_NODES: Final = bytes.fromhex("ff020000000000000000000000000001")
+_SOLICITED_NODE: Final = bytes.fromhex("ff0200000000000000000001ff")
+_LINK_LOCAL: Final = bytes.fromhex("fe80000000000000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class UnrecognisedOption(WireError):
         """... even when the destination was a multicast address."""
 
 
-def parse(packet: bytes | memoryview, *, quoted: bool = False) -> tuple[Header, memoryview]:
+def parse(packet: Buffer, *, quoted: bool = False) -> tuple[Header, memoryview]:
     """The fixed header and what follows it (a view, link padding cut off). ``quoted``: see ``ipv4.parse``.
 
     Raises WireError.

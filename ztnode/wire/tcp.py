@@ -7,54 +7,51 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Final
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.errors import WireError
 
-HEADER_LENGTH = 20
+HEADER_LENGTH: Final = 20
 """Bytes of a header without options."""
-MAX_OPTIONS_LENGTH = 40
+MAX_OPTIONS_LENGTH: Final = 40
 """The data offset has four bits: 15 words of four bytes, less the fixed header."""
 
-FIN = 0x01
-SYN = 0x02
-RST = 0x04
-PSH = 0x08
-ACK = 0x10
-URG = 0x20
-ECE = 0x40
-CWR = 0x80
+FIN: Final = 0x01
+SYN: Final = 0x02
+RST: Final = 0x04
+PSH: Final = 0x08
+ACK: Final = 0x10
+URG: Final = 0x20
+ECE: Final = 0x40
+CWR: Final = 0x80
 
-FIXED = struct.Struct("!HHIIHHHH")
+FIXED: Final = struct.Struct("!HHIIHHHH")
 """Source port, destination port, sequence number, acknowledgement, data offset (top 4 bits) with flags (low 8),
 window, checksum, urgent pointer."""
 
-FIXED_TIMESTAMPS = struct.Struct("!HHIIHHHHIII")
+FIXED_TIMESTAMPS: Final = struct.Struct("!HHIIHHHHIII")
 """``FIXED`` followed by ``TIMESTAMPS_WORD``, TSval and TSecr: the layout of almost every segment on an
 established connection (RFC 7323 appendix A)."""
 
-TIMESTAMPS_WORD = 0x0101080A
+TIMESTAMPS_WORD: Final = 0x0101080A
 """NOP, NOP, kind 8, length 10, as one big-endian word (RFC 7323 appendix A)."""
 
-OFFSET_20 = 5 << 12
-"""Data offset field of a segment without options, ready to be or-ed with the flags."""
-OFFSET_32 = 8 << 12
-"""Data offset field of a segment with the timestamps option alone."""
-
 # Option kinds: RFC 9293 section 3.2, RFC 7323, RFC 2018.
-OPTION_END = 0
-OPTION_NOP = 1
-OPTION_MSS = 2
-OPTION_WINDOW_SCALE = 3
-OPTION_SACK_PERMITTED = 4
-OPTION_SACK = 5
-OPTION_TIMESTAMPS = 8
+OPTION_END: Final = 0
+OPTION_NOP: Final = 1
+OPTION_MSS: Final = 2
+OPTION_WINDOW_SCALE: Final = 3
+OPTION_SACK_PERMITTED: Final = 4
+OPTION_SACK: Final = 5
+OPTION_TIMESTAMPS: Final = 8
 
-MAX_WINDOW_SCALE = 14
+MAX_WINDOW_SCALE: Final = 14
 """A larger shift count must be read as 14 (RFC 7323 section 2.3)."""
 
-_SACK_BLOCK = struct.Struct("!II")
-_U16 = struct.Struct("!H")
-_TIMESTAMPS = struct.Struct("!II")
+_SACK_BLOCK: Final = struct.Struct("!II")
+_U16: Final = struct.Struct("!H")
+_TIMESTAMPS: Final = struct.Struct("!II")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,7 @@ class Options:
     """(TSval, TSecr) (RFC 7323 section 3)."""
 
 
-NO_OPTIONS = Options()
+NO_OPTIONS: Final = Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,7 @@ class Header:
     options: Options = NO_OPTIONS
 
 
-def parse_options(buffer: bytes | memoryview) -> Options:
+def parse_options(buffer: Buffer) -> Options:
     """Read the options part of a header.
 
     Unknown kinds are skipped by their length, as RFC 9293 section 3.1 (MUST-6) asks; a known kind with a wrong
@@ -159,7 +156,7 @@ def build_options(options: Options) -> bytes:
     return encoded
 
 
-def parse(segment: bytes | memoryview) -> tuple[Header, memoryview]:
+def parse(segment: Buffer) -> tuple[Header, memoryview]:
     """The header and the payload (a view) of a segment. The checksum is reported, not verified.
 
     Raises WireError when the segment is shorter than its header says, or an option is malformed.

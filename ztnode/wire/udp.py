@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import struct
+from typing import Final
 
-from ztnode.wire import checksum
+from ztnode.wire.buffer import Buffer
+from ztnode.wire.checksum import finish, region_sum, verify
 from ztnode.wire.errors import WireError
 
-HEADER_LENGTH = 8
-HEADER = struct.Struct("!HHHH")
+HEADER_LENGTH: Final = 8
+HEADER: Final = struct.Struct("!HHHH")
 """Source port, destination port, length, checksum."""
 
 
-def parse(datagram: bytes | memoryview, pseudo: int, *, checksum_required: bool) -> tuple[int, int, memoryview]:
+def parse(datagram: Buffer, pseudo: int, *, checksum_required: bool) -> tuple[int, int, memoryview]:
     """(source port, destination port, payload view).
 
     ``pseudo`` is ``checksum.pseudo_sum(source, destination, 17)``; the length is added here. Over IPv4 a checksum
@@ -26,14 +28,14 @@ def parse(datagram: bytes | memoryview, pseudo: int, *, checksum_required: bool)
     if length < HEADER_LENGTH or length > len(view):
         raise WireError("UDP length out of bounds")
     if field:
-        if not checksum.verify(view[:length], pseudo + length):
+        if not verify(view[:length], pseudo + length):
             raise WireError("UDP checksum wrong")
     elif checksum_required:
         raise WireError("UDP checksum missing")
     return source, destination, view[HEADER_LENGTH:length]
 
 
-def build(source: int, destination: int, payload: bytes | memoryview, pseudo: int) -> bytes:
+def build(source: int, destination: int, payload: Buffer, pseudo: int) -> bytes:
     """The 8-byte header for ``payload``; ``pseudo`` as for ``parse``.
 
     Raises ValueError when the payload is too long.
@@ -41,6 +43,6 @@ def build(source: int, destination: int, payload: bytes | memoryview, pseudo: in
     length = HEADER_LENGTH + len(payload)
     if length > 0xFFFF:
         raise ValueError("UDP payload too long")
-    total = pseudo + length + source + destination + length + checksum.region_sum(payload)
+    total = pseudo + length + source + destination + length + region_sum(payload)
     # A computed checksum of zero is sent as all ones (RFC 768).
-    return HEADER.pack(source, destination, length, checksum.finish(total) or 0xFFFF)
+    return HEADER.pack(source, destination, length, finish(total) or 0xFFFF)

@@ -12,9 +12,7 @@ import sys
 import time
 from typing import Final, NoReturn
 
-from ztnode.netstack.config import StackConfig
-from ztnode.netstack.stack import Stack
-from ztnode.netstack.tcp.config import TcpConfig
+from ztnode.netstack import Stack, StackConfig, TcpConfig
 from ztnode.ring import Ring
 from ztnode.worker import protocol
 from ztnode.worker.watchdog import Watchdog

@@ -37,7 +37,7 @@ request does not wait behind a download for more than about a millisecond."""
 STATS_SECONDS: Final = 1.0
 CONTROL_BACKLOG: Final = 8 << 20
 """Bytes for the node that it may leave unread; a node that stalls longer is as good as dead."""
-_SETTLING_ROUNDS: Final = 4
+_OWNER_ROUNDS: Final = 4
 
 
 class ChannelClosed(Exception):
@@ -98,7 +98,7 @@ class Worker:
             events = poller.wait(timeout)
             self.round_number += 1
             self.now = now = time.monotonic()
-            # The views go to the stack and nowhere else: it copies what it keeps in settle(), before release().
+            # The views go to the stack and nowhere else: it copies what it keeps in copy_unread(), before release().
             records = ring_in.read(READ_LIMIT)
             if records:
                 self._receive(records, now)
@@ -108,9 +108,9 @@ class Worker:
             if due is not None and due <= now:
                 stack.handle_timer(now)
             self._own_timers(now)
-            self._settle(now)
+            self._serve_owners(now)
             if records:
-                stack.settle()
+                stack.copy_unread()
                 ring_in.release()
         self._end()
 
@@ -143,11 +143,11 @@ class Worker:
             else:
                 self.stack.receive(index, [frame for tag, frame in records if tag == index], now)
 
-    def _settle(self, now: float) -> None:
+    def _serve_owners(self, now: float) -> None:
         """Tell owners what changed and send what comes of it. Rarely more than once: what the stack sends to itself
         changes something at once. What is left after a few turns comes first in the next round."""
         changed = self._changed or self.stack.ready()
-        for _ in range(_SETTLING_ROUNDS):
+        for _ in range(_OWNER_ROUNDS):
             for item in changed:
                 owner = cast("_Owner | None", item.owner)
                 if owner is not None:

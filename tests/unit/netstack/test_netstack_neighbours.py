@@ -8,8 +8,8 @@ import pytest
 
 from ztnode.netstack.clock import Clock
 from ztnode.netstack.config import NeighbourConfig
-from ztnode.netstack.neighbours import Neighbour, NeighbourCache, State, permanent
-from ztnode.netstack.tcp.network import Frame
+from ztnode.netstack.frame import Frame
+from ztnode.netstack.neighbour_cache import SOLICIT_INTERVALS, Neighbour, NeighbourCache, Reachability, permanent
 
 A, B = b"\x0a\0\0\x01", b"\x0a\0\0\x02"
 MAC, OTHER = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02"
@@ -46,12 +46,18 @@ class Rig:
             self.cache.handle_timer()
         self.clock.now = end
 
+    def state_of(self, address: bytes) -> Reachability:
+        """The entry's own, not what time has made of it."""
+        entry = self.cache.get(address)
+        assert entry is not None
+        return entry.state
+
     def known(self, address: bytes = A) -> Neighbour:
         """An entry that is REACHABLE."""
         neighbour = self.cache.lookup(address)
         self.cache.send(neighbour, [FRAME])
         self.cache.answered(address, MAC, solicited=True, override=True)
-        assert neighbour.state is State.REACHABLE
+        assert neighbour.state is Reachability.REACHABLE
         self.sent.clear()
         self.solicited.clear()
         return neighbour
@@ -77,7 +83,7 @@ def test_first_frame_waits_for_the_answer() -> None:
     rig.run(0.06)
     rig.cache.answered(A, MAC, solicited=True, override=True)
     assert rig.sent == [MAC + b"rest of the headerpayload"]
-    assert neighbour.state is State.REACHABLE
+    assert neighbour.state is Reachability.REACHABLE
     assert watcher.calls == 1
     assert rig.cache.next_timer() is None
 
@@ -96,7 +102,7 @@ def test_nobody_answers() -> None:
 
 
 def test_gives_up_within_three_seconds() -> None:
-    assert sum(NeighbourConfig().solicit_intervals) < 3
+    assert sum(SOLICIT_INTERVALS) < 3
 
 
 def test_reachable_becomes_stale_then_is_probed_and_confirmed() -> None:
@@ -104,18 +110,18 @@ def test_reachable_becomes_stale_then_is_probed_and_confirmed() -> None:
     neighbour = rig.known()
     rig.run(15)
     rig.cache.send(neighbour, [FRAME])
-    assert neighbour.state is State.REACHABLE
+    assert rig.state_of(A) is Reachability.REACHABLE
     rig.run(20)
-    assert rig.cache.snapshot() == [(A, MAC, State.STALE)]
+    assert rig.cache.snapshot() == [(A, MAC, Reachability.STALE)]
     rig.cache.send(neighbour, [FRAME])
-    assert neighbour.state is State.DELAY
+    assert rig.state_of(A) is Reachability.DELAY
     assert len(rig.sent) == 2
     assert rig.solicited == []
     rig.run(5)
-    assert neighbour.state is State.PROBE
+    assert rig.state_of(A) is Reachability.PROBE
     assert [mac for _, _, mac in rig.solicited] == [MAC]  # unicast
     rig.cache.answered(A, MAC, solicited=True, override=False)
-    assert neighbour.state is State.REACHABLE
+    assert rig.state_of(A) is Reachability.REACHABLE
     assert rig.cache.next_timer() is None
 
 
@@ -126,7 +132,7 @@ def test_progress_of_tcp_spares_the_probe() -> None:
     rig.cache.send(neighbour, [FRAME])
     rig.cache.confirm(neighbour)
     rig.run(20)
-    assert neighbour.state is State.REACHABLE
+    assert neighbour.state is Reachability.REACHABLE
     assert rig.solicited == []
 
 
@@ -138,21 +144,21 @@ def test_a_neighbour_that_went_away_is_given_up() -> None:
     rig.run(5 + 3)
     assert len(rig.solicited) == 3
     assert rig.failed == [(A, 0)]
-    assert neighbour.state is State.FAILED
+    assert neighbour.state is Reachability.FAILED
 
 
 @pytest.mark.parametrize(
     ("mac", "solicited", "override", "state", "kept"),
     [
-        (MAC, True, False, State.REACHABLE, MAC),
-        (MAC, False, False, State.REACHABLE, MAC),
-        (None, True, False, State.REACHABLE, MAC),
-        (OTHER, True, False, State.STALE, MAC),  # RFC 4861 section 7.2.5, I: no override, another MAC
-        (OTHER, True, True, State.REACHABLE, OTHER),
-        (OTHER, False, True, State.STALE, OTHER),
+        (MAC, True, False, Reachability.REACHABLE, MAC),
+        (MAC, False, False, Reachability.REACHABLE, MAC),
+        (None, True, False, Reachability.REACHABLE, MAC),
+        (OTHER, True, False, Reachability.STALE, MAC),  # RFC 4861 section 7.2.5, I: no override, another MAC
+        (OTHER, True, True, Reachability.REACHABLE, OTHER),
+        (OTHER, False, True, Reachability.STALE, OTHER),
     ],
 )
-def test_advertisements(mac: bytes | None, solicited: bool, override: bool, state: State, kept: bytes) -> None:
+def test_advertisements(mac: bytes | None, solicited: bool, override: bool, state: Reachability, kept: bytes) -> None:
     rig = Rig()
     neighbour = rig.known()
     rig.cache.answered(A, mac, solicited=solicited, override=override)
@@ -165,7 +171,7 @@ def test_unexpected_answers_make_no_entry() -> None:
     rig.cache.heard(A, MAC, create=False)
     assert rig.cache.get(A) is None
     rig.cache.heard(A, MAC, create=True)
-    assert rig.cache.snapshot() == [(A, MAC, State.STALE)]
+    assert rig.cache.snapshot() == [(A, MAC, Reachability.STALE)]
 
 
 def test_hearing_of_another_mac_updates() -> None:
@@ -174,9 +180,9 @@ def test_hearing_of_another_mac_updates() -> None:
     watcher = Watcher()
     neighbour.watchers.add(watcher)
     rig.cache.heard(A, MAC, create=True)
-    assert neighbour.state is State.REACHABLE
+    assert neighbour.state is Reachability.REACHABLE
     rig.cache.heard(A, OTHER, create=False)
-    assert (neighbour.state, neighbour.mac, watcher.calls) == (State.STALE, OTHER, 1)
+    assert (neighbour.state, neighbour.mac, watcher.calls) == (Reachability.STALE, OTHER, 1)
 
 
 def test_queue_and_table_are_bounded() -> None:

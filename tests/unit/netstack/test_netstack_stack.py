@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fault_injector import FaultInjector, Faults, FaultyLink
 from ztnode.netstack.config import LOOPED, NeighbourConfig, PortConfig, StackConfig
-from ztnode.netstack.fault_injector import FaultInjector, Faults, FaultyLink
+from ztnode.netstack.echo import EchoReply
 from ztnode.netstack.stack import Stack
 from ztnode.wire import arp, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp
 
@@ -518,7 +519,7 @@ def test_damaged_frames_never_raise(frame: bytes, changes: list[tuple[int, int]]
         host.listen(None, 7000)
         host.udp(None, 7002)
         host.receive(0, [memoryview(bytes(content)), memoryview(bytes(content[:length]))], 0.0)
-        host.settle()
+        host.copy_unread()
         assert len(host.to_send(0.0)) <= 4
 
 
@@ -599,13 +600,14 @@ def test_fault_injector_is_driven_like_a_stack() -> None:
     wrapped = FaultInjector(a, Faults(delay=0.01), Faults(delay=0.02), random.Random(1))
     ping = a.ping(B4, 0.0)
     ping.send(b"x", 0.0)
-    now, got = 0.0, []
+    now = 0.0
+    got: list[EchoReply] = []
     while not got and now < 1.0:
         for _, frame in wrapped.to_send(now):
             b.receive(0, [memoryview(b"".join(frame))], now)
         for index, frame in b.to_send(now):
             wrapped.receive(index, [memoryview(b"".join(frame))], now)
-        wrapped.settle()
+        wrapped.copy_unread()
         due = wrapped.next_timer()
         assert due is not None
         now = max(now, due)

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztnode.netstack.ephemeral import choose_port
-from ztnode.netstack.fragments import Reassembler
-from ztnode.netstack.path_mtu import FLOOR_IPV4, FLOOR_IPV6, PathMtuCache
-from ztnode.netstack.rate import TokenBucket
-from ztnode.netstack.routes import Route, RoutingTable
+from ztnode.netstack.path_mtu_cache import FLOOR_IPV4, FLOOR_IPV6, PathMtuCache
+from ztnode.netstack.reassembler import Reassembler
+from ztnode.netstack.routing_table import NextHop, RoutingTable
+from ztnode.token_bucket import TokenBucket
 
 
 def packed(text: str) -> bytes:
@@ -29,12 +29,12 @@ def test_longest_prefix_wins_over_all_ports() -> None:
     table.replace(1, ["10.1.0.7/16"], [("0.0.0.0/0", "10.1.0.1"), ("10.2.3.0/24", "10.1.0.9")])
     table.replace(2, ["10.2.0.7/16", "fd00::7/64"], [("fd00:1::/32", "fd00::1")])
     every = {1, 2}
-    assert table.lookup(packed("10.1.200.1"), every) == Route(0, 1)
-    assert table.lookup(packed("10.2.200.1"), every) == Route(0, 2)
-    assert table.lookup(packed("10.2.3.4"), every) == Route(0, 1, packed("10.1.0.9"))
-    assert table.lookup(packed("10.2.3.4"), {2}) == Route(0, 2)
-    assert table.lookup(packed("192.0.2.1"), every) == Route(0, 1, packed("10.1.0.1"))
-    assert table.lookup(packed("fd00:1::5"), every) == Route(0, 2, packed("fd00::1"))
+    assert table.lookup(packed("10.1.200.1"), every) == NextHop(0, 1)
+    assert table.lookup(packed("10.2.200.1"), every) == NextHop(0, 2)
+    assert table.lookup(packed("10.2.3.4"), every) == NextHop(0, 1, packed("10.1.0.9"))
+    assert table.lookup(packed("10.2.3.4"), {2}) == NextHop(0, 2)
+    assert table.lookup(packed("192.0.2.1"), every) == NextHop(0, 1, packed("10.1.0.1"))
+    assert table.lookup(packed("fd00:1::5"), every) == NextHop(0, 2, packed("fd00::1"))
     assert table.lookup(packed("2001:db8::1"), every) is None
     table.remove(1)
     assert table.lookup(packed("192.0.2.1"), every) is None
@@ -46,7 +46,7 @@ def test_metric_then_index_decide_between_equal_prefixes() -> None:
     table.replace(1, ["10.0.0.1/24"], [], metric=5)
     table.replace(2, ["10.0.0.2/24"], [("10.0.0.0/24", "10.0.0.9")], metric=5)
     answer = [table.lookup(packed("10.0.0.77"), ports) for ports in ({1, 2, 3}, {1, 2}, {2})]
-    assert answer == [Route(0, 3), Route(5, 1), Route(5, 2)]
+    assert answer == [NextHop(0, 3), NextHop(5, 1), NextHop(5, 2)]
 
 
 def test_gateways_of_the_wrong_family_are_left_out() -> None:
@@ -118,12 +118,12 @@ def test_ports_are_spread_and_never_taken_ones() -> None:
 
 
 def test_token_bucket() -> None:
-    bucket = TokenBucket(10, 0.0)
-    assert sum(bucket.take(0.0) for _ in range(50)) == 10
-    assert not bucket.take(0.05)
-    assert bucket.take(0.15)
-    assert not bucket.take(0.15)
-    assert sum(bucket.take(100.0) for _ in range(50)) == 10
+    bucket = TokenBucket(10)
+    assert sum(bucket.admit(0.0) for _ in range(50)) == 10
+    assert not bucket.admit(0.05)
+    assert bucket.admit(0.15)
+    assert not bucket.admit(0.15)
+    assert sum(bucket.admit(100.0) for _ in range(50)) == 10
 
 
 # --- fragments ---
@@ -132,7 +132,9 @@ KEY = (0, b"source", b"destination", 17, 4711)
 
 
 def reassembler(max_bytes: int = 1 << 20, max_datagrams: int = 8, max_fragments: int = 128) -> Reassembler:
-    return Reassembler(max_bytes=max_bytes, max_datagrams=max_datagrams, max_fragments=max_fragments, timeout=30)
+    return Reassembler(
+        max_bytes=max_bytes, max_datagrams=max_datagrams, max_fragments=max_fragments, timeout=30, counters={}
+    )
 
 
 def add(table: Reassembler, offset: int, data: bytes, more: bool, key: object = KEY) -> tuple[int, bytes, bytes] | None:

@@ -69,22 +69,6 @@ def test_batch_is_one_by_one(regions: list[bytes]) -> None:
     assert [total * checksum.NATIVE_FACTOR % 65535 for total in sums] == list(map(checksum.region_sum, regions))
 
 
-@given(st.binary(min_size=1, max_size=700), st.integers(1, 150).map(lambda half: 2 * half))
-def test_stride_is_slicing(data: bytes, stride: int) -> None:
-    pieces = [data[start : start + stride] for start in range(0, len(data), stride)]
-    assert checksum.stride_sums(data, stride) == list(map(checksum.region_sum, pieces))
-
-
-@given(st.binary(min_size=20, max_size=40), st.integers(0, 4), st.binary(min_size=2, max_size=2))
-def test_incremental_update(data: bytes, word: int, changed: bytes) -> None:
-    """RFC 1624: updating gives what computing anew gives."""
-    at = 2 * word
-    after = data[:at] + changed + data[at + 2 :]
-    field = checksum.checksum(data)
-    updated = checksum.update(field, checksum.region_sum(data[at : at + 2]), checksum.region_sum(changed))
-    assert agree(updated, checksum.checksum(after))
-
-
 @given(st.binary(min_size=2, max_size=100), st.integers(0, 799))
 def test_every_single_bit_error_is_found(data: bytes, bit: int) -> None:
     data += bytes(len(data) & 1)
@@ -98,7 +82,9 @@ def test_every_single_bit_error_is_found(data: bytes, bit: int) -> None:
 @given(MAC, MAC, U16, DATA)
 def test_ethernet(destination: bytes, source: bytes, ethertype: int, data: bytes) -> None:
     frame = ethernet.build(destination, source, ethertype) + data
-    assert ethernet.parse(frame) == (destination, source, ethertype, data)
+    *header, payload = ethernet.parse(frame)
+    assert header == [destination, source, ethertype]
+    assert payload == data
 
 
 @given(U16, MAC, IP4, MAC, IP4, DATA)
@@ -208,12 +194,16 @@ def test_neighbour_discovery(target: bytes, mac: bytes | None, flags: int, adver
 def test_udp(source: int, destination: int, data: bytes, pseudo: int, pad: bytes) -> None:
     datagram = udp.build(source, destination, data, pseudo) + data
     assert datagram[6:8] != b"\0\0"
-    assert udp.parse(datagram + pad, pseudo, checksum_required=True) == (source, destination, data)
+    *ports, payload = udp.parse(datagram + pad, pseudo, checksum_required=True)
+    assert ports == [source, destination]
+    assert payload == data
 
 
 def test_udp_without_checksum() -> None:
     datagram = udp.HEADER.pack(1, 2, 9, 0) + b"x"
-    assert udp.parse(datagram, 0, checksum_required=False) == (1, 2, b"x")
+    *ports, payload = udp.parse(datagram, 0, checksum_required=False)
+    assert ports == [1, 2]
+    assert bytes(payload) == b"x"
     with pytest.raises(WireError):
         udp.parse(datagram, 0, checksum_required=True)
 
@@ -245,7 +235,9 @@ def test_tcp(
     header = tcp.Header(source, destination, sequence, acknowledgement, flags, window, field, urgent, options)
     built = tcp.build(header)
     assert len(built) % 4 == 0
-    assert tcp.parse(built + data) == (header, data)
+    parsed, payload = tcp.parse(built + data)
+    assert parsed == header
+    assert payload == data
 
 
 def test_tcp_options_that_do_not_fit() -> None:

@@ -95,7 +95,7 @@ def bench(tmp_path: Path) -> Bench:
 
 def test_what_the_stack_sends_to_itself_wakes_its_owner_without_a_timer(bench: Bench) -> None:
     echo = Echo(bench.stack, 3)
-    bench.worker._settle(0.0)
+    bench.worker._serve_owners(0.0)
     assert echo.told == 3
     assert bench.worker._timeout() != 0.0
 
@@ -103,10 +103,10 @@ def test_what_the_stack_sends_to_itself_wakes_its_owner_without_a_timer(bench: B
 def test_endless_talk_with_itself_leaves_others_their_turn_and_loses_no_wake_up(bench: Bench) -> None:
     echo = Echo(bench.stack, 10)
     rounds = 0
-    bench.worker._settle(0.0)
+    bench.worker._serve_owners(0.0)
     while bench.worker._timeout() == 0.0:
         assert echo.told < 10
-        bench.worker._settle(0.0)
+        bench.worker._serve_owners(0.0)
         rounds += 1
     assert echo.told == 10
     assert rounds >= 2

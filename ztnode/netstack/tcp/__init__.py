@@ -1,1 +1,2 @@
-"""TCP of the user-space stack (RFC 9293), sans-IO: one small module per concern, `layer.TcpLayer` on top."""
+"""TCP (RFC 9293): ``layer`` is its door, ``connection`` and ``listener`` are what owners hold; ``tcb`` is the leaf that
+the modules in between move. What owners need is exported by ``ztnode.netstack``."""

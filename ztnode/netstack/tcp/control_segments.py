@@ -1,53 +1,40 @@
-"""What every header of a connection carries, and the segments without text that stand alone: RST and challenge ACK."""
+"""What every header of a connection says, and the segments without text that stand alone: RST and challenge ACK."""
 
 from __future__ import annotations
 
-import struct
-from typing import TYPE_CHECKING
-
+from ztnode.netstack.tcp.framing import HeaderFields
 from ztnode.netstack.tcp.state import State
+from ztnode.netstack.tcp.tcb import ControlBlock
 from ztnode.wire import tcp as wire
 
-if TYPE_CHECKING:
-    from ztnode.netstack.tcp.connection import TcpConnection
 
-_MASK = 0xFFFFFFFF
-_PACK_TIMESTAMPS = struct.Struct("!III").pack
-
-
-def tsval(connection: TcpConnection, now: float) -> int:
-    """Our timestamp clock: milliseconds, from an offset of this pair of hosts (RFC 7323 section 5.4)."""
-    return (int(now * 1000) + connection.timestamp_offset) & _MASK
+def header_fields(tcb: ControlBlock, now: float) -> HeaderFields:
+    """What a segment sent now says beside its own place and text. The window that it names is promised from here on."""
+    rcv, timestamps = tcb.rcv, tcb.timestamps
+    window = rcv.window.announce(rcv.nxt, rcv.queue.size, rcv.mss, rcv.scale)
+    tsval = timestamps.clock(now)
+    return HeaderFields(rcv.nxt, window, timestamps.option(tsval), tsval)
 
 
-def timestamps_option(connection: TcpConnection, now: float) -> bytes:
-    """The options of a segment without SACK blocks: timestamps, or nothing."""
-    if not connection.ts_ok:
-        return b""
-    return _PACK_TIMESTAMPS(wire.TIMESTAMPS_WORD, tsval(connection, now), connection.rcv.ts_recent)
-
-
-def announced_window(connection: TcpConnection) -> int:
-    """The window field; what it says is promised from here on."""
-    rcv = connection.rcv
-    return rcv.window.announce(rcv.nxt, rcv.queue.size, rcv.mss, rcv.scale)
-
-
-def send_reset(connection: TcpConnection) -> None:
+def send_reset(tcb: ControlBlock) -> None:
     """<SEQ=SND.NXT><CTL=RST> (RFC 9293 section 3.10.5), with the acknowledgement, as everybody sends it."""
-    snd = connection.snd
-    if connection.state >= State.SYN_RECEIVED:
+    snd = tcb.snd
+    if tcb.state >= State.SYN_RECEIVED:
         flags = wire.RST | wire.ACK
-        connection.flow.send([snd.writer.control(snd.recovery.nxt, connection.rcv.nxt, flags, 0, b"")])
-        connection.layer.count("resets_sent")
+        tcb.link.flow.send([snd.writer.control(snd.recovery.nxt, flags, HeaderFields(tcb.rcv.nxt))])
+        tcb.layer.count("resets_sent")
 
 
-def challenge(connection: TcpConnection, now: float) -> None:
+def challenge(tcb: ControlBlock, now: float) -> None:
     """A challenge ACK (RFC 5961), rate-limited for the whole host (section 7)."""
-    layer = connection.layer
+    layer = tcb.layer
     if layer.challenge_allowed(now):
         layer.count("challenge_acks")
-        writer = connection.snd.writer
-        options = timestamps_option(connection, now)
-        nxt = connection.snd.recovery.nxt
-        connection.flow.send([writer.control(nxt, connection.rcv.nxt, wire.ACK, announced_window(connection), options)])
+        snd = tcb.snd
+        tcb.link.flow.send([snd.writer.control(snd.recovery.nxt, wire.ACK, header_fields(tcb, now))])
+
+
+def refuse_ack(tcb: ControlBlock, ack: int) -> None:
+    """<SEQ=SEG.ACK><CTL=RST>: an acknowledgement of what we never sent during the handshake (section 3.10.7.4)."""
+    link = tcb.link
+    tcb.layer.send_reset(link.flow, link.local_port, link.remote_port, ack, 0, 0)

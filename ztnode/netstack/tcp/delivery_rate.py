@@ -29,7 +29,7 @@ class RateSample(NamedTuple):
     rate: float
     """Bytes per second; 0.0: this acknowledgement gives no sample."""
     app_limited: bool
-    """There was not always something to send: the path may carry more than `rate`."""
+    """There was not always something to send: the path may carry more than ``rate``."""
     acked: int
     """Bytes that this acknowledgement delivered."""
     lost: int
@@ -53,7 +53,7 @@ class DeliveryRate:
         self._lost_before = 0
 
     def stamp(self, pipe: int, now: float) -> Stamp:
-        """Something is being sent with `pipe` bytes in flight before it."""
+        """Something is being sent with ``pipe`` bytes in flight before it."""
         if pipe <= 0:
             self._first_sent_at = self._delivered_at = now
         return Stamp(self.delivered, self._delivered_at, self._first_sent_at, self._app_limited_until > 0)
@@ -75,9 +75,9 @@ class DeliveryRate:
         srtt: float,
         min_rtt: float,
     ) -> RateSample:
-        """`acked` bytes were delivered; `stamp` and `sent_at` are those of the newest transmission among them.
+        """``acked`` bytes were delivered; ``stamp`` and ``sent_at`` are those of the newest transmission among them.
 
-        `lost` is all that was ever found lost on the connection.
+        ``lost`` is all that was ever found lost on the connection.
         """
         self.delivered = delivered = self.delivered + acked
         self._delivered_at = now

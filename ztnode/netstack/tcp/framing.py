@@ -1,27 +1,42 @@
 """Builds whole frames for one connection on the template of its flow.
 
-The variable part of a data segment is its length, sequence number and checksum; one `struct.pack` writes the frame's
+The variable part of a data segment is its length, sequence number and checksum; one ``struct.pack`` writes the frame's
 head up to the options, and the options of a batch are the same bytes. The checksum of each payload comes from one
-numpy call for the whole batch; the rest of the sum is integer addition (`ztnode.wire.checksum` says why that works).
+numpy call for the whole batch; the rest of the sum is integer addition (``ztnode.wire.checksum`` says why that works).
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from ztnode.netstack.tcp.network import Flow, Frame
+from ztnode.netstack.frame import Frame
+from ztnode.netstack.tcp.ip_service import IpFlow
+from ztnode.netstack.tcp.sequence import MASK
 from ztnode.wire import tcp as wire
 from ztnode.wire.checksum import MODULUS, NATIVE_FACTOR, batch_sums, pseudo_sum, region_sum
+from ztnode.wire.ipv4 import PROTOCOL_TCP
 
-_MASK = 0xFFFFFFFF
-_PROTOCOL_TCP = 6
-_PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
+_PADDING: Final = (b"", b"\0", b"\0\0", b"\0\0\0")
 
 # Ethernet, IPv4 up to the total length | length | ID, flags, TTL, protocol | checksum | addresses, ports | TCP.
-_HEAD_V4 = struct.Struct("!16sH6sH12sIIHHHH")
+_HEAD_V4: Final = struct.Struct("!16sH6sH12sIIHHHH")
 # Ethernet, IPv6 up to the payload length | length | next header, hop limit, addresses, ports | TCP.
-_HEAD_V6 = struct.Struct("!18sH38sIIHHHH")
+_HEAD_V6: Final = struct.Struct("!18sH38sIIHHHH")
+
+
+class HeaderFields(NamedTuple):
+    """What the header of a segment says beside its place and flags. A tuple, because one is made for every flush."""
+
+    ack: int
+    """Acknowledgement number, unwrapped or as on the wire."""
+    window: int = 0
+    """As on the wire."""
+    options: bytes = b""
+    """Padded to whole words."""
+    tsval: int = 0
+    """Our timestamp among the options, if they have one."""
 
 
 def payload_sums(payloads: Sequence[tuple[memoryview, ...]]) -> tuple[list[int], list[int]]:
@@ -51,11 +66,11 @@ class SegmentWriter:
 
     __slots__ = ("_after", "_before", "_generation", "_ip_sum", "_middle", "_sum", "_v4", "flow")
 
-    def __init__(self, flow: Flow, local_port: int, remote_port: int) -> None:
+    def __init__(self, flow: IpFlow, local_port: int, remote_port: int) -> None:
         self.flow = flow
         self._v4 = len(flow.local) == 4
         ports = local_port.to_bytes(2, "big") + remote_port.to_bytes(2, "big")
-        self._sum = (pseudo_sum(flow.local, flow.remote, _PROTOCOL_TCP) + local_port + remote_port) % MODULUS
+        self._sum = (pseudo_sum(flow.local, flow.remote, PROTOCOL_TCP) + local_port + remote_port) % MODULUS
         self._after = flow.local + flow.remote + ports
         self._generation = -1
         self._before = self._middle = b""
@@ -73,23 +88,21 @@ class SegmentWriter:
             self._before = header[:18]
             self._middle = header[20:22] + self._after
 
-    def control(self, seq: int, ack: int, flags: int, window: int, options: bytes = b"") -> Frame:
-        """A segment without payload; numbers as on the wire."""
-        return self.build(((),), [0], [0], seq, ack, flags, flags, window, options)[0]
+    def control(self, seq: int, flags: int, fields: HeaderFields) -> Frame:
+        """A segment without payload."""
+        return self.build(((),), [0], [0], seq, flags, flags, fields)[0]
 
     def data(
         self,
         payloads: Sequence[tuple[memoryview, ...]],
         seq: int,
-        ack: int,
         flags: int,
         last_flags: int,
-        window: int,
-        options: bytes,
+        fields: HeaderFields,
     ) -> list[Frame]:
-        """Consecutive segments from `seq` on; `last_flags` are the last one's (PSH, FIN)."""
+        """Consecutive segments from ``seq`` on; ``last_flags`` are the last one's (PSH, FIN)."""
         lengths, sums = payload_sums(payloads)
-        return self.build(payloads, lengths, sums, seq, ack, flags, last_flags, window, options)
+        return self.build(payloads, lengths, sums, seq, flags, last_flags, fields)
 
     def build(
         self,
@@ -97,17 +110,16 @@ class SegmentWriter:
         lengths: list[int],
         sums: list[int],
         seq: int,
-        ack: int,
         flags: int,
         last_flags: int,
-        window: int,
-        options: bytes,
+        fields: HeaderFields,
     ) -> list[Frame]:
         """The frames for payloads whose lengths and sums (machine order) are known."""
         if self.flow.generation != self._generation:
             self._refresh()
-        seq &= _MASK
-        ack &= _MASK
+        ack, window, options, _ = fields
+        seq &= MASK
+        ack &= MASK
         header_length = 20 + len(options)
         offset_flags = header_length << 10 | flags
         base = self._sum + ack + window + offset_flags + header_length + region_sum(options)
@@ -138,7 +150,7 @@ class SegmentWriter:
                     0,
                 )
                 frames.append((head + options, *parts))
-                seq = (seq + length) & _MASK
+                seq = (seq + length) & MASK
         else:
             pack6 = _HEAD_V6.pack
             for parts, length, total in zip(payloads, lengths, sums, strict=True):
@@ -158,10 +170,10 @@ class SegmentWriter:
                     0,
                 )
                 frames.append((head + options, *parts))
-                seq = (seq + length) & _MASK
+                seq = (seq + length) & MASK
         return frames
 
 
-def reset_for(flow: Flow, local_port: int, remote_port: int, seq: int, ack: int, flags: int) -> Frame:
+def reset_for(flow: IpFlow, local_port: int, remote_port: int, seq: int, ack: int, flags: int) -> Frame:
     """A RST outside of any connection (RFC 9293 section 3.10.7.1)."""
-    return SegmentWriter(flow, local_port, remote_port).control(seq, ack, flags | wire.RST, 0)
+    return SegmentWriter(flow, local_port, remote_port).control(seq, flags | wire.RST, HeaderFields(ack))

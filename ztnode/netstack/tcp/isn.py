@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
-_MASK = 0xFFFFFFFF
-_TICKS = 250_000  # RFC 9293 section 3.4.1: the clock ticks about every 4 microseconds
+_MASK: Final = 0xFFFFFFFF
+_TICKS: Final = 250_000  # RFC 9293 section 3.4.1: the clock ticks about every 4 microseconds
 
 
 class InitialSequence:
@@ -20,7 +21,7 @@ class InitialSequence:
         return int.from_bytes(hashlib.blake2b(data, digest_size=4, key=self._secret, person=label).digest(), "big")
 
     def isn(self, key: bytes, now: float) -> int:
-        """The initial sequence number for the connection that `key` (addresses and ports) names, 32 bits.
+        """The initial sequence number for the connection that ``key`` (addresses and ports) names, 32 bits.
 
         A later incarnation of the same connection starts higher than the earlier one ended, as the clock has moved.
         """

@@ -3,71 +3,127 @@
 from __future__ import annotations
 
 import errno
-import heapq
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
-from ztnode.netstack.rate import TokenBucket
-from ztnode.netstack.tcp import arrival, ending, opening, reports, timers
+from ztnode.netstack.tcp.arrival import batch_end
+from ztnode.netstack.tcp.arrival import segment as segment_arrived
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
-from ztnode.netstack.tcp.ending import error_of
-from ztnode.netstack.tcp.framing import SegmentWriter, reset_for
+from ztnode.netstack.tcp.connection_key import ConnectionKey, addresses_of
+from ztnode.netstack.tcp.connection_table import ConnectionTable
+from ztnode.netstack.tcp.ending import fail
+from ztnode.netstack.tcp.framing import reset_for
+from ztnode.netstack.tcp.ip_service import FlowSource, IpFlow
 from ztnode.netstack.tcp.isn import InitialSequence
 from ztnode.netstack.tcp.listener import TcpListener
-from ztnode.netstack.tcp.network import ConnectionKey, Flow, Network
+from ztnode.netstack.tcp.listener_table import ListenerTable
+from ztnode.netstack.tcp.opening import CONNECT_TIMEOUT, active_open, passive_open
+from ztnode.netstack.tcp.orphans import Orphans
 from ztnode.netstack.tcp.output import flush
-from ztnode.netstack.tcp.state import State
-from ztnode.netstack.tcp.timewait import TimeWaitEntry, TimeWaitTable
+from ztnode.netstack.tcp.reports import in_flight, path_mtu_changed, unreachable
+from ztnode.netstack.tcp.tcb import ControlBlock
+from ztnode.netstack.tcp.time_wait import TIME_WAIT, TimeWaitEntry, TimeWaitTable, Verdict
+from ztnode.netstack.tcp.timer_heap import TimerHeap
+from ztnode.netstack.tcp.timers import handle_timer, next_deadline
+from ztnode.os_error import os_error
+from ztnode.token_bucket import TokenBucket
 from ztnode.wire import tcp as wire
 from ztnode.wire.checksum import MODULUS, NATIVE_FACTOR, batch_sums, pseudo_sum
 from ztnode.wire.errors import WireError
+from ztnode.wire.ipv4 import PROTOCOL_TCP
 
-_MASK = 0xFFFFFFFF
-_PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
-_PROTOCOL_TCP = 6
-_RESETS_PER_SECOND = 200
+_PADDING: Final = (b"", b"\0", b"\0\0", b"\0\0\0")
+_RESETS_PER_SECOND: Final = 200
 """Answers to segments for nobody: enough for every honest mistake, too few for a reflector."""
 
 
 class TcpLayer:
-    """All TCP of one stack. The stack calls it; it sends through `Flow.send`."""
+    """All TCP of one stack. The stack calls it; it sends through ``IpFlow.send``."""
 
     def __init__(
-        self, network: Network, *, random: Callable[[int], bytes], now: float, config: TcpConfig | None = None
+        self, flows: FlowSource, *, random: Callable[[int], bytes], now: float, config: TcpConfig | None = None
     ) -> None:
         self.config = config if config is not None else TcpConfig()
         self.now = now
         self.counters: dict[str, int] = {}
-        self._network = network
+        self._flows = flows
         self._random = random
         self._sequence = InitialSequence(random(32))
-        self._tables: dict[int, dict[ConnectionKey, TcpConnection]] = {}
-        self._listeners: dict[int, list[TcpListener]] = {}
-        self.orphans: set[TcpConnection] = set()
-        """Closed by their owners, with something for the peer still to acknowledge."""
-        self.orphans_in_fin_wait_2: dict[TcpConnection, None] = {}
-        """Those that wait for the peer's FIN alone, oldest first."""
-        self._time_wait = TimeWaitTable(self.config.time_wait, self.config.time_wait_max)
+        self._connections = ConnectionTable()
+        self._listeners = ListenerTable(self.config, random)
+        self.orphans = Orphans(self.config, self.count)
+        self._time_wait = TimeWaitTable(self.config.time_wait_max)
         self._time_wait_recent = 0.0
-        self._heap: list[tuple[float, int, TcpConnection]] = []
-        self._heap_order = 0
-        self._dirty: list[TcpConnection] = []
-        self._touched: list[TcpConnection] = []
-        self._unsettled: dict[TcpConnection, None] = {}
+        self._heap = TimerHeap(self._connections)
+        self._dirty: list[ControlBlock] = []
+        self._touched: list[ControlBlock] = []
+        self._unread: dict[ControlBlock, None] = {}
+        """Those whose unread payload may be borrowed memory."""
         self._ready: list[TcpConnection | TcpListener] = []
         self._ready_listeners: set[TcpListener] = set()
-        self._challenges = TokenBucket(self.config.challenge_acks_per_second, now)
-        self._resets = TokenBucket(_RESETS_PER_SECOND, now)
+        self._challenges = TokenBucket(self.config.challenge_acks_per_second)
+        self._resets = TokenBucket(_RESETS_PER_SECOND)
 
-    # ------------------------------------------------------------------ input
+    # --- input ---
     def receive(self, port_index: int, segments: Sequence[tuple[ConnectionKey, memoryview]], now: float) -> None:
         """A batch of TCP segments (TCP header and payload, link padding cut off), in order of arrival.
 
         The IP layer has checked the IP header and that the destination is ours (unicast). TCP checks the TCP checksum.
-        The views must stay valid until `settle()`.
+        The views must stay valid until ``copy_unread()``.
         """
         self.now = now
+        good, sums = self._sums(segments)
+        if not good:
+            return
+        table = self._connections.of_network(port_index)
+        touched = self._touched
+        last_key = None
+        connection: TcpConnection | None = None
+        # The usual header, timestamps alone, is read here: a call for every segment would be a good part of the cost.
+        timestamps_word = wire.TIMESTAMPS_WORD
+        no_options = wire.NO_OPTIONS
+        arrived = segment_arrived
+        unpack = wire.FIXED_TIMESTAMPS.unpack_from
+        for (key, segment), total in zip(good, sums, strict=True):
+            length = len(segment)
+            if key != last_key:
+                connection = table.get(key)
+                last_key = key
+            pseudo = connection.link.pseudo if connection is not None else _pseudo_of(key)
+            if (total * NATIVE_FACTOR + pseudo + length) % MODULUS:
+                self.count("bad_checksum")
+                continue
+            if connection is None:
+                self._unowned(port_index, key, segment, now)
+                last_key = None
+                continue
+            if length >= 32:
+                _, _, seq, ack, offset_flags, window, _, _, word, tsval, tsecr = unpack(segment)
+                if offset_flags >> 12 == 8 and word == timestamps_word:
+                    if not connection.marks.touched:
+                        connection.marks.touched = True
+                        touched.append(connection)
+                    payload = segment[32:] if length > 32 else None
+                    flags = offset_flags & 0xFF
+                    arrived(connection, seq, ack, flags, window, tsval, tsecr, payload, no_options, now)
+                else:
+                    self._other_header(connection, segment, now)
+            else:
+                self._other_header(connection, segment, now)
+            if not connection.predicts and connection.closed:
+                last_key = None
+        for tcb in touched:
+            batch_end(tcb, now)
+            if tcb.rcv.queue.size:
+                self._unread[tcb] = None
+        touched.clear()
+
+    def _sums(
+        self, segments: Sequence[tuple[ConnectionKey, memoryview]]
+    ) -> tuple[list[tuple[ConnectionKey, memoryview]], list[int]]:
+        """(those long enough for a header, the checksum sum of each without its pseudo-header, in machine order)."""
         pieces: list[memoryview | bytes] = []
         starts: list[int] = []
         good: list[tuple[ConnectionKey, memoryview]] = []
@@ -75,7 +131,7 @@ class TcpLayer:
         for item in segments:
             segment = item[1]
             length = len(segment)
-            if length < 20:
+            if length < wire.HEADER_LENGTH:
                 self.count("short")
                 continue
             good.append(item)
@@ -85,80 +141,30 @@ class TcpLayer:
             if pad:
                 pieces.append(_PADDING[pad])
             position += length + pad
-        if not good:
+        return good, batch_sums(b"".join(pieces), starts)
+
+    def _other_header(self, connection: TcpConnection, segment: memoryview, now: float) -> None:
+        """A segment of a connection with other options than the timestamps alone, or none."""
+        _, _, seq, ack, offset_flags, window, _, _ = wire.FIXED.unpack_from(segment)
+        header = offset_flags >> 12 << 2
+        if header < wire.HEADER_LENGTH or header > len(segment):
+            self.count("bad_offset")
             return
-        sums = batch_sums(b"".join(pieces), starts)
-        table = self._tables.get(port_index, {})
-        touched = self._touched
-        last_key = None
-        connection: TcpConnection | None = None
-        timestamps_word = wire.TIMESTAMPS_WORD
-        no_options = wire.NO_OPTIONS
-        segment_arrived = arrival.segment
-        unpack_long = wire.FIXED_TIMESTAMPS.unpack_from
-        unpack_short = wire.FIXED.unpack_from
-        for (key, segment), total in zip(good, sums, strict=True):
-            length = len(segment)
-            if key != last_key:
-                connection = table.get(key)
-                last_key = key
-            pseudo = connection.pseudo if connection is not None else _pseudo_of(key)
-            if (total * NATIVE_FACTOR + pseudo + length) % MODULUS:
-                self.count("bad_checksum")
-                continue
-            if connection is None:
-                self._unowned(port_index, key, segment, now)
-                table = self._tables.get(port_index, table)
-                last_key = None
-                continue
-            if length >= 32:
-                _, _, seq, ack, offset_flags, window, _, _, word, tsval, tsecr = unpack_long(segment)
-                if offset_flags >> 12 == 8 and word == timestamps_word:
-                    if not connection.touched:
-                        connection.touched = True
-                        touched.append(connection)
-                    segment_arrived(
-                        connection,
-                        seq,
-                        ack,
-                        offset_flags & 0xFF,
-                        window,
-                        tsval,
-                        tsecr,
-                        segment[32:] if length > 32 else None,
-                        no_options,
-                        now,
-                    )
-                    if connection.state is State.CLOSED or connection.state is State.TIME_WAIT:
-                        last_key = None
-                    continue
-            _, _, seq, ack, offset_flags, window, _, _ = unpack_short(segment)
-            header = offset_flags >> 12 << 2
-            if header < 20 or header > length:
-                self.count("bad_offset")
-                continue
-            options = no_options
-            tsval, tsecr = -1, 0
-            if header > 20:
-                try:
-                    options = wire.parse_options(segment[20:header])
-                except WireError:
-                    self.count("bad_options")
-                    continue
-                if options.timestamps is not None:
-                    tsval, tsecr = options.timestamps
-            if not connection.touched:
-                connection.touched = True
-                touched.append(connection)
-            payload = segment[header:] if length > header else None
-            segment_arrived(connection, seq, ack, offset_flags & 0xFF, window, tsval, tsecr, payload, options, now)
-            if connection.state is State.CLOSED or connection.state is State.TIME_WAIT:
-                last_key = None
-        for connection in touched:
-            arrival.batch_end(connection, now)
-            if connection.rcv.queue.size:
-                self._unsettled[connection] = None
-        touched.clear()
+        options = wire.NO_OPTIONS
+        tsval, tsecr = -1, 0
+        if header > wire.HEADER_LENGTH:
+            try:
+                options = wire.parse_options(segment[wire.HEADER_LENGTH : header])
+            except WireError:
+                self.count("bad_options")
+                return
+            if options.timestamps is not None:
+                tsval, tsecr = options.timestamps
+        if not connection.marks.touched:
+            connection.marks.touched = True
+            self._touched.append(connection)
+        payload = segment[header:] if len(segment) > header else None
+        segment_arrived(connection, seq, ack, offset_flags & 0xFF, window, tsval, tsecr, payload, options, now)
 
     def _unowned(self, port_index: int, key: ConnectionKey, segment: memoryview, now: float) -> None:
         """A segment for no connection: TIME-WAIT, a listener, or nobody (RFC 9293 section 3.10.7.1 and .2)."""
@@ -168,21 +174,24 @@ class TcpLayer:
             self.count("bad_header")
             return
         entry = self._time_wait.get((port_index, key))
-        if entry is not None and not self._time_wait_arrived(port_index, key, entry, header, payload, now):
-            return
+        if entry is not None:
+            verdict = self._time_wait.arrived((port_index, key), header, payload, now)
+            if verdict is Verdict.ANSWER and self.challenge_allowed(now):
+                entry.flow.send([entry.acknowledgement(now)])
+            if verdict is not Verdict.REOPEN:
+                return
         if header.source_port == 0:
             self.count("bad_header")
             return
         if header.flags & wire.RST:
             return
-        half = (len(key) - 4) // 2
-        remote, local = key[:half], key[half : 2 * half]
+        remote, local = addresses_of(key)
         if header.flags & (wire.SYN | wire.ACK | wire.FIN) == wire.SYN:
-            listener = self._find_listener(port_index, local, header.destination_port)
+            listener = self._listeners.find(port_index, local, header.destination_port)
             if listener is not None:
                 self._accept_syn(listener, port_index, key, local, remote, header, now)
                 return
-        flow = self._network.flow_to(port_index, local, remote, now)
+        flow = self._flows.flow_to(port_index, local, remote)
         if flow is None:
             return
         if header.flags & wire.ACK:
@@ -191,36 +200,6 @@ class TcpLayer:
             length = len(payload) + bool(header.flags & wire.SYN) + bool(header.flags & wire.FIN)
             seq, ack, flags = 0, header.sequence + length, wire.ACK
         self.send_reset(flow, header.destination_port, header.source_port, seq, ack, flags)
-
-    def _time_wait_arrived(
-        self,
-        port_index: int,
-        key: ConnectionKey,
-        entry: TimeWaitEntry,
-        header: wire.Header,
-        payload: memoryview,
-        now: float,
-    ) -> bool:
-        """A segment for TIME-WAIT; True when it is to be treated as if the entry were not there."""
-        flags = header.flags
-        if flags & wire.RST:
-            return False  # RFC 1337: TIME-WAIT is not assassinated
-        timestamps = header.options.timestamps
-        tsval = timestamps[0] if timestamps is not None else None
-        if flags & (wire.SYN | wire.ACK) == wire.SYN and entry.accepts_syn(header.sequence, tsval):
-            self._time_wait.remove((port_index, key))
-            return True
-        if flags & wire.FIN or payload or flags & wire.SYN or header.sequence != entry.rcv_nxt:
-            if flags & wire.FIN:
-                self._time_wait.restart((port_index, key), now)
-            options = b""
-            if entry.ts_recent is not None:
-                mine = (int(now * 1000) + entry.ts_offset) & _MASK
-                options = wire.build_options(wire.Options(timestamps=(mine, entry.ts_recent)))
-            if self.challenge_allowed(now):
-                writer = SegmentWriter(entry.flow, entry.local_port, entry.remote_port)
-                entry.flow.send([writer.control(entry.snd_nxt, entry.rcv_nxt, wire.ACK, 0, options)])
-        return False
 
     def _accept_syn(
         self,
@@ -235,92 +214,87 @@ class TcpLayer:
         if listener.full:
             self.count("accept_queue_full")
             return
-        flow = self._network.flow_to(port_index, local, remote, now)
+        flow = self._flows.flow_to(port_index, local, remote)
         if flow is None:
             return
         half_open = listener.half_open
         if len(half_open) >= self.config.syn_queue:
             self.count("syn_queue_full")
-            # Without a reset: if it was genuine, its peer says its SYN or its first words again.
-            ending.fail(half_open[next(iter(half_open))], error_of(errno.ETIMEDOUT))
+            # No reset is sent: a genuine peer repeats its SYN or its first data.
+            fail(half_open[next(iter(half_open))], os_error(errno.ETIMEDOUT))
         connection = self._create(flow, key, now)
         connection.listener = listener
         half_open[key] = connection
-        opening.passive_open(connection, header.sequence, header.window, header.options, now)
+        passive_open(connection, header.sequence, header.window, header.options, now)
 
-    def settle(self) -> None:
+    def copy_unread(self) -> None:
         """Copy the received payload that is still unread: the views of the last batches are about to vanish."""
-        if self._unsettled:
-            for connection in self._unsettled:
-                connection.rcv.queue.settle()
-            self._unsettled.clear()
+        if self._unread:
+            for tcb in self._unread:
+                tcb.rcv.queue.copy_unread()
+            self._unread.clear()
 
-    def icmp_error(self, port_index: int, key: ConnectionKey, seq: int, errno: int, hard: bool, now: float) -> None:
+    # --- what the network reports ---
+    def icmp_error(self, port_index: int, key: ConnectionKey, seq: int, errno: int, now: float) -> None:
         """ICMP said that a segment of ours did not arrive.
 
-        `key` is in the order of the *quoted* packet (our address first). `errno` is EHOSTUNREACH, ENETUNREACH,
-        ECONNREFUSED ...; `hard` is RFC 1122 section 4.2.3.9's distinction. `seq` is checked against what is in flight.
+        ``key`` is in the order of the *quoted* packet (our address first). ``errno`` is EHOSTUNREACH, ENETUNREACH,
+        ECONNREFUSED ...; ``seq`` is checked against what is in flight.
         """
         self.now = now
-        connection = self._tables.get(port_index, {}).get(_reversed(key))
+        connection = self._connections.quoted(port_index, key)
         if connection is not None:
-            reports.unreachable(connection, seq, errno, hard)
+            unreachable(connection, seq, errno)
 
     def in_flight(self, port_index: int, key: ConnectionKey, seq: int) -> bool:
-        """Whether `seq` is something of ours that is on its way (RFC 5927 section 4.1).
+        """Whether ``seq`` is something of ours that is on its way (RFC 5927 section 4.1).
 
-        Only then may an ICMP error that quotes it change anything beyond this connection. `key` as for `icmp_error`.
-        """
-        connection = self._tables.get(port_index, {}).get(_reversed(key))
-        return connection is not None and reports.in_flight(connection, seq)
+        Only then may an ICMP error that quotes it change anything beyond this connection. ``key`` as for
+        ``icmp_error``."""
+        connection = self._connections.quoted(port_index, key)
+        return connection is not None and in_flight(connection, seq)
 
-    def packet_too_big(self, port_index: int, key: ConnectionKey, seq: int, mtu: int, now: float) -> None:
-        """ICMP fragmentation needed / packet too big, for a segment of ours (`key` as for `icmp_error`).
+    def packet_too_big(self, port_index: int, key: ConnectionKey, seq: int, now: float) -> None:
+        """ICMP fragmentation needed / packet too big, for a segment of ours (``key`` as for ``icmp_error``).
 
-        The flow's MTU is already `mtu`.
+        The flow's MTU is the lower one already.
         """
         self.now = now
-        connection = self._tables.get(port_index, {}).get(_reversed(key))
+        connection = self._connections.quoted(port_index, key)
         if connection is not None:
-            reports.path_mtu_changed(connection, seq, now)
+            path_mtu_changed(connection, seq, now)
 
-    def flow_failed(self, flow: Flow, errno: int, now: float) -> None:
-        """The next hop of `flow` does not resolve: connections that are still opening fail with `errno`."""
+    def flow_failed(self, flow: IpFlow, errno: int, now: float) -> None:
+        """The next hop of ``flow`` does not resolve: connections that are still opening fail with ``errno``."""
         self.now = now
-        table = self._tables.get(flow.port_index, {})
-        for connection in [connection for connection in table.values() if connection.flow is flow]:
-            reports.unreachable(connection, connection.snd.iss, errno, True)
+        for connection in self._connections.over(flow):
+            unreachable(connection, connection.snd.iss, errno)
 
     def port_removed(self, port_index: int, now: float) -> None:
         """The network is gone: its connections and listeners end with ENETDOWN, nothing is sent."""
         self.now = now
-        for connection in list(self._tables.pop(port_index, {}).values()):
-            ending.fail(connection, error_of(errno.ENETDOWN))
+        for connection in self._connections.remove_network(port_index):
+            fail(connection, os_error(errno.ENETDOWN))
         self._time_wait.remove_port(port_index)
-        for listeners in list(self._listeners.values()):
-            for listener in list(listeners):
-                if listener.port_index == port_index:
-                    listener.error = error_of(errno.ENETDOWN)
-                    listener.close()
-                    self.notify(listener)
+        for listener in self._listeners.of_network(port_index):
+            listener.error = os_error(errno.ENETDOWN)
+            listener.close()
+            self.notify_listener(listener)
 
     def address_removed(self, port_index: int, local: bytes, now: float) -> None:
         """One of our addresses is gone: connections from it end with EADDRNOTAVAIL, nothing is sent."""
         self.now = now
-        table = self._tables.get(port_index, {})
-        for connection in [connection for connection in table.values() if connection.flow.local == local]:
-            ending.fail(connection, error_of(errno.EADDRNOTAVAIL))
+        connections = self._connections.of_network(port_index).values()
+        for connection in [entry for entry in connections if entry.link.flow.local == local]:
+            fail(connection, os_error(errno.EADDRNOTAVAIL))
 
-    # ------------------------------------------------------------------ timers and output
+    # --- timers and output ---
     def next_timer(self) -> float | None:
-        """When `handle_timer` is due; not after the earliest deadline, perhaps before it."""
-        heap = self._heap
-        while heap and heap[0][2].deadline_pushed != heap[0][0]:
-            heapq.heappop(heap)
-        due = heap[0][0] if heap else None
+        """When ``handle_timer`` is due; not after the earliest deadline, perhaps before it."""
+        due = self._heap.next_due()
         expiry = self._time_wait.next_expiry()
         if expiry is not None:
-            # Nothing waits for an entry to go: let it be swept with others.
+            # Nobody waits for an entry to expire, so several are removed together, at most once a second.
             expiry = max(expiry, self._time_wait_recent + 1.0)
             if due is None or expiry < due:
                 due = expiry
@@ -329,50 +303,25 @@ class TcpLayer:
     def handle_timer(self, now: float) -> None:
         """Everything that is due: retransmission, delayed ACKs, probes, TIME-WAIT."""
         self.now = now
-        heap = self._heap
-        due: list[TcpConnection] = []
-        while heap and heap[0][0] <= now:
-            at, _, connection = heapq.heappop(heap)
-            if connection.deadline_pushed != at:
-                continue  # superseded
-            connection.deadline_pushed = None
-            due.append(connection)
-        # Scheduled after the heap was swept: a deadline that only the flush moves would come up for ever otherwise.
-        for connection in due:
-            timers.handle_timer(connection, now)
-            self.want_flush(connection)  # which also enters its next deadline
+        # Scheduled again only after all were taken: a deadline that only the flush moves would be taken for ever.
+        for tcb in self._heap.pop_due(now):
+            handle_timer(tcb, now)
+            self.want_flush(tcb)  # which also enters its next deadline
         if self._time_wait:
             self._time_wait_recent = now
             self._time_wait.expire(now)
-
-    def _schedule(self, connection: TcpConnection) -> None:
-        """Put the connection into the timer heap unless it is there early enough.
-
-        A deadline that moves later (every ACK moves the retransmission timeout) costs nothing: the old entry comes
-        up, finds nothing due, and is entered again.
-        """
-        due = timers.next_deadline(connection)
-        if due is None:
-            return
-        pushed = connection.deadline_pushed
-        if pushed is None or due < pushed:
-            connection.deadline_pushed = due
-            self._heap_order += 1
-            heap = self._heap
-            heapq.heappush(heap, (due, self._heap_order, connection))
-            if len(heap) > 1024 and len(heap) > 4 * sum(map(len, self._tables.values())):
-                self._heap = [entry for entry in heap if entry[2].deadline_pushed == entry[0]]
-                heapq.heapify(self._heap)
 
     def flush(self, now: float) -> None:
         """Send what the batch called for: new data, retransmissions, one ACK per connection."""
         self.now = now
         while self._dirty:
             dirty, self._dirty = self._dirty, []
-            for connection in dirty:
-                connection.dirty = False
-                flush(connection, now)
-                self._schedule(connection)
+            for tcb in dirty:
+                tcb.marks.dirty = False
+                flush(tcb, now)
+                due = next_deadline(tcb)
+                if due is not None:
+                    self._heap.schedule(tcb, due)
 
     def ready(self) -> list[TcpConnection | TcpListener]:
         """Connections and listeners whose properties changed since the last call, each once."""
@@ -380,132 +329,87 @@ class TcpLayer:
         self._ready_listeners.clear()
         for item in ready:
             if isinstance(item, TcpConnection):
-                item.noticed = False
+                item.marks.noticed = False
         return ready
 
-    # ------------------------------------------------------------------ sockets
+    # --- sockets ---
     def connect(
-        self, flow: Flow, remote_port: int, now: float, *, local_port: int = 0, timeout: float | None = None
+        self, flow: IpFlow, remote_port: int, now: float, *, local_port: int = 0, timeout: float | None = None
     ) -> TcpConnection:
         """Active open; data may be written at once. Raises OSError(EADDRINUSE / EADDRNOTAVAIL)."""
         self.now = now
         if not 0 < remote_port < 65536:
-            raise error_of(errno.EADDRNOTAVAIL)
+            raise os_error(errno.EADDRNOTAVAIL)
         prefix = flow.remote + flow.local + remote_port.to_bytes(2, "big")
         if local_port == 0:
             chosen = choose_port(self._random, self.config.ephemeral_ports, _Taken(self, flow.port_index, prefix))
             if chosen is None:
-                raise error_of(errno.EADDRNOTAVAIL)
+                raise os_error(errno.EADDRNOTAVAIL)
             local_port = chosen
         key = prefix + local_port.to_bytes(2, "big")
-        if key in self._tables.get(flow.port_index, {}):
-            raise error_of(errno.EADDRINUSE)
+        if (flow.port_index, key) in self._connections:
+            raise os_error(errno.EADDRINUSE)
         if self._time_wait.get((flow.port_index, key)) is not None:
             self._time_wait.remove((flow.port_index, key))
         connection = self._create(flow, key, now)
-        opening.active_open(connection, now, timeout if timeout is not None else self.config.connect_timeout)
+        active_open(connection, now, timeout if timeout is not None else CONNECT_TIMEOUT)
         return connection
 
     def listen(
         self, port: int, *, backlog: int = 128, port_index: int | None = None, local: bytes | None = None
     ) -> TcpListener:
         """Passive open on every address, one network, or one address. Port 0 picks one. Raises OSError(EADDRINUSE)."""
-        if port == 0:
-            chosen = choose_port(self._random, self.config.ephemeral_ports, self._listeners)
-            if chosen is None:
-                raise error_of(errno.EADDRINUSE)
-            port = chosen
-        elif not 0 < port < 65536:
-            raise error_of(errno.EADDRNOTAVAIL)
-        others = self._listeners.setdefault(port, [])
-        for other in others:
-            if other.port_index == port_index and other.local == local:
-                raise error_of(errno.EADDRINUSE)
-        listener = TcpListener(self, port, max(1, min(backlog, self.config.backlog_max)), port_index, local)
-        others.append(listener)
-        # The most particular listener is asked first.
-        others.sort(key=lambda entry: (entry.local is None, entry.port_index is None))
-        return listener
+        return self._listeners.open(self, port, backlog, port_index, local)
 
     def connections(self) -> list[TcpConnection]:
         """All that are not closed, for display."""
-        return [connection for table in self._tables.values() for connection in table.values()]
+        return list(self._connections)
 
-    # ------------------------------------------------------------------ for connections and listeners
-    def _create(self, flow: Flow, key: ConnectionKey, now: float) -> TcpConnection:
-        connection = TcpConnection(
-            self,
-            self.config,
-            flow,
-            key,
-            _pseudo_of(key),
-            self._sequence.isn(key, now),
-            self._sequence.timestamp_offset(flow.local, flow.remote),
-        )
-        self._tables.setdefault(flow.port_index, {})[key] = connection
+    # --- for connections and listeners ---
+    def _create(self, flow: IpFlow, key: ConnectionKey, now: float) -> TcpConnection:
+        iss = self._sequence.isn(key, now)
+        offset = self._sequence.timestamp_offset(flow.local, flow.remote)
+        connection = TcpConnection(self, self.config, flow, key, _pseudo_of(key), iss, offset)
+        self._connections.add(connection)
         return connection
 
-    def remove(self, connection: TcpConnection) -> None:
+    def remove(self, tcb: ControlBlock) -> None:
         """The connection is closed."""
-        connection.deadline_pushed = None
-        self.orphans.discard(connection)
-        self.orphans_in_fin_wait_2.pop(connection, None)
-        table = self._tables.get(connection.flow.port_index)
-        if table is not None and table.get(connection.key) is connection:
-            del table[connection.key]
+        tcb.marks.scheduled = None
+        self.orphans.remove(tcb)
+        self._connections.remove(tcb)
 
-    def adopt_orphan(self, connection: TcpConnection) -> bool:
-        """The owner closed the connection and we bring it to its end; False when there are too many already, or they
-        hold too much."""
-        held = len(connection.snd.buffer) + sum(len(orphan.snd.buffer) for orphan in self.orphans)
-        if len(self.orphans) >= self.config.orphans_max or held > self.config.orphan_bytes_max:
-            self.count("orphans_full")
-            return False
-        self.orphans.add(connection)
-        return True
+    def adopt_orphan(self, tcb: ControlBlock) -> bool:
+        """The owner closed the connection and we bring it to its end; False when there is no room for it."""
+        return self.orphans.adopt(tcb)
 
-    def orphan_waits_for_fin(self, connection: TcpConnection) -> None:
-        """An orphan entered FIN-WAIT-2; the one that has waited longest makes room for it."""
-        self.orphans.discard(connection)
-        waiting = self.orphans_in_fin_wait_2
-        waiting[connection] = None
-        if len(waiting) > self.config.orphans_max:
-            self.count("fin_wait_2_full")
-            ending.finish(next(iter(waiting)), None)
+    def orphan_waits_for_fin(self, tcb: ControlBlock) -> None:
+        """An orphan entered FIN-WAIT-2."""
+        self.orphans.waits_for_fin(tcb)
 
-    def enter_time_wait(self, connection: TcpConnection) -> None:
+    def enter_time_wait(self, tcb: ControlBlock) -> None:
         """Both directions are closed: a small record takes over."""
-        self.remove(connection)
-        snd, rcv = connection.snd, connection.rcv
+        self.remove(tcb)
+        link, timestamps = tcb.link, tcb.timestamps
         entry = TimeWaitEntry(
-            connection.flow,
-            connection.local_port,
-            connection.remote_port,
-            snd.recovery.nxt,
-            rcv.nxt,
-            rcv.ts_recent if connection.ts_ok else None,
-            connection.timestamp_offset,
-            self.now + self.config.time_wait,
+            link.flow,
+            link.local_port,
+            link.remote_port,
+            tcb.snd.recovery.nxt,
+            tcb.rcv.nxt,
+            timestamps.recent if timestamps.on else None,
+            timestamps.offset,
+            self.now + TIME_WAIT,
         )
-        self._time_wait.add((connection.flow.port_index, connection.key), entry)
+        self._time_wait.add((link.flow.port_index, link.key), entry)
 
     def remove_listener(self, listener: TcpListener) -> None:
         """The listener was closed."""
-        listeners = self._listeners.get(listener.port, [])
-        if listener in listeners:
-            listeners.remove(listener)
-        if not listeners:
-            self._listeners.pop(listener.port, None)
+        self._listeners.remove(listener)
 
-    def _find_listener(self, port_index: int, local: bytes, port: int) -> TcpListener | None:
-        for listener in self._listeners.get(port, ()):
-            if listener.port_index in (None, port_index) and listener.local in (None, local):
-                return listener
-        return None
-
-    def send_reset(self, flow: Flow, local_port: int, remote_port: int, seq: int, ack: int, flags: int) -> None:
+    def send_reset(self, flow: IpFlow, local_port: int, remote_port: int, seq: int, ack: int, flags: int) -> None:
         """A RST that belongs to no connection, rate-limited."""
-        if self._resets.take(self.now):
+        if self._resets.admit(self.now):
             self.count("resets_sent")
             flow.send([reset_for(flow, local_port, remote_port, seq, ack, flags)])
         else:
@@ -513,28 +417,29 @@ class TcpLayer:
 
     def challenge_allowed(self, now: float) -> bool:
         """RFC 5961 section 7: challenge ACKs are limited."""
-        return self._challenges.take(now)
+        return self._challenges.admit(now)
 
-    def want_flush(self, connection: TcpConnection) -> None:
+    def want_flush(self, tcb: ControlBlock) -> None:
         """The connection has something to send, or a timer that changed."""
-        if not connection.dirty:
-            connection.dirty = True
-            self._dirty.append(connection)
+        if not tcb.marks.dirty:
+            tcb.marks.dirty = True
+            self._dirty.append(tcb)
 
-    def notify(self, item: TcpConnection | TcpListener) -> None:
+    def notify(self, tcb: ControlBlock) -> None:
         """The owner should look."""
-        if isinstance(item, TcpConnection):
-            if item.noticed:
-                return
-            item.noticed = True
-        elif item in self._ready_listeners:
-            return
-        else:
-            self._ready_listeners.add(item)
-        self._ready.append(item)
+        if not tcb.marks.noticed:
+            assert isinstance(tcb, TcpConnection)  # all that ``_create`` makes are
+            tcb.marks.noticed = True
+            self._ready.append(tcb)
+
+    def notify_listener(self, listener: TcpListener) -> None:
+        """Somebody can be accepted, or the listener failed."""
+        if listener not in self._ready_listeners:
+            self._ready_listeners.add(listener)
+            self._ready.append(listener)
 
     def count(self, reason: str) -> None:
-        """One more of `reason`."""
+        """One more of ``reason``."""
         self.counters[reason] = self.counters.get(reason, 0) + 1
 
 
@@ -554,16 +459,11 @@ class _Taken:
         key = self._prefix + port.to_bytes(2, "big")
         return (
             port in layer._listeners
-            or key in layer._tables.get(self._port_index, {})
+            or (self._port_index, key) in layer._connections
             or (self._port_index, key) in layer._time_wait
         )
 
 
 def _pseudo_of(key: ConnectionKey) -> int:
-    half = (len(key) - 4) // 2
-    return pseudo_sum(key[:half], key[half : 2 * half], _PROTOCOL_TCP)
-
-
-def _reversed(key: ConnectionKey) -> ConnectionKey:
-    half = (len(key) - 4) // 2
-    return key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
+    source, destination = addresses_of(key)
+    return pseudo_sum(source, destination, PROTOCOL_TCP)

@@ -8,19 +8,30 @@ save the table but lose the options of the SYN (window scale, SACK) for everybod
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from ztnode.netstack.tcp.connection import TcpConnection
-    from ztnode.netstack.tcp.layer import TcpLayer
+from ztnode.netstack.tcp.connection import TcpConnection
+from ztnode.netstack.tcp.connection_key import ConnectionKey
+
+
+class ListenerHost(Protocol):
+    """What a listener uses of the layer."""
+
+    def remove_listener(self, listener: TcpListener) -> None:
+        """It was closed."""
+
+    def notify_listener(self, listener: TcpListener) -> None:
+        """The owner should look."""
 
 
 class TcpListener:
-    """Accepts connections for one port number. Look at `pending` when `TcpLayer.ready()` names it."""
+    """Accepts connections for one port number. Look at ``pending`` when ``TcpLayer.ready()`` names it."""
 
     __slots__ = ("_layer", "_queue", "backlog", "closed", "error", "half_open", "local", "owner", "port", "port_index")
 
-    def __init__(self, layer: TcpLayer, port: int, backlog: int, port_index: int | None, local: bytes | None) -> None:
+    def __init__(
+        self, layer: ListenerHost, port: int, backlog: int, port_index: int | None, local: bytes | None
+    ) -> None:
         self._layer = layer
         self.port = port
         self.port_index = port_index
@@ -29,10 +40,11 @@ class TcpListener:
         """Only for this address; None for all."""
         self.backlog = backlog
         self.owner: object = None
+        """Opaque to TCP."""
         self.closed = False
         self.error: OSError | None = None
         """ENETDOWN when its network went away."""
-        self.half_open: dict[bytes, TcpConnection] = {}
+        self.half_open: dict[ConnectionKey, TcpConnection] = {}
         """The SYN queue, oldest first."""
         self._queue: deque[TcpConnection] = deque()
 
@@ -61,15 +73,13 @@ class TcpListener:
         self.half_open.clear()
         self._queue.clear()
 
-    # --- for the layer ---
-    def opened(self, connection: TcpConnection) -> None:
+    # --- for connections ---
+    def opened(self, key: ConnectionKey) -> None:
         """A handshake is complete."""
-        self.half_open.pop(connection.key, None)
-        self._queue.append(connection)
-        self._layer.notify(self)
+        self._queue.append(self.half_open.pop(key))
+        self._layer.notify_listener(self)
 
-    def failed(self, connection: TcpConnection) -> None:
-        """A connection ended before anybody accepted it."""
-        if self.half_open.pop(connection.key, None) is None and connection in self._queue:
-            # It was established: whoever accepts sees what came and then the error, as with the kernel.
-            return
+    def failed(self, key: ConnectionKey) -> None:
+        """A connection ended. One that waits in the accept queue stays there: whoever accepts it sees what came and
+        then the error, as with the kernel."""
+        self.half_open.pop(key, None)

@@ -2,126 +2,128 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Final
 
-from ztnode.netstack.tcp.control_segments import tsval
-from ztnode.netstack.tcp.ending import become
-from ztnode.netstack.tcp.segment_size import DEFAULT_PEER_MSS, MIN_MSS, renew
+from ztnode.netstack.tcp.ending import become, shut_down
+from ztnode.netstack.tcp.framing import HeaderFields
+from ztnode.netstack.tcp.rtt import INITIAL_RTO, MAX_RTO
+from ztnode.netstack.tcp.segment_size import DEFAULT_PEER_MSS, MIN_MSS
 from ztnode.netstack.tcp.state import Event, State
+from ztnode.netstack.tcp.tcb import ControlBlock
 from ztnode.netstack.tcp.timers import arm_keepalive
 from ztnode.wire import tcp as wire
 
-if TYPE_CHECKING:
-    from ztnode.netstack.tcp.connection import TcpConnection
+CONNECT_TIMEOUT: Final = 30.0
+"""Seconds for a handshake, unless the owner says how long."""
+_SYN_RTO: Final = (0.25, 0.5, 1.0)
+"""Waits after the first SYNs in seconds; ``rtt`` says why they are shorter than RFC 6298 asks."""
 
 
-def active_open(connection: TcpConnection, now: float, timeout: float) -> None:
-    """Send a SYN; `timeout` seconds for the whole handshake."""
-    become(connection, Event.ACTIVE_OPEN)
-    connection.syn_sent_at = now
-    connection.syn_due = now
-    connection.state_timer_at = now + timeout
-    connection.layer.want_flush(connection)
+def active_open(tcb: ControlBlock, now: float, timeout: float) -> None:
+    """Send a SYN; ``timeout`` seconds for the whole handshake."""
+    become(tcb, Event.ACTIVE_OPEN)
+    tcb.timers.syn_sent_at = now
+    tcb.timers.syn_due = now
+    tcb.timers.connect_at = now + timeout
+    tcb.layer.want_flush(tcb)
 
 
-def passive_open(connection: TcpConnection, seq: int, window: int, options: wire.Options, now: float) -> None:
+def passive_open(tcb: ControlBlock, seq: int, window: int, options: wire.Options, now: float) -> None:
     """A listener got this SYN."""
-    become(connection, Event.PASSIVE_OPEN)
-    become(connection, Event.RECEIVE_SYN)
-    take_syn(connection, seq, options, now)
-    connection.snd.wl1 = seq
-    connection.snd.edge = connection.snd.iss + 1 + window
-    connection.snd.max_window = window
-    connection.syn_sent_at = now
-    connection.syn_due = now
-    connection.layer.want_flush(connection)
+    become(tcb, Event.PASSIVE_OPEN)
+    become(tcb, Event.RECEIVE_SYN)
+    take_syn(tcb, seq, options, now)
+    tcb.snd.edge = tcb.snd.iss + 1 + window
+    tcb.snd.max_window = window
+    tcb.timers.syn_sent_at = now
+    tcb.timers.syn_due = now
+    tcb.layer.want_flush(tcb)
 
 
-def take_syn(connection: TcpConnection, seq: int, options: wire.Options, now: float) -> None:
+def take_syn(tcb: ControlBlock, seq: int, options: wire.Options, now: float) -> None:
     """The peer's SYN: its initial sequence number and options (window scale, MSS, SACK, timestamps)."""
-    rcv, snd = connection.rcv, connection.snd
+    rcv, snd = tcb.rcv, tcb.snd
     rcv.irs = seq
     rcv.nxt = seq + 1
     rcv.window.edge = rcv.nxt + min(rcv.window.limit, 0xFFFF)
     snd.wl1 = seq
-    connection.size.peer_mss = max(options.mss if options.mss is not None else DEFAULT_PEER_MSS, MIN_MSS)
+    tcb.link.size.peer_mss = max(options.mss if options.mss is not None else DEFAULT_PEER_MSS, MIN_MSS)
     if options.window_scale is not None:
         snd.scale = options.window_scale
-        rcv.scale = _offered_scale(connection)
+        rcv.scale = _offered_scale(tcb)
     else:
         snd.scale = 0
         rcv.scale = 0
         rcv.window.limit = min(rcv.window.limit, 0xFFFF)
         rcv.window.maximum = 0xFFFF
-    snd.sack_ok = snd.recovery.sack_ok = options.sack_permitted
+    snd.recovery.sack_ok = options.sack_permitted
     if options.timestamps is not None:
-        connection.ts_ok = True
-        rcv.ts_recent = options.timestamps[0]
-        rcv.ts_recent_at = now
-    renew(connection)
-    rcv.mss = min(DEFAULT_PEER_MSS, snd.mss)
+        tcb.timestamps.on = True
+        tcb.timestamps.take(options.timestamps[0], now)
+    tcb.renew_segment_size()
     cc = snd.recovery.cc
-    cc.cwnd = cc.initial_window() if connection.syn_retries <= 2 else snd.mss  # RFC 6928 section 2
+    rcv.mss = min(DEFAULT_PEER_MSS, cc.mss)
+    cc.cwnd = cc.initial_window() if tcb.timers.syn_retries <= 2 else cc.mss  # RFC 6928 section 2
 
 
-def _offered_scale(connection: TcpConnection) -> int:
+def _offered_scale(tcb: ControlBlock) -> int:
     scale = 0
-    while scale < wire.MAX_WINDOW_SCALE and (connection.config.receive_buffer_max >> scale) > 0xFFFF:
+    while scale < wire.MAX_WINDOW_SCALE and (tcb.config.receive_buffer_max >> scale) > 0xFFFF:
         scale += 1
     return scale
 
 
-def _syn_options(connection: TcpConnection, answering: bool) -> bytes:
-    rcv, snd = connection.rcv, connection.snd
+def _syn_options(tcb: ControlBlock, answering: bool) -> bytes:
     timestamps = None
-    if not answering or connection.ts_ok:
-        timestamps = (tsval(connection, connection.layer.now), rcv.ts_recent if connection.ts_ok else 0)
+    if not answering or tcb.timestamps.on:
+        timestamps = (tcb.timestamps.clock(tcb.layer.now), tcb.timestamps.recent if tcb.timestamps.on else 0)
     return wire.build_options(
         wire.Options(
-            mss=connection.size.offer,
-            window_scale=_offered_scale(connection) if not answering or rcv.scale or snd.scale else None,
-            sack_permitted=not answering or snd.sack_ok,
+            mss=tcb.link.size.offer,
+            window_scale=_offered_scale(tcb) if not answering or tcb.rcv.scale or tcb.snd.scale else None,
+            sack_permitted=not answering or tcb.snd.recovery.sack_ok,
             timestamps=timestamps,
         )
     )
 
 
-def send_syn(connection: TcpConnection, now: float) -> None:
+def send_syn(tcb: ControlBlock, now: float) -> None:
     """SYN or SYN-ACK, first or again, and when to repeat it."""
-    answering = connection.state is State.SYN_RECEIVED
-    config = connection.config
-    retries = connection.syn_retries
+    answering = tcb.state is State.SYN_RECEIVED
+    timers = tcb.timers
+    retries = timers.syn_retries
     if answering:
-        interval = config.initial_rto * (1 << retries)
-    elif retries < len(config.syn_rto):
-        interval = config.syn_rto[retries]
+        interval = INITIAL_RTO * (1 << retries)
+    elif retries < len(_SYN_RTO):
+        interval = _SYN_RTO[retries]
     else:
-        interval = config.syn_rto[-1] * (1 << (retries - len(config.syn_rto) + 1))
-    connection.syn_due = now + min(interval, config.max_rto)
+        interval = _SYN_RTO[-1] * (1 << (retries - len(_SYN_RTO) + 1))
+    timers.syn_due = now + min(interval, MAX_RTO)
     if retries == 0:
-        connection.syn_sent_at = now
-    window = min(connection.rcv.window.limit, 0xFFFF)  # RFC 7323 section 2.2: never scaled in a SYN
-    flags, ack = (wire.SYN | wire.ACK, connection.rcv.nxt) if answering else (wire.SYN, 0)
-    snd = connection.snd
-    connection.flow.send([snd.writer.control(snd.iss, ack, flags, window, _syn_options(connection, answering))])
+        timers.syn_sent_at = now
+    window = min(tcb.rcv.window.limit, 0xFFFF)  # RFC 7323 section 2.2: never scaled in a SYN
+    flags, ack = (wire.SYN | wire.ACK, tcb.rcv.nxt) if answering else (wire.SYN, 0)
+    snd = tcb.snd
+    fields = HeaderFields(ack, window, _syn_options(tcb, answering))
+    tcb.link.flow.send([snd.writer.control(snd.iss, flags, fields)])
 
 
-def established(connection: TcpConnection, event: Event, now: float) -> None:
-    """The handshake is complete. A `shutdown` that came too early has waited for this (RFC 9293 section 3.10.4)."""
-    snd = connection.snd
+def established(tcb: ControlBlock, event: Event, now: float) -> None:
+    """The handshake is complete. A ``shutdown`` that came too early has waited for this (RFC 9293 section 3.10.4)."""
+    snd, timers = tcb.snd, tcb.timers
     shut = snd.fin_queued
     snd.fin_queued = False
-    become(connection, event)
-    connection.syn_due = None
-    connection.state_timer_at = None
-    if connection.syn_retries == 0:
-        snd.rtt.sample(max(now - connection.syn_sent_at, 1e-6), now)
+    become(tcb, event)
+    timers.syn_due = None
+    timers.connect_at = None
+    if timers.syn_retries == 0:
+        snd.rtt.sample(max(now - timers.syn_sent_at, 1e-6), now)
     snd.last_progress = now
-    connection.flow.confirm(now)
-    arm_keepalive(connection, now)
-    if connection.listener is not None:
-        connection.listener.opened(connection)
-    connection.notify()
-    connection.layer.want_flush(connection)
+    tcb.link.flow.confirm(now)
+    arm_keepalive(tcb, now)
+    if tcb.listener is not None:
+        tcb.listener.opened(tcb.link.key)
+    tcb.notify()
+    tcb.layer.want_flush(tcb)
     if shut:
-        connection.shutdown()
+        shut_down(tcb)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-_BURST = 0.001
+from typing import Final
+
+_BURST: Final = 0.001
 """Seconds' worth that goes out at once: the kernel's figure, and what an event loop's timer can tell apart."""
-_CATCH_UP = 0.005
+_CATCH_UP: Final = 0.005
 """How late a turn of the event loop may be before its share of the rate is lost."""
 
 
 class Pacer:
-    """When the next segment may leave. A clock runs ahead by the length of what was sent, at the rate of the moment."""
+    """When the next segment may leave: each one sent moves ``due`` on by the time that it takes at the current rate."""
 
     __slots__ = ("due",)
 
@@ -18,12 +20,12 @@ class Pacer:
         """Nothing leaves before this."""
 
     def room(self, rate: float, mss: int, now: float) -> int:
-        """Bytes that may leave now: whole segments, at least one once it is due, and after them none before `due`."""
+        """Bytes that may leave now: whole segments, at least one once it is due, and after them none before ``due``."""
         late = now - self.due
         if late < 0.0:
             return 0
         return (int((min(late, _CATCH_UP) + _BURST) * rate) // mss + 1) * mss
 
     def sent(self, length: int, rate: float, now: float) -> None:
-        """So much left."""
+        """``length`` bytes were sent at ``rate`` bytes per second."""
         self.due = max(self.due, now - _CATCH_UP) + length / rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ProportionalRateReduction:
-    """One episode: as much goes out for what arrives as brings the flight down to `ssthresh`. Sizes in bytes."""
+    """One recovery: lets out so much for what arrives that ``ssthresh`` is in flight at its end. Sizes in bytes."""
 
     __slots__ = ("_delivered", "_out", "_recover_fs")
 
@@ -15,13 +15,13 @@ class ProportionalRateReduction:
         self._out = 0
 
     def sent(self, length: int) -> None:
-        """Went out since recovery began, new or again."""
+        """Count ``length`` bytes that were sent since recovery began, for the first time or again."""
         self._out += length
 
     def window(self, pipe: int, ssthresh: int, mss: int, delivered: int, *, safe: bool) -> int:
-        """The congestion window after an acknowledgement that delivered so much (section 6.2).
+        """The congestion window after an acknowledgement that delivered ``delivered`` bytes (section 6.2).
 
-        `safe`: it made progress and found nothing more lost (SafeACK).
+        ``safe``: it made progress and found nothing more lost (SafeACK).
         """
         self._delivered += delivered
         if pipe > ssthresh:

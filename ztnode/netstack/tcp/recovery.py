@@ -1,12 +1,11 @@
 """The sending half's judgement: what was lost, what may be sent now, when to try again.
 
-Loss is found by time, not by counting (RACK-TLP, RFC 8985); a peer without SACK is served by counting duplicate
-acknowledgements (RFC 5681, RFC 6582) mapped on the same scoreboard. How much may be sent during recovery is PRR's
-(RFC 9937). A retransmission that turns out to have been unnecessary is taken back: F-RTO (RFC 5682), Eifel by
-timestamps (RFC 3522, 4015) and DSACK (RFC 3708).
+Loss is found by time, not by counting (``rack``, ``tail_loss_probe``); a peer without SACK is served by counting
+duplicate acknowledgements (RFC 5681, RFC 6582) mapped on the same scoreboard. How much may be sent during recovery is
+PRR's (``prr``). A retransmission that turns out to have been unnecessary is taken back (``undo``).
 
-The connection calls `acknowledged` once per batch where the acknowledgements allow it, asks `allowance` and
-`next_retransmission` before sending, and reports what it sent.
+The connection calls ``acknowledged`` once per batch where the acknowledgements allow it, asks ``allowance`` and
+``next_retransmission`` before sending, and reports what it sent.
 """
 
 from __future__ import annotations
@@ -16,15 +15,11 @@ import enum
 from ztnode.netstack.tcp.congestion.base import CongestionControl
 from ztnode.netstack.tcp.delivery_rate import DeliveryRate, Stamp
 from ztnode.netstack.tcp.prr import ProportionalRateReduction
+from ztnode.netstack.tcp.rack import DUP_THRESHOLD, Rack
 from ztnode.netstack.tcp.rtt import RttEstimator
-from ztnode.netstack.tcp.scoreboard import LOST, SACKED, Scoreboard
-
-_DUP_THRESHOLD = 3
-_MAX_DELAYED_ACK = 0.2
-"""RFC 8985 section 7.2: what a peer may delay the ACK of a lone segment by."""
-_REORDER_FLOOR = 0.001
-"""A reordering window below this is noise of batching."""
-_PERSIST_RECOVERIES = 16  # RFC 8985 section 6.2 step 4
+from ztnode.netstack.tcp.scoreboard import Scoreboard
+from ztnode.netstack.tcp.tail_loss_probe import TailLossProbe
+from ztnode.netstack.tcp.undo import Undo
 
 
 class Phase(enum.IntEnum):
@@ -49,22 +44,12 @@ class Recovery:
 
     __slots__ = (
         "_dup_acks",
-        "_first_retransmission",
-        "_frto",
-        "_probe_end",
-        "_probe_retransmitted",
+        "_probe",
         "_prr",
-        "_rack_end",
-        "_rack_rtt",
-        "_rack_sent",
+        "_rack",
         "_rate",
-        "_reo_mult",
-        "_reo_persist",
-        "_reo_round",
-        "_reordering_seen",
         "_rto_from",
-        "_undo_possible",
-        "_undo_retransmits",
+        "_undo",
         "board",
         "cc",
         "consecutive_timeouts",
@@ -72,13 +57,11 @@ class Recovery:
         "fast_recoveries",
         "force_retransmit",
         "limited_point",
-        "mss",
         "nxt",
         "output_una",
         "phase",
         "point",
         "prefers_new_data",
-        "recovery_probes",
         "retransmits",
         "rtt",
         "sack_ok",
@@ -88,13 +71,13 @@ class Recovery:
         "una",
     )
 
-    def __init__(self, cc: CongestionControl, rtt: RttEstimator, una: int, mss: int, *, sack_ok: bool) -> None:
+    def __init__(self, cc: CongestionControl, rtt: RttEstimator, una: int) -> None:
         self.cc = cc
         self.rtt = rtt
         self.una = una
         self.nxt = una
-        self.mss = mss
-        self.sack_ok = sack_ok
+        self.sack_ok = False
+        """Both sides offered SACK."""
         self.board = Scoreboard(una)
         self.phase = Phase.OPEN
         self.point = una - 1
@@ -105,37 +88,22 @@ class Recovery:
         """Up to here the congestion window held sending back: it may grow while this is being acknowledged."""
         self.force_retransmit = False
         self.output_una = una
-        """`una` when the connection last had the chance to send: all that came since is one batch."""
+        """``una`` when the connection last had the chance to send: all that came since is one batch."""
         self.consecutive_timeouts = 0
         self._dup_acks = 0
-        # RACK
-        self._rack_sent = -1.0
-        self._rack_end = 0
-        self._rack_rtt = 0.0
-        self._reordering_seen = False
-        self._reo_mult = 1
-        self._reo_persist = _PERSIST_RECOVERIES
-        self._reo_round = una
-        # TLP
-        self._probe_end: int | None = None
-        self._probe_retransmitted = False
+        self._rto_from = 0.0
+        self._rack = Rack(self.board, rtt, cc, una)
+        self._probe = TailLossProbe()
+        self._undo = Undo()
         self._prr: ProportionalRateReduction | None = None
-        """Minds the window during fast recovery, unless the algorithm does."""
+        """Decides the window during fast recovery, unless the congestion control does so itself."""
         self._rate = DeliveryRate() if cc.model_based else None
-        # Undo
-        self._undo_possible = False
-        self._undo_retransmits = 0
-        self._first_retransmission: tuple[int, int] | None = None
-        """Where the first retransmission of this episode began, and the timestamp that it carried."""
-        self._frto = False
         self.prefers_new_data = False
         """F-RTO's second step is under way: new data goes before retransmissions."""
-        self._rto_from = 0.0
         # Figures
         self.retransmits = 0
         self.timeouts = 0
         self.fast_recoveries = 0
-        self.recovery_probes = 0
         self.spurious = 0
 
     # --- what may be sent ---
@@ -150,7 +118,7 @@ class Recovery:
         board = self.board
         pipe = self.nxt - self.una - board.sacked - board.lost
         if not self.sack_ok and self._dup_acks:
-            pipe = max(pipe - self._dup_acks * self.mss, 0)
+            pipe = max(pipe - self._dup_acks * self.cc.mss, 0)
         return pipe
 
     def allowance(self) -> int:
@@ -174,13 +142,11 @@ class Recovery:
         self._arm(now, restart=False)
 
     def sent_again(self, start: int, end: int, now: float, tsval: int) -> None:
-        """[start, end) was retransmitted; `tsval` is the timestamp that it carried."""
+        """[start, end) was retransmitted; ``tsval`` is the timestamp that it carried."""
         stamp = self._rate.stamp(self.pipe, now) if self._rate is not None else None
         self.board.retransmitted(start, end, now, stamp)
         self.retransmits += 1
-        self._undo_retransmits += end - start
-        if self._first_retransmission is None:
-            self._first_retransmission = start, tsval
+        self._undo.retransmitted(start, end - start, tsval)
         if self._prr is not None:
             self._prr.sent(end - start)
         self.force_retransmit = False
@@ -200,10 +166,10 @@ class Recovery:
     ) -> int:
         """Process an acknowledgement, or the sum of several cumulative ones.
 
-        `blocks`: SACK blocks inside [una, nxt), unwrapped. `dup_acks`: how many duplicate ACKs (RFC 5681 section 2)
-        this stands for, which only counts for a peer without SACK. `echo`: TSecr, `echo_rtt` what it says about the
-        round-trip time (0.0: nothing). `dsack`: how many bytes the peer reported to have twice (RFC 2883). Returns how
-        many bytes were newly acknowledged cumulatively.
+        ``blocks``: SACK blocks inside [una, nxt), unwrapped. ``dup_acks``: how many duplicate ACKs (RFC 5681 section 2)
+        this stands for, which only counts for a peer without SACK. ``echo``: TSecr, ``echo_rtt`` what it says about the
+        round-trip time (0.0: nothing). ``dsack``: how many bytes the peer reported to have twice (RFC 2883). Returns
+        how many bytes were newly acknowledged cumulatively.
         """
         board = self.board
         board.begin()
@@ -218,43 +184,58 @@ class Recovery:
             for start, end in sorted(blocks):
                 if end > una:
                     board.sack(start if start > una else una, end)
-        delivered = board.delivered
-        rtt = 0.0
-        if delivered:
-            if board.newest_original >= 0.0:
-                rtt = now - board.newest_original
-                self.rtt.sample(rtt, now)
-            elif echo_rtt > 0.0:
-                self.rtt.sample(echo_rtt, now)  # RFC 7323 section 4: a timestamp tells which transmission it was
-            self._rack_update(now, echo_rtt, advanced=acked > 0)
+        rtt = self._measure(now, echo_rtt, advanced=acked > 0) if board.delivered else 0.0
         if dsack:
-            self._duplicate_reported(dsack)
+            self._undo.duplicate_reported(dsack)
+            self._rack.duplicate_reported(una, self.nxt)
         if board.reordered:
-            self._reordering_seen = True
-        if self._probe_end is not None:
-            self._tail_probe_answered(ack, blocks, dsack, dup_acks, now)
-        if self.phase != Phase.OPEN and self._is_spurious(echo, acked, before):
-            self._undo(now)
+            self._rack.reordering_seen = True
+        if self._probe.under_way and self._probe.answered(
+            ack, sacked=bool(blocks), dsack=dsack > 0, duplicate=dup_acks > 0
+        ):
+            self._probe_repaired()
+        if self.phase != Phase.OPEN and self._undo.is_spurious(
+            echo, acked, before, watched_arrived=board.watched_arrived
+        ):
+            self._take_back()
         if not self.sack_ok:
             self._without_sack(acked, dup_acks)
         else:
-            self._detect(now)
+            self._rack.detect(now, recovering=self.phase != Phase.OPEN)
+        self._conclude(acked, before, lost_before, rtt, now)
+        if self._rate is not None and board.newest_stamp is not None:
+            self._sample(self._rate, board.newest_stamp, rtt, now)
+        self._arm(now, restart=acked > 0 or board.delivered > 0)
+        return acked
+
+    def _measure(self, now: float, echo_rtt: float, *, advanced: bool) -> float:
+        """Something was delivered: what that says about the round-trip time. The sample, 0.0 for none."""
+        board = self.board
+        rtt = 0.0
+        if board.newest_original >= 0.0:
+            rtt = now - board.newest_original
+            self.rtt.sample(rtt, now)
+        elif echo_rtt > 0.0:
+            self.rtt.sample(echo_rtt, now)  # RFC 7323 section 4: a timestamp tells which transmission it was
+        self._rack.update(now, echo_rtt, advanced=advanced)
+        return rtt
+
+    def _conclude(self, acked: int, before: int, lost_before: int, rtt: float, now: float) -> None:
+        """What an acknowledgement means for the window, phase by phase."""
+        board = self.board
+        delivered = board.delivered
         if self.phase == Phase.OPEN:
             if board.lost:
                 self._enter_recovery(now, self.nxt - self.output_una)
                 self._proportional(delivered, acked, False)
             elif acked > 0 and (before < self.limited_point or self._slow_start_used(acked)):
-                self.cc.on_ack(acked, una, self.nxt, rtt, now, self.rtt.smoothed)
+                self.cc.on_ack(acked, self.una, self.nxt, rtt, now, self.rtt.smoothed)
         elif self.una >= self.point:
             self._leave(now, self.nxt - self.output_una)
         elif self.phase == Phase.RECOVERY:
             self._proportional(delivered, acked, board.lost > lost_before)
         else:
             self._after_timeout(acked, delivered, rtt, now)
-        if self._rate is not None and board.newest_stamp is not None:
-            self._sample(self._rate, board.newest_stamp, rtt, now)
-        self._arm(now, restart=acked > 0 or delivered > 0)
-        return acked
 
     def _sample(self, rate: DeliveryRate, stamp: Stamp, rtt: float, now: float) -> None:
         """Tell the algorithm what this acknowledgement says about the path."""
@@ -274,7 +255,7 @@ class Recovery:
             rate.ran_dry(self.pipe)
 
     def ran_dry(self) -> None:
-        """All that there is was sent, and the window would allow more: the rate to be measured is not the path's."""
+        """There is nothing left to send although the window allows more: the rate measured now is not the path's."""
         if self._rate is not None and not self.board.lost and self.pipe < self.cc.cwnd:
             self._rate.ran_dry(self.pipe)
 
@@ -283,160 +264,71 @@ class Recovery:
         cc = self.cc
         return cc.cwnd < cc.ssthresh and 2 * (self.nxt - self.una + acked) > cc.cwnd
 
-    # --- RACK (RFC 8985 section 6) ---
-    def _rack_update(self, now: float, echo_rtt: float, *, advanced: bool) -> None:
-        board = self.board
-        sent, end = board.newest_sent, board.newest_end
-        rtt = now - sent
-        if board.newest_retransmitted:
-            # Step 2: what if this acknowledges the first transmission? Before a hole the echo says nothing about that:
-            # it is the timestamp of the last segment in order (RFC 7323 section 4.3), however old, and to believe it
-            # there would leave every lost retransmission but the last to the timeout.
-            told = advanced and echo_rtt > 0.0
-            if echo_rtt > rtt + 0.002 if told else rtt < self.rtt.min_rtt:
-                return
-        self._rack_rtt = rtt
-        if sent > self._rack_sent or (sent == self._rack_sent and end > self._rack_end):
-            self._rack_sent = sent
-            self._rack_end = end
-
-    def _reordering_window(self) -> float:
-        if not self._reordering_seen and (
-            self.phase != Phase.OPEN or self.board.sacked > (_DUP_THRESHOLD - 1) * self.mss
-        ):
-            return 0.0
-        min_rtt = self.rtt.min_rtt
-        if min_rtt == float("inf"):
-            return _REORDER_FLOOR
-        return max(min(self._reo_mult * min_rtt / 4, self.rtt.smoothed), _REORDER_FLOOR)
-
-    def _detect(self, now: float) -> float | None:
-        """Mark what is overdue as lost; when to look again, if something is nearly overdue."""
-        board = self.board
-        sentinel = board.sentinel
-        rack_sent, rack_end = self._rack_sent, self._rack_end
-        span = sentinel.after
-        if span is sentinel or span.sent > rack_sent:
-            return None
-        patience = self._rack_rtt + self._reordering_window()
-        while span is not sentinel:
-            sent = span.sent
-            if sent > rack_sent or (sent == rack_sent and span.end > rack_end):
-                return None
-            due = sent + patience
-            if due > now:
-                return due
-            following = span.after
-            board.mark_lost(span)
-            span = following
-        return None
-
-    def _duplicate_reported(self, length: int) -> None:
-        """The peer got something twice: widen the reordering window, once per round trip (section 6.2 step 4)."""
-        self._undo_retransmits -= length
-        if self.una >= self._reo_round:
-            self._reo_round = self.nxt
-            self._reo_mult = min(self._reo_mult + 1, 16)
-            self._reo_persist = _PERSIST_RECOVERIES
-
-    # --- tail loss probe (RFC 8985 section 7) ---
-    def _probe_timeout(self) -> float:
-        srtt = self.rtt.srtt
-        if srtt is None:
-            return self.rtt.rto
-        timeout = 2 * srtt + 0.002
-        if self.flight <= self.mss:
-            timeout += _MAX_DELAYED_ACK
-        return min(timeout, self.rtt.rto)
-
+    # --- tail loss probe ---
     def tail_probe_sent(self, *, retransmitted: bool) -> None:
         """A probe went out: new data, or a repetition of the last segment."""
-        self._probe_end = self.nxt
-        self._probe_retransmitted = retransmitted
-        self.recovery_probes += 1
+        self._probe.sent(self.nxt, retransmitted=retransmitted)
 
-    def _tail_probe_answered(
-        self, ack: int, blocks: tuple[tuple[int, int], ...], dsack: int, dup_acks: int, now: float
-    ) -> None:
-        """RFC 8985 section 7.4.2: tell whether the probe repaired a loss, which then counts as congestion."""
-        end = self._probe_end
-        assert end is not None
-        if not self._probe_retransmitted:
-            if ack >= end:
-                self._probe_end = None
-            return
-        if dsack and ack >= end:
-            self._probe_end = None  # both the original and the probe arrived
-        elif ack > end:
-            self._probe_end = None
-            self._probe_loss(now)
-        elif ack == end and not blocks and dup_acks:
-            self._probe_end = None  # a duplicate ACK for the probe: nothing was lost
-
-    def _probe_loss(self, now: float) -> None:
+    def _probe_repaired(self) -> None:
+        """It was a loss, and counts as congestion (RFC 8985 section 7.4.2)."""
         if self.phase == Phase.OPEN:
-            self.cc.on_congestion(self.flight, now)
+            self.cc.on_congestion(self.flight)
             self.cc.on_recovered(after_timeout=False)
 
     # --- without SACK (RFC 5681, RFC 6582) ---
     def _without_sack(self, acked: int, dup_acks: int) -> None:
         board = self.board
         if acked > 0:
-            self._dup_acks = max(0, self._dup_acks - acked // self.mss) if self.phase != Phase.OPEN else 0
+            self._dup_acks = max(0, self._dup_acks - acked // self.cc.mss) if self.phase != Phase.OPEN else 0
             if self.phase == Phase.RECOVERY and self.una < self.point and not board.lost:
                 # Partial acknowledgement: the next segment is missing as well.
-                board.mark_range_lost(self.una, min(self.una + self.mss, self.nxt))
+                board.mark_range_lost(self.una, min(self.una + self.cc.mss, self.nxt))
                 self.force_retransmit = True
             return
         if dup_acks and self.flight:
-            self._dup_acks = min(self._dup_acks + dup_acks, self.flight // self.mss + 1)
+            self._dup_acks = min(self._dup_acks + dup_acks, self.flight // self.cc.mss + 1)
             # RFC 6582 section 3.2 step 1: only past the last recovery point, or a lost retransmission begins another.
-            if self.phase == Phase.OPEN and self._dup_acks >= _DUP_THRESHOLD and self.una > self.point:
-                board.mark_range_lost(self.una, min(self.una + self.mss, self.nxt))
+            if self.phase == Phase.OPEN and self._dup_acks >= DUP_THRESHOLD and self.una > self.point:
+                board.mark_range_lost(self.una, min(self.una + self.cc.mss, self.nxt))
 
     # --- fast recovery ---
     def _enter_recovery(self, now: float, flight: int) -> None:
-        """`flight`: what was outstanding when we last could send.
+        """``flight``: what was outstanding when we last could send.
 
         The acknowledgements since then are one batch. Taking what they left outstanding for FlightSize (RFC 5681
         section 3.1, RFC 9937's RecoverFS) would make one loss at the end of a batch look like a collapsed window.
         """
         self.phase = Phase.RECOVERY
-        if self._reo_persist > 0:
-            self._reo_persist -= 1
-        else:
-            self._reo_mult = 1
+        self._rack.recovery_begins()
         if self.sack_ok:
-            self._detect(now)  # the reordering window closes when recovery begins (RFC 8985 section 6.2 step 4)
+            self._rack.detect(
+                now, recovering=True
+            )  # the reordering window closes when recovery begins (RFC 8985 section 6.2 step 4)
         self.point = self.nxt
         self.fast_recoveries += 1
         self._begin_episode()
-        self.cc.on_congestion(flight, now)
+        self.cc.on_congestion(flight)
         self.force_retransmit = True
         if not self.cc.model_based:
-            self._prr = ProportionalRateReduction(max(flight, self.mss))
-            self.cc.cwnd = self.pipe + self.mss
+            self._prr = ProportionalRateReduction(max(flight, self.cc.mss))
+            self.cc.cwnd = self.pipe + self.cc.mss
 
     def _begin_episode(self) -> None:
-        self._undo_possible = True
-        self._undo_retransmits = 0
-        self._first_retransmission = None
-        self._probe_end = None
+        self._undo.begin()
+        self._probe.forget()
         self.board.watch = self.nxt
 
     def _proportional(self, delivered: int, acked: int, more_lost: bool) -> None:
         if self._prr is not None:
             safe = acked > 0 and not more_lost
-            self.cc.cwnd = self._prr.window(self.pipe, self.cc.ssthresh, self.mss, delivered, safe=safe)
+            self.cc.cwnd = self._prr.window(self.pipe, self.cc.ssthresh, self.cc.mss, delivered, safe=safe)
 
     def _leave(self, now: float, flight: int) -> None:
         self.cc.on_recovered(after_timeout=self.phase == Phase.LOSS)
         self._prr = None
         self.phase = Phase.OPEN
         self._dup_acks = 0
-        self._frto = False
-        self._undo_possible = False
-        self._first_retransmission = None
+        self._undo.end()
         self.force_retransmit = False
         if self.board.lost:
             self._enter_recovery(now, flight)
@@ -451,11 +343,11 @@ class Recovery:
             self.board.renege()  # the peer would have acknowledged a SACKed segment that has become the first
         if first:
             # F-RTO is for the first timeout, and only when fast recovery did not already repeat things.
-            self._frto = self.phase == Phase.OPEN
+            self._undo.frto = self.phase == Phase.OPEN
             self._begin_episode()
         else:
-            self._frto = False
-        self.cc.on_timeout(self.flight, now, first=first and self.phase == Phase.OPEN)
+            self._undo.frto = False
+        self.cc.on_timeout(self.flight, first=first and self.phase == Phase.OPEN)
         self._prr = None
         self.phase = Phase.LOSS
         self.point = self.nxt
@@ -469,57 +361,43 @@ class Recovery:
 
     def _after_timeout(self, acked: int, delivered: int, rtt: float, now: float) -> None:
         """Slow start after a timeout; F-RTO's second and third step (RFC 5682 section 3.1)."""
-        if self._frto:
+        if self._undo.frto:
             if self.nxt > self.point:
                 if delivered and not acked:
-                    self._frto = False  # step 3a: the loss was real
+                    self._undo.frto = False  # step 3a: the loss was real
             elif acked > 0:
                 # Step 2b: see what two new segments bring before anything else is repeated.
                 self.point = self.nxt
-                self.cc.cwnd = self.pipe + 2 * self.mss
+                self.cc.cwnd = self.pipe + 2 * self.cc.mss
                 self.prefers_new_data = True
                 return
             else:
-                self._frto = False
+                self._undo.frto = False
         if delivered:
             self.cc.on_ack(delivered, self.una, self.nxt, rtt, now, self.rtt.smoothed)
 
     def abandon_frto(self) -> None:
         """There is no new data to send: RFC 5682 section 3.1 step 2 falls back to the conventional recovery."""
-        self._frto = False
+        self._undo.frto = False
         self.prefers_new_data = False
 
     # --- undo ---
-    def _is_spurious(self, echo: int | None, acked: int, before: int) -> bool:
-        if not self._undo_possible:
-            return False
-        if self._frto and self.board.watched_arrived:
-            return True  # F-RTO step 3b: something arrived that was never retransmitted
-        if self._first_retransmission is None:
-            return False
-        start, tsval = self._first_retransmission
-        # What else fills a hole meanwhile may be a retransmission of an earlier episode, with an older timestamp still.
-        if acked > 0 and before == start and echo is not None and (echo - tsval) & 0x80000000:
-            return True  # Eifel: the acknowledgement answers the first transmission
-        return self._undo_retransmits <= 0  # DSACK: everything that was repeated arrived twice
-
-    def _undo(self, now: float) -> None:
+    def _take_back(self) -> None:
+        """What was thought lost was not: all is as it was before."""
         self.spurious += 1
-        self.cc.undo(now)
+        self.cc.undo()
         self.board.forget_losses()
-        self._undo_possible = False
-        self._frto = False
+        self._undo.end()
         self.rtt.backoff = 0
         self._prr = None
         self.phase = Phase.OPEN
         self.force_retransmit = False
-        self._first_retransmission = None
         # Whatever is genuinely missing must be found again by time, not by the count that was fooled.
-        self._reordering_seen = True
+        self._rack.reordering_seen = True
 
     # --- the timer ---
     def _arm(self, now: float, *, restart: bool) -> None:
-        """Choose and set the one deadline (RFC 8985 section 8); `restart` begins the timeout anew."""
+        """Choose and set the one deadline (RFC 8985 section 8); ``restart`` begins the timeout anew."""
         if self.nxt == self.una:
             self.timer = Timer.NONE
             self.deadline = None
@@ -527,7 +405,7 @@ class Recovery:
         board = self.board
         if restart:
             self._rto_from = now
-        due = self._detect_due()
+        due = self._rack.due(recovering=self.phase != Phase.OPEN) if self.sack_ok else None
         if due is not None:
             self.timer = Timer.REORDER
             self.deadline = due if due > now else now
@@ -535,31 +413,22 @@ class Recovery:
         expiry = self._rto_from + self.rtt.rto
         if expiry < now:
             expiry = now
-        if self.phase == Phase.OPEN and self._probe_end is None and not board.sacked and self.sack_ok:
+        if self.phase == Phase.OPEN and not self._probe.under_way and not board.sacked and self.sack_ok:
             # Section 7.2: a probe comes first even when it is not earlier than the timeout would have been.
             self.timer = Timer.TAIL_PROBE
-            self.deadline = min(now + self._probe_timeout(), expiry)
+            self.deadline = min(now + self._probe.timeout(self.rtt, lone=self.flight <= self.cc.mss), expiry)
             return
         self.timer = Timer.RTO
         self.deadline = expiry
 
-    def _detect_due(self) -> float | None:
-        span = self.board.sentinel.after
-        if span is self.board.sentinel or not self.sack_ok:
-            return None
-        if span.sent > self._rack_sent or (span.sent == self._rack_sent and span.end > self._rack_end):
-            return None
-        # The same sum in the same order as in `_detect`, or a rounding error would fire this timer for ever.
-        return span.sent + (self._rack_rtt + self._reordering_window())
-
     def on_reorder_timer(self, now: float) -> None:
         """The reordering window of the oldest span is over."""
-        self._detect(now)
+        self._rack.detect(now, recovering=self.phase != Phase.OPEN)
         if self.board.lost:
             if self.phase == Phase.OPEN:
                 self._enter_recovery(now, self.flight)
             elif self._prr is not None:
-                self.cc.cwnd = max(self.cc.cwnd, self.pipe + self.mss)
+                self.cc.cwnd = max(self.cc.cwnd, self.pipe + self.cc.mss)
         self._arm(now, restart=True)
 
     def arm_rto(self, now: float) -> None:
@@ -569,11 +438,6 @@ class Recovery:
         self.deadline = now + self.rtt.rto
 
     # --- path MTU ---
-    def set_mss(self, mss: int) -> None:
-        """The segment size changed."""
-        self.mss = mss
-        self.cc.set_mss(mss)
-
     def resend_all(self, now: float) -> None:
         """What is in flight was too big for the path (RFC 1191 section 6.5): send it again, no congestion implied."""
         self.board.mark_all_lost()
@@ -581,20 +445,7 @@ class Recovery:
             self.force_retransmit = True
             self._arm(now, restart=True)
 
-    def on_idle(self, now: float) -> None:
-        """Nothing was in flight for longer than an RTO."""
-        self.cc.on_idle()
-
-    def snapshot(self) -> dict[str, int]:
-        """Figures for `info()`."""
-        board = self.board
-        states = [span[2] for span in board.spans()]
-        return {
-            "unacked": self.flight,
-            "pipe": self.pipe,
-            "sacked": board.sacked,
-            "lost": board.lost,
-            "spans": len(states),
-            "holes": sum(1 for state in states if state in (LOST,)),
-            "sacked_ranges": sum(1 for state in states if state == SACKED),
-        }
+    @property
+    def tail_probes(self) -> int:
+        """How many tail loss probes were sent."""
+        return self._probe.count

@@ -1,37 +1,40 @@
 """Round-trip time and retransmission timeout (RFC 6298), and the minimum RTT that RACK and HyStart++ want.
 
 Two deviations, both what the kernels that we speak to do. The lower bound is applied to the variance term
-(`srtt + max(min_rto, 4 * rttvar)`), not to the sum: with one sample per ACK the variance of a steady path decays to
+(``srtt + max(MIN_RTO, 4 * rttvar)``), not to the sum: with one sample per ACK the variance of a steady path decays to
 nothing, and RFC 6298's one-second floor would make every tail loss a second long, while a peer may delay its ACK by
-up to 200 ms. And the first SYN timeouts are shorter than one second, see `TcpConfig.syn_rto`.
+up to 200 ms. And the first SYN timeouts are shorter than one second, see ``opening``.
 """
 
 from __future__ import annotations
 
-_MIN_RTT_WINDOW = 300.0
+from typing import Final
+
+INITIAL_RTO: Final = 1.0
+"""Seconds (RFC 6298 section 2.1)."""
+MIN_RTO: Final = 0.2
+MAX_RTO: Final = 60.0
+_MIN_RTT_WINDOW: Final = 300.0
 """Seconds after which an old minimum is forgotten (the path may have become longer for good)."""
 
 
 class RttEstimator:
     """SRTT, RTTVAR, RTO and the minimum RTT of one connection; all in seconds."""
 
-    __slots__ = ("_max", "_min", "_min_at", "backoff", "latest", "min_rtt", "rto_base", "rttvar", "srtt")
+    __slots__ = ("_min_at", "backoff", "min_rtt", "rto_base", "rttvar", "srtt")
 
-    def __init__(self, initial_rto: float, min_rto: float, max_rto: float) -> None:
-        self._min = min_rto
-        self._max = max_rto
+    def __init__(self) -> None:
         self.srtt: float | None = None
         self.rttvar = 0.0
-        self.rto_base = initial_rto
+        self.rto_base = INITIAL_RTO
         self.backoff = 0
         self.min_rtt = float("inf")
         self._min_at = 0.0
-        self.latest = 0.0
 
     @property
     def rto(self) -> float:
         """The current timeout, backed off (RFC 6298 section 5.5)."""
-        return min(self.rto_base * (1 << min(self.backoff, 16)), self._max)
+        return min(self.rto_base * (1 << min(self.backoff, 16)), MAX_RTO)
 
     @property
     def smoothed(self) -> float:
@@ -40,7 +43,6 @@ class RttEstimator:
 
     def sample(self, rtt: float, now: float) -> None:
         """One measurement (RFC 6298 section 2); ends any back-off, because fresh data was acknowledged."""
-        self.latest = rtt
         if rtt <= self.min_rtt or now - self._min_at > _MIN_RTT_WINDOW:
             self.min_rtt = rtt
             self._min_at = now
@@ -53,6 +55,6 @@ class RttEstimator:
             self.rttvar += ((error if error >= 0 else -error) - self.rttvar) / 4
             self.srtt = srtt = srtt + error / 8
         variance = 4 * self.rttvar
-        timeout = srtt + (variance if variance > self._min else self._min)
-        self.rto_base = timeout if timeout < self._max else self._max
+        timeout = srtt + (variance if variance > MIN_RTO else MIN_RTO)
+        self.rto_base = timeout if timeout < MAX_RTO else MAX_RTO
         self.backoff = 0

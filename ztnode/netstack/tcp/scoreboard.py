@@ -1,6 +1,6 @@
 """What is in flight, and what is known of it (RFC 6675's scoreboard, in ranges instead of segments).
 
-[una, nxt) is tiled by `Span`s. A span is what was sent at one moment and has one fate: in flight, lost (and not yet
+[una, nxt) is tiled by ``Span``s. A span is what was sent at one moment and has one fate: in flight, lost (and not yet
 sent again), or selectively acknowledged. A batch of forty segments is one span; an acknowledgement splits or shrinks
 the spans at its edges and touches nothing else, so its cost does not depend on how much is in flight. Spans in flight
 are also chained in the order of their transmission, which is the order in which RACK looks at them (RFC 8985
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from ztnode.netstack.tcp.delivery_rate import Stamp
 
-IN_FLIGHT = 0
-LOST = 1
-SACKED = 2
+IN_FLIGHT: Final = 0
+LOST: Final = 1
+SACKED: Final = 2
 
 
 class Span:
@@ -35,7 +35,7 @@ class Span:
         self.state = state
         self.retransmitted = retransmitted
         self.stamp = stamp
-        """For the delivery rate, when anybody wants to know it."""
+        """For the delivery rate, where the congestion control asks for it."""
         self.before: Span = self
         self.after: Span = self
 
@@ -68,7 +68,7 @@ class Scoreboard:
         self._spans: list[Span] = []
         self._lost_heap: list[int] = []
         self.sentinel = Span(una, una, 0.0, SACKED, False)
-        """Head of the transmission order: `sentinel.after` was sent first of all that is in flight."""
+        """Head of the transmission order: ``sentinel.after`` was sent first of all that is in flight."""
         self.sacked = 0
         """Bytes selectively acknowledged."""
         self.lost = 0
@@ -94,7 +94,7 @@ class Scoreboard:
         self.reordered = False
         """Something that was sent once arrived after something that was sent later (RFC 8985 section 6.2 step 4)."""
         self.watched_arrived = False
-        """Something before `watch` arrived by its first transmission (F-RTO, RFC 5682)."""
+        """Something before ``watch`` arrived by its first transmission (F-RTO, RFC 5682)."""
 
     # --- chains ---
     def _link_last(self, span: Span) -> None:
@@ -119,7 +119,7 @@ class Scoreboard:
         span.before = span.after = span
 
     def _split(self, index: int, at: int) -> None:
-        """Cut the span at `index` in two at sequence number `at`."""
+        """Cut the span at ``index`` in two at sequence number ``at``."""
         span = self._spans[index]
         upper = Span(at, span.end, span.sent, span.state, span.retransmitted, span.stamp)
         span.end = at
@@ -162,7 +162,7 @@ class Scoreboard:
             index += 1
 
     def _isolate(self, start: int, end: int) -> int:
-        """Make span boundaries at `start` and `end`; the index of the span that begins at `start`."""
+        """Make span boundaries at ``start`` and ``end``; the index of the span that begins at ``start``."""
         starts, spans = self._starts, self._spans
         index = bisect_right(starts, start) - 1
         if starts[index] < start:
@@ -206,7 +206,7 @@ class Scoreboard:
                 self.reordered = True
 
     def acknowledge(self, upto: int) -> None:
-        """Everything before `upto` is acknowledged cumulatively."""
+        """Everything before ``upto`` is acknowledged cumulatively."""
         spans = self._spans
         gone = 0
         for span in spans:
@@ -282,14 +282,18 @@ class Scoreboard:
                     self._unlink(span)
                 span.state = SACKED
                 index += 1
-            # Merge with a SACKed successor.
-            at = index - 1
-            if index < len(spans) and spans[index].state == SACKED and spans[at].end == spans[index].start:
-                spans[at].end = spans[index].end
-                del spans[index]
-                del starts[index]
+            self._join_successor(index - 1)
         if end > self.fack:
             self.fack = end
+
+    def _join_successor(self, index: int) -> None:
+        """Make the SACKed span at ``index`` and the one behind it one, if that is SACKed too."""
+        spans = self._spans
+        following = index + 1
+        if following < len(spans) and spans[following].state == SACKED and spans[index].end == spans[following].start:
+            spans[index].end = spans[following].end
+            del spans[following]
+            del self._starts[following]
 
     # --- loss ---
     def mark_lost(self, span: Span) -> None:

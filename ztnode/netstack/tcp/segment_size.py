@@ -1,22 +1,22 @@
-"""How large a segment may be: the path's MTU, what the peer takes, and what a black hole taught us."""
+"""How large a segment may be: the path's MTU, what the peer takes, and what a black hole taught us.
+
+The size of a full segment that follows is kept in one place, ``CongestionControl.mss``, whose unit it is.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Final
 
-from ztnode.netstack.tcp.network import Flow
+from ztnode.netstack.tcp.ip_service import IpFlow
 
-if TYPE_CHECKING:
-    from ztnode.netstack.tcp.connection import TcpConnection
-
-DEFAULT_PEER_MSS = 536
+DEFAULT_PEER_MSS: Final = 536
 """What a peer takes that does not say (RFC 9293 section 3.7.1), bytes."""
-MIN_MSS = 88
+MIN_MSS: Final = 88
 """Less would let a peer make us send headers only (the kernel's floor is of this order)."""
-_TIMESTAMPS = 12
-_BLACK_HOLE_STEPS = (1280, 576)
-_BLACK_HOLE_HOLD = 4.0
-_BLACK_HOLE_HOLD_MAX = 600.0
+_TIMESTAMPS: Final = 12
+_BLACK_HOLE_STEPS: Final = (1280, 576)
+_BLACK_HOLE_HOLD: Final = 4.0
+_BLACK_HOLE_HOLD_MAX: Final = 600.0
 """Seconds until the full size is tried again: heavy loss looks like a black hole, so the first suspicion is short; it
 doubles each time up to RFC 1191 section 6.3's ten minutes."""
 
@@ -26,7 +26,7 @@ class SegmentSize:
 
     __slots__ = ("_flow", "_headers", "_hold", "cap", "cap_until", "generation", "peer_mss")
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: IpFlow) -> None:
         self._flow = flow
         self._headers = 40 if len(flow.local) == 4 else 60
         self._hold = _BLACK_HOLE_HOLD
@@ -70,15 +70,3 @@ class SegmentSize:
                 self._hold = min(2 * self._hold, _BLACK_HOLE_HOLD_MAX)
                 return True
         return False
-
-
-def renew(connection: TcpConnection) -> bool:
-    """Recompute the connection's segment size; True when it shrank."""
-    snd = connection.snd
-    mss = connection.size.effective(connection.ts_ok)
-    old = snd.mss
-    if mss == old:
-        return False
-    snd.mss = mss
-    snd.recovery.set_mss(mss)
-    return mss < old

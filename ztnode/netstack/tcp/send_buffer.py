@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import Final
 
-from ztnode.netstack.tcp.network import Buffer
+from ztnode.wire.buffer import Buffer
 
-_SMALL = 2048
+_SMALL: Final = 2048
 """Writes below this many bytes are copied together: a gather list of many tiny views costs more than the copy."""
-_TAIL = 8192
-_COMPACT = 64
+_TAIL: Final = 8192
 
 
 class SendBuffer:
     """Bytes [start, end) of the send sequence space.
 
-    Positions are unwrapped sequence numbers (plain growing integers). `start` moves by `acknowledge`, `end` by
-    `append`. Chunks are freed whole: memory held is at most one chunk more than `end - start`.
+    Positions are unwrapped sequence numbers (plain growing integers). ``start`` moves by ``acknowledge``, ``end`` by
+    ``append``. Chunks are freed whole: memory held is at most one chunk more than ``end - start``.
     """
 
-    __slots__ = ("_chunks", "_starts", "_tail", "_tail_start", "_tail_used", "end", "start")
+    __slots__ = ("_chunks", "_starts", "_tail", "_tail_used", "end", "start")
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -28,13 +28,12 @@ class SendBuffer:
         self._chunks: list[memoryview] = []
         self._tail: memoryview | None = None  # preallocated room that small writes fill
         self._tail_used = 0
-        self._tail_start = 0
 
     def __len__(self) -> int:
         return self.end - self.start
 
     def append(self, data: Buffer) -> None:
-        """Queue `data`. Large buffers are referenced, not copied: the caller must not change them any more."""
+        """Queue ``data``. Large buffers are referenced, not copied: the caller must not change them any more."""
         length = len(data)
         if length >= _SMALL:
             self._starts.append(self.end)
@@ -55,7 +54,6 @@ class SendBuffer:
                 return
             tail = self._tail = memoryview(bytearray(_TAIL))
             self._tail_used = 0
-            self._tail_start = self.end
             self._starts.append(self.end)
             self._chunks.append(tail[:0])
         used = self._tail_used
@@ -65,7 +63,7 @@ class SendBuffer:
         self.end += length
 
     def acknowledge(self, upto: int) -> None:
-        """Free everything before `upto` (start <= upto <= end)."""
+        """Free everything before ``upto`` (start <= upto <= end)."""
         self.start = upto
         starts, chunks = self._starts, self._chunks
         if upto == self.end:
@@ -79,7 +77,7 @@ class SendBuffer:
             del chunks[:gone]
 
     def cut(self, start: int, end: int, size: int) -> list[tuple[memoryview, ...]]:
-        """[start, end) as segments of `size` bytes (the last may be shorter), each a tuple of views."""
+        """[start, end) as segments of ``size`` bytes (the last may be shorter), each a tuple of views."""
         starts, chunks = self._starts, self._chunks
         index = bisect_right(starts, start) - 1
         chunk = chunks[index]

@@ -1,27 +1,29 @@
 """The sending half of a connection: buffer, peer's window, Nagle, silly-window avoidance, segmenting.
 
-`Recovery` says what is lost and how much congestion control allows; this decides what goes out and builds it.
+``Recovery`` says what is lost and how much congestion control allows; this decides what goes out and builds it.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
+from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.congestion.base import CongestionControl
-from ztnode.netstack.tcp.framing import SegmentWriter
-from ztnode.netstack.tcp.network import Frame
+from ztnode.netstack.tcp.framing import HeaderFields, SegmentWriter
 from ztnode.netstack.tcp.pacing import Pacer
 from ztnode.netstack.tcp.recovery import Recovery
 from ztnode.netstack.tcp.rtt import RttEstimator
 from ztnode.netstack.tcp.send_buffer import SendBuffer
 from ztnode.wire import tcp as wire
 
-_ACK = wire.ACK
-_ACK_PSH = wire.ACK | wire.PSH
-_MAX_PERSIST = 60.0
-_MIN_PERSIST = 0.2
+_ACK: Final = wire.ACK
+_ACK_PSH: Final = wire.ACK | wire.PSH
+_MAX_PERSIST: Final = 60.0
+_MIN_PERSIST: Final = 0.2
 
 
 class Sender:
-    """What is to be sent. Sequence numbers are unwrapped; `iss` is our initial one."""
+    """What is to be sent. Sequence numbers are unwrapped; ``iss`` is our initial one."""
 
     __slots__ = (
         "_pacer",
@@ -33,7 +35,6 @@ class Sender:
         "last_progress",
         "last_sent",
         "max_window",
-        "mss",
         "nodelay",
         "paced_at",
         "persist_at",
@@ -41,22 +42,18 @@ class Sender:
         "persist_since",
         "recovery",
         "rtt",
-        "sack_ok",
         "scale",
         "wl1",
         "wl2",
         "writer",
     )
 
-    def __init__(self, iss: int, writer: SegmentWriter, rtt: RttEstimator, cc: CongestionControl, mss: int) -> None:
+    def __init__(self, iss: int, writer: SegmentWriter, rtt: RttEstimator, cc: CongestionControl) -> None:
         self.iss = iss
         self.writer = writer
         self.rtt = rtt
-        self.mss = mss
-        """Payload bytes of a full segment: path MTU less headers and timestamps, at most what the peer announced."""
         self.buffer = SendBuffer(iss + 1)
-        self.sack_ok = False
-        self.recovery = Recovery(cc, rtt, iss + 1, mss, sack_ok=False)
+        self.recovery = Recovery(cc, rtt, iss + 1)
         self.edge = iss + 1
         """Right edge of the peer's window."""
         self.scale = 0
@@ -78,19 +75,14 @@ class Sender:
         self._small_end = iss + 1
 
     @property
-    def fin_sent(self) -> bool:
-        """Our FIN went out (it follows the last byte of the buffer)."""
-        return self.recovery.nxt > self.buffer.end
-
-    @property
-    def fin_acked(self) -> bool:
-        """Our FIN was acknowledged."""
-        return self.fin_queued and self.recovery.una > self.buffer.end
+    def mss(self) -> int:
+        """Payload bytes of a full segment: path MTU less headers and timestamps, at most what the peer announced."""
+        return self.recovery.cc.mss
 
     def open_window(self, seq: int, ack: int, window: int) -> bool:
         """Take over the window of a segment, unless an older one overtook it (RFC 9293 section 3.10.7.4).
 
-        `window` is in bytes. Returns whether the right edge moved.
+        ``window`` is in bytes. Returns whether the right edge moved.
         """
         if self.wl1 < seq or (self.wl1 == seq and self.wl2 <= ack):
             self.wl1 = seq
@@ -106,48 +98,48 @@ class Sender:
         return False
 
     def acknowledged(self, una: int, now: float) -> None:
-        """The peer has everything before `una`: free it."""
+        """The peer has everything before ``una``: free it."""
         buffer = self.buffer
         self.last_progress = now
         end = buffer.end
         buffer.acknowledge(una if una < end else end)
 
     # --- output ---
-    def emit(self, start: int, end: int, ack: int, window: int, options: bytes) -> list[Frame]:
+    def emit(self, start: int, end: int, fields: HeaderFields) -> list[Frame]:
         """Frames for [start, end), FIN included when the range covers it."""
         buffer = self.buffer
         stop = buffer.end
         fin = end > stop
         if start >= stop:
-            return [self.writer.control(start, ack, wire.FIN | _ACK, window, options)]
+            return [self.writer.control(start, wire.FIN | _ACK, fields)]
         last = _ACK_PSH | wire.FIN if fin else (_ACK_PSH if end == stop else _ACK)
-        payloads = buffer.cut(start, stop if fin else end, self.mss)
-        return self.writer.data(payloads, start, ack, _ACK, last, window, options)
+        payloads = buffer.cut(start, stop if fin else end, self.recovery.cc.mss)
+        return self.writer.data(payloads, start, _ACK, last, fields)
 
-    def output(self, frames: list[Frame], ack: int, window: int, options: bytes, tsval: int, now: float) -> None:
+    def output(self, frames: list[Frame], fields: HeaderFields, now: float) -> None:
         """Append what may be sent now: retransmissions first, then new data and the FIN."""
         recovery = self.recovery
         self.paced_at = None
         if recovery.board.lost and not recovery.prefers_new_data:
-            self._retransmit(frames, ack, window, options, tsval, now)
+            self._retransmit(frames, fields, now)
         buffer = self.buffer
         nxt = recovery.nxt
         end = buffer.end
         if nxt < end:
-            self._new_data(frames, ack, window, options, now)
+            self._new_data(frames, fields, now)
             nxt = recovery.nxt
         if nxt >= end:
             recovery.ran_dry()
         if self.fin_queued and nxt == end and (nxt < self.edge or recovery.flight == 0):
             # Data exhausted: the FIN. (The peer must take it whatever its window is when nothing else is outstanding.)
-            frames.extend(self.emit(nxt, nxt + 1, ack, window, options))
+            frames.extend(self.emit(nxt, nxt + 1, fields))
             recovery.sent_new(nxt + 1, now)
             self.last_sent = now
         if recovery.prefers_new_data:
             recovery.prefers_new_data = False
             if recovery.nxt == recovery.point:
                 recovery.abandon_frto()
-                self._retransmit(frames, ack, window, options, tsval, now)
+                self._retransmit(frames, fields, now)
         if self.paced_at is not None:
             due = self._pacer.due
             self.paced_at = due if due > now else None  # otherwise it was the peer's window that held us back
@@ -159,9 +151,9 @@ class Sender:
         allowance = recovery.allowance()
         rate = recovery.cc.pacing_rate
         if rate is not None and allowance > 0:
-            room = self._pacer.room(rate, self.mss, now)
+            room = self._pacer.room(rate, recovery.cc.mss, now)
             if room < allowance:
-                self.paced_at = now  # `output` says when in the end
+                self.paced_at = now  # ``output`` says when in the end
                 return room
         return allowance
 
@@ -171,9 +163,9 @@ class Sender:
         if rate is not None:
             self._pacer.sent(length, rate, now)
 
-    def _retransmit(self, frames: list[Frame], ack: int, window: int, options: bytes, tsval: int, now: float) -> None:
+    def _retransmit(self, frames: list[Frame], fields: HeaderFields, now: float) -> None:
         recovery = self.recovery
-        mss = self.mss
+        mss = recovery.cc.mss
         while True:
             span = recovery.next_retransmission()
             if span is None:
@@ -186,18 +178,18 @@ class Sender:
             room = max(allowance // mss * mss, mss) if not recovery.force_retransmit else mss
             if length > room:
                 length = room
-            frames.extend(self.emit(start, start + length, ack, window, options))
-            recovery.sent_again(start, start + length, now, tsval)
+            frames.extend(self.emit(start, start + length, fields))
+            recovery.sent_again(start, start + length, now, fields.tsval)
             self._sent(length, now)
 
-    def _new_data(self, frames: list[Frame], ack: int, window: int, options: bytes, now: float) -> None:
+    def _new_data(self, frames: list[Frame], fields: HeaderFields, now: float) -> None:
         recovery = self.recovery
         nxt = recovery.nxt
-        mss = self.mss
+        mss = recovery.cc.mss
         pending = self.buffer.end - nxt
         flight = nxt - recovery.una
         if flight == 0 and now - self.last_sent > self.rtt.rto and self.last_sent:
-            recovery.on_idle(now)
+            recovery.cc.on_idle()
         offered = self.edge - nxt
         allowance = self._allowance(now)
         usable = offered if offered < allowance else allowance
@@ -222,7 +214,7 @@ class Sender:
             self._small_end = end
         if self.fin_queued and end == self.buffer.end:
             end += 1  # the FIN travels with the last data
-        frames.extend(self.emit(nxt, end, ack, window, options))
+        frames.extend(self.emit(nxt, end, fields))
         if flight == 0:
             self.last_progress = now
         recovery.sent_new(end, now)
@@ -248,43 +240,43 @@ class Sender:
         """The peer lives, its window is still closed."""
         self.persist_since = now
 
-    def on_persist(self, frames: list[Frame], ack: int, window: int, options: bytes, now: float) -> None:
+    def on_persist(self, frames: list[Frame], fields: HeaderFields, now: float) -> None:
         """The persist timer: send what a small window takes, or ask with an empty segment that the peer has to answer.
 
         The empty segment carries the sequence number before the window, as keep-alives do (RFC 1122 section 4.2.3.6):
         unlike a byte of data beyond the window it leaves nothing behind to be retransmitted.
         """
         recovery = self.recovery
-        offered = min(self.edge - recovery.nxt, self.mss)
+        offered = min(self.edge - recovery.nxt, recovery.cc.mss)
         if offered > 0:
             end = min(recovery.nxt + offered, self.buffer.end)
-            frames.extend(self.emit(recovery.nxt, end, ack, window, options))
+            frames.extend(self.emit(recovery.nxt, end, fields))
             recovery.sent_new(end, now)
             self.persist_at = None
             return
-        frames.append(self.probe(ack, window, options))
+        frames.append(self.probe(fields))
         self.persist_backoff += 1
         self.persist_at = now + self._persist_interval()
 
-    def probe(self, ack: int, window: int, options: bytes) -> Frame:
+    def probe(self, fields: HeaderFields) -> Frame:
         """An empty segment that the peer has to answer: window probe and keep-alive."""
-        return self.writer.control(self.recovery.una - 1, ack, _ACK, window, options)
+        return self.writer.control(self.recovery.una - 1, _ACK, fields)
 
-    def tail_probe(self, frames: list[Frame], ack: int, window: int, options: bytes, tsval: int, now: float) -> None:
+    def tail_probe(self, frames: list[Frame], fields: HeaderFields, now: float) -> None:
         """RFC 8985 section 7.3: one new segment if there is one, else the last one again."""
         recovery = self.recovery
         nxt = recovery.nxt
-        new = min(self.buffer.end - nxt, self.mss, self.edge - nxt)
+        new = min(self.buffer.end - nxt, recovery.cc.mss, self.edge - nxt)
         if new > 0:
-            frames.extend(self.emit(nxt, nxt + new, ack, window, options))
+            frames.extend(self.emit(nxt, nxt + new, fields))
             recovery.sent_new(nxt + new, now)
             recovery.tail_probe_sent(retransmitted=False)
         else:
             span = recovery.board.last_sent_range()
             if span is not None:
-                start = max(span[0], span[1] - self.mss)
-                frames.extend(self.emit(start, span[1], ack, window, options))
-                recovery.sent_again(start, span[1], now, tsval)
+                start = max(span[0], span[1] - recovery.cc.mss)
+                frames.extend(self.emit(start, span[1], fields))
+                recovery.sent_again(start, span[1], now, fields.tsval)
                 recovery.tail_probe_sent(retransmitted=True)
         recovery.arm_rto(now)
         self.last_sent = now

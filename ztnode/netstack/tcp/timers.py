@@ -2,146 +2,152 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Final
 
-from ztnode.netstack.tcp.control_segments import announced_window, timestamps_option, tsval
+from ztnode.netstack.frame import Frame
+from ztnode.netstack.tcp.control_segments import header_fields
 from ztnode.netstack.tcp.ending import finish, timed_out
-from ztnode.netstack.tcp.network import Frame
 from ztnode.netstack.tcp.recovery import Timer
-from ztnode.netstack.tcp.segment_size import renew
 from ztnode.netstack.tcp.state import State
+from ztnode.netstack.tcp.tcb import ControlBlock
 
-if TYPE_CHECKING:
-    from ztnode.netstack.tcp.connection import TcpConnection
+_USER_TIMEOUT: Final = 120.0
+"""Unacknowledged data older than this ends the connection with ETIMEDOUT (RFC 9293 section 3.8.3: at least 100 s)."""
+_SYN_ACK_RETRIES: Final = 5
+_BLACK_HOLE_TIMEOUTS: Final = 3
 
-_SYN_ACK_RETRIES = 5
-_BLACK_HOLE_TIMEOUTS = 3
 
-
-def next_deadline(connection: TcpConnection) -> float | None:
+def next_deadline(tcb: ControlBlock) -> float | None:
     """The earliest of our timers."""
-    snd = connection.snd
+    snd, timers = tcb.snd, tcb.timers
     due = snd.recovery.deadline
     for other in (
-        connection.rcv.delayed_at,
+        tcb.rcv.acks.delayed_at,
         snd.persist_at,
         snd.paced_at,
-        connection.state_timer_at,
-        connection.syn_due,
+        timers.keepalive_at,
+        timers.syn_due,
+        timers.connect_at,
+        timers.fin_wait_2_at,
     ):
         if other is not None and (due is None or other < due):
             due = other
     return due
 
 
-def handle_timer(connection: TcpConnection, now: float) -> None:
+def handle_timer(tcb: ControlBlock, now: float) -> None:
     """Whatever is due."""
-    if connection.state is State.CLOSED or connection.state is State.TIME_WAIT:
+    if tcb.closed or _limit_of_state(tcb, now) or _keepalive_timer(tcb, now) or _syn_timer(tcb, now):
         return
-    rcv, snd = connection.rcv, connection.snd
-    at = connection.state_timer_at
-    if at is not None and at <= now and not _state_timer(connection, now):
-        return
-    at = connection.syn_due
-    if at is not None and at <= now and not _syn_timer(connection):
-        return
-    if rcv.delayed_at is not None and rcv.delayed_at <= now:
-        rcv.on_delayed_ack()
+    acks, snd = tcb.rcv.acks, tcb.snd
+    if acks.delayed_at is not None and acks.delayed_at <= now:
+        acks.on_timer()
     if snd.paced_at is not None and snd.paced_at <= now:
         snd.paced_at = None  # the flush sends on, if there is still something to send
     frames: list[Frame] = []
-    at = snd.recovery.deadline
-    if at is not None and at <= now and not _retransmission_timer(connection, frames, now):
+    if _retransmission_timer(tcb, frames, now) or _persist_timer(tcb, frames, now):
         return
-    if snd.persist_at is not None and snd.persist_at <= now:
-        if _window_stays_shut(connection, now):
-            timed_out(connection)
-            return
-        options = timestamps_option(connection, now)
-        snd.on_persist(frames, rcv.nxt, announced_window(connection), options, now)
     if frames:
-        connection.flow.send(frames)
-    connection.layer.want_flush(connection)
+        tcb.link.flow.send(frames)
+    tcb.layer.want_flush(tcb)
 
 
-def _syn_timer(connection: TcpConnection) -> bool:
-    """A SYN or SYN-ACK was not answered; False when that was the last."""
-    connection.syn_retries += 1
-    if connection.state is State.SYN_RECEIVED and connection.syn_retries > _SYN_ACK_RETRIES:
-        timed_out(connection)
+# --- each of these says whether the connection is over ---
+def _limit_of_state(tcb: ControlBlock, now: float) -> bool:
+    """The attempt to connect took too long, or an orphan's peer does not close."""
+    timers = tcb.timers
+    if timers.connect_at is not None and timers.connect_at <= now:
+        timed_out(tcb)
+        return True
+    if timers.fin_wait_2_at is not None and timers.fin_wait_2_at <= now:
+        finish(tcb, None)
+        return True
+    return False
+
+
+def _syn_timer(tcb: ControlBlock, now: float) -> bool:
+    """A SYN or SYN-ACK was not answered: the flush repeats it."""
+    timers = tcb.timers
+    if timers.syn_due is None or timers.syn_due > now:
         return False
-    return True  # flush repeats it
+    timers.syn_retries += 1
+    if tcb.state is State.SYN_RECEIVED and timers.syn_retries > _SYN_ACK_RETRIES:
+        timed_out(tcb)
+        return True
+    return False
 
 
-def _retransmission_timer(connection: TcpConnection, frames: list[Frame], now: float) -> bool:
-    """One of RFC 8985's timers or the retransmission timeout (RFC 6298); False when the connection is over."""
-    snd, recovery = connection.snd, connection.snd.recovery
+def _retransmission_timer(tcb: ControlBlock, frames: list[Frame], now: float) -> bool:
+    """One of RFC 8985's timers or the retransmission timeout (RFC 6298)."""
+    snd, recovery = tcb.snd, tcb.snd.recovery
+    if recovery.deadline is None or recovery.deadline > now:
+        return False
     timer = recovery.timer
     if timer == Timer.REORDER:
         recovery.on_reorder_timer(now)
-        return True
+        return False
     if timer == Timer.TAIL_PROBE:
-        options = timestamps_option(connection, now)
-        window = announced_window(connection)
-        snd.tail_probe(frames, connection.rcv.nxt, window, options, tsval(connection, now), now)
-        return True
-    if now - snd.last_progress > connection.config.user_timeout:
-        timed_out(connection)
+        snd.tail_probe(frames, header_fields(tcb, now), now)
         return False
+    if now - snd.last_progress > _USER_TIMEOUT:
+        timed_out(tcb)
+        return True
     recovery.on_timeout(now)
-    full_size = recovery.flight >= snd.mss
-    if full_size and recovery.consecutive_timeouts >= _BLACK_HOLE_TIMEOUTS and connection.size.step_down(now):
-        connection.layer.count("path_mtu_black_hole")
-        renew(connection)
-    return True
+    full_size = recovery.flight >= recovery.cc.mss
+    if full_size and recovery.consecutive_timeouts >= _BLACK_HOLE_TIMEOUTS and tcb.link.size.step_down(now):
+        tcb.layer.count("path_mtu_black_hole")
+        tcb.renew_segment_size()
+    return False
 
 
-def _window_stays_shut(connection: TcpConnection, now: float) -> bool:
+def _persist_timer(tcb: ControlBlock, frames: list[Frame], now: float) -> bool:
+    """Ask about a window that is shut (RFC 9293 section 3.8.6.1), or give up."""
+    snd = tcb.snd
+    if snd.persist_at is None or snd.persist_at > now:
+        return False
+    if _window_stays_shut(tcb, now):
+        timed_out(tcb)
+        return True
+    snd.on_persist(frames, header_fields(tcb, now), now)
+    return False
+
+
+def _window_stays_shut(tcb: ControlBlock, now: float) -> bool:
     """Whether to stop asking: the peer does not answer, or nobody would learn that it ever opened its window."""
-    snd, config = connection.snd, connection.config
-    if now - snd.persist_since > config.user_timeout:
+    snd, config = tcb.snd, tcb.config
+    if now - snd.persist_since > _USER_TIMEOUT:
         return True
-    if not connection.orphaned:
+    if not tcb.orphaned:
         return False
-    if connection.orphan_asks_since is None:
-        connection.orphan_asks_since = now
-    return now - max(connection.orphan_asks_since, snd.last_progress) > config.orphan_timeout
+    if tcb.orphan_asks_since is None:
+        tcb.orphan_asks_since = now
+    return now - max(tcb.orphan_asks_since, snd.last_progress) > config.orphan_timeout
 
 
-def _state_timer(connection: TcpConnection, now: float) -> bool:
-    """Connect timeout, FIN-WAIT-2 or keep-alive, whichever the state has."""
-    state = connection.state
-    connection.state_timer_at = None
-    if state is State.SYN_SENT or state is State.SYN_RECEIVED:
-        timed_out(connection)
+def _keepalive_timer(tcb: ControlBlock, now: float) -> bool:
+    """RFC 1122 section 4.2.3.6: has the peer been heard lately; if not, ask it."""
+    config, timers = tcb.config, tcb.timers
+    if timers.keepalive_at is None or timers.keepalive_at > now:
         return False
-    if state is State.FIN_WAIT_2 and connection.orphaned:
-        finish(connection, None)
+    timers.keepalive_at = None
+    if not timers.keepalive:
         return False
-    if connection.keepalive:
-        return _keepalive_timer(connection, now)
-    return True
-
-
-def _keepalive_timer(connection: TcpConnection, now: float) -> bool:
-    """RFC 1122 section 4.2.3.6; False when the peer is gone."""
-    config = connection.config
-    remaining = config.keepalive_idle - (now - max(connection.rcv.arrived_at, connection.snd.last_progress))
-    if remaining > 0.001 and not connection.keepalive_sent:
-        connection.state_timer_at = now + remaining
+    remaining = config.keepalive_idle - (now - max(tcb.rcv.arrived_at, tcb.snd.last_progress))
+    if remaining > 0.001 and not timers.keepalive_sent:
+        timers.keepalive_at = now + remaining
+        return False
+    if timers.keepalive_sent >= config.keepalive_probes:
+        timed_out(tcb)
         return True
-    if connection.keepalive_sent >= config.keepalive_probes:
-        timed_out(connection)
-        return False
-    connection.keepalive_sent += 1
-    connection.state_timer_at = now + config.keepalive_interval
-    options = timestamps_option(connection, now)
-    connection.flow.send([connection.snd.probe(connection.rcv.nxt, announced_window(connection), options)])
-    return True
+    timers.keepalive_sent += 1
+    timers.keepalive_at = now + config.keepalive_interval
+    tcb.link.flow.send([tcb.snd.probe(header_fields(tcb, now))])
+    return False
 
 
-def arm_keepalive(connection: TcpConnection, now: float) -> None:
+def arm_keepalive(tcb: ControlBlock, now: float) -> None:
     """The peer was heard: begin anew to count the silence. (An orphan's time in FIN-WAIT-2 is limited anyway.)"""
-    if connection.keepalive and not (connection.orphaned and connection.state is State.FIN_WAIT_2):
-        connection.keepalive_sent = 0
-        connection.state_timer_at = now + connection.config.keepalive_idle
+    timers = tcb.timers
+    if timers.keepalive and not (tcb.orphaned and tcb.state is State.FIN_WAIT_2):
+        timers.keepalive_sent = 0
+        timers.keepalive_at = now + tcb.config.keepalive_idle

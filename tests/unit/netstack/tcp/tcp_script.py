@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Sequence
+from typing import Any
 
 from tests.unit.netstack.tcp.tcp_sim import A4, B4, PORT, check_frame
+from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.layer import TcpLayer
 from ztnode.netstack.tcp.listener import TcpListener
+from ztnode.netstack.tcp.state import State
 from ztnode.wire import tcp as wire
 from ztnode.wire.checksum import finish, gather_sum
 from ztnode.wire.tcp import ACK, FIN, PSH, RST, SYN
 
-__all__ = ["ACK", "FIN", "PSH", "RST", "SYN", "Script"]
+__all__ = ["ACK", "FIN", "PSH", "RST", "SYN", "Script", "Sent", "state_of"]
 
 MASK = 0xFFFFFFFF
+
+Segment = tuple[bytes, bytes]
+"""(key, bytes) of what the peer says."""
+Sent = list[tuple[wire.Header, bytes]]
+"""What we say: header and text of each segment."""
+
+
+def state_of(connection: TcpConnection) -> State:
+    """Its state now: a type checker takes what was asserted of ``connection.state`` before for true still."""
+    return connection.state
 
 
 class Script:
@@ -37,17 +51,17 @@ class Script:
         self.connection: TcpConnection | None = None
 
     # --- what the layer asks ---
-    def flow_to(self, port_index: int, local: bytes, remote: bytes, now: float) -> Script:
+    def flow_to(self, port_index: int, local: bytes, remote: bytes) -> Script:
         return self
 
-    def send(self, frames) -> None:
+    def send(self, frames: Sequence[Frame]) -> None:
         self.frames.extend(b"".join(frame) for frame in frames)
 
     def confirm(self, now: float) -> None:
         pass
 
     # --- what the test does ---
-    def sent(self) -> list[tuple[wire.Header, bytes]]:
+    def sent(self) -> Sent:
         """What went out since the last call, our numbers relative to our ISN, acknowledgements to the peer's."""
         self.layer.flush(self.now)
         out = []
@@ -62,7 +76,9 @@ class Script:
         self.frames.clear()
         return out
 
-    def segment(self, flags: int, seq: int, ack: int = 0, payload: bytes = b"", window: int = 65535, **options):
+    def segment(
+        self, flags: int, seq: int, ack: int = 0, payload: bytes = b"", window: int = 65535, **options: Any
+    ) -> Segment:
         """One segment of the peer's as (key, bytes)."""
         if "timestamps" not in options and self.ts is not None:
             options["timestamps"] = (self.ts, 0)
@@ -82,17 +98,17 @@ class Script:
         data = data[:16] + finish(total).to_bytes(2, "big") + data[18:]
         return B4 + A4 + data[:4], data
 
-    def inject(self, *segments) -> list[tuple[wire.Header, bytes]]:
+    def inject(self, *segments: Segment) -> Sent:
         """A batch; returns what we answer."""
         self.layer.receive(PORT, [(key, memoryview(data)) for key, data in segments], self.now)
-        self.layer.settle()
+        self.layer.copy_unread()
         return self.sent()
 
-    def say(self, flags: int, seq: int, ack: int = 0, payload: bytes = b"", **options):
+    def say(self, flags: int, seq: int, ack: int = 0, payload: bytes = b"", **options: Any) -> Sent:
         """Inject one segment."""
         return self.inject(self.segment(flags, seq, ack, payload, **options))
 
-    def wait(self, seconds: float) -> list[tuple[wire.Header, bytes]]:
+    def wait(self, seconds: float) -> Sent:
         """Let time pass, timer by timer."""
         end = self.now + seconds
         out = self.sent()
@@ -107,18 +123,20 @@ class Script:
         self.layer.now = end
         return out
 
-    def connect(self, **options) -> TcpConnection:
+    def connect(self, **options: Any) -> TcpConnection:
         """An active open, SYN not yet answered."""
         self.connection = self.layer.connect(self, self.peer_port, self.now, **options)
-        self.our_port = self.connection.local_port
+        self.our_port = self.connection.link.local_port
         return self.connection
 
-    def established(self, *, sack: bool = True, ts: bool = False, window: int = 65535, mss: int = 1000, scale=None):
+    def established(
+        self, *, sack: bool = True, ts: bool = False, window: int = 65535, mss: int = 1000, scale: int | None = None
+    ) -> TcpConnection:
         """A connection that we opened; the handshake took 10 ms. Returns it."""
         connection = self.connect()
         self.sent()
         self.now += 0.01
-        options = {"mss": mss, "sack_permitted": sack, "window_scale": scale}
+        options: dict[str, Any] = {"mss": mss, "sack_permitted": sack, "window_scale": scale}
         if ts:
             self.ts = 1
             options["timestamps"] = (1, 0)
@@ -126,5 +144,5 @@ class Script:
         assert connection.established
         return connection
 
-    def listen(self, **options) -> TcpListener:
+    def listen(self, **options: Any) -> TcpListener:
         return self.layer.listen(80, **options)

@@ -9,9 +9,11 @@ import hashlib
 import heapq
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.layer import TcpLayer
@@ -35,7 +37,7 @@ class Impairment:
     delay: float = 0.005
     jitter: float = 0.0
     rate: float = 0.0
-    """Bytes per second; 0 for no limit. The queue before it holds `queue` seconds."""
+    """Bytes per second; 0 for no limit. The queue before it holds ``queue`` seconds."""
     queue: float = 0.1
     batch: float = 0.0
     """Arrivals are rounded up to multiples of this, so that several make one batch."""
@@ -58,7 +60,7 @@ class SimFlow:
         else:
             self.header = b"\x02" * 12 + b"\x86\xdd" + struct.pack("!IHBB16s16s", 6 << 28, 0, 6, 64, local, remote)
 
-    def send(self, frames) -> None:
+    def send(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             self.host.transmit(b"".join(frame))
 
@@ -89,7 +91,7 @@ class Host:
         self.log: list[tuple[float, wire.Header, int]] = []
         self.poll: Callable[[], None] = lambda: None
 
-    def flow_to(self, port_index: int, local: bytes, remote: bytes, now: float) -> SimFlow:
+    def flow_to(self, port_index: int, local: bytes, remote: bytes) -> SimFlow:
         key = (local, remote)
         if key not in self.flows:
             self.flows[key] = SimFlow(self, local, remote, self.mtu)
@@ -131,7 +133,7 @@ class Host:
         views = [(key, memoryview(copy)) for (key, _), copy in zip(segments, scratch, strict=True)]
         self.layer.receive(PORT, views, now)
         self.poll()
-        self.layer.settle()
+        self.layer.copy_unread()
         for copy in scratch:  # whoever still looks at the ring's memory reads rubbish
             copy[:] = b"\xee" * len(copy)
         self.layer.flush(now)
@@ -139,15 +141,15 @@ class Host:
     def turn(self) -> None:
         """The owner acts and the layer sends."""
         self.poll()
-        self.layer.settle()
+        self.layer.copy_unread()
         self.layer.flush(self.world.now)
 
-    def connect(self, port: int = 80, v6: bool = False, **options) -> TcpConnection:
+    def connect(self, port: int = 80, v6: bool = False, **options: Any) -> TcpConnection:
         family = 1 if v6 else 0
-        flow = self.flow_to(PORT, self.addresses[family], self.peer.addresses[family], self.world.now)
+        flow = self.flow_to(PORT, self.addresses[family], self.peer.addresses[family])
         return self.layer.connect(flow, port, self.world.now, **options)
 
-    def listen(self, port: int = 80, **options) -> TcpListener:
+    def listen(self, port: int = 80, **options: Any) -> TcpListener:
         return self.layer.listen(port, **options)
 
 
@@ -222,7 +224,7 @@ class World:
         return True
 
     def run(self, until: Callable[[], bool], limit: float = 600.0, steps: int = 2_000_000) -> bool:
-        """Run until the condition holds; False when `limit` seconds passed or nothing is left to happen."""
+        """Run until the condition holds; False when ``limit`` seconds passed or nothing is left to happen."""
         self.a.turn()
         self.b.turn()
         end = self.now + limit
@@ -248,7 +250,7 @@ class World:
         self.now = end
         self.a.layer.now = self.b.layer.now = end
 
-    def pair(self, v6: bool = False, **options) -> tuple[TcpConnection, TcpConnection]:
+    def pair(self, v6: bool = False, **options: Any) -> tuple[TcpConnection, TcpConnection]:
         """An established connection from a to b."""
         listener = self.b.listen(80)
         client = self.a.connect(80, v6, **options)
@@ -260,9 +262,9 @@ class World:
 
 
 class Transfer:
-    """Sends `total` pseudo-random bytes from one connection to the other and checks that they arrive whole."""
+    """Sends ``total`` pseudo-random bytes from one connection to the other and checks that they arrive whole."""
 
-    def __init__(self, world: World, source: TcpConnection, sink: TcpConnection, total: int, **options) -> None:
+    def __init__(self, world: World, source: TcpConnection, sink: TcpConnection, total: int, **options: Any) -> None:
         self.source = source
         self.sink = sink
         self.total = total
@@ -288,11 +290,16 @@ class Transfer:
         if self.written == self.total and self.shutdown:
             source.shutdown()
         while sink.readable:
-            for piece in sink.read(self.read_limit):
-                self.got_hash.update(piece)
-                self.received += len(piece)
+            for part in sink.read(self.read_limit):
+                self.got_hash.update(part)
+                self.received += len(part)
         if self.complete and self.finished_at is None:
             self.finished_at = self.world.now
+
+    def seconds_since(self, start: float) -> float:
+        """How long it took, from ``start`` on."""
+        assert self.finished_at is not None
+        return self.finished_at - start
 
     @property
     def complete(self) -> bool:
@@ -303,8 +310,10 @@ class Transfer:
         assert self.got_hash.digest() == self.sent_hash.digest(), f"seed {self.world.seed}: bytes differ"
 
 
-def transfer(world: World, source: TcpConnection, sink: TcpConnection, total: int, limit: float = 600.0, **options):
-    """Run one transfer to its end; returns it (its duration is `finished_at` less the start)."""
+def transfer(
+    world: World, source: TcpConnection, sink: TcpConnection, total: int, limit: float = 600.0, **options: Any
+) -> Transfer:
+    """Run one transfer to its end; returns it."""
     job = Transfer(world, source, sink, total, **options)
     world.a.poll = world.b.poll = job.pump
     began = world.now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from tests.unit.netstack.tcp.tcp_sim import Transfer, World, transfer
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.congestion.bbr import Bbr, Mode, WindowedMax
 from ztnode.netstack.tcp.connection import TcpConnection
-from ztnode.netstack.tcp.delivery_rate import DeliveryRate, RateSample
+from ztnode.netstack.tcp.delivery_rate import DeliveryRate, RateSample, Stamp
 from ztnode.netstack.tcp.pacing import Pacer
 
 MB = 1 << 20
@@ -23,7 +24,7 @@ BDP = int(RATE * 2 * DELAY)
 # --- the delivery rate ---
 
 
-def sample(rate: DeliveryRate, acked: int, stamp, sent_at: float, now: float, lost: int = 0):
+def sample(rate: DeliveryRate, acked: int, stamp: Stamp, sent_at: float, now: float, lost: int = 0) -> RateSample:
     return rate.sample(acked, stamp, sent_at, lost, now, rtt=now - sent_at, srtt=0.01, min_rtt=0.01)
 
 
@@ -86,7 +87,7 @@ def test_pacer_neither_exceeds_the_rate_nor_stops(rate: float, mss: int, turns: 
         assert room % mss == 0
         if room:
             pacer.sent(room, rate, now)
-            assert pacer.due > now  # otherwise a timer for `due` would go off at once
+            assert pacer.due > now  # otherwise a timer for ``due`` would go off at once
             sent += room
         now += turn
     # What a late turn may catch up with, a burst of a millisecond, and the segment that is rounded up to.
@@ -130,7 +131,7 @@ def bbr_world(seed: int = 1, **impairment: float) -> tuple[World, TcpConnection,
     return world, client, server, cc
 
 
-def watched(world: World, client: TcpConnection, server: TcpConnection, total: int, **options) -> Iterator[None]:
+def watched(world: World, client: TcpConnection, server: TcpConnection, total: int, **options: Any) -> Iterator[None]:
     """Runs a transfer and comes up for air whenever something happened."""
     job = Transfer(world, client, server, total, **options)
     world.a.poll = world.b.poll = job.pump
@@ -147,23 +148,23 @@ def test_bbr_fills_the_pipe_and_not_the_queue() -> None:
     world, client, server, cc = bbr_world()
     began = world.now
     modes: list[Mode] = []
-    settled: list[int] = []
+    steady: list[int] = []
     for _ in watched(world, client, server, 20 * MB):
         if not modes or modes[-1] != cc.mode:
             modes.append(cc.mode)
         if world.now - began > 0.5:
-            settled.append(client.snd.recovery.pipe)
+            steady.append(client.snd.recovery.pipe)
     assert modes == [Mode.STARTUP, Mode.DRAIN, Mode.PROBE_BW]
     assert 20 * MB / (world.now - began) > 0.9 * RATE
-    assert max(settled) < 3 * BDP
-    assert sum(settled) / len(settled) < 2 * BDP
+    assert max(steady) < 3 * BDP
+    assert sum(steady) / len(steady) < 2 * BDP
     assert client.info()["retransmits"] == 0
 
 
 def test_bbr_cycles_through_its_gains() -> None:
     """Section 4.3.4: a quarter more, a quarter less, six times even; and the rate follows."""
     world, client, server, cc = bbr_world()
-    paces = []
+    paces: list[float] = []
     for _ in watched(world, client, server, 10 * MB):
         if cc.mode == Mode.PROBE_BW and cc.pacing_rate is not None:
             gain = round(cc.pacing_rate / cc._btl_bw.value / 0.99, 2)
@@ -289,11 +290,11 @@ def test_bbr_holds_the_window_at_a_loss_and_gives_it_back_when_it_was_none() -> 
     for pipe in (20_000, 1000):
         cc = Bbr(1000)
         cc.cwnd = 100_000
-        cc.on_congestion(100_000, 1.0)
+        cc.on_congestion(100_000)
         loss = RateSample(50_000, 0, 1e6, app_limited=False, acked=1000, lost=1000, rtt=0.02, srtt=0.02)
         cc.on_sample(loss, pipe, 1.0)
         assert cc.cwnd == pipe + 1000
-        cc.undo(1.01)
+        cc.undo()
         assert cc.cwnd == 100_000
 
 

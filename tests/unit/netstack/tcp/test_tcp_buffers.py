@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ztnode.netstack.tcp.framing import payload_sums
-from ztnode.netstack.tcp.receive import Reassembly, ReceiveQueue, ReceiveWindow
+from ztnode.netstack.tcp.receive_buffer import Reassembly, ReceiveQueue, ReceiveWindow
 from ztnode.netstack.tcp.scoreboard import IN_FLIGHT, LOST, SACKED, Scoreboard
 from ztnode.netstack.tcp.send_buffer import SendBuffer
 from ztnode.wire.checksum import NATIVE_FACTOR, region_sum
@@ -62,8 +62,8 @@ def test_send_buffer_gathers_small_writes() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["push", "read", "settle"]), st.integers(1, 6000)), max_size=40))
-def test_receive_queue_is_a_pipe_whose_memory_is_its_own_after_settle(steps: list[tuple[str, int]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(["push", "read", "copy"]), st.integers(1, 6000)), max_size=40))
+def test_receive_queue_is_a_pipe_whose_memory_is_its_own_after_copy_unread(steps: list[tuple[str, int]]) -> None:
     queue = ReceiveQueue()
     expected = b""
     got = b""
@@ -76,7 +76,7 @@ def test_receive_queue_is_a_pipe_whose_memory_is_its_own_after_settle(steps: lis
         elif what == "read":
             got += b"".join(queue.read(size))
         else:
-            queue.settle()
+            queue.copy_unread()
             for piece in ring:
                 piece[:] = bytes(len(piece))
             ring.clear()
@@ -89,7 +89,7 @@ def test_receive_queue_merges_what_trickles_in() -> None:
     queue = ReceiveQueue()
     for _ in range(5000):
         queue.push(memoryview(b"z"))
-        queue.settle()
+        queue.copy_unread()
     assert len(queue._pieces) < 10
     assert b"".join(queue.read(10000)) == b"z" * 5000
 

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tests.unit.netstack.tcp.tcp_script import ACK, FIN, RST, SYN, Script
+from tests.unit.netstack.tcp.tcp_script import ACK, FIN, RST, SYN, Script, Sent, state_of
 from ztnode.netstack.tcp import arrival
 from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.state import State
+from ztnode.netstack.tcp.tcb import ControlBlock
 
 
-def flags(out) -> list[int]:
+def flags(out: Sent) -> list[int]:
     return [header.flags for header, _ in out]
 
 
 @pytest.fixture
 def long_way(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Flags of the segments that header prediction did not settle."""
+    """Flags of the segments that header prediction did not take."""
     seen: list[int] = []
     original = arrival._arrived
 
-    def spy(connection, seq, ack, flags, *rest) -> None:
-        seen.append(flags)
-        original(connection, seq, ack, flags, *rest)
+    def spy(tcb: ControlBlock, seg: arrival.Arrival, now: float) -> None:
+        seen.append(seg.flags)
+        original(tcb, seg, now)
 
     monkeypatch.setattr(arrival, "_arrived", spy)
     return seen
 
 
-# ------------------------------------------------------------------ header prediction beyond ESTABLISHED
+# --- header prediction beyond ESTABLISHED ---
 @pytest.mark.parametrize("ts", [False, True])
 def test_a_download_after_the_peers_half_close_stays_on_the_fast_path(long_way: list[int], ts: bool) -> None:
     s = Script()
@@ -42,7 +45,7 @@ def test_a_download_after_the_peers_half_close_stays_on_the_fast_path(long_way: 
         s.now += 0.01
         out = s.say(ACK, 2, max(header.sequence + len(payload) for header, payload in out))
     assert long_way == []
-    assert c.unsent == 0
+    assert c.unacknowledged == 0
     assert c.info()["timeouts"] == c.info()["retransmits"] == 0
 
 
@@ -82,7 +85,7 @@ def test_text_after_the_peers_fin_is_not_taken() -> None:
     s.say(ACK, 2, 1001, b"after the end")
     assert c.readable == 0
     assert c.eof
-    assert c.unsent == 0  # the acknowledgement counts
+    assert c.unacknowledged == 0  # the acknowledgement counts
 
 
 def test_a_fin_that_overtook_its_data_is_taken_when_ours_is_acknowledged_first() -> None:
@@ -94,7 +97,7 @@ def test_a_fin_that_overtook_its_data_is_taken_when_ours_is_acknowledged_first()
     s.say(ACK, 1, 2)
     assert c.state is State.FIN_WAIT_2
     s.say(ACK, 1, 2, b"x" * 100)
-    assert c.state is State.TIME_WAIT
+    assert state_of(c) is State.TIME_WAIT
     assert c.readable == 100
 
 
@@ -107,7 +110,7 @@ def test_text_for_an_owner_that_shut_down_and_then_closed_resets() -> None:
     assert c.state is State.FIN_WAIT_2
     c.close()
     assert RST | ACK in flags(s.say(ACK, 1, 2, b"too late"))
-    assert c.state is State.CLOSED
+    assert state_of(c) is State.CLOSED
 
 
 def test_a_new_syn_right_behind_the_last_acknowledgement_is_heard() -> None:
@@ -123,7 +126,7 @@ def test_a_new_syn_right_behind_the_last_acknowledgement_is_heard() -> None:
     assert c.state is State.CLOSED
 
 
-# ------------------------------------------------------------------ orphans
+# --- orphans ---
 def test_an_orphan_that_meets_nothing_but_a_closed_window_ends() -> None:
     """With an owner it stays open for ever (RFC 1122 section 4.2.2.17); without one, what it holds is nobody's."""
     s = Script(TcpConfig(orphan_timeout=100.0))
@@ -143,7 +146,7 @@ def test_an_orphan_that_meets_nothing_but_a_closed_window_ends() -> None:
         assert s.now - closed < 100.0 + 2 * 60.0 + 5.0  # the limit, and the longest pauses between probes
     assert s.now - closed >= 100.0
     assert isinstance(c.error, TimeoutError)
-    assert c.unsent == 0
+    assert c.unacknowledged == 0
     assert s.layer.next_timer() is None
 
 
@@ -182,7 +185,7 @@ def test_the_time_in_fin_wait_2_counts_from_the_close() -> None:
     s.wait(59.0)
     assert c.state is State.FIN_WAIT_2
     s.wait(2.0)
-    assert c.state is State.CLOSED
+    assert state_of(c) is State.CLOSED
 
 
 def test_orphans_are_limited_in_number() -> None:
@@ -252,9 +255,9 @@ def test_orphans_that_only_wait_for_a_fin_make_room_for_each_other() -> None:
         s.peer_port += 1
     assert [c.state is State.CLOSED for c in connections] == [True, True, False, False, False]
     assert all(c.error is None for c in connections)
-    assert not s.layer.orphans
+    assert not s.layer.orphans.delivering
     s.wait(61.0)
-    assert not s.layer.orphans_in_fin_wait_2
+    assert not s.layer.orphans.in_fin_wait_2
     assert s.layer.next_timer() is None
 
 
@@ -267,7 +270,7 @@ def test_no_end_of_a_connection_leaves_an_orphan_counted() -> None:
         s.sent()
         if end == "time-wait through fin-wait-2":
             s.say(ACK, 1, 2)
-            assert list(s.layer.orphans_in_fin_wait_2) == [c]
+            assert list(s.layer.orphans.in_fin_wait_2) == [c]
         if end == "reset":
             s.say(RST, 1)
         elif end == "abort":
@@ -277,7 +280,7 @@ def test_no_end_of_a_connection_leaves_an_orphan_counted() -> None:
         else:
             s.layer.port_removed(s.port_index, s.now)
         assert c.closed, end
-        ends.append(len(s.layer.orphans) + len(s.layer.orphans_in_fin_wait_2))
+        ends.append(len(s.layer.orphans.delivering) + len(s.layer.orphans.in_fin_wait_2))
         s.peer_port += 1
     assert ends == [0, 0, 0, 0, 0]
 
@@ -296,13 +299,13 @@ def test_an_orphan_in_fin_wait_2_is_kept_by_nothing_the_peer_says() -> None:
         s.wait(10.0)
         s.say(ACK, 101, 2)
         s.say(ACK, 1, 2, b"x" * 100)  # once more what it sent long ago
-    assert c.state is State.CLOSED
+    assert state_of(c) is State.CLOSED
     assert c.error is None
 
 
-# ------------------------------------------------------------------ the port's next user
+# --- the port's next user ---
 def half_way(state: State) -> tuple[Script, int]:
-    """A connection in `state`, and the peer's next sequence number."""
+    """A connection in ``state``, and the peer's next sequence number."""
     s = Script()
     c = s.established()
     peer = 1
@@ -348,7 +351,7 @@ def test_rfc6191_a_syn_that_time_wait_refuses_gets_through_once_it_is_newer(ts: 
     s.say(FIN | ACK, 1, 2)
     assert c.state is State.TIME_WAIT
     s.layer.listen(s.our_port)
-    old = {"timestamps": (0, 0)} if ts else {}
+    old: dict[str, Any] = {"timestamps": (0, 0)} if ts else {}
     out = s.say(SYN, 0, **old)
     assert flags(out) == [ACK]
     assert s.say(RST, out[0][0].acknowledgement) == []  # RFC 1337: no end to TIME-WAIT

@@ -1,7 +1,7 @@
 """Two stacks on a bad link, many seeds: every byte arrives, both sides close, and no timer is left behind.
 
-`ZTNODE_SIM_SEEDS=5000 pytest tests/unit/netstack/tcp/test_tcp_simulation.py` runs more;
-`ZTNODE_SIM_FIRST=4711 ZTNODE_SIM_SEEDS=1` repeats one.
+``ZTNODE_SIM_SEEDS=5000 pytest tests/unit/netstack/tcp/test_tcp_simulation.py`` runs more;
+``ZTNODE_SIM_FIRST=4711 ZTNODE_SIM_SEEDS=1`` repeats one.
 """
 
 from __future__ import annotations

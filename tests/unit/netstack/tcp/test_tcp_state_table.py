@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ztnode.netstack.tcp.state import TRANSITIONS, Event, State, next_state
+from ztnode.netstack.tcp.state import TAKEN_ELSEWHERE, TRANSITIONS, Event, State, next_state
 
 # Read off figure 5, edge by edge, independently of the table under test.
 FIGURE_5 = """
@@ -51,3 +51,9 @@ def test_an_edge_that_is_not_there_raises() -> None:
 def test_every_state_can_be_left_and_reached() -> None:
     assert {s for s, _ in TRANSITIONS} == set(State)
     assert set(TRANSITIONS.values()) == set(State)
+
+
+def test_what_no_connection_takes_is_of_the_diagram_too() -> None:
+    """That none takes it is watched over by every TCP test (conftest)."""
+    assert set(TAKEN_ELSEWHERE) < set(TRANSITIONS)
+    assert all(whose for whose in TAKEN_ELSEWHERE.values())

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from ztnode.netstack.tcp.delivery_rate import RateSample
 
-INFINITE = 1 << 62
-_INITIAL_WINDOW_SEGMENTS = 10
+INFINITE: Final = 1 << 62
+_INITIAL_WINDOW_SEGMENTS: Final = 10
 
 
 class CongestionControl:
     """The congestion window of one connection, in bytes, and for some algorithms the rate to send at.
 
-    There are two kinds. A loss-based algorithm hears of acknowledgements by `on_ack`, of losses by `on_congestion`;
-    from then until `on_recovered` the window is PRR's (RFC 9937), which works towards `ssthresh`. A `model_based` one
-    gets every `RateSample` by `on_sample` and minds the window itself, in recovery as well.
+    There are two kinds. A loss-based algorithm hears of acknowledgements by ``on_ack``, of losses by ``on_congestion``;
+    from then until ``on_recovered`` the window is PRR's (RFC 9937), which works towards ``ssthresh``. A ``model_based``
+    one gets every ``RateSample`` by ``on_sample`` and minds the window itself, in recovery as well.
     """
 
     name: ClassVar[str] = "base"
@@ -50,27 +50,27 @@ class CongestionControl:
         self.cwnd = max(self.cwnd, mss)
 
     def on_ack(self, acked: int, una: int, nxt: int, rtt: float, now: float, srtt: float) -> None:
-        """`acked` bytes were newly delivered while the window was in use and nothing is known to be lost.
+        """``acked`` bytes were newly delivered while the window was in use and nothing is known to be lost.
 
-        `rtt` is the latest sample (0.0 when this ACK gave none); `una` and `nxt` bound what is in flight.
+        ``rtt`` is the latest sample (0.0 when this ACK gave none); ``una`` and ``nxt`` bound what is in flight.
         """
 
     def on_sample(self, sample: RateSample, pipe: int, now: float) -> None:
-        """An acknowledgement delivered something, whatever else it said; `pipe` is what is in flight after it."""
+        """An acknowledgement delivered something, whatever else it said; ``pipe`` is what is in flight after it."""
 
-    def on_congestion(self, flight: int, now: float) -> None:
-        """Loss was detected with `flight` bytes outstanding, once per window."""
+    def on_congestion(self, flight: int) -> None:
+        """Loss was detected with ``flight`` bytes outstanding, once per window."""
         raise NotImplementedError
 
-    def on_timeout(self, flight: int, now: float, *, first: bool) -> None:
-        """The retransmission timer expired (RFC 5681 section 3.1). `first` is False for repeated timeouts."""
+    def on_timeout(self, flight: int, *, first: bool) -> None:
+        """The retransmission timer expired (RFC 5681 section 3.1). ``first`` is False for repeated timeouts."""
         raise NotImplementedError
 
     def on_recovered(self, *, after_timeout: bool) -> None:
         """All that was outstanding when the loss was detected has arrived."""
         raise NotImplementedError
 
-    def undo(self, now: float) -> None:
+    def undo(self) -> None:
         """The last reduction was for nothing (Eifel, F-RTO, DSACK): go back to how it was."""
         raise NotImplementedError
 

@@ -1,6 +1,6 @@
 """BBR version 1 (draft-cardwell-iccrg-bbr-congestion-control-00): a model of the path instead of its losses.
 
-Names in capitals and in `BBR...` are the draft's. Two things are the Linux kernel's on top of it (`tcp_bbr.c`): the
+Names in capitals and in ``BBR...`` are the draft's. Two things are the Linux kernel's on top of it (``tcp_bbr.c``): the
 allowance for acknowledgements that come in bunches, because everything here comes in batches, and one per cent less
 pacing than measured, so that a queue shrinks rather than stands. Why not version 3: it gives way when 2 % of a
 round is lost, and a full frame of the overlay is two datagrams, so that is what a wire that loses 1 % looks like.
@@ -10,29 +10,29 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from ztnode.netstack.tcp.congestion.base import CongestionControl
 from ztnode.netstack.tcp.delivery_rate import RateSample
 
-HIGH_GAIN = 2.885
+HIGH_GAIN: Final = 2.885
 """2/ln 2: the smallest gain that doubles the delivery rate each round (section 4.3.2.1)."""
-PROBE_BW_GAINS = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+PROBE_BW_GAINS: Final = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 """Section 4.3.4.1: ask for more, drain what that queued, then cruise; one phase is about one RTprop."""
-_PROBE_BW_CWND_GAIN = 2.0
-_BTLBW_ROUNDS = 10
-_RTPROP_SECONDS = 10.0
-_PROBE_RTT_SECONDS = 0.2
-_FULL_PIPE_GROWTH = 1.25
-_FULL_PIPE_ROUNDS = 3
-_MIN_PIPE_SEGMENTS = 4
-_PACING_MARGIN = 0.99
-_QUANTUM_SECONDS = 0.001
-_QUANTUM_MAX = 64 << 10
-_EXTRA_ACKED_ROUNDS = 10
-_ACK_AGGREGATION_SECONDS = 0.1
+_PROBE_BW_CWND_GAIN: Final = 2.0
+_BTLBW_ROUNDS: Final = 10
+_RTPROP_SECONDS: Final = 10.0
+_PROBE_RTT_SECONDS: Final = 0.2
+_FULL_PIPE_GROWTH: Final = 1.25
+_FULL_PIPE_ROUNDS: Final = 3
+_MIN_PIPE_SEGMENTS: Final = 4
+_PACING_MARGIN: Final = 0.99
+_QUANTUM_SECONDS: Final = 0.001
+_QUANTUM_MAX: Final = 64 << 10
+_EXTRA_ACKED_ROUNDS: Final = 10
+_ACK_AGGREGATION_SECONDS: Final = 0.1
 
-_INFINITY = float("inf")
+_INFINITY: Final = float("inf")
 
 
 class Mode(enum.IntEnum):
@@ -45,7 +45,7 @@ class Mode(enum.IntEnum):
 
 
 class WindowedMax:
-    """The largest value of the last `length` rounds."""
+    """The largest value of the last ``length`` rounds."""
 
     __slots__ = ("_length", "_values")
 
@@ -143,7 +143,7 @@ class Bbr(CongestionControl):
         """BBRHandleProbeRTT (section 4.3.5): what is sent in PROBE_RTT says nothing, whenever it is acknowledged."""
         return self._mode == Mode.PROBE_RTT
 
-    # ------------------------------------------------------------------ events
+    # --- events ---
     def on_sample(self, sample: RateSample, pipe: int, now: float) -> None:
         """BBRUpdateOnACK (section 3.5.2): the model and the state machine, then what follows for rate and window."""
         self._update_round(sample)
@@ -157,12 +157,12 @@ class Bbr(CongestionControl):
         self._set_pacing_rate(sample)
         self._set_cwnd(sample, pipe)
 
-    def on_congestion(self, flight: int, now: float) -> None:
+    def on_congestion(self, flight: int) -> None:
         """BBROnEnterFastRecovery: a round of packet conservation, beginning with the sample that follows."""
         self._save_cwnd()
         self._recovering = self._entering = True
 
-    def on_timeout(self, flight: int, now: float, *, first: bool) -> None:
+    def on_timeout(self, flight: int, *, first: bool) -> None:
         """BBROnEnterRTO: one segment, and the model again from the next round on."""
         if first:
             self._save_cwnd()
@@ -175,7 +175,7 @@ class Bbr(CongestionControl):
         """BBROnExitRecovery."""
         self._restore_cwnd()
 
-    def undo(self, now: float) -> None:
+    def undo(self) -> None:
         """Nothing was lost: nor was it a sign of a full pipe."""
         self._full_bw = 0.0
         self._full_bw_rounds = 0
@@ -187,7 +187,7 @@ class Bbr(CongestionControl):
         if self._mode == Mode.PROBE_BW:
             self._pace(1.0)
 
-    # ------------------------------------------------------------------ the model (section 4.1)
+    # --- the model (section 4.1) ---
     def _update_round(self, sample: RateSample) -> None:
         """BBRUpdateRound: a round ends when something that was sent after its start is delivered."""
         self._round_start = sample.prior_delivered >= self._next_round_delivered
@@ -219,7 +219,7 @@ class Bbr(CongestionControl):
             self._rt_prop_at = now
 
     def _inflight(self, gain: float) -> int:
-        """BBRInflight: `gain` times the bandwidth-delay product, and what batching needs on top."""
+        """BBRInflight: ``gain`` times the bandwidth-delay product, and what batching needs on top."""
         if self._rt_prop == _INFINITY:
             return self.initial_window()
         return int(gain * self._btl_bw.value * self._rt_prop) + 3 * self._quantum()
@@ -228,7 +228,7 @@ class Bbr(CongestionControl):
         """Section 4.2.2: what is sent at once."""
         return max(2 * self.mss, min(int((self.pacing_rate or 0.0) * _QUANTUM_SECONDS), _QUANTUM_MAX))
 
-    # ------------------------------------------------------------------ the state machine (section 4.3)
+    # --- the state machine (section 4.3) ---
     def _check_full_pipe(self, sample: RateSample) -> None:
         """BBRCheckFullPipe (section 4.3.2.2): three rounds in which asking for more did not bring a quarter more."""
         if self._filled_pipe or not self._round_start or sample.app_limited:
@@ -305,7 +305,7 @@ class Bbr(CongestionControl):
             self._mode = Mode.STARTUP
             self._pacing_gain = self._cwnd_gain = HIGH_GAIN
 
-    # ------------------------------------------------------------------ what follows (section 4.2)
+    # --- what follows (section 4.2) ---
     def _pace(self, gain: float) -> None:
         rate = gain * self._btl_bw.value * _PACING_MARGIN
         if rate > 0.0 and (self._filled_pipe or self.pacing_rate is None or rate > self.pacing_rate):

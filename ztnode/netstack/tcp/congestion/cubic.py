@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from ztnode.netstack.tcp.congestion.loss_based import LossBased
 
-C = 0.4
+C: Final = 0.4
 """RFC 9438 section 5: segments per second cubed."""
-BETA = 0.7
+BETA: Final = 0.7
 """Multiplicative decrease factor (section 4.6)."""
-_ALPHA = 3 * (1 - BETA) / (1 + BETA)
+_ALPHA: Final = 3 * (1 - BETA) / (1 + BETA)
 """Additive increase of the Reno-friendly region (section 4.3)."""
 
 
@@ -62,7 +62,7 @@ class Cubic(LossBased):
             self._credit -= whole
             self.cwnd += whole
 
-    def _reduced(self, flight: int, now: float) -> int:
+    def _reduced(self, flight: int) -> int:
         self._saved = (self._epoch, self._w_max, self._k, self._reno)
         window = self.cwnd / self.mss
         # Section 4.7, fast convergence: a flow that loses below its last maximum makes room for others.
@@ -71,11 +71,11 @@ class Cubic(LossBased):
         # Section 4.6: a window that was not in use must not come out larger than half of what was in flight allows.
         return int(min(self.cwnd, max(flight, self.mss)) * BETA)
 
-    def undo(self, now: float) -> None:
+    def undo(self) -> None:
         """Also restores the shape of the curve (section 4.9)."""
         if self._before is not None:
             self._epoch, self._w_max, self._k, self._reno = self._saved
-        super().undo(now)
+        super().undo()
 
     def on_idle(self) -> None:
         """Section 5.8: time without traffic does not count as time in congestion avoidance."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-# RFC 9406 section 4.3.
-_MIN_RTT_THRESHOLD = 0.004
-_MAX_RTT_THRESHOLD = 0.016
-_MIN_RTT_DIVISOR = 8
-_SAMPLES = 8
-_GROWTH_DIVISOR = 4
-_ROUNDS = 5
+from typing import Final
 
-_INFINITY = float("inf")
+# RFC 9406 section 4.3.
+_MIN_RTT_THRESHOLD: Final = 0.004
+_MAX_RTT_THRESHOLD: Final = 0.016
+_MIN_RTT_DIVISOR: Final = 8
+_SAMPLES: Final = 8
+_GROWTH_DIVISOR: Final = 4
+_ROUNDS: Final = 5
+
+_INFINITY: Final = float("inf")
 
 
 class HyStart:
@@ -35,7 +37,7 @@ class HyStart:
         self._samples = 0
 
     def growth(self, acked: int, una: int, nxt: int, rtt: float, mss: int) -> int:
-        """By how many bytes the window may grow for this ACK; sets `finished` when slow start is over."""
+        """By how many bytes the window may grow for this ACK; sets ``finished`` when slow start is over."""
         if una > self._round_end:  # a round ends when what was in flight at its start is acknowledged
             self._round_end = nxt
             self._last = self._current

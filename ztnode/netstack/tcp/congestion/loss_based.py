@@ -9,7 +9,7 @@ from ztnode.netstack.tcp.congestion.hystart import HyStart
 
 
 class LossBased(CongestionControl):
-    """Slow start up to `ssthresh`; subclasses say how the window grows after that and how far it falls."""
+    """Slow start up to ``ssthresh``; subclasses say how the window grows after that and how far it falls."""
 
     name: ClassVar[str] = "loss-based"
 
@@ -21,7 +21,7 @@ class LossBased(CongestionControl):
         self._before: tuple[int, int] | None = None
 
     def on_ack(self, acked: int, una: int, nxt: int, rtt: float, now: float, srtt: float) -> None:
-        """Slow start below `ssthresh`, congestion avoidance above."""
+        """Slow start below ``ssthresh``, congestion avoidance above."""
         if self.cwnd < self.ssthresh:
             growth = self.hystart.growth(acked, una, nxt, rtt, self.mss)
             if self.hystart.finished:
@@ -31,16 +31,16 @@ class LossBased(CongestionControl):
                 return
         self._avoid(acked, now, srtt)
 
-    def on_congestion(self, flight: int, now: float) -> None:
-        """Remember how it was and set `ssthresh`; the window is PRR's now."""
+    def on_congestion(self, flight: int) -> None:
+        """Remember how it was and set ``ssthresh``; the window is PRR's now."""
         self._before = (self.cwnd, self.ssthresh)
-        self.ssthresh = max(self._reduced(flight, now), 2 * self.mss)
+        self.ssthresh = max(self._reduced(flight), 2 * self.mss)
         self.hystart.stop()
 
-    def on_timeout(self, flight: int, now: float, *, first: bool) -> None:
+    def on_timeout(self, flight: int, *, first: bool) -> None:
         """Start again with one segment (RFC 5681 section 3.1)."""
         if first:
-            self.on_congestion(flight, now)
+            self.on_congestion(flight)
         self.cwnd = self.mss
 
     def on_recovered(self, *, after_timeout: bool) -> None:
@@ -48,7 +48,7 @@ class LossBased(CongestionControl):
         if not after_timeout:
             self.cwnd = self.ssthresh
 
-    def undo(self, now: float) -> None:
+    def undo(self) -> None:
         """Window and threshold are at least what they were."""
         if self._before is not None:
             self.cwnd = max(self.cwnd, self._before[0])
@@ -62,6 +62,6 @@ class LossBased(CongestionControl):
     def _avoid(self, acked: int, now: float, srtt: float) -> None:
         raise NotImplementedError
 
-    def _reduced(self, flight: int, now: float) -> int:
-        """The new slow-start threshold after a loss with `flight` bytes outstanding."""
+    def _reduced(self, flight: int) -> int:
+        """The new slow-start threshold after a loss with ``flight`` bytes outstanding."""
         raise NotImplementedError

@@ -24,6 +24,6 @@ class NewReno(LossBased):
             self._credit -= self.cwnd
             self.cwnd += self.mss
 
-    def _reduced(self, flight: int, now: float) -> int:
+    def _reduced(self, flight: int) -> int:
         self._credit = 0
         return flight // 2

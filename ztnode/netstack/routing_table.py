@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Route:
+class NextHop:
     """``gateway`` is None for a network that is reached directly. Ordered by preference among equal prefixes."""
 
     metric: int
@@ -21,8 +21,8 @@ class RoutingTable:
 
     def __init__(self) -> None:
         # Per address length in bytes: (prefix length, shift, network bits -> routes), longest prefix first.
-        self._tables: dict[int, list[tuple[int, int, dict[int, list[Route]]]]] = {4: [], 16: []}
-        self._routes: dict[int, list[tuple[IPv4Network | IPv6Network, Route]]] = {}
+        self._tables: dict[int, list[tuple[int, int, dict[int, list[NextHop]]]]] = {4: [], 16: []}
+        self._routes: dict[int, list[tuple[IPv4Network | IPv6Network, NextHop]]] = {}
 
     def replace(
         self, port_index: int, connected: Iterable[str], routes: Iterable[tuple[str, str | None]], metric: int = 0
@@ -32,17 +32,17 @@ class RoutingTable:
         A pair whose gateway is of another family than its target is left out. Raises ValueError for text that is no
         network or address.
         """
-        parsed: list[tuple[IPv4Network | IPv6Network, Route]] = [
-            (ip_network(cidr, strict=False), Route(metric, port_index)) for cidr in connected
+        parsed: list[tuple[IPv4Network | IPv6Network, NextHop]] = [
+            (ip_network(cidr, strict=False), NextHop(metric, port_index)) for cidr in connected
         ]
         for target, via in routes:
             network = ip_network(target, strict=False)
             if via is None:
-                parsed.append((network, Route(metric, port_index)))
+                parsed.append((network, NextHop(metric, port_index)))
             else:
                 gateway = ip_address(via)
                 if gateway.version == network.version:
-                    parsed.append((network, Route(metric, port_index, gateway.packed)))
+                    parsed.append((network, NextHop(metric, port_index, gateway.packed)))
         self._routes[port_index] = parsed
         self._rebuild()
 
@@ -52,7 +52,7 @@ class RoutingTable:
             self._rebuild()
 
     def _rebuild(self) -> None:
-        tables: dict[int, dict[int, dict[int, list[Route]]]] = {4: {}, 16: {}}
+        tables: dict[int, dict[int, dict[int, list[NextHop]]]] = {4: {}, 16: {}}
         for entries in self._routes.values():
             for network, route in entries:
                 size = network.max_prefixlen // 8
@@ -67,7 +67,7 @@ class RoutingTable:
                 (length, size * 8 - length, lengths[length]) for length in sorted(lengths, reverse=True)
             ]
 
-    def lookup(self, destination: bytes, ports: Container[int]) -> Route | None:
+    def lookup(self, destination: bytes, ports: Container[int]) -> NextHop | None:
         """The best route to a packed address by one of the ports named."""
         value = int.from_bytes(destination, "big")
         for _, shift, networks in self._tables[len(destination)]:

@@ -20,17 +20,28 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Protocol
+from typing import Final, Protocol
 from weakref import WeakSet
 
 from ztnode.netstack.clock import Clock
 from ztnode.netstack.config import NeighbourConfig
-from ztnode.netstack.tcp.network import Buffer, Frame
+from ztnode.netstack.frame import Frame
 
-NO_MAC = bytes(6)
+NO_MAC: Final = bytes(6)
+
+# Timers of ARP and NDP in seconds (RFC 4861 section 10, RFC 1122 section 2.3.2.1).
+SOLICIT_INTERVALS: Final = (0.05, 0.1, 0.2, 0.4, 0.75, 1.0)
+"""Waits after each multicast solicitation, the last one before giving up: 2.5 s in all. RFC 4861 says three times one
+second; the first answer over an overlay may get lost while a path is being found, so the first retries are quick, and
+an address that nobody has fails within 3 s."""
+_REACHABLE_TIME: Final = 30.0
+"""Each entry's is 0.5 to 1.5 times it at random (RFC 4861 section 6.3.2)."""
+_DELAY_FIRST_PROBE: Final = 5.0
+_PROBE_INTERVAL: Final = 1.0
+_PROBES: Final = 3
 
 
-class State(enum.IntEnum):
+class Reachability(enum.IntEnum):
     """RFC 4861 section 7.3.2; FAILED is its "(deleted)"."""
 
     FAILED = 0
@@ -56,7 +67,7 @@ class Neighbour:
     def __init__(self, address: bytes) -> None:
         self.address = address
         self.mac = NO_MAC
-        self.state = State.FAILED
+        self.state = Reachability.FAILED
         self.deadline = 0.0
         """REACHABLE: when it becomes STALE. INCOMPLETE, DELAY, PROBE: when the timer is due."""
         self.probes = 0
@@ -68,7 +79,7 @@ def permanent(address: bytes, mac: bytes) -> Neighbour:
     """An entry that needs no asking: a multicast group, a broadcast address."""
     neighbour = Neighbour(address)
     neighbour.mac = mac
-    neighbour.state = State.REACHABLE
+    neighbour.state = Reachability.REACHABLE
     neighbour.deadline = math.inf
     return neighbour
 
@@ -116,13 +127,13 @@ class NeighbourCache:
         """The entry, if there is one."""
         return self._entries.get(address)
 
-    def snapshot(self) -> list[tuple[bytes, bytes, State]]:
+    def snapshot(self) -> list[tuple[bytes, bytes, Reachability]]:
         """(address, MAC, state) of every entry, for display."""
         return [(entry.address, entry.mac, self._current(entry)) for entry in self._entries.values()]
 
-    def _current(self, neighbour: Neighbour) -> State:
-        if neighbour.state is State.REACHABLE and self._clock.now >= neighbour.deadline:
-            return State.STALE
+    def _current(self, neighbour: Neighbour) -> Reachability:
+        if neighbour.state is Reachability.REACHABLE and self._clock.now >= neighbour.deadline:
+            return Reachability.STALE
         return neighbour.state
 
     def _make_room(self) -> None:
@@ -142,7 +153,7 @@ class NeighbourCache:
     def _drop(self, neighbour: Neighbour) -> list[Frame]:
         if self._entries.get(neighbour.address) is neighbour:
             del self._entries[neighbour.address]
-        neighbour.state = State.FAILED
+        neighbour.state = Reachability.FAILED
         pending = list(neighbour.pending)
         neighbour.pending.clear()
         return pending
@@ -152,17 +163,17 @@ class NeighbourCache:
         """Send frames, or keep them (a bounded number) until the MAC is known. ``neighbour`` is fresh from ``lookup``
         or has not failed since."""
         state = self._current(neighbour)
-        if state is State.STALE:
+        if state is Reachability.STALE:
             # RFC 4861 section 7.3.3: use it, and see whether a confirmation comes before asking.
-            neighbour.state = State.DELAY
-            self._arm(neighbour, self._config.delay_first_probe)
-        elif state is State.FAILED:
+            neighbour.state = Reachability.DELAY
+            self._arm(neighbour, _DELAY_FIRST_PROBE)
+        elif state is Reachability.FAILED:
             neighbour.mac = NO_MAC
-            neighbour.state = State.INCOMPLETE
+            neighbour.state = Reachability.INCOMPLETE
             neighbour.probes = 0
             self._ask(neighbour)
-            state = State.INCOMPLETE
-        if state is State.INCOMPLETE:
+            state = Reachability.INCOMPLETE
+        if state is Reachability.INCOMPLETE:
             pending = neighbour.pending
             pending.extend((_joined(frame),) for frame in frames)
             while len(pending) > self._config.pending_frames:
@@ -173,7 +184,7 @@ class NeighbourCache:
 
     def _ask(self, neighbour: Neighbour) -> None:
         """Send the next multicast solicitation of an INCOMPLETE entry."""
-        interval = self._config.solicit_intervals[neighbour.probes]
+        interval = SOLICIT_INTERVALS[neighbour.probes]
         neighbour.probes += 1
         self._arm(neighbour, interval)
         self._solicit(neighbour.address, None)
@@ -181,7 +192,7 @@ class NeighbourCache:
     # --- what was learnt ---
     def confirm(self, neighbour: Neighbour) -> None:
         """An upper layer makes progress through this neighbour (RFC 4861 section 7.3.1)."""
-        if neighbour.state > State.INCOMPLETE and neighbour.deadline != math.inf:
+        if neighbour.state > Reachability.INCOMPLETE and neighbour.deadline != math.inf:
             self._reachable(neighbour)
 
     def heard(self, address: bytes, mac: bytes, *, create: bool) -> None:
@@ -192,37 +203,37 @@ class NeighbourCache:
             if not create:
                 return
             neighbour = self.lookup(address)
-        if neighbour.state <= State.INCOMPLETE or neighbour.mac != mac:
-            self._resolved(neighbour, mac, State.STALE)
+        if neighbour.state <= Reachability.INCOMPLETE or neighbour.mac != mac:
+            self._resolved(neighbour, mac, Reachability.STALE)
 
     def answered(self, address: bytes, mac: bytes | None, *, solicited: bool, override: bool) -> None:
         """An ARP reply or neighbour advertisement (RFC 4861 section 7.2.5). An unexpected one makes no entry."""
         neighbour = self._entries.get(address)
-        if neighbour is None or neighbour.state is State.FAILED:
+        if neighbour is None or neighbour.state is Reachability.FAILED:
             return
-        if neighbour.state is State.INCOMPLETE:
+        if neighbour.state is Reachability.INCOMPLETE:
             if mac is not None:
-                self._resolved(neighbour, mac, State.REACHABLE if solicited else State.STALE)
+                self._resolved(neighbour, mac, Reachability.REACHABLE if solicited else Reachability.STALE)
             return
         if mac is not None and mac != neighbour.mac:
             if override:
-                self._resolved(neighbour, mac, State.REACHABLE if solicited else State.STALE)
-            elif self._current(neighbour) is State.REACHABLE:
-                neighbour.state = State.STALE
+                self._resolved(neighbour, mac, Reachability.REACHABLE if solicited else Reachability.STALE)
+            elif self._current(neighbour) is Reachability.REACHABLE:
+                neighbour.state = Reachability.STALE
         elif solicited:
             self._reachable(neighbour)
 
     def _reachable(self, neighbour: Neighbour) -> None:
-        neighbour.state = State.REACHABLE
+        neighbour.state = Reachability.REACHABLE
         neighbour.probes = 0
         spread = 0.5 + self._random(1)[0] / 255
-        neighbour.deadline = self._clock.now + self._config.reachable * spread
+        neighbour.deadline = self._clock.now + _REACHABLE_TIME * spread
 
-    def _resolved(self, neighbour: Neighbour, mac: bytes, state: State) -> None:
+    def _resolved(self, neighbour: Neighbour, mac: bytes, state: Reachability) -> None:
         changed = neighbour.mac != mac
         neighbour.mac = mac
         neighbour.probes = 0
-        if state is State.REACHABLE:
+        if state is Reachability.REACHABLE:
             self._reachable(neighbour)
         else:
             neighbour.state = state
@@ -245,7 +256,7 @@ class NeighbourCache:
         timers = self._timers
         while timers:
             when, _, neighbour = timers[0]
-            if neighbour.deadline == when and State.INCOMPLETE <= neighbour.state < State.REACHABLE:
+            if neighbour.deadline == when and Reachability.INCOMPLETE <= neighbour.state < Reachability.REACHABLE:
                 return when
             heapq.heappop(timers)  # answered, confirmed or dropped meanwhile
         return None
@@ -255,23 +266,23 @@ class NeighbourCache:
         now = self._clock.now
         while (when := self.next_timer()) is not None and when <= now:
             _, _, neighbour = heapq.heappop(self._timers)
-            if neighbour.state is State.INCOMPLETE:
-                if neighbour.probes < len(self._config.solicit_intervals):
+            if neighbour.state is Reachability.INCOMPLETE:
+                if neighbour.probes < len(SOLICIT_INTERVALS):
                     self._ask(neighbour)
                 else:
                     self._give_up(neighbour)
-            elif neighbour.state is State.DELAY:
-                neighbour.state = State.PROBE
+            elif neighbour.state is Reachability.DELAY:
+                neighbour.state = Reachability.PROBE
                 neighbour.probes = 0
                 self._probe(neighbour)
-            elif neighbour.probes < self._config.probes:
+            elif neighbour.probes < _PROBES:
                 self._probe(neighbour)
             else:
                 self._give_up(neighbour)
 
     def _probe(self, neighbour: Neighbour) -> None:
         neighbour.probes += 1
-        self._arm(neighbour, self._config.probe_interval)
+        self._arm(neighbour, _PROBE_INTERVAL)
         self._solicit(neighbour.address, neighbour.mac)
 
     def _give_up(self, neighbour: Neighbour) -> None:
@@ -282,6 +293,6 @@ class NeighbourCache:
         self._counters[what] = self._counters.get(what, 0) + 1
 
 
-def _joined(frame: Frame) -> Buffer:
+def _joined(frame: Frame) -> bytes:
     """A frame that must outlive the batch owns its bytes."""
     return b"".join(frame)

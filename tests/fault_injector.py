@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
-from ztnode.netstack.tcp.network import Buffer, Frame
+from ztnode.netstack.frame import Frame
 from ztnode.wire import ethernet
+from ztnode.wire.buffer import Buffer
 
 
 class Generator(Protocol):
@@ -28,7 +29,7 @@ class FrameHost(Protocol):
 
     def receive(self, index: int, frames: Sequence[memoryview], now: float) -> None: ...
 
-    def settle(self) -> None: ...
+    def copy_unread(self) -> None: ...
 
     def to_send(self, now: float) -> list[tuple[int, Frame]]: ...
 
@@ -137,9 +138,9 @@ class FaultInjector:
             if arrived:
                 self._host.receive(index, [memoryview(frame) for frame in arrived], now)
 
-    def settle(self) -> None:
-        """As ``Stack.settle``."""
-        self._host.settle()
+    def copy_unread(self) -> None:
+        """As ``Stack.copy_unread``."""
+        self._host.copy_unread()
 
     def to_send(self, now: float) -> list[tuple[int, Frame]]:
         """As ``Stack.to_send``."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-Key = tuple[int, bytes]
+from typing import Final, TypeAlias
+
+from ztnode.wire.ipv6 import MINIMUM_MTU
+
+Key: TypeAlias = tuple[int, bytes]
 """(port index, remote address)."""
 
-FLOOR_IPV4 = 552
+FLOOR_IPV4: Final = 552
 """A router that claims less is wrong or an attacker (Linux' min_pmtu; RFC 1191 section 3 allows to 68)."""
-FLOOR_IPV6 = 1280
+FLOOR_IPV6: Final = MINIMUM_MTU
 
 
 class PathMtuCache:
-    """Bounded; the oldest entry goes first."""
+    """Bounded; the oldest entry goes first. ``timeout``: seconds until the full size may be tried again (RFC 1191
+    section 6.3, RFC 8201 section 4: 10 minutes)."""
 
-    def __init__(self, entries: int, timeout: float) -> None:
+    def __init__(self, entries: int = 1024, timeout: float = 600.0) -> None:
         self._entries = entries
         self._timeout = timeout
         self._mtus: dict[Key, tuple[int, float]] = {}  # in order of expiry

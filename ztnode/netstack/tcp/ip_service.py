@@ -1,24 +1,18 @@
-"""What TCP asks of the IP layer below: the narrow waist between `tcp/` and the rest of the stack.
+"""What TCP asks of the IP layer below: the narrow waist between ``tcp/`` and the rest of the stack.
 
-TCP builds whole Ethernet frames itself, because one `struct.pack` over a per-flow template is what makes bulk
-output cheap. The IP layer owns the template (next hop, addresses, hop limit) and says by `generation` when it changed.
-"""
+TCP builds whole Ethernet frames itself, because one ``struct.pack`` over a per-flow template is what makes bulk
+output cheap. The IP layer owns the template (next hop, addresses, hop limit) and says by ``generation`` when it
+changed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-Buffer = bytes | memoryview
-Frame = tuple[Buffer, ...]
-"""An Ethernet frame as a gather list: (headers, payload, ...)."""
-
-ConnectionKey = bytes
-"""Source address + destination address + source port + destination port **as received**, in network byte order:
-12 bytes over IPv4, 36 over IPv6. It is one contiguous slice of the packet when there are no IP options."""
+from ztnode.netstack.frame import Frame
 
 
-class Flow(Protocol):
+class IpFlow(Protocol):
     """The way from one of our addresses to one remote address. Shared by every connection between the two."""
 
     @property
@@ -46,7 +40,7 @@ class Flow(Protocol):
 
     @property
     def generation(self) -> int:
-        """Changes whenever `header` or `mtu` changes."""
+        """Changes whenever ``header`` or ``mtu`` changes."""
 
     def send(self, frames: Sequence[Frame]) -> None:
         """Queue complete frames. Until the next hop is resolved a bounded number is kept, to fill in the MAC."""
@@ -55,8 +49,8 @@ class Flow(Protocol):
         """The remote answers: reachability confirmation for the neighbour cache (RFC 4861 section 7.3.1)."""
 
 
-class Network(Protocol):
+class FlowSource(Protocol):
     """What the layer asks the stack when a packet came from somebody that no connection knows."""
 
-    def flow_to(self, port_index: int, local: bytes, remote: bytes, now: float) -> Flow | None:
-        """The flow for answers from `local` to `remote`; None when there is no route."""
+    def flow_to(self, port_index: int, local: bytes, remote: bytes) -> IpFlow | None:
+        """The flow for answers from ``local`` to ``remote``; None when there is no route."""

@@ -2,31 +2,33 @@
 window to offer.
 
 Payload arrives as views of somebody else's memory. In order it is queued as it is, so that the owner's read in the
-same batch can hand it straight to a gather write; `settle` copies what nobody took. Out of order it is copied at once.
+same batch can hand it straight to a gather write; ``copy_unread`` copies what nobody took. Out of order it is
+copied at once.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from typing import Final
 
-from ztnode.netstack.tcp.network import Buffer
+from ztnode.wire.buffer import Buffer
 
-_MERGE = 4096
+_MERGE: Final = 4096
 """Stored pieces below this many bytes are merged, so that tiny segments do not pin an object each."""
-_PIECE_COST = 128
+_PIECE_COST: Final = 128
 """What a stored out-of-order piece costs beside its bytes."""
 
 
 class ReceiveQueue:
     """Bytes in order that the owner has not read."""
 
-    __slots__ = ("_head", "_pieces", "_settled", "size")
+    __slots__ = ("_head", "_owned", "_pieces", "size")
 
     def __init__(self) -> None:
         self.size = 0
         self._pieces: list[Buffer | bytearray] = []
         self._head = 0  # index of the first unread piece
-        self._settled = 0  # pieces before this index are our own memory
+        self._owned = 0  # pieces before this index are our own memory, not borrowed
 
     def push(self, view: memoryview) -> None:
         """Append borrowed memory."""
@@ -35,18 +37,18 @@ class ReceiveQueue:
 
     def push_owned(self, piece: Buffer) -> None:
         """Append memory that stays valid."""
-        if self._settled == len(self._pieces):
-            self._settled += 1
+        if self._owned == len(self._pieces):
+            self._owned += 1
         self._pieces.append(piece)
         self.size += len(piece)
 
     def read(self, limit: int) -> list[Buffer]:
-        """Take up to `limit` bytes."""
+        """Take up to ``limit`` bytes."""
         pieces = self._pieces
         if limit >= self.size:
             taken = pieces[self._head :] if self._head else pieces
             self._pieces = []
-            self._head = self._settled = 0
+            self._head = self._owned = 0
             self.size = 0
             return taken  # type: ignore[return-value]  # a bytearray that is given away is a buffer like any other
         out: list[Buffer] = []
@@ -65,15 +67,15 @@ class ReceiveQueue:
             head += 1
         if head > 64:
             del pieces[:head]
-            self._settled = max(0, self._settled - head)
+            self._owned = max(0, self._owned - head)
             head = 0
         self._head = head
         return out
 
-    def settle(self) -> None:
+    def copy_unread(self) -> None:
         """Copy what is still borrowed."""
         pieces = self._pieces
-        start = max(self._settled, self._head)
+        start = max(self._owned, self._head)
         if start >= len(pieces):
             return
         borrowed = pieces[start:]
@@ -89,14 +91,14 @@ class ReceiveQueue:
                 pieces[-1] = merged
         else:
             pieces.append(own)
-        self._settled = len(pieces)
+        self._owned = len(pieces)
 
 
 class Reassembly:
     """Out-of-order data: disjoint ranges of the sequence space in ascending order.
 
-    Memory is bounded twice: by `limit` bytes, pieces counted with their overhead, and by `max_ranges`. What does not
-    fit is refused, which RFC 2018 section 8 allows as it was never acknowledged.
+    Memory is bounded twice: by ``limit`` bytes, pieces counted with their overhead, and by ``max_ranges``. What does
+    not fit is refused, which RFC 2018 section 8 allows as it was never acknowledged.
     """
 
     __slots__ = ("_ends", "_pieces", "_recent", "_starts", "cost", "max_ranges")
@@ -116,7 +118,7 @@ class Reassembly:
         return len(self._starts)
 
     def insert(self, start: int, data: Buffer, limit: int) -> tuple[bool, tuple[int, int] | None]:
-        """Store `data` at sequence number `start`.
+        """Store ``data`` at sequence number ``start``.
 
         Returns (stored, duplicate): whether anything new was kept, and the first range of it that was here before
         (for a DSACK block, RFC 2883), if any.
@@ -194,7 +196,7 @@ class Reassembly:
             del recent[8:]
 
     def pop(self, upto: int) -> tuple[int, list[bytes | bytearray]]:
-        """Take what has become in order now that everything before `upto` is here: (new upto, pieces)."""
+        """Take what has become in order now that everything before ``upto`` is here: (new upto, pieces)."""
         starts, ends = self._starts, self._ends
         taken: list[bytes | bytearray] = []
         while starts and starts[0] <= upto:
@@ -221,7 +223,7 @@ class Reassembly:
         self.cost = 0
 
     def sack_blocks(self, count: int) -> list[tuple[int, int]]:
-        """Up to `count` ranges, the most recently changed first (RFC 2018 section 4)."""
+        """Up to ``count`` ranges, the most recently changed first (RFC 2018 section 4)."""
         starts, ends = self._starts, self._ends
         blocks: list[tuple[int, int]] = []
         seen: set[int] = set()
@@ -276,7 +278,7 @@ class ReceiveWindow:
         return gain >= mss and (gain >= self.limit >> 1 or offered < mss or gain >= 2 * offered)
 
     def consumed(self, count: int, rtt: float, now: float) -> None:
-        """The owner read `count` bytes: dynamic right-sizing.
+        """The owner read ``count`` bytes: dynamic right-sizing.
 
         Whoever reads X bytes in one round trip needs a window of 2 X for the sender to be able to double its rate.
         """

@@ -1,0 +1,59 @@
+"""The deadlines of many connections: a heap with lazy deletion."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sized
+
+from ztnode.netstack.tcp.tcb import ControlBlock
+
+
+class TimerHeap:
+    """When which connection is due. A connection's one valid entry is the one that ``marks.scheduled`` names.
+
+    ``connections`` are all there are: with many more entries than that, most are superseded and are swept out.
+    """
+
+    __slots__ = ("_connections", "_heap", "_order")
+
+    def __init__(self, connections: Sized) -> None:
+        self._connections = connections
+        self._heap: list[tuple[float, int, ControlBlock]] = []
+        self._order = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def next_due(self) -> float | None:
+        """Not after the earliest deadline, perhaps before it."""
+        heap = self._heap
+        while heap and heap[0][2].marks.scheduled != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def schedule(self, tcb: ControlBlock, due: float) -> None:
+        """Enter a connection unless it is there early enough.
+
+        A deadline that moves later (every ACK moves the retransmission timeout) costs nothing: the old entry comes
+        up, finds nothing due, and is entered again.
+        """
+        scheduled = tcb.marks.scheduled
+        if scheduled is not None and due >= scheduled:
+            return
+        tcb.marks.scheduled = due
+        self._order += 1
+        heapq.heappush(self._heap, (due, self._order, tcb))
+        if len(self._heap) > 1024 and len(self._heap) > 4 * len(self._connections):
+            self._heap = [entry for entry in self._heap if entry[2].marks.scheduled == entry[0]]
+            heapq.heapify(self._heap)
+
+    def pop_due(self, now: float) -> list[ControlBlock]:
+        """Take those whose time has come."""
+        heap = self._heap
+        due: list[ControlBlock] = []
+        while heap and heap[0][0] <= now:
+            at, _, tcb = heapq.heappop(heap)
+            if tcb.marks.scheduled == at:  # otherwise superseded
+                tcb.marks.scheduled = None
+                due.append(tcb)
+        return due
