@@ -52,7 +52,7 @@ def create_connection(
     timeout: float | None = DEFAULT_TIMEOUT,
     source_address: tuple[str, int] | None = None,
     *,
-    all_errors: bool = False,
+    all_errors: bool = False,  # noqa: ARG001 (the original takes it)
     node: Node | str | None = None,
 ) -> socket.socket:
     """As ``socket.create_connection``: a connected TCP socket, here to a numeric address on the overlay.

@@ -68,7 +68,7 @@ async def serving(options: ServeOptions) -> AsyncIterator[Served]:
         await node.close()
 
 
-async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda served: None) -> None:
+async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda _served: None) -> None:
     """Serve until SIGTERM, SIGINT or, if told so, the end of standard input; ``ready`` is called when clients can come.
     Raises as ``serving`` does."""
     stop = asyncio.Event()

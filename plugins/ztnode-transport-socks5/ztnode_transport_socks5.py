@@ -41,11 +41,11 @@ class Socks5Transport(asyncio.DatagramProtocol):
 
     def __init__(self, proxy: Endpoint) -> None:
         self._proxy = proxy
-        self._receive: Callable[[Datagrams], None] = lambda datagrams: None
+        self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
         self._udp: asyncio.DatagramTransport | None = None
         self._control: asyncio.StreamWriter | None = None
 
-    async def open(self, port: int, receive: Callable[[Datagrams], None]) -> None:
+    async def open(self, port: int, receive: Callable[[Datagrams], None]) -> None:  # noqa: ARG002 (the proxy chooses)
         """Ask the proxy for a UDP relay; it lives as long as the control connection. Raises OSError."""
         self._receive = receive
         reader, self._control = await asyncio.open_connection(*self._proxy)
@@ -66,7 +66,7 @@ class Socks5Transport(asyncio.DatagramProtocol):
             relay = (self._proxy[0], relay[1])
         self._udp, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, remote_addr=relay)
 
-    def datagram_received(self, data: bytes, addr: object) -> None:
+    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002 (always the proxy)
         """One datagram from the relay: RSV, FRAG, endpoint, payload (RFC 1928 section 7)."""
         if len(data) < 4 or data[2] != 0:
             return
@@ -91,7 +91,7 @@ class Socks5Transport(asyncio.DatagramProtocol):
 
     async def close(self) -> None:
         """See ``ztnode.hookspecs.Transport``."""
-        self._receive = lambda datagrams: None
+        self._receive = lambda _datagrams: None
         if self._udp is not None:
             self._udp.close()
         if self._control is not None:

@@ -6,24 +6,28 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 import uvloop
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
 
 import ztclient
 from tests.unit.fake_node import NWID, RunningNode
 from tests.unit.peers import LINGER_RESET, echo, peer
 from tests.unit.tls_files import TlsFiles
 from ztclient.discovery import socket_path
+from ztclient.times import duration
+from ztclient.v1 import node_pb2 as pb
+from ztclient.v1 import node_pb2_grpc as rpc
 from ztnode.control.server import ControlServer, TcpOptions
 from ztnode.control.token import load_or_create
-from ztnode.v1 import node_pb2 as pb
-from ztnode.v1 import node_pb2_grpc as rpc
 
 HOST = "10.121.15.99"
 NETWORK = f"{NWID:016x}"
@@ -46,6 +50,18 @@ def ending(error: grpc.RpcError) -> tuple[grpc.StatusCode, str, str | None]:
     named = metadata.get("ztnode-errno")
     assert named is None or isinstance(named, str)
     return error.code(), error.details() or "", named
+
+
+def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
+    """The ErrorInfo of a failed call, found as other programs find it, in a status that agrees with the call."""
+    assert isinstance(error, grpc.Call)
+    status = rpc_status.from_call(error)
+    assert status is not None
+    assert (status.code, status.message) == (error.code().value[0], error.details())
+    (detail,) = status.details
+    info = error_details_pb2.ErrorInfo()
+    assert detail.Unpack(info)
+    return info
 
 
 def test_the_socket_is_the_owners_alone(running_node: RunningNode) -> None:
@@ -188,17 +204,19 @@ def test_malformed_arguments(stub: rpc.NodeServiceStub) -> None:
         lambda: stub.Dial(pb.DialRequest(ip="fe80::1%eth0", port=80)),
         lambda: stub.Dial(pb.DialRequest(ip=HOST)),
         lambda: stub.Dial(pb.DialRequest(ip=HOST, port=65536)),
-        lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, timeout_seconds=-1)),
-        lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, timeout_seconds=float("nan"))),
+        lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, timeout=Duration(seconds=-1))),
+        lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, timeout=Duration(seconds=-(2**63), nanos=-1))),
         lambda: list(stub.Listen(pb.ListenRequest(ip="10.0.0", port=80))),
         lambda: list(stub.Capture(pb.CaptureRequest())),
     ]
     for call in calls:
         with pytest.raises(grpc.RpcError) as caught:
             call()
-        code, reason, _errno = ending(caught.value)
+        code, text, _errno = ending(caught.value)
         assert code == grpc.StatusCode.INVALID_ARGUMENT
-        assert reason
+        assert text
+        info = error_info(caught.value)
+        assert (info.domain, info.reason) == ("ztnode", "INVALID_ARGUMENT")
 
 
 @pytest.mark.parametrize(
@@ -211,30 +229,32 @@ def test_malformed_arguments(stub: rpc.NodeServiceStub) -> None:
     ],
 )
 def test_dial_failures(stub: rpc.NodeServiceStub, host: str, code: grpc.StatusCode, number: str) -> None:
-    request = pb.DialRequest(ip=host, port=80, timeout_seconds=0.2)
+    request = pb.DialRequest(ip=host, port=80, timeout=duration(0.2))
     with pytest.raises(grpc.RpcError) as caught:
         stub.Dial(request)
     assert ending(caught.value)[::2] == (code, number)
     with pytest.raises(grpc.RpcError) as caught:
         list(stub.Stream(iter([pb.StreamRequest(dial=request)])))
     assert ending(caught.value)[::2] == (code, number)
+    assert error_info(caught.value).reason == number
 
 
 def test_unknown_things(stub: rpc.NodeServiceStub) -> None:
     unknown = "8056c2e21c000001"
-    calls = [
-        lambda: stub.GetNetwork(pb.GetNetworkRequest(network_id=unknown)),
-        lambda: stub.Leave(pb.LeaveRequest(network_id=unknown)),
-        lambda: stub.ListAddresses(pb.ListAddressesRequest(network_id=unknown)),
-        lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, network_id=unknown)),
-        lambda: list(stub.Capture(pb.CaptureRequest(network_id=unknown))),
-        lambda: stub.Accept(pb.AcceptRequest(listener_id=99)),
-        lambda: list(stub.Stream(iter([pb.StreamRequest(token=bytes(16))]))),
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: stub.GetNetwork(pb.GetNetworkRequest(network_id=unknown)), "NETWORK_NOT_JOINED"),
+        (lambda: stub.Leave(pb.LeaveRequest(network_id=unknown)), "NETWORK_NOT_JOINED"),
+        (lambda: stub.ListAddresses(pb.ListAddressesRequest(network_id=unknown)), "NETWORK_NOT_JOINED"),
+        (lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, network_id=unknown)), "NETWORK_NOT_JOINED"),
+        (lambda: list(stub.Capture(pb.CaptureRequest(network_id=unknown))), "NETWORK_NOT_JOINED"),
+        (lambda: stub.Accept(pb.AcceptRequest(listener_id=99)), "EBADF"),
+        (lambda: list(stub.Stream(iter([pb.StreamRequest(token=bytes(16))]))), "TOKEN_NOT_FOUND"),
     ]
-    for call in calls:
+    for call, reason in calls:
         with pytest.raises(grpc.RpcError) as caught:
             call()
         assert ending(caught.value)[0] == grpc.StatusCode.NOT_FOUND
+        assert error_info(caught.value).reason == reason
 
 
 @pytest.mark.parametrize(
