@@ -96,7 +96,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 def test_a_network_from_making_to_deleting(served: Served) -> None:
     client = Client()
-    made = client.create_network(name="home", rfc4193=True, **subnet("10.121.15.0/24"))
+    settings = subnet("10.121.15.0/24")
+    settings.update({"name": "home", "rfc4193": True})
+    made = client.create_network(**settings)
     assert made.nwid.startswith("1122334455") and made.private and made.assign_ipv4 and made.revision == 1
     assert made.pools == (("10.121.15.1", "10.121.15.254"),) and made.routes[0].target == "10.121.15.0/24"
     # What a request leaves out stays: address modes share one object in the controller's documents.
@@ -184,6 +186,10 @@ def test_the_commands(served: Served, capsys: pytest.CaptureFixture[str]) -> Non
     (member,) = json.loads(command("members", nwid, "--json"))
     assert member["name"] == "printer" and member["authorized"] is True
     assert "not authorized" in command("deauthorize", nwid, MEMBER) and "shut out" in command("members", nwid)
+    # The British spelling works too, and is not shown.
+    assert "not authorized" not in command("authorise", nwid, MEMBER)
+    assert "not authorized" in command("deauthorise", nwid, MEMBER)
+    assert "authorise" not in command("--help")
     command("forget", nwid, MEMBER)
     assert "no member" in command("forget", nwid, MEMBER, code=1)
     assert "setting" in command("update", nwid, code=2)
