@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ztclient.dialling import connected_socket
 from ztclient.errors import from_rpc
+from ztclient.tcp import socket_pair
 
 if TYPE_CHECKING:
     import grpc
@@ -52,7 +53,7 @@ class Listener:
         self._id = answer.listener_id
         self._bound = (answer.bound.ip, answer.bound.port)
         # One byte in the pair for each connection in _ready.
-        self._readable, self._signal = socket.socketpair()
+        self._readable, self._signal = socket.socketpair() if hasattr(socket, "AF_UNIX") else socket_pair()
         self._readable.setblocking(False)
         threading.Thread(target=self._fetch, name="ztclient-listener", daemon=True).start()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -157,13 +158,17 @@ def request_response(net: Harness) -> tuple[float, float]:
     return statistics.median(times), statistics.quantiles(times, n=100)[98]
 
 
+def _stands(connection: TcpConnection) -> bool:
+    return connection.established or connection.error is not None
+
+
 def connect_time(net: Harness) -> float:
     """Median in ms until a connection stands."""
     times = []
     for _ in range(CONNECTS):
         started = time.perf_counter()
         connection = net.stack.connect(KERNEL4, PORT, time.monotonic())
-        net.run(lambda connection=connection: connection.established or connection.error)
+        net.run(functools.partial(_stands, connection))
         times.append((time.perf_counter() - started) * 1e3)
         connection.abort()
         net.flush()

@@ -11,6 +11,7 @@ import pstats
 import struct
 import sys
 import time
+from collections.abc import Sequence
 
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.layer import TcpLayer
@@ -30,14 +31,14 @@ class Side:
         self.local, self.remote, self.mtu = local, remote, mtu
         ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0x4000, 64, 6, 0, local, remote)
         self.header = b"\x02" * 12 + b"\x08\x00" + ip
-        self.frames: list[bytes] = []
+        self.frames: list[Sequence[bytes | memoryview]] = []
         self.layer = TcpLayer(self, random=os.urandom, now=0.0)
         self.seconds = 0.0
 
     def flow_to(self, port_index: int, local: bytes, remote: bytes, now: float) -> Side:
         return self
 
-    def send(self, frames) -> None:
+    def send(self, frames: Sequence[Sequence[bytes | memoryview]]) -> None:
         self.frames.extend(frames)
 
     def confirm(self, now: float) -> None:

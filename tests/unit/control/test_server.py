@@ -14,8 +14,8 @@ import pytest
 import uvloop
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 
 import ztclient
@@ -123,16 +123,23 @@ def test_odd_characters_in_the_path(tmp_path: Path, name: str) -> None:
 
 
 def test_health(channel: grpc.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
     for name in ("", "ztnode.v1.NodeService"):
-        answer = health.Check(health_pb2.HealthCheckRequest(service=name))
+        answer = check(health_pb2.HealthCheckRequest(service=name))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_reflection(channel: grpc.Channel) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    request = reflection_pb2.ServerReflectionRequest(list_services="")
-    (answer,) = stub.ServerReflectionInfo(iter([request]))
+    ask = channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    (answer,) = ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
     names = {service.name for service in answer.list_services_response.service}
     assert {"ztnode.v1.NodeService", "grpc.health.v1.Health"} <= names
 
@@ -197,7 +204,7 @@ def test_the_token_file(tmp_path: Path) -> None:
 
 
 def test_malformed_arguments(stub: rpc.NodeServiceStub) -> None:
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: stub.Join(pb.JoinRequest(network_id="x")),
         lambda: stub.Join(pb.JoinRequest(network_id="0" * 16)),
         lambda: stub.Dial(pb.DialRequest(ip="example.com", port=80)),
@@ -405,13 +412,15 @@ def test_a_request_that_is_no_message_is_not_told_in_the_log(
 ) -> None:
     for name in ("Join", "WatchNetworks"):
         with pytest.raises(grpc.RpcError):
-            channel.unary_unary(f"/ztnode.v1.NodeService/{name}")(b"\xff" * 100, timeout=5)
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/ztnode.v1.NodeService/{name}")
+            call(b"\xff" * 100, timeout=5)
     with pytest.raises(grpc.RpcError) as caught:
-        list(channel.stream_stream("/ztnode.v1.NodeService/Stream")(iter([b"\xff" * 100]), timeout=5))
+        stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream("/ztnode.v1.NodeService/Stream")
+        list(stream(iter([b"\xff" * 100]), timeout=5))
     assert ending(caught.value)[0] is grpc.StatusCode.INVALID_ARGUMENT
     with pytest.raises(grpc.RpcError):
-        reflect = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-        list(reflect(iter([b"\xff" * 100]), timeout=5))
+        stream = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        list(stream(iter([b"\xff" * 100]), timeout=5))
     assert not caplog.records
 
 
