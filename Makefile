@@ -1,34 +1,68 @@
 # The two commands of the README are `make demo` and `make test`; each sets up .venv/ by itself.
 PYTHON ?= python3
 BIN := .venv/bin
+# What is installed is pinned and checked: deploy/constraints.txt runs ztnode, deploy/constraints-dev.txt is that and the tools.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PROJECTS := pyproject.toml ztclient/pyproject.toml
 
-.PHONY: demo test check bench proto clean
+.PHONY: help demo test check test-pythons bench proto constraints dist clean
 
-.venv/.installed: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ztnode needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ztnode needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	@echo "making .venv/ with $(PYTHON)"
+	@$(PYTHON) -m venv .venv
 	@touch $@
+
+# Compiled when they are first used: of what is installed a demo uses the smaller part.
+.venv/.installed: .venv/.made deploy/constraints.txt $(PROJECTS)
+	@echo "fetching what ztnode runs on into .venv/ (40 MB; half a minute, and seconds from the second time on)"
+	@$(PIP) install --no-compile --require-hashes -r deploy/constraints.txt
+	@echo "installing ztclient and ztnode from this directory"
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e ./ztclient -e .
+	@touch $@
+
+.venv/.dev-installed: .venv/.made deploy/constraints-dev.txt $(PROJECTS)
+	@echo "fetching what ztnode and its tests run on into .venv/ (150 MB; a minute)"
+	@$(PIP) install --quiet --require-hashes -r deploy/constraints-dev.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e ./ztclient -e .
+	@touch $@ .venv/.installed
 
 demo: .venv/.installed  ## two nodes and a network of their own; a page goes from one to the other
 	$(BIN)/ztnode demo
 
-check: .venv/.installed  ## style, types, the rooms' import rules, stubs current
+check: .venv/.dev-installed  ## style, types, import rules; the protocol's style, and its stubs current
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	deploy/buf.sh lint proto
+	deploy/buf.sh format --diff --exit-code proto
 	$(BIN)/python proto/generate.py --check
 
-test: check  ## everything that CI runs
+test: check test-pythons  ## everything that CI runs
 	@deploy/test-tools.sh
 	$(BIN)/pytest -n auto --dist loadfile
 
-bench: .venv/.installed  ## one table on the terminal, figures in bench-results.json
+test-pythons: .venv/.dev-installed  ## the quick unit tests on the other supported Pythons that are installed
+	deploy/test-pythons.sh 3.12 3.13
+
+bench: .venv/.dev-installed  ## one table on the terminal, figures in bench-results.json
 	$(BIN)/python -m tests.bench
 
-proto: .venv/.installed  ## make the gRPC stubs anew
+proto: .venv/.dev-installed  ## format the .proto files and make the gRPC stubs anew
+	deploy/buf.sh format --write proto
 	$(BIN)/python proto/generate.py
 
-clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+constraints: .venv/.dev-installed  ## pin the newest versions that fit, with hashes, in deploy/
+	deploy/constraints.sh
+
+dist: .venv/.dev-installed  ## wheels and source distributions of ztclient and ztnode, in dist/
+	$(BIN)/uv build --quiet --out-dir dist ztclient
+	$(BIN)/uv build --quiet --out-dir dist .
+
+clean:  ## remove everything that was made
+	rm -rf .venv .venv-* build dist *.egg-info ztclient/build ztclient/*.egg-info deploy/buf/node_modules
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Generate the Python stubs in ztnode/v1 from the .proto files, or check that the committed ones are current.
+"""Generate the Python stubs in ztclient/v1 from the .proto files, or check that the committed ones are current.
 
-    python proto/generate.py            write ztnode/v1
-    python proto/generate.py --check    exit 1 if ztnode/v1 differs from what would be written
+    python proto/generate.py            write ztclient/v1
+    python proto/generate.py --check    exit 1 if ztclient/v1 differs from what would be written
+
+The stubs are in the client's distribution, and the node takes them from there. The descriptors in them keep the names
+of the .proto files (ztnode/v1/node.proto), so that a program with stubs of its own from the same files can load both.
 
 The generators are pinned, because generated code refuses to run on a protobuf runtime older than the one it was made
 for: grpcio-tools 1.76.0 makes code for protobuf 6.31.1, the oldest runtime that ztnode supports, and that code runs on
@@ -15,6 +18,7 @@ import argparse
 import importlib.metadata
 import importlib.resources
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,8 +30,11 @@ PINNED = {"grpcio-tools": "1.76.0", "mypy-protobuf": "5.1.0"}
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "proto"
-PACKAGE = Path("ztnode") / "v1"
+PROTO_PACKAGE = Path("ztnode") / "v1"
+PACKAGE = Path("ztclient") / "v1"
 HAND_WRITTEN = {"__init__.py"}
+MODULE = re.compile(r"""(^from |^import |, '|generated code in )ztnode([./])v1(?=[. /])""", re.MULTILINE)
+"""Where the generators name a stub's module, which they derive from the directory of the .proto file."""
 
 
 def wrong_versions() -> list[str]:
@@ -45,7 +52,7 @@ def wrong_versions() -> list[str]:
 
 def generate(into: Path) -> None:
     """Write the stubs of every .proto file below ``into``. Raises subprocess.CalledProcessError when protoc fails."""
-    protos = sorted(str(path.relative_to(SOURCES)) for path in (SOURCES / PACKAGE).glob("*.proto"))
+    protos = sorted(str(path.relative_to(SOURCES)) for path in (SOURCES / PROTO_PACKAGE).glob("*.proto"))
     well_known = importlib.resources.files("grpc_tools") / "_proto"
     # The mypy plugin is a console script beside this interpreter, which need not be on PATH.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -62,6 +69,9 @@ def generate(into: Path) -> None:
         *protos,
     ]
     subprocess.run(command, check=True, env={**os.environ, "PATH": path}, stdout=subprocess.DEVNULL)
+    for stub in (into / PROTO_PACKAGE).iterdir():
+        text = MODULE.sub(r"\1ztclient\2v1", stub.read_text(encoding="utf-8"))
+        stub.write_text(text, encoding="utf-8")
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -74,7 +84,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Generate ztnode/v1 from proto/, or check that it is current.")
+    parser = argparse.ArgumentParser(description="Generate ztclient/v1 from proto/, or check that it is current.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the stubs are stale")
     check: bool = parser.parse_args().check
 
@@ -87,7 +97,7 @@ def main() -> int:
             generate(Path(scratch))
         except subprocess.CalledProcessError:
             return 1  # protoc has said why
-        fresh = files(Path(scratch) / PACKAGE)
+        fresh = files(Path(scratch) / PROTO_PACKAGE)
         committed = files(ROOT / PACKAGE)
         if check:
             stale = sorted(name for name in fresh.keys() | committed.keys() if fresh.get(name) != committed.get(name))
@@ -97,7 +107,7 @@ def main() -> int:
         for name in committed.keys() - fresh.keys():
             (ROOT / PACKAGE / name).unlink()
         for name in fresh:
-            shutil.copyfile(Path(scratch) / PACKAGE / name, ROOT / PACKAGE / name)
+            shutil.copyfile(Path(scratch) / PROTO_PACKAGE / name, ROOT / PACKAGE / name)
     return 0
 
 

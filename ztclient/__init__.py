@@ -21,8 +21,8 @@ from ztclient.model import ManagedAddress, Network, Path, Peer, Route, Status, W
 from ztclient.node import DEFAULT_TIMEOUT, Node
 
 if TYPE_CHECKING:
-    from ztclient.http import HTTPConnection, HTTPSConnection, HTTPServer
     from ztclient.listener import Listener
+    from ztclient.web import HTTPConnection, HTTPSConnection, HTTPServer
 
 __all__ = [
     "AuthenticationError",
@@ -52,7 +52,7 @@ def create_connection(
     timeout: float | None = DEFAULT_TIMEOUT,
     source_address: tuple[str, int] | None = None,
     *,
-    all_errors: bool = False,
+    all_errors: bool = False,  # noqa: ARG001 (the original takes it)
     node: Node | str | None = None,
 ) -> socket.socket:
     """As ``socket.create_connection``: a connected TCP socket, here to a numeric address on the overlay.
@@ -77,9 +77,9 @@ def create_server(address: tuple[str, int], *, backlog: int | None = None, node:
 def __getattr__(name: str) -> Any:
     # http.client takes longer to import than all the rest; who wants a socket alone should not wait for it.
     if name in ("HTTPConnection", "HTTPSConnection", "HTTPServer"):
-        from ztclient import http
+        from ztclient import web
 
-        return getattr(http, name)
+        return getattr(web, name)
     if name == "Listener":
         from ztclient.listener import Listener
 

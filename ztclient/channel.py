@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ztclient.discovery import Address
-from ztclient.errors import NodeUnavailableError, from_rpc
+from ztclient.errors import Error, NodeUnavailableError, from_rpc
 
 if TYPE_CHECKING:
     import grpc
 
-    from ztnode.v1.controller_pb2_grpc import ControllerServiceStub
-    from ztnode.v1.node_pb2_grpc import NodeServiceStub
+    from ztclient.v1.controller_pb2_grpc import ControllerServiceStub
+    from ztclient.v1.node_pb2_grpc import NodeServiceStub
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     # A node's address is the user's own choice; a web proxy has no part in it.
@@ -53,7 +54,7 @@ class Control:
         """Raises OSError when a credential file cannot be read. No connection is made yet."""
         import grpc
 
-        from ztnode.v1.node_pb2_grpc import NodeServiceStub
+        from ztclient.v1.node_pb2_grpc import NodeServiceStub
 
         if address.scheme == "unix":
             self._channel = grpc.insecure_channel("unix:" + quote(address.target), _OPTIONS)
@@ -86,7 +87,7 @@ class Control:
     @property
     def controller_stub(self) -> ControllerServiceStub:
         """Calls to the network controller, which only some nodes are."""
-        from ztnode.v1.controller_pb2_grpc import ControllerServiceStub
+        from ztclient.v1.controller_pb2_grpc import ControllerServiceStub
 
         return ControllerServiceStub(self._channel)
 
@@ -98,6 +99,20 @@ class Control:
             return method(request, timeout=timeout, metadata=self.metadata)
         except grpc.RpcError as error:
             raise self._failure(error) from None
+
+    def entries(self, method: Callable[..., Any], request: Any) -> Iterator[Any]:
+        """Every entry that a List call gives, fetched page by page; ``request`` is changed on the way. Raises as
+        ``call`` does."""
+        while True:
+            answer = self.call(method, request)
+            for field, value in answer.ListFields():
+                if field.name != "next_page_token":
+                    yield from value
+            if not answer.next_page_token:
+                return
+            if answer.next_page_token == request.page_token:
+                raise Error(errno.EIO, f"the node at {self.address} gives the same page again and again")
+            request.page_token = answer.next_page_token
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -155,4 +170,5 @@ def _after_fork() -> None:
 _inherited: list[Control] = []
 """Channels of the parent process: closing one here (as the garbage collector would) could hang."""
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_after_fork)

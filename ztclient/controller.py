@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from ztclient.node import Node, network_id
+from ztclient import times
+from ztclient.forms import network_id
+from ztclient.node import Node
 
 if TYPE_CHECKING:
-    from ztnode.v1 import controller_pb2 as pb
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from ztclient.v1 import controller_pb2 as pb
 
 
 class NetworkSettings(TypedDict, total=False):
@@ -19,7 +23,7 @@ class NetworkSettings(TypedDict, total=False):
 
     name: str
     private: bool
-    """Members need authorisation. Default: True."""
+    """Members need authorization. Default: True."""
     broadcast: bool
     mtu: int
     multicast_limit: int
@@ -71,7 +75,7 @@ class ControllerNetwork:
     name: str
     private: bool
     members: int
-    authorised_members: int
+    authorized_members: int
     broadcast: bool
     mtu: int
     multicast_limit: int
@@ -99,7 +103,7 @@ class ControllerMember:
     nwid: str
     address: str
     name: str
-    authorised: bool
+    authorized: bool
     online: bool
     last_seen_age: float | None
     managed_addresses: tuple[str, ...]
@@ -113,10 +117,10 @@ class ControllerMember:
     tags: tuple[tuple[int, int], ...]
     capabilities: tuple[int, ...]
     identity: str
-    authorised_by: str
+    authorized_by: str
     created: float | None
-    last_authorised: float | None
-    last_deauthorised: float | None
+    last_authorized: float | None
+    last_deauthorized: float | None
     revision: int
 
 
@@ -139,111 +143,112 @@ class Controller:
 
     def networks(self) -> list[ControllerNetwork]:
         """All networks of this controller."""
-        from ztnode.v1 import controller_pb2 as pb
+        from ztclient.v1 import controller_pb2 as pb
 
         control = self._node.control
-        answer: pb.ControllerListNetworksResponse = control.call(
-            control.controller_stub.ListNetworks, pb.ControllerListNetworksRequest()
-        )
-        return [_network(network) for network in answer.networks]
+        request = pb.ControllerServiceListNetworksRequest()
+        return [_network(each) for each in control.entries(control.controller_stub.ListNetworks, request)]
 
     def network(self, nwid: str | int) -> ControllerNetwork:
         """One network."""
-        from ztnode.v1 import controller_pb2 as pb
+        from ztclient.v1 import controller_pb2 as pb
 
         control = self._node.control
-        request = pb.ControllerGetNetworkRequest(network_id=network_id(nwid))
-        answer: pb.ControllerGetNetworkResponse = control.call(control.controller_stub.GetNetwork, request)
+        request = pb.ControllerServiceGetNetworkRequest(network_id=network_id(nwid))
+        answer: pb.ControllerServiceGetNetworkResponse = control.call(control.controller_stub.GetNetwork, request)
         return _network(answer.network)
 
     def create_network(self, nwid: str | int | None = None, **settings: Unpack[NetworkSettings]) -> ControllerNetwork:
         """Make a network; ``nwid`` None: with a random id. See ``subnet`` for the usual addresses."""
-        from ztnode.v1 import controller_pb2 as pb
+        from ztclient.v1 import controller_pb2 as pb
 
         control = self._node.control
-        request = pb.ControllerCreateNetworkRequest(
+        request = pb.ControllerServiceCreateNetworkRequest(
             network_id="" if nwid is None else network_id(nwid), settings=_network_settings(settings)
         )
-        answer: pb.ControllerCreateNetworkResponse = control.call(control.controller_stub.CreateNetwork, request)
+        answer: pb.ControllerServiceCreateNetworkResponse = control.call(control.controller_stub.CreateNetwork, request)
         return _network(answer.network)
 
     def update_network(self, nwid: str | int, **settings: Unpack[NetworkSettings]) -> ControllerNetwork:
         """Change settings; members that are online get them at once."""
-        from ztnode.v1 import controller_pb2 as pb
+        from ztclient.v1 import controller_pb2 as pb
 
         control = self._node.control
-        request = pb.ControllerUpdateNetworkRequest(network_id=network_id(nwid), settings=_network_settings(settings))
-        answer: pb.ControllerUpdateNetworkResponse = control.call(control.controller_stub.UpdateNetwork, request)
+        request = pb.ControllerServiceUpdateNetworkRequest(
+            network_id=network_id(nwid), settings=_network_settings(settings)
+        )
+        answer: pb.ControllerServiceUpdateNetworkResponse = control.call(control.controller_stub.UpdateNetwork, request)
         return _network(answer.network)
 
     def delete_network(self, nwid: str | int) -> None:
         """Delete a network with its members."""
-        from ztnode.v1 import controller_pb2 as pb
+        from ztclient.v1 import controller_pb2 as pb
 
         control = self._node.control
-        request = pb.ControllerDeleteNetworkRequest(network_id=network_id(nwid))
+        request = pb.ControllerServiceDeleteNetworkRequest(network_id=network_id(nwid))
         control.call(control.controller_stub.DeleteNetwork, request)
 
     def members(self, nwid: str | int) -> list[ControllerMember]:
         """Everybody who is a member or has asked to become one."""
-        from ztnode.v1 import controller_pb2 as pb
+        from ztclient.v1 import controller_pb2 as pb
 
         control = self._node.control
-        request = pb.ControllerListMembersRequest(network_id=network_id(nwid))
-        answer: pb.ControllerListMembersResponse = control.call(control.controller_stub.ListMembers, request)
-        return [_member(member) for member in answer.members]
+        request = pb.ControllerServiceListMembersRequest(network_id=network_id(nwid))
+        return [_member(each) for each in control.entries(control.controller_stub.ListMembers, request)]
 
     def member(self, nwid: str | int, address: str) -> ControllerMember:
         """One member."""
-        from ztnode.v1 import controller_pb2 as pb
+        from ztclient.v1 import controller_pb2 as pb
 
         control = self._node.control
-        request = pb.ControllerGetMemberRequest(network_id=network_id(nwid), address=address)
-        answer: pb.ControllerGetMemberResponse = control.call(control.controller_stub.GetMember, request)
+        request = pb.ControllerServiceGetMemberRequest(network_id=network_id(nwid), address=address)
+        answer: pb.ControllerServiceGetMemberResponse = control.call(control.controller_stub.GetMember, request)
         return _member(answer.member)
 
-    def authorise(self, nwid: str | int, address: str) -> ControllerMember:
+    def authorize(self, nwid: str | int, address: str) -> ControllerMember:
         """Let a node in, whether or not it has asked yet."""
-        from ztnode.v1 import controller_pb2 as pb
+        from ztclient.v1 import controller_pb2 as pb
 
         control = self._node.control
-        request = pb.ControllerAuthoriseMemberRequest(network_id=network_id(nwid), address=address)
-        answer: pb.ControllerAuthoriseMemberResponse = control.call(control.controller_stub.AuthoriseMember, request)
+        request = pb.ControllerServiceAuthorizeMemberRequest(network_id=network_id(nwid), address=address)
+        answer: pb.ControllerServiceAuthorizeMemberResponse = control.call(
+            control.controller_stub.AuthorizeMember, request
+        )
         return _member(answer.member)
 
-    def deauthorise(self, nwid: str | int, address: str) -> ControllerMember:
+    def deauthorize(self, nwid: str | int, address: str) -> ControllerMember:
         """Shut a member out."""
-        from ztnode.v1 import controller_pb2 as pb
+        from ztclient.v1 import controller_pb2 as pb
 
         control = self._node.control
-        request = pb.ControllerDeauthoriseMemberRequest(network_id=network_id(nwid), address=address)
-        answer: pb.ControllerDeauthoriseMemberResponse = control.call(
-            control.controller_stub.DeauthoriseMember, request
+        request = pb.ControllerServiceDeauthorizeMemberRequest(network_id=network_id(nwid), address=address)
+        answer: pb.ControllerServiceDeauthorizeMemberResponse = control.call(
+            control.controller_stub.DeauthorizeMember, request
         )
         return _member(answer.member)
 
     def update_member(self, nwid: str | int, address: str, **settings: Unpack[MemberSettings]) -> ControllerMember:
         """Change settings of a member, or make one known before it asks."""
-        from ztnode.v1 import controller_pb2 as pb
+        from ztclient.v1 import controller_pb2 as pb
 
         control = self._node.control
-        request = pb.ControllerUpdateMemberRequest(
+        request = pb.ControllerServiceUpdateMemberRequest(
             network_id=network_id(nwid), address=address, settings=_member_settings(settings)
         )
-        answer: pb.ControllerUpdateMemberResponse = control.call(control.controller_stub.UpdateMember, request)
+        answer: pb.ControllerServiceUpdateMemberResponse = control.call(control.controller_stub.UpdateMember, request)
         return _member(answer.member)
 
     def delete_member(self, nwid: str | int, address: str) -> None:
         """Forget a member and free its addresses."""
-        from ztnode.v1 import controller_pb2 as pb
+        from ztclient.v1 import controller_pb2 as pb
 
         control = self._node.control
-        request = pb.ControllerDeleteMemberRequest(network_id=network_id(nwid), address=address)
+        request = pb.ControllerServiceDeleteMemberRequest(network_id=network_id(nwid), address=address)
         control.call(control.controller_stub.DeleteMember, request)
 
 
 def _network_settings(settings: NetworkSettings) -> pb.NetworkSettings:
-    from ztnode.v1 import controller_pb2 as pb
+    from ztclient.v1 import controller_pb2 as pb
 
     message = pb.NetworkSettings(
         name=settings.get("name"),
@@ -273,12 +278,12 @@ def _network_settings(settings: NetworkSettings) -> pb.NetworkSettings:
         tags = [pb.NetworkTag(id=tag, default_value=default) for tag, default in settings["tags"]]
         message.tags.CopyFrom(pb.NetworkTags(tags=tags))
     if "certificate_window" in settings:
-        message.certificate_window_ms = round(settings["certificate_window"] * 1000)
+        message.certificate_window.CopyFrom(times.duration(settings["certificate_window"]))
     return message
 
 
 def _member_settings(settings: MemberSettings) -> pb.MemberSettings:
-    from ztnode.v1 import controller_pb2 as pb
+    from ztclient.v1 import controller_pb2 as pb
 
     message = pb.MemberSettings(
         name=settings.get("name"),
@@ -302,7 +307,7 @@ def _network(message: pb.ControllerNetwork) -> ControllerNetwork:
         name=settings.name,
         private=settings.private,
         members=message.members,
-        authorised_members=message.authorised_members,
+        authorized_members=message.authorized_members,
         broadcast=settings.broadcast,
         mtu=settings.mtu,
         multicast_limit=settings.multicast_limit,
@@ -319,9 +324,9 @@ def _network(message: pb.ControllerNetwork) -> ControllerNetwork:
         tags=tuple(
             (tag.id, tag.default_value if tag.HasField("default_value") else None) for tag in settings.tags.tags
         ),
-        certificate_window=settings.certificate_window_ms / 1000,
+        certificate_window=times.seconds(settings.certificate_window),
         revision=message.revision,
-        created=message.created_ms / 1000,
+        created=times.milliseconds(message.created_at) / 1000,
     )
 
 
@@ -331,9 +336,9 @@ def _member(message: pb.ControllerMember) -> ControllerMember:
         nwid=message.network_id,
         address=message.address,
         name=settings.name,
-        authorised=message.authorised,
+        authorized=message.authorized,
         online=message.online,
-        last_seen_age=message.last_seen_age_seconds if message.last_seen_age_seconds >= 0 else None,
+        last_seen_age=times.seconds(message.last_seen_age) if message.HasField("last_seen_age") else None,
         managed_addresses=tuple(message.managed_addresses),
         assigned_addresses=tuple(settings.addresses.addresses),
         version=message.version,
@@ -343,13 +348,13 @@ def _member(message: pb.ControllerMember) -> ControllerMember:
         tags=tuple((tag.id, tag.value) for tag in settings.tags.tags),
         capabilities=tuple(settings.capabilities.ids),
         identity=message.identity,
-        authorised_by=message.authorised_by,
-        created=_when(message.created_ms),
-        last_authorised=_when(message.last_authorised_ms),
-        last_deauthorised=_when(message.last_deauthorised_ms),
+        authorized_by=message.authorized_by,
+        created=_when(message.created_at),
+        last_authorized=_when(message.last_authorized_at),
+        last_deauthorized=_when(message.last_deauthorized_at),
         revision=message.revision,
     )
 
 
-def _when(milliseconds: int) -> float | None:
-    return milliseconds / 1000 if milliseconds else None
+def _when(message: Timestamp) -> float | None:
+    return times.milliseconds(message) / 1000 or None

@@ -19,15 +19,18 @@ The registry is a directory of small JSON files, one for each running node, in `
 there is no such variable, in ``<temporary directory>/ztnode-<uid>``. It belongs to the user and has mode 0700, or it is
 not trusted. The node holds a lock on its file for as long as it lives, so that a file left behind by a crash is
 told apart from a running node without guessing by process id. ``ztnode.node.registry`` writes it.
+
+A system without Unix sockets, such as Windows, has neither the first form nor the registry: there a node elsewhere is
+named by ``tls://host:port``.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -35,6 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ztclient.errors import NodeUnavailableError
+from ztclient.forms import split_host_port
 
 SOCKET_NAME = "ztnode.sock"
 """The control socket's name in the state directory."""
@@ -80,10 +84,13 @@ def parse_address(text: str) -> Address:
         scheme, target = "tcp", text
     if scheme not in ("tcp", "tls"):
         raise ValueError(f"{text!r} is not an address of a node: write unix:/path, tcp://host:port or tls://host:port")
-    host, colon, port = target.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+    try:
+        host, port = split_host_port(target)
+    except ValueError:
+        host, port = "", 0
+    if not host or not port:
         raise ValueError(f"{text!r} is not an address of a node: host:port is missing, as in {scheme}://127.0.0.1:7447")
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+    if ":" in host and not target.startswith("["):
         raise ValueError(f"{text!r} is not an address of a node: put the IPv6 address in brackets")
     return Address(scheme, target)
 
@@ -91,6 +98,15 @@ def parse_address(text: str) -> Address:
 def runtime_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """This user's directory for sockets and registry entries; it need not exist."""
     return Path(_runtime_directory(environ))
+
+
+def _require_unix_sockets(wanted: str) -> None:
+    """Raise NodeUnavailableError where the operating system has no Unix sockets."""
+    if not hasattr(socket, "AF_UNIX") or not hasattr(os, "getuid"):
+        raise NodeUnavailableError(
+            errno.EAFNOSUPPORT,
+            f"{wanted} needs a Unix socket, which this system does not have: name a node by ZTNODE_ADDRESS=tls://host:port",
+        )
 
 
 # What follows joins strings: objects of pathlib would be most of what making a client costs.
@@ -129,7 +145,9 @@ def _socket_path(state: str | os.PathLike[str], environ: Mapping[str, str]) -> s
 
 
 def running_nodes(environ: Mapping[str, str] = os.environ) -> list[RunningNode]:
-    """The nodes of this user that run now, the newest first. Unreadable and stale entries are passed over."""
+    """The nodes of this user that run now, the newest first. Unreadable and stale entries are passed over. Raises
+    NodeUnavailableError on a system without Unix sockets."""
+    _require_unix_sockets("a node that is not named")
     directory = runtime_directory(environ)
     try:
         if not is_private(directory):
@@ -142,6 +160,8 @@ def running_nodes(environ: Mapping[str, str] = os.environ) -> list[RunningNode]:
 
 
 def _read_entry(path: Path) -> RunningNode | None:
+    import fcntl  # Windows has none, and no registry either
+
     try:
         with path.open("rb") as file:
             try:
@@ -163,6 +183,7 @@ def _read_entry(path: Path) -> RunningNode | None:
 
 
 def _in_state(state: str | os.PathLike[str], environ: Mapping[str, str]) -> Address:
+    _require_unix_sockets("a node's state directory")
     path = _socket_path(state, environ)
     parent = path.rpartition("/")[0]
     if parent == _runtime_directory(environ) and (directory := Path(parent)).exists() and not is_private(directory):
@@ -171,6 +192,12 @@ def _in_state(state: str | os.PathLike[str], environ: Mapping[str, str]) -> Addr
             f"{directory} is not a directory of this user with mode 0700; what listens there is not trusted",
         )
     return Address("unix", path)
+
+
+def _reachable(address: Address) -> Address:
+    if address.scheme == "unix":
+        _require_unix_sockets(str(address))
+    return address
 
 
 def find(
@@ -186,11 +213,11 @@ def find(
     if address is not None and state is not None:
         raise ValueError("give an address or a state directory, not both")
     if address is not None:
-        return parse_address(address)
+        return _reachable(parse_address(address))
     if state is not None:
         return _in_state(state, environ)
     if environ.get("ZTNODE_ADDRESS"):
-        return parse_address(environ["ZTNODE_ADDRESS"])
+        return _reachable(parse_address(environ["ZTNODE_ADDRESS"]))
     if environ.get("ZTNODE_STATE"):
         return _in_state(environ["ZTNODE_STATE"], environ)
     nodes = running_nodes(environ)

@@ -1,4 +1,5 @@
-"""Fetching a connected socket from a stack worker on the same machine."""
+"""Fetching a connected socket from a stack worker on the same machine, whose Unix socket takes a connection's token and
+gives the descriptor. The worker's side is ztnode.worker.handoff."""
 
 from __future__ import annotations
 
@@ -11,11 +12,14 @@ import threading
 import time
 from types import TracebackType
 
+from ztclient.tcp import tuned
+
 CLAIM_TIMEOUT = 5.0
 """Seconds that a worker may take to hand over a connection that is already established."""
 QUEUE_POLL = 0.01
 """Seconds between two looks whether the worker has room for one more client."""
 TOKEN_BYTES = 16
+"""Length of the token that names a connection."""
 _WAIT = bytes(TOKEN_BYTES)
 """Before a token: what it stands for is still being made."""
 # What has come already must not be lost: Linux gives it out first, others throw it away with the reading side.
@@ -33,7 +37,7 @@ def claim(path: str, token: bytes, timeout: float = CLAIM_TIMEOUT) -> socket.soc
         try:
             _connect(channel, path, time.monotonic() + timeout)
             channel.sendall(token)
-            connected = _receive(channel)
+            connected = receive(channel)
         except TimeoutError:
             raise TimeoutError(errno.ETIMEDOUT, "the stack worker did not hand over the connection in time") from None
         except ConnectionError as error:
@@ -64,7 +68,7 @@ class Appointment:
         or not in time."""
         self._channel.settimeout(timeout)
         with contextlib.suppress(TimeoutError, ConnectionError):
-            return _receive(self._channel)
+            return receive(self._channel)
         return None
 
     def cancel(self) -> None:
@@ -91,8 +95,8 @@ def appoint(path: str, token: bytes) -> Appointment | None:
         return None
 
 
-def _receive(channel: socket.socket) -> socket.socket | None:
-    """The connected socket that the worker sends; None when it closes instead."""
+def receive(channel: socket.socket) -> socket.socket | None:
+    """The connected socket (blocking) that the worker sends on ``channel``; None when it closes that instead."""
     data, descriptors, _flags, _address = socket.recv_fds(channel, 1, 1)
     if not data or not descriptors:
         for descriptor in descriptors:
@@ -114,10 +118,3 @@ def _connect(channel: socket.socket, path: str, deadline: float) -> None:
             if time.monotonic() >= deadline:
                 raise TimeoutError from None
             time.sleep(QUEUE_POLL)
-
-
-def tuned(connected: socket.socket) -> socket.socket:
-    """The local hop never waits for more bytes: what to coalesce is for the TCP on the overlay to decide."""
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connected.settimeout(None)
-    return connected

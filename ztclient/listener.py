@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import select
+import selectors
 import socket
 import threading
 import time
@@ -11,16 +11,21 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ztclient.dialling import connected_socket
 from ztclient.errors import from_rpc
+from ztclient.tcp import socket_pair
 
 if TYPE_CHECKING:
     import grpc
 
-    from ztclient.node import Node
-    from ztnode.v1 import node_pb2 as pb
+    from ztclient.channel import Control
+    from ztclient.v1 import node_pb2 as pb
 
 PREFETCH = 16
 """Connections fetched from the node before accept() asks for them."""
+
+_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
+"""poll(2) takes descriptors of any size and needs none of its own; Windows has select alone."""
 
 
 class Listener:
@@ -28,11 +33,11 @@ class Listener:
     select and socketserver can wait on. A thread fetches connections, so that waiting for one can be given up at any
     time without losing it."""
 
-    def __init__(self, node: Node, ip: str, port: int, *, backlog: int, nwid: str | None) -> None:
+    def __init__(self, control: Control, ip: str, port: int, *, backlog: int, nwid: str | None) -> None:
         """Use ``Node.listen``."""
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
-        self._control = control = node.control
+        self._control = control
         self._timeout: float | None = None
         self._ready: deque[tuple[socket.socket, tuple[str, int]]] = deque()
         self._room = threading.Semaphore(PREFETCH)
@@ -48,7 +53,7 @@ class Listener:
         self._id = answer.listener_id
         self._bound = (answer.bound.ip, answer.bound.port)
         # One byte in the pair for each connection in _ready.
-        self._readable, self._signal = socket.socketpair()
+        self._readable, self._signal = socket.socketpair() if hasattr(socket, "AF_UNIX") else socket_pair()
         self._readable.setblocking(False)
         threading.Thread(target=self._fetch, name="ztclient-listener", daemon=True).start()
 
@@ -68,12 +73,12 @@ class Listener:
                 pass
             if self._timeout == 0:
                 raise BlockingIOError(errno.EAGAIN, "no connection waits")
-            poll = select.poll()
-            poll.register(self._readable, select.POLLIN)
-            left = None if deadline is None else (deadline - time.monotonic()) * 1000
+            left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError("timed out")
-            poll.poll(left)
+            with _Selector() as selector:
+                selector.register(self._readable, selectors.EVENT_READ)
+                selector.select(left)
 
     def getsockname(self) -> tuple[str, int]:
         """What was bound: IP and port on the overlay."""
@@ -134,8 +139,7 @@ class Listener:
             self._signal.close()
 
     def _fetch_one(self) -> bool:
-        from ztclient.node import connected_socket
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
         self._room.acquire()
         with self._lock:

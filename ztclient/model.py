@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ztclient import times
+
 if TYPE_CHECKING:
-    from ztnode.v1 import node_pb2 as pb
+    from ztclient.v1 import node_pb2 as pb
 
 NETWORK_STATES = (
     "unspecified",
     "requesting",
-    "waiting_for_authorisation",
+    "waiting_for_authorization",
     "not_found",
     "authentication_required",
     "ok",
@@ -146,14 +148,18 @@ def peer(message: pb.Peer) -> Peer:
         address=message.address,
         role=_name(PEER_ROLES, message.role),
         version=message.version,
-        latency_ms=_known(message.latency_ms),
+        latency_ms=round(times.seconds(message.latency) * 1e3, 6) if message.HasField("latency") else None,
         direct=message.direct,
-        paths=tuple(
-            Path(
-                path.endpoint, path.preferred, _known(path.last_send_age_seconds), _known(path.last_receive_age_seconds)
-            )
-            for path in message.paths
-        ),
+        paths=tuple(_path(path) for path in message.paths),
+    )
+
+
+def _path(message: pb.Path) -> Path:
+    return Path(
+        endpoint=message.endpoint,
+        preferred=message.preferred,
+        last_send_age=times.seconds(message.last_send_age) if message.HasField("last_send_age") else None,
+        last_receive_age=times.seconds(message.last_receive_age) if message.HasField("last_receive_age") else None,
     )
 
 
@@ -164,9 +170,9 @@ def status(message: pb.StatusResponse) -> Status:
         public_identity=message.public_identity,
         online=message.online,
         version=message.version,
-        uptime=message.uptime_seconds,
+        uptime=times.seconds(message.uptime),
         planet_id=message.planet_id,
-        planet_timestamp=message.planet_timestamp_ms,
+        planet_timestamp=times.milliseconds(message.planet_signed_at),
         listening=tuple(message.listening),
         surface_addresses=tuple(message.surface_addresses),
         workers=tuple(
@@ -180,7 +186,3 @@ def status(message: pb.StatusResponse) -> Status:
 def _name(names: tuple[str, ...], number: int) -> str:
     # A newer node may know states that this client does not.
     return names[number] if 0 <= number < len(names) else names[0]
-
-
-def _known(number: float) -> float | None:
-    return None if number < 0 else number

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
-import ipaddress
 import math
 import os
 import socket
@@ -13,18 +11,22 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ztclient import channel, discovery, handoff, model, remote
+from ztclient import channel, dialling, discovery, model
 from ztclient.errors import AuthenticationError, Error, JoinTimeoutError
+from ztclient.forms import network_id, numeric_ip, without_brackets
 
 if TYPE_CHECKING:
     from ztclient.listener import Listener
-    from ztnode.v1 import node_pb2 as pb
+    from ztclient.v1 import node_pb2 as pb
 
 DEFAULT_TIMEOUT: Any = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", object())
 """Stands for ``socket.getdefaulttimeout()``, the very object that ``http.client`` passes on."""
 
 PATIENCE = 120.0
 """Seconds that a dial without a timeout may take, about what a kernel takes."""
+
+LONGEST = 3600.0
+"""Seconds that the node dials at most; a longer timeout is cut to this."""
 
 SLACK = 2.0
 """Seconds that the node gets beyond a timeout to say in its own words what went wrong."""
@@ -77,22 +79,21 @@ class Node:
 
     def status(self) -> model.Status:
         """The node as a whole."""
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
         control = self.control
         return model.status(control.call(control.stub.Status, pb.StatusRequest()))
 
     def networks(self) -> list[model.Network]:
         """All joined networks."""
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
         control = self.control
-        answer: pb.ListNetworksResponse = control.call(control.stub.ListNetworks, pb.ListNetworksRequest())
-        return [model.network(network) for network in answer.networks]
+        return [model.network(each) for each in control.entries(control.stub.ListNetworks, pb.ListNetworksRequest())]
 
     def network(self, nwid: str | int) -> model.Network:
         """One joined network. Raises NotFoundError."""
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
         control = self.control
         answer: pb.GetNetworkResponse = control.call(
@@ -102,13 +103,14 @@ class Node:
 
     def addresses(self, nwid: str | int | None = None) -> list[model.ManagedAddress]:
         """The managed addresses of the node, on one network or on all, with their prefix lengths."""
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
         control = self.control
-        answer: pb.ListAddressesResponse = control.call(
-            control.stub.ListAddresses, pb.ListAddressesRequest(network_id="" if nwid is None else network_id(nwid))
-        )
-        return [model.ManagedAddress(entry.network_id, entry.ip, entry.prefix_length) for entry in answer.addresses]
+        request = pb.ListAddressesRequest(network_id="" if nwid is None else network_id(nwid))
+        return [
+            model.ManagedAddress(each.network_id, each.ip, each.prefix_length)
+            for each in control.entries(control.stub.ListAddresses, request)
+        ]
 
     def ips(self, nwid: str | int | None = None) -> list[str]:
         """The managed IPs of the node, on one network or on all."""
@@ -116,11 +118,10 @@ class Node:
 
     def peers(self) -> list[model.Peer]:
         """The ZeroTier peers that the node knows."""
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
         control = self.control
-        answer: pb.ListPeersResponse = control.call(control.stub.ListPeers, pb.ListPeersRequest())
-        return [model.peer(peer) for peer in answer.peers]
+        return [model.peer(each) for each in control.entries(control.stub.ListPeers, pb.ListPeersRequest())]
 
     def join(
         self,
@@ -135,7 +136,7 @@ class Node:
         is called with each state on the way. Raises JoinTimeoutError with what is missing, Error when there is no such
         network, ValueError for a malformed id.
         """
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
         control = self.control
         answer: pb.JoinResponse = control.call(control.stub.Join, pb.JoinRequest(network_id=network_id(nwid)))
@@ -161,7 +162,7 @@ class Node:
 
     def leave(self, nwid: str | int) -> None:
         """Leave a network and forget its configuration. Raises NotFoundError."""
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
         control = self.control
         control.call(control.stub.Leave, pb.LeaveRequest(network_id=network_id(nwid)))
@@ -173,7 +174,7 @@ class Node:
 
         ``timeout``: seconds until it ends in TimeoutError; None: never.
         """
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
         control = self.control
         with control.translated():
@@ -195,7 +196,7 @@ class Node:
 
         ``snaplen``: bytes kept of each frame. ``timeout``: seconds until it ends in TimeoutError; None: never.
         """
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
         control = self.control
         with control.translated():
@@ -217,25 +218,17 @@ class Node:
         ConnectionRefusedError, TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...), socket.gaierror for a name,
         OverflowError for a bad port.
         """
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.times import duration
+        from ztclient.v1 import node_pb2 as pb
 
-        patience = PATIENCE if timeout is None else max(timeout, 0.001)
+        patience = PATIENCE if timeout is None else min(max(timeout, 0.001), LONGEST)
         request = pb.DialRequest(
             ip=_numeric(ip),
             port=_port(port),
             network_id="" if nwid is None else network_id(nwid),
-            timeout_seconds=patience,
+            timeout=duration(patience),
         )
-        control = self.control
-        if self._address.scheme != "unix":
-            return remote.open_stream(control, pb.StreamRequest(dial=request), patience + SLACK)
-        if control.handoff_path and control.appointments.acquire(blocking=False):
-            try:
-                return _dial_by_appointment(control, request, patience + SLACK)
-            finally:
-                control.appointments.release()
-        answer: pb.DialResponse = control.call(control.stub.Dial, request, patience + SLACK)
-        return connected_socket(control, answer.connection)
+        return dialling.dial(self.control, request, patience + SLACK)
 
     def listen(self, ip: str = "", port: int = 0, *, backlog: int = 128, nwid: str | int | None = None) -> Listener:
         """Listen for TCP connections on a managed address (empty: on all), port 0: any free one.
@@ -245,7 +238,7 @@ class Node:
         from ztclient.listener import Listener
 
         return Listener(
-            self,
+            self.control,
             _numeric(ip) if ip else "",
             _port(port),
             backlog=backlog,
@@ -284,62 +277,9 @@ class Node:
         raise OSError(errno.EADDRNOTAVAIL, f"{ip} is not a managed address of this node")
 
 
-def _dial_by_appointment(control: channel.Control, request: pb.DialRequest, timeout: float) -> socket.socket:
-    """Dial, and wait at the hand-off socket meanwhile: the node's answer is waited for only when no socket comes."""
-    import grpc
-
-    path = control.handoff_path
-    request.token = os.urandom(handoff.TOKEN_BYTES)
-    call = control.stub.Dial.future(request, timeout=timeout, metadata=control.metadata)
-    try:
-        appointment = handoff.appoint(path, request.token)
-        if appointment is not None:
-            with appointment:
-
-                def answered(call: Any) -> None:
-                    # A connection that stands at this worker is on its way; a worker that is late must find us here.
-                    if call.code() is not grpc.StatusCode.OK or call.result().connection.handoff_path != path:
-                        appointment.cancel()
-
-                # It also keeps the call, which would be cancelled with its last reference, until its answer is there.
-                call.add_done_callback(answered)
-                connected = appointment.keep(timeout)
-            if connected is not None:
-                return connected
-    except BaseException:
-        call.cancel()
-        raise
-    with control.translated():
-        return connected_socket(control, call.result().connection)
-
-
-def connected_socket(control: channel.Control, connection: pb.Connection) -> socket.socket:
-    """The socket of a connection that Dial or Accept gave, by hand-off where that is possible."""
-    from ztnode.v1 import node_pb2 as pb
-
-    if connection.handoff_path:
-        try:
-            connected = handoff.claim(connection.handoff_path, connection.token)
-            control.remember(connection.handoff_path)
-            return connected
-        except (FileNotFoundError, PermissionError):
-            # The control socket was brought into a container and the worker's was not: the stream goes there too.
-            pass
-    return remote.open_stream(control, pb.StreamRequest(token=connection.token), handoff.CLAIM_TIMEOUT)
-
-
-def network_id(nwid: str | int) -> str:
-    """A network id as 16 hex digits. Raises ValueError."""
-    text = f"{nwid:016x}" if isinstance(nwid, int) else nwid.strip().lower()
-    if len(text) != 16 or not set(text) <= set("0123456789abcdef"):
-        raise ValueError(f"{nwid!r} is not a network id: it has 16 hexadecimal digits, such as 9ad07d01093a69e3")
-    return text
-
-
-@functools.lru_cache(256)
 def _numeric(host: str) -> str:
     try:
-        return str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]")))
+        return numeric_ip(without_brackets(host))
     except ValueError:
         raise socket.gaierror(
             socket.EAI_NONAME, f"{host!r} is not a numeric IP address; names are not resolved on the overlay"

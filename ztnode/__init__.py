@@ -1,3 +1,3 @@
 """ztnode: a real ZeroTier node in pure Python."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -156,6 +157,10 @@ def request_response(net: Harness) -> tuple[float, float]:
         times.append((time.perf_counter() - started) * 1e3)
     connection.abort()
     return statistics.median(times), statistics.quantiles(times, n=100)[98]
+
+
+def _stands(connection: TcpConnection) -> bool:
+    return connection.established or connection.error is not None
 
 
 def connect_time(net: Harness) -> float:

@@ -96,8 +96,8 @@ def main() -> None:
         rows.append({"what": "relayed by a root", "batch": batch, "out_us": None, "in_us": round(passed_on, 2)})
     print(f"µs per frame of {FRAME} bytes      batch     out      in")
     for row in rows:
-        out = "" if row["out_us"] is None else f"{row['out_us']:.2f}"
-        print(f"{row['what']:<30} {row['batch']:>5} {out:>7} {row['in_us']:>7.2f}")
+        sealed = "" if row["out_us"] is None else f"{row['out_us']:.2f}"
+        print(f"{row['what']:<30} {row['batch']:>5} {sealed:>7} {row['in_us']:>7.2f}")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 

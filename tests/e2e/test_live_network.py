@@ -1,10 +1,10 @@
 """Against any live network, opt-in: a node of ours joins it and fetches a page from one of its members.
 
 LIBZT_RUN_ZEROTIER_E2E=1              run these tests
-LIBZT_ZEROTIER_NWID=9ad07d01093a69e3  the network to join; authorise the node when the test says so
+LIBZT_ZEROTIER_NWID=9ad07d01093a69e3  the network to join; authorize the node when the test says so
 LIBZT_ZEROTIER_URL=http://...         a page on a managed address of it
 LIBZT_ZEROTIER_PLANET=FILE            its planet, if it is not ZeroTier's own
-LIBZT_ZEROTIER_STATE=DIR              a state directory to use again, so that one authorisation serves many runs
+LIBZT_ZEROTIER_STATE=DIR              a state directory to use again, so that one authorization serves many runs
 """
 
 from __future__ import annotations

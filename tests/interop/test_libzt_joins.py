@@ -24,7 +24,7 @@ def test_two_libzt_nodes_meet_on_our_private_network(
     embedded: tuple[Talker, Path], libzt: Callable[[str, Path, int], Talker], tmp_path: Path
 ) -> None:
     """Root, WHOIS, rendezvous, controller, certificates and multicast, as two foreign nodes see them: they go online,
-    wait for authorisation, get an address each and fetch a file from one another, whole."""
+    wait for authorization, get an address each and fetch a file from one another, whole."""
     network, planet = embedded
     nwid = network.do("created", do="create", settings=SETTINGS)["nwid"]
     server, client = libzt("server", planet, 29994), libzt("client", planet, 29995)

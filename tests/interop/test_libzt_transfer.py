@@ -36,11 +36,11 @@ class Meeting:
 
 
 def applicant(controller: Controller, nwid: str) -> str:
-    """The address of the first node that waits for authorisation."""
+    """The address of the first node that waits for authorization."""
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         for member in controller.members(nwid):
-            if not member.authorised:
+            if not member.authorized:
                 return member.address
         time.sleep(0.1)
     pytest.fail(f"nobody asked for membership within {TIMEOUT:.0f} s")
@@ -60,7 +60,7 @@ def until_reachable(node: ztclient.Node, address: str) -> None:
 
 @pytest.fixture(scope="module")
 def meeting(site: Site, libzt: Callable[[str, Path, int], Talker], folder: Path) -> Iterator[Meeting]:
-    """``ztnode serve --root --controller``, ``ztnode serve`` as a member, and libzt, all authorised and joined."""
+    """``ztnode serve --root --controller``, ``ztnode serve`` as a member, and libzt, all authorized and joined."""
     body = random.Random(16).randbytes(DOWNLOAD)
     (folder / "body").write_bytes(body)
     directory = folder / "network"
@@ -70,10 +70,10 @@ def meeting(site: Site, libzt: Callable[[str, Path, int], Talker], folder: Path)
         controller = Controller(network.controller.node)
         member = network.add("member", prefix=site.prefix)
         peer = libzt("libzt", network.planet, LIBZT_PORT)
-        controller.authorise(nwid, member.wait_online().address)
+        controller.authorize(nwid, member.wait_online().address)
         peer.tell(do="join", nwid=nwid)
         member.node.join(nwid, wait=TIMEOUT)
-        controller.authorise(nwid, applicant(controller, nwid))
+        controller.authorize(nwid, applicant(controller, nwid))
         address = peer.expect("joined", TIMEOUT)["addresses"][0]
         peer.do("serving", do="serve", port=HTTP_PORT, body=str(folder / "body"))
         until_reachable(member.node, address)

@@ -29,9 +29,10 @@ import pytest
 import ztclient
 from tests.system.harness import PORT, Overlay, content, ipv4
 from tests.system.rogue import Rogue, hello, made_up, throw
+from ztclient.times import duration
+from ztclient.v1 import node_pb2 as pb
+from ztclient.v1 import node_pb2_grpc as rpc
 from ztnode.embedded import EmbeddedMember
-from ztnode.v1 import node_pb2 as pb
-from ztnode.v1 import node_pb2_grpc as rpc
 from ztnode.wire import checksum, packet
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.config_chunk import ConfigChunk, split_config
@@ -484,7 +485,7 @@ def test_no_frame_of_a_private_network_without_a_certificate(overlay: Overlay, r
     controller = ztclient.controller.Controller(overlay.network.controller.node)
     for member in (overlay.alpha, overlay.beta):
         member.node.join(nwid)
-        controller.authorise(nwid, member.node.status().address)
+        controller.authorize(nwid, member.node.status().address)
     ip, _ = ipv4(overlay.alpha, nwid), ipv4(overlay.beta, nwid)
     try:
         with overlay.alpha.node.listen(ip, 7100), unharmed(overlay):
@@ -736,7 +737,7 @@ def test_two_hundred_streams_and_readers_that_never_read(overlay: Overlay) -> No
 
         def requests(ask: bool) -> Iterator[pb.StreamRequest]:
             # How soon two hundred are accepted is the machine's business: 30 s were too few with five loads on a core.
-            yield pb.StreamRequest(dial=pb.DialRequest(ip=ip, port=PORT, timeout_seconds=PATIENCE))
+            yield pb.StreamRequest(dial=pb.DialRequest(ip=ip, port=PORT, timeout=duration(PATIENCE)))
             if ask:
                 yield pb.StreamRequest(data=request)
             closing.wait()

@@ -236,23 +236,23 @@ def test_leaving_takes_the_address_away(overlay: Overlay) -> None:
     assert not (member.state / f"zerotier/networks.d/{overlay.nwid}.conf").exists()
 
 
-def test_a_private_network_waits_for_authorisation_and_refuses_who_lost_it(overlay: Overlay) -> None:
+def test_a_private_network_waits_for_authorization_and_refuses_who_lost_it(overlay: Overlay) -> None:
     nwid = overlay.network.create(name="private", private=True, subnet="10.9.0.0/24")
     controller = ztclient.controller.Controller(overlay.network.controller.node)
     alpha, beta = overlay.alpha.node, overlay.beta.node
     alpha.join(nwid)
     beta.join(nwid)
-    until(lambda: beta.network(nwid).state == "waiting_for_authorisation")
+    until(lambda: beta.network(nwid).state == "waiting_for_authorization")
     assert beta.status().address in beta.network(nwid).detail
     for node in (alpha, beta):
-        controller.authorise(nwid, node.status().address)
+        controller.authorize(nwid, node.status().address)
     ip = ipv4(overlay.alpha, nwid)
     ipv4(overlay.beta, nwid)
     with alpha.listen(ip, 7004) as listener:
         client = beta.create_connection((ip, 7004), 10)
         server, _ = listener.accept()
-        controller.deauthorise(nwid, beta.status().address)
-        until(lambda: beta.network(nwid).state == "waiting_for_authorisation")
+        controller.deauthorize(nwid, beta.status().address)
+        until(lambda: beta.network(nwid).state == "waiting_for_authorization")
         with pytest.raises(OSError, match=r"\w"):
             beta.create_connection((ip, 7004), 5)
         client.close()

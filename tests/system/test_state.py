@@ -27,11 +27,11 @@ import pytest
 import ztclient
 from tests.system.harness import PORT, Overlay, content, ipv4
 from tests.system.rogue import hello, made_up
+from ztclient.v1 import node_pb2 as pb
+from ztclient.v1 import node_pb2_grpc as rpc
 from ztnode import worldtool
 from ztnode.embedded import EmbeddedMember
 from ztnode.plugins.stores import FileStore
-from ztnode.v1 import node_pb2 as pb
-from ztnode.v1 import node_pb2_grpc as rpc
 from ztnode.wire.identity import Identity
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "vl1"

@@ -153,7 +153,7 @@ class FakeNode:
             address=0x778CDE7190,
             public_identity="778cde7190:0:" + "ab" * 64,
             online=True,
-            version="0.1.0",
+            version="0.2.0",
             uptime=12.5,
             planet_id=149604618,
             planet_timestamp=1567191349589,

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import click
 
 from ztnode import __version__
-from ztnode.cli import INTERRUPTED
-from ztnode.cli.common import describe, example, printable
+from ztnode.cli.common import describe, example
+from ztnode.cli.exit_codes import INTERRUPTED, PIPE_CLOSED
+from ztnode.cli.printable import printable
 
 COMMANDS = {
     "serve": "ztnode.cli.serve:serve",
@@ -33,9 +34,6 @@ COMMANDS = {
 }
 """Name of each command, and where it is: imported when it is needed."""
 
-PIPE_CLOSED = 141
-"""Exit code when the reader of our output went away: 128 and the number of SIGPIPE."""
-
 
 class OutputClosed(Exception):
     """What reads our output wants no more of it."""
@@ -44,11 +42,11 @@ class OutputClosed(Exception):
 class Commands(click.Group):
     """A group that imports a command's module only when the command is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         """See click.Group; in the order of COMMANDS."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """See click.Group."""
         where = COMMANDS.get(cmd_name)
         if where is None:

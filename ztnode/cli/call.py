@@ -23,7 +23,6 @@ from ztnode.cli.common import (
     SECONDS,
     Failure,
     Parameter,
-    Progress,
     describe,
     example,
     json_option,
@@ -31,6 +30,7 @@ from ztnode.cli.common import (
     print_json,
     standard_output,
 )
+from ztnode.cli.progress import Progress
 
 CHUNK = 1 << 18
 
@@ -94,6 +94,7 @@ class Url(Parameter[SplitResult]):
     type=click.Choice(["zerotier", "libzt"]),
     default="zerotier",
     show_default=True,
+    expose_value=False,
     help="The network stack; libzt is another name for the same one.",
 )
 @json_option
@@ -110,7 +111,6 @@ def call(
     insecure: bool,
     cacert: Path | None,
     timeout: float,
-    stack: str,
     as_json: bool,
 ) -> None:
     """Make one HTTP request to URL (http or https, a numeric address) over the overlay and print the answer's body."""

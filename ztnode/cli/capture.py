@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 import ztclient
-from ztnode.cli.common import NWID, SECONDS, Failure, Progress, example, node_option, standard_output
+from ztnode.cli.common import NWID, SECONDS, Failure, example, node_option, standard_output
+from ztnode.cli.progress import Progress
 
 
 @click.command(

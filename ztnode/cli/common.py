@@ -18,18 +18,20 @@ import enum
 import functools
 import json
 import math
-import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from rich.status import Status
+from ztnode.atomic_file import write_atomically
+from ztnode.cli.printable import printable, shows
+from ztnode.cli.table import lay_out
+from ztnode.wire.address import format_nwid, parse_nwid
 
+if TYPE_CHECKING:
     import ztclient
 
 P = ParamSpec("P")
@@ -59,12 +61,10 @@ class NetworkId(Parameter[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """See click.ParamType."""
-        text = value.strip().lower()
-        if len(text) != 16 or not set(text) <= set("0123456789abcdef") or not int(text, 16):
-            self.fail(
-                f"{value!r} is not a network id: it has 16 hexadecimal digits, such as 9ad07d01093a69e3", param, ctx
-            )
-        return text
+        try:
+            return format_nwid(parse_nwid(value.strip()))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Seconds(click.FloatRange):
@@ -152,33 +152,22 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def printable(text: str) -> str:
-    """Text of others, such as the name that a controller gave its network, for a terminal: on one line, and without
-    characters that would command the terminal or hide others."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Print rows under headings, as wide as they need to be; ``empty`` goes to stderr when there are none."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=not sys.stdout.isatty())
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
-    if not table.row_count:
+    """Print rows under headings, as wide as they need to be, on a terminal no wider than that; ``empty`` goes to stderr
+    when there are none."""
+    texts = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    if not texts:
         click.echo(empty, err=True)
         return
     # A pipe has no width, and what reads it wants one line a row.
-    console = Console(width=None if sys.stdout.isatty() else 100_000)
-    with console.capture() as capture:
-        console.print(table)
-    for line in capture.get().splitlines():
-        click.echo(line.rstrip())
+    terminal = sys.stdout.isatty()
+    table = lay_out(columns, texts, shutil.get_terminal_size().columns if terminal else None)
+    for line in table.headings:
+        click.secho(line, bold=True)
+    if terminal:
+        click.echo(("─" if shows("─", sys.stdout) else "-") * table.width)
+    for line in table.rows:
+        click.echo(line)
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -189,72 +178,16 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
         click.echo(f"{name:<{width}}  {value}")
 
 
-class Progress:
-    """Says on stderr what is waited for: a spinner on a terminal, else a line for each new text."""
-
-    def __init__(self, text: str) -> None:
-        self._text = printable(text)
-        self._status: Status | None = None
-
-    def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
-            from rich.console import Console
-
-            self._status = Console(stderr=True).status(_escaped(self._text))
-            self._status.__enter__()
-        else:
-            click.echo(self._text, err=True)
-        return self
-
-    def update(self, text: str) -> None:
-        """Say something else from now on."""
-        text = printable(text)
-        if text == self._text:
-            return
-        self._text = text
-        if self._status is not None:
-            self._status.update(_escaped(text))
-        else:
-            click.echo(text, err=True)
-
-    def tick(self, text: str) -> None:
-        """Show a count that goes on and on; on a terminal only."""
-        if self._status is not None:
-            self.update(text)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._status is not None:
-            self._status.__exit__(kind, value, traceback)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
 def write_new(path: Path, content: bytes, *, secret: bool = False, replace: bool = False) -> None:
     """Write a file whole or not at all; a ``secret`` one for its owner alone. Raises Failure where it exists and is not
     to be replaced, OSError."""
+    taken = Failure(f"{path} exists already and is left as it is")
     if path.exists() and not replace:
-        raise Failure(f"{path} exists already and is left as it is")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    mode = 0o600 if secret else 0o644
+        raise taken
     try:
-        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        if replace:
-            scratch.replace(path)
-        else:
-            # Unlike a rename, a link does not take the place of a file that came up meanwhile.
-            os.link(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+        write_atomically(path, content, mode=0o600 if secret else 0o644, replace=replace)
+    except FileExistsError:
+        raise taken from None
 
 
 def describe(error: BaseException) -> str:

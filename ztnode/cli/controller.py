@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from ztnode.cli.common import (
     print_json,
     print_table,
 )
+from ztnode.wire.address import format_address, parse_address
 
 if TYPE_CHECKING:
     from ztclient.controller import Controller, ControllerMember, ControllerNetwork, MemberSettings, NetworkSettings
@@ -31,29 +33,27 @@ MAX_RULES_FILE = 1 << 20
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class Address(Parameter[str]):
+class ZeroTierAddress(Parameter[str]):
     """A ZeroTier address argument: 10 hexadecimal digits, given on in lower case."""
 
     name = "address"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """See click.ParamType."""
-        text = value.strip().lower()
-        if len(text) != 10 or not set(text) <= set("0123456789abcdef"):
-            self.fail(
-                f"{value!r} is not a ZeroTier address: it has 10 hexadecimal digits, such as 778cde7190", param, ctx
-            )
-        return text
+        try:
+            return format_address(parse_address(value.strip()))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
-ADDRESS = Address()
+ADDRESS = ZeroTierAddress()
 
 
 @click.group(
     epilog=example(
         "ztnode controller create --name home --subnet 10.121.15.0/24",
         "ztnode controller members 778cde71900a69e3",
-        "ztnode controller authorise 778cde71900a69e3 9ad07d0109",
+        "ztnode controller authorize 778cde71900a69e3 9ad07d0109",
     )
 )
 def controller() -> None:
@@ -67,7 +67,7 @@ def network_options(command: _Command) -> _Command:
         click.option(
             "--private/--public",
             default=None,
-            help="Whether members need authorisation; without it they need it in a new network.",
+            help="Whether members need authorization; without it they need it in a new network.",
         ),
         click.option(
             "--subnet", metavar="CIDR", help="Give members IPv4 addresses of this subnet: route and pool in one option."
@@ -125,7 +125,7 @@ def list_networks(node: ztclient.Node, as_json: bool) -> None:
                 network.nwid,
                 network.name,
                 "private" if network.private else "public",
-                f"{network.authorised_members} of {network.members}",
+                f"{network.authorized_members} of {network.members}",
                 ", ".join(route.target for route in network.routes),
             )
             for network in found
@@ -192,7 +192,7 @@ def members(node: ztclient.Node, nwid: str, as_json: bool) -> None:
             (
                 member.address,
                 member.name,
-                "authorised" if member.authorised else "waiting" if member.last_deauthorised is None else "shut out",
+                "authorized" if member.authorized else "waiting" if member.last_deauthorized is None else "shut out",
                 "-" if member.last_seen_age is None else f"{member.last_seen_age:.0f} s ago",
                 member.version or "-",
                 ", ".join(member.managed_addresses),
@@ -203,14 +203,14 @@ def members(node: ztclient.Node, nwid: str, as_json: bool) -> None:
     )
 
 
-@controller.command(epilog=example("ztnode controller authorise 778cde71900a69e3 9ad07d0109 --ip 10.121.15.99"))
+@controller.command(epilog=example("ztnode controller authorize 778cde71900a69e3 9ad07d0109 --ip 10.121.15.99"))
 @click.argument("nwid", type=NWID)
 @click.argument("address", type=ADDRESS)
 @click.option("--ip", "ips", metavar="IP", multiple=True, help="Give it this address; may be given several times.")
 @click.option("--name", metavar="TEXT", help="A name for people.")
 @json_option
 @node_option
-def authorise(
+def authorize(
     node: ztclient.Node, nwid: str, address: str, ips: tuple[str, ...], name: str | None, as_json: bool
 ) -> None:
     """Let the node ADDRESS into the network NWID, whether or not it has asked yet."""
@@ -222,17 +222,24 @@ def authorise(
         settings["name"] = name
     if settings:  # first, so that it enters with what it shall have
         administration.update_member(nwid, address, **settings)
-    _print_member(administration.authorise(nwid, address), as_json)
+    _print_member(administration.authorize(nwid, address), as_json)
 
 
-@controller.command(epilog=example("ztnode controller deauthorise 778cde71900a69e3 9ad07d0109"))
+@controller.command(epilog=example("ztnode controller deauthorize 778cde71900a69e3 9ad07d0109"))
 @click.argument("nwid", type=NWID)
 @click.argument("address", type=ADDRESS)
 @json_option
 @node_option
-def deauthorise(node: ztclient.Node, nwid: str, address: str, as_json: bool) -> None:
+def deauthorize(node: ztclient.Node, nwid: str, address: str, as_json: bool) -> None:
     """Shut the member ADDRESS out of the network NWID."""
-    _print_member(_controller(node).deauthorise(nwid, address), as_json)
+    _print_member(_controller(node).deauthorize(nwid, address), as_json)
+
+
+for _command in (authorize, deauthorize):
+    # The British spelling works too; it is not shown.
+    _alias = copy.copy(_command)
+    _alias.hidden = True
+    controller.add_command(_alias, str(_command.name).replace("ize", "ise"))
 
 
 @controller.command(epilog=example("ztnode controller forget 778cde71900a69e3 9ad07d0109"))
@@ -337,7 +344,7 @@ def _print_network(network: ControllerNetwork, as_json: bool) -> None:
         (
             ("network", f"{network.nwid} {network.name}".strip()),
             ("access", "private" if network.private else "public"),
-            ("members", f"{network.authorised_members} authorised, {network.members} known"),
+            ("members", f"{network.authorized_members} authorized, {network.members} known"),
             ("routes", ", ".join(_route_text(route.target, route.via) for route in network.routes)),
             ("pools", ", ".join(f"{first}-{last}" for first, last in network.pools)),
             ("computed IPs", ", ".join(computed)),
@@ -357,11 +364,11 @@ def _print_member(member: ControllerMember, as_json: bool) -> None:
     if as_json:
         print_json(member)
         return
-    since = member.last_authorised if member.authorised else member.last_deauthorised
+    since = member.last_authorized if member.authorized else member.last_deauthorized
     print_fields(
         (
             ("member", f"{member.address} {member.name}".strip()),
-            ("access", "authorised" if member.authorised else "not authorised"),
+            ("access", "authorized" if member.authorized else "not authorized"),
             (
                 "since",
                 "" if since is None else f"{datetime.datetime.fromtimestamp(since, datetime.UTC):%Y-%m-%d %H:%M} UTC",

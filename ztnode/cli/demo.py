@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from ztnode.cli.common import Progress, example, json_option, print_json
+from ztnode.cli.common import example, json_option, print_json
+from ztnode.cli.progress import Progress
 
 
 @click.command(short_help="See it work: two nodes, one network, one page.", epilog=example("ztnode demo"))

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import socket
-import struct
 import threading
 from collections.abc import Callable
 
 import click
 
 import ztclient
+from ztclient.forms import numeric_ip, split_host_port
+from ztclient.tcp import reset_on_close
 from ztnode.cli.common import Parameter, describe, example, node_option
 
 CHUNK = 1 << 18
-_LINGER_RESET = struct.pack("ii", 1, 0)
 
-Address = tuple[str, int]
+HostPort = tuple[str, int]
 
 
-class HostAndPort(Parameter[Address]):
+class HostAndPort(Parameter[HostPort]):
     """``HOST:PORT``, ``[v6]:PORT`` or ``PORT``. With ``numeric`` the host is an IP address."""
 
     name = "host:port"
@@ -29,20 +28,22 @@ class HostAndPort(Parameter[Address]):
         self._default_host = default_host
         self._numeric = numeric
 
-    def convert(self, value: str | Address, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+    def convert(self, value: str | HostPort, param: click.Parameter | None, ctx: click.Context | None) -> HostPort:
         """See click.ParamType."""
         if isinstance(value, tuple):
             return value
-        host, colon, port = value.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]") if colon else self._default_host or ""
-        if (not host and self._default_host is None) or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        try:
+            host, port = split_host_port(value if ":" in value else f"{self._default_host or ''}:{value}")
+            if not host and self._default_host is None:
+                raise ValueError
+        except ValueError:
             self.fail(f"{value!r} is not HOST:PORT", param, ctx)
         if self._numeric and host:
             try:
-                ipaddress.ip_address(host)
+                host = numeric_ip(host)
             except ValueError:
                 self.fail(f"{host!r} is not a numeric IP address", param, ctx)
-        return host, int(port)
+        return host, port
 
 
 @click.command(
@@ -52,7 +53,7 @@ class HostAndPort(Parameter[Address]):
 @click.argument("local", metavar="[HOST:]PORT", type=HostAndPort("127.0.0.1"))
 @click.argument("remote", metavar="IP:PORT", type=HostAndPort(None, numeric=True))
 @node_option
-def forward(node: ztclient.Node, local: Address, remote: Address) -> None:
+def forward(node: ztclient.Node, local: HostPort, remote: HostPort) -> None:
     """Listen on a local port and carry each connection over the overlay to IP:PORT, until Ctrl-C."""
     family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
     with socket.create_server(local, family=family) as listener:
@@ -67,7 +68,7 @@ def forward(node: ztclient.Node, local: Address, remote: Address) -> None:
 @click.argument("overlay", metavar="[IP:]PORT", type=HostAndPort("", numeric=True))
 @click.argument("local", metavar="HOST:PORT", type=HostAndPort(None))
 @node_option
-def expose(node: ztclient.Node, overlay: Address, local: Address) -> None:
+def expose(node: ztclient.Node, overlay: HostPort, local: HostPort) -> None:
     """Listen on the overlay and carry each connection to a local server at HOST:PORT, until Ctrl-C."""
     with node.listen(*overlay) as listener:
         bound = listener.getsockname()
@@ -77,17 +78,17 @@ def expose(node: ztclient.Node, overlay: Address, local: Address) -> None:
             _start(near, lambda: socket.create_connection(local, 10), local)
 
 
-def _start(near: socket.socket, dial: Callable[[], socket.socket], target: Address) -> None:
+def _start(near: socket.socket, dial: Callable[[], socket.socket], target: HostPort) -> None:
     threading.Thread(target=_carry, args=(near, dial, target), daemon=True).start()
 
 
-def _carry(near: socket.socket, dial: Callable[[], socket.socket], target: Address) -> None:
+def _carry(near: socket.socket, dial: Callable[[], socket.socket], target: HostPort) -> None:
     """One connection from its first byte to its last, half-close and reset included."""
     try:
         far = dial()
     except OSError as error:
         click.echo(f"ztnode: {target[0]} port {target[1]}: {describe(error)}", err=True)
-        _reset(near)
+        reset_on_close(near)
         near.close()
         return
     far.settimeout(None)
@@ -107,11 +108,6 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
     except OSError:
         # A reset goes on as a reset. Waking both makes the other direction end too.
         for each in (source, sink):
-            _reset(each)
+            reset_on_close(each)
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RD)
-
-
-def _reset(connected: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)

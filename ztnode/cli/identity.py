@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-from ztnode.cli.common import DIRECTORY, Failure, Progress, example, json_option, print_fields, print_json, write_new
+from ztnode.cli.common import DIRECTORY, Failure, example, json_option, print_fields, print_json, write_new
+from ztnode.cli.progress import Progress
+from ztnode.wire.address import format_address
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 
@@ -44,7 +46,7 @@ def new(output: Path | None, as_json: bool) -> None:
     elif output is None:
         click.echo(made.build_text(include_secret=True))
     else:
-        click.echo(f"{made.address:010x}")
+        click.echo(format_address(made.address))
 
 
 @identity.command(short_help="Show an identity.", epilog=example("ztnode identity show ./st/zerotier/identity.secret"))
@@ -58,7 +60,7 @@ def show(source: str, as_json: bool) -> None:
     else:
         print_fields(
             (
-                ("address", f"{found.address:010x}"),
+                ("address", format_address(found.address)),
                 ("public", found.build_text()),
                 ("has secret", "yes" if found.secret else "no"),
             )
@@ -77,9 +79,9 @@ def validate(source: str, as_json: bool) -> None:
     if as_json:
         print_json(_fields(found) | {"valid": valid})
     elif valid:
-        click.echo(f"{found.address:010x} is valid")
+        click.echo(f"{format_address(found.address)} is valid")
     if not valid:
-        raise Failure(f"{found.address:010x} is not valid: the address does not belong to the key")
+        raise Failure(f"{format_address(found.address)} is not valid: the address does not belong to the key")
 
 
 def _read(source: str) -> Identity:
@@ -98,4 +100,4 @@ def _read(source: str) -> Identity:
 
 
 def _fields(found: Identity) -> dict[str, object]:
-    return {"address": f"{found.address:010x}", "public": found.build_text(), "has_secret": found.secret is not None}
+    return {"address": format_address(found.address), "public": found.build_text(), "has_secret": found.secret is not None}

@@ -11,7 +11,6 @@ from ztnode.cli.common import (
     NWID,
     SECONDS,
     Failure,
-    Progress,
     example,
     json_option,
     node_option,
@@ -19,6 +18,7 @@ from ztnode.cli.common import (
     print_json,
     print_table,
 )
+from ztnode.cli.progress import Progress
 
 
 @click.command(short_help="Join a network.", epilog=example("ztnode join 9ad07d01093a69e3 --wait 60"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, example
+from ztnode.wire.address import format_address, parse_nwid
 
 if TYPE_CHECKING:
     from ztnode.serve import Served
@@ -150,7 +151,7 @@ def serve(
             congestion=congestion,
             root=root,
             controller=controller,
-            networks=tuple(int(nwid, 16) for nwid in networks),
+            networks=tuple(parse_nwid(nwid) for nwid in networks),
         ),
         tcp,
         listed=not unlisted,
@@ -158,7 +159,7 @@ def serve(
     )
 
     def ready(served: Served) -> None:
-        address = f"{served.node.status().address:010x}"
+        address = format_address(served.node.status().address)
         if as_json:
             click.echo(json.dumps({"address": address, "control": served.addresses, "pid": os.getpid()}))
         else:

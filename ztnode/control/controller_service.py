@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from ztclient import times
+from ztclient.v1 import controller_pb2 as pb
+from ztclient.v1 import controller_pb2_grpc as rpc
 from ztnode.control import convert
-from ztnode.control.errors import Context, invalid, not_found, streaming, unary
+from ztnode.control.failure import Context, invalid, not_found, streaming, unary
+from ztnode.control.paging import page
 from ztnode.control.server import Service
 from ztnode.controller.controller import ControlledNetworkChanged, ControllerEvent
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, build_network
 from ztnode.node.administration import Administration
-from ztnode.v1 import controller_pb2 as pb
-from ztnode.v1 import controller_pb2_grpc as rpc
-from ztnode.wire.address import parse_address
+from ztnode.wire.address import format_address, format_nwid, parse_address
 
 
 class ControllerHost(Protocol):
@@ -45,93 +47,96 @@ class ControllerService(rpc.ControllerServiceServicer):
 
     @unary
     async def CreateNetwork(
-        self, request: pb.ControllerCreateNetworkRequest, context: Context
-    ) -> pb.ControllerCreateNetworkResponse:
+        self, request: pb.ControllerServiceCreateNetworkRequest, context: Context
+    ) -> pb.ControllerServiceCreateNetworkResponse:
         nwid = convert.optional_network_id(request.network_id)
         network = self._admin.create_network(network_settings(request.settings, {}), nwid)
-        return pb.ControllerCreateNetworkResponse(network=self._network_message(network))
+        return pb.ControllerServiceCreateNetworkResponse(network=self._network_message(network))
 
     @unary
     async def UpdateNetwork(
-        self, request: pb.ControllerUpdateNetworkRequest, context: Context
-    ) -> pb.ControllerUpdateNetworkResponse:
+        self, request: pb.ControllerServiceUpdateNetworkRequest, context: Context
+    ) -> pb.ControllerServiceUpdateNetworkResponse:
         present = self._network(request.network_id)
         settings = network_settings(request.settings, build_network(present))
         network = self._admin.update_network(present.nwid, settings)
-        return pb.ControllerUpdateNetworkResponse(network=self._network_message(network))
+        return pb.ControllerServiceUpdateNetworkResponse(network=self._network_message(network))
 
     @unary
     async def GetNetwork(
-        self, request: pb.ControllerGetNetworkRequest, context: Context
-    ) -> pb.ControllerGetNetworkResponse:
-        return pb.ControllerGetNetworkResponse(network=self._network_message(self._network(request.network_id)))
+        self, request: pb.ControllerServiceGetNetworkRequest, context: Context
+    ) -> pb.ControllerServiceGetNetworkResponse:
+        return pb.ControllerServiceGetNetworkResponse(network=self._network_message(self._network(request.network_id)))
 
     @unary
     async def ListNetworks(
-        self, request: pb.ControllerListNetworksRequest, context: Context
-    ) -> pb.ControllerListNetworksResponse:
-        networks = [self._network_message(network) for network in self._admin.networks()]
-        return pb.ControllerListNetworksResponse(networks=networks)
+        self, request: pb.ControllerServiceListNetworksRequest, context: Context
+    ) -> pb.ControllerServiceListNetworksResponse:
+        entries = ((network.nwid.to_bytes(8, "big"), network) for network in self._admin.networks())
+        networks, following = page(request, "controller networks", entries, self._network_message)
+        return pb.ControllerServiceListNetworksResponse(networks=networks, next_page_token=following)
 
     @unary
     async def DeleteNetwork(
-        self, request: pb.ControllerDeleteNetworkRequest, context: Context
-    ) -> pb.ControllerDeleteNetworkResponse:
+        self, request: pb.ControllerServiceDeleteNetworkRequest, context: Context
+    ) -> pb.ControllerServiceDeleteNetworkResponse:
         self._admin.delete_network(self._network(request.network_id).nwid)
-        return pb.ControllerDeleteNetworkResponse()
+        return pb.ControllerServiceDeleteNetworkResponse()
 
     # Members
 
     @unary
     async def ListMembers(
-        self, request: pb.ControllerListMembersRequest, context: Context
-    ) -> pb.ControllerListMembersResponse:
-        members = self._admin.members(self._network(request.network_id).nwid)
-        return pb.ControllerListMembersResponse(members=[self._member_message(member) for member in members])
+        self, request: pb.ControllerServiceListMembersRequest, context: Context
+    ) -> pb.ControllerServiceListMembersResponse:
+        nwid = self._network(request.network_id).nwid
+        entries = ((member.address.to_bytes(5, "big"), member) for member in self._admin.members(nwid))
+        members, following = page(request, f"members {nwid}", entries, self._member_message)
+        return pb.ControllerServiceListMembersResponse(members=members, next_page_token=following)
 
     @unary
     async def GetMember(
-        self, request: pb.ControllerGetMemberRequest, context: Context
-    ) -> pb.ControllerGetMemberResponse:
+        self, request: pb.ControllerServiceGetMemberRequest, context: Context
+    ) -> pb.ControllerServiceGetMemberResponse:
         member = self._member(request.network_id, request.address)
-        return pb.ControllerGetMemberResponse(member=self._member_message(member))
+        return pb.ControllerServiceGetMemberResponse(member=self._member_message(member))
 
     @unary
-    async def AuthoriseMember(
-        self, request: pb.ControllerAuthoriseMemberRequest, context: Context
-    ) -> pb.ControllerAuthoriseMemberResponse:
+    async def AuthorizeMember(
+        self, request: pb.ControllerServiceAuthorizeMemberRequest, context: Context
+    ) -> pb.ControllerServiceAuthorizeMemberResponse:
         member = self._change_member(request.network_id, request.address, {"authorized": True})
-        return pb.ControllerAuthoriseMemberResponse(member=self._member_message(member))
+        return pb.ControllerServiceAuthorizeMemberResponse(member=self._member_message(member))
 
     @unary
-    async def DeauthoriseMember(
-        self, request: pb.ControllerDeauthoriseMemberRequest, context: Context
-    ) -> pb.ControllerDeauthoriseMemberResponse:
+    async def DeauthorizeMember(
+        self, request: pb.ControllerServiceDeauthorizeMemberRequest, context: Context
+    ) -> pb.ControllerServiceDeauthorizeMemberResponse:
         present = self._member(request.network_id, request.address)
         member = self._admin.update_member(present.nwid, present.address, {"authorized": False})
-        return pb.ControllerDeauthoriseMemberResponse(member=self._member_message(member))
+        return pb.ControllerServiceDeauthorizeMemberResponse(member=self._member_message(member))
 
     @unary
     async def UpdateMember(
-        self, request: pb.ControllerUpdateMemberRequest, context: Context
-    ) -> pb.ControllerUpdateMemberResponse:
+        self, request: pb.ControllerServiceUpdateMemberRequest, context: Context
+    ) -> pb.ControllerServiceUpdateMemberResponse:
         member = self._change_member(request.network_id, request.address, member_settings(request.settings))
-        return pb.ControllerUpdateMemberResponse(member=self._member_message(member))
+        return pb.ControllerServiceUpdateMemberResponse(member=self._member_message(member))
 
     @unary
     async def DeleteMember(
-        self, request: pb.ControllerDeleteMemberRequest, context: Context
-    ) -> pb.ControllerDeleteMemberResponse:
+        self, request: pb.ControllerServiceDeleteMemberRequest, context: Context
+    ) -> pb.ControllerServiceDeleteMemberResponse:
         member = self._member(request.network_id, request.address)
         self._admin.delete_member(member.nwid, member.address)
-        return pb.ControllerDeleteMemberResponse()
+        return pb.ControllerServiceDeleteMemberResponse()
 
     # Watching
 
     @streaming
     async def Watch(
-        self, request: pb.ControllerWatchRequest, context: Context
-    ) -> AsyncIterator[pb.ControllerWatchResponse]:
+        self, request: pb.ControllerServiceWatchRequest, context: Context
+    ) -> AsyncIterator[pb.ControllerServiceWatchResponse]:
         nwid = self._network(request.network_id).nwid if request.network_id else None
         async with aclosing(self._admin.watch(nwid)) as changes:
             async for event in changes:
@@ -144,37 +149,38 @@ class ControllerService(rpc.ControllerServiceServicer):
         try:
             return self._admin.network(nwid)
         except KeyError:
-            raise not_found(f"this controller has no network {nwid:016x}") from None
+            raise not_found(f"this controller has no network {format_nwid(nwid)}", "NETWORK_NOT_FOUND") from None
 
     def _member(self, network_text: str, address_text: str) -> ControlledMember:
         network, address = self._network(network_text), member_address(address_text)
         try:
             return self._admin.member(network.nwid, address)
         except KeyError:
-            raise not_found(f"the network {network.nwid:016x} has no member {address:010x}") from None
+            shown = format_nwid(network.nwid), format_address(address)
+            raise not_found("the network {} has no member {}".format(*shown), "MEMBER_NOT_FOUND") from None
 
     def _change_member(self, network_text: str, address_text: str, settings: Mapping[str, Any]) -> ControlledMember:
         network = self._network(network_text)
         return self._admin.update_member(network.nwid, member_address(address_text), settings)
 
     def _network_message(self, network: ControlledNetwork) -> pb.ControllerNetwork:
-        members, authorised = self._admin.count_members(network.nwid)
+        members, authorized = self._admin.count_members(network.nwid)
         return pb.ControllerNetwork(
-            network_id=f"{network.nwid:016x}",
+            network_id=format_nwid(network.nwid),
             settings=_network_settings_message(network),
             revision=network.revision,
-            created_ms=network.creation_time,
+            created_at=times.timestamp(network.creation_time),
             members=members,
-            authorised_members=authorised,
+            authorized_members=authorized,
         )
 
     def _member_message(self, member: ControlledMember) -> pb.ControllerMember:
         age = self._admin.last_seen_age(member)
         major, minor, revision, protocol = member.version
         return pb.ControllerMember(
-            network_id=f"{member.nwid:016x}",
-            address=f"{member.address:010x}",
-            authorised=member.authorized,
+            network_id=format_nwid(member.nwid),
+            address=format_address(member.address),
+            authorized=member.authorized,
             settings=pb.MemberSettings(
                 name=member.name,
                 active_bridge=member.active_bridge,
@@ -188,24 +194,24 @@ class ControllerService(rpc.ControllerServiceServicer):
             version=f"{major}.{minor}.{revision}" if major >= 0 else "",
             protocol=max(protocol, 0),
             online=self._admin.is_online(member),
-            last_seen_age_seconds=-1.0 if age is None else age,
-            created_ms=member.creation_time,
-            last_authorised_ms=member.last_authorized_time,
-            last_deauthorised_ms=member.last_deauthorized_time,
-            authorised_by=member.authorized_by or "",
+            last_seen_age=None if age is None else times.duration(age),
+            created_at=times.timestamp(member.creation_time),
+            last_authorized_at=times.timestamp(member.last_authorized_time),
+            last_deauthorized_at=times.timestamp(member.last_deauthorized_time),
+            authorized_by=member.authorized_by or "",
             revision=member.revision,
         )
 
-    def _watch_message(self, event: ControllerEvent) -> pb.ControllerWatchResponse:
-        nwid = f"{event.nwid:016x}"
+    def _watch_message(self, event: ControllerEvent) -> pb.ControllerServiceWatchResponse:
+        nwid = format_nwid(event.nwid)
         if isinstance(event, ControlledNetworkChanged):
             if event.network is None or event.nwid not in {network.nwid for network in self._admin.networks()}:
-                return pb.ControllerWatchResponse(network_deleted=nwid)
-            return pb.ControllerWatchResponse(network=self._network_message(event.network))
+                return pb.ControllerServiceWatchResponse(network_deleted=nwid)
+            return pb.ControllerServiceWatchResponse(network=self._network_message(event.network))
         if event.member is None:
-            deleted = pb.ControllerMemberDeleted(network_id=nwid, address=f"{event.address:010x}")
-            return pb.ControllerWatchResponse(member_deleted=deleted)
-        return pb.ControllerWatchResponse(member=self._member_message(event.member))
+            deleted = pb.ControllerMemberDeleted(network_id=nwid, address=format_address(event.address))
+            return pb.ControllerServiceWatchResponse(member_deleted=deleted)
+        return pb.ControllerServiceWatchResponse(member=self._member_message(event.member))
 
 
 def member_address(text: str) -> int:
@@ -227,10 +233,11 @@ def network_settings(message: pb.NetworkSettings, present: Mapping[str, Any]) ->
         ("broadcast", "enableBroadcast"),
         ("mtu", "mtu"),
         ("multicast_limit", "multicastLimit"),
-        ("certificate_window_ms", "certificateTimeoutWindowSize"),
     ):
         if field in given:
             settings[key] = getattr(message, field)
+    if "certificate_window" in given:
+        settings["certificateTimeoutWindowSize"] = round(times.seconds(message.certificate_window) * 1000)
     if "assign_ipv4" in given:
         settings["v4AssignMode"] = {"zt": message.assign_ipv4}
     six = {
@@ -314,5 +321,5 @@ def _network_settings_message(network: ControlledNetwork) -> pb.NetworkSettings:
         rules_json=json.dumps(document["rules"]),
         capabilities_json=json.dumps(document["capabilities"]),
         tags=pb.NetworkTags(tags=[pb.NetworkTag(id=tag, default_value=default) for tag, default in network.tags]),
-        certificate_window_ms=network.credential_window,
+        certificate_window=times.duration(network.credential_window / 1000),
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import ipaddress
-import math
+from collections.abc import Iterator
 
-from ztnode.control.errors import invalid
-from ztnode.node.api import Handoff, JoinState, NetworkInfo, NodeStatus, PeerInfo, WorkerInfo
-from ztnode.v1 import node_pb2 as pb
+from google.protobuf.duration_pb2 import Duration
+
+from ztclient import times
+from ztclient.forms import numeric_ip
+from ztclient.v1 import node_pb2 as pb
+from ztnode.control.failure import invalid
+from ztnode.node.api import Handoff, JoinState, NetworkInfo, NodeStatus, PathInfo, PeerInfo, WorkerInfo
+from ztnode.wire.address import format_address, format_nwid, parse_nwid
 
 _NETWORK_STATES = {
     JoinState.REQUESTING: pb.NETWORK_STATE_REQUESTING,
-    JoinState.WAITING_FOR_AUTHORIZATION: pb.NETWORK_STATE_WAITING_FOR_AUTHORISATION,
+    JoinState.WAITING_FOR_AUTHORIZATION: pb.NETWORK_STATE_WAITING_FOR_AUTHORIZATION,
     JoinState.NOT_FOUND: pb.NETWORK_STATE_NOT_FOUND,
     JoinState.AUTHENTICATION_REQUIRED: pb.NETWORK_STATE_AUTHENTICATION_REQUIRED,
     JoinState.OK: pb.NETWORK_STATE_OK,
@@ -27,12 +31,10 @@ MAX_TIMEOUT = 3600.0
 
 def network_id(text: str) -> int:
     """Read 16 hex digits. Raises RpcFailure(INVALID_ARGUMENT)."""
-    if len(text) != 16 or not all(digit in "0123456789abcdefABCDEF" for digit in text):
-        raise invalid(f"{text!r} is not a network id: it has 16 hexadecimal digits, such as 9ad07d01093a69e3")
-    number = int(text, 16)
-    if not number:
-        raise invalid("a network id is not all zeros")
-    return number
+    try:
+        return parse_nwid(text)
+    except ValueError as error:
+        raise invalid(str(error)) from None
 
 
 def optional_network_id(text: str) -> int | None:
@@ -40,16 +42,15 @@ def optional_network_id(text: str) -> int | None:
     return network_id(text) if text else None
 
 
-@functools.lru_cache(256)
 def ip_address(text: str) -> str:
     """Check a numeric IP and give it in its usual form. Raises RpcFailure(INVALID_ARGUMENT)."""
     try:
-        address = ipaddress.ip_address(text)
+        address = numeric_ip(text)
     except ValueError:
         raise invalid(f"{text!r} is not a numeric IP address; names are not resolved on the overlay") from None
-    if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
+    if "%" in address:
         raise invalid(f"{text!r} has a scope; write the address without it")
-    return str(address)
+    return address
 
 
 def port_number(number: int, *, lowest: int = 1) -> int:
@@ -59,17 +60,18 @@ def port_number(number: int, *, lowest: int = 1) -> int:
     return number
 
 
-def dial_timeout(seconds: float) -> float:
+def dial_timeout(message: Duration) -> float:
     """Seconds from a DialRequest; 0 stands for 30. Raises RpcFailure(INVALID_ARGUMENT)."""
-    if math.isnan(seconds) or seconds < 0:
-        raise invalid(f"{seconds} is not a timeout in seconds")
+    seconds = times.seconds(message)
+    if seconds < 0:
+        raise invalid(f"{seconds:g} s is not a timeout")
     return min(seconds, MAX_TIMEOUT) or 30.0
 
 
 def network(info: NetworkInfo) -> pb.Network:
     """A network as the protocol shows it."""
     return pb.Network(
-        network_id=f"{info.nwid:016x}",
+        network_id=format_nwid(info.nwid),
         name=info.name,
         state=_NETWORK_STATES[info.state],
         detail=info.detail,
@@ -87,35 +89,43 @@ def network(info: NetworkInfo) -> pb.Network:
     )
 
 
-def managed_addresses(info: NetworkInfo) -> list[pb.ManagedAddress]:
-    """The node's addresses on one network."""
-    interfaces = [ipaddress.ip_interface(cidr) for cidr in info.addresses]
-    return [
-        pb.ManagedAddress(
-            network_id=f"{info.nwid:016x}", ip=str(interface.ip), prefix_length=interface.network.prefixlen
+def managed_addresses(info: NetworkInfo) -> Iterator[tuple[bytes, pb.ManagedAddress]]:
+    """The node's addresses on one network, each with a key by which all are in order: by networks, and in each as the
+    network has them."""
+    for place, cidr in enumerate(info.addresses):
+        interface = ipaddress.ip_interface(cidr)
+        yield (
+            info.nwid.to_bytes(8, "big") + place.to_bytes(4, "big"),
+            pb.ManagedAddress(
+                network_id=format_nwid(info.nwid), ip=str(interface.ip), prefix_length=interface.network.prefixlen
+            ),
         )
-        for interface in interfaces
-    ]
 
 
 def peer(info: PeerInfo) -> pb.Peer:
     """A peer as the protocol shows it."""
     return pb.Peer(
-        address=f"{info.address:010x}",
+        address=format_address(info.address),
         role=_PEER_ROLES.get(info.role, pb.PEER_ROLE_UNSPECIFIED),
         version=info.version,
-        latency_ms=info.latency_ms,
+        latency=_known(info.latency_ms / 1000),
         direct=info.direct,
-        paths=[
-            pb.Path(
-                endpoint=path.endpoint,
-                preferred=path.preferred,
-                last_send_age_seconds=path.last_send_age,
-                last_receive_age_seconds=path.last_receive_age,
-            )
-            for path in info.paths
-        ],
+        paths=[_path(path) for path in info.paths],
     )
+
+
+def _path(info: PathInfo) -> pb.Path:
+    return pb.Path(
+        endpoint=info.endpoint,
+        preferred=info.preferred,
+        last_send_age=_known(info.last_send_age),
+        last_receive_age=_known(info.last_receive_age),
+    )
+
+
+def _known(seconds: float) -> Duration | None:
+    """The node says with a negative number that it does not know."""
+    return None if seconds < 0 else times.duration(seconds)
 
 
 def worker(info: WorkerInfo) -> pb.Worker:
@@ -132,13 +142,13 @@ def worker(info: WorkerInfo) -> pb.Worker:
 def status(info: NodeStatus) -> pb.StatusResponse:
     """The node as the protocol shows it."""
     return pb.StatusResponse(
-        address=f"{info.address:010x}",
+        address=format_address(info.address),
         public_identity=info.public_identity,
         online=info.online,
         version=info.version,
-        uptime_seconds=info.uptime,
+        uptime=times.duration(info.uptime),
         planet_id=info.planet_id,
-        planet_timestamp_ms=info.planet_timestamp,
+        planet_signed_at=times.timestamp(info.planet_timestamp),
         listening=info.listening,
         surface_addresses=info.surface_addresses,
         workers=[worker(one) for one in info.workers],

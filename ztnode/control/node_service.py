@@ -9,12 +9,16 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from ztclient.handoff import TOKEN_BYTES
+from ztclient.v1 import node_pb2 as pb
+from ztclient.v1 import node_pb2_grpc as rpc
 from ztnode.control import convert, stream
-from ztnode.control.errors import Context, RpcFailure, abort, invalid, not_found, streaming, unary
-from ztnode.control.handoff import TOKEN_BYTES, PendingConnections, claim
+from ztnode.control.claim import claim
+from ztnode.control.failure import Context, RpcFailure, abort, invalid, not_found, streaming, unary
+from ztnode.control.paging import page
+from ztnode.control.pending import PendingConnections
 from ztnode.node.api import Handoff, NetworkInfo, NodeApi
-from ztnode.v1 import node_pb2 as pb
-from ztnode.v1 import node_pb2_grpc as rpc
+from ztnode.wire.address import format_nwid
 
 MAX_BACKLOG = 4096
 
@@ -46,8 +50,9 @@ class NodeService(rpc.NodeServiceServicer):
 
     @unary
     async def ListNetworks(self, request: pb.ListNetworksRequest, context: Context) -> pb.ListNetworksResponse:
-        networks = sorted(self._node.networks(), key=lambda network: network.nwid)
-        return pb.ListNetworksResponse(networks=[convert.network(network) for network in networks])
+        entries = ((network.nwid.to_bytes(8, "big"), network) for network in self._node.networks())
+        networks, following = page(request, "networks", entries, convert.network)
+        return pb.ListNetworksResponse(networks=networks, next_page_token=following)
 
     @unary
     async def GetNetwork(self, request: pb.GetNetworkRequest, context: Context) -> pb.GetNetworkResponse:
@@ -70,18 +75,15 @@ class NodeService(rpc.NodeServiceServicer):
     async def ListAddresses(self, request: pb.ListAddressesRequest, context: Context) -> pb.ListAddressesResponse:
         wanted = convert.optional_network_id(request.network_id)
         networks = self._node.networks() if wanted is None else [self._network(wanted)]
-        return pb.ListAddressesResponse(
-            addresses=[
-                address
-                for network in sorted(networks, key=lambda network: network.nwid)
-                for address in convert.managed_addresses(network)
-            ]
-        )
+        entries = (entry for network in networks for entry in convert.managed_addresses(network))
+        addresses, following = page(request, f"addresses {wanted}", entries, lambda address: address)
+        return pb.ListAddressesResponse(addresses=addresses, next_page_token=following)
 
     @unary
     async def ListPeers(self, request: pb.ListPeersRequest, context: Context) -> pb.ListPeersResponse:
-        peers = sorted(self._node.peers(), key=lambda peer: peer.address)
-        return pb.ListPeersResponse(peers=[convert.peer(peer) for peer in peers])
+        entries = ((peer.address.to_bytes(5, "big"), peer) for peer in self._node.peers())
+        peers, following = page(request, "peers", entries, convert.peer)
+        return pb.ListPeersResponse(peers=peers, next_page_token=following)
 
     @unary
     async def Dial(self, request: pb.DialRequest, context: Context) -> pb.DialResponse:
@@ -146,7 +148,7 @@ class NodeService(rpc.NodeServiceServicer):
 
     async def _dial(self, request: pb.DialRequest) -> Handoff:
         ip, port = convert.ip_address(request.ip), convert.port_number(request.port)
-        timeout = convert.dial_timeout(request.timeout_seconds)
+        timeout = convert.dial_timeout(request.timeout)
         nwid = self._joined(request.network_id)
         if request.token:
             _check_token(request.token)
@@ -154,7 +156,7 @@ class NodeService(rpc.NodeServiceServicer):
             return await self._node.dial(ip, port, nwid=nwid, timeout=timeout, token=request.token or None)
         except KeyError:
             # Left while the attempt was under way.
-            raise not_found("the network was left") from None
+            raise not_found("the network was left", "NETWORK_NOT_JOINED") from None
 
     def _offer(self, handoff: Handoff, context: Context) -> pb.Connection:
         self._pending.add(handoff, time.monotonic())
@@ -170,14 +172,17 @@ class NodeService(rpc.NodeServiceServicer):
                 _check_token(request.token)
                 handoff = self._pending.take(request.token, time.monotonic())
                 if handoff is None:
-                    raise not_found("no connection waits under this token: it was claimed, or its minute is over")
+                    raise not_found(
+                        "no connection waits under this token: it was claimed, or its minute is over", "TOKEN_NOT_FOUND"
+                    )
                 return handoff
             case _:
                 raise invalid("a stream begins with dial or token")
 
 
 def _not_joined(nwid: int) -> RpcFailure:
-    return not_found(f"network {nwid:016x} is not joined: join it with `ztnode join {nwid:016x}`")
+    shown = format_nwid(nwid)
+    return not_found(f"network {shown} is not joined: join it with `ztnode join {shown}`", "NETWORK_NOT_JOINED")
 
 
 def _check_token(token: bytes) -> None:
@@ -186,4 +191,4 @@ def _check_token(token: bytes) -> None:
 
 
 def _no_listener(listener: int) -> RpcFailure:
-    return RpcFailure(grpc.StatusCode.NOT_FOUND, f"listener {listener} is closed", "EBADF")
+    return RpcFailure(grpc.StatusCode.NOT_FOUND, f"listener {listener} is closed", errno_name="EBADF")

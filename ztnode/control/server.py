@@ -26,12 +26,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ztclient import discovery
-from ztnode.control.errors import QUIET
+from ztclient.forms import format_host_port, numeric_ip, split_host_port
+from ztclient.v1 import node_pb2
+from ztclient.v1 import node_pb2_grpc as rpc
+from ztnode.control.failure import QUIET
 from ztnode.control.node_service import NodeService
 from ztnode.control.token import TOKEN_NAME, TokenInterceptor, load_or_create
 from ztnode.node.api import NodeApi
-from ztnode.v1 import node_pb2
-from ztnode.v1 import node_pb2_grpc as rpc
 
 GRPC_LOGGER = "grpc._cython.cygrpc"
 
@@ -141,7 +142,7 @@ class ControlServer:
             interceptors.append(TokenInterceptor(load_or_create(tcp.token_file or self._state / TOKEN_NAME)))
         server = await self._server(interceptors)
         _try_bind(host, port)
-        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        target = format_host_port(host, port)
         try:
             if tcp.certificate is not None and tcp.key is not None:
                 bound = server.add_secure_port(target, _credentials(tcp.certificate, tcp.key, tcp.client_ca))
@@ -150,8 +151,8 @@ class ControlServer:
         except RuntimeError as error:
             raise OSError(errno.EIO, f"cannot serve on {target}: {error}") from error
         await server.start()
-        shown = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
-        self.addresses.append(str(discovery.Address("tls" if tcp.tls else "tcp", shown)))
+        shown = discovery.Address("tls" if tcp.tls else "tcp", format_host_port(host, bound))
+        self.addresses.append(str(shown))
 
     async def _server(self, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
         server = grpc.aio.server(interceptors=list(interceptors), options=list(_OPTIONS))
@@ -181,12 +182,9 @@ def _check(tcp: TcpOptions) -> None:
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ValueError
-        return str(ipaddress.ip_address(host)), int(port)
+        host, port = split_host_port(address)
+        return numeric_ip(host), port
     except ValueError:
         raise ValueError(f"{address!r} is not an address to listen on: write IP:PORT, such as 127.0.0.1:7447") from None
 

@@ -9,23 +9,18 @@ passes on to the peer: truncated data must not look complete.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
-import struct
 from collections.abc import Coroutine
 
 import grpc
 
+from ztclient.byte_stream import CHUNK
+from ztclient.tcp import reset_on_close
+from ztclient.v1 import node_pb2 as pb
 from ztnode.control import convert
-from ztnode.control.errors import Context, invalid
+from ztnode.control.failure import Context, invalid
 from ztnode.node.api import Handoff
-from ztnode.v1 import node_pb2 as pb
-
-CHUNK = 256 * 1024
-"""Most bytes in one message to the client."""
-
-_LINGER_RESET = struct.pack("ii", 1, 0)
 
 
 async def carry(context: Context, connected: socket.socket, handoff: Handoff) -> None:
@@ -52,8 +47,7 @@ async def carry(context: Context, connected: socket.socket, handoff: Handoff) ->
             raise ConnectionResetError(errno.ECONNRESET, "the connection was reset by its peer") from error
         finally:
             if not complete:
-                with contextlib.suppress(OSError):
-                    connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+                reset_on_close(connected)
 
 
 async def _both(*pumps: Coroutine[None, None, None]) -> None:

@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 import grpc
 
+from ztnode.atomic_file import write_atomically
+from ztnode.control.failure import RpcFailure, abort
+
 TOKEN_NAME = "control.token"
 """The token file's name in the state directory."""
 
@@ -39,14 +42,7 @@ def load_or_create(path: Path) -> str:
 
 def _create(path: Path) -> str:
     token = secrets.token_urlsafe(32)
-    # Written aside and renamed, so that a crash leaves no half token behind.
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(token + "\n")
-        file.flush()
-        os.fsync(descriptor)
-    scratch.replace(path)
+    write_atomically(path, f"{token}\n".encode())
     return token
 
 
@@ -61,9 +57,12 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         self._expected = f"Bearer {token}".encode()
 
         async def refuse(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            await context.abort(
-                grpc.StatusCode.UNAUTHENTICATED,
-                "the bearer token is missing or wrong: it stands in control.token in the node's state directory",
+            await abort(
+                context,
+                RpcFailure(
+                    grpc.StatusCode.UNAUTHENTICATED,
+                    "the bearer token is missing or wrong: it stands in control.token in the node's state directory",
+                ),
             )
 
         self._refuse = refuse

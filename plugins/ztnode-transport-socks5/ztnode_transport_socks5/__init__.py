@@ -46,7 +46,7 @@ class Socks5Transport(asyncio.DatagramProtocol):
         self._udp: asyncio.DatagramTransport | None = None
         self._control: asyncio.StreamWriter | None = None
 
-    async def open(self, port: int, receive: Callable[[Datagrams], None]) -> None:
+    async def open(self, port: int, receive: Callable[[Datagrams], None]) -> None:  # noqa: ARG002 (the proxy chooses)
         """Ask the proxy for a UDP relay; it lives as long as the control connection. Raises OSError."""
         self._receive = receive
         reader, self._control = await asyncio.open_connection(*self._proxy)
@@ -67,7 +67,7 @@ class Socks5Transport(asyncio.DatagramProtocol):
             relay = (self._proxy[0], relay[1])
         self._udp, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, remote_addr=relay)
 
-    def datagram_received(self, data: bytes, addr: object) -> None:
+    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002 (always the proxy)
         """One datagram from the relay: RSV, FRAG, endpoint, payload (RFC 1928 section 7)."""
         if len(data) < 4 or data[2] != 0:
             return

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from tests.bench.report import LeftOut, Row, number, show
+from tests.bench.report import LeftOut, Result, Row, number, show
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,16 @@ def test_the_bar_may_be_on_the_ratio(peers: list[float], verdict: str) -> None:
 
 def test_a_measured_aim_is_for_the_figure_and_the_must_for_the_ratio() -> None:
     """Twice libzt's is the bar, the kernel's figure the aim."""
-    bars = {"must": 2.0, "times": True, "aim_samples": [9.0, 8.0, 70.0]}
-    assert Row("s", "w", "MB/s", [9.0], "libzt", [4.5], **bars).verdict == "aim"
-    assert Row("s", "w", "MB/s", [9.0], "libzt", [4.6], **bars).verdict == "missed"
-    assert Row("s", "w", "MB/s", [8.9], "libzt", [4.0], **bars).verdict == "must"
-    assert Row("s", "w", "MB/s", [8.9], "libzt", [6.0], **bars).verdict == "missed"
+
+    def verdict(ours: float, libzt: float) -> str:
+        return Row(
+            "s", "w", "MB/s", [ours], "libzt", [libzt], must=2.0, times=True, aim_samples=[9.0, 8.0, 70.0]
+        ).verdict
+
+    assert verdict(9.0, 4.5) == "aim"
+    assert verdict(9.0, 4.6) == "missed"
+    assert verdict(8.9, 4.0) == "must"
+    assert verdict(8.9, 6.0) == "missed"
 
 
 def test_no_bar_no_verdict_and_no_peer_no_ratio() -> None:
@@ -46,7 +51,7 @@ def test_no_bar_no_verdict_and_no_peer_no_ratio() -> None:
 
 def test_the_table_shows_what_was_left_out_and_why() -> None:
     page = io.StringIO()
-    rows = [Row("one", "speed", "MB/s", [123.4], must=200), LeftOut("two", "rival", "not to be had")]
+    rows: list[Result] = [Row("one", "speed", "MB/s", [123.4], must=200), LeftOut("two", "rival", "not to be had")]
     show(rows, "title", Console(file=page, width=200))
     text = page.getvalue()
     assert "123 MB/s" in text and "missed" in text and "left out: not to be had" in text

@@ -165,13 +165,13 @@ def test_join(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_join_and_wait_shows_what_is_waited_for(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) -> None:
     running_node.node.on_join = lambda nwid: asking(
-        nwid, JoinState.WAITING_FOR_AUTHORIZATION, "authorise 778cde7190 at the controller"
+        nwid, JoinState.WAITING_FOR_AUTHORIZATION, "authorize 778cde7190 at the controller"
     )
     timer = threading.Timer(0.3, running_node.call, (running_node.node.change, configured(int(OTHER, 16))))
     timer.start()
     assert run(["join", OTHER, "--wait", "5"]) == 0
     captured = capsys.readouterr()
-    assert f"joining {OTHER}\n{OTHER}: authorise 778cde7190 at the controller\n" in captured.err
+    assert f"joining {OTHER}\n{OTHER}: authorize 778cde7190 at the controller\n" in captured.err
     assert "ok" in captured.out
 
 

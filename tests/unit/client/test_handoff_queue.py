@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from ztclient import handoff as client_handoff
-from ztnode.control import handoff as node_handoff
+from ztnode.control.claim import claim as node_claim
 from ztnode.node.api import Handoff
 
 TOKEN = bytes(range(16))
 
 
 def claim_for_the_node(path: str, token: bytes) -> socket.socket:
-    return asyncio.run(node_handoff.claim(Handoff(path, token, ("", 0), ("", 0))))
+    return asyncio.run(node_claim(Handoff(path, token, ("", 0), ("", 0))))
 
 
 @pytest.fixture

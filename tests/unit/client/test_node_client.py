@@ -58,21 +58,21 @@ def test_join_and_wait_sees_every_state(running_node: RunningNode) -> None:
     def go_on(network: ztclient.Network) -> None:
         states.append(network.state)
         if network.state == "requesting":
-            waiting = asking(OTHER, JoinState.WAITING_FOR_AUTHORIZATION, "authorise 778cde7190")
+            waiting = asking(OTHER, JoinState.WAITING_FOR_AUTHORIZATION, "authorize 778cde7190")
             running_node.call(running_node.node.change, waiting)
-        elif network.state == "waiting_for_authorisation":
+        elif network.state == "waiting_for_authorization":
             running_node.call(running_node.node.change, configured(OTHER))
 
     network = ztclient.Node().join("8056C2E21C000001", wait=5, on_change=go_on)
     assert network.ready
-    assert states == ["requesting", "waiting_for_authorisation", "ok"]
+    assert states == ["requesting", "waiting_for_authorization", "ok"]
 
 
-def test_join_that_is_never_authorised_says_what_to_do(running_node: RunningNode) -> None:
+def test_join_that_is_never_authorized_says_what_to_do(running_node: RunningNode) -> None:
     running_node.node.on_join = lambda nwid: asking(
-        nwid, JoinState.WAITING_FOR_AUTHORIZATION, "authorise 778cde7190 on the controller"
+        nwid, JoinState.WAITING_FOR_AUTHORIZATION, "authorize 778cde7190 on the controller"
     )
-    with pytest.raises(ztclient.JoinTimeoutError, match=r"not ready after 0\.3 s: authorise 778cde7190") as caught:
+    with pytest.raises(ztclient.JoinTimeoutError, match=r"not ready after 0\.3 s: authorize 778cde7190") as caught:
         ztclient.Node().join(OTHER, wait=0.3)
     assert isinstance(caught.value, TimeoutError)
 

@@ -203,7 +203,7 @@ def test_errors_are_those_of_a_socket(
         reached[1].create_connection((host, 9), 0.3)
     assert isinstance(caught.value, OSError)
     assert caught.value.errno == number
-    assert host in caught.value.strerror
+    assert host in str(caught.value.strerror)
 
 
 def test_listener(reached: tuple[RunningNode, ztclient.Node]) -> None:

@@ -17,12 +17,12 @@ import pytest
 import ztclient
 from ztclient.controller import Controller as Client
 from ztclient.controller import subnet
+from ztclient.v1 import controller_pb2 as pb
 from ztnode.cli.app import run
 from ztnode.control.controller_service import ControllerHost, controller_service
 from ztnode.control.server import ControlServer
 from ztnode.controller.controller import Controller
 from ztnode.node.administration import Administration
-from ztnode.v1 import controller_pb2 as pb
 from ztnode.vl1 import Vl1
 from ztnode.wire import c25519
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata
@@ -96,7 +96,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 def test_a_network_from_making_to_deleting(served: Served) -> None:
     client = Client()
-    made = client.create_network(name="home", rfc4193=True, **subnet("10.121.15.0/24"))
+    settings = subnet("10.121.15.0/24")
+    settings.update({"name": "home", "rfc4193": True})
+    made = client.create_network(**settings)
     assert made.nwid.startswith("1122334455") and made.private and made.assign_ipv4 and made.revision == 1
     assert made.pools == (("10.121.15.1", "10.121.15.254"),) and made.routes[0].target == "10.121.15.0/24"
     # What a request leaves out stays: address modes share one object in the controller's documents.
@@ -117,13 +119,13 @@ def test_a_member_from_knocking_to_leaving(served: Served) -> None:
     nwid = client.create_network(**subnet("10.121.15.0/24")).nwid
     served.ask(nwid, MEMBER)
     (waiting,) = client.members(nwid)
-    assert (waiting.address, waiting.authorised, waiting.online) == (MEMBER, False, True)
-    assert waiting.last_seen_age is not None and waiting.last_seen_age < 60 and waiting.last_authorised is None
+    assert (waiting.address, waiting.authorized, waiting.online) == (MEMBER, False, True)
+    assert waiting.last_seen_age is not None and waiting.last_seen_age < 60 and waiting.last_authorized is None
     client.update_member(nwid, MEMBER, name="printer", addresses=["10.121.15.99"])
-    member = client.authorise(nwid, MEMBER)
-    assert member.authorised and member.authorised_by == "api" and member.managed_addresses == ("10.121.15.99/24",)
-    assert client.network(nwid).authorised_members == 1 and client.member(nwid, MEMBER).version == "1.14.1"
-    assert not client.deauthorise(nwid, MEMBER).authorised
+    member = client.authorize(nwid, MEMBER)
+    assert member.authorized and member.authorized_by == "api" and member.managed_addresses == ("10.121.15.99/24",)
+    assert client.network(nwid).authorized_members == 1 and client.member(nwid, MEMBER).version == "1.14.1"
+    assert not client.deauthorize(nwid, MEMBER).authorized
     client.delete_member(nwid, MEMBER)
     assert client.members(nwid) == []
 
@@ -141,7 +143,7 @@ def test_errors_say_what_is_wrong(served: Served) -> None:
         lambda: client.update_network(nwid, rules=[{"type": "NONSENSE"}]),
         lambda: client.create_network("fedcba9876000001"),
         lambda: client.update_member(nwid, MEMBER, addresses=["nowhere"]),
-        lambda: client.authorise(nwid, "xyz"),
+        lambda: client.authorize(nwid, "xyz"),
     ):
         with pytest.raises(ValueError, match=r"mtu|route|rules|id for this controller|IP address|ZeroTier address"):
             call()
@@ -152,12 +154,12 @@ def test_watching_gives_what_is_and_what_becomes(served: Served) -> None:
     client = Client()
     nwid = client.create_network(name="first").nwid
     control = ztclient.Node().control
-    call = control.controller_stub.Watch(pb.ControllerWatchRequest(network_id=nwid), timeout=20)
+    call = control.controller_stub.Watch(pb.ControllerServiceWatchRequest(network_id=nwid), timeout=20)
     changes = iter(call)
     assert next(changes).network.settings.name == "first"
     client.update_network(nwid, name="second")
     assert next(changes).network.settings.name == "second"
-    client.authorise(nwid, MEMBER)
+    client.authorize(nwid, MEMBER)
     assert next(changes).member.address == MEMBER
     client.delete_member(nwid, MEMBER)
     assert next(changes).member_deleted.address == MEMBER
@@ -180,10 +182,14 @@ def test_the_commands(served: Served, capsys: pytest.CaptureFixture[str]) -> Non
         "routes"
     ] == [{"target": "10.9.0.0/16", "via": "10.121.15.2"}]
     command("update", nwid, "--private", "--route", "10.121.15.0/24")
-    assert "10.121.15.99/24" in command("authorise", nwid, MEMBER, "--ip", "10.121.15.99", "--name", "printer")
+    assert "10.121.15.99/24" in command("authorize", nwid, MEMBER, "--ip", "10.121.15.99", "--name", "printer")
     (member,) = json.loads(command("members", nwid, "--json"))
-    assert member["name"] == "printer" and member["authorised"] is True
-    assert "not authorised" in command("deauthorise", nwid, MEMBER) and "shut out" in command("members", nwid)
+    assert member["name"] == "printer" and member["authorized"] is True
+    assert "not authorized" in command("deauthorize", nwid, MEMBER) and "shut out" in command("members", nwid)
+    # The British spelling works too, and is not shown.
+    assert "not authorized" not in command("authorise", nwid, MEMBER)
+    assert "not authorized" in command("deauthorise", nwid, MEMBER)
+    assert "authorise" not in command("--help")
     command("forget", nwid, MEMBER)
     assert "no member" in command("forget", nwid, MEMBER, code=1)
     assert "setting" in command("update", nwid, code=2)

@@ -6,24 +6,28 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 import uvloop
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_status import rpc_status
 
 import ztclient
 from tests.unit.fake_node import NWID, RunningNode
 from tests.unit.peers import LINGER_RESET, echo, peer
 from tests.unit.tls_files import TlsFiles
 from ztclient.discovery import socket_path
+from ztclient.times import duration
+from ztclient.v1 import node_pb2 as pb
+from ztclient.v1 import node_pb2_grpc as rpc
 from ztnode.control.server import ControlServer, TcpOptions
 from ztnode.control.token import load_or_create
-from ztnode.v1 import node_pb2 as pb
-from ztnode.v1 import node_pb2_grpc as rpc
 
 HOST = "10.121.15.99"
 NETWORK = f"{NWID:016x}"
@@ -46,6 +50,18 @@ def ending(error: grpc.RpcError) -> tuple[grpc.StatusCode, str, str | None]:
     named = metadata.get("ztnode-errno")
     assert named is None or isinstance(named, str)
     return error.code(), error.details() or "", named
+
+
+def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
+    """The ErrorInfo of a failed call, found as other programs find it, in a status that agrees with the call."""
+    assert isinstance(error, grpc.Call)
+    status = rpc_status.from_call(error)
+    assert status is not None
+    assert (status.code, status.message) == (error.code().value[0], error.details())
+    (detail,) = status.details
+    info = error_details_pb2.ErrorInfo()
+    assert detail.Unpack(info)
+    return info
 
 
 def test_the_socket_is_the_owners_alone(running_node: RunningNode) -> None:
@@ -107,16 +123,23 @@ def test_odd_characters_in_the_path(tmp_path: Path, name: str) -> None:
 
 
 def test_health(channel: grpc.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
     for name in ("", "ztnode.v1.NodeService"):
-        answer = health.Check(health_pb2.HealthCheckRequest(service=name))
+        answer = check(health_pb2.HealthCheckRequest(service=name))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_reflection(channel: grpc.Channel) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    request = reflection_pb2.ServerReflectionRequest(list_services="")
-    (answer,) = stub.ServerReflectionInfo(iter([request]))
+    ask = channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    (answer,) = ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
     names = {service.name for service in answer.list_services_response.service}
     assert {"ztnode.v1.NodeService", "grpc.health.v1.Health"} <= names
 
@@ -181,24 +204,26 @@ def test_the_token_file(tmp_path: Path) -> None:
 
 
 def test_malformed_arguments(stub: rpc.NodeServiceStub) -> None:
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: stub.Join(pb.JoinRequest(network_id="x")),
         lambda: stub.Join(pb.JoinRequest(network_id="0" * 16)),
         lambda: stub.Dial(pb.DialRequest(ip="example.com", port=80)),
         lambda: stub.Dial(pb.DialRequest(ip="fe80::1%eth0", port=80)),
         lambda: stub.Dial(pb.DialRequest(ip=HOST)),
         lambda: stub.Dial(pb.DialRequest(ip=HOST, port=65536)),
-        lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, timeout_seconds=-1)),
-        lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, timeout_seconds=float("nan"))),
+        lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, timeout=Duration(seconds=-1))),
+        lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, timeout=Duration(seconds=-(2**63), nanos=-1))),
         lambda: list(stub.Listen(pb.ListenRequest(ip="10.0.0", port=80))),
         lambda: list(stub.Capture(pb.CaptureRequest())),
     ]
     for call in calls:
         with pytest.raises(grpc.RpcError) as caught:
             call()
-        code, reason, _errno = ending(caught.value)
+        code, text, _errno = ending(caught.value)
         assert code == grpc.StatusCode.INVALID_ARGUMENT
-        assert reason
+        assert text
+        info = error_info(caught.value)
+        assert (info.domain, info.reason) == ("ztnode", "INVALID_ARGUMENT")
 
 
 @pytest.mark.parametrize(
@@ -211,30 +236,32 @@ def test_malformed_arguments(stub: rpc.NodeServiceStub) -> None:
     ],
 )
 def test_dial_failures(stub: rpc.NodeServiceStub, host: str, code: grpc.StatusCode, number: str) -> None:
-    request = pb.DialRequest(ip=host, port=80, timeout_seconds=0.2)
+    request = pb.DialRequest(ip=host, port=80, timeout=duration(0.2))
     with pytest.raises(grpc.RpcError) as caught:
         stub.Dial(request)
     assert ending(caught.value)[::2] == (code, number)
     with pytest.raises(grpc.RpcError) as caught:
         list(stub.Stream(iter([pb.StreamRequest(dial=request)])))
     assert ending(caught.value)[::2] == (code, number)
+    assert error_info(caught.value).reason == number
 
 
 def test_unknown_things(stub: rpc.NodeServiceStub) -> None:
     unknown = "8056c2e21c000001"
-    calls = [
-        lambda: stub.GetNetwork(pb.GetNetworkRequest(network_id=unknown)),
-        lambda: stub.Leave(pb.LeaveRequest(network_id=unknown)),
-        lambda: stub.ListAddresses(pb.ListAddressesRequest(network_id=unknown)),
-        lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, network_id=unknown)),
-        lambda: list(stub.Capture(pb.CaptureRequest(network_id=unknown))),
-        lambda: stub.Accept(pb.AcceptRequest(listener_id=99)),
-        lambda: list(stub.Stream(iter([pb.StreamRequest(token=bytes(16))]))),
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: stub.GetNetwork(pb.GetNetworkRequest(network_id=unknown)), "NETWORK_NOT_JOINED"),
+        (lambda: stub.Leave(pb.LeaveRequest(network_id=unknown)), "NETWORK_NOT_JOINED"),
+        (lambda: stub.ListAddresses(pb.ListAddressesRequest(network_id=unknown)), "NETWORK_NOT_JOINED"),
+        (lambda: stub.Dial(pb.DialRequest(ip=HOST, port=80, network_id=unknown)), "NETWORK_NOT_JOINED"),
+        (lambda: list(stub.Capture(pb.CaptureRequest(network_id=unknown))), "NETWORK_NOT_JOINED"),
+        (lambda: stub.Accept(pb.AcceptRequest(listener_id=99)), "EBADF"),
+        (lambda: list(stub.Stream(iter([pb.StreamRequest(token=bytes(16))]))), "TOKEN_NOT_FOUND"),
     ]
-    for call in calls:
+    for call, reason in calls:
         with pytest.raises(grpc.RpcError) as caught:
             call()
         assert ending(caught.value)[0] == grpc.StatusCode.NOT_FOUND
+        assert error_info(caught.value).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -385,13 +412,15 @@ def test_a_request_that_is_no_message_is_not_told_in_the_log(
 ) -> None:
     for name in ("Join", "WatchNetworks"):
         with pytest.raises(grpc.RpcError):
-            channel.unary_unary(f"/ztnode.v1.NodeService/{name}")(b"\xff" * 100, timeout=5)
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/ztnode.v1.NodeService/{name}")
+            call(b"\xff" * 100, timeout=5)
     with pytest.raises(grpc.RpcError) as caught:
-        list(channel.stream_stream("/ztnode.v1.NodeService/Stream")(iter([b"\xff" * 100]), timeout=5))
+        stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream("/ztnode.v1.NodeService/Stream")
+        list(stream(iter([b"\xff" * 100]), timeout=5))
     assert ending(caught.value)[0] is grpc.StatusCode.INVALID_ARGUMENT
     with pytest.raises(grpc.RpcError):
-        reflect = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-        list(reflect(iter([b"\xff" * 100]), timeout=5))
+        stream = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        list(stream(iter([b"\xff" * 100]), timeout=5))
     assert not caplog.records
 
 

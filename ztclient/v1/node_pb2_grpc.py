@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from ztnode.v1 import node_pb2 as ztnode_dot_v1_dot_node__pb2
+from ztclient.v1 import node_pb2 as ztnode_dot_v1_dot_node__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in ztnode/v1/node_pb2_grpc.py depends on'
+        + ' but the generated code in ztclient/v1/node_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class NodeServiceStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """One node: its networks, its peers, and the TCP connections of its clients.
+
+    Any call may end in UNAUTHENTICATED, UNAVAILABLE (the node is shutting down) and INTERNAL; the others are named at each.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -102,7 +105,10 @@ class NodeServiceStub(object):
 
 
 class NodeServiceServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """One node: its networks, its peers, and the TCP connections of its clients.
+
+    Any call may end in UNAUTHENTICATED, UNAVAILABLE (the node is shutting down) and INTERNAL; the others are named at each.
+    """
 
     def Status(self, request, context):
         """The node as a whole: address, versions, whether it is online, workers, counters.
@@ -114,27 +120,35 @@ class NodeServiceServicer(object):
     def Join(self, request, context):
         """Join a network, or do nothing where it is joined already. Answers at once with the state so far; WatchNetworks tells
         how it goes on.
+
+        INVALID_ARGUMENT; RESOURCE_EXHAUSTED (ENOSPC) or FAILED_PRECONDITION (EROFS) where it cannot be kept on the disk.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Leave(self, request, context):
-        """Leave a network and forget its configuration. NOT_FOUND where it is not joined.
+        """Leave a network and forget its configuration.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListNetworks(self, request, context):
-        """All joined networks.
+        """The joined networks, in the order of their ids.
+
+        INVALID_ARGUMENT for a page token that is not from this node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetNetwork(self, request, context):
-        """One joined network. NOT_FOUND where it is not joined.
+        """One joined network.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,20 +157,26 @@ class NodeServiceServicer(object):
     def WatchNetworks(self, request, context):
         """Every joined network as it is now, then each again whenever it changes; one that was left comes a last time with
         NETWORK_STATE_LEFT. A slow reader gets the newest state only. Runs until cancelled.
+
+        INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAddresses(self, request, context):
-        """The addresses that this node holds on its networks.
+        """The addresses that this node holds on its networks, in the order of the networks' ids.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPeers(self, request, context):
-        """The ZeroTier peers this node knows, with their physical paths.
+        """The ZeroTier peers this node knows, with their physical paths, in the order of their addresses.
+
+        INVALID_ARGUMENT for a page token that is not from this node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,6 +184,9 @@ class NodeServiceServicer(object):
 
     def Dial(self, request, context):
         """Open a TCP connection over the overlay; answers when it is established or has failed.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
+        EHOSTUNREACH); DEADLINE_EXCEEDED (ETIMEDOUT); ABORTED (ECONNRESET); RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +196,8 @@ class NodeServiceServicer(object):
         """Listen for TCP connections on a managed address. One answer comes, when the listener stands; the listener then lives as
         long as the call does, so that nothing stays bound after a client that crashed. Cancel the call to close it:
         connections already accepted live on, and an Accept that waits ends in ABORTED.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (EADDRINUSE, EADDRNOTAVAIL); RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +205,8 @@ class NodeServiceServicer(object):
 
     def Accept(self, request, context):
         """Wait for the next connection of a listener. Cancelling leaves the listener as it is.
+
+        NOT_FOUND (EBADF); ABORTED (ECONNABORTED) when the listener is closed meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,8 +218,11 @@ class NodeServiceServicer(object):
         The first request must be `dial` or `token`; the first response is `opened`. Then `data` in both directions, each
         non-empty. `half_close` ends one direction: no `data` may follow it from that side, and the other direction goes on.
         Once both sides have sent it the RPC ends with OK. Any other end is a reset: a client that finishes or cancels the
-        call without `half_close` resets the TCP connection, and a reset by the peer ends the call in ABORTED (ztnode-errno:
-        ECONNRESET), so that truncated data never looks complete. Backpressure is gRPC's flow control in both directions.
+        call without `half_close` resets the TCP connection, and a reset by the peer ends the call in ABORTED (ECONNRESET), so
+        that truncated data never looks complete. Backpressure is gRPC's flow control in both directions.
+
+        Before `opened`: as Dial; NOT_FOUND (TOKEN_NOT_FOUND) for a token that was used, or whose minute is over. After it:
+        ABORTED (ECONNRESET, ECONNABORTED); INVALID_ARGUMENT for a message out of turn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,6 +230,8 @@ class NodeServiceServicer(object):
 
     def Capture(self, request, context):
         """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,7 +314,10 @@ def add_NodeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NodeService(object):
-    """Missing associated documentation comment in .proto file."""
+    """One node: its networks, its peers, and the TCP connections of its clients.
+
+    Any call may end in UNAUTHENTICATED, UNAVAILABLE (the node is shutting down) and INTERNAL; the others are named at each.
+    """
 
     @staticmethod
     def Status(request,

@@ -8,24 +8,33 @@ Forms used throughout:
   address      a ZeroTier address, 10 lower-case hexadecimal digits, e.g. "778cde7190"
   IP           a numeric IPv4 or IPv6 address without brackets, scope or prefix length
   CIDR         an IP, a slash and a prefix length, e.g. "10.121.15.99/16"
-  seconds      a double; where it is an age, a negative number means "never"
+  ages         a Duration; absent: never
 
-Errors: every RPC ends in a gRPC status whose message is one line that a person can act on. Where the failure is one
-that a socket call would report, the trailing metadata holds "ztnode-errno" with the symbolic name of that error, such
-as "ECONNREFUSED" (a name, because the numbers differ between operating systems).
-  INVALID_ARGUMENT     a malformed network id, IP, port or token
-  NOT_FOUND            a network that is not joined, a listener or token that is not known (any longer)
-  FAILED_PRECONDITION  no route to the address by any joined network, no managed address to listen on, port in use
-  UNAVAILABLE          refused, unreachable, or the node is shutting down
-  DEADLINE_EXCEEDED    no answer within the time given
-  ABORTED              the connection was reset
-  RESOURCE_EXHAUSTED   a bound or the disk is full: what could not be kept was not done
-  UNAUTHENTICATED      a TCP client without the right bearer token
+Lists come in pages. `page_size` is the most entries that an answer may hold (0: 1000, which is also the most); fewer may
+come before the end. `next_page_token` of an answer goes into `page_token` of the next request, with the other fields as
+before; it is empty at the end. A token means nothing but to the node. An entry that exists while all pages are fetched
+comes exactly once.
+
+Errors: every RPC ends in a gRPC status whose message is one line that a person can act on. Its details hold a
+google.rpc.ErrorInfo with domain "ztnode" and the reasons below. Where the failure is one that a socket call would report,
+the reason is the symbolic name of that error, such as "ECONNREFUSED" (a name, because the numbers differ between
+operating systems), and the trailing metadata hold it too, as "ztnode-errno".
+  INVALID_ARGUMENT     INVALID_ARGUMENT: a malformed network id, IP, port, token or page token
+  NOT_FOUND            NETWORK_NOT_JOINED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND
+  FAILED_PRECONDITION  ENETUNREACH (no joined network has a route), EADDRNOTAVAIL (no managed address to listen on),
+                       EADDRINUSE, EROFS
+  UNAVAILABLE          ECONNREFUSED, EHOSTUNREACH; without details: the node is shutting down
+  DEADLINE_EXCEEDED    ETIMEDOUT: no answer within the time given
+  ABORTED              ECONNRESET, ECONNABORTED: the connection was reset, the listener was closed
+  RESOURCE_EXHAUSTED   ENOSPC, EAGAIN...: a bound or the disk is full; what could not be kept was not done
+  UNAUTHENTICATED      UNAUTHENTICATED: a TCP client without the right bearer token
+  UNIMPLEMENTED        UNIMPLEMENTED: this node does not offer it
+  INTERNAL             INTERNAL: a fault of the node; its log has the details
 """
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from ztnode.v1 import node_pb2 as _node_pb2
+from ztclient.v1 import node_pb2 as _node_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -47,6 +56,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NodeServiceStub:
+    """One node: its networks, its peers, and the TCP connections of its clients.
+
+    Any call may end in UNAUTHENTICATED, UNAVAILABLE (the node is shutting down) and INTERNAL; the others are named at each.
+    """
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -56,87 +70,165 @@ class NodeServiceStub:
     Join: _grpc.UnaryUnaryMultiCallable[_node_pb2.JoinRequest, _node_pb2.JoinResponse]
     """Join a network, or do nothing where it is joined already. Answers at once with the state so far; WatchNetworks tells
     how it goes on.
+
+    INVALID_ARGUMENT; RESOURCE_EXHAUSTED (ENOSPC) or FAILED_PRECONDITION (EROFS) where it cannot be kept on the disk.
     """
     Leave: _grpc.UnaryUnaryMultiCallable[_node_pb2.LeaveRequest, _node_pb2.LeaveResponse]
-    """Leave a network and forget its configuration. NOT_FOUND where it is not joined."""
+    """Leave a network and forget its configuration.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+    """
     ListNetworks: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListNetworksRequest, _node_pb2.ListNetworksResponse]
-    """All joined networks."""
+    """The joined networks, in the order of their ids.
+
+    INVALID_ARGUMENT for a page token that is not from this node.
+    """
     GetNetwork: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetNetworkRequest, _node_pb2.GetNetworkResponse]
-    """One joined network. NOT_FOUND where it is not joined."""
+    """One joined network.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+    """
     WatchNetworks: _grpc.UnaryStreamMultiCallable[_node_pb2.WatchNetworksRequest, _node_pb2.WatchNetworksResponse]
     """Every joined network as it is now, then each again whenever it changes; one that was left comes a last time with
     NETWORK_STATE_LEFT. A slow reader gets the newest state only. Runs until cancelled.
+
+    INVALID_ARGUMENT.
     """
     ListAddresses: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListAddressesRequest, _node_pb2.ListAddressesResponse]
-    """The addresses that this node holds on its networks."""
+    """The addresses that this node holds on its networks, in the order of the networks' ids.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+    """
     ListPeers: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListPeersRequest, _node_pb2.ListPeersResponse]
-    """The ZeroTier peers this node knows, with their physical paths."""
+    """The ZeroTier peers this node knows, with their physical paths, in the order of their addresses.
+
+    INVALID_ARGUMENT for a page token that is not from this node.
+    """
     Dial: _grpc.UnaryUnaryMultiCallable[_node_pb2.DialRequest, _node_pb2.DialResponse]
-    """Open a TCP connection over the overlay; answers when it is established or has failed."""
+    """Open a TCP connection over the overlay; answers when it is established or has failed.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
+    EHOSTUNREACH); DEADLINE_EXCEEDED (ETIMEDOUT); ABORTED (ECONNRESET); RESOURCE_EXHAUSTED.
+    """
     Listen: _grpc.UnaryStreamMultiCallable[_node_pb2.ListenRequest, _node_pb2.ListenResponse]
     """Listen for TCP connections on a managed address. One answer comes, when the listener stands; the listener then lives as
     long as the call does, so that nothing stays bound after a client that crashed. Cancel the call to close it:
     connections already accepted live on, and an Accept that waits ends in ABORTED.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (EADDRINUSE, EADDRNOTAVAIL); RESOURCE_EXHAUSTED.
     """
     Accept: _grpc.UnaryUnaryMultiCallable[_node_pb2.AcceptRequest, _node_pb2.AcceptResponse]
-    """Wait for the next connection of a listener. Cancelling leaves the listener as it is."""
+    """Wait for the next connection of a listener. Cancelling leaves the listener as it is.
+
+    NOT_FOUND (EBADF); ABORTED (ECONNABORTED) when the listener is closed meanwhile.
+    """
     Stream: _grpc.StreamStreamMultiCallable[_node_pb2.StreamRequest, _node_pb2.StreamResponse]
     """The bytes of one TCP connection, for clients that are remote or cannot receive a file descriptor.
 
     The first request must be `dial` or `token`; the first response is `opened`. Then `data` in both directions, each
     non-empty. `half_close` ends one direction: no `data` may follow it from that side, and the other direction goes on.
     Once both sides have sent it the RPC ends with OK. Any other end is a reset: a client that finishes or cancels the
-    call without `half_close` resets the TCP connection, and a reset by the peer ends the call in ABORTED (ztnode-errno:
-    ECONNRESET), so that truncated data never looks complete. Backpressure is gRPC's flow control in both directions.
+    call without `half_close` resets the TCP connection, and a reset by the peer ends the call in ABORTED (ECONNRESET), so
+    that truncated data never looks complete. Backpressure is gRPC's flow control in both directions.
+
+    Before `opened`: as Dial; NOT_FOUND (TOKEN_NOT_FOUND) for a token that was used, or whose minute is over. After it:
+    ABORTED (ECONNRESET, ECONNABORTED); INVALID_ARGUMENT for a message out of turn.
     """
     Capture: _grpc.UnaryStreamMultiCallable[_node_pb2.CaptureRequest, _node_pb2.CaptureResponse]
-    """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks."""
+    """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+    """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
+    """One node: its networks, its peers, and the TCP connections of its clients.
+
+    Any call may end in UNAUTHENTICATED, UNAVAILABLE (the node is shutting down) and INTERNAL; the others are named at each.
+    """
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_node_pb2.StatusRequest, _node_pb2.StatusResponse]  # type: ignore[assignment]
     """The node as a whole: address, versions, whether it is online, workers, counters."""
     Join: _aio.UnaryUnaryMultiCallable[_node_pb2.JoinRequest, _node_pb2.JoinResponse]  # type: ignore[assignment]
     """Join a network, or do nothing where it is joined already. Answers at once with the state so far; WatchNetworks tells
     how it goes on.
+
+    INVALID_ARGUMENT; RESOURCE_EXHAUSTED (ENOSPC) or FAILED_PRECONDITION (EROFS) where it cannot be kept on the disk.
     """
     Leave: _aio.UnaryUnaryMultiCallable[_node_pb2.LeaveRequest, _node_pb2.LeaveResponse]  # type: ignore[assignment]
-    """Leave a network and forget its configuration. NOT_FOUND where it is not joined."""
+    """Leave a network and forget its configuration.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+    """
     ListNetworks: _aio.UnaryUnaryMultiCallable[_node_pb2.ListNetworksRequest, _node_pb2.ListNetworksResponse]  # type: ignore[assignment]
-    """All joined networks."""
+    """The joined networks, in the order of their ids.
+
+    INVALID_ARGUMENT for a page token that is not from this node.
+    """
     GetNetwork: _aio.UnaryUnaryMultiCallable[_node_pb2.GetNetworkRequest, _node_pb2.GetNetworkResponse]  # type: ignore[assignment]
-    """One joined network. NOT_FOUND where it is not joined."""
+    """One joined network.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+    """
     WatchNetworks: _aio.UnaryStreamMultiCallable[_node_pb2.WatchNetworksRequest, _node_pb2.WatchNetworksResponse]  # type: ignore[assignment]
     """Every joined network as it is now, then each again whenever it changes; one that was left comes a last time with
     NETWORK_STATE_LEFT. A slow reader gets the newest state only. Runs until cancelled.
+
+    INVALID_ARGUMENT.
     """
     ListAddresses: _aio.UnaryUnaryMultiCallable[_node_pb2.ListAddressesRequest, _node_pb2.ListAddressesResponse]  # type: ignore[assignment]
-    """The addresses that this node holds on its networks."""
+    """The addresses that this node holds on its networks, in the order of the networks' ids.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+    """
     ListPeers: _aio.UnaryUnaryMultiCallable[_node_pb2.ListPeersRequest, _node_pb2.ListPeersResponse]  # type: ignore[assignment]
-    """The ZeroTier peers this node knows, with their physical paths."""
+    """The ZeroTier peers this node knows, with their physical paths, in the order of their addresses.
+
+    INVALID_ARGUMENT for a page token that is not from this node.
+    """
     Dial: _aio.UnaryUnaryMultiCallable[_node_pb2.DialRequest, _node_pb2.DialResponse]  # type: ignore[assignment]
-    """Open a TCP connection over the overlay; answers when it is established or has failed."""
+    """Open a TCP connection over the overlay; answers when it is established or has failed.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
+    EHOSTUNREACH); DEADLINE_EXCEEDED (ETIMEDOUT); ABORTED (ECONNRESET); RESOURCE_EXHAUSTED.
+    """
     Listen: _aio.UnaryStreamMultiCallable[_node_pb2.ListenRequest, _node_pb2.ListenResponse]  # type: ignore[assignment]
     """Listen for TCP connections on a managed address. One answer comes, when the listener stands; the listener then lives as
     long as the call does, so that nothing stays bound after a client that crashed. Cancel the call to close it:
     connections already accepted live on, and an Accept that waits ends in ABORTED.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (EADDRINUSE, EADDRNOTAVAIL); RESOURCE_EXHAUSTED.
     """
     Accept: _aio.UnaryUnaryMultiCallable[_node_pb2.AcceptRequest, _node_pb2.AcceptResponse]  # type: ignore[assignment]
-    """Wait for the next connection of a listener. Cancelling leaves the listener as it is."""
+    """Wait for the next connection of a listener. Cancelling leaves the listener as it is.
+
+    NOT_FOUND (EBADF); ABORTED (ECONNABORTED) when the listener is closed meanwhile.
+    """
     Stream: _aio.StreamStreamMultiCallable[_node_pb2.StreamRequest, _node_pb2.StreamResponse]  # type: ignore[assignment]
     """The bytes of one TCP connection, for clients that are remote or cannot receive a file descriptor.
 
     The first request must be `dial` or `token`; the first response is `opened`. Then `data` in both directions, each
     non-empty. `half_close` ends one direction: no `data` may follow it from that side, and the other direction goes on.
     Once both sides have sent it the RPC ends with OK. Any other end is a reset: a client that finishes or cancels the
-    call without `half_close` resets the TCP connection, and a reset by the peer ends the call in ABORTED (ztnode-errno:
-    ECONNRESET), so that truncated data never looks complete. Backpressure is gRPC's flow control in both directions.
+    call without `half_close` resets the TCP connection, and a reset by the peer ends the call in ABORTED (ECONNRESET), so
+    that truncated data never looks complete. Backpressure is gRPC's flow control in both directions.
+
+    Before `opened`: as Dial; NOT_FOUND (TOKEN_NOT_FOUND) for a token that was used, or whose minute is over. After it:
+    ABORTED (ECONNRESET, ECONNABORTED); INVALID_ARGUMENT for a message out of turn.
     """
     Capture: _aio.UnaryStreamMultiCallable[_node_pb2.CaptureRequest, _node_pb2.CaptureResponse]  # type: ignore[assignment]
-    """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks."""
+    """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+    """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
+    """One node: its networks, its peers, and the TCP connections of its clients.
+
+    Any call may end in UNAUTHENTICATED, UNAVAILABLE (the node is shutting down) and INTERNAL; the others are named at each.
+    """
+
     @_abc_1.abstractmethod
     def Status(
         self,
@@ -153,6 +245,8 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_node_pb2.JoinResponse, _abc.Awaitable[_node_pb2.JoinResponse]]:
         """Join a network, or do nothing where it is joined already. Answers at once with the state so far; WatchNetworks tells
         how it goes on.
+
+        INVALID_ARGUMENT; RESOURCE_EXHAUSTED (ENOSPC) or FAILED_PRECONDITION (EROFS) where it cannot be kept on the disk.
         """
 
     @_abc_1.abstractmethod
@@ -161,7 +255,10 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.LeaveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.LeaveResponse, _abc.Awaitable[_node_pb2.LeaveResponse]]:
-        """Leave a network and forget its configuration. NOT_FOUND where it is not joined."""
+        """Leave a network and forget its configuration.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+        """
 
     @_abc_1.abstractmethod
     def ListNetworks(
@@ -169,7 +266,10 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.ListNetworksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.ListNetworksResponse, _abc.Awaitable[_node_pb2.ListNetworksResponse]]:
-        """All joined networks."""
+        """The joined networks, in the order of their ids.
+
+        INVALID_ARGUMENT for a page token that is not from this node.
+        """
 
     @_abc_1.abstractmethod
     def GetNetwork(
@@ -177,7 +277,10 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.GetNetworkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.GetNetworkResponse, _abc.Awaitable[_node_pb2.GetNetworkResponse]]:
-        """One joined network. NOT_FOUND where it is not joined."""
+        """One joined network.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+        """
 
     @_abc_1.abstractmethod
     def WatchNetworks(
@@ -187,6 +290,8 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_node_pb2.WatchNetworksResponse], _abc.AsyncIterator[_node_pb2.WatchNetworksResponse]]:
         """Every joined network as it is now, then each again whenever it changes; one that was left comes a last time with
         NETWORK_STATE_LEFT. A slow reader gets the newest state only. Runs until cancelled.
+
+        INVALID_ARGUMENT.
         """
 
     @_abc_1.abstractmethod
@@ -195,7 +300,10 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.ListAddressesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.ListAddressesResponse, _abc.Awaitable[_node_pb2.ListAddressesResponse]]:
-        """The addresses that this node holds on its networks."""
+        """The addresses that this node holds on its networks, in the order of the networks' ids.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+        """
 
     @_abc_1.abstractmethod
     def ListPeers(
@@ -203,7 +311,10 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.ListPeersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.ListPeersResponse, _abc.Awaitable[_node_pb2.ListPeersResponse]]:
-        """The ZeroTier peers this node knows, with their physical paths."""
+        """The ZeroTier peers this node knows, with their physical paths, in the order of their addresses.
+
+        INVALID_ARGUMENT for a page token that is not from this node.
+        """
 
     @_abc_1.abstractmethod
     def Dial(
@@ -211,7 +322,11 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.DialRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.DialResponse, _abc.Awaitable[_node_pb2.DialResponse]]:
-        """Open a TCP connection over the overlay; answers when it is established or has failed."""
+        """Open a TCP connection over the overlay; answers when it is established or has failed.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
+        EHOSTUNREACH); DEADLINE_EXCEEDED (ETIMEDOUT); ABORTED (ECONNRESET); RESOURCE_EXHAUSTED.
+        """
 
     @_abc_1.abstractmethod
     def Listen(
@@ -222,6 +337,8 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Listen for TCP connections on a managed address. One answer comes, when the listener stands; the listener then lives as
         long as the call does, so that nothing stays bound after a client that crashed. Cancel the call to close it:
         connections already accepted live on, and an Accept that waits ends in ABORTED.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (EADDRINUSE, EADDRNOTAVAIL); RESOURCE_EXHAUSTED.
         """
 
     @_abc_1.abstractmethod
@@ -230,7 +347,10 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.AcceptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.AcceptResponse, _abc.Awaitable[_node_pb2.AcceptResponse]]:
-        """Wait for the next connection of a listener. Cancelling leaves the listener as it is."""
+        """Wait for the next connection of a listener. Cancelling leaves the listener as it is.
+
+        NOT_FOUND (EBADF); ABORTED (ECONNABORTED) when the listener is closed meanwhile.
+        """
 
     @_abc_1.abstractmethod
     def Stream(
@@ -243,8 +363,11 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         The first request must be `dial` or `token`; the first response is `opened`. Then `data` in both directions, each
         non-empty. `half_close` ends one direction: no `data` may follow it from that side, and the other direction goes on.
         Once both sides have sent it the RPC ends with OK. Any other end is a reset: a client that finishes or cancels the
-        call without `half_close` resets the TCP connection, and a reset by the peer ends the call in ABORTED (ztnode-errno:
-        ECONNRESET), so that truncated data never looks complete. Backpressure is gRPC's flow control in both directions.
+        call without `half_close` resets the TCP connection, and a reset by the peer ends the call in ABORTED (ECONNRESET), so
+        that truncated data never looks complete. Backpressure is gRPC's flow control in both directions.
+
+        Before `opened`: as Dial; NOT_FOUND (TOKEN_NOT_FOUND) for a token that was used, or whose minute is over. After it:
+        ABORTED (ECONNRESET, ECONNABORTED); INVALID_ARGUMENT for a message out of turn.
         """
 
     @_abc_1.abstractmethod
@@ -253,6 +376,9 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.CaptureRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_node_pb2.CaptureResponse], _abc.AsyncIterator[_node_pb2.CaptureResponse]]:
-        """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks."""
+        """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+        """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

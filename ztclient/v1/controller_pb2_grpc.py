@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from ztnode.v1 import controller_pb2 as ztnode_dot_v1_dot_controller__pb2
+from ztclient.v1 import controller_pb2 as ztnode_dot_v1_dot_controller__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in ztnode/v1/controller_pb2_grpc.py depends on'
+        + ' but the generated code in ztclient/v1/controller_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -26,7 +26,12 @@ if _version_not_supported:
 
 
 class ControllerServiceStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """The administration of the networks that this node controls.
+
+    Any call may end in UNAUTHENTICATED, UNAVAILABLE (the node is shutting down), UNIMPLEMENTED and INTERNAL, and one that
+    changes something in RESOURCE_EXHAUSTED or FAILED_PRECONDITION where the disk does not take it; the others are named at
+    each.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -36,71 +41,78 @@ class ControllerServiceStub(object):
         """
         self.CreateNetwork = channel.unary_unary(
                 '/ztnode.v1.ControllerService/CreateNetwork',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerCreateNetworkRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerCreateNetworkResponse.FromString,
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceCreateNetworkRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceCreateNetworkResponse.FromString,
                 _registered_method=True)
         self.UpdateNetwork = channel.unary_unary(
                 '/ztnode.v1.ControllerService/UpdateNetwork',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerUpdateNetworkRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerUpdateNetworkResponse.FromString,
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateNetworkRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateNetworkResponse.FromString,
                 _registered_method=True)
         self.GetNetwork = channel.unary_unary(
                 '/ztnode.v1.ControllerService/GetNetwork',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerGetNetworkRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerGetNetworkResponse.FromString,
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetNetworkRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetNetworkResponse.FromString,
                 _registered_method=True)
         self.ListNetworks = channel.unary_unary(
                 '/ztnode.v1.ControllerService/ListNetworks',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerListNetworksRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerListNetworksResponse.FromString,
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceListNetworksRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceListNetworksResponse.FromString,
                 _registered_method=True)
         self.DeleteNetwork = channel.unary_unary(
                 '/ztnode.v1.ControllerService/DeleteNetwork',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeleteNetworkRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeleteNetworkResponse.FromString,
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteNetworkRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteNetworkResponse.FromString,
                 _registered_method=True)
         self.ListMembers = channel.unary_unary(
                 '/ztnode.v1.ControllerService/ListMembers',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerListMembersRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerListMembersResponse.FromString,
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceListMembersRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceListMembersResponse.FromString,
                 _registered_method=True)
         self.GetMember = channel.unary_unary(
                 '/ztnode.v1.ControllerService/GetMember',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerGetMemberRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerGetMemberResponse.FromString,
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetMemberRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetMemberResponse.FromString,
                 _registered_method=True)
-        self.AuthoriseMember = channel.unary_unary(
-                '/ztnode.v1.ControllerService/AuthoriseMember',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerAuthoriseMemberRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerAuthoriseMemberResponse.FromString,
+        self.AuthorizeMember = channel.unary_unary(
+                '/ztnode.v1.ControllerService/AuthorizeMember',
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceAuthorizeMemberRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceAuthorizeMemberResponse.FromString,
                 _registered_method=True)
-        self.DeauthoriseMember = channel.unary_unary(
-                '/ztnode.v1.ControllerService/DeauthoriseMember',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeauthoriseMemberRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeauthoriseMemberResponse.FromString,
+        self.DeauthorizeMember = channel.unary_unary(
+                '/ztnode.v1.ControllerService/DeauthorizeMember',
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeauthorizeMemberRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeauthorizeMemberResponse.FromString,
                 _registered_method=True)
         self.UpdateMember = channel.unary_unary(
                 '/ztnode.v1.ControllerService/UpdateMember',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerUpdateMemberRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerUpdateMemberResponse.FromString,
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateMemberRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateMemberResponse.FromString,
                 _registered_method=True)
         self.DeleteMember = channel.unary_unary(
                 '/ztnode.v1.ControllerService/DeleteMember',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeleteMemberRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeleteMemberResponse.FromString,
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteMemberRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteMemberResponse.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/ztnode.v1.ControllerService/Watch',
-                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerWatchRequest.SerializeToString,
-                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerWatchResponse.FromString,
+                request_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceWatchRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceWatchResponse.FromString,
                 _registered_method=True)
 
 
 class ControllerServiceServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """The administration of the networks that this node controls.
+
+    Any call may end in UNAUTHENTICATED, UNAVAILABLE (the node is shutting down), UNIMPLEMENTED and INTERNAL, and one that
+    changes something in RESOURCE_EXHAUSTED or FAILED_PRECONDITION where the disk does not take it; the others are named at
+    each.
+    """
 
     def CreateNetwork(self, request, context):
         """Make a network, by default private and without addresses.
+
+        INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +120,8 @@ class ControllerServiceServicer(object):
 
     def UpdateNetwork(self, request, context):
         """Change settings of a network; members that are online get their new configuration at once.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,13 +129,17 @@ class ControllerServiceServicer(object):
 
     def GetNetwork(self, request, context):
         """One network.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListNetworks(self, request, context):
-        """All networks of this controller.
+        """The networks of this controller, in the order of their ids.
+
+        INVALID_ARGUMENT for a page token that is not from this node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,13 +147,17 @@ class ControllerServiceServicer(object):
 
     def DeleteNetwork(self, request, context):
         """Delete a network with all its members; those online are told.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMembers(self, request, context):
-        """Everybody who is a member of a network or has asked to become one.
+        """Everybody who is a member of a network or has asked to become one, in the order of their addresses.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,21 +165,27 @@ class ControllerServiceServicer(object):
 
     def GetMember(self, request, context):
         """One member.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_FOUND, MEMBER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def AuthoriseMember(self, request, context):
+    def AuthorizeMember(self, request, context):
         """Let a node in, whether or not it has asked yet; one that waits gets its configuration at once.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def DeauthoriseMember(self, request, context):
+    def DeauthorizeMember(self, request, context):
         """Shut a node out: its certificate is revoked with everybody online, and it is told. On a public network it is let in
         again when it next asks.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_FOUND, MEMBER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,6 +193,8 @@ class ControllerServiceServicer(object):
 
     def UpdateMember(self, request, context):
         """Change settings of a member, or make one known before it asks.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,6 +202,8 @@ class ControllerServiceServicer(object):
 
     def DeleteMember(self, request, context):
         """Forget a member and free its addresses. One that asks again is new.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_FOUND, MEMBER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +212,8 @@ class ControllerServiceServicer(object):
     def Watch(self, request, context):
         """Every network and member as it is now, then each again whenever it changes, and what was deleted. A slow reader gets the
         newest state only. Runs until cancelled.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,63 +224,63 @@ def add_ControllerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'CreateNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateNetwork,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerCreateNetworkRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerCreateNetworkResponse.SerializeToString,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceCreateNetworkRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceCreateNetworkResponse.SerializeToString,
             ),
             'UpdateNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateNetwork,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerUpdateNetworkRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerUpdateNetworkResponse.SerializeToString,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateNetworkRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateNetworkResponse.SerializeToString,
             ),
             'GetNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.GetNetwork,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerGetNetworkRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerGetNetworkResponse.SerializeToString,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetNetworkRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetNetworkResponse.SerializeToString,
             ),
             'ListNetworks': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNetworks,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerListNetworksRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerListNetworksResponse.SerializeToString,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceListNetworksRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceListNetworksResponse.SerializeToString,
             ),
             'DeleteNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteNetwork,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeleteNetworkRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeleteNetworkResponse.SerializeToString,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteNetworkRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteNetworkResponse.SerializeToString,
             ),
             'ListMembers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMembers,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerListMembersRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerListMembersResponse.SerializeToString,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceListMembersRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceListMembersResponse.SerializeToString,
             ),
             'GetMember': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMember,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerGetMemberRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerGetMemberResponse.SerializeToString,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetMemberRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetMemberResponse.SerializeToString,
             ),
-            'AuthoriseMember': grpc.unary_unary_rpc_method_handler(
-                    servicer.AuthoriseMember,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerAuthoriseMemberRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerAuthoriseMemberResponse.SerializeToString,
+            'AuthorizeMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.AuthorizeMember,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceAuthorizeMemberRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceAuthorizeMemberResponse.SerializeToString,
             ),
-            'DeauthoriseMember': grpc.unary_unary_rpc_method_handler(
-                    servicer.DeauthoriseMember,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeauthoriseMemberRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeauthoriseMemberResponse.SerializeToString,
+            'DeauthorizeMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeauthorizeMember,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeauthorizeMemberRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeauthorizeMemberResponse.SerializeToString,
             ),
             'UpdateMember': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateMember,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerUpdateMemberRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerUpdateMemberResponse.SerializeToString,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateMemberRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateMemberResponse.SerializeToString,
             ),
             'DeleteMember': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteMember,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeleteMemberRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerDeleteMemberResponse.SerializeToString,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteMemberRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteMemberResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
-                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerWatchRequest.FromString,
-                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerWatchResponse.SerializeToString,
+                    request_deserializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceWatchRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_controller__pb2.ControllerServiceWatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -257,7 +291,12 @@ def add_ControllerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ControllerService(object):
-    """Missing associated documentation comment in .proto file."""
+    """The administration of the networks that this node controls.
+
+    Any call may end in UNAUTHENTICATED, UNAVAILABLE (the node is shutting down), UNIMPLEMENTED and INTERNAL, and one that
+    changes something in RESOURCE_EXHAUSTED or FAILED_PRECONDITION where the disk does not take it; the others are named at
+    each.
+    """
 
     @staticmethod
     def CreateNetwork(request,
@@ -274,8 +313,8 @@ class ControllerService(object):
             request,
             target,
             '/ztnode.v1.ControllerService/CreateNetwork',
-            ztnode_dot_v1_dot_controller__pb2.ControllerCreateNetworkRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerCreateNetworkResponse.FromString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceCreateNetworkRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceCreateNetworkResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -301,8 +340,8 @@ class ControllerService(object):
             request,
             target,
             '/ztnode.v1.ControllerService/UpdateNetwork',
-            ztnode_dot_v1_dot_controller__pb2.ControllerUpdateNetworkRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerUpdateNetworkResponse.FromString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateNetworkRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateNetworkResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -328,8 +367,8 @@ class ControllerService(object):
             request,
             target,
             '/ztnode.v1.ControllerService/GetNetwork',
-            ztnode_dot_v1_dot_controller__pb2.ControllerGetNetworkRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerGetNetworkResponse.FromString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetNetworkRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetNetworkResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -355,8 +394,8 @@ class ControllerService(object):
             request,
             target,
             '/ztnode.v1.ControllerService/ListNetworks',
-            ztnode_dot_v1_dot_controller__pb2.ControllerListNetworksRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerListNetworksResponse.FromString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceListNetworksRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceListNetworksResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -382,8 +421,8 @@ class ControllerService(object):
             request,
             target,
             '/ztnode.v1.ControllerService/DeleteNetwork',
-            ztnode_dot_v1_dot_controller__pb2.ControllerDeleteNetworkRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerDeleteNetworkResponse.FromString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteNetworkRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteNetworkResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -409,8 +448,8 @@ class ControllerService(object):
             request,
             target,
             '/ztnode.v1.ControllerService/ListMembers',
-            ztnode_dot_v1_dot_controller__pb2.ControllerListMembersRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerListMembersResponse.FromString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceListMembersRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceListMembersResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -436,8 +475,8 @@ class ControllerService(object):
             request,
             target,
             '/ztnode.v1.ControllerService/GetMember',
-            ztnode_dot_v1_dot_controller__pb2.ControllerGetMemberRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerGetMemberResponse.FromString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetMemberRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceGetMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -449,7 +488,7 @@ class ControllerService(object):
             _registered_method=True)
 
     @staticmethod
-    def AuthoriseMember(request,
+    def AuthorizeMember(request,
             target,
             options=(),
             channel_credentials=None,
@@ -462,9 +501,9 @@ class ControllerService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/ztnode.v1.ControllerService/AuthoriseMember',
-            ztnode_dot_v1_dot_controller__pb2.ControllerAuthoriseMemberRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerAuthoriseMemberResponse.FromString,
+            '/ztnode.v1.ControllerService/AuthorizeMember',
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceAuthorizeMemberRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceAuthorizeMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -476,7 +515,7 @@ class ControllerService(object):
             _registered_method=True)
 
     @staticmethod
-    def DeauthoriseMember(request,
+    def DeauthorizeMember(request,
             target,
             options=(),
             channel_credentials=None,
@@ -489,9 +528,9 @@ class ControllerService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/ztnode.v1.ControllerService/DeauthoriseMember',
-            ztnode_dot_v1_dot_controller__pb2.ControllerDeauthoriseMemberRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerDeauthoriseMemberResponse.FromString,
+            '/ztnode.v1.ControllerService/DeauthorizeMember',
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeauthorizeMemberRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeauthorizeMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -517,8 +556,8 @@ class ControllerService(object):
             request,
             target,
             '/ztnode.v1.ControllerService/UpdateMember',
-            ztnode_dot_v1_dot_controller__pb2.ControllerUpdateMemberRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerUpdateMemberResponse.FromString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateMemberRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceUpdateMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -544,8 +583,8 @@ class ControllerService(object):
             request,
             target,
             '/ztnode.v1.ControllerService/DeleteMember',
-            ztnode_dot_v1_dot_controller__pb2.ControllerDeleteMemberRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerDeleteMemberResponse.FromString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteMemberRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceDeleteMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -571,8 +610,8 @@ class ControllerService(object):
             request,
             target,
             '/ztnode.v1.ControllerService/Watch',
-            ztnode_dot_v1_dot_controller__pb2.ControllerWatchRequest.SerializeToString,
-            ztnode_dot_v1_dot_controller__pb2.ControllerWatchResponse.FromString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceWatchRequest.SerializeToString,
+            ztnode_dot_v1_dot_controller__pb2.ControllerServiceWatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,10 +10,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 
-ERRNO_KEY = "ztnode-errno"
-"""Trailing metadata: the symbolic errno, because the numbers differ between operating systems."""
+from ztclient.errors import ERRNO_KEY
+
+DETAILS_KEY = "grpc-status-details-bin"
+"""Trailing metadata: where gRPC libraries look for a google.rpc.Status with details."""
+DOMAIN = "ztnode"
+"""Whose reasons the ErrorInfo names."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,23 +52,36 @@ _STATUS_OF_ERRNO: dict[int, grpc.StatusCode] = {
 
 
 class RpcFailure(Exception):
-    """Ends an RPC with a status. Raised by the services' own checks; ``errno_name`` such as ``ENOENT`` or None."""
+    """Ends an RPC with a status. ``text``: one line for a person. ``reason``: what the ErrorInfo says to a program, one
+    of those in node.proto; None: the name of the code. ``errno_name``: such as ``ENOENT``, which is the reason then."""
 
-    def __init__(self, code: grpc.StatusCode, reason: str, errno_name: str | None = None) -> None:
-        super().__init__(reason)
+    def __init__(
+        self, code: grpc.StatusCode, text: str, *, reason: str | None = None, errno_name: str | None = None
+    ) -> None:
+        super().__init__(text)
         self.code = code
-        self.reason = reason
+        self.text = text
         self.errno_name = errno_name
+        self.reason = errno_name or reason or code.name
+
+    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """The trailing metadata: a google.rpc.Status with an ErrorInfo, and the symbolic errno where there is one."""
+        detail = AnyMessage()
+        detail.Pack(ErrorInfo(reason=self.reason, domain=DOMAIN))
+        number: int = self.code.value[0]
+        status = Status(code=number, message=self.text, details=[detail])
+        details: tuple[str, str | bytes] = (DETAILS_KEY, status.SerializeToString())
+        return (details,) if self.errno_name is None else (details, (ERRNO_KEY, self.errno_name))
 
 
-def invalid(reason: str) -> RpcFailure:
+def invalid(text: str) -> RpcFailure:
     """A malformed argument."""
-    return RpcFailure(grpc.StatusCode.INVALID_ARGUMENT, reason)
+    return RpcFailure(grpc.StatusCode.INVALID_ARGUMENT, text)
 
 
-def not_found(reason: str) -> RpcFailure:
-    """Something that was named and does not exist."""
-    return RpcFailure(grpc.StatusCode.NOT_FOUND, reason)
+def not_found(text: str, reason: str) -> RpcFailure:
+    """Something that was named and does not exist; ``reason`` as in node.proto, such as ``NETWORK_NOT_JOINED``."""
+    return RpcFailure(grpc.StatusCode.NOT_FOUND, text, reason=reason)
 
 
 def failure_from(error: BaseException) -> RpcFailure:
@@ -73,10 +93,10 @@ def failure_from(error: BaseException) -> RpcFailure:
             # A TimeoutError raised by asyncio has no errno of its own.
             number = error.errno or (errno.ETIMEDOUT if isinstance(error, TimeoutError) else errno.EIO)
             code = _STATUS_OF_ERRNO.get(number, grpc.StatusCode.INTERNAL)
-            reason = error.strerror or str(error) or errno.errorcode.get(number, "unknown error")
+            text = error.strerror or str(error) or errno.errorcode.get(number, "unknown error")
             if error.filename is not None:
-                reason = f"{error.filename}: {reason}"
-            return RpcFailure(code, reason, errno.errorcode.get(number))
+                text = f"{error.filename}: {text}"
+            return RpcFailure(code, text, errno_name=errno.errorcode.get(number))
         case DecodeError():
             return invalid("that is no message of this service: do client and node have the same version?")
         case ValueError():
@@ -95,9 +115,8 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseExceptio
     if isinstance(error, grpc.aio.InternalError):
         raise asyncio.CancelledError
     failure = failure_from(error)
-    metadata = ((ERRNO_KEY, failure.errno_name),) if failure.errno_name else ()
     try:
-        await context.abort(failure.code, failure.reason, metadata)
+        await context.abort(failure.code, failure.text, failure.metadata())
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
     raise AssertionError("abort() returned")

@@ -8,24 +8,35 @@ Forms used throughout:
   address      a ZeroTier address, 10 lower-case hexadecimal digits, e.g. "778cde7190"
   IP           a numeric IPv4 or IPv6 address without brackets, scope or prefix length
   CIDR         an IP, a slash and a prefix length, e.g. "10.121.15.99/16"
-  seconds      a double; where it is an age, a negative number means "never"
+  ages         a Duration; absent: never
 
-Errors: every RPC ends in a gRPC status whose message is one line that a person can act on. Where the failure is one
-that a socket call would report, the trailing metadata holds "ztnode-errno" with the symbolic name of that error, such
-as "ECONNREFUSED" (a name, because the numbers differ between operating systems).
-  INVALID_ARGUMENT     a malformed network id, IP, port or token
-  NOT_FOUND            a network that is not joined, a listener or token that is not known (any longer)
-  FAILED_PRECONDITION  no route to the address by any joined network, no managed address to listen on, port in use
-  UNAVAILABLE          refused, unreachable, or the node is shutting down
-  DEADLINE_EXCEEDED    no answer within the time given
-  ABORTED              the connection was reset
-  RESOURCE_EXHAUSTED   a bound or the disk is full: what could not be kept was not done
-  UNAUTHENTICATED      a TCP client without the right bearer token
+Lists come in pages. `page_size` is the most entries that an answer may hold (0: 1000, which is also the most); fewer may
+come before the end. `next_page_token` of an answer goes into `page_token` of the next request, with the other fields as
+before; it is empty at the end. A token means nothing but to the node. An entry that exists while all pages are fetched
+comes exactly once.
+
+Errors: every RPC ends in a gRPC status whose message is one line that a person can act on. Its details hold a
+google.rpc.ErrorInfo with domain "ztnode" and the reasons below. Where the failure is one that a socket call would report,
+the reason is the symbolic name of that error, such as "ECONNREFUSED" (a name, because the numbers differ between
+operating systems), and the trailing metadata hold it too, as "ztnode-errno".
+  INVALID_ARGUMENT     INVALID_ARGUMENT: a malformed network id, IP, port, token or page token
+  NOT_FOUND            NETWORK_NOT_JOINED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND
+  FAILED_PRECONDITION  ENETUNREACH (no joined network has a route), EADDRNOTAVAIL (no managed address to listen on),
+                       EADDRINUSE, EROFS
+  UNAVAILABLE          ECONNREFUSED, EHOSTUNREACH; without details: the node is shutting down
+  DEADLINE_EXCEEDED    ETIMEDOUT: no answer within the time given
+  ABORTED              ECONNRESET, ECONNABORTED: the connection was reset, the listener was closed
+  RESOURCE_EXHAUSTED   ENOSPC, EAGAIN...: a bound or the disk is full; what could not be kept was not done
+  UNAUTHENTICATED      UNAUTHENTICATED: a TCP client without the right bearer token
+  UNIMPLEMENTED        UNIMPLEMENTED: this node does not offer it
+  INTERNAL             INTERNAL: a fault of the node; its log has the details
 """
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -49,8 +60,8 @@ class _NetworkStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NetworkS
     """Never sent."""
     NETWORK_STATE_REQUESTING: _NetworkState.ValueType  # 1
     """The controller was asked and has not answered yet."""
-    NETWORK_STATE_WAITING_FOR_AUTHORISATION: _NetworkState.ValueType  # 2
-    """The controller answered that this node's address must be authorised by the network's administrator."""
+    NETWORK_STATE_WAITING_FOR_AUTHORIZATION: _NetworkState.ValueType  # 2
+    """The controller answered that this node's address must be authorized by the network's administrator."""
     NETWORK_STATE_NOT_FOUND: _NetworkState.ValueType  # 3
     """The controller knows no such network."""
     NETWORK_STATE_AUTHENTICATION_REQUIRED: _NetworkState.ValueType  # 4
@@ -67,8 +78,8 @@ NETWORK_STATE_UNSPECIFIED: NetworkState.ValueType  # 0
 """Never sent."""
 NETWORK_STATE_REQUESTING: NetworkState.ValueType  # 1
 """The controller was asked and has not answered yet."""
-NETWORK_STATE_WAITING_FOR_AUTHORISATION: NetworkState.ValueType  # 2
-"""The controller answered that this node's address must be authorised by the network's administrator."""
+NETWORK_STATE_WAITING_FOR_AUTHORIZATION: NetworkState.ValueType  # 2
+"""The controller answered that this node's address must be authorized by the network's administrator."""
 NETWORK_STATE_NOT_FOUND: NetworkState.ValueType  # 3
 """The controller knows no such network."""
 NETWORK_STATE_AUTHENTICATION_REQUIRED: NetworkState.ValueType  # 4
@@ -150,9 +161,9 @@ class StatusResponse(_message.Message):
     PUBLIC_IDENTITY_FIELD_NUMBER: _builtins.int
     ONLINE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
-    UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    UPTIME_FIELD_NUMBER: _builtins.int
     PLANET_ID_FIELD_NUMBER: _builtins.int
-    PLANET_TIMESTAMP_MS_FIELD_NUMBER: _builtins.int
+    PLANET_SIGNED_AT_FIELD_NUMBER: _builtins.int
     LISTENING_FIELD_NUMBER: _builtins.int
     SURFACE_ADDRESSES_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
@@ -164,13 +175,17 @@ class StatusResponse(_message.Message):
     online: _builtins.bool
     """True while at least one root answers."""
     version: _builtins.str
-    """ztnode's version, e.g. "0.1.0"."""
-    uptime_seconds: _builtins.float
-    """Seconds since the node started."""
+    """ztnode's version, e.g. "0.2.0"."""
     planet_id: _builtins.int
     """The planet's world id."""
-    planet_timestamp_ms: _builtins.int
-    """When the planet was signed, in milliseconds since the Unix epoch."""
+    @_builtins.property
+    def uptime(self) -> _duration_pb2.Duration:
+        """Since the node started."""
+
+    @_builtins.property
+    def planet_signed_at(self) -> _timestamp_pb2.Timestamp:
+        """When the planet was signed."""
+
     @_builtins.property
     def listening(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Physical endpoints that the node receives on, "ip:port" ("[ip]:port" for IPv6)."""
@@ -194,17 +209,17 @@ class StatusResponse(_message.Message):
         public_identity: _builtins.str = ...,
         online: _builtins.bool = ...,
         version: _builtins.str = ...,
-        uptime_seconds: _builtins.float = ...,
+        uptime: _duration_pb2.Duration | None = ...,
         planet_id: _builtins.int = ...,
-        planet_timestamp_ms: _builtins.int = ...,
+        planet_signed_at: _timestamp_pb2.Timestamp | None = ...,
         listening: _abc.Iterable[_builtins.str] | None = ...,
         surface_addresses: _abc.Iterable[_builtins.str] | None = ...,
         workers: _abc.Iterable[Global___Worker] | None = ...,
         counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["planet_signed_at", b"planet_signed_at", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counters", b"counters", "listening", b"listening", "online", b"online", "planet_id", b"planet_id", "planet_timestamp_ms", b"planet_timestamp_ms", "public_identity", b"public_identity", "surface_addresses", b"surface_addresses", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counters", b"counters", "listening", b"listening", "online", b"online", "planet_id", b"planet_id", "planet_signed_at", b"planet_signed_at", "public_identity", b"public_identity", "surface_addresses", b"surface_addresses", "uptime", b"uptime", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -464,12 +479,21 @@ Global___LeaveResponse: _TypeAlias = LeaveResponse  # noqa: Y015
 class ListNetworksRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many entries; 0: 1000, the most."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before; empty: from the beginning."""
     def __init__(
         self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -480,6 +504,9 @@ class ListNetworksResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next request; empty: that was all."""
     @_builtins.property
     def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Network]:
         """In the order of their ids."""
@@ -488,10 +515,11 @@ class ListNetworksResponse(_message.Message):
         self,
         *,
         networks: _abc.Iterable[Global___Network] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["networks", b"networks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["networks", b"networks", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -584,16 +612,24 @@ class ListAddressesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
-    """16 hex digits: this network alone (NOT_FOUND where it is not joined). Empty: all."""
+    """16 hex digits: this network alone. Empty: all."""
+    page_size: _builtins.int
+    """At most so many entries; 0: 1000, the most."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before; empty: from the beginning."""
     def __init__(
         self,
         *,
         network_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["network_id", b"network_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network_id", b"network_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,16 +640,22 @@ class ListAddressesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ADDRESSES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next request; empty: that was all."""
     @_builtins.property
-    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManagedAddress]: ...
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManagedAddress]:
+        """In the order of the networks' ids."""
+
     def __init__(
         self,
         *,
         addresses: _abc.Iterable[Global___ManagedAddress] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -653,12 +695,21 @@ Global___ManagedAddress: _TypeAlias = ManagedAddress  # noqa: Y015
 class ListPeersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many entries; 0: 1000, the most."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before; empty: from the beginning."""
     def __init__(
         self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -669,6 +720,9 @@ class ListPeersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PEERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next request; empty: that was all."""
     @_builtins.property
     def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]:
         """In the order of their addresses."""
@@ -677,10 +731,11 @@ class ListPeersResponse(_message.Message):
         self,
         *,
         peers: _abc.Iterable[Global___Peer] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["peers", b"peers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "peers", b"peers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -695,7 +750,7 @@ class Peer(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
-    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
     DIRECT_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
     address: _builtins.str
@@ -703,10 +758,12 @@ class Peer(_message.Message):
     role: Global___PeerRole.ValueType
     version: _builtins.str
     """The version it runs, e.g. "1.14.1"; empty while unknown."""
-    latency_ms: _builtins.float
-    """Round-trip time in milliseconds; negative while unknown."""
     direct: _builtins.bool
     """False where packets to it are relayed by a root."""
+    @_builtins.property
+    def latency(self) -> _duration_pb2.Duration:
+        """Round-trip time; absent while unknown."""
+
     @_builtins.property
     def paths(self) -> _containers.RepeatedCompositeFieldContainer[Global___Path]:
         """Known physical paths."""
@@ -717,13 +774,13 @@ class Peer(_message.Message):
         address: _builtins.str = ...,
         role: Global___PeerRole.ValueType = ...,
         version: _builtins.str = ...,
-        latency_ms: _builtins.float = ...,
+        latency: _duration_pb2.Duration | None = ...,
         direct: _builtins.bool = ...,
         paths: _abc.Iterable[Global___Path] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "direct", b"direct", "latency_ms", b"latency_ms", "paths", b"paths", "role", b"role", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "direct", b"direct", "latency", b"latency", "paths", b"paths", "role", b"role", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -737,27 +794,31 @@ class Path(_message.Message):
 
     ENDPOINT_FIELD_NUMBER: _builtins.int
     PREFERRED_FIELD_NUMBER: _builtins.int
-    LAST_SEND_AGE_SECONDS_FIELD_NUMBER: _builtins.int
-    LAST_RECEIVE_AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    LAST_SEND_AGE_FIELD_NUMBER: _builtins.int
+    LAST_RECEIVE_AGE_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """"ip:port", "[ip]:port" for IPv6, or a transport plugin's own form."""
     preferred: _builtins.bool
     """True for the path that is used now."""
-    last_send_age_seconds: _builtins.float
-    """Seconds since something was sent on it; negative: never."""
-    last_receive_age_seconds: _builtins.float
-    """Seconds since something arrived on it; negative: never."""
+    @_builtins.property
+    def last_send_age(self) -> _duration_pb2.Duration:
+        """Since something was sent on it; absent: never."""
+
+    @_builtins.property
+    def last_receive_age(self) -> _duration_pb2.Duration:
+        """Since something arrived on it; absent: never."""
+
     def __init__(
         self,
         *,
         endpoint: _builtins.str = ...,
         preferred: _builtins.bool = ...,
-        last_send_age_seconds: _builtins.float = ...,
-        last_receive_age_seconds: _builtins.float = ...,
+        last_send_age: _duration_pb2.Duration | None = ...,
+        last_receive_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_receive_age", b"last_receive_age", "last_send_age", b"last_send_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "last_receive_age_seconds", b"last_receive_age_seconds", "last_send_age_seconds", b"last_send_age_seconds", "preferred", b"preferred"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "last_receive_age", b"last_receive_age", "last_send_age", b"last_send_age", "preferred", b"preferred"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -798,7 +859,7 @@ class DialRequest(_message.Message):
     IP_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     NETWORK_ID_FIELD_NUMBER: _builtins.int
-    TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
     """IP."""
@@ -806,25 +867,27 @@ class DialRequest(_message.Message):
     """1 to 65535."""
     network_id: _builtins.str
     """16 hex digits: by this network alone. Empty: by whichever network has the longest matching route."""
-    timeout_seconds: _builtins.float
-    """Seconds until the attempt is given up with DEADLINE_EXCEEDED; 0: 30."""
     token: _builtins.bytes
     """16 random bytes that shall be the connection's token; empty: the node chooses. A client on the same machine that
     chose it can wait for its socket while the call is under way, see Connection.handoff_path. A token that another
     connection still has: INVALID_ARGUMENT.
     """
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Until the attempt is given up with DEADLINE_EXCEEDED; absent or 0: 30 seconds, at most one hour."""
+
     def __init__(
         self,
         *,
         ip: _builtins.str = ...,
         port: _builtins.int = ...,
         network_id: _builtins.str = ...,
-        timeout_seconds: _builtins.float = ...,
+        timeout: _duration_pb2.Duration | None = ...,
         token: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id", "port", b"port", "timeout_seconds", b"timeout_seconds", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id", "port", b"port", "timeout", b"timeout", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

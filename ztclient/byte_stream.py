@@ -10,43 +10,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ztclient.errors import from_rpc
-from ztclient.handoff import tuned
+from ztclient.tcp import reset_on_close, socket_pair
 
 if TYPE_CHECKING:
     from ztclient.channel import Control
-    from ztnode.v1 import node_pb2 as pb
+    from ztclient.v1 import node_pb2 as pb
 
 CHUNK = 256 * 1024
-"""Most bytes in one message to the node."""
-
-_LINGER_RESET = struct.pack("ii", 1, 0)
-
-
-def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected TCP sockets on loopback. Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1)
-        listener.settimeout(5.0)
-        near = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            near.connect(listener.getsockname())
-            while True:
-                far, peer = listener.accept()
-                # Any local user can connect to the port; only our own connection counts.
-                if peer == near.getsockname():
-                    return tuned(near), tuned(far)
-                far.close()
-        except BaseException:
-            near.close()
-            raise
+"""Most bytes in one message, in either direction."""
 
 
 def open_stream(control: Control, first: pb.StreamRequest, timeout: float | None) -> socket.socket:
@@ -84,7 +61,7 @@ class Pump:
         self._call.cancel()
 
     def _requests(self, first: pb.StreamRequest) -> Iterator[pb.StreamRequest]:
-        from ztnode.v1 import node_pb2 as pb
+        from ztclient.v1 import node_pb2 as pb
 
         yield first
         while True:
@@ -131,6 +108,5 @@ class Pump:
             self._far.shutdown(socket.SHUT_RD)
         with self._reading:
             if reset:
-                with contextlib.suppress(OSError):
-                    self._far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+                reset_on_close(self._far)
             self._far.close()

@@ -3,15 +3,18 @@
 isort:skip_file
 The network controller that runs inside a node (`ztnode serve --controller`): its networks and their members.
 
-Forms and errors are those of node.proto. Times that end in `_ms` are Unix time in milliseconds, 0 for never. The service
-exists only on a node that was started as a controller; elsewhere every call ends in UNIMPLEMENTED.
-  INVALID_ARGUMENT     a malformed id, or a setting that the controller cannot use: the message says which
-  NOT_FOUND            no such network or member
+Forms, pages and errors are those of node.proto; the reasons here:
+  INVALID_ARGUMENT     INVALID_ARGUMENT: a malformed id, or a setting that the controller cannot use; the message says which
+  NOT_FOUND            NETWORK_NOT_FOUND, MEMBER_NOT_FOUND
+  RESOURCE_EXHAUSTED   ENOSPC: the change could not be kept on the disk, and was not made
+  UNIMPLEMENTED        on a node that was not started as a controller, where the service does not exist
 """
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -221,11 +224,11 @@ class NetworkSettings(_message.Message):
     RULES_JSON_FIELD_NUMBER: _builtins.int
     CAPABILITIES_JSON_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
-    CERTIFICATE_WINDOW_MS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_WINDOW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A name for people, up to 127 bytes."""
     private: _builtins.bool
-    """Members need authorisation and certificates. Default: true."""
+    """Members need authorization and certificates. Default: true."""
     broadcast: _builtins.bool
     """Ethernet broadcast reaches the members. ARP works regardless. Default: true."""
     mtu: _builtins.int
@@ -244,8 +247,6 @@ class NetworkSettings(_message.Message):
     """The rules as a JSON array in the form of ZeroTier One's controller API. Default: everything is accepted."""
     capabilities_json: _builtins.str
     """Capabilities as a JSON array of objects with id, default and rules."""
-    certificate_window_ms: _builtins.int
-    """For how many milliseconds two members' certificates agree, 5 minutes to 2 hours. Default: 30 minutes."""
     @_builtins.property
     def pools(self) -> Global___AddressPools:
         """Where addresses are assigned from. An address is assigned only where an on-link route covers it."""
@@ -261,6 +262,10 @@ class NetworkSettings(_message.Message):
     @_builtins.property
     def tags(self) -> Global___NetworkTags:
         """Tags."""
+
+    @_builtins.property
+    def certificate_window(self) -> _duration_pb2.Duration:
+        """For how long two members' certificates agree, 5 minutes to 2 hours, in whole milliseconds. Default: 30 minutes."""
 
     def __init__(
         self,
@@ -280,11 +285,11 @@ class NetworkSettings(_message.Message):
         rules_json: _builtins.str | None = ...,
         capabilities_json: _builtins.str | None = ...,
         tags: Global___NetworkTags | None = ...,
-        certificate_window_ms: _builtins.int | None = ...,
+        certificate_window: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_certificate_window_ms", b"_certificate_window_ms", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window_ms", b"certificate_window_ms", "dns", b"dns", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "tags", b"tags"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "tags", b"tags"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_certificate_window_ms", b"_certificate_window_ms", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window_ms", b"certificate_window_ms", "dns", b"dns", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__assign_ipv4: _TypeAlias = _typing.Literal["assign_ipv4"]  # noqa: Y015
     _WhichOneofArgType__assign_ipv4: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4"]  # noqa: Y015
@@ -294,8 +299,6 @@ class NetworkSettings(_message.Message):
     _WhichOneofArgType__broadcast: _TypeAlias = _typing.Literal["_broadcast", b"_broadcast"]  # noqa: Y015
     _WhichOneofReturnType__capabilities_json: _TypeAlias = _typing.Literal["capabilities_json"]  # noqa: Y015
     _WhichOneofArgType__capabilities_json: _TypeAlias = _typing.Literal["_capabilities_json", b"_capabilities_json"]  # noqa: Y015
-    _WhichOneofReturnType__certificate_window_ms: _TypeAlias = _typing.Literal["certificate_window_ms"]  # noqa: Y015
-    _WhichOneofArgType__certificate_window_ms: _TypeAlias = _typing.Literal["_certificate_window_ms", b"_certificate_window_ms"]  # noqa: Y015
     _WhichOneofReturnType__mtu: _TypeAlias = _typing.Literal["mtu"]  # noqa: Y015
     _WhichOneofArgType__mtu: _TypeAlias = _typing.Literal["_mtu", b"_mtu"]  # noqa: Y015
     _WhichOneofReturnType__multicast_limit: _TypeAlias = _typing.Literal["multicast_limit"]  # noqa: Y015
@@ -318,8 +321,6 @@ class NetworkSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__broadcast) -> _WhichOneofReturnType__broadcast | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__capabilities_json) -> _WhichOneofReturnType__capabilities_json | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__certificate_window_ms) -> _WhichOneofReturnType__certificate_window_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mtu) -> _WhichOneofReturnType__mtu | None: ...
     @_typing.overload
@@ -346,34 +347,36 @@ class ControllerNetwork(_message.Message):
     NETWORK_ID_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    CREATED_MS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
-    AUTHORISED_MEMBERS_FIELD_NUMBER: _builtins.int
+    AUTHORIZED_MEMBERS_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
     """16 hex digits."""
     revision: _builtins.int
     """Counts every change."""
-    created_ms: _builtins.int
-    """When it was made."""
     members: _builtins.int
-    """Members, authorised and not."""
-    authorised_members: _builtins.int
-    """Members that are authorised."""
+    """Members, authorized and not."""
+    authorized_members: _builtins.int
+    """Members that are authorized."""
     @_builtins.property
     def settings(self) -> Global___NetworkSettings: ...
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
     def __init__(
         self,
         *,
         network_id: _builtins.str = ...,
         settings: Global___NetworkSettings | None = ...,
         revision: _builtins.int = ...,
-        created_ms: _builtins.int = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
         members: _builtins.int = ...,
-        authorised_members: _builtins.int = ...,
+        authorized_members: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorised_members", b"authorised_members", "created_ms", b"created_ms", "members", b"members", "network_id", b"network_id", "revision", b"revision", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorized_members", b"authorized_members", "created_at", b"created_at", "members", b"members", "network_id", b"network_id", "revision", b"revision", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -540,24 +543,24 @@ class ControllerMember(_message.Message):
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
-    AUTHORISED_FIELD_NUMBER: _builtins.int
+    AUTHORIZED_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
     MANAGED_ADDRESSES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
     ONLINE_FIELD_NUMBER: _builtins.int
-    LAST_SEEN_AGE_SECONDS_FIELD_NUMBER: _builtins.int
-    CREATED_MS_FIELD_NUMBER: _builtins.int
-    LAST_AUTHORISED_MS_FIELD_NUMBER: _builtins.int
-    LAST_DEAUTHORISED_MS_FIELD_NUMBER: _builtins.int
-    AUTHORISED_BY_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_AGE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    LAST_AUTHORIZED_AT_FIELD_NUMBER: _builtins.int
+    LAST_DEAUTHORIZED_AT_FIELD_NUMBER: _builtins.int
+    AUTHORIZED_BY_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
     """16 hex digits."""
     address: _builtins.str
     """10 hex digits."""
-    authorised: _builtins.bool
+    authorized: _builtins.bool
     """Whether it is let in."""
     identity: _builtins.str
     """Its public identity as text; empty until it asks for the first time. Another identity with this address is refused."""
@@ -567,15 +570,7 @@ class ControllerMember(_message.Message):
     """The protocol version it speaks; 0 while unknown."""
     online: _builtins.bool
     """True if it asked for its configuration within the last two minutes."""
-    last_seen_age_seconds: _builtins.float
-    """Seconds since it last asked; negative: not since this node started."""
-    created_ms: _builtins.int
-    """When it was first heard of."""
-    last_authorised_ms: _builtins.int
-    """When it was last authorised."""
-    last_deauthorised_ms: _builtins.int
-    """When it was last deauthorised."""
-    authorised_by: _builtins.str
+    authorized_by: _builtins.str
     """What let it in: "api" (an administrator), "public" (the network admits everybody) or empty."""
     revision: _builtins.int
     """Counts every change."""
@@ -585,35 +580,51 @@ class ControllerMember(_message.Message):
     def managed_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What its configuration names: assigned and computed addresses, CIDR."""
 
+    @_builtins.property
+    def last_seen_age(self) -> _duration_pb2.Duration:
+        """Since it last asked; absent: not since this node started."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was first heard of; absent while unknown."""
+
+    @_builtins.property
+    def last_authorized_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was last authorized; absent: never."""
+
+    @_builtins.property
+    def last_deauthorized_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was last deauthorized; absent: never."""
+
     def __init__(
         self,
         *,
         network_id: _builtins.str = ...,
         address: _builtins.str = ...,
-        authorised: _builtins.bool = ...,
+        authorized: _builtins.bool = ...,
         settings: Global___MemberSettings | None = ...,
         identity: _builtins.str = ...,
         managed_addresses: _abc.Iterable[_builtins.str] | None = ...,
         version: _builtins.str = ...,
         protocol: _builtins.int = ...,
         online: _builtins.bool = ...,
-        last_seen_age_seconds: _builtins.float = ...,
-        created_ms: _builtins.int = ...,
-        last_authorised_ms: _builtins.int = ...,
-        last_deauthorised_ms: _builtins.int = ...,
-        authorised_by: _builtins.str = ...,
+        last_seen_age: _duration_pb2.Duration | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        last_authorized_at: _timestamp_pb2.Timestamp | None = ...,
+        last_deauthorized_at: _timestamp_pb2.Timestamp | None = ...,
+        authorized_by: _builtins.str = ...,
         revision: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_authorized_at", b"last_authorized_at", "last_deauthorized_at", b"last_deauthorized_at", "last_seen_age", b"last_seen_age", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "authorised", b"authorised", "authorised_by", b"authorised_by", "created_ms", b"created_ms", "identity", b"identity", "last_authorised_ms", b"last_authorised_ms", "last_deauthorised_ms", b"last_deauthorised_ms", "last_seen_age_seconds", b"last_seen_age_seconds", "managed_addresses", b"managed_addresses", "network_id", b"network_id", "online", b"online", "protocol", b"protocol", "revision", b"revision", "settings", b"settings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "authorized", b"authorized", "authorized_by", b"authorized_by", "created_at", b"created_at", "identity", b"identity", "last_authorized_at", b"last_authorized_at", "last_deauthorized_at", b"last_deauthorized_at", "last_seen_age", b"last_seen_age", "managed_addresses", b"managed_addresses", "network_id", b"network_id", "online", b"online", "protocol", b"protocol", "revision", b"revision", "settings", b"settings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ControllerMember: _TypeAlias = ControllerMember  # noqa: Y015
 
 @_typing.final
-class ControllerCreateNetworkRequest(_message.Message):
+class ControllerServiceCreateNetworkRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
@@ -634,10 +645,10 @@ class ControllerCreateNetworkRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerCreateNetworkRequest: _TypeAlias = ControllerCreateNetworkRequest  # noqa: Y015
+Global___ControllerServiceCreateNetworkRequest: _TypeAlias = ControllerServiceCreateNetworkRequest  # noqa: Y015
 
 @_typing.final
-class ControllerCreateNetworkResponse(_message.Message):
+class ControllerServiceCreateNetworkResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_FIELD_NUMBER: _builtins.int
@@ -654,10 +665,10 @@ class ControllerCreateNetworkResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerCreateNetworkResponse: _TypeAlias = ControllerCreateNetworkResponse  # noqa: Y015
+Global___ControllerServiceCreateNetworkResponse: _TypeAlias = ControllerServiceCreateNetworkResponse  # noqa: Y015
 
 @_typing.final
-class ControllerUpdateNetworkRequest(_message.Message):
+class ControllerServiceUpdateNetworkRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
@@ -678,10 +689,10 @@ class ControllerUpdateNetworkRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerUpdateNetworkRequest: _TypeAlias = ControllerUpdateNetworkRequest  # noqa: Y015
+Global___ControllerServiceUpdateNetworkRequest: _TypeAlias = ControllerServiceUpdateNetworkRequest  # noqa: Y015
 
 @_typing.final
-class ControllerUpdateNetworkResponse(_message.Message):
+class ControllerServiceUpdateNetworkResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_FIELD_NUMBER: _builtins.int
@@ -700,10 +711,10 @@ class ControllerUpdateNetworkResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerUpdateNetworkResponse: _TypeAlias = ControllerUpdateNetworkResponse  # noqa: Y015
+Global___ControllerServiceUpdateNetworkResponse: _TypeAlias = ControllerServiceUpdateNetworkResponse  # noqa: Y015
 
 @_typing.final
-class ControllerGetNetworkRequest(_message.Message):
+class ControllerServiceGetNetworkRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
@@ -720,10 +731,10 @@ class ControllerGetNetworkRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerGetNetworkRequest: _TypeAlias = ControllerGetNetworkRequest  # noqa: Y015
+Global___ControllerServiceGetNetworkRequest: _TypeAlias = ControllerServiceGetNetworkRequest  # noqa: Y015
 
 @_typing.final
-class ControllerGetNetworkResponse(_message.Message):
+class ControllerServiceGetNetworkResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_FIELD_NUMBER: _builtins.int
@@ -740,28 +751,40 @@ class ControllerGetNetworkResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerGetNetworkResponse: _TypeAlias = ControllerGetNetworkResponse  # noqa: Y015
+Global___ControllerServiceGetNetworkResponse: _TypeAlias = ControllerServiceGetNetworkResponse  # noqa: Y015
 
 @_typing.final
-class ControllerListNetworksRequest(_message.Message):
+class ControllerServiceListNetworksRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many entries; 0: 1000, the most."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before; empty: from the beginning."""
     def __init__(
         self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerListNetworksRequest: _TypeAlias = ControllerListNetworksRequest  # noqa: Y015
+Global___ControllerServiceListNetworksRequest: _TypeAlias = ControllerServiceListNetworksRequest  # noqa: Y015
 
 @_typing.final
-class ControllerListNetworksResponse(_message.Message):
+class ControllerServiceListNetworksResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next request; empty: that was all."""
     @_builtins.property
     def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ControllerNetwork]:
         """In the order of their ids."""
@@ -770,17 +793,18 @@ class ControllerListNetworksResponse(_message.Message):
         self,
         *,
         networks: _abc.Iterable[Global___ControllerNetwork] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["networks", b"networks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["networks", b"networks", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerListNetworksResponse: _TypeAlias = ControllerListNetworksResponse  # noqa: Y015
+Global___ControllerServiceListNetworksResponse: _TypeAlias = ControllerServiceListNetworksResponse  # noqa: Y015
 
 @_typing.final
-class ControllerDeleteNetworkRequest(_message.Message):
+class ControllerServiceDeleteNetworkRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
@@ -797,10 +821,10 @@ class ControllerDeleteNetworkRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerDeleteNetworkRequest: _TypeAlias = ControllerDeleteNetworkRequest  # noqa: Y015
+Global___ControllerServiceDeleteNetworkRequest: _TypeAlias = ControllerServiceDeleteNetworkRequest  # noqa: Y015
 
 @_typing.final
-class ControllerDeleteNetworkResponse(_message.Message):
+class ControllerServiceDeleteNetworkResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -812,33 +836,44 @@ class ControllerDeleteNetworkResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerDeleteNetworkResponse: _TypeAlias = ControllerDeleteNetworkResponse  # noqa: Y015
+Global___ControllerServiceDeleteNetworkResponse: _TypeAlias = ControllerServiceDeleteNetworkResponse  # noqa: Y015
 
 @_typing.final
-class ControllerListMembersRequest(_message.Message):
+class ControllerServiceListMembersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
     """16 hex digits."""
+    page_size: _builtins.int
+    """At most so many entries; 0: 1000, the most."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before; empty: from the beginning."""
     def __init__(
         self,
         *,
         network_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["network_id", b"network_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network_id", b"network_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerListMembersRequest: _TypeAlias = ControllerListMembersRequest  # noqa: Y015
+Global___ControllerServiceListMembersRequest: _TypeAlias = ControllerServiceListMembersRequest  # noqa: Y015
 
 @_typing.final
-class ControllerListMembersResponse(_message.Message):
+class ControllerServiceListMembersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMBERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next request; empty: that was all."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___ControllerMember]:
         """In the order of their addresses."""
@@ -847,17 +882,18 @@ class ControllerListMembersResponse(_message.Message):
         self,
         *,
         members: _abc.Iterable[Global___ControllerMember] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerListMembersResponse: _TypeAlias = ControllerListMembersResponse  # noqa: Y015
+Global___ControllerServiceListMembersResponse: _TypeAlias = ControllerServiceListMembersResponse  # noqa: Y015
 
 @_typing.final
-class ControllerGetMemberRequest(_message.Message):
+class ControllerServiceGetMemberRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
@@ -878,10 +914,10 @@ class ControllerGetMemberRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerGetMemberRequest: _TypeAlias = ControllerGetMemberRequest  # noqa: Y015
+Global___ControllerServiceGetMemberRequest: _TypeAlias = ControllerServiceGetMemberRequest  # noqa: Y015
 
 @_typing.final
-class ControllerGetMemberResponse(_message.Message):
+class ControllerServiceGetMemberResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMBER_FIELD_NUMBER: _builtins.int
@@ -898,10 +934,10 @@ class ControllerGetMemberResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerGetMemberResponse: _TypeAlias = ControllerGetMemberResponse  # noqa: Y015
+Global___ControllerServiceGetMemberResponse: _TypeAlias = ControllerServiceGetMemberResponse  # noqa: Y015
 
 @_typing.final
-class ControllerAuthoriseMemberRequest(_message.Message):
+class ControllerServiceAuthorizeMemberRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
@@ -922,10 +958,10 @@ class ControllerAuthoriseMemberRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerAuthoriseMemberRequest: _TypeAlias = ControllerAuthoriseMemberRequest  # noqa: Y015
+Global___ControllerServiceAuthorizeMemberRequest: _TypeAlias = ControllerServiceAuthorizeMemberRequest  # noqa: Y015
 
 @_typing.final
-class ControllerAuthoriseMemberResponse(_message.Message):
+class ControllerServiceAuthorizeMemberResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMBER_FIELD_NUMBER: _builtins.int
@@ -944,10 +980,10 @@ class ControllerAuthoriseMemberResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerAuthoriseMemberResponse: _TypeAlias = ControllerAuthoriseMemberResponse  # noqa: Y015
+Global___ControllerServiceAuthorizeMemberResponse: _TypeAlias = ControllerServiceAuthorizeMemberResponse  # noqa: Y015
 
 @_typing.final
-class ControllerDeauthoriseMemberRequest(_message.Message):
+class ControllerServiceDeauthorizeMemberRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
@@ -968,10 +1004,10 @@ class ControllerDeauthoriseMemberRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerDeauthoriseMemberRequest: _TypeAlias = ControllerDeauthoriseMemberRequest  # noqa: Y015
+Global___ControllerServiceDeauthorizeMemberRequest: _TypeAlias = ControllerServiceDeauthorizeMemberRequest  # noqa: Y015
 
 @_typing.final
-class ControllerDeauthoriseMemberResponse(_message.Message):
+class ControllerServiceDeauthorizeMemberResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMBER_FIELD_NUMBER: _builtins.int
@@ -990,10 +1026,10 @@ class ControllerDeauthoriseMemberResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerDeauthoriseMemberResponse: _TypeAlias = ControllerDeauthoriseMemberResponse  # noqa: Y015
+Global___ControllerServiceDeauthorizeMemberResponse: _TypeAlias = ControllerServiceDeauthorizeMemberResponse  # noqa: Y015
 
 @_typing.final
-class ControllerUpdateMemberRequest(_message.Message):
+class ControllerServiceUpdateMemberRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
@@ -1018,10 +1054,10 @@ class ControllerUpdateMemberRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerUpdateMemberRequest: _TypeAlias = ControllerUpdateMemberRequest  # noqa: Y015
+Global___ControllerServiceUpdateMemberRequest: _TypeAlias = ControllerServiceUpdateMemberRequest  # noqa: Y015
 
 @_typing.final
-class ControllerUpdateMemberResponse(_message.Message):
+class ControllerServiceUpdateMemberResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMBER_FIELD_NUMBER: _builtins.int
@@ -1040,10 +1076,10 @@ class ControllerUpdateMemberResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerUpdateMemberResponse: _TypeAlias = ControllerUpdateMemberResponse  # noqa: Y015
+Global___ControllerServiceUpdateMemberResponse: _TypeAlias = ControllerServiceUpdateMemberResponse  # noqa: Y015
 
 @_typing.final
-class ControllerDeleteMemberRequest(_message.Message):
+class ControllerServiceDeleteMemberRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
@@ -1064,10 +1100,10 @@ class ControllerDeleteMemberRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerDeleteMemberRequest: _TypeAlias = ControllerDeleteMemberRequest  # noqa: Y015
+Global___ControllerServiceDeleteMemberRequest: _TypeAlias = ControllerServiceDeleteMemberRequest  # noqa: Y015
 
 @_typing.final
-class ControllerDeleteMemberResponse(_message.Message):
+class ControllerServiceDeleteMemberResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -1079,10 +1115,10 @@ class ControllerDeleteMemberResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerDeleteMemberResponse: _TypeAlias = ControllerDeleteMemberResponse  # noqa: Y015
+Global___ControllerServiceDeleteMemberResponse: _TypeAlias = ControllerServiceDeleteMemberResponse  # noqa: Y015
 
 @_typing.final
-class ControllerWatchRequest(_message.Message):
+class ControllerServiceWatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
@@ -1099,7 +1135,7 @@ class ControllerWatchRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ControllerWatchRequest: _TypeAlias = ControllerWatchRequest  # noqa: Y015
+Global___ControllerServiceWatchRequest: _TypeAlias = ControllerServiceWatchRequest  # noqa: Y015
 
 @_typing.final
 class ControllerMemberDeleted(_message.Message):
@@ -1128,7 +1164,7 @@ class ControllerMemberDeleted(_message.Message):
 Global___ControllerMemberDeleted: _TypeAlias = ControllerMemberDeleted  # noqa: Y015
 
 @_typing.final
-class ControllerWatchResponse(_message.Message):
+class ControllerServiceWatchResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_FIELD_NUMBER: _builtins.int
@@ -1165,4 +1201,4 @@ class ControllerWatchResponse(_message.Message):
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
-Global___ControllerWatchResponse: _TypeAlias = ControllerWatchResponse  # noqa: Y015
+Global___ControllerServiceWatchResponse: _TypeAlias = ControllerServiceWatchResponse  # noqa: Y015

@@ -1,0 +1,73 @@
+"""From a call that opens or accepts a connection to its socket: handed over here, or a byte stream from afar."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from ztclient import byte_stream, handoff
+
+if TYPE_CHECKING:
+    from ztclient.channel import Control
+    from ztclient.v1 import node_pb2 as pb
+
+
+def dial(control: Control, request: pb.DialRequest, timeout: float) -> socket.socket:
+    """A connected socket (blocking) as ``request`` asks for it. ``timeout``: seconds until the node must have answered.
+    Raises OSError."""
+    from ztclient.v1 import node_pb2 as pb
+
+    if control.address.scheme != "unix":
+        return byte_stream.open_stream(control, pb.StreamRequest(dial=request), timeout)
+    if control.handoff_path and control.appointments.acquire(blocking=False):
+        try:
+            return _dial_by_appointment(control, request, timeout)
+        finally:
+            control.appointments.release()
+    answer: pb.DialResponse = control.call(control.stub.Dial, request, timeout)
+    return connected_socket(control, answer.connection)
+
+
+def _dial_by_appointment(control: Control, request: pb.DialRequest, timeout: float) -> socket.socket:
+    """Dial, and wait at the hand-off socket meanwhile: the node's answer is waited for only when no socket comes."""
+    import grpc
+
+    path = control.handoff_path
+    request.token = os.urandom(handoff.TOKEN_BYTES)
+    call = control.stub.Dial.future(request, timeout=timeout, metadata=control.metadata)
+    try:
+        appointment = handoff.appoint(path, request.token)
+        if appointment is not None:
+            with appointment:
+
+                def answered(call: Any) -> None:
+                    # A connection that stands at this worker is on its way; a worker that is late must find us here.
+                    if call.code() is not grpc.StatusCode.OK or call.result().connection.handoff_path != path:
+                        appointment.cancel()
+
+                # It also keeps the call, which would be cancelled with its last reference, until its answer is there.
+                call.add_done_callback(answered)
+                connected = appointment.keep(timeout)
+            if connected is not None:
+                return connected
+    except BaseException:
+        call.cancel()
+        raise
+    with control.translated():
+        return connected_socket(control, call.result().connection)
+
+
+def connected_socket(control: Control, connection: pb.Connection) -> socket.socket:
+    """The socket of a connection that Dial or Accept gave, by hand-off where that is possible."""
+    from ztclient.v1 import node_pb2 as pb
+
+    if connection.handoff_path:
+        try:
+            connected = handoff.claim(connection.handoff_path, connection.token)
+            control.remember(connection.handoff_path)
+            return connected
+        except (FileNotFoundError, PermissionError):
+            # The control socket was brought into a container and the worker's was not: the stream goes there too.
+            pass
+    return byte_stream.open_stream(control, pb.StreamRequest(token=connection.token), handoff.CLAIM_TIMEOUT)

@@ -1,0 +1,40 @@
+"""Written forms: network ids, numeric IP addresses, ports, and a host with its port."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+
+_HEX_DIGITS = frozenset("0123456789abcdef")
+
+
+def network_id(nwid: str | int) -> str:
+    """A network id as 16 lower-case hexadecimal digits. Raises ValueError with one line for a person."""
+    text = f"{nwid:016x}" if isinstance(nwid, int) else nwid.strip().lower()
+    if len(text) != 16 or not set(text) <= _HEX_DIGITS:
+        raise ValueError(f"{nwid!r} is not a network id: it has 16 hexadecimal digits, such as 9ad07d01093a69e3")
+    return text
+
+
+@functools.lru_cache(256)
+def numeric_ip(host: str) -> str:
+    """A numeric IP in its usual form. Raises ValueError."""
+    return str(ipaddress.ip_address(host))
+
+
+def without_brackets(host: str) -> str:
+    """The address in ``[address]``; anything else as it is."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def format_host_port(host: str, port: int) -> str:
+    """``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """Read ``host:port``, ``[host]:port`` or ``:port`` (the host is empty then). Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} has no port from 0 to 65535 at its end")
+    return without_brackets(host), int(port)
