@@ -37,7 +37,9 @@ def test_packages_are_no_circle(imports: dict[str, set[str]]) -> None:
             other for name in imported if (other := name.rpartition(".")[0] or name) != package
         )
     packages = {
-        package: {other for other in others if not package.startswith(other + ".") and not other.startswith(package + ".")}
+        package: {
+            other for other in others if not package.startswith(other + ".") and not other.startswith(package + ".")
+        }
         for package, others in packages.items()
     }
     try:

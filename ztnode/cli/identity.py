@@ -100,4 +100,8 @@ def _read(source: str) -> Identity:
 
 
 def _fields(found: Identity) -> dict[str, object]:
-    return {"address": format_address(found.address), "public": found.build_text(), "has_secret": found.secret is not None}
+    return {
+        "address": format_address(found.address),
+        "public": found.build_text(),
+        "has_secret": found.secret is not None,
+    }

@@ -243,7 +243,7 @@ def _body_of(head: Head) -> _Length | _Chunked | None:
     return _Length(int(lengths[0])) if int(lengths[0]) else None
 
 
-def _for_the_server(head: Head, request: Request) -> bytes:
+def _for_the_server(head: Head) -> bytes:
     """The head as the server gets it: in origin form, with the host that the target names (RFC 9112, section 3.2.2),
     and without what was meant for the proxy (RFC 9110, section 7.6.1)."""
     match = _ABSOLUTE.fullmatch(head.target.partition(b"#")[0])
@@ -308,4 +308,4 @@ class RequestStream:
         self._body = _body_of(head)
         # What the two agree on after an upgrade is theirs alone.
         self._raw = bool(head.values(b"upgrade")) and b"upgrade" in head.tokens(b"connection")
-        return request, _for_the_server(head, request)
+        return request, _for_the_server(head)

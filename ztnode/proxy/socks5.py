@@ -104,7 +104,7 @@ class Socks5:
         return 3 + length, b""
 
     def _end(self, data: bytes) -> tuple[int, bytes]:
-        raise ProtocolError("more after the handshake ended")
+        raise ProtocolError(f"{len(data)} bytes after the handshake ended")
 
 
 def parse_address(data: bytes | memoryview) -> tuple[int, str, int] | None:

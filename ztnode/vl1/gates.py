@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ztnode.token_bucket import TokenBucket
+
 
 class Interval:
     """Lets one through per ``seconds``."""
@@ -17,28 +19,6 @@ class Interval:
         if now < self._next:
             return False
         self._next = now + self._seconds
-        return True
-
-
-class TokenBucket:
-    """Lets ``burst`` through at once and ``rate`` per second in the long run."""
-
-    __slots__ = ("_burst", "_filled", "_rate", "_tokens")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = burst
-        self._filled = float("-inf")
-
-    def admit(self, now: float) -> bool:
-        """Whether one may pass at ``now``; if so, it is counted."""
-        elapsed = max(0.0, now - self._filled)
-        self._tokens = min(self._burst, self._tokens + elapsed * self._rate)
-        self._filled = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
         return True
 
 

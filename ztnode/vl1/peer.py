@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ztnode.vl1.gates import Cutoff, Interval, TokenBucket
+from ztnode.token_bucket import TokenBucket
+from ztnode.vl1.gates import Cutoff, Interval
 from ztnode.vl1.path import EXPIRATION, Path
 from ztnode.wire.address import format_address
 from ztnode.wire.endpoint import Endpoint

@@ -11,7 +11,8 @@ from collections import Counter
 from ipaddress import ip_address
 from typing import Final
 
-from ztnode.vl1.gates import KeyedBucket, TokenBucket
+from ztnode.token_bucket import TokenBucket
+from ztnode.vl1.gates import KeyedBucket
 from ztnode.vl1.peer import Peer
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError

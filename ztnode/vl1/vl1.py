@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
+from ztnode.token_bucket import TokenBucket
 from ztnode.vl1.contacts import BUSY_TICK, IDLE_TICK
-from ztnode.vl1.gates import TokenBucket
 from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS, PacketAssembler
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer
 from ztnode.vl1.relay import Relay

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Final
 
-from ztnode.vl1.gates import TokenBucket
+from ztnode.token_bucket import TokenBucket
 from ztnode.vl1.peer import Peer
 from ztnode.wire.endpoint import Endpoint
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.vl1.vl1_network import IDENTITIES, planet
-from ztnode.vl1.gates import Cutoff, Interval, KeyedBucket, KeyedInterval, TokenBucket
+from ztnode.token_bucket import TokenBucket
+from ztnode.vl1.gates import Cutoff, Interval, KeyedBucket, KeyedInterval
 from ztnode.vl1.packet_assembler import TIMEOUT, PacketAssembler
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import MAX_PATHS, Peer
