@@ -14,7 +14,6 @@ from ztnode.netstack.ephemeral import choose_port
 from ztnode.netstack.path_mtu_cache import FLOOR_IPV4, FLOOR_IPV6, PathMtuCache
 from ztnode.netstack.reassembler import Reassembler
 from ztnode.netstack.routing_table import NextHop, RoutingTable
-from ztnode.token_bucket import TokenBucket
 
 
 def packed(text: str) -> bytes:
@@ -115,15 +114,6 @@ def test_ports_are_spread_and_never_taken_ones() -> None:
         assert port not in taken
         taken.add(port)
     assert choose_port(generator.randbytes, (40000, 40099), taken) is None
-
-
-def test_token_bucket() -> None:
-    bucket = TokenBucket(10)
-    assert sum(bucket.admit(0.0) for _ in range(50)) == 10
-    assert not bucket.admit(0.05)
-    assert bucket.admit(0.15)
-    assert not bucket.admit(0.15)
-    assert sum(bucket.admit(100.0) for _ in range(50)) == 10
 
 
 # --- fragments ---

@@ -76,7 +76,7 @@ def test_every_single_bit_error_is_found(data: bytes, bit: int) -> None:
     assert checksum.verify(whole)
     damaged = bytearray(whole)
     damaged[bit // 8 % len(damaged)] ^= 1 << bit % 8
-    assert not checksum.verify(damaged)
+    assert not checksum.verify(bytes(damaged))
 
 
 @given(MAC, MAC, U16, DATA)

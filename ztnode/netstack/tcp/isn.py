@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-_MASK: Final = 0xFFFFFFFF
+from ztnode.netstack.tcp.sequence import MASK
+
 _TICKS: Final = 250_000  # RFC 9293 section 3.4.1: the clock ticks about every 4 microseconds
 
 
@@ -25,7 +26,7 @@ class InitialSequence:
 
         A later incarnation of the same connection starts higher than the earlier one ended, as the clock has moved.
         """
-        return (int(now * _TICKS) + self._keyed(b"isn", key)) & _MASK
+        return (int(now * _TICKS) + self._keyed(b"isn", key)) & MASK
 
     def timestamp_offset(self, local: bytes, remote: bytes) -> int:
         """What is added to our millisecond clock in TSval; one value per pair of hosts, 32 bits.

@@ -30,7 +30,7 @@ class Phase(enum.IntEnum):
     LOSS = 2
 
 
-class Timer(enum.IntEnum):
+class TimerKind(enum.IntEnum):
     """What the one retransmission deadline is for."""
 
     NONE = 0
@@ -82,7 +82,7 @@ class Recovery:
         self.phase = Phase.OPEN
         self.point = una - 1
         """Recovery is over when everything before this is acknowledged (RFC 6675's RecoveryPoint)."""
-        self.timer = Timer.NONE
+        self.timer = TimerKind.NONE
         self.deadline: float | None = None
         self.limited_point = una
         """Up to here the congestion window held sending back: it may grow while this is being acknowledged."""
@@ -356,7 +356,7 @@ class Recovery:
         self.force_retransmit = True
         self.rtt.backoff += 1
         self._rto_from = now
-        self.timer = Timer.RTO
+        self.timer = TimerKind.RTO
         self.deadline = now + self.rtt.rto
 
     def _after_timeout(self, acked: int, delivered: int, rtt: float, now: float) -> None:
@@ -399,7 +399,7 @@ class Recovery:
     def _arm(self, now: float, *, restart: bool) -> None:
         """Choose and set the one deadline (RFC 8985 section 8); ``restart`` begins the timeout anew."""
         if self.nxt == self.una:
-            self.timer = Timer.NONE
+            self.timer = TimerKind.NONE
             self.deadline = None
             return
         board = self.board
@@ -407,7 +407,7 @@ class Recovery:
             self._rto_from = now
         due = self._rack.due(recovering=self.phase != Phase.OPEN) if self.sack_ok else None
         if due is not None:
-            self.timer = Timer.REORDER
+            self.timer = TimerKind.REORDER
             self.deadline = due if due > now else now
             return
         expiry = self._rto_from + self.rtt.rto
@@ -415,10 +415,10 @@ class Recovery:
             expiry = now
         if self.phase == Phase.OPEN and not self._probe.under_way and not board.sacked and self.sack_ok:
             # Section 7.2: a probe comes first even when it is not earlier than the timeout would have been.
-            self.timer = Timer.TAIL_PROBE
+            self.timer = TimerKind.TAIL_PROBE
             self.deadline = min(now + self._probe.timeout(self.rtt, lone=self.flight <= self.cc.mss), expiry)
             return
-        self.timer = Timer.RTO
+        self.timer = TimerKind.RTO
         self.deadline = expiry
 
     def on_reorder_timer(self, now: float) -> None:
@@ -434,7 +434,7 @@ class Recovery:
     def arm_rto(self, now: float) -> None:
         """After a tail loss probe the next deadline is a full timeout (RFC 8985 section 7.3)."""
         self._rto_from = now
-        self.timer = Timer.RTO
+        self.timer = TimerKind.RTO
         self.deadline = now + self.rtt.rto
 
     # --- path MTU ---

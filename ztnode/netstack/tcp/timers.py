@@ -7,7 +7,7 @@ from typing import Final
 from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.control_segments import header_fields
 from ztnode.netstack.tcp.ending import finish, timed_out
-from ztnode.netstack.tcp.recovery import Timer
+from ztnode.netstack.tcp.recovery import TimerKind
 from ztnode.netstack.tcp.state import State
 from ztnode.netstack.tcp.tcb import ControlBlock
 
@@ -83,10 +83,10 @@ def _retransmission_timer(tcb: ControlBlock, frames: list[Frame], now: float) ->
     if recovery.deadline is None or recovery.deadline > now:
         return False
     timer = recovery.timer
-    if timer == Timer.REORDER:
+    if timer == TimerKind.REORDER:
         recovery.on_reorder_timer(now)
         return False
-    if timer == Timer.TAIL_PROBE:
+    if timer == TimerKind.TAIL_PROBE:
         snd.tail_probe(frames, header_fields(tcb, now), now)
         return False
     if now - snd.last_progress > _USER_TIMEOUT:
