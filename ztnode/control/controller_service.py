@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ztnode.control import convert
 from ztnode.control.errors import Context, invalid, not_found, streaming, unary
 from ztnode.control.server import Service
-from ztnode.controller.controller import ControlledNetworkChanged, ControllerEvent
+from ztnode.controller import ControlledNetworkChanged, ControllerEvent
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, build_network
 from ztnode.node.administration import Administration
 from ztnode.v1 import controller_pb2 as pb

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol, TypeAlias
 
-from ztnode.vl1.peer import Peer
+from ztnode.vl1 import Peer
 from ztnode.vl2 import ndp_emulation
 from ztnode.vl2.flow_filter import PASSED, PASSED_UNCHECKED, REFUSED, FlowFilter, Forwarder
 from ztnode.vl2.membership import Membership
