@@ -399,7 +399,7 @@ class Controller:
         saved = self._database.put_member(member, asked=asked)
         if saved is not member:
             self._events[saved.nwid, saved.address] = MemberChanged(saved.nwid, saved.address, saved)
-            # Who bridges stands in everybody's configuration.
+            # Every member's configuration lists the bridges.
             if (saved.active_bridge and saved.authorized) != (before.active_bridge and before.authorized):
                 self._push_all(saved.nwid)
         return saved

@@ -161,7 +161,7 @@ class Node:
             undo.pop_all()  # from here on the node owns its parts
             undo.push_async_callback(node.close)
             await node._open_transport()
-            # First words to the roots before anything slow: online while the worker still starts.
+            # Greet the roots before anything slow is done: so the node is online while the workers still start.
             node._look_at_interfaces()
             node._flush()
             for nwid, cached in networks.items():
@@ -229,7 +229,7 @@ class Node:
 
     def _pump(self, now: float) -> None:
         """Move what each layer has for the next until nothing is left, then arm the timer."""
-        # More than once where this node talks to itself, as a member of a network that it controls.
+        # There is more than one turn where this node talks to itself, as a member of a network that it controls.
         while messages := self._vl1.messages():
             self._vl2.receive(messages, now)
             if self.controller is not None:

@@ -165,7 +165,7 @@ class Vl2:
             peer, verb, _, payload = message
             if verb != VERB_FRAME:
                 self._handle(message, now)
-                # What it said may have changed what is decided about frames.
+                # The message may have changed what was decided about frames.
                 last_peer = None
                 continue
             if peer is not last_peer:
