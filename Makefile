@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PROJECTS := pyproject.toml ztclient/pyproject.toml
 
-.PHONY: help demo test check test-pythons bench proto constraints dist clean
+.PHONY: help demo test check docs test-pythons bench proto constraints dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -37,12 +37,15 @@ check: .venv/.dev-installed  ## style, types, import rules; the protocol's style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
+	PYTHONPATH=$(subst $(eval ) ,:,$(wildcard plugins/*)) $(BIN)/lint-imports --no-logo
 	deploy/buf.sh lint proto
 	deploy/buf.sh format --diff --exit-code proto
 	$(BIN)/python proto/generate.py --check
 
-test: check test-pythons  ## everything that CI runs
+docs: .venv/.dev-installed  ## the documentation site in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+test: check docs test-pythons  ## everything that CI runs
 	@deploy/test-tools.sh
 	$(BIN)/pytest -n auto --dist loadfile
 

@@ -96,7 +96,7 @@ class Ring:
         self._words = self._data.cast("Q")
         self._capacity = capacity
         self._mask = capacity - 1
-        # The consumer's place: up to here read() has given records out, of which release() lets go.
+        # The consumer's position: read() has given out records up to here, and release() frees them.
         self._position = self._indices[_TAIL]
         self._fence = threading.Lock()
         self._fence.acquire()
@@ -356,7 +356,7 @@ _ONE: Final = (1).to_bytes(8, "little" if memoryview(b"\1\0").cast("H")[0] == 1 
 
 
 def _ring(fd: int) -> None:
-    # A full pipe has rung already; an other side that is gone will be noticed by its supervisor.
+    # A full pipe means that the bell has been rung; that the other side is gone its supervisor will notice.
     with contextlib.suppress(BlockingIOError, BrokenPipeError):
         os.write(fd, _ONE)
 

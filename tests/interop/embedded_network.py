@@ -26,11 +26,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from ztnode import worldtool
-from ztnode.controller.controller import Controller
-from ztnode.controller.controller_error import ControllerError
+from ztnode.controller import Controller, ControllerError
 from ztnode.controller.documents import build_member
-from ztnode.vl1 import Vl1
-from ztnode.vl1.vl1_config import Vl1Config
+from ztnode.vl1 import Vl1, Vl1Config
 from ztnode.vl2 import Vl2
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import Root, World

@@ -135,7 +135,7 @@ class FakeNode:
             socket.send_fds(channel, [b"\0"], [connected.fileno()])
 
     def _offer(
-        self, connected: socket.socket, local: tuple[str, int], remote: tuple[str, int], token: bytes = b""
+        self, connected: socket.socket, local: tuple[str, int], remote: tuple[str, int], token: bytes | None = None
     ) -> Handoff:
         token = token or os.urandom(16)
         if token in self.appointed:
@@ -203,7 +203,7 @@ class FakeNode:
             self.watchers.remove(queue)
 
     async def dial(
-        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes = b""
+        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes | None = None
     ) -> Handoff:
         self.dials.append((host, port, nwid, timeout))
         self.dialling += 1
@@ -229,9 +229,9 @@ class FakeNode:
         return self._offer(connected, (IP, 50000), (host, port), token)
 
     async def listen(
-        self, host: str, port: int, *, nwid: int | None = None, backlog: int = 128
+        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128
     ) -> tuple[int, tuple[str, int]]:
-        if host not in ("", IP):
+        if host not in (None, IP):
             raise DialError(errno.EADDRNOTAVAIL, f"{host} is not a managed address of this node")
         listener = socket.socket()
         listener.setblocking(False)

@@ -14,7 +14,7 @@ from ztnode.control import convert
 from ztnode.control.failure import Context, invalid, not_found, streaming, unary
 from ztnode.control.paging import page
 from ztnode.control.server import Service
-from ztnode.controller.controller import ControlledNetworkChanged, ControllerEvent
+from ztnode.controller import ControlledNetworkChanged, ControllerEvent
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, build_network
 from ztnode.node.administration import Administration
 from ztnode.wire.address import format_address, format_nwid, parse_address

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, Pool
-from ztnode.wire.addressing import rfc4193_address, sixplane_address
+from ztnode.wire.computed_ipv6 import rfc4193_address, sixplane_address
 from ztnode.wire.network_config import IpAddress, IpInterface
 
 _MAX_TRIALS: Final = 1 << 16

@@ -22,8 +22,7 @@ from ztnode.controller.configuration import LEGACY_CONFIG_VERSION, grant_default
 from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.database import Database
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, change_member, change_network
-from ztnode.vl1 import Message, Vl1
-from ztnode.vl1.peer import Peer
+from ztnode.vl1 import Message, Peer, Vl1
 from ztnode.wire.address import controller_of, format_address, format_nwid, is_reserved
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.config_chunk import split_config
@@ -400,7 +399,7 @@ class Controller:
         saved = self._database.put_member(member, asked=asked)
         if saved is not member:
             self._events[saved.nwid, saved.address] = MemberChanged(saved.nwid, saved.address, saved)
-            # Who bridges stands in everybody's configuration.
+            # Every member's configuration lists the bridges.
             if (saved.active_bridge and saved.authorized) != (before.active_bridge and before.authorized):
                 self._push_all(saved.nwid)
         return saved

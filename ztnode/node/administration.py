@@ -9,14 +9,9 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
+from ztnode.controller import ControlledNetworkChanged, Controller, ControllerEvent, MemberChanged
 from ztnode.controller.address_pools import managed_addresses
-from ztnode.controller.controller import (
-    ONLINE_SECONDS,
-    ControlledNetworkChanged,
-    Controller,
-    ControllerEvent,
-    MemberChanged,
-)
+from ztnode.controller.controller import ONLINE_SECONDS
 from ztnode.controller.documents import ControlledMember, ControlledNetwork
 from ztnode.node.conflation import Conflation
 from ztnode.node.wall_clock import wall_clock

@@ -18,7 +18,7 @@ from typing import Final
 import pluggy
 
 from ztnode import __version__, plugins
-from ztnode.controller.controller import Controller
+from ztnode.controller import Controller
 from ztnode.hookspecs import Datagrams, StateStore, Transport
 from ztnode.node import interfaces, snapshots
 from ztnode.node.administration import Administration
@@ -35,11 +35,8 @@ from ztnode.node.identity_pool import generate_identity
 from ztnode.node.keeping import Complaints, Documents
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.wall_clock import wall_clock
-from ztnode.vl1 import Vl1
-from ztnode.vl1.vl1_config import Vl1Config
-from ztnode.vl1.vl1_events import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated
-from ztnode.vl2 import Vl2
-from ztnode.vl2.vl2_events import ConfigStored, NetworkChanged
+from ztnode.vl1 import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated, Vl1, Vl1Config
+from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
@@ -164,7 +161,7 @@ class Node:
             undo.pop_all()  # from here on the node owns its parts
             undo.push_async_callback(node.close)
             await node._open_transport()
-            # First words to the roots before anything slow: online while the worker still starts.
+            # Greet the roots before anything slow is done: so the node is online while the workers still start.
             node._look_at_interfaces()
             node._flush()
             for nwid, cached in networks.items():
@@ -232,7 +229,7 @@ class Node:
 
     def _pump(self, now: float) -> None:
         """Move what each layer has for the next until nothing is left, then arm the timer."""
-        # More than once where this node talks to itself, as a member of a network that it controls.
+        # There is more than one turn where this node talks to itself, as a member of a network that it controls.
         while messages := self._vl1.messages():
             self._vl2.receive(messages, now)
             if self.controller is not None:

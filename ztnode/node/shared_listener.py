@@ -62,7 +62,7 @@ class SharedListener:
 
         async def listen(slot: WorkerSlot) -> Endpoint:
             answer = await ask(slot, self.request)
-            # From here on a replacement of this worker is told by reopen(), without us.
+            # From here on reopen() tells a replacement of this worker about the listener.
             self._open.add(slot)
             return answer.local
 
@@ -121,7 +121,7 @@ class SharedListener:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._give(waiter.result(), first=True)  # it had come in this very moment
+                self._give(waiter.result(), first=True)  # it had come at the moment of the cancellation
             raise
         finally:
             with contextlib.suppress(ValueError):

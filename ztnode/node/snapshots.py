@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from ztnode.node.api import JoinState, NetworkInfo, PathInfo, PeerInfo, RouteInfo
-from ztnode.vl1.path import Path
-from ztnode.vl1.peer import Peer
-from ztnode.vl2.snapshot import NetworkSnapshot
+from ztnode.vl1 import Path, Peer
+from ztnode.vl2 import NetworkSnapshot
 from ztnode.wire.endpoint import format_endpoint
 
 

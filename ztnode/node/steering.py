@@ -161,7 +161,7 @@ class Steering:
         """The owner of a packet that came back inside an error: one that we sent."""
         if packet[0] >> 4 == 4:
             if packet[6] & 0x1F or packet[7]:
-                return _FIRST  # no first fragment: nobody can tell
+                return _FIRST  # not the first fragment: the port numbers are not in it
             protocol, start, size = packet[9], (packet[0] & 15) << 2, 4
             source = 12
         else:
@@ -194,6 +194,6 @@ def _skip_extensions(packet: Buffer, protocol: int, start: int) -> tuple[int, in
                 fragment = start
             protocol, start = packet[start], start + 8
             if fragment and (packet[fragment + 2] or packet[fragment + 3] & 0xF8):
-                return protocol, start, fragment  # what follows is the middle of something
+                return protocol, start, fragment  # what follows is the middle of a fragmented packet
         else:
             return protocol, start, fragment

@@ -287,7 +287,7 @@ class Supervisor:
         for attempt in range(DIAL_ATTEMPTS):
             left = deadline - asyncio.get_running_loop().time()
             try:
-                # The stack's own time-out comes first and says why; the second more is for a worker that is stuck.
+                # The stack's own time-out comes first and says why; one second is added for a worker that is stuck.
                 async with asyncio.timeout(max(left, 0.0) + 1.0):
                     process = await slot.running()
                     message = protocol.Dial(next(self._ids), host, port, index, max(left, 0.001), token)

@@ -112,7 +112,7 @@ class WorkerProcess:
         except BaseException:
             self._close()
             raise
-        # From now on: tell us when there is something.
+        # Ask to be woken by the first frame.
         self._from_worker.prepare_sleep()
 
     async def ready(self) -> None:
@@ -175,7 +175,7 @@ class WorkerProcess:
             if records:
                 self._on_frames(records)
         finally:
-            # Whatever went wrong with this batch, the next one is not to wait for it.
+            # Release even if handling this batch failed, or the next one could never come.
             ring.release()
             if not ring.prepare_sleep():
                 self._loop.call_soon(self._read_frames)
@@ -244,7 +244,7 @@ class WorkerProcess:
                 answer.set_exception(gone)
         if not self._ready.done():
             self._ready.set_exception(gone)
-            self._ready.exception()  # whoever waits gets it; nobody need wait
+            self._ready.exception()  # asked for, so that asyncio does not complain when nobody waits
         self.kill("")
 
     def _close(self) -> None:
@@ -254,7 +254,7 @@ class WorkerProcess:
         self._rings_open = False
         self._loop.remove_reader(self._from_worker.data_fd)
         try:
-            # What it sent before its end still counts: resets to its peers, in an orderly end.
+            # What it sent before its end is still delivered: in an orderly end, resets to its peers.
             while records := self._from_worker.read():
                 self._on_frames(records)
                 self._from_worker.release()

@@ -1,8 +1,33 @@
 """VL1, the peer-to-peer transport: keys, peers, paths, roots, relaying, fragments, verbs. Sans-IO."""
 
+from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.vl1 import Vl1
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_core import Message
+from ztnode.vl1.vl1_events import (
+    Event,
+    IdentityCollision,
+    MoonUpdated,
+    Offline,
+    Online,
+    PeerPathChanged,
+    PlanetUpdated,
+    SurfaceAddress,
+)
 
-__all__ = ["Message", "Peer", "Vl1", "Vl1Config"]
+__all__ = [
+    "Event",
+    "IdentityCollision",
+    "Message",
+    "MoonUpdated",
+    "Offline",
+    "Online",
+    "Path",
+    "Peer",
+    "PeerPathChanged",
+    "PlanetUpdated",
+    "SurfaceAddress",
+    "Vl1",
+    "Vl1Config",
+]

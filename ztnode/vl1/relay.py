@@ -72,7 +72,7 @@ class Relay:
 
     def _unite(self, one: Peer, other: Peer, now: float) -> None:
         """Tell both where to find the other, at endpoints of the nearest scope that they share (Peer::introduce)."""
-        # The endpoints too: who has moved is introduced again at once.
+        # Keyed by the endpoints too: a peer that has moved is introduced again at once.
         if not one.paths or not self._united.admit((one.wire, other.wire, one.endpoint, other.endpoint), now):
             return
         common = _common_paths(one, other)

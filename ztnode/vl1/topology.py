@@ -132,7 +132,7 @@ class Topology:
         self.is_root = self.on_loopback = False
         for world in (self.planet, *self.moons.values()):
             for root in world.roots:
-                # Our own endpoints as a root count as well: those who come to them are on this machine too.
+                # A root's own endpoint counts as well: who reaches it on loopback is on this machine.
                 self.on_loopback |= any(scope_of(ip) is Scope.LOOPBACK for ip, _ in root.endpoints)
                 if root.identity.public == self.identity.public:
                     self.is_root = True

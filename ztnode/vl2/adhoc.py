@@ -9,7 +9,7 @@ from ipaddress import IPv4Interface
 from typing import Final
 
 from ztnode.wire import rules
-from ztnode.wire.addressing import sixplane_address
+from ztnode.wire.computed_ipv6 import sixplane_address
 from ztnode.wire.ethernet import TYPE_IPV6
 from ztnode.wire.network_config import (
     FLAG_ENABLE_IPV6_NDP_EMULATION,

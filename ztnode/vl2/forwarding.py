@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol, TypeAlias
 
-from ztnode.vl1.peer import Peer
+from ztnode.vl1 import Peer
 from ztnode.vl2 import ndp_emulation
 from ztnode.vl2.flow_filter import PASSED, PASSED_UNCHECKED, REFUSED, FlowFilter, Forwarder
 from ztnode.vl2.membership import Membership
@@ -356,7 +356,7 @@ class Forwarding:
 
     def _learn_bridge_route(self, mac: int, bridge: int) -> None:
         if len(self._behind) >= MAX_BRIDGE_ROUTES and mac not in self._behind:
-            # Whoever claims the most is who floods us (reference Network::learnBridgeRoute).
+            # The bridge that claims the most MACs is taken for the flooder (reference Network::learnBridgeRoute).
             flooder = Counter(self._behind.values()).most_common(1)[0][0]
             self._behind = {known: address for known, address in self._behind.items() if address != flooder}
         self._behind[mac] = bridge
@@ -406,7 +406,7 @@ class Forwarding:
 
     def _incoming_filter(self, address: int, source: int, destination: int, ethertype: int) -> FlowFilter:
         config = self._config
-        assert config is not None  # nobody is admitted without one
+        assert config is not None  # peers are admitted under a configuration alone
         held = sorted(self._members.membership(address).capabilities(config), key=lambda capability: capability.id)
         capabilities = (capability.rules for capability in held)
         return self._filter(config, True, address, source, destination, ethertype, capabilities)

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from ztnode.vl1 import Message
-from ztnode.vl1.peer import Peer
+from ztnode.vl1 import Message, Peer
 from ztnode.vl2.adhoc import adhoc_config, is_adhoc
 from ztnode.vl2.config_client import ConfigClient
 from ztnode.vl2.forwarding import Forwarding

@@ -12,10 +12,10 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 
 from ztnode.vl1 import Message
 from ztnode.wire.address import controller_of
-from ztnode.wire.addressing import RFC4193_BITS, SIXPLANE_BITS, rfc4193_address, sixplane_address
 from ztnode.wire.capability import Capability
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
+from ztnode.wire.computed_ipv6 import RFC4193_BITS, SIXPLANE_BITS, rfc4193_address, sixplane_address
 from ztnode.wire.credential import CredentialType, PublicIdentity
 from ztnode.wire.network_config import NetworkConfig
 from ztnode.wire.revocation import Revocation

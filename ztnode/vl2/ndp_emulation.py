@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Interface
 from typing import Final
 
-from ztnode.wire.addressing import RFC4193_BITS, SIXPLANE_BITS, rfc4193_address, sixplane_address
 from ztnode.wire.buffer import Buffer
+from ztnode.wire.computed_ipv6 import RFC4193_BITS, SIXPLANE_BITS, rfc4193_address, sixplane_address
 from ztnode.wire.mac import mac_of
 from ztnode.wire.network_config import IpInterface
 

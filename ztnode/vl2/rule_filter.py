@@ -200,7 +200,7 @@ def _fold(terms: Sequence[_Term]) -> tuple[_Term, ...] | None:
         return tuple(terms)
     if any(isinstance(term.test, bool) and term.test is term.negate for term in terms):
         # The reference would evaluate the terms before this one, but in a conjunction only to no effect, unless one
-        # looks at a tag and so takes the edge off the next DROP.
+        # looks at a tag, which may keep the next DROP from being taken.
         before = next(i for i, term in enumerate(terms) if isinstance(term.test, bool) and term.test is term.negate)
         if not any(isinstance(term.test, _TagTest) for term in terms[:before]):
             return None

@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ztnode.vl1 import Message, Vl1
+from ztnode.vl1 import Message, Peer, Vl1
 from ztnode.vl1.gates import KeyedBucket
-from ztnode.vl1.peer import Peer
 from ztnode.vl2.forwarding import Frame, Inflow
 from ztnode.vl2.joined_network import JoinedNetwork
 from ztnode.vl2.snapshot import NetworkSnapshot
@@ -166,7 +165,7 @@ class Vl2:
             peer, verb, _, payload = message
             if verb != VERB_FRAME:
                 self._handle(message, now)
-                # What it said may have changed what is decided about frames.
+                # The message may have changed what was decided about frames.
                 last_peer = None
                 continue
             if peer is not last_peer:

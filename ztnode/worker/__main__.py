@@ -32,7 +32,7 @@ def main() -> NoReturn:
         index, path, ports, congestion, control_fd, ring_in, ring_out = sys.argv[1:]
         first, last = (int(port) for port in ports.split("-"))
         number, workers = (int(part) for part in index.split("/"))
-        # All workers are one host on the link: one of them speaks for it.
+        # All workers are one host on the link: one of them alone announces its addresses.
         config = StackConfig(
             tcp=TcpConfig(congestion=congestion, ephemeral_ports=(first, last)),
             udp_ports=(first, last),
@@ -63,7 +63,7 @@ def _run(control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, confi
     now = time.monotonic()
     stack = Stack(random=os.urandom, now=now, config=config)
     worker = Worker(control=control, ring_in=ring_in, ring_out=ring_out, stack=stack, path=path, now=now)
-    # What exists by now stays: the collector need not look at it again and again.
+    # What exists by now lives as long as the process: keep the garbage collector from looking at it in every run.
     gc.collect()
     gc.freeze()
     Watchdog(control, path, lambda: worker.round_number).start()

@@ -59,10 +59,10 @@ class HandoffServer:
         self._path = path
         self._poller = poller
         self._clock = clock
-        # Both in the order of their expiry, because every entry lives equally long.
+        # Every entry lives equally long, so both tables are in the order in which their entries expire.
         self._offers: dict[bytes, tuple[float, Offer]] = {}
         self._clients: dict[socket.socket, tuple[float, bytearray]] = {}
-        # Tokens that clients chose, and those of their clients who are here already, each under its token.
+        # Tokens that clients chose for connections that are still being made, and the clients that wait for one.
         self._expected: set[bytes] = set()
         self._waiting: dict[bytes, socket.socket] = {}
         self._listener = _bind_private(path)
@@ -79,7 +79,7 @@ class HandoffServer:
             raise ValueError("another connection has this token: choose random ones")
         self._expected.add(token)
         if (client := self._waiting.get(token)) is not None:
-            del self._clients[client]  # its time is no longer ours to limit
+            del self._clients[client]  # it may wait as long as the dial takes
             self._resume()
 
     def dismiss(self, token: bytes) -> None:
@@ -220,7 +220,7 @@ class HandoffServer:
         if token in self._expected:
             del self._clients[client]
             self._resume()
-        # It has nothing more to say: whatever comes, it has gone.
+        # A waiting client sends nothing more: whatever the poller reports now means that it has gone.
         self._poller.unregister(client.fileno())
         self._poller.register(client.fileno(), READ, lambda _mask: self._leave(token))
 
@@ -230,7 +230,7 @@ class HandoffServer:
     def _give(self, client: socket.socket, offer: Offer) -> None:
         try:
             with offer.fetch() as end:
-                # First of all: the client runs on while we do the rest.
+                # Send before anything else: the client can go on while we do the rest.
                 socket.send_fds(client, [b"\0"], [end.fileno()])
             offer.fetched()
             self.counters["handoffs"] += 1
@@ -252,7 +252,7 @@ def _bind_private(path: str) -> socket.socket:
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # noqa: PTH108
-        # The mode must be right from the first moment. No other thread of the worker makes files.
+        # The umask makes the socket private from the first moment. It holds for every thread, but no other makes files.
         umask = os.umask(0o177)
         try:
             listener.bind(path)

@@ -61,7 +61,7 @@ class Poller:
         handlers, gone = self._handlers, self._gone
         gone.clear()
         for fd, mask in events:
-            # What a handler earlier in this batch closed may exist anew under the same number: not meant. If it is
-            # ready too, the next round says so.
+            # A handler earlier in this batch may have closed this descriptor, and the number may belong to another by
+            # now. That one is not meant; if it is ready too, the next round says so.
             if fd not in gone and (handler := handlers.get(fd)) is not None:
                 handler(mask)

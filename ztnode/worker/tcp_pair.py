@@ -32,7 +32,7 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
         # A listener per pair, for the microseconds it takes, gives other users of the machine no port to fill up.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         with listener:
-            # Accepted sockets inherit it: thousands of closed pairs in TIME-WAIT do not use the port range up.
+            # Accepted sockets inherit it: so thousands of closed pairs in TIME-WAIT do not use up the port range.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # The window scale is agreed upon in the handshake: buffers come before it.
             _set_buffers(listener)
@@ -64,7 +64,7 @@ class PairStock:
 
     def take(self, now: float) -> tuple[socket.socket, socket.socket]:
         """As ``make_pair``."""
-        # Not before whoever was woken for this connection has had his turn on a processor that he may share with us.
+        # Later, not now: the client that was just woken may share a processor with us, and should run first.
         self.due = now + REFILL_SECONDS
         spare, self._spare = self._spare, None
         return make_pair() if spare is None else spare

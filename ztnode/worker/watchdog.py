@@ -44,7 +44,7 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         """Until the process ends."""
         poll = select.poll()
-        poll.register(self._control.fileno(), 0)  # for nothing but the hang-up, which comes unasked
+        poll.register(self._control.fileno(), 0)  # an empty mask: the hang-up is reported without being asked for
         seen = -1
         while not poll.poll(self._check_seconds * 1000):
             number = self._round_number()

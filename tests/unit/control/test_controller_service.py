@@ -21,7 +21,7 @@ from ztclient.v1 import controller_pb2 as pb
 from ztnode.cli.app import run
 from ztnode.control.controller_service import ControllerHost, controller_service
 from ztnode.control.server import ControlServer
-from ztnode.controller.controller import Controller
+from ztnode.controller import Controller
 from ztnode.node.administration import Administration
 from ztnode.vl1 import Vl1
 from ztnode.wire import c25519

@@ -11,8 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from ztnode.controller.controller import ControlledNetworkChanged, Controller, ControllerLimits, MemberChanged
-from ztnode.controller.controller_error import ControllerError
+from ztnode.controller import ControlledNetworkChanged, Controller, ControllerError, ControllerLimits, MemberChanged
 from ztnode.controller.documents import member_key, network_key
 from ztnode.vl1 import Vl1
 from ztnode.wire import c25519

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztnode.controller import documents
+from ztnode.controller import ControllerError, documents
 from ztnode.controller.address_pools import assign, managed_addresses
-from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.database import Database
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, Pool
 from ztnode.wire.network_config import Dns, ManagedRoute

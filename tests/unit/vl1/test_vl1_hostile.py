@@ -7,9 +7,8 @@ import random
 import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, Host, Network, planet, triangle
-from ztnode.vl1 import Vl1
+from ztnode.vl1 import IdentityCollision, Vl1
 from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS
-from ztnode.vl1.vl1_events import IdentityCollision
 from ztnode.vl1.waiting_room import MAX_INCOMING, MAX_STRANGERS
 from ztnode.wire import c25519, packet
 from ztnode.wire.endpoint import Endpoint

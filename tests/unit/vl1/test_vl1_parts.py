@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.unit.vl1.vl1_network import IDENTITIES, planet
 from ztnode.token_bucket import TokenBucket
+from ztnode.vl1 import Path, Peer
 from ztnode.vl1.gates import Cutoff, Interval, KeyedBucket, KeyedInterval
 from ztnode.vl1.packet_assembler import TIMEOUT, PacketAssembler
-from ztnode.vl1.path import Path
-from ztnode.vl1.peer import MAX_PATHS, Peer
+from ztnode.vl1.peer import MAX_PATHS
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
 from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.topology import Topology

@@ -8,8 +8,8 @@ import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, SIGNER, Host, Nat, Network, planet, triangle
 from tests.unit.wire import packet_views
+from ztnode.vl1 import MoonUpdated, Offline, Online, PeerPathChanged, PlanetUpdated, SurfaceAddress
 from ztnode.vl1.contacts import GREETINGS_PER_TICK
-from ztnode.vl1.vl1_events import MoonUpdated, Offline, Online, PeerPathChanged, PlanetUpdated, SurfaceAddress
 from ztnode.wire import c25519, packet
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity

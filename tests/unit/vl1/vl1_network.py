@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ztnode.vl1 import Message, Vl1
-from ztnode.vl1.vl1_config import Vl1Config
-from ztnode.vl1.vl1_events import Event
+from ztnode.vl1 import Event, Message, Vl1, Vl1Config
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import Root, World, WorldType

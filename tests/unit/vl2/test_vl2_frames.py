@@ -24,12 +24,11 @@ from tests.unit.vl2.vl2_lab import (
     mac,
     member_config,
 )
-from ztnode.vl2 import ndp_emulation
+from ztnode.vl2 import NetworkStatus, ndp_emulation
 from ztnode.vl2.config_assembly import MAX_UPDATES, ConfigAssembler
 from ztnode.vl2.forwarding import MAX_BRIDGE_ROUTES
-from ztnode.vl2.snapshot import NetworkStatus
 from ztnode.vl2.subscriptions import MAX_MEMBERS, Subscriptions, sample
-from ztnode.wire.addressing import rfc4193_address, sixplane_address
+from ztnode.wire.computed_ipv6 import rfc4193_address, sixplane_address
 from ztnode.wire.config_chunk import ConfigChunk
 from ztnode.wire.frame import EXT_FLAG_ACK_REQUESTED, ExtFrame, build_ext_frame, parse_ext_frame
 from ztnode.wire.mac import BROADCAST

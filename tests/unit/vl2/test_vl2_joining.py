@@ -20,8 +20,7 @@ from tests.unit.vl2.vl2_lab import (
     mac,
     member_config,
 )
-from ztnode.vl2.snapshot import NetworkStatus
-from ztnode.vl2.vl2_events import ConfigStored, NetworkChanged
+from ztnode.vl2 import ConfigStored, NetworkChanged, NetworkStatus
 from ztnode.wire.config_chunk import FLAG_FAST_PROPAGATE, ConfigChunk
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata, build_auth_info
 from ztnode.wire.credential import CredentialType

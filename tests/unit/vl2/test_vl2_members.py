@@ -19,10 +19,10 @@ from tests.unit.vl2.vl2_lab import (
     member_config,
 )
 from ztnode.vl2.membership import MAX_CREDENTIALS, MAX_HELD, Membership, Verdict
-from ztnode.wire.addressing import rfc4193_address, sixplane_address
 from ztnode.wire.capability import Capability
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
+from ztnode.wire.computed_ipv6 import rfc4193_address, sixplane_address
 from ztnode.wire.credential import CredentialType
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import (

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ztnode.vl1.vl1_config import Vl1Config
-from ztnode.vl2 import Vl2
-from ztnode.vl2.snapshot import NetworkSnapshot
-from ztnode.vl2.vl2_events import ConfigStored
+from ztnode.vl1 import Vl1Config
+from ztnode.vl2 import ConfigStored, NetworkSnapshot, Vl2
 from ztnode.wire import c25519
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.config_chunk import split_config

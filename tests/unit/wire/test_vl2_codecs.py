@@ -13,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ztnode.wire import c25519
-from ztnode.wire.addressing import rfc4193_address
 from ztnode.wire.capability import MAX_CAPABILITY_RULES, Capability, Custody
 from ztnode.wire.certificate_of_membership import CertificateOfMembership, Qualifier
 from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
+from ztnode.wire.computed_ipv6 import rfc4193_address
 from ztnode.wire.config_chunk import ConfigChunk, build_accepted, parse_accepted, split_config
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata, build_auth_info, parse_auth_info
 from ztnode.wire.dictionary import MAX_DICTIONARY_SIZE, Dictionary

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ztnode.wire.addressing import rfc4193_address, sixplane_address
 from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
+from ztnode.wire.computed_ipv6 import rfc4193_address, sixplane_address
 from ztnode.wire.config_chunk import ConfigChunk
 from ztnode.wire.credential import CredentialType
 from ztnode.wire.dictionary import Dictionary
