@@ -5,6 +5,19 @@ set -u
 cd "$(dirname "$0")/.."
 uv=.venv/bin/uv
 failed=()
+# Long, and arithmetic alone, which is the same on every Python: simulated networks, floods, identities, the tables of the
+# steering program. Also whole networks of processes, of which test_workers.py has enough.
+without=(
+    tests/unit/cli/test_demo.py
+    tests/unit/netstack/tcp/test_tcp_bbr.py
+    tests/unit/netstack/tcp/test_tcp_features.py
+    tests/unit/netstack/tcp/test_tcp_simulation.py
+    tests/unit/node/test_identity_pool.py
+    tests/unit/vl1/test_vl1_hostile.py
+    tests/unit/worker/test_fragment_steering.py
+    tests/unit/worker/test_sharding.py
+    tests/unit/worker/test_steering.py
+)
 
 interpreter() {
     local found
@@ -28,7 +41,8 @@ for version in "$@"; do
             touch "$environment/.installed" || { failed+=("$version"); continue; }
     fi
     echo "unit tests on $("$environment/bin/python" --version)"
-    "$environment/bin/pytest" -q -n auto --dist loadfile -m "not slow" -W error::DeprecationWarning tests/unit ||
+    "$environment/bin/pytest" -q -n auto --dist loadfile --hypothesis-profile quick -p no:cacheprovider \
+        -W error::DeprecationWarning "${without[@]/#/--ignore=}" tests/unit ||
         failed+=("$version")
 done
 [ ${#failed[@]} -eq 0 ] || { echo "failed on Python ${failed[*]}" >&2; exit 1; }

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ztclient.errors import from_rpc
-from ztclient.tcp import reset_on_close, socket_pair
+from ztclient.loopback import reset_on_close, socket_pair
 
 if TYPE_CHECKING:
     from ztclient.channel import Control

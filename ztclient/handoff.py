@@ -12,7 +12,7 @@ import threading
 import time
 from types import TracebackType
 
-from ztclient.tcp import tuned
+from ztclient.loopback import tuned
 
 CLAIM_TIMEOUT = 5.0
 """Seconds that a worker may take to hand over a connection that is already established."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ztclient.dialling import connected_socket
 from ztclient.errors import from_rpc
-from ztclient.tcp import socket_pair
+from ztclient.loopback import socket_pair
 
 if TYPE_CHECKING:
     import grpc

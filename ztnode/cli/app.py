@@ -16,21 +16,21 @@ from ztnode.cli.exit_codes import INTERRUPTED, PIPE_CLOSED
 from ztnode.cli.printable import printable
 
 COMMANDS = {
-    "serve": "ztnode.cli.serve:serve",
-    "join": "ztnode.cli.network:join",
-    "leave": "ztnode.cli.network:leave",
-    "networks": "ztnode.cli.network:networks",
-    "ips": "ztnode.cli.network:ips",
-    "peers": "ztnode.cli.network:peers",
-    "status": "ztnode.cli.network:status",
-    "call": "ztnode.cli.call:call",
-    "forward": "ztnode.cli.forward:forward",
-    "expose": "ztnode.cli.forward:expose",
-    "capture": "ztnode.cli.capture:capture",
-    "identity": "ztnode.cli.identity:identity",
-    "world": "ztnode.cli.world:world",
-    "controller": "ztnode.cli.controller:controller",
-    "demo": "ztnode.cli.demo:demo",
+    "serve": "ztnode.cli.serve_command:serve",
+    "join": "ztnode.cli.network_commands:join",
+    "leave": "ztnode.cli.network_commands:leave",
+    "networks": "ztnode.cli.network_commands:networks",
+    "ips": "ztnode.cli.network_commands:ips",
+    "peers": "ztnode.cli.network_commands:peers",
+    "status": "ztnode.cli.network_commands:status",
+    "call": "ztnode.cli.call_command:call",
+    "forward": "ztnode.cli.forward_commands:forward",
+    "expose": "ztnode.cli.forward_commands:expose",
+    "capture": "ztnode.cli.capture_command:capture",
+    "identity": "ztnode.cli.identity_command:identity",
+    "world": "ztnode.cli.world_command:world",
+    "controller": "ztnode.cli.controller_commands:controller",
+    "demo": "ztnode.cli.demo_command:demo",
 }
 """Name of each command, and where it is: imported when it is needed."""
 

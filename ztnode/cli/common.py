@@ -1,4 +1,4 @@
-"""The conventions of the command line. A new command is a module beside this one and a line in ``app.COMMANDS``.
+"""The conventions of the command line. A new command is a module ``…_command`` and a line in ``app.COMMANDS``.
 
 - Answers go to stdout, everything else (progress, notes, errors) to stderr.
 - A command that prints data has ``@json_option`` and prints with ``print_json`` when asked; the keys are those of the

@@ -136,19 +136,19 @@ QUIET = ClientsFault()
 """The one filter; adding it to a logger twice does nothing."""
 
 
-Service = TypeVar("Service")
+Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")
 Response = TypeVar("Response", bound=Message)
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 def unary(
-    method: Callable[[Service, Request, Context], Awaitable[Response]],
-) -> Callable[[Service, Request, Context], Awaitable[Response]]:
+    method: Callable[[Servicer, Request, Context], Awaitable[Response]],
+) -> Callable[[Servicer, Request, Context], Awaitable[Response]]:
     """Decorate a service method with one answer: its exceptions become statuses."""
 
     @functools.wraps(method)
-    async def translated(service: Service, request: Request, context: Context) -> Response:
+    async def translated(service: Servicer, request: Request, context: Context) -> Response:
         try:
             return await method(service, request, context)
         except Exception as error:
@@ -158,12 +158,12 @@ def unary(
 
 
 def streaming(
-    method: Callable[[Service, Request, Context], AsyncIterator[Response]],
-) -> Callable[[Service, Request, Context], AsyncIterator[Response]]:
+    method: Callable[[Servicer, Request, Context], AsyncIterator[Response]],
+) -> Callable[[Servicer, Request, Context], AsyncIterator[Response]]:
     """Decorate a service method with many answers: its exceptions become statuses."""
 
     @functools.wraps(method)
-    async def translated(service: Service, request: Request, context: Context) -> AsyncIterator[Response]:
+    async def translated(service: Servicer, request: Request, context: Context) -> AsyncIterator[Response]:
         try:
             async for response in method(service, request, context):
                 yield response

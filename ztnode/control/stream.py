@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 import grpc
 
 from ztclient.byte_stream import CHUNK
-from ztclient.tcp import reset_on_close
+from ztclient.loopback import reset_on_close
 from ztclient.v1 import node_pb2 as pb
 from ztnode.control import convert
 from ztnode.control.failure import Context, invalid

@@ -11,7 +11,7 @@ import click
 
 import ztclient
 from ztclient.forms import numeric_ip, split_host_port
-from ztclient.tcp import reset_on_close
+from ztclient.loopback import reset_on_close
 from ztnode.cli.common import Parameter, describe, example, node_option
 
 CHUNK = 1 << 18
