@@ -212,7 +212,7 @@ class FakeNode:
         finally:
             self.dialling -= 1
 
-    async def _dial(self, host: str, port: int, timeout: float, token: bytes) -> Handoff:
+    async def _dial(self, host: str, port: int, timeout: float, token: bytes | None) -> Handoff:
         if host.startswith("192.0.2."):
             raise DialError(errno.EHOSTUNREACH, f"no answer to ARP for {host}")
         if host == "198.51.100.1":
