@@ -372,7 +372,7 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_whole_values(tmp_path: Pat
         assert set(store.keys()) <= set(keys)
         store.close()
         # What was being written is not left to pile up.
-        assert not list(home.rglob("*.new"))
+        assert not list(home.rglob(".*.tmp"))
 
 
 def test_a_node_that_is_killed_at_any_moment_starts_again(state: Path, planet: Path) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from ztnode.atomic_file import SCRATCH_PREFIX, SCRATCH_SUFFIX, sync_directory, write_atomically
 from ztnode.hookspecs import StateStore, hookimpl
 
 LOCK: Final = ".ztnode.lock"
-SCRATCH_PREFIX, SCRATCH_SUFFIX = ".", ".new"
-"""Of the files that are written beside and then renamed; no key begins with a dot."""
 MAX_VALUE_BYTES: Final = 1 << 20
 """No file of a ZeroTier home that we read is near this; a larger one is damage, not state."""
 
@@ -58,31 +56,17 @@ class FileStore:
         return value
 
     def write(self, key: str, value: bytes) -> None:
-        """Write beside, flush to the disk, rename over: a reader, or the next start after a power failure,
-        sees the old value or the new one whole."""
+        """See StateStore."""
         path = self._root / check_key(key)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp makes the file 0600, so that a secret is at no moment readable by others.
-        fd, temporary = tempfile.mkstemp(prefix=SCRATCH_PREFIX, suffix=SCRATCH_SUFFIX, dir=path.parent)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(value)
-                file.flush()
-                if not key.endswith(".secret"):
-                    os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        self._sync(path.parent)
+        write_atomically(path, value, mode=0o600 if key.endswith(".secret") else 0o644)
 
     def delete(self, key: str) -> None:
         """See StateStore."""
         path = self._root / check_key(key)
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-            self._sync(path.parent)
+            sync_directory(path.parent)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """See StateStore."""
@@ -100,14 +84,6 @@ class FileStore:
         for path in self._root.rglob(f"{SCRATCH_PREFIX}*{SCRATCH_SUFFIX}"):
             with contextlib.suppress(OSError):
                 path.unlink()
-
-    @staticmethod
-    def _sync(directory: Path) -> None:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def refuse_running_service(root: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_damaged_huge_file_is_not_read(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_had_begun_is_removed(tmp_path: Path) -> None:
     (tmp_path / "networks.d").mkdir()
-    for begun in (tmp_path / ".abc123.new", tmp_path / "networks.d/.def456.new"):
+    for begun in (tmp_path / ".abc123.tmp", tmp_path / "networks.d/.def456.tmp"):
         begun.write_bytes(b"half")
     (tmp_path / "networks.d/9ad07d01093a69e3.conf").write_bytes(b"whole")
     FileStore(tmp_path).close()
