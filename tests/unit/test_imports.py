@@ -1,11 +1,16 @@
-"""No module needs itself on the way to what it imports: not at run time, not in a function, not for types alone."""
+"""What imports what: no module needs itself, not for types alone either, and the documented layers are those checked."""
 
 from __future__ import annotations
 
+import re
+import tomllib
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import grimp
 import pytest
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +51,11 @@ def test_packages_are_no_circle(imports: dict[str, set[str]]) -> None:
         TopologicalSorter(packages).prepare()
     except CycleError as error:
         pytest.fail("packages import one another: " + " <- ".join(error.args[1]))
+
+
+def test_the_table_of_the_architecture_is_the_contract() -> None:
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    contract = next(one for one in settings["tool"]["importlinter"]["contracts"] if one["type"] == "layers")
+    table = (REPOSITORY / "docs" / "ARCHITECTURE.md").read_text().partition("| `ztnode.` |")[2].partition("\n\n")[0]
+    lines = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")]
+    assert lines == [[name.strip() for name in line.split("|")] for line in contract["layers"]]
