@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PROJECTS := pyproject.toml ztclient/pyproject.toml
 
-.PHONY: help demo test check docs test-pythons bench proto constraints dist clean
+.PHONY: help demo test check style types imports protocol docs test-pythons bench proto constraints dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -33,14 +33,22 @@ help:  ## this list
 demo: .venv/.installed  ## two nodes and a network of their own; a page goes from one to the other
 	$(BIN)/ztnode demo
 
-check: .venv/.dev-installed  ## style, types, import rules; the protocol's style, and its stubs current
+style: .venv/.dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/.dev-installed
 	$(BIN)/mypy
+
+imports: .venv/.dev-installed
 	PYTHONPATH=$(subst $(eval ) ,:,$(wildcard plugins/*)) $(BIN)/lint-imports --no-logo
+
+protocol: .venv/.dev-installed
 	deploy/buf.sh lint proto
 	deploy/buf.sh format --diff --exit-code proto
 	$(BIN)/python proto/generate.py --check
+
+check: style types imports protocol  ## style, types, import rules; the protocol's style, and its stubs current
 
 docs: .venv/.dev-installed  ## the documentation site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -1,4 +1,4 @@
-"""What imports what: no module needs itself, not for types alone either, and the documented layers are those checked."""
+"""What imports what: no circle, for types alone neither, and the documented layers are those that are checked."""
 
 from __future__ import annotations
 
