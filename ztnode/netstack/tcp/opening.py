@@ -67,10 +67,8 @@ def take_syn(tcb: ControlBlock, seq: int, options: wire.Options, now: float) -> 
 
 
 def _offered_scale(tcb: ControlBlock) -> int:
-    scale = 0
-    while scale < wire.MAX_WINDOW_SCALE and (tcb.config.receive_buffer_max >> scale) > 0xFFFF:
-        scale += 1
-    return scale
+    """The shift with which 16 bits name our largest window (RFC 7323 section 2.3)."""
+    return min(max(tcb.config.receive_buffer_max.bit_length() - 16, 0), wire.MAX_WINDOW_SCALE)
 
 
 def _syn_options(tcb: ControlBlock, answering: bool) -> bytes:
