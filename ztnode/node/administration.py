@@ -21,10 +21,10 @@ class Administration:
     """Reads raise KeyError for an unknown network or member; changes also ControllerError for a bad setting and OSError
     for a disk that does not take them; then nothing has changed. All methods run on the node's event loop."""
 
-    def __init__(self, controller: Controller, settle: Callable[[], None]) -> None:
-        """``settle`` has the node keep and send what the controller has left behind; it should call ``publish``."""
+    def __init__(self, controller: Controller, carry_out: Callable[[], None]) -> None:
+        """``carry_out`` has the node keep and send what the controller has left behind; it should call ``publish``."""
         self._controller = controller
-        self._settle = settle
+        self._carry_out = carry_out
         self._watchers: Conflation[tuple[int, int | None], ControllerEvent] = Conflation()
 
     # Reading
@@ -69,30 +69,30 @@ class Administration:
     def create_network(self, settings: Mapping[str, Any], nwid: int | None = None) -> ControlledNetwork:
         """A new network; ``settings`` in the words of ``controller.documents``."""
         network = self._controller.create_network(settings, time.monotonic(), wall_clock(), nwid=nwid)
-        self._settle()
+        self._carry_out()
         return network
 
     def update_network(self, nwid: int, settings: Mapping[str, Any]) -> ControlledNetwork:
         """Change a network's settings."""
         network = self._controller.update_network(nwid, settings, time.monotonic(), wall_clock())
-        self._settle()
+        self._carry_out()
         return network
 
     def delete_network(self, nwid: int) -> None:
         """Delete a network with its members."""
         self._controller.delete_network(nwid, time.monotonic())
-        self._settle()
+        self._carry_out()
 
     def update_member(self, nwid: int, address: int, settings: Mapping[str, Any]) -> ControlledMember:
         """Change a member's settings, ``authorized`` among them."""
         member = self._controller.update_member(nwid, address, settings, time.monotonic(), wall_clock())
-        self._settle()
+        self._carry_out()
         return member
 
     def delete_member(self, nwid: int, address: int) -> None:
         """Forget a member."""
         self._controller.delete_member(nwid, address, time.monotonic(), wall_clock())
-        self._settle()
+        self._carry_out()
 
     # Watching
 

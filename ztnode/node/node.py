@@ -92,7 +92,7 @@ class Node:
         self._vl1 = vl1
         self._vl2 = vl2
         self.controller = controller
-        self.administration = None if controller is None else Administration(controller, self._settle)
+        self.administration = None if controller is None else Administration(controller, self._carry_out)
         """What the control plane may do with the controller; None on a node that is none."""
         self._transport = transport
         self._supervisor = Supervisor(
@@ -241,7 +241,7 @@ class Node:
             self._check_identity(identity)
         self._arm(now)
 
-    def _settle(self) -> None:
+    def _carry_out(self) -> None:
         """The controller was told something: keep it, and send what follows from it."""
         self._pump(time.monotonic())
 

@@ -194,7 +194,7 @@ class Transmit:
         """What is remembered of the packet ``sent_id``."""
         return self._expected.get(sent_id)
 
-    def settled(self, sent_id: int) -> None:
+    def expect_no_more(self, sent_id: int) -> None:
         """No further answer to this packet counts."""
         self._expected.pop(sent_id, None)
 

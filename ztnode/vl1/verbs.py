@@ -93,7 +93,7 @@ def on_ok(core: Vl1Core, arrival: Arrival) -> None:
     if handler is None:
         _pass_up(core, arrival)
         return
-    core.transmit.settled(ok.in_re_packet_id)
+    core.transmit.expect_no_more(ok.in_re_packet_id)
     handler(core, arrival, ok.payload, expected)
 
 

@@ -79,7 +79,7 @@ class ConfigClient:
         if now - self._requested_at >= _QUEUED:
             self.ask_again(now)
 
-    def settled(self, now: float) -> None:
+    def configured(self, now: float) -> None:
         """There is a valid configuration, as of now."""
         self.refusal = None
         self.sso = SingleSignOn()

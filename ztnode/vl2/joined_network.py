@@ -187,7 +187,7 @@ class JoinedNetwork:
     def _accept(self, config: NetworkConfig, now: float) -> None:
         """A configuration of the controller, just received."""
         before = self.snapshot()
-        self._client.settled(now)
+        self._client.configured(now)
         self._from_cache = False
         if config != self.config:
             self._core.events.append(ConfigStored(self.nwid, config.build()))

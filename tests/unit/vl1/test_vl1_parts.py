@@ -196,7 +196,7 @@ def test_expected_answers_are_bounded() -> None:
         sender.expect(number, Expected(1, 2, 3.0))
     assert sender.expected(9) is None
     assert sender.expected(10) == Expected(1, 2, 3.0)
-    sender.settled(10)
+    sender.expect_no_more(10)
     assert sender.expected(10) is None
 
 

@@ -1,0 +1,10 @@
+"""The worker may not import the client, nor the client the worker: what both must know is compared here."""
+
+from __future__ import annotations
+
+from ztclient import handoff
+from ztnode.worker import protocol
+
+
+def test_both_ends_of_the_hand_off_agree() -> None:
+    assert handoff.TOKEN_BYTES == protocol.TOKEN_BYTES
