@@ -33,6 +33,7 @@ from ztnode.node.conflation import Conflation
 from ztnode.node.home import NO_CONFIG, Home
 from ztnode.node.identity_pool import generate_identity
 from ztnode.node.keeping import Complaints, Documents
+from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.wall_clock import wall_clock
 from ztnode.vl1 import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated, Vl1, Vl1Config
@@ -108,6 +109,7 @@ class Node:
         self._next_index = 0
         self._watchers: Conflation[int, NetworkInfo] = Conflation()
         self._complaints = Complaints()
+        self._roots = RootWatch(self._loop)
         self._documents = documents
         self._checker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ztnode-identity")
         self._send_drops = 0
@@ -125,13 +127,14 @@ class Node:
             undo.callback(home.close)
             given = plugins.call(manager, "ztnode_planet", source=options.planet)
             if given is None:
-                raise ValueError(f"no plugin knows the planet source {options.planet!r}")
-            planet = home.planet(given, chosen=options.planet is not None)
-            moons, networks = home.moons(), home.networks()
-            identity = await home.identity(_make_identity)
+                raise ValueError(_unknown("planet source", options.planet or ""))
+            # Before anything is made that takes long or stays: a name that nobody knows must leave nothing behind.
             transport = plugins.call(manager, "ztnode_transport", name=options.transport)
             if transport is None:
                 raise ValueError(f"no plugin offers the transport {options.transport!r}")
+            planet = home.planet(given, chosen=options.planet is not None)
+            moons, networks = home.moons(), home.networks()
+            identity = await home.identity(_make_identity)
             now, wall = time.monotonic(), wall_clock()
             vl1 = Vl1(
                 identity,
@@ -197,6 +200,7 @@ class Node:
             if timer is not None:
                 timer.cancel()
         self._watchers.close()
+        self._roots.close()
         if self.administration is not None:
             self.administration.close()
         await self._supervisor.stop()
@@ -296,9 +300,9 @@ class Node:
         for event in self._vl1.events():
             match event:
                 case Online(root):
-                    log.info("online, root %s answers", format_address(root))
+                    self._roots.answered(format_address(root))
                 case Offline():
-                    log.warning("offline: no root of the planet answers; is UDP allowed from here?")
+                    self._roots.silent()
                 case PlanetUpdated(data):
                     self._keep(self._home.keep_planet(data), "the new planet")
                 case MoonUpdated(moon_id, data):
@@ -471,8 +475,12 @@ async def _make_identity() -> Identity:
 
 
 def _open_store(options: NodeOptions, manager: pluggy.PluginManager) -> StateStore:
-    url = options.store or str(options.state / HOME)
+    url = options.store or str((options.state / HOME).absolute())
     store: StateStore | None = plugins.call(manager, "ztnode_state_store", url=url)
     if store is None:
-        raise ValueError(f"no plugin knows the state store {url!r}")
+        raise ValueError(_unknown("state store", url))
     return store
+
+
+def _unknown(what: str, url: str) -> str:
+    return f"no plugin offers the {what} {url!r}; is its package installed? (A file or directory of that name: ./{url})"

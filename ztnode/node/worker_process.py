@@ -148,9 +148,7 @@ class WorkerProcess:
 
     def terminate(self) -> None:
         """Ask it to end in good order."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._process is not None:
-                self._process.terminate()
+        self.send(protocol.Stop())
 
     # Frames
 

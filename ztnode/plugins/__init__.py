@@ -1,8 +1,13 @@
-"""The built-in plugins, registered exactly as a third party's would be: by entry points in the group ``ztnode``."""
+"""The built-in plugins, and how those of others are found: by entry points in the group ``ztnode``.
+
+The built-ins use the same hooks as everybody else, but are registered by name: entry points are read from metadata,
+which a vendored copy, a zip application or a frozen program does not have.
+"""
 
 from __future__ import annotations
 
 import traceback
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final
 
@@ -11,6 +16,8 @@ import pluggy
 from ztnode import hookspecs
 
 GROUP: Final = "ztnode"
+BUILT_IN: Final = ("planets", "stores", "udp")
+"""Modules of this package."""
 
 
 class PluginError(Exception):
@@ -21,6 +28,8 @@ def load() -> pluggy.PluginManager:
     """A plugin manager with every installed plugin. Raises PluginError naming the first that cannot be loaded."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
+    for name in BUILT_IN:
+        manager.register(import_module(f"{__name__}.{name}"), name=f"builtin-{name}")
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         package = entry.dist.name if entry.dist is not None else entry.value
         try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from ztnode.hookspecs import hookimpl
+from ztnode.plugins.url_scheme import url_scheme
 
 MAX_PLANET_BYTES: Final = 16384
 """Far above any real planet (four roots of a few endpoints each); a larger file is not one."""
@@ -13,11 +14,14 @@ MAX_PLANET_BYTES: Final = 16384
 
 @hookimpl(trylast=True)
 def ztnode_planet(source: str | None) -> bytes | None:
-    """The embedded planet when nothing was given, otherwise the file at ``source``."""
+    """The embedded planet when nothing was given, otherwise the file at ``source``, if that is not another plugin's
+    URL."""
     if source is None:
         from ztnode.wire.default_planet import DEFAULT_PLANET
 
         return DEFAULT_PLANET
+    if url_scheme(source) is not None:
+        return None
     with Path(source).expanduser().open("rb") as file:
         planet = file.read(MAX_PLANET_BYTES + 1)
     if len(planet) > MAX_PLANET_BYTES:

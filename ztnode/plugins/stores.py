@@ -11,6 +11,7 @@ from typing import Final
 
 from ztnode.atomic_file import SCRATCH_PREFIX, SCRATCH_SUFFIX, sync_directory, write_atomically
 from ztnode.hookspecs import StateStore, hookimpl
+from ztnode.plugins.url_scheme import url_scheme
 
 LOCK: Final = ".ztnode.lock"
 MAX_VALUE_BYTES: Final = 1 << 20
@@ -128,7 +129,9 @@ class MemoryStore:
 
 @hookimpl(trylast=True)
 def ztnode_state_store(url: str) -> StateStore | None:
-    """``memory:`` or a directory's path."""
+    """``memory:`` or a directory's path; not what looks like another plugin's URL."""
     if url == "memory:":
         return MemoryStore()
+    if url_scheme(url) is not None:
+        return None
     return FileStore(Path(url).expanduser())

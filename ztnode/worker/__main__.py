@@ -25,8 +25,9 @@ USAGE: Final = (
 
 def main() -> NoReturn:
     """Run until the node ends it: exit code 0 in good order, 1 with the reason told on the control channel."""
-    # Ctrl-C and a closed terminal reach the whole process group; they are for the node, which then ends its workers.
-    for ignored in (signal.SIGINT, signal.SIGHUP):
+    # Ctrl-C, a closed terminal and a service manager reach the whole process group; they are for the node, which then
+    # ends its workers.
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     try:
         index, path, ports, congestion, control_fd, ring_in, ring_out = sys.argv[1:]

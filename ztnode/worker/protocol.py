@@ -136,6 +136,12 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """End in good order: peers and clients learn of it by a reset. Not by a signal, which a service manager or a
+    terminal may send to the whole process group before the node knows that it is to stop."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """Worker → node, first of all: the hand-off socket is open."""
 
@@ -219,7 +225,7 @@ class Dying:
 
 
 Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping
-ToWorker: TypeAlias = PortUp | PortDown | Request | Cancel | Renew | Withdraw
+ToWorker: TypeAlias = PortUp | PortDown | Request | Cancel | Renew | Withdraw | Stop
 ToNode: TypeAlias = Ready | Dialled | Listening | Accepted | UdpOpened | Pong | Failed | Stats | Trouble | Dying
 Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | Failed
 Message: TypeAlias = ToWorker | ToNode

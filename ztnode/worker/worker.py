@@ -8,8 +8,6 @@ but the wait at its top.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
 import time
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -88,8 +86,7 @@ class Worker:
     # The loop
 
     def run(self) -> None:
-        """Until SIGTERM. Raises ChannelClosed, RingCorrupt, ProtocolError, OSError."""
-        self._catch_sigterm()
+        """Until the node says Stop. Raises ChannelClosed, RingCorrupt, ProtocolError, OSError."""
         self.send(protocol.Ready(self._path))
         poller, stack, ring_in = self.poller, self.stack, self._ring_in
         while self._running:
@@ -247,6 +244,8 @@ class Worker:
 
     def _handle(self, message: protocol.Message) -> None:
         match message:
+            case protocol.Stop():
+                self.stop()
             case protocol.PortUp():
                 self._port_up(message)
             case protocol.PortDown():
@@ -292,15 +291,6 @@ class Worker:
             self.send(stats)
 
     # The end
-
-    def _catch_sigterm(self) -> None:
-        # A signal does not end a wait in epoll by itself (PEP 475): the interpreter writes to this pipe.
-        read_end, write_end = os.pipe()
-        os.set_blocking(read_end, False)
-        os.set_blocking(write_end, False)
-        self.poller.register(read_end, READ, lambda _mask: None)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, lambda _signal, _frame: self.stop())
 
     def stop(self) -> None:
         """End the loop after this round."""

@@ -473,7 +473,7 @@ async def test_mistake_of_the_frames_handler_does_not_stop_the_replacement(tmp_p
         # The worker's last frames, the reset of its connection, wait until its end is noticed.
         loop.remove_reader(process._from_worker.data_fd)
         pair.drop = drop
-        os.kill(process.pid, signal.SIGTERM)
+        process.terminate()
         await until(lambda: pair.a.workers()[0].restarts == 1)
         pair.drop = lambda _frame: False
         assert seen
