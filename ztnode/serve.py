@@ -9,13 +9,15 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from ztnode import plugins
+from ztnode.control import readiness
 from ztnode.control.server import ControlServer, TcpOptions, node_service
 from ztnode.node.node import Node, NodeOptions
 from ztnode.node.registry import Registration
+from ztnode.service_manager import ServiceManager
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,12 @@ class Served:
     """A node in service."""
 
     node: Node
-    addresses: list[str] = field(default_factory=list)
-    """Where the control plane listens, in the forms of ``ztclient.discovery``."""
+    control: ControlServer
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the control plane listens, in the forms of ``ztclient.discovery``."""
+        return self.control.addresses
 
 
 @contextlib.asynccontextmanager
@@ -58,12 +64,14 @@ async def serving(options: ServeOptions) -> AsyncIterator[Served]:
             services.append(controller_service(node))
         server = ControlServer(services, state=options.node.state, tcp=options.tcp)
         await server.start()
+        published = asyncio.create_task(readiness.publish(node, server.health))
         try:
             with contextlib.ExitStack() as stack:
                 if options.listed:
                     stack.enter_context(Registration(server.addresses[0], options.node.state))
-                yield Served(node, server.addresses)
+                yield Served(node, server)
         finally:
+            published.cancel()
             await server.stop(STOP_GRACE)
     finally:
         await node.close()
@@ -73,9 +81,11 @@ async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda _s
     """Serve until SIGTERM, SIGINT or, if told so, the end of standard input; ``ready`` is called when clients can come.
     Raises as ``serving`` does."""
     stop = asyncio.Event()
+    manager = ServiceManager()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # sent too early: there is nothing to read again yet
     if options.until_eof:
         threading.Thread(target=_wait_for_eof, args=(loop, stop), daemon=True).start()
     starting = asyncio.ensure_future(stop.wait())
@@ -87,9 +97,23 @@ async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda _s
             with contextlib.suppress(asyncio.CancelledError):
                 await entering
             return
-        ready(entering.result())
+        served = entering.result()
+        loop.add_signal_handler(signal.SIGHUP, _reload, served)
+        ready(served)
+        manager.notify(READY="1", STATUS=f"control at {', '.join(served.addresses)}")
+        alive = asyncio.create_task(manager.keep_alive())
         await starting
         log.info("stopping")
+        manager.notify(STOPPING="1")
+        alive.cancel()
+
+
+def _reload(served: Served) -> None:
+    try:
+        served.control.reload()
+        log.info("the TLS files were read again")
+    except OSError as error:
+        log.error("the TLS files were not read again: %s", error.strerror or error)
 
 
 def _wait_for_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

@@ -6,10 +6,12 @@ import sys
 from typing import NoReturn
 
 from ztnode.cli.exit_codes import INTERRUPTED
+from ztnode.descriptors import open_missing_standard_descriptors
 
 
 def main() -> NoReturn:
     """The console script. Ends the process: 0 done, 1 an error in one line, 2 bad usage, 130 Ctrl-C."""
+    open_missing_standard_descriptors()
     try:
         from ztnode.cli.app import run
 

@@ -123,11 +123,25 @@ def peers(node: ztclient.Node, as_json: bool) -> None:
     )
 
 
-@click.command(short_help="Show the node.", epilog=example("ztnode status", "ztnode status --json | jq .online"))
+@click.command(
+    short_help="Show the node.",
+    epilog=example(
+        "ztnode status", "ztnode status --json | jq .online", "ztnode status --check --network 9ad07d01093a69e3"
+    ),
+)
+@click.option(
+    "--check", is_flag=True, help="Say nothing but the reason, with exit code 1, while the node cannot be used."
+)
+@click.option("--network", "nwid", type=NWID, metavar="NWID", help="With --check: nor this network.")
 @json_option
 @node_option
-def status(node: ztclient.Node, as_json: bool) -> None:
+def status(node: ztclient.Node, check: bool, nwid: str | None, as_json: bool) -> None:
     """Show the node: its address, whether it is online, where it listens, its workers."""
+    if check:
+        _check(node, nwid)
+        return
+    if nwid is not None:
+        raise click.UsageError("--network belongs to --check")
     found = node.status()
     if as_json:
         print_json(found)
@@ -167,3 +181,15 @@ def _print_network(network: ztclient.Network) -> None:
             ("sign in at", network.authentication_url),
         )
     )
+
+
+def _check(node: ztclient.Node, nwid: str | None) -> None:
+    if not node.status().online:
+        raise Failure("offline: no root answers; is UDP allowed from here?")
+    if nwid is None:
+        return
+    network = next((network for network in node.networks() if network.nwid == nwid), None)
+    if network is None:
+        raise Failure(f"{nwid} is not joined: ztnode join {nwid}")
+    if not network.ready:
+        raise Failure(f"{nwid}: {_state(network)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,6 +99,20 @@ if TYPE_CHECKING:
     show_default=True,
     help="What is said on stderr.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How it is said: for people, or one JSON object a line.",
+)
+@click.option(
+    "--log",
+    "logger_levels",
+    multiple=True,
+    metavar="PACKAGE=LEVEL",
+    help="Another level for one package, such as ztnode.vl1=debug; may be given several times.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say on stdout in one line of JSON when the node is up.")
 def serve(
     state: Path,
@@ -121,6 +134,8 @@ def serve(
     unlisted: bool,
     until_eof: bool,
     log_level: str,
+    log_format: str,
+    logger_levels: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Run a node until Ctrl-C or SIGTERM. The other commands and ztclient talk to it."""
@@ -133,11 +148,14 @@ def serve(
 
     import uvloop
 
+    from ztnode import logs
     from ztnode.control.server import TcpOptions
+    from ztnode.descriptors import raise_descriptor_limit
     from ztnode.node.node import NodeOptions
     from ztnode.serve import ServeOptions, run
 
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logs.set_up(log_level, log_format, logger_levels)
+    raise_descriptor_limit()
     tcp = None if listen is None else TcpOptions(listen, tls_cert, tls_key, client_ca, token_file, insecure)
     options = ServeOptions(
         NodeOptions(

@@ -13,7 +13,6 @@ import ipaddress
 import logging
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from ztclient import discovery
 from ztclient.forms import format_host_port, numeric_ip, split_host_port
 from ztclient.v1 import node_pb2
 from ztclient.v1 import node_pb2_grpc as rpc
+from ztnode.control.certificates import Certificates
 from ztnode.control.failure import QUIET
 from ztnode.control.node_service import NodeService
 from ztnode.control.token import TOKEN_NAME, TokenInterceptor, load_or_create
@@ -97,8 +97,10 @@ class ControlServer:
         self._state = state
         self._tcp = tcp
         self._servers: list[grpc.aio.Server] = []
-        self._health: list[health.aio.HealthServicer] = []
+        self.health: list[health.aio.HealthServicer] = []
+        """The health service of each address."""
         self._socket: tuple[Path, int] | None = None
+        self._certificates: Certificates | None = None
         self.addresses: list[str] = []
         """Where it listens, in the forms of ztclient.discovery; the Unix socket comes first."""
 
@@ -115,7 +117,7 @@ class ControlServer:
 
     async def stop(self, grace: float = 0.5) -> None:
         """Refuse new calls, give running ones ``grace`` seconds, end them, and remove the Unix socket."""
-        for servicer in self._health:
+        for servicer in self.health:
             await servicer.enter_graceful_shutdown()
         await asyncio.gather(*(server.stop(grace) for server in self._servers))
         self._servers.clear()
@@ -126,6 +128,12 @@ class ControlServer:
                 # Not the socket of a node that was started since.
                 if path.stat().st_ino == inode:
                     path.unlink()
+
+    def reload(self) -> None:
+        """Take the TLS files as they are now, for connections from here on. Raises OSError with one line for a person;
+        the old ones stay in use then."""
+        if self._certificates is not None:
+            self._certificates.reload()
 
     async def _start_unix(self, path: Path) -> None:
         _make_private(path.parent)
@@ -145,7 +153,8 @@ class ControlServer:
         target = format_host_port(host, port)
         try:
             if tcp.certificate is not None and tcp.key is not None:
-                bound = server.add_secure_port(target, _credentials(tcp.certificate, tcp.key, tcp.client_ca))
+                self._certificates = Certificates(tcp.certificate, tcp.key, tcp.client_ca)
+                bound = server.add_secure_port(target, self._certificates.credentials())
             else:
                 bound = server.add_insecure_port(target)
         except RuntimeError as error:
@@ -164,7 +173,7 @@ class ControlServer:
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         for name in ("", *names):
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self._health.append(servicer)
+        self.health.append(servicer)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
@@ -241,23 +250,3 @@ def _try_bind(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror}") from error
-
-
-def _credentials(certificate: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
-    # Tried on OpenSSL's own Python binding first: gRPC would print several lines and give no reason. Raises OSError.
-    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        trial.load_cert_chain(certificate, key)
-        if client_ca is not None:
-            trial.load_verify_locations(client_ca)
-    except ssl.SSLError as error:
-        files = ", ".join(str(path) for path in (certificate, key, client_ca) if path is not None)
-        raise OSError(errno.EINVAL, f"no certificate with its key in PEM form: {files} ({error.reason})") from error
-    except FileNotFoundError as error:
-        missing = next(path for path in (certificate, key, client_ca) if path is not None and not path.exists())
-        raise FileNotFoundError(errno.ENOENT, f"there is no file {missing}") from error
-    return grpc.ssl_server_credentials(
-        [(key.read_bytes(), certificate.read_bytes())],
-        root_certificates=None if client_ca is None else client_ca.read_bytes(),
-        require_client_auth=client_ca is not None,
-    )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import resource
 import signal
 import socket
 import sys
 import time
 from typing import Final, NoReturn
 
+from ztnode.descriptors import raise_descriptor_limit
 from ztnode.netstack import Stack, StackConfig, TcpConfig
 from ztnode.ring import Ring
 from ztnode.worker import protocol
@@ -45,7 +45,7 @@ def main() -> NoReturn:
     except (ValueError, OSError):
         sys.exit(f"This is started by `ztnode serve`: {USAGE}")
     control.set_inheritable(False)
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     _name_process(f"ztnode-worker{number}")
     try:
         _run(control, rings[0], rings[1], path, config)
@@ -69,13 +69,6 @@ def _run(control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, confi
     gc.freeze()
     Watchdog(control, path, lambda: worker.round_number).start()
     worker.run()
-
-
-def _raise_descriptor_limit() -> None:
-    """Every client is a descriptor; the usual soft limit of 1,024 is for programs that call select()."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _name_process(name: str) -> None:

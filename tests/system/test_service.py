@@ -1,0 +1,164 @@
+"""A node under a service manager, in a container, behind a log collector: what these see and what they may do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.system.harness import Overlay
+from tests.system.test_state import VECTORS, command, identity, none_left_behind, planet, run, start, state, wait_ready
+from tests.unit.tls_files import make
+from ztnode import worldtool
+from ztnode.wire.identity import Identity
+
+__all__ = ["identity", "none_left_behind", "planet", "state"]  # fixtures
+
+
+def wait(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def ztnode(*arguments: str) -> subprocess.CompletedProcess[str]:
+    whole = [sys.executable, "-m", "ztnode", *arguments]
+    return subprocess.run(whole, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_readiness_is_more_than_being_alive(overlay: Overlay, state: Path, tmp_path: Path) -> None:
+    """A node without a root answers, and says that it cannot be used; one with a root says which network can."""
+    stranger = Identity.parse_text(json.loads((VECTORS / "identities.json").read_text())["identities"][1]["secret"])
+    silent = worldtool.parse_root(stranger.build_text(), ["127.0.0.1/1"])
+    secret = worldtool.WorldSecret.generate(os.urandom)
+    (tmp_path / "silent").write_bytes(worldtool.create_planet([silent], secret, 1))
+    process = start(state, "--planet", str(tmp_path / "silent"))
+    wait_ready(process, state)
+    checked = ztnode("status", "--check", "--state", str(state))
+    assert checked.returncode == 1 and "offline" in checked.stderr and not checked.stdout
+    good = str(overlay.beta.state)
+    assert ztnode("status", "--check", "--state", good, "--network", overlay.nwid).returncode == 0
+    unknown = ztnode("status", "--check", "--state", good, "--network", "8056c2e21c0fffff")
+    assert unknown.returncode == 1 and "not joined" in unknown.stderr
+    with grpc.insecure_channel(overlay.beta.node.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+
+        def status(name: str) -> str:
+            try:
+                found = health.Check(health_pb2.HealthCheckRequest(service=name)).status
+            except grpc.RpcError as error:
+                return str(error.code().name)
+            return str(health_pb2.HealthCheckResponse.ServingStatus.Name(found))
+
+        wait(lambda: status("online") == "SERVING", "never online")
+        wait(lambda: status(f"network/{overlay.nwid}") == "SERVING", "its network is never ready")
+        assert status("network/8056c2e21c0fffff") == "NOT_FOUND"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+
+
+def test_service_manager_is_told(state: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        process = start(state, wrap=["env", f"NOTIFY_SOCKET={tmp_path / 'notify'}", "WATCHDOG_USEC=400000"])
+        said = manager.recv(4096).decode()
+        assert said.startswith("READY=1\nSTATUS=control at unix:")
+        assert {manager.recv(4096).decode() for _ in range(3)} == {"WATCHDOG=1"}
+        process.send_signal(signal.SIGTERM)
+        last = ""
+        while last != "STOPPING=1":
+            last = manager.recv(4096).decode()
+        assert process.wait(10) == 0
+
+
+def test_a_signal_to_the_whole_group_is_no_death_of_a_worker(state: Path) -> None:
+    process = start(state, wrap=["setsid", "--wait"])
+    node = wait_ready(process, state)
+    worker = node.status().workers[0].pid
+    os.killpg(os.getpgid(worker), signal.SIGTERM)
+    _, said = process.communicate(timeout=10)
+    assert "stopping" in said and "ended" not in said and "starts" not in said
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_tls_files_are_read_again(state: Path, tmp_path: Path) -> None:
+    files = make(tmp_path, "old", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = start(
+        state, "--listen", f"127.0.0.1:{port}", "--tls-cert", str(files.certificate), "--tls-key", str(files.key)
+    )
+    wait_ready(process, state)
+    old = ssl.get_server_certificate(("127.0.0.1", port))
+    assert old.strip() == files.certificate.read_text().strip()
+    fresh = make(_directory(tmp_path / "new"), "new", "127.0.0.1")
+    fresh.certificate.replace(files.certificate)
+    process.send_signal(signal.SIGHUP)  # the key does not fit yet: the old pair stays
+    fresh.key.replace(files.key)
+    process.send_signal(signal.SIGHUP)
+    new = files.certificate.read_text().strip()
+    wait(lambda: ssl.get_server_certificate(("127.0.0.1", port)).strip() == new, "the old certificate is still shown")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
+def _directory(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_missing_standard_descriptors(state: Path, closed: tuple[int, ...]) -> None:
+    closing = " ".join(f"{number}<&-" for number in closed)
+    process = run(["sh", "-c", f'exec "$@" {closing}', "sh", *command(state)])
+    wait_ready(process, state)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
+def test_a_log_that_nobody_reads_any_more_ends_nothing(state: Path) -> None:
+    process = start(state, "--log-level", "debug")
+    node = wait_ready(process, state)
+    assert process.stderr is not None and process.stdout is not None
+    process.stderr.close()
+    process.stdout.close()
+    node.join("8056c2e21c000001")
+    os.kill(node.status().workers[0].pid, signal.SIGKILL)  # logged
+    wait(lambda: node.status().workers[0].restarts == 1, "the worker does not come back")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
+def test_log_formats(state: Path) -> None:
+    process = start(state, "--log-format", "json", "--log", "ztnode.node=error")
+    wait_ready(process, state)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=10)
+    records = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert {"time", "level", "logger", "message"} <= records[-1].keys()
+    assert records[-1]["message"] == "stopping"
+    assert not [record for record in records if record["logger"].startswith("ztnode.node")]
+    wrong = ztnode("serve", "--state", str(state), "--log", "ztnode.node=loud")
+    assert wrong.returncode == 1 and "no level of a logger" in wrong.stderr
+
+
+def test_a_mistyped_store_makes_nothing(tmp_path: Path) -> None:
+    state = tmp_path / "st"
+    for option, value in (("--store", "sqlte:st.db"), ("--planet", "vualt:planet"), ("--transport", "utp")):
+        done = ztnode("serve", "--state", str(state), "--store", "memory:", option, value)
+        assert done.returncode == 1 and "no plugin offers the" in done.stderr, done.stderr
+        assert not list(tmp_path.rglob("identity*")) and not list(tmp_path.rglob("*lte*"))
