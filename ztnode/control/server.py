@@ -47,6 +47,16 @@ _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Calls of one connection at once; each of them may hold a dial or a listener.
+    ("grpc.max_concurrent_streams", 1024),
+)
+
+TCP_OPTIONS: Sequence[tuple[str, int]] = (
+    # Whoever can reach the port can connect. How many may, how long they get to say that they speak HTTP/2, over TLS
+    # where there is TLS, and how long a connection without a call stays; a client's next call opens another.
+    ("grpc.max_allowed_incoming_connections", 1024),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 60_000),
 )
 
 
@@ -148,7 +158,7 @@ class ControlServer:
         interceptors: list[grpc.aio.ServerInterceptor] = []
         if tcp.client_ca is None:
             interceptors.append(TokenInterceptor(load_or_create(tcp.token_file or self._state / TOKEN_NAME)))
-        server = await self._server(interceptors)
+        server = await self._server(interceptors, TCP_OPTIONS)
         _try_bind(host, port)
         target = format_host_port(host, port)
         try:
@@ -163,8 +173,10 @@ class ControlServer:
         shown = discovery.Address("tls" if tcp.tls else "tcp", format_host_port(host, bound))
         self.addresses.append(str(shown))
 
-    async def _server(self, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
-        server = grpc.aio.server(interceptors=list(interceptors), options=list(_OPTIONS))
+    async def _server(
+        self, interceptors: Sequence[grpc.aio.ServerInterceptor], more: Sequence[tuple[str, int]] = ()
+    ) -> grpc.aio.Server:
+        server = grpc.aio.server(interceptors=list(interceptors), options=[*_OPTIONS, *more])
         self._servers.append(server)
         names = [service.name for service in self._services]
         for service in self._services:
