@@ -191,13 +191,27 @@ def _in_state(state: str | os.PathLike[str], environ: Mapping[str, str]) -> Addr
             errno.EACCES,
             f"{directory} is not a directory of this user with mode 0700; what listens there is not trusted",
         )
-    return Address("unix", path)
+    return _reachable(Address("unix", path))
 
 
 def _reachable(address: Address) -> Address:
     if address.scheme == "unix":
         _require_unix_sockets(str(address))
+        _refuse_other_owner(address.target)
     return address
+
+
+def _refuse_other_owner(path: str) -> None:
+    """A node of another user could show this program whatever it likes. Root's is as good as one's own: root can do
+    that anyway."""
+    try:
+        owner = os.lstat(path).st_uid
+    except OSError:
+        return  # there is none, which connecting will say better
+    if owner not in (os.getuid(), 0):
+        raise NodeUnavailableError(
+            errno.EACCES, f"{path} belongs to another user (id {owner}), whose node is not trusted: ask as that user"
+        )
 
 
 def find(

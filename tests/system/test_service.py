@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -162,3 +163,17 @@ def test_a_mistyped_store_makes_nothing(tmp_path: Path) -> None:
         done = ztnode("serve", "--state", str(state), "--store", "memory:", option, value)
         assert done.returncode == 1 and "no plugin offers the" in done.stderr, done.stderr
         assert not list(tmp_path.rglob("identity*")) and not list(tmp_path.rglob("*lte*"))
+
+
+def test_a_state_directory_that_is_removed_is_noticed(state: Path) -> None:
+    program = (
+        "import sys; from ztnode.node import node; node.INTERFACES_PERIOD = 0.2; from ztnode.cli import main; main()"
+    )
+    process = run([sys.executable, "-c", program, *command(state)[3:]])
+    wait_ready(process, state)
+    shutil.rmtree(state)
+    wait(lambda: not state.exists(), "it is still there")
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=10)
+    assert said.count("was removed or replaced") == 1 and "Traceback" not in said

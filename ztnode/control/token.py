@@ -27,7 +27,7 @@ def load_or_create(path: Path) -> str:
     Raises OSError, also when others may read the file, and ValueError when it holds no usable token.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return _create(path)
     with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:

@@ -112,6 +112,8 @@ class Node:
         self._roots = RootWatch(self._loop)
         self._documents = documents
         self._checker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ztnode-identity")
+        self._state_id = _directory_id(options.state)
+        self._state_lost = False
         self._send_drops = 0
         self._closed = False
 
@@ -165,7 +167,7 @@ class Node:
             undo.push_async_callback(node.close)
             await node._open_transport()
             # Greet the roots before anything slow is done: so the node is online while the workers still start.
-            node._look_at_interfaces()
+            node._look_at_host()
             node._flush()
             for nwid, cached in networks.items():
                 node._vl2.join(nwid, time.monotonic(), cached=cached)
@@ -287,11 +289,17 @@ class Node:
             self.controller.handle_timer(now, wall_clock())
         self._pump(now)
 
-    def _look_at_interfaces(self) -> None:
-        """Tell VL1 where this host can be reached on its own networks; hosts move."""
+    def _look_at_host(self) -> None:
+        """Tell VL1 where this host can be reached on its own networks; hosts move. And see that the state is there."""
+        if _directory_id(self._options.state) != self._state_id and not self._state_lost:
+            self._state_lost = True
+            log.error(
+                "%s was removed or replaced: from here on nothing is kept and no client finds this node; start it anew",
+                self._options.state,
+            )
         port = self._port()
         self._vl1.set_local_endpoints([(host, port) for host in interfaces.addresses()])
-        self._interfaces = self._loop.call_later(INTERFACES_PERIOD, self._look_at_interfaces)
+        self._interfaces = self._loop.call_later(INTERFACES_PERIOD, self._look_at_host)
 
     def _port(self) -> int:
         return next((port for _, port in self._transport.local_endpoints()), 0)
@@ -472,6 +480,15 @@ async def _make_identity() -> Identity:
         return await asyncio.to_thread(generate_identity, stop=stop)
     finally:
         stop.set()
+
+
+def _directory_id(path: Path) -> tuple[int, int] | None:
+    """Device and inode; None where there is nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _open_store(options: NodeOptions, manager: pluggy.PluginManager) -> StateStore:

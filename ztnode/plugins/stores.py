@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ class FileStore:
         """Open, making the directory where there is none. Raises OSError: not writable, or in use."""
         self._root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_other_owner(root)
         refuse_running_service(root)
         self._lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -46,9 +48,9 @@ class FileStore:
 
     def read(self, key: str) -> bytes | None:
         """See StateStore. Raises OSError also for a file that is too large to be state."""
-        path = self._root / check_key(key)
+        path = self._path(key)
         try:
-            with path.open("rb") as file:
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
                 value = file.read(MAX_VALUE_BYTES + 1)
         except FileNotFoundError:
             return None
@@ -58,13 +60,13 @@ class FileStore:
 
     def write(self, key: str, value: bytes) -> None:
         """See StateStore."""
-        path = self._root / check_key(key)
+        path = self._path(key)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(path, value, mode=0o600 if key.endswith(".secret") else 0o644)
 
     def delete(self, key: str) -> None:
         """See StateStore."""
-        path = self._root / check_key(key)
+        path = self._path(key)
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
             sync_directory(path.parent)
@@ -73,18 +75,41 @@ class FileStore:
         """See StateStore."""
         for path in sorted(self._root.rglob("*")):
             key = path.relative_to(self._root).as_posix()
-            if key.startswith(prefix) and path.is_file() and not path.name.startswith("."):
+            if key.startswith(prefix) and not path.name.startswith(".") and path.is_file() and not path.is_symlink():
                 yield key
 
     def close(self) -> None:
         """Give the lock back."""
         os.close(self._lock)
 
+    def _path(self, key: str) -> Path:
+        """Where a key is kept. Raises OSError where a link would lead out of the directory: it is ours, what it points
+        to need not be."""
+        relative = check_key(key)
+        path = self._root
+        for part in relative.parts:
+            path = path / part
+            if path.is_symlink():
+                raise OSError(
+                    errno.ELOOP, "is a symbolic link, which is not followed: put the real one there", str(path)
+                )
+        return path
+
     def _remove_scratch(self) -> None:
         """Remove what writers that were killed had begun. Nobody else writes here: we hold the lock."""
         for path in self._root.rglob(f"{SCRATCH_PREFIX}*{SCRATCH_SUFFIX}"):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def refuse_other_owner(root: Path) -> None:
+    """Raise OSError where the directory belongs to another user, who could read and change what is kept there. Root may
+    own it, as it owns a mounted volume: root can do that anywhere."""
+    owner = root.stat().st_uid
+    if owner not in (os.geteuid(), 0):
+        raise PermissionError(
+            errno.EACCES, f"belongs to another user (id {owner}): chown it, or give another --state", str(root)
+        )
 
 
 def refuse_running_service(root: Path) -> None:

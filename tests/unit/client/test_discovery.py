@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -139,3 +140,17 @@ def test_the_socket_is_found_through_a_symbolic_link(tmp_path: Path) -> None:
 def test_without_a_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert discovery.runtime_directory({}).name == f"ztnode-{os.getuid()}"
     assert discovery.runtime_directory({"XDG_RUNTIME_DIR": "relative"}).name == f"ztnode-{os.getuid()}"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a socket of another user")
+def test_a_socket_of_another_user_is_not_trusted(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(tmp_path / "ztnode.sock"))
+        assert find(state=tmp_path).target == str(tmp_path / "ztnode.sock")
+        os.chown(tmp_path / "ztnode.sock", 12345, 12345)
+        for arguments in ({"state": tmp_path}, {"address": f"unix:{tmp_path / 'ztnode.sock'}"}):
+            with pytest.raises(NodeUnavailableError, match="belongs to another user"):
+                find(**arguments)
+        for name, value in (("ZTNODE_STATE", str(tmp_path)), ("ZTNODE_ADDRESS", f"unix:{tmp_path / 'ztnode.sock'}")):
+            with pytest.raises(NodeUnavailableError, match="belongs to another user"):
+                find(environ={name: value})

@@ -117,3 +117,41 @@ def test_what_a_killed_writer_had_begun_is_removed(tmp_path: Path) -> None:
         ".ztnode.lock",
         "9ad07d01093a69e3.conf",
     ]
+
+
+@pytest.mark.parametrize("where", ["planet", "networks.d/9ad07d01093a69e3.conf", "identity.secret"])
+def test_links_are_not_followed(tmp_path: Path, where: str) -> None:
+    """Neither to read what the node may read and others not, nor to write there; a link for a directory likewise."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"a secret of somebody else")
+    root = tmp_path / "home"
+    for link, target in ((root / where, outside / "file"), (root / where.partition("/")[0], outside)):
+        if link.parent == root and "/" in where:
+            (outside / where.partition("/")[2]).write_bytes(b"a secret of somebody else")
+        root.mkdir(exist_ok=True)
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(target)
+        store = FileStore(root)
+        with pytest.raises(OSError, match="symbolic link"):
+            store.read(where)
+        with pytest.raises(OSError, match="symbolic link"):
+            store.write(where, b"overwritten")
+        with pytest.raises(OSError, match="symbolic link"):
+            store.delete(where)
+        assert where not in list(store.keys())
+        store.close()
+        link.unlink()
+        if link.parent != root:
+            link.parent.rmdir()
+    assert (outside / "file").read_bytes() == b"a secret of somebody else"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of another user")
+def test_a_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chown(tmp_path, 12345, 12345)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        FileStore(tmp_path)
+    os.chown(tmp_path, 0, 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    FileStore(tmp_path).close()  # a volume that root mounted
