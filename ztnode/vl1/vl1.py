@@ -54,8 +54,9 @@ PUSH_INTERVAL: Final = 15.0
 """Seconds between two PUSH_DIRECT_PATHS to a trusted peer without a direct path (ZT_DIRECT_PATH_PUSH_INTERVAL)."""
 PUSH_INTERVAL_DIRECT: Final = 120.0
 """The same for one with a direct path (ZT_DIRECT_PATH_PUSH_INTERVAL_HAVEPATH)."""
-MAX_PUSHED: Final = 32
-"""Endpoints in one PUSH_DIRECT_PATHS."""
+MAX_PUSHED: Final = 56
+"""Endpoints in one PUSH_DIRECT_PATHS: as many IPv6 ones as a datagram holds. Our own come first, then those that others
+see, in the order in which these are believed."""
 _CIPHER_MASK: Final = 0x38
 _HELLO_PUBLIC_KEY: Final = slice(OFFSET_VERB + 20, OFFSET_VERB + 84)
 """Behind verb, protocol, version, time, and the identity's address and type."""
