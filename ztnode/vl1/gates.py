@@ -87,8 +87,8 @@ class KeyedBucket:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def admit(self, key: object, now: float) -> bool:
-        """Whether ``key`` may pass at ``now``; if so, it is counted."""
+    def admit(self, key: object, now: float, events: float = 1) -> bool:
+        """Whether ``key`` may pass at ``now``, for so many events; if so, they are counted."""
         buckets = self._buckets
         bucket = buckets.pop(key, None)
         if bucket is None:
@@ -96,7 +96,7 @@ class KeyedBucket:
                 del buckets[next(iter(buckets))]
             bucket = TokenBucket(self._rate, self._burst)
         buckets[key] = bucket
-        return bucket.admit(now)
+        return bucket.admit(now, events)
 
 
 @lru_cache(maxsize=4096)
