@@ -17,12 +17,12 @@ class TokenBucket:
         self._tokens = self._burst
         self._filled = float("-inf")
 
-    def admit(self, now: float) -> bool:
-        """Whether one more event may happen at ``now``; if so, it is counted."""
+    def admit(self, now: float, events: float = 1) -> bool:
+        """Whether so many more events may happen at ``now``; if so, they are counted."""
         elapsed = max(0.0, now - self._filled)
         self._tokens = min(self._burst, self._tokens + elapsed * self._rate)
         self._filled = now
-        if self._tokens < 1:
+        if self._tokens < events:
             return False
-        self._tokens -= 1
+        self._tokens -= events
         return True

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, TypeAlias
 
+from ztnode.vl1.gates import KeyedInterval
 from ztnode.vl1.path import HEARTBEAT_PERIOD, PROBES, Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
@@ -31,6 +32,9 @@ ATTEMPT_RETRY: Final = (0.2, 0.8, 1.0)
 """Seconds after which HELLO is sent to a possible endpoint again: the first may be what opens our own NAT for the
 peer's, and neither may arrive. After the last of these the endpoint may be suggested anew."""
 MAX_ATTEMPTS: Final = 1024
+CONFIRM_INTERVAL: Final = 1.0
+"""Seconds between two questions whether a peer is at the same endpoint."""
+PROTOCOL_VERSION_ECHO: Final = 5
 GREETINGS_PER_TICK: Final = 64
 """HELLOs to peers that are due for one, sent in one go: each costs 100 µs, and a root has thousands of peers."""
 DEAD_RETRY: Final = 5.0
@@ -74,6 +78,7 @@ class Contacts:
         self._avoided: tuple[IPv4Network | IPv6Network, ...] = ()
         self._attempts: dict[_Key, _Attempt] = {}
         self._next_attempt: float | None = None
+        self._confirmations = KeyedInterval(CONFIRM_INTERVAL, MAX_ATTEMPTS)
         self._root_tries = 0
         self._next_root = float("-inf")
         self._greetings = GREETINGS_PER_TICK
@@ -104,7 +109,7 @@ class Contacts:
 
     def echo(self, peer: Peer, path: Path, now: float) -> None:
         """Send ECHO along a path. An old peer gets HELLO, which it surely answers."""
-        if peer.protocol >= 5:
+        if peer.protocol >= PROTOCOL_VERSION_ECHO:
             self._transmit.send(peer, VERB_ECHO, (), path, now)
         else:
             self.hello(peer, path.endpoint, now)
@@ -150,6 +155,18 @@ class Contacts:
         if self._next_attempt is None or attempt.next_try < self._next_attempt:
             self._next_attempt = attempt.next_try
         self.hello(peer, endpoint, now)
+
+    def confirm(self, peer: Peer, endpoint: Endpoint, now: float, *, by_hello: bool = False) -> None:
+        """Ask once whether the peer is at an endpoint that it, or whoever writes its packets' sender, has named: with
+        no more bytes than that took, for it may be a victim's. Comes anything from there again, it is asked again
+        (Peer::received and _doPUSH_DIRECT_PATHS, with ``_lastTriedPath``)."""
+        if not self.is_usable(peer.address, endpoint):
+            self._counters["drop_unusable_endpoint"] += 1
+        elif self._confirmations.admit((peer.address, endpoint), now):
+            if peer.protocol >= PROTOCOL_VERSION_ECHO and not by_hello:
+                self._transmit.send_to(endpoint, peer, VERB_ECHO, (), now)
+            else:
+                self.hello(peer, endpoint, now)
 
     def answered(self, peer: Peer, endpoint: Endpoint) -> None:
         """The peer has answered from this endpoint: no need to try it further."""

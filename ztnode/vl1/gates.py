@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from ipaddress import ip_address
+
 from ztnode.token_bucket import TokenBucket
 
 
@@ -42,8 +45,8 @@ class Cutoff:
 
 
 class KeyedInterval:
-    """An ``Interval`` per key, for keys that strangers choose: at most ``capacity`` are remembered. When they are all
-    taken by fresh keys, strangers must wait, whoever they are: that is the bound."""
+    """An ``Interval`` per key, for keys that strangers choose: at most ``capacity`` are remembered, and beyond that the
+    oldest is forgotten, so that nobody waits for what others did."""
 
     __slots__ = ("_capacity", "_last", "_seconds")
 
@@ -52,32 +55,26 @@ class KeyedInterval:
         self._capacity = capacity
         self._last: dict[object, float] = {}
 
+    def __len__(self) -> int:
+        return len(self._last)
+
     def admit(self, key: object, now: float) -> bool:
         """Whether ``key`` may pass at ``now``; if so, it is counted."""
         last = self._last
-        if (then := last.get(key)) is not None and now - then < self._seconds:
-            return False
-        if then is None and len(last) >= self._capacity:
-            self._forget(now)
-            if len(last) >= self._capacity:
+        then = last.get(key)
+        if then is not None:
+            if now - then < self._seconds:
                 return False
-        last.pop(key, None)  # keep the table in order of time, so that forgetting stops at the first fresh one
+            del last[key]  # the table stays in order of time: the first one is the oldest
+        elif len(last) >= self._capacity:
+            del last[next(iter(last))]
         last[key] = now
         return True
 
-    def _forget(self, now: float) -> None:
-        expired = []
-        for key, then in self._last.items():
-            if now - then < self._seconds:
-                break
-            expired.append(key)
-        for key in expired:
-            del self._last[key]
-
 
 class KeyedBucket:
-    """A ``TokenBucket`` per key, for keys that strangers choose; beyond ``capacity`` the oldest is forgotten, so a gate
-    of another kind must bound the whole."""
+    """A ``TokenBucket`` per key, for keys that strangers choose; beyond ``capacity`` the one that was used least lately
+    is forgotten, so a gate of another kind must bound the whole."""
 
     __slots__ = ("_buckets", "_burst", "_capacity", "_rate")
 
@@ -87,11 +84,27 @@ class KeyedBucket:
         self._capacity = capacity
         self._buckets: dict[object, TokenBucket] = {}
 
-    def admit(self, key: object, now: float) -> bool:
-        """Whether ``key`` may pass at ``now``; if so, it is counted."""
-        bucket = self._buckets.get(key)
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def admit(self, key: object, now: float, events: float = 1) -> bool:
+        """Whether ``key`` may pass at ``now``, for so many events; if so, they are counted."""
+        buckets = self._buckets
+        bucket = buckets.pop(key, None)
         if bucket is None:
-            if len(self._buckets) >= self._capacity:
-                del self._buckets[next(iter(self._buckets))]
-            bucket = self._buckets[key] = TokenBucket(self._rate, self._burst)
-        return bucket.admit(now)
+            if len(buckets) >= self._capacity:
+                del buckets[next(iter(buckets))]
+            bucket = TokenBucket(self._rate, self._burst)
+        buckets[key] = bucket
+        return bucket.admit(now, events)
+
+
+@lru_cache(maxsize=4096)
+def source_network(ip: str) -> bytes:
+    """Whose address it is, roughly: the /24 or /48, by which strangers are gated (InetAddress::rateGateHash). One host
+    of a network can thus spend the share of that network alone."""
+    try:
+        packed = ip_address(ip).packed
+    except ValueError:
+        return b""
+    return packed[:3] if len(packed) == 4 else packed[:6]

@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from ztnode.token_bucket import TokenBucket
 from ztnode.vl1.contacts import Contacts
+from ztnode.vl1.gates import KeyedBucket, source_network
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.strangers import PATIENCE, Strangers
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.vl1_config import Vl1Config
-from ztnode.vl1.waiting_room import Incoming, Outgoing, WaitingRoom, Wanted
+from ztnode.vl1.waiting_room import Cause, Outgoing, WaitingRoom, Wanted
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
@@ -28,6 +30,16 @@ MAX_JUDGING: Final = 64
 """Identities whose validation by the owner is awaited."""
 MAX_SUGGESTIONS: Final = 64
 """Endpoints kept for peers that a root has suggested before we know them."""
+UNPROVEN_RATE: Final = (50.0, 100.0)
+"""Unknown addresses that packets out of one /24 or /48 may make us ask for: per second, and at once."""
+LOOKUP_RATE: Final = (10.0, 64.0)
+"""Unknown addresses that one peer's WHOIS may make us ask for."""
+QUESTION_RATE: Final = (2000.0, 1000.0)
+"""Addresses that strangers and peers may make us ask roots for in all."""
+QUESTION_INTERVAL: Final = 0.02
+"""Seconds between two WHOIS to the same root on account of others: what they want is asked for together."""
+MAX_QUESTIONS: Final = 64
+"""Addresses in one WHOIS; ours look no further (``verbs.MAX_WHOIS``)."""
 
 
 class Introductions:
@@ -54,6 +66,10 @@ class Introductions:
         relay = config.relay or topology.is_root
         self._strangers = Strangers(identity, counters, hashes_per_second=3 if relay else 0.2, burst=16 if relay else 4)
         self.waiting = WaitingRoom(counters)
+        self._unproven = KeyedBucket(*UNPROVEN_RATE, 4096)
+        self._lookups = KeyedBucket(*LOOKUP_RATE, 1024)
+        self._questions = TokenBucket(*QUESTION_RATE)
+        self._asked_at = float("-inf")
         self._kept: set[int] = set()
         self._suggestions: dict[int, Endpoint] = {}
         self._judging: dict[bytes, Peer] = {}
@@ -66,13 +82,10 @@ class Introductions:
         candidate = self._strangers.candidate(identity, hello, endpoint, now)
         if candidate is None:
             return
-        wanted = self.waiting.want_stranger(identity.address, now)
-        if wanted is None:
-            self._counters["drop_unknown_source"] += 1
-            return
+        wanted = self.waiting.want(identity.address, Cause.HELLO, now)
         if wanted.candidate is None:
             wanted.candidate = candidate
-        wanted.incoming.append(Incoming(hello, endpoint))
+        self.waiting.keep_incoming(wanted, hello, endpoint, now)
         self.ask(now)
 
     def colliding_hello(self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float) -> None:
@@ -83,15 +96,20 @@ class Introductions:
             error = build_error(VERB_HELLO, int.from_bytes(hello[:8], "big"), ERROR_IDENTITY_COLLISION)
             self._transmit.send_to(endpoint, candidate, VERB_ERROR, (error[1:],), now)
 
-    def packet_from_unknown(self, packet: bytes, endpoint: Endpoint, now: float) -> None:
-        """A packet that cannot be opened yet: keep it while a root is asked who its sender is."""
+    def packet_from_unknown(self, packet: bytes, endpoint: Endpoint, confirmed: bool, now: float) -> None:
+        """A packet that cannot be opened yet: keep it while a root is asked who its sender is. ``confirmed``: it came
+        from where a known peer is, a root that relays first of all."""
         address = int.from_bytes(packet[13:18], "big")
-        wanted = None if address == self._identity.address else self.waiting.want_stranger(address, now)
+        wanted = self.waiting.get(address)
         if wanted is None:
-            self._counters["drop_unknown_source"] += 1
-            return
-        wanted.incoming.append(Incoming(packet, endpoint))
-        self.ask(now)
+            if address == self._identity.address or not (
+                confirmed or self._unproven.admit(source_network(endpoint[0]), now)
+            ):
+                self._counters["drop_unknown_source"] += 1
+                return
+            wanted = self.waiting.want(address, Cause.PACKET, now)
+        self.waiting.keep_incoming(wanted, packet, endpoint, now)
+        self._ask_for_others(now)
 
     def suggest(self, address: int, endpoint: Endpoint, now: float) -> None:
         """A root says that a peer is at ``endpoint``, perhaps before we know the peer."""
@@ -103,16 +121,21 @@ class Introductions:
             del self._suggestions[next(iter(self._suggestions))]
         self._suggestions[address] = endpoint
 
-    def asked_for(self, address: int, now: float) -> None:
-        """Somebody asked us for an address that we do not know."""
-        if self.waiting.want_stranger(address, now) is not None:
-            self.ask(now)
+    def asked_for(self, asker: Peer, address: int, now: float) -> None:
+        """A peer asked us for an address that we do not know."""
+        if address in self.waiting or not self._topology.upstreams:
+            return
+        if not self._lookups.admit(asker.address, now):
+            self._counters["drop_rate_whois"] += 1
+            return
+        self.waiting.want(address, Cause.ASKED, now)
+        self._ask_for_others(now)
 
     # What the layer above wants
 
     def send_later(self, address: int, packet: Outgoing, now: float) -> None:
         """Keep a packet until its peer is known and can be reached."""
-        self.waiting.want(address, now).outgoing.append(packet)
+        self.waiting.keep_outgoing(self.waiting.want(address, Cause.OWN, now), packet)
         self.ask(now)
 
     def keep(self, address: int, now: float) -> None:
@@ -120,7 +143,7 @@ class Introductions:
         self._kept.add(address)
         peer = self._topology.by_address.get(address)
         if peer is None:
-            self.waiting.want(address, now)
+            self.waiting.want(address, Cause.OWN, now)
             self.ask(now)
         else:
             peer.persistent = True
@@ -135,22 +158,29 @@ class Introductions:
 
     def next_timer(self) -> float | None:
         """When ``ask`` has something to do next."""
-        return self.waiting.next_timer()
+        due = self.waiting.next_timer()
+        return None if due is None else max(due, self._asked_at + QUESTION_INTERVAL)
 
     def tick(self, now: float) -> None:
         """Drop what has waited too long, and go on looking for those that we are to stay in contact with."""
         self.waiting.expire(now)
         for address in self._kept:
             if address not in self._topology.by_address:
-                self.waiting.want(address, now)
+                self.waiting.want(address, Cause.OWN, now)
 
     def root_reachable(self, now: float) -> None:
         """A root can be asked that could not before."""
         self.waiting.hurry(now)
         self.ask(now)
 
+    def _ask_for_others(self, now: float) -> None:
+        """As ``ask``, but now and then: thousands of packets a second may want it."""
+        if now - self._asked_at >= QUESTION_INTERVAL:
+            self.ask(now)
+
     def ask(self, now: float) -> None:
         """Ask roots for the wanted addresses that are due, and do without where no root can be asked."""
+        self._asked_at = now
         upstreams = sorted(
             (peer for peer in self._topology.upstream_peers() if peer.path is not None),
             key=lambda peer: peer.latency or 0.0,
@@ -162,12 +192,14 @@ class Introductions:
                 self.met(known, now)
             elif wanted.candidate is not None and (not upstreams or wanted.tries > PATIENCE):
                 self._judge(wanted, now)
-            elif upstreams:
+            elif upstreams and (wanted.cause <= Cause.HELLO or self._questions.admit(now)):
                 questions.setdefault((wanted.tries - 1) % len(upstreams), []).append(address)
         for index, addresses in questions.items():
             upstream = upstreams[index]
-            if upstream.path is not None:
-                self._transmit.send(upstream, VERB_WHOIS, (build_whois(addresses),), upstream.path, now)
+            for start in range(0, len(addresses), MAX_QUESTIONS):
+                if upstream.path is not None:
+                    question = build_whois(addresses[start : start + MAX_QUESTIONS])
+                    self._transmit.send(upstream, VERB_WHOIS, (question,), upstream.path, now)
 
     # Finding out
 
@@ -198,7 +230,7 @@ class Introductions:
             self._strangers.reject(identity)
             if (wanted := self.waiting.get(identity.address)) is not None:  # our own packets go on waiting
                 wanted.candidate = None
-                wanted.incoming.clear()
+                self.waiting.take_incoming(wanted)
         elif identity.address not in self._topology.by_address:
             self.met(self._topology.insert(candidate), now)
 
@@ -217,13 +249,12 @@ class Introductions:
         peer.persistent = peer.persistent or peer.address in self._kept
         wanted = self.waiting.get(peer.address)
         if wanted is not None:
-            incoming = list(wanted.incoming)
-            wanted.incoming.clear()
+            incoming = self.waiting.take_incoming(wanted)
             path = self._transmit.route(peer)
             if path is not None or not wanted.outgoing:
                 self.waiting.take(peer.address)
             if path is not None:
-                for waiting in wanted.outgoing:
+                for waiting in wanted.outgoing or ():
                     self._transmit.send(
                         peer,
                         waiting.verb,

@@ -21,8 +21,12 @@ TRUST_EXPIRATION: Final = 600.0
 """Seconds for which a frame of a shared network earns trust (ZT_TRUST_EXPIRATION)."""
 
 _NEVER: Final = float("-inf")
-_REPLAY_GENERATION: Final = 2048
-"""Packet ids after which the older generation is forgotten; a peer's memory of ids is twice this at most."""
+REPLAY_GENERATION: Final = (16, 2048)
+"""Packet ids after which the older generation is forgotten, at the least and at the most; a peer's memory of ids is
+twice this. An id takes 110 bytes, so how many a peer gets depends on how many peers there are (``replay_share``)."""
+_MAX_UNTRUSTED_GENERATION: Final = 77
+_REPLAY_IDS: Final = 131072
+"""Ids in one generation of all peers that share a network with us, 29 MB in both; the others have a quarter of it."""
 _WORTH_SWITCHING: Final = 0.7
 """A path must cost less than this part of the present one's cost, or packets would be reordered for nothing."""
 
@@ -33,10 +37,13 @@ class Peer:
     __slots__ = (
         "_seen",
         "_seen_before",
+        "_seen_limit",
         "address",
+        "copy_gate",
         "echo_gate",
         "hello_gate",
         "identity",
+        "is_replayed",
         "keys",
         "last_hello",
         "last_receive",
@@ -80,9 +87,13 @@ class Peer:
         self.push_gate = Cutoff(8, 30.0)  # ZT_PUSH_DIRECT_PATHS_CUTOFF_LIMIT, _TIME
         self.whois_gate = Interval(0.1)  # ZT_PEER_WHOIS_RATE_LIMIT
         self.hello_gate = TokenBucket(5, 20)
+        self.copy_gate = TokenBucket(2, 8)  # for a HELLO that came before by another way
+        self.is_replayed = False
+        """Whether the last packets held some that had come before."""
         self.echo_gate = TokenBucket(6, 12)  # for what comes over no known path; paths have gates of their own
         self._seen: set[bytes] = set()
         self._seen_before: set[bytes] = set()
+        self._seen_limit = REPLAY_GENERATION[1]  # until its owner knows better
 
     def __repr__(self) -> str:
         return f"<Peer {format_address(self.address)}>"
@@ -102,10 +113,21 @@ class Peer:
         if wire_id in self._seen or wire_id in self._seen_before:
             return False
         self._seen.add(wire_id)
-        if len(self._seen) >= _REPLAY_GENERATION:
+        if len(self._seen) >= self._seen_limit:
             self._seen_before = self._seen
             self._seen = set()
         return True
+
+    def has_seen(self, wire_id: bytes) -> bool:
+        """Whether an authentic packet with this id has come before."""
+        return wire_id in self._seen or wire_id in self._seen_before
+
+    def remember(self, ids: int) -> None:
+        """How many packet ids make a generation from now on (``replay_share``)."""
+        if len(self._seen) >= ids or len(self._seen_before) > ids:
+            self._seen_before = self._seen if len(self._seen) <= ids else set()
+            self._seen = set()
+        self._seen_limit = ids
 
     def is_active(self, now: float) -> bool:
         """Whether its paths are worth keeping alive."""
@@ -149,3 +171,11 @@ class Peer:
     def trusts_through(self, now: float) -> bool:
         """Whether the layer above vouched for this peer lately."""
         return now < self.trusted_until
+
+
+def replay_share(peers: int, *, trusted: bool) -> int:
+    """Packet ids in one generation of each of so many peers of one kind."""
+    least, most = REPLAY_GENERATION
+    if trusted:
+        return max(least, min(most, _REPLAY_IDS // max(1, peers)))
+    return max(least, min(_MAX_UNTRUSTED_GENERATION, _REPLAY_IDS // 4 // max(1, peers)))

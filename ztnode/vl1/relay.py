@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from ztnode.vl1.contacts import Contacts
 from ztnode.vl1.gates import KeyedInterval
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
@@ -13,6 +14,7 @@ from ztnode.vl1.scope import Scope
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Transmit
 from ztnode.wire import fragment, packet
+from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.packet import (
     FLAGS_HOPS_MASK,
     MIN_PACKET_LENGTH,
@@ -31,16 +33,23 @@ class Relay:
     """Forwards datagrams that are not for us, as Switch::onRemotePacket does upstream."""
 
     def __init__(
-        self, topology: Topology, transmit: Transmit, random: Callable[[int], bytes], counters: Counter[str]
+        self,
+        topology: Topology,
+        transmit: Transmit,
+        contacts: Contacts,
+        random: Callable[[int], bytes],
+        counters: Counter[str],
     ) -> None:
         self._topology = topology
         self._transmit = transmit
+        self._contacts = contacts
         self._random = random
         self._counters = counters
         self._united = KeyedInterval(UNITE_INTERVAL, _MAX_PAIRS)
 
-    def forward(self, datagram: bytes, now: float) -> None:
-        """Pass a packet or fragment on towards its destination: straight there, or to another root."""
+    def forward(self, datagram: bytes, endpoint: Endpoint, now: float) -> None:
+        """Pass a packet or fragment that came from ``endpoint`` on towards its destination: straight there, or to
+        another root."""
         if datagram[fragment.OFFSET_INDICATOR] == fragment.INDICATOR:
             sender = None
             if datagram[fragment.OFFSET_HOPS] & FLAGS_HOPS_MASK >= RELAY_MAX_HOPS:
@@ -55,6 +64,9 @@ class Relay:
                 self._counters["drop_hops"] += 1
                 return
             sender = self._topology.by_wire.get(datagram[13:18])
+            if sender is not None and sender.path is None and not datagram[OFFSET_FLAGS] & FLAGS_HOPS_MASK:
+                # It takes us for reachable, and would not be reached: our question where it is was lost.
+                self._contacts.confirm(sender, endpoint, now)
             passed_on = packet.with_hop_added(datagram)
         receiver = self._topology.by_wire.get(datagram[8:13])
         path = None if receiver is None else receiver.path

@@ -8,11 +8,10 @@ and the hash only if not. An identity that failed is remembered for a while.
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import ip_address
 from typing import Final
 
 from ztnode.token_bucket import TokenBucket
-from ztnode.vl1.gates import KeyedBucket
+from ztnode.vl1.gates import KeyedBucket, source_network
 from ztnode.vl1.peer import Peer
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
@@ -21,6 +20,10 @@ from ztnode.wire.keys import PeerKeys
 
 PATIENCE: Final = 2
 """WHOIS requests sent before the hash is computed after all."""
+AGREEMENT_RATE: Final = (1000.0, 1000.0)
+"""Key agreements with strangers, of 0.1 ms: per second, and at once."""
+AGREEMENT_RATE_PER_NETWORK: Final = (20.0, 128.0)
+"""Of these, what one /24 or /48 may cause."""
 _MAX_REJECTED: Final = 1024
 
 
@@ -30,9 +33,9 @@ class Strangers:
     def __init__(self, identity: Identity, counters: Counter[str], *, hashes_per_second: float, burst: int) -> None:
         self._identity = identity
         self._counters = counters
-        self._agreements = TokenBucket(100, 200)
+        self._agreements = TokenBucket(*AGREEMENT_RATE)
+        self._agreements_by_network = KeyedBucket(*AGREEMENT_RATE_PER_NETWORK, 4096)
         self._hashes = TokenBucket(hashes_per_second, burst)
-        self._by_network = KeyedBucket(0.5, 8, 4096)
         self._rejected: dict[bytes, None] = {}
 
     def candidate(self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float) -> Peer | None:
@@ -41,7 +44,7 @@ class Strangers:
         if identity.public in self._rejected:
             self._counters["drop_invalid_identity"] += 1
             return None
-        if not (self._by_network.admit(_network(endpoint[0]), now) and self._agreements.admit(now)):
+        if not (self._agreements_by_network.admit(source_network(endpoint[0]), now) and self._agreements.admit(now)):
             self._counters["drop_rate_identity"] += 1
             return None
         try:
@@ -68,12 +71,3 @@ class Strangers:
         if len(self._rejected) >= _MAX_REJECTED:
             del self._rejected[next(iter(self._rejected))]
         self._rejected[identity.public] = None
-
-
-def _network(ip: str) -> object:
-    """Whose address it is, roughly: the /24 or /48 (InetAddress::rateGateHash)."""
-    try:
-        packed = ip_address(ip).packed
-    except ValueError:
-        return ip
-    return packed[:3] if len(packed) == 4 else packed[:6]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -23,6 +24,10 @@ from ztnode.wire.whois import build_ok_whois, parse_ok_whois, parse_whois
 
 MAX_PUSHED_PER_SCOPE: Final = 8
 """Endpoints of a scope and family taken from one PUSH_DIRECT_PATHS (…_MAX_PER_SCOPE_AND_FAMILY)."""
+MAX_PUSHED_PER_ADDRESS: Final = 4
+"""Of these, ports of one IP address: a node has three sockets at the most."""
+VERB_HELLO_COPY: Final = 0x100
+"""No verb of the wire: a HELLO that came before by another way."""
 MAX_WHOIS: Final = 64
 """Addresses looked at in one WHOIS."""
 ECHO_INTERVAL: Final = 1 / 6
@@ -54,14 +59,21 @@ Handler: TypeAlias = Callable[[Vl1Core, Arrival], None]
 
 
 def on_hello(core: Vl1Core, arrival: Arrival) -> None:
-    """HELLO: note the version, answer OK by the way that it came, and see whether that way makes a path."""
+    """HELLO: gated before anything in it is read."""
+    if not arrival.peer.hello_gate.admit(arrival.now):
+        core.counters["drop_rate_hello"] += 1
+        return
+    on_hello_copy(core, arrival)
+
+
+def on_hello_copy(core: Vl1Core, arrival: Arrival) -> None:
+    """Note the version, and answer OK by the way that the HELLO came. A node with several sockets sends the same
+    HELLO from each, so a copy is answered too; ``Peer.copy_gate`` bounds that."""
     peer, now = arrival.peer, arrival.now
-    hello = parse_hello(arrival.plaintext, arrival.packet_id, peer.keys)
+    moons = bool(core.topology.moons)
+    hello = parse_hello(arrival.plaintext, arrival.packet_id, peer.keys, moons=moons)
     if hello.protocol < PROTOCOL_VERSION_MIN:
         core.counters["drop_protocol_version"] += 1
-        return
-    if not peer.hello_gate.admit(now):
-        core.counters["drop_rate_hello"] += 1
         return
     _note_version(peer, hello.protocol, hello.version)
     worlds = newer_worlds(hello, core.topology.planet, core.topology.moons.values())
@@ -155,7 +167,7 @@ def on_whois(core: Vl1Core, arrival: Arrival) -> None:
         elif (known := core.topology.by_address.get(address)) is not None:
             identities.append(known.identity)
         elif core.is_relay:
-            core.introductions.asked_for(address, now)
+            core.introductions.asked_for(peer, address, now)
     if identities:
         _answer(core, arrival, packet.VERB_WHOIS, build_ok_whois(identities))
 
@@ -188,15 +200,18 @@ def on_push_direct_paths(core: Vl1Core, arrival: Arrival) -> None:
     if not peer.push_gate.admit(now):
         core.counters["drop_rate_push_direct_paths"] += 1
         return
-    taken: dict[tuple[Scope, bool], int] = {}
+    by_scope: Counter[tuple[Scope, bool]] = Counter()
+    by_address: Counter[str] = Counter()
     for pushed in parse_push_direct_paths(arrival.payload):
         path = peer.paths.get(pushed.endpoint)
         if pushed.forget or (path is not None and not path.dead):
             continue
-        key = (scope_of(pushed.endpoint[0]), is_ipv6(pushed.endpoint))
-        taken[key] = taken.get(key, 0) + 1
-        if taken[key] <= MAX_PUSHED_PER_SCOPE:
-            core.contacts.attempt(peer, pushed.endpoint, now)
+        ip = pushed.endpoint[0]
+        key = (scope_of(ip), is_ipv6(pushed.endpoint))
+        by_scope[key] += 1
+        by_address[ip] += 1
+        if by_scope[key] <= MAX_PUSHED_PER_SCOPE and by_address[ip] <= MAX_PUSHED_PER_ADDRESS:
+            core.contacts.confirm(peer, pushed.endpoint, now)
 
 
 def on_nothing(core: Vl1Core, arrival: Arrival) -> None:
@@ -221,6 +236,7 @@ def _answer(core: Vl1Core, arrival: Arrival, verb: int, payload: bytes) -> None:
 HANDLERS: Final[dict[int, Handler]] = {
     packet.VERB_NOP: on_nothing,
     packet.VERB_HELLO: on_hello,
+    VERB_HELLO_COPY: on_hello_copy,
     packet.VERB_ERROR: on_error,
     packet.VERB_OK: on_ok,
     packet.VERB_WHOIS: on_whois,

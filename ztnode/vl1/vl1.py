@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
-from ztnode.token_bucket import TokenBucket
 from ztnode.vl1.contacts import BUSY_TICK, IDLE_TICK
 from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS, PacketAssembler
-from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer
+from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer, replay_share
 from ztnode.vl1.relay import Relay
-from ztnode.vl1.verbs import HANDLERS, Arrival
+from ztnode.vl1.verbs import HANDLERS, VERB_HELLO_COPY, Arrival
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_core import Message, Vl1Core
 from ztnode.vl1.vl1_events import Event, Offline
@@ -55,9 +54,13 @@ PUSH_INTERVAL: Final = 15.0
 """Seconds between two PUSH_DIRECT_PATHS to a trusted peer without a direct path (ZT_DIRECT_PATH_PUSH_INTERVAL)."""
 PUSH_INTERVAL_DIRECT: Final = 120.0
 """The same for one with a direct path (ZT_DIRECT_PATH_PUSH_INTERVAL_HAVEPATH)."""
-MAX_PUSHED: Final = 32
-"""Endpoints in one PUSH_DIRECT_PATHS."""
+MAX_PUSHED: Final = 56
+"""Endpoints in one PUSH_DIRECT_PATHS: as many IPv6 ones as a datagram holds. Our own come first, then those that others
+see, in the order in which these are believed."""
 _CIPHER_MASK: Final = 0x38
+_HELLO_PUBLIC_KEY: Final = slice(OFFSET_VERB + 20, OFFSET_VERB + 84)
+"""Behind verb, protocol, version, time, and the identity's address and type."""
+_VERB_OR_COPY: Final = VERB_MASK | VERB_HELLO_COPY
 _MAX_DATAGRAM: Final = MAX_PACKET_LENGTH
 
 
@@ -90,8 +93,7 @@ class Vl1:
         self._myself.protocol = self.config.protocol
         self._myself.version = self.config.version
         self._local_endpoints: tuple[Endpoint, ...] = ()
-        self._clear_hellos = TokenBucket(200, 400)
-        self._relay = Relay(self._core.topology, self._core.transmit, random, self.counters)
+        self._relay = Relay(self._core.topology, self._core.transmit, self._core.contacts, random, self.counters)
         self._fragments = PacketAssembler(MAX_FROM_PEERS, self.counters)
         self._fragments_of_strangers = PacketAssembler(MAX_FROM_STRANGERS, self.counters)
         if self._core.topology.is_root:
@@ -104,15 +106,16 @@ class Vl1:
         """Take a batch of datagrams, each with where it came from. Never raises on their content."""
         own = self._own
         by_wire = self._core.topology.by_wire
-        run: list[bytes] = []
+        # By peer, wherever the packets come from: ports that alternate must not make one batch many.
+        runs: dict[Peer, list[tuple[bytes, Endpoint]]] = {}
+        run: list[tuple[bytes, Endpoint]] = []
         run_peer: Peer | None = None
-        run_endpoint: Endpoint | None = None
         for data, endpoint in datagrams:
             if not MIN_FRAGMENT_LENGTH < len(data) <= _MAX_DATAGRAM:
                 self.counters["drop_malformed"] += 1
                 continue
             if data[8:13] != own:
-                self._not_for_us(data, now)
+                self._not_for_us(data, endpoint, now)
                 continue
             if data[OFFSET_INDICATOR] == INDICATOR:
                 whole = self._reassembler(endpoint).fragment(data, endpoint, now)
@@ -130,22 +133,20 @@ class Vl1:
                 if whole is None:
                     continue
                 data, endpoint = whole
+            peer: Peer | None
             if not data[OFFSET_FLAGS] & _CIPHER_MASK:
-                self._receive_clear(data, endpoint, now)
+                if (peer := self._greeting_peer(data, endpoint, now)) is None:
+                    continue
+            elif (peer := by_wire.get(data[13:18])) is None:
+                confirmed = endpoint in self._core.path_endpoints
+                self._core.introductions.packet_from_unknown(data, endpoint, confirmed, now)
                 continue
-            peer = by_wire.get(data[13:18])
-            if peer is None:
-                self._core.introductions.packet_from_unknown(data, endpoint, now)
-                continue
-            if peer is not run_peer or endpoint != run_endpoint:
-                if run and run_peer is not None and run_endpoint is not None:
-                    self._open_run(run_peer, run_endpoint, run, now)
-                    run = []
+            if peer is not run_peer:
                 run_peer = peer
-                run_endpoint = endpoint
-            run.append(data)
-        if run and run_peer is not None and run_endpoint is not None:
-            self._open_run(run_peer, run_endpoint, run, now)
+                run = runs.setdefault(peer, [])
+            run.append((data, endpoint))
+        for peer, run in runs.items():
+            self._open_run(peer, run, now)
 
     def to_send(self) -> list[tuple[Endpoint, list[bytes]]]:
         """What must go out now, grouped by endpoint, in order; empties the queue."""
@@ -154,31 +155,39 @@ class Vl1:
     def _reassembler(self, endpoint: Endpoint) -> PacketAssembler:
         return self._fragments if endpoint in self._core.path_endpoints else self._fragments_of_strangers
 
-    def _open_run(self, peer: Peer, endpoint: Endpoint, packets: list[bytes], now: float) -> None:
-        """Packets that came from one endpoint in a row and claim to be from one peer."""
+    def _open_run(self, peer: Peer, run: list[tuple[bytes, Endpoint]], now: float) -> None:
+        """Packets that claim to be from one peer, in their order."""
         core = self._core
         messages = core.messages
-        direct = authentic = False
-        for packet, plaintext in zip(packets, peer.keys.open_many(packets), strict=True):
+        if peer.is_replayed:
+            run = self._without_replays(peer, run)
+        direct: Endpoint | None = None
+        relay: Endpoint | None = None
+        opened = peer.keys.open_many([packet for packet, _ in run])
+        for (packet, endpoint), plaintext in zip(run, opened, strict=True):
             if plaintext is None:
                 self.counters["drop_forged"] += 1
                 continue
             wire_id = packet[:8]
-            if not peer.is_new(wire_id):
-                self.counters["drop_duplicate"] += 1
-                continue
-            authentic = True
             verb = plaintext[0]
-            if verb & VERB_FLAG_COMPRESSED:
-                try:
-                    plaintext = decompress(plaintext)
-                except WireError:
-                    self.counters["drop_malformed"] += 1
+            if not peer.is_new(wire_id):
+                if not self._is_hello_by_another_way(peer, packet, endpoint, now):
                     continue
-            verb &= VERB_MASK
+                verb = VERB_HELLO_COPY
             hops = packet[OFFSET_FLAGS] & FLAGS_HOPS_MASK
-            if not hops:
-                direct = True
+            if hops:
+                relay = endpoint
+            elif endpoint != direct:
+                if direct is not None:
+                    self._heard(peer, direct, now, by_hello=False)
+                direct = endpoint
+            try:
+                if verb & VERB_FLAG_COMPRESSED:
+                    plaintext = decompress(plaintext)
+            except WireError:
+                self.counters["drop_malformed"] += 1
+                continue
+            verb &= _VERB_OR_COPY
             handler = HANDLERS.get(verb)
             if handler is None:
                 messages.append((peer, verb, int.from_bytes(wire_id, "big"), memoryview(plaintext)[1:]))
@@ -189,65 +198,84 @@ class Vl1:
                 handler(core, arrival)
             except WireError:
                 self.counters["drop_malformed"] += 1
-        if authentic:
-            self._heard(peer, endpoint, now, direct=direct)
+        if direct is not None:
+            self._heard(peer, direct, now, by_hello=opened[-1] is not None and opened[-1][0] == VERB_HELLO)
+        elif relay is not None:
+            self._heard_relayed(peer, relay, now)
 
-    def _heard(self, peer: Peer, endpoint: Endpoint, now: float, *, direct: bool) -> None:
-        """Something authentic came from a peer, straight from ``endpoint`` or by a relay there."""
+    def _is_hello_by_another_way(self, peer: Peer, packet: bytes, endpoint: Endpoint, now: float) -> bool:
+        """Whether a packet that came before is to be answered nevertheless: a node with several sockets sends the same
+        HELLO from each, and only an answer shows it that the second one works too."""
+        if not packet[OFFSET_FLAGS] & _CIPHER_MASK and endpoint not in peer.paths and peer.copy_gate.admit(now):
+            return True
+        self.counters["drop_duplicate"] += 1
+        peer.is_replayed = True
+        return False
+
+    def _without_replays(self, peer: Peer, run: list[tuple[bytes, Endpoint]]) -> list[tuple[bytes, Endpoint]]:
+        """Somebody is playing back what the peer has sent: pick that out before it costs more than a look-up."""
+        new = [
+            (packet, endpoint)
+            for packet, endpoint in run
+            if not (packet[OFFSET_FLAGS] & _CIPHER_MASK and peer.has_seen(packet[:8]))
+        ]
+        self.counters["drop_duplicate"] += len(run) - len(new)
+        peer.is_replayed = len(new) < len(run)
+        return new
+
+    def _heard(self, peer: Peer, endpoint: Endpoint, now: float, *, by_hello: bool) -> None:
+        """Something authentic came from a peer straight from ``endpoint``; ``by_hello``: a HELLO was the last of it."""
         peer.last_receive = now
-        if not direct:
-            if not peer.protocol:
-                self._core.contacts.heard_relayed(peer, endpoint, now)
-            return
         path = peer.paths.get(endpoint)
         if path is not None and not path.dead:
             path.last_receive = now
             path.probes = 0
         else:
-            self._core.contacts.attempt(peer, endpoint, now)
+            self._core.contacts.confirm(peer, endpoint, now, by_hello=by_hello)
 
-    def _not_for_us(self, data: bytes, now: float) -> None:
+    def _heard_relayed(self, peer: Peer, relay: Endpoint, now: float) -> None:
+        peer.last_receive = now
+        if not peer.protocol:
+            self._core.contacts.heard_relayed(peer, relay, now)
+
+    def _not_for_us(self, data: bytes, endpoint: Endpoint, now: float) -> None:
         if self.is_relay:
-            self._relay.forward(data, now)
+            self._relay.forward(data, endpoint, now)
             self._core.hurry_tick(now)
         else:
             self.counters["drop_misaddressed"] += 1
 
     # From the unknown
 
-    def _receive_clear(self, data: bytes, endpoint: Endpoint, now: float) -> None:
-        """A packet of cipher suite 0: nothing but HELLO may be that."""
-        if data[OFFSET_VERB] & VERB_MASK != VERB_HELLO or data[OFFSET_VERB] & VERB_FLAG_COMPRESSED:
+    def _greeting_peer(self, data: bytes, endpoint: Endpoint, now: float) -> Peer | None:
+        """Take a packet of cipher suite 0, which may be HELLO alone. The peer that it claims to come from, with the
+        key that we know, if that is to look further into it."""
+        if data[OFFSET_VERB] & (VERB_MASK | VERB_FLAG_COMPRESSED) != VERB_HELLO:
             self.counters["drop_not_encrypted"] += 1
-            return
-        if endpoint not in self._core.path_endpoints and not self._clear_hellos.admit(now):
-            self.counters["drop_rate_hello"] += 1
-            return
+            return None
+        peer = self._core.topology.by_wire.get(data[13:18])
+        if peer is not None and data[_HELLO_PUBLIC_KEY] == peer.identity.public:
+            return peer
         try:
             identity = hello_identity(memoryview(data)[OFFSET_VERB:])
         except WireError:
             self.counters["drop_malformed"] += 1
-            return
+            return None
         if identity.address != int.from_bytes(data[13:18], "big"):
             self.counters["drop_malformed"] += 1
-            return
-        peer = self._core.topology.by_address.get(identity.address)
-        if identity.address == self.identity.address:
+        elif identity.address == self.identity.address:
             self.counters["drop_misaddressed"] += 1
         elif peer is None:
             self._core.introductions.first_hello(identity, data, endpoint, now)
-        elif peer.identity.public != identity.public:
-            self._core.introductions.colliding_hello(identity, data, endpoint, now)
         else:
-            self._open_run(peer, endpoint, [data], now)
+            self._core.introductions.colliding_hello(identity, data, endpoint, now)
+        return None
 
     def _deliver(self, peer: Peer, packet: bytes, endpoint: Endpoint, now: float) -> None:
         """A packet that waited for its sender to become known. It is whole: fragments were joined before."""
         self._core.hurry_tick(now)
-        if packet[OFFSET_FLAGS] & _CIPHER_MASK:
-            self._open_run(peer, endpoint, [packet], now)
-        else:
-            self._receive_clear(packet, endpoint, now)
+        if packet[OFFSET_FLAGS] & _CIPHER_MASK or self._greeting_peer(packet, endpoint, now) is peer:
+            self._open_run(peer, [(packet, endpoint)], now)
 
     def identity_checks(self) -> list[Identity]:
         """Identities to be validated by the owner (``Identity.validate``, in another process or thread), since the
@@ -283,8 +311,13 @@ class Vl1:
         self._core.awareness.expire(now)
         busy = self._core.contacts.keep_alive(now)
         self._core.next_tick = now + (BUSY_TICK if busy else IDLE_TICK)
-        for peer in list(self._core.topology.by_address.values()):
-            if peer.trusts_through(now):
+        peers = list(self._core.topology.by_address.values())
+        trusted = sum(peer.trusts_through(now) for peer in peers)
+        shares = (replay_share(len(peers) - trusted, trusted=False), replay_share(trusted, trusted=True))
+        for peer in peers:
+            trusts = peer.trusts_through(now)
+            peer.remember(shares[trusts])
+            if trusts:
                 self._push_direct_paths(peer, now)
             if not (
                 peer.is_active(now)

@@ -110,7 +110,8 @@ class Vl1Core:
         """A peer at ``endpoint`` says from where our packets reach it."""
         before = self.awareness.surface_addresses()
         trusted = self.topology.is_upstream(peer.address)
-        changed = self.awareness.report(peer.address, endpoint, surface, trusted=trusted, now=now)
+        known = peer.trusts_through(now)
+        changed = self.awareness.report(peer.address, endpoint, surface, trusted=trusted, now=now, known=known)
         if surface not in before and surface in self.awareness.surface_addresses():
             self.emit(SurfaceAddress(surface, peer.address))
         if changed is not None:

@@ -85,7 +85,12 @@ class ConfigClient:
         self.sso = SingleSignOn()
         self._refused_since = float("inf")
         self._tries = 0
+        self._ids.clear()
         self.next_request = now + REFRESH_INTERVAL
+
+    def is_awaited(self, request_id: int) -> bool:
+        """Whether this is one of the requests made since the last configuration came."""
+        return request_id in self._ids
 
     def refused(self, code: int, request_id: int, details: Buffer, now: float) -> bool:
         """Take an ERROR of the controller; ``details`` is what follows the network id. False if it means nothing to us:

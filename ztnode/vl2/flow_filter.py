@@ -6,7 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
-from ztnode.vl2.rule_filter import ACCEPT, DROP, NO_MATCH, REDIRECT, SUPER_ACCEPT, Copy, EthernetFlow, Filter, Outcome
+from ztnode.vl2.rule_filter import (
+    ACCEPT,
+    DEAR,
+    DROP,
+    NO_MATCH,
+    REDIRECT,
+    SUPER_ACCEPT,
+    Copy,
+    EthernetFlow,
+    Filter,
+    Outcome,
+)
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.frame import EXT_FLAG_ACK_REQUESTED, EXT_FLAG_INBOUND, EXT_FLAG_REDIRECT, EXT_FLAG_TEE
 from ztnode.wire.rules import Rule
@@ -23,18 +34,27 @@ Forwarder: TypeAlias = Callable[[int, int, Buffer], None]
 class FlowFilter:
     """Decides for the frames of one flow. ``constant``: the verdict if it is the same for all and nothing is copied."""
 
-    __slots__ = ("_capabilities", "_forward", "_inbound", "_rules", "constant")
+    __slots__ = ("_afford", "_capabilities", "_forward", "_inbound", "_rules", "constant", "cost")
 
     def __init__(
-        self, rules: Iterable[Rule], capabilities: Iterable[Sequence[Rule]], flow: EthernetFlow, forward: Forwarder
+        self,
+        rules: Sequence[Rule],
+        capabilities: Iterable[Sequence[Rule]],
+        flow: EthernetFlow,
+        forward: Forwarder,
+        afford: Callable[[int], bool] = lambda _matches: True,
     ) -> None:
-        """``capabilities`` are the sender's, in ascending order of id; they count where the rules do not decide."""
+        """``capabilities`` are the sender's, in ascending order of id; they count where the rules do not decide.
+        ``afford`` says whether so many matches may be looked at once more."""
+        self._afford = afford
         self._inbound = flow.inbound
         self._forward = forward
         self._rules = Filter(rules, flow)
         decided = self._rules.constant
         open_ended = decided is None or decided.verdict == NO_MATCH
         self._capabilities = [Filter(capability, flow) for capability in capabilities] if open_ended else []
+        self.cost = self._rules.cost + sum(capability.cost for capability in self._capabilities)
+        """Matches that one frame may need."""
         self.constant = self._constant()
 
     def _constant(self) -> int | None:
@@ -48,7 +68,9 @@ class FlowFilter:
     def passes(self, payload: Buffer, *, copies: bool = True) -> int:
         """REFUSED, PASSED or PASSED_UNCHECKED; sends what TEE, WATCH and REDIRECT demand. ``copies`` False: no TEE or
         WATCH, for the passes that ask once per recipient after the one for the frame as such."""
-        outcome = self._rules.constant or self._rules.evaluate(payload)
+        outcome = self._outcome(self._rules, payload)
+        if outcome is None:
+            return REFUSED
         verdict, copy, redirect = outcome
         if verdict == DROP:
             return REFUSED
@@ -65,9 +87,19 @@ class FlowFilter:
             return REFUSED
         return PASSED_UNCHECKED if verdict == SUPER_ACCEPT else PASSED
 
+    def _outcome(self, rules: Filter, payload: Buffer) -> Outcome | None:
+        """None if the rules cost more than the network may spend."""
+        if rules.constant is not None:
+            return rules.constant
+        if rules.cost < DEAR:
+            return rules.evaluate(payload)
+        return rules.known(payload) or (rules.learn(payload) if self._afford(rules.cost) else None)
+
     def _granted(self, payload: Buffer) -> Outcome | None:
         for capability in self._capabilities:
-            outcome = capability.constant or capability.evaluate(payload)
+            outcome = self._outcome(capability, payload)
+            if outcome is None:
+                return None
             if outcome.verdict in (ACCEPT, SUPER_ACCEPT, REDIRECT):
                 return outcome
         return None

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol, TypeAlias
 
+from ztnode.token_bucket import TokenBucket
 from ztnode.vl1 import Peer
 from ztnode.vl2 import ndp_emulation
 from ztnode.vl2.flow_filter import PASSED, PASSED_UNCHECKED, REFUSED, FlowFilter, Forwarder
@@ -46,6 +47,12 @@ MAX_ROUTES: Final = 4096
 MAX_BRIDGE_ROUTES: Final = 8192
 MAX_BRIDGE_RECIPIENTS: Final = 32
 """Active bridges that get a frame for a MAC that is behind none we know (ZT_MAX_BRIDGE_SPAM)."""
+MAX_MATCHES: Final = 65536
+"""Matches in all filters that are kept, of half a kilobyte each."""
+MATCHES_RATE: Final = (100_000.0, 100_000.0)
+"""Matches that the frames of one network may cost, a second and at once, where its rules are dear (``DEAR``) and the
+outcome is not known from a frame that looks the same: a third of a second at the worst. A controller with a thousand
+rules that match at random slows its own network down, and nobody else's."""
 _ETHERNET_HEADER: Final = 14
 
 
@@ -103,6 +110,8 @@ class Forwarding:
         self._bridges: frozenset[int] = frozenset()
         self._routes: dict[bytes, FrameRoute] = {}
         self._filters: dict[tuple[bool, int, int, int, int], FlowFilter] = {}
+        self._matches = 0
+        self._affordable = TokenBucket(*MATCHES_RATE)
         self._behind: dict[int, int] = {}
         self.inbox: list[Frame] = []
         """Frames for the stack, until the switch takes them."""
@@ -119,6 +128,7 @@ class Forwarding:
         """Something that routes and inflows rest upon has changed."""
         self._routes.clear()
         self._filters.clear()
+        self._matches = 0
         self._core.forget_inflows()
 
     def drop(self, reason: str) -> None:
@@ -426,11 +436,21 @@ class Forwarding:
         filter_ = self._filters.get(key)
         if filter_ is None:
             flow = self._flow(config, inbound, address, source, destination, ethertype)
-            filter_ = FlowFilter(config.rules, capabilities, flow, self._forwarder(source, destination, ethertype))
-            if len(self._filters) >= MAX_ROUTES:
-                self._filters.clear()
+            forward = self._forwarder(source, destination, ethertype)
+            filter_ = FlowFilter(config.rules, capabilities, flow, forward, self._afford)
+            self._matches += filter_.cost
+            if len(self._filters) >= MAX_ROUTES or self._matches > MAX_MATCHES:
+                self.invalidate()
+                self._matches = filter_.cost
             self._filters[key] = filter_
         return filter_
+
+    def _afford(self, matches: int) -> bool:
+        """Whether the network's dear rules may be looked at once more."""
+        if self._affordable.admit(self._core.now, matches):
+            return True
+        self.drop("drop_rules_too_dear")
+        return False
 
 
 def _tags_of(config: NetworkConfig, membership: Membership | None) -> Callable[[int], int | None]:

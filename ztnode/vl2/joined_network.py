@@ -159,9 +159,11 @@ class JoinedNetwork:
 
     # What the controller says
 
-    def receive_chunk(self, peer: Peer, payload: Buffer, now: float, *, pushed_in: int | None = None) -> None:
-        """Take a chunk of a configuration, in OK (``pushed_in`` None) or in a NETWORK_CONFIG with that packet id.
-        Raises WireError."""
+    def receive_chunk(
+        self, peer: Peer, payload: Buffer, now: float, *, in_re: int | None = None, pushed_in: int | None = None
+    ) -> None:
+        """Take a chunk of a configuration, in OK to the packet ``in_re`` or in a NETWORK_CONFIG with the packet id
+        ``pushed_in``. Raises WireError."""
         controller = self._core.identity_of(self.controller)
         if controller is None or is_adhoc(self.nwid):
             raise WireError("configuration of a network whose controller is unknown")
@@ -176,13 +178,22 @@ class JoinedNetwork:
             return
         if not self._is_for_us(config):
             raise WireError("configuration for another member")
-        present = self.config
-        if not from_controller and present is not None and config.timestamp <= present.timestamp:
+        if not self._is_later(config, from_controller=from_controller, in_re=in_re):
+            self.forwarding.drop("drop_older_config")
             return
         self._accept(config, now)
         if pushed_in is not None:
             accepted = build_accepted(self.nwid, chunk.update_id)
             self._core.vl1.reply_ok(peer, VERB_NETWORK_CONFIG, pushed_in, accepted, now)
+
+    def _is_later(self, config: NetworkConfig, *, from_controller: bool, in_re: int | None) -> bool:
+        """Whether a configuration may take the place of what we hold: an older one is a replay, whoever sends it,
+        unless the controller answers by it what we asked since (its clock was set back)."""
+        present = self.config
+        if present is None or (from_controller and in_re is not None and self._client.is_awaited(in_re)):
+            return True
+        age, held = (config.timestamp, config.revision), (present.timestamp, present.revision)
+        return age > held or (from_controller and age == held)
 
     def _accept(self, config: NetworkConfig, now: float) -> None:
         """A configuration of the controller, just received."""

@@ -83,6 +83,13 @@ class Outcome(NamedTuple):
     redirect: int = 0
 
 
+DEAR: Final = 32
+"""Matches that look at the frame from which on a filter is dear: its outcomes are remembered by what it looks at, and
+whoever asks may want to count the cost."""
+MAX_REMEMBERED: Final = 512
+"""Outcomes that one dear filter remembers."""
+_UNCACHEABLE: Final = (_T.MATCH_RANDOM, _T.MATCH_INTEGER_RANGE)
+
 _PLAIN: Final = tuple(Outcome(verdict) for verdict in range(5))
 
 Match: TypeAlias = Callable[[Buffer, "_State"], bool]
@@ -116,13 +123,31 @@ class _Set(NamedTuple):
 class Filter:
     """A rule set specialised for one flow. ``constant`` is the outcome if it is the same for every frame, else None."""
 
-    __slots__ = ("_flow", "_sets", "constant")
+    __slots__ = ("_flow", "_outcomes", "_sets", "constant", "cost")
 
-    def __init__(self, rules: Iterable[Rule], flow: EthernetFlow) -> None:
+    def __init__(self, rules: Sequence[Rule], flow: EthernetFlow) -> None:
         self._flow = flow
         self._sets = _specialise(rules, flow)
         needs_frame = any(entry.terms for entry in self._sets)
         self.constant: Outcome | None = None if needs_frame else self.evaluate(b"")
+        self.cost = sum(len(entry.terms) for entry in self._sets)
+        """Matches that one frame may need."""
+        self._outcomes: dict[tuple[object, ...], Outcome] | None = None
+        if self.cost >= DEAR and not any(rule.type in _UNCACHEABLE for rule in rules):
+            self._outcomes = {}
+
+    def known(self, frame: Buffer) -> Outcome | None:
+        """The outcome for one frame if a frame that looks the same to these rules has come before."""
+        return None if self._outcomes is None else self._outcomes.get(_appearance(frame, self._flow.ethertype))
+
+    def learn(self, frame: Buffer) -> Outcome:
+        """As ``evaluate``, and remembers the outcome where that can be done."""
+        outcome = self.evaluate(frame)
+        if self._outcomes is not None and (appearance := _appearance(frame, self._flow.ethertype)):
+            if len(self._outcomes) >= MAX_REMEMBERED:
+                self._outcomes.clear()
+            self._outcomes[appearance] = outcome
+        return outcome
 
     def evaluate(self, frame: Buffer) -> Outcome:
         """The outcome for one frame, given as its Ethernet payload."""
@@ -162,6 +187,21 @@ class Filter:
                 else:
                     copy = Copy(forward.address, forward.length, kind == _T.ACTION_WATCH)
         return _PLAIN[NO_MATCH]
+
+
+def _appearance(frame: Buffer, ethertype: int) -> tuple[object, ...]:
+    """All that matches look at in an IP packet, random numbers and arbitrary octets excepted; empty for what cannot be
+    put so shortly."""
+    if ethertype == TYPE_IPV4 and len(frame) >= 20:
+        offset, addresses, protocol = (frame[0] & 0x0F) * 4, bytes(frame[12:20]), frame[9]
+    elif ethertype == TYPE_IPV6 and len(frame) >= 40:
+        offset, addresses, protocol = 40, bytes(frame[8:40]), frame[6]
+        if protocol in _IPV6_OPTIONS or protocol == _ICMPV6:
+            return ()
+    else:
+        return ()
+    transport = bytes(frame[offset : offset + 4]), bytes(frame[offset + 12 : offset + 14])
+    return (len(frame), bytes(frame[:2]), protocol, addresses, *transport)
 
 
 def _specialise(rules: Iterable[Rule], flow: EthernetFlow) -> tuple[_Set, ...]:

@@ -24,6 +24,7 @@ from ztnode.wire.errors import WireError
 from ztnode.wire.frame import EXT_FRAME_HEADER, FRAME_HEADER, parse_ext_frame
 from ztnode.wire.identity import Identity
 from ztnode.wire.multicast import (
+    LIKE_LENGTH,
     Gathered,
     Like,
     MulticastFrameReply,
@@ -62,6 +63,10 @@ CREDENTIALS_RATE: Final = (4.0, 20.0)
 CONFIG_RATE: Final = (20.0, 200.0)
 """Messages with signatures to check that one peer may send: per second, and at once. A signature costs a tenth of a
 millisecond or more, and one packet may hold dozens. A full-size configuration is 128 chunks of 4 KB."""
+LIKES_RATE: Final = (200.0, 4096.0)
+"""Multicast subscriptions that one peer may announce; each takes a few microseconds to note."""
+GATHER_RATE: Final = (50.0, 300.0)
+"""Questions about multicast groups that one peer may ask; the answer is a choice out of up to 4,096 members."""
 OFFLINE_POLL: Final = 0.1
 """Seconds between looks at whether VL1 has reached a root."""
 _FOREIGN_EXPIRY_INTERVAL: Final = 60.0
@@ -103,6 +108,8 @@ class Vl2:
             VERB_NETWORK_CREDENTIALS: KeyedBucket(*CREDENTIALS_RATE, MAX_INFLOW_PEERS),
             VERB_NETWORK_CONFIG: KeyedBucket(*CONFIG_RATE, MAX_INFLOW_PEERS),
         }
+        self._likes_gate = KeyedBucket(*LIKES_RATE, MAX_INFLOW_PEERS)
+        self._gather_gate = KeyedBucket(*GATHER_RATE, MAX_INFLOW_PEERS)
         self._online = vl1.online
         self._handlers: dict[int, Callable[[Message, float], None]] = {
             VERB_OK: self._receive_ok,
@@ -290,6 +297,9 @@ class Vl2:
 
     def _receive_like(self, message: Message, now: float) -> None:
         peer, _, _, payload = message
+        if not self._likes_gate.admit(peer.address, now, max(1, len(payload) // LIKE_LENGTH)):
+            self.counters["drop_rate_multicast_like"] += 1
+            return
         admitted: dict[int, bool] = {}
         for like in parse_likes(payload):
             nwid, group = like
@@ -311,6 +321,9 @@ class Vl2:
 
     def _receive_gather(self, message: Message, now: float) -> None:
         peer, verb, packet_id, payload = message
+        if not self._gather_gate.admit(peer.address, now):
+            self.counters["drop_rate_multicast_gather"] += 1
+            return
         query = parse_gather(payload)
         network = self._networks.get(query.network_id)
         if network is not None:
@@ -346,14 +359,13 @@ class Vl2:
     def _receive_ok(self, message: Message, now: float) -> None:
         peer, _, _, payload = message
         reader = Reader(payload)
-        in_re_verb = reader.u8()
-        reader.skip(8)
+        in_re_verb, in_re_packet_id = reader.u8(), reader.u64()
         body = memoryview(payload)[reader.position :]
         network = self._network(body) if len(body) >= 8 else None
         if network is None:
             return
         if in_re_verb == VERB_NETWORK_CONFIG_REQUEST:
-            network.receive_chunk(peer, body, now)
+            network.receive_chunk(peer, body, now, in_re=in_re_packet_id)
         elif in_re_verb == VERB_MULTICAST_GATHER:
             gathered = parse_gathered(body)
             network.multicaster.learn(gathered.group, gathered.members, now)

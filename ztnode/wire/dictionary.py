@@ -16,24 +16,41 @@ from ztnode.wire.errors import WireError
 MAX_DICTIONARY_SIZE: Final = 512 * 1024
 """Largest dictionary read, in bytes; the reference's room for a full-size network configuration is about 400 KB."""
 
-_ESCAPED: Final = {0x00: b"\\0", 0x0D: b"\\r", 0x0A: b"\\n", 0x5C: b"\\\\", 0x3D: b"\\e"}
-_UNESCAPED: Final = {0x30: b"\x00", 0x72: b"\r", 0x6E: b"\n", 0x65: b"="}
+MAX_LINES: Final = 4096
+"""Lines read; a configuration has some thirty."""
+
+_ESCAPED: Final = ((b"\\", b"\\\\"), (b"\x00", b"\\0"), (b"\r", b"\\r"), (b"\n", b"\\n"), (b"=", b"\\e"))
+"""In this order: the backslashes that it writes must not be escaped again."""
+_UNESCAPED: Final = (
+    # A line has no line feed in it, which so can mark what must not be read twice.
+    (b"\\\\", b"\n1"),
+    (b"\\n", b"\n2"),
+    (b"\\0", b"\x00"),
+    (b"\\r", b"\r"),
+    (b"\\e", b"="),
+    (b"\\", b""),
+    (b"\n1", b"\\"),
+    (b"\n2", b"\n"),
+)
 _TO_ESCAPE: Final = re.compile(rb"[\x00\r\n\\=]")
-_TO_UNESCAPE: Final = re.compile(rb"\\(.?)", re.DOTALL)
 _LINE_END: Final = re.compile(rb"[\r\n]")
 _HEX: Final = re.compile(rb"\s*([+-]?)(?:0[xX])?([0-9a-fA-F]*)")
 _U64_MAX: Final = (1 << 64) - 1
 
 
 def _escape(value: bytes) -> bytes:
-    return _TO_ESCAPE.sub(lambda match: _ESCAPED[match[0][0]], value)
+    for byte, escape in _ESCAPED:
+        value = value.replace(byte, escape)
+    return value
 
 
 def _unescape(value: bytes) -> bytes:
-    if b"\\" not in value:
-        return value
-    # A lone backslash at the very end escapes nothing and vanishes, as in the reference.
-    return _TO_UNESCAPE.sub(lambda match: _UNESCAPED.get(match[1][0], match[1]) if match[1] else b"", value)
+    """By whole passes over the value, not match by match: half a megabyte may consist of nothing else. A backslash
+    before anything else, or at the very end, vanishes, as in the reference."""
+    if b"\\" in value:
+        for escape, meaning in _UNESCAPED:
+            value = value.replace(escape, meaning)
+    return value
 
 
 class Dictionary(Mapping[str, bytes]):
@@ -51,11 +68,13 @@ class Dictionary(Mapping[str, bytes]):
     def parse(cls, data: Buffer, limit: int = MAX_DICTIONARY_SIZE) -> Dictionary:
         """Parse ``data`` up to its first NUL. The first occurrence of a key counts; lines without ``=`` are ignored.
 
-        Raises WireError if ``data`` is longer than ``limit`` bytes.
+        Raises WireError if ``data`` is longer than ``limit`` bytes or has more than ``MAX_LINES`` lines.
         """
         if len(data) > limit:
             raise WireError(f"dictionary of {len(data)} bytes exceeds {limit}")
         text, _, _ = bytes(data).partition(b"\x00")
+        if text.count(b"\n") + text.count(b"\r") > MAX_LINES:
+            raise WireError("dictionary of too many lines")
         result = cls()
         items = result._items
         for line in _LINE_END.split(text):

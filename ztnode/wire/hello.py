@@ -112,8 +112,9 @@ def hello_identity(plaintext: Buffer) -> Identity:
     return Identity.parse_from(reader).without_secret()
 
 
-def parse_hello(plaintext: Buffer, packet_id: int, keys: PeerKeys) -> Hello:
-    """Parse the plaintext, verb byte first, of a HELLO that ``keys`` opened. WireError."""
+def parse_hello(plaintext: Buffer, packet_id: int, keys: PeerKeys, *, moons: bool = True) -> Hello:
+    """Parse the plaintext, verb byte first, of a HELLO that ``keys`` opened. ``moons`` False: leave its moons out,
+    which alone are encrypted and so cost more than all the rest. WireError."""
     reader = Reader(plaintext)
     protocol, version, timestamp = _parse_head_from(reader)
     identity = Identity.parse_from(reader).without_secret()
@@ -121,7 +122,8 @@ def parse_hello(plaintext: Buffer, packet_id: int, keys: PeerKeys) -> Hello:
     if reader.remaining < 16:
         return Hello(protocol, version, timestamp, identity, surface, None)
     planet = WorldVersion(reader.u64(), reader.u64())
-    return Hello(protocol, version, timestamp, identity, surface, planet, _parse_moons_from(reader, packet_id, keys))
+    known = _parse_moons_from(reader, packet_id, keys) if moons else ()
+    return Hello(protocol, version, timestamp, identity, surface, planet, known)
 
 
 def build_ok_hello(ok: OkHello) -> bytes:

@@ -111,7 +111,7 @@ class PeerKeys:
     def open_many(self, packets: Sequence[Buffer]) -> list[bytes | None]:
         """Open many packets from one peer; the result has their order."""
         opened: list[bytes | None] = []
-        salsa: list[int] = []
+        poly1305: list[int] = []
         open_aes = self._aes.open
         for index, packet in enumerate(packets):
             plaintext = None
@@ -119,21 +119,21 @@ class PeerKeys:
                 cipher = packet[OFFSET_FLAGS] >> 3 & 7
                 if cipher == CIPHER_AES_GMAC_SIV:
                     plaintext = open_aes(packet if type(packet) is bytes else bytes(packet))
-                elif cipher == CIPHER_POLY1305_NONE:
-                    plaintext = self._open_clear(bytes(packet))
-                elif cipher == CIPHER_POLY1305_SALSA2012:
-                    salsa.append(index)
+                elif cipher in (CIPHER_POLY1305_NONE, CIPHER_POLY1305_SALSA2012):
+                    poly1305.append(index)
             opened.append(plaintext)
-        if salsa:
-            plaintexts = self._open_salsa([bytes(packets[index]) for index in salsa])
-            for index, plaintext in zip(salsa, plaintexts, strict=True):
+        if poly1305:
+            plaintexts = self._open_poly1305([bytes(packets[index]) for index in poly1305])
+            for index, plaintext in zip(poly1305, plaintexts, strict=True):
                 opened[index] = plaintext
         return opened
 
     def mask_field(self, packet_id: int, field: bytes) -> bytes:
         """Encrypt or decrypt the last part of a HELLO, which is otherwise in the clear (Packet::cryptField)."""
         nonce = (packet_id & ~7).to_bytes(8, "big")
-        return salsa20.xor(field, salsa20.short_key_stream(self._salsa_key, nonce, len(field), _ROUNDS))
+        blocks = -(-len(field) // salsa20.BLOCK)
+        (stream,) = salsa20.key_streams([self._salsa_key], [nonce], [blocks], _ROUNDS)
+        return salsa20.xor(field, stream[: len(field)])
 
     def _seal_poly1305(
         self, ids: list[bytes], associated: list[bytes], plaintexts: list[bytes], cipher: int
@@ -151,19 +151,27 @@ class PeerKeys:
             sealed.append(b"".join((header, self._mac(stream, ciphertext), ciphertext)))
         return sealed
 
-    def _open_clear(self, packet: bytes) -> bytes | None:
-        stream = self._first_block(packet, len(packet))
-        body = packet[OFFSET_VERB:]
-        return body if hmac.compare_digest(self._mac(stream, body), packet[OFFSET_MAC:OFFSET_VERB]) else None
-
-    def _open_salsa(self, packets: list[bytes]) -> list[bytes | None]:
-        plaintexts: list[bytes | None] = []
-        for packet, stream in zip(packets, self._streams(packets, list(map(len, packets))), strict=True):
+    def _open_poly1305(self, packets: list[bytes]) -> list[bytes | None]:
+        """The first block of a packet's key stream, half of which is the MAC's key, is all that a forged one costs."""
+        keys = [self._mangled_key(packet, len(packet)) for packet in packets]
+        nonces = [packet[:8] for packet in packets]
+        plaintexts: list[bytes | None] = [None] * len(packets)
+        sealed: list[int] = []
+        for index, block in enumerate(salsa20.key_streams(keys, nonces, [1] * len(packets), _ROUNDS)):
+            packet = packets[index]
             body = packet[OFFSET_VERB:]
-            if hmac.compare_digest(self._mac(stream, body), packet[OFFSET_MAC:OFFSET_VERB]):
-                plaintexts.append(salsa20.xor(body, stream[salsa20.BLOCK : salsa20.BLOCK + len(body)]))
-            else:
-                plaintexts.append(None)
+            if hmac.compare_digest(self._mac(block, body), packet[OFFSET_MAC:OFFSET_VERB]):
+                plaintexts[index] = body
+                if packet[OFFSET_FLAGS] >> 3 & 7 == CIPHER_POLY1305_SALSA2012:
+                    sealed.append(index)
+        if sealed:
+            blocks = [_blocks_of(len(packets[index])) for index in sealed]
+            streams = salsa20.key_streams(
+                [keys[index] for index in sealed], [nonces[index] for index in sealed], blocks, _ROUNDS, first=1
+            )
+            for index, stream in zip(sealed, streams, strict=True):
+                body = packets[index][OFFSET_VERB:]
+                plaintexts[index] = salsa20.xor(body, stream[: len(body)])
         return plaintexts
 
     @staticmethod
@@ -185,8 +193,13 @@ class PeerKeys:
     def _streams(self, headers: list[bytes], lengths: list[int]) -> list[bytes]:
         """The key stream of each packet: one block whose first half is the MAC key, then the plaintext's blocks."""
         keys = [self._mangled_key(header, length) for header, length in zip(headers, lengths, strict=True)]
-        blocks = [1 - (OFFSET_VERB - length) // salsa20.BLOCK for length in lengths]
+        blocks = [1 + _blocks_of(length) for length in lengths]
         return salsa20.key_streams(keys, [header[:8] for header in headers], blocks, _ROUNDS)
+
+
+def _blocks_of(length: int) -> int:
+    """Blocks of key stream for the plaintext of a packet of ``length`` bytes."""
+    return -((OFFSET_VERB - length) // salsa20.BLOCK)
 
 
 def _derive(agreement: bytes, label: bytes) -> bytes:

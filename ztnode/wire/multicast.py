@@ -24,6 +24,8 @@ FLAG_SOURCE_MAC: Final = 0x04
 FLAG_REPLICATE: Final = 0x08
 
 _LIKE: Final = struct.Struct(">Q6sI")
+LIKE_LENGTH: Final = _LIKE.size
+"""Bytes of one subscription in a MULTICAST_LIKE."""
 
 
 class MulticastGroup(NamedTuple):

@@ -38,18 +38,20 @@ def key_stream(key: bytes, nonce: bytes, blocks: int, rounds: int) -> npt.NDArra
     return out
 
 
-def key_streams(keys: Sequence[bytes], nonces: Sequence[bytes], blocks: Sequence[int], rounds: int) -> list[bytes]:
-    """The first ``blocks[i]`` blocks of the stream of ``keys[i]`` and ``nonces[i]``, for every i."""
+def key_streams(
+    keys: Sequence[bytes], nonces: Sequence[bytes], blocks: Sequence[int], rounds: int, *, first: int = 0
+) -> list[bytes]:
+    """``blocks[i]`` blocks, from number ``first`` on, of the stream of ``keys[i]`` and ``nonces[i]``, for every i."""
     if sum(blocks) <= _FEW:
         return [
-            short_key_stream(key, nonce, BLOCK * count, rounds)
+            b"".join(_block(_initial(key, nonce, first + counter), rounds) for counter in range(count))
             for key, nonce, count in zip(keys, nonces, blocks, strict=True)
         ]
     starts = np.array([_initial(key, nonce, 0) for key, nonce in zip(keys, nonces, strict=True)], np.uint32)
     counts = np.array(blocks)
     ends = counts.cumsum()
     state = np.repeat(starts.T, counts, axis=1)
-    state[8] = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    state[8] = np.arange(first, first + ends[-1]) - np.repeat(ends - counts, counts)
     stream = _core(state, rounds).tobytes()
     return [stream[BLOCK * (end - count) : BLOCK * end] for end, count in zip(ends.tolist(), blocks, strict=True)]
 

@@ -283,6 +283,22 @@ def test_surface_of_another_scope_is_ignored(surface: tuple[str, int]) -> None:
     assert awareness.surface_addresses() == []
 
 
+def test_what_strangers_say_of_us_never_pushes_out_what_roots_and_members_say() -> None:
+    awareness = SelfAwareness()
+    for number in range(40):
+        awareness.report(1000 + number, ("8.8.8.8", number + 1), ("6.6.6.6", 10 + number), trusted=False, now=0.0)
+    awareness.report(1, ("8.8.8.8", 1), ("5.5.5.6", 9993), trusted=False, now=0.0, known=True)
+    awareness.report(2, ("8.8.4.4", 1), ("5.5.5.5", 9993), trusted=True, now=0.0)
+    for number in range(1000):
+        awareness.report(2000 + number, ("8.8.8.8", number + 1), ("6.6.6.6", 10 + number), trusted=False, now=0.0)
+    assert awareness.surface_addresses()[:2] == [("5.5.5.5", 9993), ("5.5.5.6", 9993)]
+    for number in range(1000):
+        awareness.report(5000 + number, ("8.8.4.4", number + 2), ("5.5.5.5", number + 1), trusted=True, now=0.0)
+    assert len(awareness.surface_addresses()) == 256
+    awareness.report(9999, ("8.8.8.8", 1), ("6.6.6.6", 1), trusted=False, now=0.0)
+    assert ("6.6.6.6", 1) not in awareness.surface_addresses()
+
+
 def test_surface_reports_are_bounded_and_expire() -> None:
     awareness = SelfAwareness()
     for number in range(1000):
