@@ -21,6 +21,7 @@ from ztclient.model import ManagedAddress, Network, Path, Peer, Route, Status, W
 from ztclient.node import DEFAULT_TIMEOUT, Node
 
 if TYPE_CHECKING:
+    from ztclient.launch import run
     from ztclient.listener import Listener
     from ztclient.web import HTTPConnection, HTTPSConnection, HTTPServer
 
@@ -44,6 +45,7 @@ __all__ = [
     "Worker",
     "create_connection",
     "create_server",
+    "run",
 ]
 
 
@@ -80,6 +82,10 @@ def __getattr__(name: str) -> Any:
         from ztclient import web
 
         return getattr(web, name)
+    if name == "run":
+        from ztclient.launch import run
+
+        return run
     if name == "Listener":
         from ztclient.listener import Listener
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ztclient.v1.controller_pb2_grpc import ControllerServiceStub
     from ztclient.v1.node_pb2_grpc import NodeServiceStub
 
-_OPTIONS: tuple[tuple[str, int], ...] = (
+OPTIONS: tuple[tuple[str, int], ...] = (
     # A node's address is the user's own choice; a web proxy has no part in it.
     ("grpc.enable_http_proxy", 0),
     # Otherwise a new channel would inherit the back-off of an old one to the same address: see Control.translated.
@@ -57,14 +57,14 @@ class Control:
         from ztclient.v1.node_pb2_grpc import NodeServiceStub
 
         if address.scheme == "unix":
-            self._channel = grpc.insecure_channel("unix:" + quote(address.target), _OPTIONS)
+            self._channel = grpc.insecure_channel("unix:" + quote(address.target), OPTIONS)
         elif address.scheme == "tcp":
-            self._channel = grpc.insecure_channel(address.target, _OPTIONS)
+            self._channel = grpc.insecure_channel(address.target, OPTIONS)
         else:
-            authorities = _read(credentials.ca_file)
-            own_key, own_chain = _read(credentials.key_file), _read(credentials.cert_file)
+            authorities = read(credentials.ca_file)
+            own_key, own_chain = read(credentials.key_file), read(credentials.cert_file)
             secure = grpc.ssl_channel_credentials(authorities, own_key, own_chain)
-            self._channel = grpc.secure_channel(address.target, secure, _OPTIONS)
+            self._channel = grpc.secure_channel(address.target, secure, OPTIONS)
         self.address = address
         self.metadata: tuple[tuple[str, str], ...] = (
             (("authorization", f"Bearer {credentials.token}"),) if credentials.token else ()
@@ -153,7 +153,8 @@ def forget(control: Control) -> None:
             del _cache[key]
 
 
-def _read(path: str | None) -> bytes | None:
+def read(path: str | None) -> bytes | None:
+    """The contents of a file that may not be named. Raises OSError."""
     if path is None:
         return None
     return Path(path).read_bytes()

@@ -100,7 +100,7 @@ def runtime_directory(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(_runtime_directory(environ))
 
 
-def _require_unix_sockets(wanted: str) -> None:
+def require_unix_sockets(wanted: str) -> None:
     """Raise NodeUnavailableError where the operating system has no Unix sockets."""
     if not hasattr(socket, "AF_UNIX") or not hasattr(os, "getuid"):
         raise NodeUnavailableError(
@@ -147,7 +147,7 @@ def _socket_path(state: str | os.PathLike[str], environ: Mapping[str, str]) -> s
 def running_nodes(environ: Mapping[str, str] = os.environ) -> list[RunningNode]:
     """The nodes of this user that run now, the newest first. Unreadable and stale entries are passed over. Raises
     NodeUnavailableError on a system without Unix sockets."""
-    _require_unix_sockets("a node that is not named")
+    require_unix_sockets("a node that is not named")
     directory = runtime_directory(environ)
     try:
         if not is_private(directory):
@@ -183,7 +183,7 @@ def _read_entry(path: Path) -> RunningNode | None:
 
 
 def _in_state(state: str | os.PathLike[str], environ: Mapping[str, str]) -> Address:
-    _require_unix_sockets("a node's state directory")
+    require_unix_sockets("a node's state directory")
     path = _socket_path(state, environ)
     parent = path.rpartition("/")[0]
     if parent == _runtime_directory(environ) and (directory := Path(parent)).exists() and not is_private(directory):
@@ -196,7 +196,7 @@ def _in_state(state: str | os.PathLike[str], environ: Mapping[str, str]) -> Addr
 
 def _reachable(address: Address) -> Address:
     if address.scheme == "unix":
-        _require_unix_sockets(str(address))
+        require_unix_sockets(str(address))
         _refuse_other_owner(address.target)
     return address
 

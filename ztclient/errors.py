@@ -42,7 +42,7 @@ def from_rpc(error: grpc.RpcError, address: str) -> Exception:
     malformed argument. ``address`` is the node's, for the message."""
     import grpc
 
-    if not isinstance(error, grpc.Call):
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return Error(errno.EIO, f"the call to the node at {address} failed: {error}")
     code = error.code()
     reason = error.details() or code.name.lower().replace("_", " ")

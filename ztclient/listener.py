@@ -33,10 +33,8 @@ class Listener:
     select and socketserver can wait on. A thread fetches connections, so that waiting for one can be given up at any
     time without losing it."""
 
-    def __init__(self, control: Control, ip: str, port: int, *, backlog: int, nwid: str | None) -> None:
+    def __init__(self, control: Control, request: pb.ListenRequest) -> None:
         """Use ``Node.listen``."""
-        from ztclient.v1 import node_pb2 as pb
-
         self._control = control
         self._timeout: float | None = None
         self._ready: deque[tuple[socket.socket, tuple[str, int]]] = deque()
@@ -46,9 +44,7 @@ class Listener:
         self._accepting: grpc.Future[pb.AcceptResponse] | None = None
         self._lock = threading.Lock()
         with control.translated():
-            self._lease = control.stub.Listen(
-                pb.ListenRequest(ip=ip, port=port, network_id=nwid or "", backlog=backlog), metadata=control.metadata
-            )
+            self._lease = control.stub.Listen(request, metadata=control.metadata)
             answer = next(self._lease)
         self._id = answer.listener_id
         self._bound = (answer.bound.ip, answer.bound.port)

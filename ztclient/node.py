@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import socket
 import time
-from collections.abc import Callable, Generator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from ztclient import channel, dialling, discovery, model
-from ztclient.errors import AuthenticationError, Error, JoinTimeoutError
-from ztclient.forms import network_id, numeric_ip, without_brackets
+from ztclient import channel, dialling, model
+from ztclient.forms import network_id
+from ztclient.reach import SLACK, NamedNode, dial_request, joined, listen_request, not_ready, numeric
 
 if TYPE_CHECKING:
     from ztclient.listener import Listener
@@ -22,55 +20,9 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT: Any = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", object())
 """Stands for ``socket.getdefaulttimeout()``, the very object that ``http.client`` passes on."""
 
-PATIENCE = 120.0
-"""Seconds that a dial without a timeout may take, about what a kernel takes."""
 
-LONGEST = 3600.0
-"""Seconds that the node dials at most; a longer timeout is cut to this."""
-
-SLACK = 2.0
-"""Seconds that the node gets beyond a timeout to say in its own words what went wrong."""
-
-
-class Node:
+class Node(NamedNode):
     """A running ztnode. Making one connects to nothing; it can be shared by threads and used after a fork."""
-
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        state: str | os.PathLike[str] | None = None,
-        token: str | None = None,
-        ca_file: str | None = None,
-        cert_file: str | None = None,
-        key_file: str | None = None,
-    ) -> None:
-        """Name the node by ``address`` or ``state`` (its state directory), or let it be found: see ztclient.discovery.
-
-        The rest matters for TCP addresses: a bearer ``token``, and PEM files for TLS. Left out, they come from
-        ZTNODE_TOKEN (or the file ZTNODE_TOKEN_FILE), ZTNODE_CA_FILE, ZTNODE_CERT_FILE and ZTNODE_KEY_FILE.
-
-        Raises ValueError for a malformed address, NodeUnavailableError when no node is found, OSError when a token file
-        cannot be read.
-        """
-        self._address = discovery.find(address, state)
-        if self._address.scheme == "unix":
-            self._credentials = channel.Credentials()
-        else:
-            self._credentials = channel.Credentials(
-                token=_checked(token or _token_from(os.environ)),
-                ca_file=ca_file or os.environ.get("ZTNODE_CA_FILE"),
-                cert_file=cert_file or os.environ.get("ZTNODE_CERT_FILE"),
-                key_file=key_file or os.environ.get("ZTNODE_KEY_FILE"),
-            )
-
-    def __repr__(self) -> str:
-        return f"ztclient.Node({str(self._address)!r})"
-
-    @property
-    def address(self) -> str:
-        """Where the node is reached, in a form of ztclient.discovery."""
-        return str(self._address)
 
     @property
     def control(self) -> channel.Control:
@@ -148,17 +100,12 @@ class Node:
             for network in self.watch(nwid, timeout=max(wait, 0.001)):
                 if on_change is not None:
                     on_change(network)
-                if network.ready:
+                if joined(network):
                     return network
-                if network.state == "not_found":
-                    raise Error(errno.ENOENT, network.detail or f"there is no network {network.nwid}")
-                if network.state == "left":
-                    raise Error(errno.ECANCELED, f"network {network.nwid} was left meanwhile")
         except TimeoutError:
             if time.monotonic() < deadline - SLACK:
                 raise
-        reason = network.detail or network.state.replace("_", " ")
-        raise JoinTimeoutError(errno.ETIMEDOUT, f"network {network.nwid} is not ready after {wait:g} s: {reason}")
+        raise not_ready(network, wait)
 
     def leave(self, nwid: str | int) -> None:
         """Leave a network and forget its configuration. Raises NotFoundError."""
@@ -218,17 +165,8 @@ class Node:
         ConnectionRefusedError, TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...), socket.gaierror for a name,
         OverflowError for a bad port.
         """
-        from ztclient.times import duration
-        from ztclient.v1 import node_pb2 as pb
-
-        patience = PATIENCE if timeout is None else min(max(timeout, 0.001), LONGEST)
-        request = pb.DialRequest(
-            ip=_numeric(ip),
-            port=_port(port),
-            network_id="" if nwid is None else network_id(nwid),
-            timeout=duration(patience),
-        )
-        return dialling.dial(self.control, request, patience + SLACK)
+        request, patience = dial_request(ip, port, timeout, nwid)
+        return dialling.dial(self.control, request, patience)
 
     def listen(self, ip: str = "", port: int = 0, *, backlog: int = 128, nwid: str | int | None = None) -> Listener:
         """Listen for TCP connections on a managed address (empty: on all), port 0: any free one.
@@ -237,13 +175,7 @@ class Node:
         """
         from ztclient.listener import Listener
 
-        return Listener(
-            self.control,
-            _numeric(ip) if ip else "",
-            _port(port),
-            backlog=backlog,
-            nwid=None if nwid is None else network_id(nwid),
-        )
+        return Listener(self.control, listen_request(ip, port, backlog, nwid))
 
     def create_connection(
         self,
@@ -270,41 +202,8 @@ class Node:
             raise OSError(errno.EADDRNOTAVAIL, "the source port on the overlay cannot be chosen: give 0")
         if ip in ("", "0.0.0.0", "::"):
             return None
-        wanted = _numeric(ip)
+        wanted = numeric(ip)
         for address in self.addresses():
             if address.ip == wanted:
                 return address.nwid
         raise OSError(errno.EADDRNOTAVAIL, f"{ip} is not a managed address of this node")
-
-
-def _numeric(host: str) -> str:
-    try:
-        return numeric_ip(without_brackets(host))
-    except ValueError:
-        raise socket.gaierror(
-            socket.EAI_NONAME, f"{host!r} is not a numeric IP address; names are not resolved on the overlay"
-        ) from None
-
-
-def _port(port: int) -> int:
-    if not 0 <= port <= 65535:
-        raise OverflowError("port must be 0-65535")
-    return port
-
-
-def _checked(token: str | None) -> str | None:
-    if token is not None and not (token.isascii() and token.isprintable()):
-        raise AuthenticationError(errno.EACCES, "the token is not one line of printable characters")
-    return token
-
-
-def _token_from(environ: Mapping[str, str]) -> str | None:
-    if environ.get("ZTNODE_TOKEN"):
-        return environ["ZTNODE_TOKEN"]
-    path = environ.get("ZTNODE_TOKEN_FILE")
-    if not path:
-        return None
-    token = Path(path).read_text(encoding="utf-8").strip()
-    if not token:
-        raise AuthenticationError(errno.EACCES, f"the token file {path} is empty")
-    return token

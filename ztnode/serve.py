@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
+import shutil
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from ztclient.launch import LOCK_NAME, PIPE_NAME
 from ztnode import plugins
 from ztnode.control import readiness
 from ztnode.control.server import ControlServer, TcpOptions, node_service
@@ -22,6 +25,7 @@ from ztnode.service_manager import ServiceManager
 log = logging.getLogger(__name__)
 
 STDIN: Final = 0
+RUN_FILES: Final = (LOCK_NAME, PIPE_NAME)
 STOP_GRACE: Final = 0.5
 """Seconds that control calls under way get when the node stops; all of it ends within two."""
 
@@ -36,6 +40,8 @@ class ServeOptions:
     """Whether this user's clients find the node without being told where it is."""
     until_eof: bool = False
     """End when standard input does, as it does when the process that holds the other end of the pipe is gone."""
+    ephemeral: bool = False
+    """Keep state in memory alone, and leave no directory behind."""
 
 
 @dataclass(slots=True)
@@ -54,6 +60,15 @@ class Served:
 @contextlib.asynccontextmanager
 async def serving(options: ServeOptions) -> AsyncIterator[Served]:
     """A node in service for as long as the context lasts. Raises StateError, PluginError, OSError, ValueError."""
+    async with contextlib.AsyncExitStack() as undo:
+        if options.ephemeral:
+            options = dataclasses.replace(options, node=_in_memory(options.node))
+            undo.callback(shutil.rmtree, options.node.state, ignore_errors=True)
+        yield await undo.enter_async_context(_serving(options))
+
+
+@contextlib.asynccontextmanager
+async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
     manager = plugins.load()
     node = await Node.start(options.node, manager)
     try:
@@ -75,6 +90,16 @@ async def serving(options: ServeOptions) -> AsyncIterator[Served]:
             await server.stop(STOP_GRACE)
     finally:
         await node.close()
+
+
+def _in_memory(options: NodeOptions) -> NodeOptions:
+    """Options of a node that keeps nothing. Raises ValueError where something else would be lost with its directory."""
+    if options.store is not None:
+        raise ValueError("an ephemeral node keeps nothing: leave --store out")
+    # The lock and the pipe are of ztclient.run, which counts who uses the node.
+    if options.state.is_dir() and any(entry.name not in RUN_FILES for entry in options.state.iterdir()):
+        raise ValueError(f"{options.state} is not empty: the directory of an ephemeral node is removed when it ends")
+    return dataclasses.replace(options, store="memory:")
 
 
 async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda _served: None) -> None:

@@ -67,6 +67,11 @@ if TYPE_CHECKING:
 @click.option(
     "--store", metavar="URL", help="Where state is kept, if not in files under --state: memory:, or a plugin's."
 )
+@click.option(
+    "--ephemeral",
+    is_flag=True,
+    help="Keep nothing: the state directory, empty or missing, is removed in the end.",
+)
 @click.option("--root", is_flag=True, help="Be a root: relay packets and introduce nodes to each other.")
 @click.option("--controller", is_flag=True, help="Be a network controller too: see ztnode controller.")
 @click.option(
@@ -123,6 +128,7 @@ def serve(
     congestion: str,
     transport: str,
     store: str | None,
+    ephemeral: bool,
     root: bool,
     controller: bool,
     listen: str | None,
@@ -174,6 +180,7 @@ def serve(
         tcp,
         listed=not unlisted,
         until_eof=until_eof,
+        ephemeral=ephemeral,
     )
 
     def ready(served: Served) -> None:

@@ -1,0 +1,59 @@
+"""Fetching a connected socket from a stack worker on the same machine, on an event loop: see ztclient.handoff."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+
+from ztclient.handoff import CLAIM_TIMEOUT, QUEUE_POLL, receive
+
+
+async def claim(path: str, token: bytes) -> socket.socket:
+    """The descriptor that ``token`` stands for, as a socket that does not block.
+
+    Raises FileNotFoundError or PermissionError when the Unix socket is out of this process's reach,
+    ConnectionResetError when what the token stood for or the worker has ended meanwhile, TimeoutError.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(CLAIM_TIMEOUT):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+                channel.setblocking(False)
+                await _connect(channel, path)
+                await loop.sock_sendall(channel, token)
+                await _readable(loop, channel)
+                connected = receive(channel)
+    except TimeoutError:
+        raise TimeoutError(errno.ETIMEDOUT, "the stack worker did not hand over the connection in time") from None
+    except ConnectionError as error:
+        raise ConnectionResetError(errno.ECONNRESET, "the stack worker that held the connection is gone") from error
+    if connected is None:
+        raise ConnectionResetError(errno.ECONNRESET, "the connection ended before it was claimed")
+    connected.setblocking(False)
+    return connected
+
+
+async def _connect(channel: socket.socket, path: str) -> None:
+    """Connect; wait while the worker's queue is full. Such a connect is at once done or refused with EAGAIN, which
+    ``loop.sock_connect`` takes for one that is under way."""
+    while True:
+        try:
+            channel.connect(path)
+            return
+        except BlockingIOError:
+            await asyncio.sleep(QUEUE_POLL)
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, channel: socket.socket) -> None:
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(channel, wake)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(channel)
