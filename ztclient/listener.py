@@ -33,7 +33,7 @@ class Listener:
     select and socketserver can wait on. A thread fetches connections, so that waiting for one can be given up at any
     time without losing it."""
 
-    def __init__(self, control: Control, ip: str, port: int, *, backlog: int, nwid: str | None) -> None:
+    def __init__(self, control: Control, ip: str, port: int, *, backlog: int, nwid: str | None, delay: bool) -> None:
         """Use ``Node.listen``."""
         from ztclient.v1 import node_pb2 as pb
 
@@ -47,7 +47,8 @@ class Listener:
         self._lock = threading.Lock()
         with control.translated():
             self._lease = control.stub.Listen(
-                pb.ListenRequest(ip=ip, port=port, network_id=nwid or "", backlog=backlog), metadata=control.metadata
+                pb.ListenRequest(ip=ip, port=port, network_id=nwid or "", backlog=backlog, delay=delay),
+                metadata=control.metadata,
             )
             answer = next(self._lease)
         self._id = answer.listener_id

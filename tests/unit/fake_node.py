@@ -84,6 +84,7 @@ class FakeNode:
         self.on_join = configured
         self.failing: Exception | None = None
         self.dials: list[tuple[str, int, int | None, float]] = []
+        self.nodelay: list[bool] = []
         self.dialling = 0
         self.late = 0.0
         self.waiting: dict[bytes, socket.socket] = {}
@@ -203,8 +204,16 @@ class FakeNode:
             self.watchers.remove(queue)
 
     async def dial(
-        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        nwid: int | None = None,
+        timeout: float = 30.0,
+        token: bytes | None = None,
+        nodelay: bool = True,
     ) -> Handoff:
+        self.nodelay.append(nodelay)
         self.dials.append((host, port, nwid, timeout))
         self.dialling += 1
         try:
@@ -229,8 +238,9 @@ class FakeNode:
         return self._offer(connected, (IP, 50000), (host, port), token)
 
     async def listen(
-        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128
+        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128, nodelay: bool = True
     ) -> tuple[int, tuple[str, int]]:
+        self.nodelay.append(nodelay)
         if host not in (None, IP):
             raise DialError(errno.EADDRNOTAVAIL, f"{host} is not a managed address of this node")
         listener = socket.socket()

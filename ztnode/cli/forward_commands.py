@@ -11,7 +11,7 @@ import click
 
 import ztclient
 from ztclient.forms import numeric_ip, split_host_port
-from ztclient.loopback import reset_on_close
+from ztclient.loopback import reset_on_close, tuned
 from ztnode.cli.common import Parameter, describe, example, node_option
 
 CHUNK = 1 << 18
@@ -91,7 +91,8 @@ def _carry(near: socket.socket, dial: Callable[[], socket.socket], target: HostP
         reset_on_close(near)
         near.close()
         return
-    far.settimeout(None)
+    for each in (near, far):
+        tuned(each)
     # Both are needed again: the other direction may still run when one is through.
     with near, far:
         other = threading.Thread(target=_copy, args=(far, near), daemon=True)

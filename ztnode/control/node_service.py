@@ -97,6 +97,7 @@ class NodeService(rpc.NodeServiceServicer):
             convert.port_number(request.port, lowest=0),
             nwid=self._joined(request.network_id),
             backlog=min(request.backlog, MAX_BACKLOG) or 128,
+            nodelay=not request.delay,
         )
         try:
             yield pb.ListenResponse(listener_id=listener, bound=convert.endpoint(bound))
@@ -153,7 +154,9 @@ class NodeService(rpc.NodeServiceServicer):
         if request.token:
             _check_token(request.token)
         try:
-            return await self._node.dial(ip, port, nwid=nwid, timeout=timeout, token=request.token or None)
+            return await self._node.dial(
+                ip, port, nwid=nwid, timeout=timeout, token=request.token or None, nodelay=not request.delay
+            )
         except KeyError:
             # Left while the attempt was under way.
             raise not_found("the network was left", "NETWORK_NOT_JOINED") from None

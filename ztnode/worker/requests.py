@@ -132,6 +132,7 @@ class _Listener:
 
     def on_ready(self) -> None:
         while self._waiting and (connection := self._listener.accept()) is not None:
+            connection.nodelay = self._message.nodelay
             request = self._waiting.popleft()
             self._requests.done(request)
             token = self._requests.park(request, connection)
@@ -232,6 +233,7 @@ class Requests:
     def _dial(self, message: protocol.Dial) -> None:
         stack, now = self.host.stack, self.host.now
         connection = stack.connect(message.host, message.port, now, port_index=message.index, timeout=message.timeout)
+        connection.nodelay = message.nodelay
         if message.token is not None:
             try:
                 self.host.handoff.expect(message.token)

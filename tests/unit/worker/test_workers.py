@@ -109,6 +109,44 @@ async def test_half_close_leaves_the_way_back_open(tmp_path: Path) -> None:
 
 
 @on_loop
+@pytest.mark.parametrize("accepts", [False, True])
+@pytest.mark.parametrize("nodelay", [True, False])
+async def test_parts_wait_for_a_silent_peer_only_where_that_was_asked_for(
+    tmp_path: Path, nodelay: bool, accepts: bool
+) -> None:
+    """The peer acknowledges nothing: without Nagle every part leaves at once; with it the last one waits."""
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        listener, (_, port) = await pair.b.listen(None, 0, nodelay=nodelay if accepts else True)
+        accepting = asyncio.create_task(pair.b.accept(listener))
+        dialled = fetch(await pair.a.dial(B, port, nodelay=True if accepts else nodelay))
+        accepted = fetch(await accepting)
+        source, sink = (accepted, dialled) if accepts else (dialled, accepted)
+        silent = (0x020000000001 if accepts else 0x020000000002).to_bytes(6, "big")
+        heads = 0
+        muted = True
+
+        def drop(frame: memoryview) -> bool:
+            nonlocal heads
+            heads += b"-head-" in bytes(frame)
+            return muted and frame[6:12] == silent
+
+        pair.drop = drop
+        with source, sink:
+            await loop.sock_sendall(source, b"-head-")
+            assert await loop.sock_recv(sink, 100) == b"-head-"
+            await loop.sock_sendall(source, b"-body-")
+            assert await loop.sock_recv(sink, 100) == b"-body-"  # at the latest as a probe of the tail
+            await loop.sock_sendall(source, b"-tail-")
+            if not nodelay:
+                await until(lambda: heads > 1)  # sent again, for want of an acknowledgment
+                with pytest.raises(BlockingIOError):
+                    sink.recv(100)
+                muted = False
+            assert await loop.sock_recv(sink, 100) == b"-tail-"
+
+
+@on_loop
 async def test_reset_arrives_as_econnreset_after_what_came_before(tmp_path: Path) -> None:
     async with connected_pair(tmp_path) as (_pair, dialled, accepted):
         loop = asyncio.get_running_loop()
