@@ -13,11 +13,11 @@ from ztclient.handoff import TOKEN_BYTES
 from ztclient.v1 import node_pb2 as pb
 from ztclient.v1 import node_pb2_grpc as rpc
 from ztnode.control import convert, stream
-from ztnode.control.claim import claim
 from ztnode.control.failure import Context, RpcFailure, abort, invalid, not_found, streaming, unary
 from ztnode.control.paging import page
 from ztnode.control.pending import PendingConnections
 from ztnode.node.api import Handoff, NetworkInfo, NodeApi
+from ztnode.node.handoffs import claim
 from ztnode.wire.address import format_nwid
 
 MAX_BACKLOG = 4096

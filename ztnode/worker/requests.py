@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from ztnode.wire.endpoint import Endpoint
 from ztnode.worker import protocol
+from ztnode.worker.adoption import adopt
 from ztnode.worker.datagrams import DatagramHost, DatagramRelay
 from ztnode.worker.explain import explain
 from ztnode.worker.splice import Splice, SpliceHost
@@ -65,6 +66,10 @@ class ParkedConnection:
         """Join the connection to our end. Raises OSError."""
         if self._ours is not None:
             Splice(self._connection, self._ours, self._host)
+
+    def take(self, descriptor: int) -> None:
+        """Join the connection to a socket that its client brought. Raises OSError."""
+        Splice(self._connection, adopt(descriptor), self._host)
 
     def expire(self) -> None:
         """Nobody came for it."""
