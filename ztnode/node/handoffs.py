@@ -33,12 +33,16 @@ async def give(handoff: Handoff, connected: socket.socket) -> None:
     bytes then pass through the worker alone. Raises OSError; ECONNRESET when the worker no longer has the connection,
     FileNotFoundError or PermissionError where its Unix socket is out of reach: then ``connected`` is still ours."""
     async with _channel(handoff) as channel:
-        with connected, _gone():
-            socket.send_fds(channel, [handoff.token], [connected.fileno()])
-            await _readable(channel)
-            taken = channel.recv(1)
-        if not taken:
-            raise OSError(errno.ECONNRESET, "the connection ended before it was joined")
+        with connected:
+            try:
+                with _gone():
+                    socket.send_fds(channel, [handoff.token], [connected.fileno()])
+                    await _readable(channel)
+                    if not channel.recv(1):
+                        raise OSError(errno.ECONNRESET, "the connection ended before it was joined")
+            except BaseException:
+                reset_on_close(connected)
+                raise
 
 
 async def drop(handoff: Handoff) -> None:
