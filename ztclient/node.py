@@ -158,24 +158,41 @@ class Node(NamedNode):
             finally:
                 call.cancel()
 
-    def dial(self, ip: str, port: int, timeout: float | None = None, *, nwid: str | int | None = None) -> socket.socket:
+    def dial(
+        self,
+        ip: str,
+        port: int,
+        timeout: float | None = None,
+        *,
+        nwid: str | int | None = None,
+        delay: bool = False,
+    ) -> socket.socket:
         """A connected socket, blocking, to a numeric address on the overlay.
 
-        ``timeout``: seconds until it stands (None: 120). ``nwid``: by this network alone. Raises
-        ConnectionRefusedError, TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...), socket.gaierror for a name,
-        OverflowError for a bad port.
+        ``timeout``: seconds until it stands (None: 120). ``nwid``: by this network alone. ``delay``: small writes may
+        wait on the overlay to be joined (Nagle); otherwise they leave at once. Raises ConnectionRefusedError,
+        TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...), socket.gaierror for a name, OverflowError for a bad port.
         """
-        request, patience = dial_request(ip, port, timeout, nwid)
+        request, patience = dial_request(ip, port, timeout, nwid, delay=delay)
         return dialling.dial(self.control, request, patience)
 
-    def listen(self, ip: str = "", port: int = 0, *, backlog: int = 128, nwid: str | int | None = None) -> Listener:
+    def listen(
+        self,
+        ip: str = "",
+        port: int = 0,
+        *,
+        backlog: int = 128,
+        nwid: str | int | None = None,
+        delay: bool = False,
+    ) -> Listener:
         """Listen for TCP connections on a managed address (empty: on all), port 0: any free one.
 
-        The listener is closed with its object or with this process. Raises OSError (EADDRINUSE, EADDRNOTAVAIL...).
+        ``delay``, of accepted connections, as in :meth:`dial`. The listener is closed with its object or with this
+        process. Raises OSError (EADDRINUSE, EADDRNOTAVAIL...).
         """
         from ztclient.listener import Listener
 
-        return Listener(self.control, listen_request(ip, port, backlog, nwid))
+        return Listener(self.control, listen_request(ip, port, backlog, nwid, delay=delay))
 
     def create_connection(
         self,

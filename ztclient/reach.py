@@ -67,8 +67,11 @@ class NamedNode:
         return str(self._address)
 
 
-def dial_request(ip: str, port: int, timeout: float | None, nwid: str | int | None) -> tuple[pb.DialRequest, float]:
-    """What asks for a connection, and how many seconds the node may take over it.
+def dial_request(
+    ip: str, port: int, timeout: float | None, nwid: str | int | None, *, delay: bool = False
+) -> tuple[pb.DialRequest, float]:
+    """What asks for a connection, and how many seconds the node may take over it. ``delay``: small writes may wait
+    (Nagle).
 
     Raises socket.gaierror for a name, OverflowError for a bad port, ValueError for a malformed id.
     """
@@ -81,11 +84,14 @@ def dial_request(ip: str, port: int, timeout: float | None, nwid: str | int | No
         port=port_number(port),
         network_id="" if nwid is None else network_id(nwid),
         timeout=duration(patience),
+        delay=delay,
     )
     return request, patience + SLACK
 
 
-def listen_request(ip: str, port: int, backlog: int, nwid: str | int | None) -> pb.ListenRequest:
+def listen_request(
+    ip: str, port: int, backlog: int, nwid: str | int | None, *, delay: bool = False
+) -> pb.ListenRequest:
     """What asks for a listener. Raises as ``dial_request`` does."""
     from ztclient.v1 import node_pb2 as pb
 
@@ -94,6 +100,7 @@ def listen_request(ip: str, port: int, backlog: int, nwid: str | int | None) -> 
         port=port_number(port),
         network_id="" if nwid is None else network_id(nwid),
         backlog=backlog,
+        delay=delay,
     )
 
 

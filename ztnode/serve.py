@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ from ztclient.launch import LOCK_NAME, PIPE_NAME
 from ztnode import plugins
 from ztnode.control import readiness
 from ztnode.control.server import ControlServer, TcpOptions, node_service
+from ztnode.forwarding import Expose, Forward
 from ztnode.node.node import Node, NodeOptions
 from ztnode.node.registry import Registration
 from ztnode.service_manager import ServiceManager
@@ -36,6 +37,10 @@ class ServeOptions:
 
     node: NodeOptions
     tcp: TcpOptions | None = None
+    forwards: Sequence[Forward] = ()
+    exposes: Sequence[Expose] = ()
+    proxy_protocol: int | None = None
+    """Version of the PROXY protocol by which servers behind ``exposes`` learn who the peer is."""
     listed: bool = True
     """Whether this user's clients find the node without being told where it is."""
     until_eof: bool = False
@@ -81,9 +86,10 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
         await server.start()
         published = asyncio.create_task(readiness.publish(node, server.health))
         try:
-            with contextlib.ExitStack() as stack:
+            async with contextlib.AsyncExitStack() as stack:
                 if options.listed:
                     stack.enter_context(Registration(server.addresses[0], options.node.state))
+                await stack.enter_async_context(_mapped(options, node))
                 yield Served(node, server)
         finally:
             published.cancel()
@@ -100,6 +106,42 @@ def _in_memory(options: NodeOptions) -> NodeOptions:
     if options.state.is_dir() and any(entry.name not in RUN_FILES for entry in options.state.iterdir()):
         raise ValueError(f"{options.state} is not empty: the directory of an ephemeral node is removed when it ends")
     return dataclasses.replace(options, store="memory:")
+
+
+@contextlib.asynccontextmanager
+async def _mapped(options: ServeOptions, node: Node) -> AsyncIterator[None]:
+    """The node's own port mappings at work. Raises OSError."""
+    if not options.forwards and not options.exposes:
+        yield
+        return
+    from ztnode.forwarding.mappings import Mappings
+    from ztnode.forwarding.overlay import NodeOverlay
+
+    mappings = Mappings(
+        NodeOverlay(node),
+        options.forwards,
+        options.exposes,
+        log.warning,
+        proxy_protocol=options.proxy_protocol,
+        patient=True,
+    )
+    running: asyncio.Task[None] | None = None
+    try:
+        for line in await mappings.open():
+            log.info(line)
+        running = asyncio.create_task(mappings.run())
+        running.add_done_callback(_tell_failure)
+        yield
+    finally:
+        if running is not None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        await mappings.close()
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("no port is carried any more: %s", error)
 
 
 async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda _served: None) -> None:

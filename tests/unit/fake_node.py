@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from ztclient.loopback import reset_on_close
 from ztnode.control.server import ControlServer, TcpOptions, node_service
 from ztnode.node.api import (
     DialError,
@@ -84,6 +85,8 @@ class FakeNode:
         self.on_join = configured
         self.failing: Exception | None = None
         self.dials: list[tuple[str, int, int | None, float]] = []
+        self.nodelay: list[bool] = []
+        self.joined = 0
         self.dialling = 0
         self.late = 0.0
         self.waiting: dict[bytes, socket.socket] = {}
@@ -119,15 +122,50 @@ class FakeNode:
         while True:
             channel, _ = await loop.sock_accept(self._handoff)
             await asyncio.sleep(self.late)
-            message = await loop.sock_recv(channel, 32)
+            channel.settimeout(5)
+            message, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 32, 1)
             token = message[-16:]
             connected = self.waiting.pop(token, None)
-            if connected is not None:
+            brought = socket.socket(fileno=descriptors[0]) if descriptors else None
+            if connected is not None and brought is not None:
+                self._join(channel, connected, brought)
+            elif brought is not None:
+                brought.close()
+                channel.close()
+            elif connected is not None:
                 self._give(channel, connected)
             elif len(message) == 32:
                 self.appointed[token] = channel
             else:
                 channel.close()
+
+    def _join(self, channel: socket.socket, connected: socket.socket, brought: socket.socket) -> None:
+        """What a worker's splice does, by two threads."""
+
+        def copy(source: socket.socket, sink: socket.socket) -> None:
+            try:
+                while data := source.recv(65536):
+                    sink.sendall(data)
+                sink.shutdown(socket.SHUT_WR)
+            except OSError:
+                for each in (source, sink):
+                    reset_on_close(each)
+                    with contextlib.suppress(OSError):
+                        each.shutdown(socket.SHUT_RD)
+
+        def both() -> None:
+            with connected, brought:
+                other = threading.Thread(target=copy, args=(connected, brought), daemon=True)
+                other.start()
+                copy(brought, connected)
+                other.join()
+
+        for each in (connected, brought):
+            each.setblocking(True)
+        self.joined += 1
+        threading.Thread(target=both, daemon=True).start()
+        with channel:
+            channel.send(b"\0")
 
     def _give(self, channel: socket.socket, connected: socket.socket) -> None:
         with channel, connected:
@@ -203,8 +241,16 @@ class FakeNode:
             self.watchers.remove(queue)
 
     async def dial(
-        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        nwid: int | None = None,
+        timeout: float = 30.0,
+        token: bytes | None = None,
+        nodelay: bool = True,
     ) -> Handoff:
+        self.nodelay.append(nodelay)
         self.dials.append((host, port, nwid, timeout))
         self.dialling += 1
         try:
@@ -229,8 +275,9 @@ class FakeNode:
         return self._offer(connected, (IP, 50000), (host, port), token)
 
     async def listen(
-        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128
+        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128, nodelay: bool = True
     ) -> tuple[int, tuple[str, int]]:
+        self.nodelay.append(nodelay)
         if host not in (None, IP):
             raise DialError(errno.EADDRNOTAVAIL, f"{host} is not a managed address of this node")
         listener = socket.socket()

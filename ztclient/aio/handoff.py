@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
+from collections.abc import AsyncIterator
 
 from ztclient.handoff import CLAIM_TIMEOUT, QUEUE_POLL, receive
 
@@ -15,23 +17,29 @@ async def claim(path: str, token: bytes) -> socket.socket:
     Raises FileNotFoundError or PermissionError when the Unix socket is out of this process's reach,
     ConnectionResetError when what the token stood for or the worker has ended meanwhile, TimeoutError.
     """
-    loop = asyncio.get_running_loop()
+    async with worker_channel(path) as channel:
+        channel.send(token)
+        await readable(channel)
+        connected = receive(channel)
+    if connected is None:
+        raise ConnectionResetError(errno.ECONNRESET, "the connection ended before it was claimed")
+    connected.setblocking(False)
+    return connected
+
+
+@contextlib.asynccontextmanager
+async def worker_channel(path: str) -> AsyncIterator[socket.socket]:
+    """Connected to the worker's Unix socket, for ``CLAIM_TIMEOUT`` seconds. Raises as ``claim`` does."""
     try:
         async with asyncio.timeout(CLAIM_TIMEOUT):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
                 channel.setblocking(False)
                 await _connect(channel, path)
-                await loop.sock_sendall(channel, token)
-                await _readable(loop, channel)
-                connected = receive(channel)
+                yield channel
     except TimeoutError:
         raise TimeoutError(errno.ETIMEDOUT, "the stack worker did not hand over the connection in time") from None
     except ConnectionError as error:
         raise ConnectionResetError(errno.ECONNRESET, "the stack worker that held the connection is gone") from error
-    if connected is None:
-        raise ConnectionResetError(errno.ECONNRESET, "the connection ended before it was claimed")
-    connected.setblocking(False)
-    return connected
 
 
 async def _connect(channel: socket.socket, path: str) -> None:
@@ -45,7 +53,9 @@ async def _connect(channel: socket.socket, path: str) -> None:
             await asyncio.sleep(QUEUE_POLL)
 
 
-async def _readable(loop: asyncio.AbstractEventLoop, channel: socket.socket) -> None:
+async def readable(channel: socket.socket) -> None:
+    """Wait until there is something to read, or the end."""
+    loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
 
     def wake() -> None:

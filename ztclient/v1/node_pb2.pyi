@@ -861,6 +861,7 @@ class DialRequest(_message.Message):
     NETWORK_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
     """IP."""
     port: _builtins.int
@@ -871,6 +872,10 @@ class DialRequest(_message.Message):
     """16 random bytes that shall be the connection's token; empty: the node chooses. A client on the same machine that
     chose it can wait for its socket while the call is under way, see Connection.handoff_path. A token that another
     connection still has: INVALID_ARGUMENT.
+    """
+    delay: _builtins.bool
+    """True: a small write may wait for the peer's acknowledgment of the one before, to be joined with what follows it
+    (Nagle's algorithm). False: what is written leaves at once, as with TCP_NODELAY.
     """
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
@@ -884,10 +889,11 @@ class DialRequest(_message.Message):
         network_id: _builtins.str = ...,
         timeout: _duration_pb2.Duration | None = ...,
         token: _builtins.bytes = ...,
+        delay: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id", "port", b"port", "timeout", b"timeout", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "ip", b"ip", "network_id", b"network_id", "port", b"port", "timeout", b"timeout", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -966,6 +972,7 @@ class ListenRequest(_message.Message):
     PORT_FIELD_NUMBER: _builtins.int
     NETWORK_ID_FIELD_NUMBER: _builtins.int
     BACKLOG_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
     """IP of this node on a network; empty, "0.0.0.0" or "::": every one it has or will have."""
     port: _builtins.int
@@ -974,6 +981,8 @@ class ListenRequest(_message.Message):
     """16 hex digits: on this network alone. Empty: on all."""
     backlog: _builtins.int
     """How many connections may wait to be accepted; 0: 128."""
+    delay: _builtins.bool
+    """For the connections that are accepted, as in DialRequest."""
     def __init__(
         self,
         *,
@@ -981,10 +990,11 @@ class ListenRequest(_message.Message):
         port: _builtins.int = ...,
         network_id: _builtins.str = ...,
         backlog: _builtins.int = ...,
+        delay: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "ip", b"ip", "network_id", b"network_id", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "delay", b"delay", "ip", b"ip", "network_id", b"network_id", "port", b"port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
-from collections.abc import Callable
+import asyncio
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import click
 
 import ztclient
 from ztclient.forms import numeric_ip, split_host_port
-from ztclient.loopback import reset_on_close
-from ztnode.cli.common import Parameter, describe, example, node_option
+from ztnode.cli.common import Parameter, example, node_option
+from ztnode.cli.printable import printable
+from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress, UnixAddress, parse_expose, parse_forward
 
-CHUNK = 1 << 18
-
-HostPort = tuple[str, int]
+T = TypeVar("T")
 
 
-class HostAndPort(Parameter[HostPort]):
-    """``HOST:PORT``, ``[v6]:PORT`` or ``PORT``. With ``numeric`` the host is an IP address."""
+class Where(Parameter[LocalAddress]):
+    """``HOST:PORT``, ``[v6]:PORT``, ``PORT`` where there is a default host, or ``unix:PATH`` unless it is ``numeric``:
+    then the host is an IP address."""
 
     name = "host:port"
 
@@ -28,10 +28,15 @@ class HostAndPort(Parameter[HostPort]):
         self._default_host = default_host
         self._numeric = numeric
 
-    def convert(self, value: str | HostPort, param: click.Parameter | None, ctx: click.Context | None) -> HostPort:
+    def convert(
+        self, value: str | LocalAddress, param: click.Parameter | None, ctx: click.Context | None
+    ) -> LocalAddress:
         """See click.ParamType."""
-        if isinstance(value, tuple):
+        if not isinstance(value, str):
             return value
+        scheme, colon, path = value.partition(":")
+        if scheme == "unix" and colon and path and not self._numeric:
+            return UnixAddress(path)
         try:
             host, port = split_host_port(value if ":" in value else f"{self._default_host or ''}:{value}")
             if not host and self._default_host is None:
@@ -43,71 +48,158 @@ class HostAndPort(Parameter[HostPort]):
                 host = numeric_ip(host)
             except ValueError:
                 self.fail(f"{host!r} is not a numeric IP address", param, ctx)
-        return host, port
+        return TcpAddress(host, port)
+
+
+class ForwardSpec(Parameter[list[Forward]]):
+    """The value of ``-L``."""
+
+    name = "forward"
+
+    def convert(
+        self, value: str | list[Forward], param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[Forward]:
+        """See click.ParamType."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse_forward(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class ExposeSpec(Parameter[list[Expose]]):
+    """The value of ``-R``."""
+
+    name = "expose"
+
+    def convert(
+        self, value: str | list[Expose], param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[Expose]:
+        """See click.ParamType."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse_expose(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def flat(lists: Iterable[list[T]]) -> list[T]:
+    """The entries of all the lists."""
+    return list(itertools.chain.from_iterable(lists))
+
+
+def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``-L``, ``-R`` and ``--proxy-protocol``: ``forwards`` and ``exposes``, lists of lists, ``proxy_protocol``."""
+    for option in (
+        click.option(
+            "--proxy-protocol",
+            type=click.Choice(["1", "2"]),
+            metavar="1|2",
+            help="Tell the servers behind -R who the peer is, by this version of the PROXY protocol.",
+        ),
+        click.option(
+            "-R",
+            "exposes",
+            type=ExposeSpec(),
+            multiple=True,
+            metavar="[IP:]PORT:HOST:PORT",
+            help="Listen on the overlay and carry connections to HOST:PORT here, or to unix:PATH; may be given several "
+            "times, with ranges of ports too: -R 8000-8009:127.0.0.1:8000-8009.",
+        ),
+        click.option(
+            "-L",
+            "forwards",
+            type=ForwardSpec(),
+            multiple=True,
+            metavar="[ADDR:]PORT:IP:PORT",
+            help="Listen here, on loopback or ADDR or at unix:PATH, and carry connections over the overlay to IP:PORT; "
+            "may be given several times, with ranges of ports too.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command(
-    short_help="Carry a local port over the overlay.",
-    epilog=example("ztnode forward 8080 10.121.15.99:5380", "curl http://127.0.0.1:8080/"),
+    short_help="Carry local ports over the overlay.",
+    epilog=example(
+        "ztnode forward 8080 10.121.15.99:5380",
+        "curl http://127.0.0.1:8080/",
+        "ztnode forward -L 5432:10.121.15.7:5432 -L 8000-8009:10.121.15.8:8000-8009",
+    ),
 )
-@click.argument("local", metavar="[HOST:]PORT", type=HostAndPort("127.0.0.1"))
-@click.argument("remote", metavar="IP:PORT", type=HostAndPort(None, numeric=True))
+@click.argument("local", metavar="[[HOST:]PORT", type=Where("127.0.0.1"), required=False)
+@click.argument("remote", metavar="IP:PORT]", type=Where(None, numeric=True), required=False)
+@mapping_options
 @node_option
-def forward(node: ztclient.Node, local: HostPort, remote: HostPort) -> None:
-    """Listen on a local port and carry each connection over the overlay to IP:PORT, until Ctrl-C."""
-    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
-    with socket.create_server(local, family=family) as listener:
-        bound = listener.getsockname()
-        click.echo(f"forwarding {bound[0]} port {bound[1]} to {remote[0]} port {remote[1]}", err=True)
-        while True:
-            near, _peer = listener.accept()
-            _start(near, lambda: node.create_connection(remote), remote)
+def forward(
+    node: ztclient.Node,
+    local: LocalAddress | None,
+    remote: LocalAddress | None,
+    forwards: tuple[list[Forward], ...],
+    exposes: tuple[list[Expose], ...],
+    proxy_protocol: str | None,
+) -> None:
+    """Listen on a local port and carry each connection over the overlay to IP:PORT, until Ctrl-C. -L and -R add more of
+    them in the same process; connections that stand go on when it ends."""
+    first: list[Forward] = []
+    if local is not None:
+        if not isinstance(remote, TcpAddress):
+            raise click.UsageError("to which IP:PORT?")
+        first = [Forward(local, remote)]
+    _run(node, [*first, *flat(forwards)], flat(exposes), proxy_protocol)
 
 
-@click.command(short_help="Offer a local server on the overlay.", epilog=example("ztnode expose 80 127.0.0.1:8000"))
-@click.argument("overlay", metavar="[IP:]PORT", type=HostAndPort("", numeric=True))
-@click.argument("local", metavar="HOST:PORT", type=HostAndPort(None))
+@click.command(
+    short_help="Offer local servers on the overlay.",
+    epilog=example("ztnode expose 80 127.0.0.1:8000", "ztnode expose -R 22:127.0.0.1:22 -R 80:unix:/run/web.sock"),
+)
+@click.argument("overlay", metavar="[[IP:]PORT", type=Where("", numeric=True), required=False)
+@click.argument("local", metavar="HOST:PORT]", type=Where(None), required=False)
+@mapping_options
 @node_option
-def expose(node: ztclient.Node, overlay: HostPort, local: HostPort) -> None:
-    """Listen on the overlay and carry each connection to a local server at HOST:PORT, until Ctrl-C."""
-    with node.listen(*overlay) as listener:
-        bound = listener.getsockname()
-        click.echo(f"exposing {local[0]} port {local[1]} at {bound[0] or '*'} port {bound[1]}", err=True)
-        while True:
-            near, _peer = listener.accept()
-            _start(near, lambda: socket.create_connection(local, 10), local)
+def expose(
+    node: ztclient.Node,
+    overlay: LocalAddress | None,
+    local: LocalAddress | None,
+    forwards: tuple[list[Forward], ...],
+    exposes: tuple[list[Expose], ...],
+    proxy_protocol: str | None,
+) -> None:
+    """Listen on the overlay and carry each connection to a local server at HOST:PORT (or unix:PATH), until Ctrl-C. -R
+    and -L add more of them in the same process; connections that stand go on when it ends."""
+    first: list[Expose] = []
+    if isinstance(overlay, TcpAddress):
+        if local is None:
+            raise click.UsageError("to which HOST:PORT?")
+        first = [Expose(overlay, local)]
+    _run(node, flat(forwards), [*first, *flat(exposes)], proxy_protocol)
 
 
-def _start(near: socket.socket, dial: Callable[[], socket.socket], target: HostPort) -> None:
-    threading.Thread(target=_carry, args=(near, dial, target), daemon=True).start()
+def _run(node: ztclient.Node, forwards: list[Forward], exposes: list[Expose], proxy_protocol: str | None) -> None:
+    if not forwards and not exposes:
+        raise click.UsageError("nothing to carry: give two addresses, -L or -R")
+    asyncio.run(_carry(node, forwards, exposes, None if proxy_protocol is None else int(proxy_protocol)))
 
 
-def _carry(near: socket.socket, dial: Callable[[], socket.socket], target: HostPort) -> None:
-    """One connection from its first byte to its last, half-close and reset included."""
+async def _carry(
+    node: ztclient.Node, forwards: list[Forward], exposes: list[Expose], proxy_protocol: int | None
+) -> None:
+    from ztnode.forwarding.client_overlay import ClientOverlay
+    from ztnode.forwarding.mappings import Mappings
+
+    mappings = Mappings(
+        ClientOverlay(node),
+        forwards,
+        exposes,
+        lambda text: click.echo(f"ztnode: {printable(text)}", err=True),
+        proxy_protocol=proxy_protocol,
+    )
     try:
-        far = dial()
-    except OSError as error:
-        click.echo(f"ztnode: {target[0]} port {target[1]}: {describe(error)}", err=True)
-        reset_on_close(near)
-        near.close()
-        return
-    far.settimeout(None)
-    # Both are needed again: the other direction may still run when one is through.
-    with near, far:
-        other = threading.Thread(target=_copy, args=(far, near), daemon=True)
-        other.start()
-        _copy(near, far)
-        other.join()
-
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    try:
-        while data := source.recv(CHUNK):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-    except OSError:
-        # A reset goes on as a reset. Waking both makes the other direction end too.
-        for each in (source, sink):
-            reset_on_close(each)
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RD)
+        for line in await mappings.open():
+            click.echo(line, err=True)
+        await mappings.run()
+    finally:
+        await mappings.close()

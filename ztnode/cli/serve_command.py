@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, example
+from ztnode.cli.forward_commands import flat, mapping_options
+from ztnode.forwarding import Expose, Forward
 from ztnode.wire.address import format_address, parse_nwid
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     epilog=example(
         "ztnode serve --state ./st --join 9ad07d01093a69e3",
         "ztnode serve --state ./st --listen 127.0.0.1:7447",
+        "ztnode serve --state ./st -L 5432:10.121.15.7:5432 -R 80:127.0.0.1:8000",
     ),
 )
 @click.option(
@@ -93,6 +96,7 @@ if TYPE_CHECKING:
 @click.option(
     "--insecure", is_flag=True, help="Allow --listen without TLS beyond loopback: the token travels in clear."
 )
+@mapping_options
 @click.option("--unlisted", is_flag=True, help="Clients find this node only where they are told its state or address.")
 @click.option(
     "--until-eof", is_flag=True, help="End with standard input too: for a program that must not leave its node behind."
@@ -137,6 +141,9 @@ def serve(
     client_ca: Path | None,
     token_file: Path | None,
     insecure: bool,
+    forwards: tuple[list[Forward], ...],
+    exposes: tuple[list[Expose], ...],
+    proxy_protocol: str | None,
     unlisted: bool,
     until_eof: bool,
     log_level: str,
@@ -178,6 +185,9 @@ def serve(
             networks=tuple(parse_nwid(nwid) for nwid in networks),
         ),
         tcp,
+        forwards=flat(forwards),
+        exposes=flat(exposes),
+        proxy_protocol=None if proxy_protocol is None else int(proxy_protocol),
         listed=not unlisted,
         until_eof=until_eof,
         ephemeral=ephemeral,

@@ -13,11 +13,11 @@ from ztclient.handoff import TOKEN_BYTES
 from ztclient.v1 import node_pb2 as pb
 from ztclient.v1 import node_pb2_grpc as rpc
 from ztnode.control import convert, stream
-from ztnode.control.claim import claim
 from ztnode.control.failure import Context, RpcFailure, abort, invalid, not_found, streaming, unary
 from ztnode.control.paging import page
 from ztnode.control.pending import PendingConnections
 from ztnode.node.api import Handoff, NetworkInfo, NodeApi
+from ztnode.node.handoffs import claim
 from ztnode.wire.address import format_nwid
 
 MAX_BACKLOG = 4096
@@ -97,6 +97,7 @@ class NodeService(rpc.NodeServiceServicer):
             convert.port_number(request.port, lowest=0),
             nwid=self._joined(request.network_id),
             backlog=min(request.backlog, MAX_BACKLOG) or 128,
+            nodelay=not request.delay,
         )
         try:
             yield pb.ListenResponse(listener_id=listener, bound=convert.endpoint(bound))
@@ -153,7 +154,9 @@ class NodeService(rpc.NodeServiceServicer):
         if request.token:
             _check_token(request.token)
         try:
-            return await self._node.dial(ip, port, nwid=nwid, timeout=timeout, token=request.token or None)
+            return await self._node.dial(
+                ip, port, nwid=nwid, timeout=timeout, token=request.token or None, nodelay=not request.delay
+            )
         except KeyError:
             # Left while the attempt was under way.
             raise not_found("the network was left", "NETWORK_NOT_JOINED") from None

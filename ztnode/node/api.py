@@ -136,17 +136,25 @@ class NodeApi(Protocol):
         a slow reader gets the newest state only."""
 
     async def dial(
-        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        nwid: int | None = None,
+        timeout: float = 30.0,
+        token: bytes | None = None,
+        nodelay: bool = True,
     ) -> Handoff:
         """Open a TCP connection to a numeric address. ``token``: 16 random bytes that the client chose to be the
-        hand-off's, so that it can wait there meanwhile; None: a new one. ``host`` is in its usual form and ``port``
-        in range: that is for whoever takes them from outside to check. Raises DialError."""
+        hand-off's, so that it can wait there meanwhile; None: a new one. ``nodelay`` False: small writes may wait for
+        the peer's acknowledgment, to be joined (Nagle). ``host`` is in its usual form and ``port`` in range: that is
+        for whoever takes them from outside to check. Raises DialError."""
 
     async def listen(
-        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128
+        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128, nodelay: bool = True
     ) -> tuple[int, Endpoint]:
         """Listen on a managed address (None, "0.0.0.0" or "::": all of them); returns a listener id and what was bound.
-        Raises DialError."""
+        ``nodelay``, of what is accepted, as in ``dial``. Raises DialError."""
 
     async def accept(self, listener: int) -> Handoff:
         """The next connection, waiting for it. Raises DialError when the listener is closed, KeyError if unknown."""

@@ -448,16 +448,23 @@ class Node:
         return self._watchers.watch((info.nwid, info) for info in self.networks())
 
     async def dial(
-        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        nwid: int | None = None,
+        timeout: float = 30.0,
+        token: bytes | None = None,
+        nodelay: bool = True,
     ) -> Handoff:
         """See NodeApi."""
-        return await self._supervisor.dial(host, port, nwid=nwid, timeout=timeout, token=token)
+        return await self._supervisor.dial(host, port, nwid=nwid, timeout=timeout, token=token, nodelay=nodelay)
 
     async def listen(
-        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128
+        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128, nodelay: bool = True
     ) -> tuple[int, Endpoint]:
         """See NodeApi."""
-        return await self._supervisor.listen(host, port, nwid=nwid, backlog=backlog)
+        return await self._supervisor.listen(host, port, nwid=nwid, backlog=backlog, nodelay=nodelay)
 
     async def accept(self, listener: int) -> Handoff:
         """See NodeApi."""

@@ -278,7 +278,14 @@ class Supervisor:
     # What clients ask for
 
     async def dial(
-        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, token: bytes | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        nwid: int | None = None,
+        timeout: float = 30.0,
+        token: bytes | None = None,
+        nodelay: bool = True,
     ) -> Handoff:
         """Open a TCP connection, whose client may have chosen its ``token``. Raises DialError."""
         index = self._index(nwid)
@@ -290,7 +297,7 @@ class Supervisor:
                 # The stack's own time-out comes first and says why; one second is added for a worker that is stuck.
                 async with asyncio.timeout(max(left, 0.0) + 1.0):
                     process = await slot.running()
-                    message = protocol.Dial(next(self._ids), host, port, index, max(left, 0.001), token)
+                    message = protocol.Dial(next(self._ids), host, port, index, max(left, 0.001), token, nodelay)
                     answer = _expect(await process.request(message), protocol.Dialled)
             except TimeoutError as error:
                 raise DialError(
@@ -304,12 +311,12 @@ class Supervisor:
         raise AssertionError("unreachable")
 
     async def listen(
-        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128
+        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128, nodelay: bool = True
     ) -> tuple[int, Endpoint]:
         """Listen, on all addresses if ``host`` is None; returns a listener id and what was bound. It outlives a worker
         that dies. Raises DialError."""
         request = protocol.Listen(
-            next(self._ids), host, port or self._free_port(), self._index(nwid), max(1, min(backlog, 1 << 16))
+            next(self._ids), host, port or self._free_port(), self._index(nwid), max(1, min(backlog, 1 << 16)), nodelay
         )
         slots = [self._slots[worker] for worker in self._steering.listening(request.port)]
         listener = self._listeners[request.id] = SharedListener(request, slots, self._ids)

@@ -7,6 +7,8 @@ errno (u32, network byte order) in place of the payload: ICMP reported that for 
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 import sys
@@ -67,6 +69,11 @@ class DatagramRelay:
         if self._sock is not None:
             self._host.poller.register(self._sock.fileno(), READ, self._on_client)
             self.on_ready()
+
+    def take(self, descriptor: int) -> None:
+        """A client of datagrams brings nothing. Raises OSError."""
+        os.close(descriptor)
+        raise OSError(errno.EOPNOTSUPP, "a UDP socket is fetched, not brought")
 
     def expire(self) -> None:
         """Nobody came for it, or its client is gone."""

@@ -3,6 +3,9 @@
 A client connects, sends the 16-byte token that the node gave it, and receives one byte (zero) with one descriptor
 attached (SCM_RIGHTS); then the worker closes. A token that is unknown, used or expired gets nothing but the close.
 
+A client that has a connected socket already, such as one that a port forward accepted, attaches its descriptor to the
+token instead of asking for one: the worker joins that socket to the connection, and says so by the same byte.
+
 A client that chose the token itself may come while what it stands for is still being made: it sends ``WAIT`` and
 the token, and receives its descriptor as soon as there is one, or the close as soon as it is certain that there will be
 none. Until the node has said that the token is expected it has as long as any client that is about to send its token.
@@ -46,6 +49,10 @@ class Offer(Protocol):
     def fetched(self) -> None:
         """The client has its end: begin. Raises OSError."""
 
+    def take(self, descriptor: int) -> None:
+        """Begin with a socket that the client brought, whose ``descriptor`` is the offer's now, whatever happens.
+        Raises OSError for what is no socket of the right kind."""
+
     def expire(self) -> None:
         """Nobody came, or the client went away before it had its end."""
 
@@ -62,6 +69,7 @@ class HandoffServer:
         # Every entry lives equally long, so both tables are in the order in which their entries expire.
         self._offers: dict[bytes, tuple[float, Offer]] = {}
         self._clients: dict[socket.socket, tuple[float, bytearray]] = {}
+        self._brought: dict[socket.socket, int] = {}
         # Tokens that clients chose for connections that are still being made, and the clients that wait for one.
         self._expected: set[bytes] = set()
         self._waiting: dict[bytes, socket.socket] = {}
@@ -96,7 +104,7 @@ class HandoffServer:
         token = expected or secrets.token_bytes(TOKEN_BYTES)
         self._expected.discard(token)
         if (client := self._waiting.pop(token, None)) is not None:
-            self._give(client, offer)
+            self._serve(client, offer)
             self._drop(client)
         else:
             self._offers[token] = (self._clock() + OFFER_SECONDS, offer)
@@ -194,19 +202,21 @@ class HandoffServer:
         """Whether all of it has come; then the client is served, sent away, or waits."""
         _, received = self._clients[client]
         try:
-            data = client.recv(len(WAIT) + TOKEN_BYTES - len(received))
+            data, descriptors, _flags, _ = socket.recv_fds(client, len(WAIT) + TOKEN_BYTES - len(received), 1)
         except BlockingIOError:
             return False
         except OSError:
-            data = b""
+            data, descriptors = b"", []
         received += data
+        for descriptor in descriptors:
+            self._keep(client, descriptor)
         start = len(WAIT) if received.startswith(WAIT) else 0
         token = bytes(received[start : start + TOKEN_BYTES])
         if data and len(token) < TOKEN_BYTES:
             return False
         _, offer = self._offers.pop(token, (0.0, None))
         if offer is not None:
-            self._give(client, offer)
+            self._serve(client, offer)
         elif start and data and token not in self._waiting:
             self._wait(client, token)
             return True
@@ -227,12 +237,28 @@ class HandoffServer:
     def _leave(self, token: bytes) -> None:
         self._drop(self._waiting.pop(token))
 
-    def _give(self, client: socket.socket, offer: Offer) -> None:
+    def _keep(self, client: socket.socket, descriptor: int) -> None:
+        """Of several that a client sends the last one counts."""
+        self._forget(client)
+        os.set_inheritable(descriptor, False)
+        self._brought[client] = descriptor
+
+    def _forget(self, client: socket.socket) -> None:
+        if (descriptor := self._brought.pop(client, None)) is not None:
+            os.close(descriptor)
+
+    def _serve(self, client: socket.socket, offer: Offer) -> None:
+        brought = self._brought.pop(client, None)
         try:
-            with offer.fetch() as end:
-                # Send before anything else: the client can go on while we do the rest.
-                socket.send_fds(client, [b"\0"], [end.fileno()])
-            offer.fetched()
+            if brought is not None:
+                offer.take(brought)
+                with contextlib.suppress(OSError):  # who does not wait to hear it has gone, and left us its socket
+                    client.send(b"\0")
+            else:
+                with offer.fetch() as end:
+                    # Send before anything else: the client can go on while we do the rest.
+                    socket.send_fds(client, [b"\0"], [end.fileno()])
+                offer.fetched()
             self.counters["handoffs"] += 1
         except OSError:
             # The client went away in the middle, or the system is out of descriptors or ports: what cannot be fetched
@@ -242,6 +268,7 @@ class HandoffServer:
 
     def _drop(self, client: socket.socket) -> None:
         self._clients.pop(client, None)
+        self._forget(client)
         self._poller.unregister(client.fileno())
         client.close()
         self._resume()

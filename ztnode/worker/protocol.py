@@ -62,8 +62,8 @@ class PortDown:
 @dataclass(frozen=True, slots=True)
 class Dial:
     """Node → worker: open a TCP connection. ``index`` None: whichever network has a route. ``timeout`` in
-    seconds. ``token``, if there is one, shall be its token: its client may wait for it already. Answer: Dialled or
-    Failed."""
+    seconds. ``token``, if there is one, shall be its token: its client may wait for it already. ``nodelay`` False:
+    small writes may wait to be joined (Nagle). Answer: Dialled or Failed."""
 
     id: int
     host: str
@@ -71,18 +71,20 @@ class Dial:
     index: int | None
     timeout: float
     token: bytes | None = None
+    nodelay: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Node → worker: listen on TCP. ``host`` None: every address. The listener is known by ``id`` from now
-    on. Answer: Listening or Failed."""
+    """Node → worker: listen on TCP. ``host`` None: every address. ``nodelay``, of what is accepted, as in Dial. The
+    listener is known by ``id`` from now on. Answer: Listening or Failed."""
 
     id: int
     host: str | None
     port: int
     index: int | None
     backlog: int
+    nodelay: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +312,12 @@ def _str(value: object) -> str:
     return value
 
 
+def _bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("a truth value was expected")
+    return value
+
+
 def _bytes(value: object) -> bytes:
     return bytes.fromhex(_str(value))
 
@@ -350,6 +358,7 @@ _BY_ANNOTATION: Final = {
     "float": _float,
     "str": _str,
     "bytes": _bytes,
+    "bool": _bool,
     "int | None": _optional(_int),
     "str | None": _optional(_str),
     "bytes | None": _optional(_bytes),

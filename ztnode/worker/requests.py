@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from ztnode.wire.endpoint import Endpoint
 from ztnode.worker import protocol
+from ztnode.worker.adoption import adopt
 from ztnode.worker.datagrams import DatagramHost, DatagramRelay
 from ztnode.worker.explain import explain
 from ztnode.worker.splice import Splice, SpliceHost
@@ -65,6 +66,10 @@ class ParkedConnection:
         """Join the connection to our end. Raises OSError."""
         if self._ours is not None:
             Splice(self._connection, self._ours, self._host)
+
+    def take(self, descriptor: int) -> None:
+        """Join the connection to a socket that its client brought. Raises OSError."""
+        Splice(self._connection, adopt(descriptor), self._host)
 
     def expire(self) -> None:
         """Nobody came for it."""
@@ -132,6 +137,7 @@ class _Listener:
 
     def on_ready(self) -> None:
         while self._waiting and (connection := self._listener.accept()) is not None:
+            connection.nodelay = self._message.nodelay
             request = self._waiting.popleft()
             self._requests.done(request)
             token = self._requests.park(request, connection)
@@ -232,6 +238,7 @@ class Requests:
     def _dial(self, message: protocol.Dial) -> None:
         stack, now = self.host.stack, self.host.now
         connection = stack.connect(message.host, message.port, now, port_index=message.index, timeout=message.timeout)
+        connection.nodelay = message.nodelay
         if message.token is not None:
             try:
                 self.host.handoff.expect(message.token)

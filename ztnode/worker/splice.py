@@ -11,6 +11,8 @@ client does not read                  nothing more is read from the overlay: its
 overlay's send buffer full            nothing more is read from the client: its send blocks
 ====================================  ==================================================================
 
+A Unix socket that its client brought cannot carry a reset: there the end of stream stands for it.
+
 Memory: at most one read of ``CHUNK`` bytes waits here for the client's socket; all else waits in the connection's
 own bounded buffers or in the kernel's.
 """
@@ -222,6 +224,8 @@ class Splice:
         """A client that closed altogether looks like one that half-closed until something is sent to it. Probes of
         its kernel tell, so that a silent peer does not keep such a connection for ever."""
         sock = self._sock
+        if sock.family == socket.AF_UNIX:
+            return  # its end is reported without being asked for
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if sys.platform != "darwin":
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _HALF_CLOSED_IDLE)

@@ -35,18 +35,18 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
             # Accepted sockets inherit it: so thousands of closed pairs in TIME-WAIT do not use up the port range.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # The window scale is agreed upon in the handshake: buffers come before it.
-            _set_buffers(listener)
+            set_buffers(listener)
             listener.bind(("127.0.0.1", 0))
             listener.listen(4)
             listener.settimeout(_SECONDS)
             client = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            _set_buffers(client)
+            set_buffers(client)
             client.settimeout(_SECONDS)
             client.connect(listener.getsockname())
             client.settimeout(None)
             ours = undo.enter_context(_accept_own(listener, client))
         ours.setblocking(False)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        reset_on_close(ours)
         for end in (ours, client):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         undo.pop_all()
@@ -84,12 +84,18 @@ class PairStock:
             self._spare = None
 
 
+def reset_on_close(sock: socket.socket) -> None:
+    """Make close() of our end a reset, even by the death of this process, until ``finish_on_close``."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+
+
 def finish_on_close(sock: socket.socket) -> None:
     """Make close() of our end an orderly end of stream."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FINISH_ON_CLOSE)
 
 
-def _set_buffers(sock: socket.socket) -> None:
+def set_buffers(sock: socket.socket) -> None:
+    """Give a socket buffers of ``BUFFER_BYTES``."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ztclient import handoff as client_handoff
-from ztnode.control.claim import claim as node_claim
 from ztnode.node.api import Handoff
+from ztnode.node.handoffs import claim as node_claim
 
 TOKEN = bytes(range(16))
 

@@ -335,6 +335,19 @@ def test_the_client_may_choose_the_token(running_node: RunningNode, stub: rpc.No
         assert ending(caught.value)[0] == grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_whether_small_writes_may_wait_is_for_the_client_to_say(
+    running_node: RunningNode, stub: rpc.NodeServiceStub
+) -> None:
+    with peer(echo) as real:
+        running_node.serve(HOST, 7, real)
+        for delay in (False, True):
+            stub.Dial(pb.DialRequest(ip=HOST, port=7, delay=delay))
+            lease = stub.Listen(pb.ListenRequest(delay=delay))
+            next(lease)
+            lease.cancel()
+    assert running_node.node.nodelay == [True, True, False, False]
+
+
 def test_a_claim_of_what_the_worker_lost_is_a_reset(running_node: RunningNode, stub: rpc.NodeServiceStub) -> None:
     with peer(echo) as real:
         running_node.serve(HOST, 7, real)

@@ -22,6 +22,7 @@ BY_ANNOTATION = {
     "float": st.floats(-1e9, 1e9, allow_nan=False),
     "str": TEXT,
     "bytes": BYTES,
+    "bool": st.booleans(),
     "int | None": st.none() | INTEGERS,
     "str | None": st.none() | TEXT,
     "bytes | None": st.none() | BYTES,

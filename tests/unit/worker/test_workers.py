@@ -37,6 +37,7 @@ from tests.unit.worker.worker_pair import (
     until,
 )
 from ztnode.node.api import DialError
+from ztnode.node.handoffs import drop, give
 from ztnode.node.supervisor import Supervisor
 from ztnode.worker.handoff_server import WAIT
 
@@ -106,6 +107,44 @@ async def test_half_close_leaves_the_way_back_open(tmp_path: Path) -> None:
         await loop.sock_sendall(accepted, b"answer")
         accepted.close()
         assert await read_all(dialled) == b"answer"
+
+
+@on_loop
+@pytest.mark.parametrize("accepts", [False, True])
+@pytest.mark.parametrize("nodelay", [True, False])
+async def test_parts_wait_for_a_silent_peer_only_where_that_was_asked_for(
+    tmp_path: Path, nodelay: bool, accepts: bool
+) -> None:
+    """The peer acknowledges nothing: without Nagle every part leaves at once; with it the last one waits."""
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        listener, (_, port) = await pair.b.listen(None, 0, nodelay=nodelay if accepts else True)
+        accepting = asyncio.create_task(pair.b.accept(listener))
+        dialled = fetch(await pair.a.dial(B, port, nodelay=True if accepts else nodelay))
+        accepted = fetch(await accepting)
+        source, sink = (accepted, dialled) if accepts else (dialled, accepted)
+        silent = (0x020000000001 if accepts else 0x020000000002).to_bytes(6, "big")
+        heads = 0
+        muted = True
+
+        def drop(frame: memoryview) -> bool:
+            nonlocal heads
+            heads += b"-head-" in bytes(frame)
+            return muted and frame[6:12] == silent
+
+        pair.drop = drop
+        with source, sink:
+            await loop.sock_sendall(source, b"-head-")
+            assert await loop.sock_recv(sink, 100) == b"-head-"
+            await loop.sock_sendall(source, b"-body-")
+            assert await loop.sock_recv(sink, 100) == b"-body-"  # at the latest as a probe of the tail
+            await loop.sock_sendall(source, b"-tail-")
+            if not nodelay:
+                await until(lambda: heads > 1)  # sent again, for want of an acknowledgment
+                with pytest.raises(BlockingIOError):
+                    sink.recv(100)
+                muted = False
+            assert await loop.sock_recv(sink, 100) == b"-tail-"
 
 
 @on_loop
@@ -744,3 +783,53 @@ async def test_capture_opens_in_wireshark_without_complaint(tmp_path: Path) -> N
         assert count("tcp") > 70
         assert count("tcp.flags.syn == 1 && tcp.flags.ack == 0") == 1
         assert count("_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0") == 0
+
+
+@on_loop
+async def test_a_client_may_bring_its_own_socket(tmp_path: Path) -> None:
+    """As a port forward does: the worker's splice has the kernel's socket itself, at both ends here."""
+    async with running_pair(tmp_path) as pair:
+        loop = asyncio.get_running_loop()
+        listener, (_, port) = await pair.b.listen(None, 0)
+        accepting = asyncio.create_task(pair.b.accept(listener))
+        dialled = await pair.a.dial(B, port)
+        accepted = await accepting
+        ends = []
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            for handoff in (dialled, accepted):
+                client = socket.create_connection(server.getsockname())
+                brought, _ = server.accept()
+                await give(handoff, brought)
+                assert brought.fileno() < 0
+                client.setblocking(False)
+                ends.append(client)
+        near, far = ends
+        with near, far:
+            payload = os.urandom(3_000_000)
+            sending = asyncio.create_task(loop.sock_sendall(near, payload))
+            received = bytearray()
+            while len(received) < len(payload):
+                received += await loop.sock_recv(far, 1 << 16)
+            await sending
+            assert received == payload
+            near.shutdown(socket.SHUT_WR)
+            assert await loop.sock_recv(far, 10) == b""
+            await loop.sock_sendall(far, b"answer")
+            assert await loop.sock_recv(near, 10) == b"answer"
+            reset(far)
+            with pytest.raises(ConnectionResetError):
+                await loop.sock_recv(near, 10)
+        with pytest.raises(ConnectionResetError):
+            await give(dialled, socket.create_server(("127.0.0.1", 0)))
+
+
+@on_loop
+async def test_a_connection_that_nobody_wants_is_reset_at_once(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        listener, (_, port) = await pair.b.listen(None, 0)
+        accepting = asyncio.create_task(pair.b.accept(listener))
+        dialled = fetch(await pair.a.dial(B, port))
+        with dialled:
+            await drop(await accepting)
+            with pytest.raises(ConnectionResetError):
+                await asyncio.get_running_loop().sock_recv(dialled, 10)

@@ -63,7 +63,7 @@ class TcpConnection(ControlBlock):
 
     @property
     def nodelay(self) -> bool:
-        """Whether Nagle's algorithm is off (TCP_NODELAY)."""
+        """Whether Nagle's algorithm is off (TCP_NODELAY), as it is at first."""
         return self.snd.nodelay
 
     @nodelay.setter

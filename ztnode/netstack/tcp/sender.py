@@ -60,7 +60,7 @@ class Sender:
         self.max_window = 0
         self.wl1 = 0
         self.wl2 = iss
-        self.nodelay = False
+        self.nodelay = True
         self.fin_queued = False
         self.last_progress = 0.0
         """When something was last acknowledged, or nothing was outstanding."""
@@ -196,8 +196,8 @@ class Sender:
         if pending <= usable:
             length = pending
             tail = length % mss
-            # Nagle's algorithm in Minshall's form: a small segment waits only for an earlier small one, so that the
-            # end of a large write never waits.
+            # Nagle's algorithm, where the owner asks for it, in Minshall's form: a small segment waits only for an
+            # earlier small one, so that the end of a large write never waits.
             if tail and not self.nodelay and not self.fin_queued and recovery.una < self._small_end:
                 length -= tail
         else:

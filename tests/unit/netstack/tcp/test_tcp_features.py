@@ -393,6 +393,7 @@ def test_sequence_numbers_wrap_on_both_sides() -> None:
 def test_nagle_in_minshalls_form_and_nodelay() -> None:
     s = Script()
     c = s.established(mss=1000)
+    c.nodelay = False
     c.write(b"1" * 10)
     assert spans(s.sent()) == [(1, 11)]
     c.write(b"2" * 10)
@@ -404,6 +405,17 @@ def test_nagle_in_minshalls_form_and_nodelay() -> None:
     c.write(b"4" * 10)
     c.write(b"5" * 10)
     assert spans(s.sent()) == [(1021, 1041)]
+
+
+def test_an_answer_in_two_parts_does_not_wait_for_the_acknowledgment_of_the_first() -> None:
+    s = Script()
+    c = s.established(mss=1000)
+    c.write(b"head" * 10)
+    assert spans(s.sent()) == [(1, 41)]
+    c.write(b"body" * 10)
+    assert spans(s.sent()) == [(41, 81)]
+    c.write(b"x" * 1010)  # nor does the end of what comes next
+    assert spans(s.sent()) == [(81, 1081), (1081, 1091)]
 
 
 def test_rfc6928_ten_segments_at_first() -> None:

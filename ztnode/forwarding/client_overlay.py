@@ -1,0 +1,113 @@
+"""The overlay of a node that is reached by its control plane, on this machine or from afar."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+import ztclient
+from ztclient.byte_stream import Pump
+from ztclient.loopback import reset_on_close, socket_pair, tuned
+from ztclient.reach import SLACK
+from ztclient.times import duration
+from ztclient.v1 import node_pb2 as pb
+from ztnode.node.api import Handoff
+from ztnode.node.handoffs import drop, give
+from ztnode.wire.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    import grpc
+
+    from ztclient.channel import Control
+
+
+class ClientOverlay:
+    """See ``forwarding.overlay.Overlay``. No thread waits for a dial or for a connection to accept."""
+
+    def __init__(self, node: ztclient.Node) -> None:
+        self._node = node
+        self._leases: dict[int, grpc.Call] = {}
+
+    async def dial(self, host: str, port: int, timeout: float) -> Handoff:
+        """See Overlay."""
+        control = self._node.control
+        request = pb.DialRequest(ip=host, port=port, timeout=duration(timeout))
+        call = control.stub.Dial.future(request, timeout=timeout + SLACK, metadata=control.metadata)
+        return _handoff((await _answer(control, call)).connection)
+
+    async def listen(self, host: str | None, port: int) -> tuple[int, Endpoint]:
+        """See Overlay."""
+        control = self._node.control
+        lease: Any = control.stub.Listen(pb.ListenRequest(ip=host or "", port=port), metadata=control.metadata)
+        with control.translated():
+            answer = await asyncio.to_thread(next, lease, None)
+        if answer is None:
+            raise ConnectionAbortedError("the node ended the call")
+        self._leases[answer.listener_id] = lease
+        return answer.listener_id, (answer.bound.ip, answer.bound.port)
+
+    async def accept(self, listener: int) -> Handoff:
+        """See Overlay."""
+        control = self._node.control
+        call = control.stub.Accept.future(pb.AcceptRequest(listener_id=listener), metadata=control.metadata)
+        return _handoff((await _answer(control, call)).connection)
+
+    async def close_listener(self, listener: int) -> None:
+        """See Overlay."""
+        if (lease := self._leases.pop(listener, None)) is not None:
+            lease.cancel()
+
+    async def join(self, handoff: Handoff, connected: socket.socket) -> None:
+        """See Overlay. From afar, or where the worker's socket is out of reach, the bytes go by a stream of the control
+        plane."""
+        if handoff.path:
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                await give(handoff, connected)
+                return
+        await self._pump(handoff, connected)
+
+    async def drop(self, handoff: Handoff) -> None:
+        """See Overlay."""
+        if handoff.path:
+            await drop(handoff)
+            return
+        near, far = socket_pair()
+        reset_on_close(near)
+        near.close()
+        with contextlib.suppress(OSError):
+            await self._pump(handoff, far)
+
+    async def _pump(self, handoff: Handoff, connected: socket.socket) -> None:
+        far = socket.socket(fileno=connected.detach())
+        if far.family == socket.AF_UNIX:
+            far.settimeout(None)
+        else:
+            tuned(far)
+        pump = Pump(self._node.control, pb.StreamRequest(token=handoff.token), far)
+        await asyncio.wrap_future(pump.opened)
+
+
+async def _answer(control: Control, call: Any) -> Any:
+    """What a call answers; it is cancelled with us. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    answered = asyncio.Event()
+
+    def wake(_call: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(answered.set)
+
+    call.add_done_callback(wake)
+    try:
+        await answered.wait()
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    with control.translated():
+        return call.result()
+
+
+def _handoff(connection: pb.Connection) -> Handoff:
+    local, remote = connection.local, connection.remote
+    return Handoff(connection.handoff_path, connection.token, (local.ip, local.port), (remote.ip, remote.port))

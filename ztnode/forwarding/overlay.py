@@ -1,0 +1,70 @@
+"""What a mapping asks of the overlay: the same of a node in this process and of one that is reached by its control
+plane (``ztnode.forwarding.client_overlay``)."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Protocol
+
+from ztnode.node.api import Handoff, NodeApi
+from ztnode.node.handoffs import drop, give
+from ztnode.wire.endpoint import Endpoint
+
+
+class Overlay(Protocol):
+    """Connections of the overlay, and sockets joined to them. Everything raises OSError with one line for a person."""
+
+    async def dial(self, host: str, port: int, timeout: float) -> Handoff:
+        """A connection to a numeric address, within ``timeout`` seconds; ``join`` or ``drop`` it at once."""
+
+    async def listen(self, host: str | None, port: int) -> tuple[int, Endpoint]:
+        """Listen on a managed address (None: all); a number for the listener, and what was bound."""
+
+    async def accept(self, listener: int) -> Handoff:
+        """The next connection; ``join`` or ``drop`` it within five seconds."""
+
+    async def close_listener(self, listener: int) -> None:
+        """Stop listening. One that is closed is no error."""
+
+    async def join(self, handoff: Handoff, connected: socket.socket) -> None:
+        """Join a connection and a connected socket, which is no longer the caller's. When this returns, neither needs
+        anybody's care."""
+
+    async def drop(self, handoff: Handoff) -> None:
+        """Reset a connection."""
+
+
+class NodeOverlay:
+    """The overlay of the node in this process."""
+
+    def __init__(self, node: NodeApi) -> None:
+        self._node = node
+
+    async def dial(self, host: str, port: int, timeout: float) -> Handoff:
+        """See Overlay."""
+        return await self._node.dial(host, port, timeout=timeout)
+
+    async def listen(self, host: str | None, port: int) -> tuple[int, Endpoint]:
+        """See Overlay."""
+        return await self._node.listen(host, port)
+
+    async def accept(self, listener: int) -> Handoff:
+        """See Overlay."""
+        try:
+            return await self._node.accept(listener)
+        except KeyError:
+            raise ConnectionAbortedError(f"listener {listener} is closed") from None
+
+    async def close_listener(self, listener: int) -> None:
+        """See Overlay."""
+        with contextlib.suppress(KeyError):  # its network went, and it with it
+            await self._node.close_listener(listener)
+
+    async def join(self, handoff: Handoff, connected: socket.socket) -> None:
+        """See Overlay."""
+        await give(handoff, connected)
+
+    async def drop(self, handoff: Handoff) -> None:
+        """See Overlay."""
+        await drop(handoff)
