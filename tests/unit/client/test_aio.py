@@ -113,7 +113,7 @@ def test_absent_hosts_hold_up_nobody(run: Run[None], reached: tuple[RunningNode,
         writer.write(b"x")
         assert await reader.readexactly(1) == b"x"
         assert running.node.dialling == 30 and not any(dial.done() for dial in absent)
-        assert threading.active_count() - threads <= 1  # the peer's own
+        assert threading.active_count() - threads < 10  # gRPC starts some of its own; thirty dials have none each
         writer.close()
         for dial in absent:
             dial.cancel()
