@@ -2,7 +2,7 @@
 
 The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``), so that an existing home can be
 brought along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
-``networks.d/<nwid>.conf`` and, on a controller, ``controller.d/network/``.
+``networks.d/<nwid>.conf``, ``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ztnode.wire.address import format_nwid
 from ztnode.wire.dictionary import Dictionary
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
+from ztnode.wire.known_peers import KnownPeers
 from ztnode.wire.world import World, WorldType, moon_file_name
 
 IDENTITY_SECRET: Final = "identity.secret"
@@ -27,6 +28,8 @@ PLANET: Final = "planet"
 PORT: Final = "zerotier-one.port"
 MOONS: Final = "moons.d/"
 NETWORKS: Final = "networks.d/"
+PEERS: Final = "peers.d/known.peers"
+"""Beside the reference's own files ``peers.d/<address>.peer``, which are left alone (``wire.known_peers``)."""
 CONTROLLER: Final = "controller.d/network/"
 
 NO_CONFIG: Final = b"\n"
@@ -126,6 +129,17 @@ class Home:
                     raise StateError(f"{key} in the state directory is damaged: remove it and join again")
             networks[nwid] = data
         return networks
+
+    def known_peers(self, wall: int) -> KnownPeers:
+        """The peers of the last run; none where that is damaged, for it is but a memory. ``wall``: Unix time in ms."""
+        try:
+            return KnownPeers(self._store.read(PEERS) or b"", wall)
+        except WireError:
+            return KnownPeers()
+
+    def keep_known_peers(self, data: bytes) -> Future[None]:
+        """What ``Vl1.known_peers`` gave."""
+        return self._put(PEERS, data)
 
     def controller_documents(self) -> dict[str, bytes]:
         """The network controller's documents by key."""

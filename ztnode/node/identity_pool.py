@@ -1,4 +1,4 @@
-"""Makes a new identity with all the cores there are.
+"""Makes a new identity, and checks those of strangers, with all the cores there are.
 
 An identity needs about 15 tries of a memory-hard hash (``ztnode.wire.identity``). The tries are independent: this
 process and one helper per further core race through candidates of their own, and the first find ends the race.
@@ -6,10 +6,15 @@ process and one helper per further core race through candidates of their own, an
 A helper is this module run as a program. It knows its parent by its standard input, on which nothing is ever sent:
 when that closes, however the parent ended, the helper ends after the candidate in hand, so none is left behind. It
 runs in a session of its own, so that Ctrl-C reaches the parent alone, which then ends it.
+
+Checks of strangers' identities cost a hash each, too. ``IdentityChecks`` has them done by helpers that read identities
+from standard input and answer on standard output, line by line, at a low priority; they end after a while without work.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import select
 import selectors
@@ -25,6 +30,12 @@ from ztnode.wire.identity import Identity, try_candidate
 
 MAX_PROCESSES: Final = 8
 """Each takes some 60 MB, and by then the wait is for the processes to start."""
+IDLE_LIFETIME: Final = 60.0
+"""Seconds without work after which the helpers that check identities end."""
+_CHECK: Final = "check"
+_YES, _NO = b"1\n", b"0\n"
+_NICENESS: Final = 10
+"""What strangers make us compute comes after everything else."""
 
 
 def generate_identity(processes: int | None = None, stop: threading.Event | None = None) -> Identity:
@@ -34,7 +45,7 @@ def generate_identity(processes: int | None = None, stop: threading.Event | None
     ends it within a few tenths of a second with ``concurrent.futures.CancelledError``. Helpers that cannot be started
     or die are done without.
     """
-    count = min(_usable_cores() if processes is None else processes, MAX_PROCESSES)
+    count = min(usable_cores() if processes is None else processes, MAX_PROCESSES)
     helpers = _start_helpers(count - 1)
     results = selectors.DefaultSelector()  # not select(): the node may have more than 1024 descriptors
     for helper in helpers:
@@ -55,7 +66,86 @@ def generate_identity(processes: int | None = None, stop: threading.Event | None
             helper.communicate()
 
 
-def _usable_cores() -> int:
+class IdentityChecks:
+    """``Identity.validate`` in processes, as many as there are cores, on the running event loop."""
+
+    def __init__(self, processes: int | None = None) -> None:
+        self._limit = min(usable_cores() if processes is None else processes, MAX_PROCESSES)
+        self._idle: list[asyncio.subprocess.Process] = []
+        self._free = asyncio.Semaphore(self._limit)
+        self._helpers: set[asyncio.subprocess.Process] = set()
+        self._retiring: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def check(self, identity: Identity) -> bool:
+        """The verdict. A helper that cannot be started, or dies, is done without."""
+        async with self._free:
+            if self._closed:
+                raise asyncio.CancelledError
+            answer = await self._ask(identity)
+        if answer is None:
+            return await asyncio.to_thread(identity.validate)
+        return answer
+
+    async def close(self) -> None:
+        """End all helpers."""
+        self._closed = True
+        if self._retiring is not None:
+            self._retiring.cancel()
+        self._idle.clear()
+        helpers, self._helpers = self._helpers, set()
+        for helper in helpers:
+            with contextlib.suppress(ProcessLookupError):
+                helper.kill()
+        for helper in helpers:
+            await helper.wait()
+
+    async def _ask(self, identity: Identity) -> bool | None:
+        helper = self._idle.pop() if self._idle else await self._start()
+        if helper is None or helper.stdin is None or helper.stdout is None:
+            return None
+        try:
+            helper.stdin.write(identity.build_text().encode() + b"\n")
+            line = await helper.stdout.readline()
+        except OSError:
+            line = b""
+        if line not in (_YES, _NO):
+            self._helpers.discard(helper)
+            with contextlib.suppress(ProcessLookupError):
+                helper.kill()
+            return None
+        self._idle.append(helper)
+        if self._retiring is not None:
+            self._retiring.cancel()
+        self._retiring = asyncio.get_running_loop().call_later(IDLE_LIFETIME, self._retire)
+        return line == _YES
+
+    async def _start(self) -> asyncio.subprocess.Process | None:
+        try:
+            helper = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "ztnode.node.identity_pool", _CHECK),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError:
+            return None
+        self._helpers.add(helper)
+        return helper
+
+    def _retire(self) -> None:
+        """There was nothing to do for a while: the helpers in wait end with their standard input."""
+        self._retiring = None
+        idle, self._idle = self._idle, []
+        for helper in idle:
+            self._helpers.discard(helper)
+            if helper.stdin is not None:
+                helper.stdin.close()
+
+
+def usable_cores() -> int:
+    """The processors that this process may run on."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -100,5 +190,21 @@ def _race() -> None:
     sys.stdout.flush()
 
 
+def _check() -> None:
+    """The other helper's program: say of each identity that comes in whether it is one."""
+    with contextlib.suppress(OSError):
+        os.nice(_NICENESS)
+    for line in sys.stdin.buffer:
+        try:
+            valid = Identity.parse_text(line.decode("ascii", "replace").strip()).validate()
+        except WireError:
+            valid = False
+        sys.stdout.buffer.write(_YES if valid else _NO)
+        sys.stdout.buffer.flush()
+
+
 if __name__ == "__main__":
-    _race()
+    if sys.argv[1:] == [_CHECK]:
+        _check()
+    else:
+        _race()

@@ -20,9 +20,10 @@ import pluggy
 from ztnode import __version__, plugins
 from ztnode.controller import Controller
 from ztnode.hookspecs import Datagrams, StateStore, Transport
-from ztnode.node import interfaces, snapshots
+from ztnode.node import dialing, interfaces, snapshots
 from ztnode.node.administration import Administration
 from ztnode.node.api import (
+    DialError,
     Handoff,
     JoinState,
     NetworkInfo,
@@ -31,7 +32,7 @@ from ztnode.node.api import (
 )
 from ztnode.node.conflation import Conflation
 from ztnode.node.home import NO_CONFIG, Home
-from ztnode.node.identity_pool import generate_identity
+from ztnode.node.identity_pool import IdentityChecks, generate_identity, usable_cores
 from ztnode.node.keeping import Complaints, Documents
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
@@ -48,6 +49,11 @@ HOME: Final = "zerotier"
 """The state directory's part that is laid out as a ZeroTier One home."""
 INTERFACES_PERIOD: Final = 60.0
 """Seconds between two looks at the host's own addresses."""
+FIRST_MEMORY: Final = 30.0
+MEMORY_PERIOD: Final = 300.0
+"""Seconds after the start when, and between which, the known peers are written."""
+HASHES_PER_CORE: Final = 4.0
+"""Checks of strangers' identities that a root makes in a second with each core: half of what it can do."""
 CONFIRMED, CACHED = 0, 1
 """Metrics of a network whose controller has answered in this run, and of one that is known from the last run alone."""
 TIMER_SLACK: Final = 0.001
@@ -111,7 +117,9 @@ class Node:
         self._complaints = Complaints()
         self._roots = RootWatch(self._loop)
         self._documents = documents
-        self._checker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ztnode-identity")
+        self._checks = IdentityChecks()
+        self._checking: set[asyncio.Task[None]] = set()
+        self._remembering: asyncio.TimerHandle | None = None
         self._state_id = _directory_id(options.state)
         self._state_lost = False
         self._send_drops = 0
@@ -145,7 +153,12 @@ class Node:
                 random=os.urandom,
                 now=now,
                 wall=wall,
-                config=Vl1Config(relay=options.root, defer_identity_checks=True),
+                config=Vl1Config(
+                    relay=options.root,
+                    defer_identity_checks=True,
+                    hashes_per_second=HASHES_PER_CORE * usable_cores() if options.root else None,
+                ),
+                known=home.known_peers(wall),
             )
             documents = Documents(home, Complaints())
             controller = None
@@ -158,7 +171,9 @@ class Node:
                 random=os.urandom,
                 now=now,
                 wall=wall,
-                upstream=options.root,
+                upstream=vl1.is_relay,
+                upstreams=vl1.upstreams,
+                acquaintances=vl1.acquaintances,
                 authorized=None if controller is None else controller.authorizes,
                 controller=controller is not None,
             )
@@ -175,6 +190,7 @@ class Node:
                 if nwid not in networks:
                     await node._join_new(nwid)
             node._pump(time.monotonic())
+            node._remembering = node._loop.call_later(FIRST_MEMORY, node._remember_peers)
             await node._supervisor.start()
             undo.pop_all()
             return node
@@ -198,7 +214,7 @@ class Node:
         if self._closed:
             return
         self._closed = True
-        for timer in (self._timer, self._interfaces):
+        for timer in (self._timer, self._interfaces, self._remembering):
             if timer is not None:
                 timer.cancel()
         self._watchers.close()
@@ -207,8 +223,10 @@ class Node:
             self.administration.close()
         await self._supervisor.stop()
         await self._transport.close()
-        # Python waits at its end for everything that is still queued.
-        self._checker.shutdown(wait=False, cancel_futures=True)
+        for task in self._checking:
+            task.cancel()
+        await self._checks.close()
+        self._remember_peers()
         await asyncio.to_thread(self._home.close)
 
     # The hot path: a batch in, a batch out
@@ -330,15 +348,25 @@ class Node:
                     )
 
     def _check_identity(self, identity: Identity) -> None:
-        """The memory-hard check of a stranger's identity takes a tenth of a second: beside the event loop."""
+        """The memory-hard check of a stranger's identity takes a tenth of a second: in a process of its own."""
 
-        def done(check: asyncio.Future[bool]) -> None:
-            if not check.cancelled() and not self._closed:
+        async def check() -> None:
+            valid = await self._checks.check(identity)
+            if not self._closed:
                 now = time.monotonic()
-                self._vl1.identity_checked(identity, check.result(), now)
+                self._vl1.identity_checked(identity, valid, now)
                 self._pump(now)
 
-        self._loop.run_in_executor(self._checker, identity.validate).add_done_callback(done)
+        task = self._loop.create_task(check())
+        self._checking.add(task)
+        task.add_done_callback(self._checking.discard)
+
+    def _remember_peers(self) -> None:
+        """Keep who our peers are and where, so that a restart begins with that."""
+        if len(self._vl1.peers()) > len(self._vl1.planet.roots):
+            self._keep(self._home.keep_known_peers(self._vl1.known_peers(time.monotonic())), "the known peers")
+        if not self._closed:
+            self._remembering = self._loop.call_later(MEMORY_PERIOD, self._remember_peers)
 
     def _keep(self, write: concurrent.futures.Future[None], what: str) -> None:
         """Watch over a write that nobody waits for."""
@@ -351,7 +379,7 @@ class Node:
 
     def _network_changed(self, nwid: int) -> None:
         info = self.network(nwid)
-        if info is not None and info.addresses and info.state in (JoinState.OK, JoinState.REQUESTING):
+        if info is not None and info.addresses and info.state is not JoinState.LEFT:
             index = self._index_of.get(nwid)
             if index is None:
                 index = self._index_of[nwid] = self._next_index
@@ -458,7 +486,17 @@ class Node:
         nodelay: bool = True,
     ) -> Handoff:
         """See NodeApi."""
-        return await self._supervisor.dial(host, port, nwid=nwid, timeout=timeout, token=token, nodelay=nodelay)
+
+        def is_lonely() -> bool:
+            return any(self._vl2.is_lonely(network.nwid) for network in dialing.concerned(self.networks(), host, nwid))
+
+        async def once(left: float) -> Handoff:
+            return await self._supervisor.dial(host, port, nwid=nwid, timeout=left, token=token, nodelay=nodelay)
+
+        try:
+            return await dialing.persist(once, is_lonely, timeout)
+        except DialError as error:
+            raise dialing.explained(error, self.networks(), host, nwid) from error
 
     async def listen(
         self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128, nodelay: bool = True

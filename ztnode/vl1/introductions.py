@@ -22,6 +22,7 @@ from ztnode.vl1.waiting_room import Cause, Outgoing, WaitingRoom, Wanted
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
+from ztnode.wire.known_peers import KnownPeer, KnownPeers
 from ztnode.wire.packet import ERROR_IDENTITY_COLLISION, VERB_ERROR, VERB_HELLO, VERB_WHOIS
 from ztnode.wire.reply import build_error
 from ztnode.wire.whois import build_whois
@@ -30,8 +31,14 @@ MAX_JUDGING: Final = 64
 """Identities whose validation by the owner is awaited."""
 MAX_SUGGESTIONS: Final = 64
 """Endpoints kept for peers that a root has suggested before we know them."""
+HASH_RATE: Final = (0.2, 4)
+HASH_RATE_OF_ROOTS: Final = (3.0, 16)
+"""Memory-hard hashes of strangers' identities: per second (``Vl1Config.hashes_per_second`` where that is set), and at
+once."""
 UNPROVEN_RATE: Final = (50.0, 100.0)
 """Unknown addresses that packets out of one /24 or /48 may make us ask for: per second, and at once."""
+RETURN_RATE: Final = (200.0, 512.0)
+"""Key agreements for packets that claim to come from peers of the last run."""
 LOOKUP_RATE: Final = (10.0, 64.0)
 """Unknown addresses that one peer's WHOIS may make us ask for."""
 QUESTION_RATE: Final = (2000.0, 1000.0)
@@ -54,19 +61,24 @@ class Introductions:
         config: Vl1Config,
         deliver: Callable[[Peer, bytes, Endpoint, float], None],
         counters: Counter[str],
+        known: KnownPeers,
     ) -> None:
-        """``deliver`` takes a whole packet of a peer that has just become known, and where it came from."""
+        """``deliver`` takes a whole packet of a peer that has just become known, and where it came from; ``known`` are
+        the peers of the last run."""
         self._identity = identity
         self._topology = topology
         self._transmit = transmit
         self._contacts = contacts
         self._deliver = deliver
         self._counters = counters
+        self._known = known
         self._defer_checks = config.defer_identity_checks
-        relay = config.relay or topology.is_root
-        self._strangers = Strangers(identity, counters, hashes_per_second=3 if relay else 0.2, burst=16 if relay else 4)
+        rate, burst = HASH_RATE_OF_ROOTS if config.relay or topology.is_root else HASH_RATE
+        rate = rate if config.hashes_per_second is None else config.hashes_per_second
+        self._strangers = Strangers(identity, counters, hashes_per_second=rate, burst=burst)
         self.waiting = WaitingRoom(counters)
         self._unproven = KeyedBucket(*UNPROVEN_RATE, 4096)
+        self._returns = TokenBucket(*RETURN_RATE)
         self._lookups = KeyedBucket(*LOOKUP_RATE, 1024)
         self._questions = TokenBucket(*QUESTION_RATE)
         self._asked_at = float("-inf")
@@ -79,8 +91,14 @@ class Introductions:
 
     def first_hello(self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float) -> None:
         """HELLO in the clear from an address that we do not know."""
-        candidate = self._strangers.candidate(identity, hello, endpoint, now)
+        known = self._known.get(identity.address)
+        is_known = known is not None and known.identity.public == identity.public
+        candidate = self._strangers.candidate(identity, hello, endpoint, now, is_known=is_known)
         if candidate is None:
+            return
+        if is_known:  # its address was checked in an earlier run
+            self.met(self._topology.insert(candidate), now)
+            self._deliver(candidate, hello, endpoint, now)
             return
         wanted = self.waiting.want(identity.address, Cause.HELLO, now)
         if wanted.candidate is None:
@@ -107,9 +125,36 @@ class Introductions:
             ):
                 self._counters["drop_unknown_source"] += 1
                 return
+            if (known := self._known.get(address)) is not None:
+                self._packet_from_known(known, packet, endpoint, now)
+                return
             wanted = self.waiting.want(address, Cause.PACKET, now)
         self.waiting.keep_incoming(wanted, packet, endpoint, now)
         self._ask_for_others(now)
+
+    def _packet_from_known(self, known: KnownPeer, packet: bytes, endpoint: Endpoint, now: float) -> None:
+        """A packet that claims to come from a peer of the last run: that is one again if it does."""
+        candidate = self._strangers.agree(known.identity) if self._returns.admit(now) else None
+        if candidate is None or candidate.keys.open(packet) is None:
+            self._counters["drop_forged"] += 1
+            return
+        self.met(self._topology.insert(candidate), now)
+        self._deliver(candidate, packet, endpoint, now)
+
+    def remembered(self, address: int, now: float) -> Peer | None:
+        """The peer of the last run with this address, made one of this run and looked for where it was; None if there
+        is none."""
+        known = self._known.get(address)
+        if known is None:
+            return None
+        try:
+            peer = self._topology.add(known.identity)
+        except WireError:
+            return None
+        peer.last_traffic = now
+        for endpoint in known.endpoints:
+            self._contacts.attempt(peer, endpoint, now)
+        return peer
 
     def suggest(self, address: int, endpoint: Endpoint, now: float) -> None:
         """A root says that a peer is at ``endpoint``, perhaps before we know the peer."""
@@ -135,13 +180,15 @@ class Introductions:
 
     def send_later(self, address: int, packet: Outgoing, now: float) -> None:
         """Keep a packet until its peer is known and can be reached."""
+        if address not in self._topology.by_address:
+            self.remembered(address, now)
         self.waiting.keep_outgoing(self.waiting.want(address, Cause.OWN, now), packet)
         self.ask(now)
 
     def keep(self, address: int, now: float) -> None:
         """Get to know ``address`` and stay in contact with it."""
         self._kept.add(address)
-        peer = self._topology.by_address.get(address)
+        peer = self._topology.by_address.get(address) or self.remembered(address, now)
         if peer is None:
             self.waiting.want(address, Cause.OWN, now)
             self.ask(now)

@@ -24,6 +24,8 @@ AGREEMENT_RATE: Final = (1000.0, 1000.0)
 """Key agreements with strangers, of 0.1 ms: per second, and at once."""
 AGREEMENT_RATE_PER_NETWORK: Final = (20.0, 128.0)
 """Of these, what one /24 or /48 may cause."""
+RETURN_RATE_PER_NETWORK: Final = (100.0, 512.0)
+"""The same for peers of an earlier run."""
 _MAX_REJECTED: Final = 1024
 
 
@@ -35,27 +37,37 @@ class Strangers:
         self._counters = counters
         self._agreements = TokenBucket(*AGREEMENT_RATE)
         self._agreements_by_network = KeyedBucket(*AGREEMENT_RATE_PER_NETWORK, 4096)
+        self._returns_by_network = KeyedBucket(*RETURN_RATE_PER_NETWORK, 4096)
         self._hashes = TokenBucket(hashes_per_second, burst)
         self._rejected: dict[bytes, None] = {}
 
-    def candidate(self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float) -> Peer | None:
+    def candidate(
+        self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float, *, is_known: bool = False
+    ) -> Peer | None:
         """The peer that a HELLO in the clear claims to come from, if the HELLO's MAC shows that its sender holds the
-        identity's key. Whether the address belongs to that key is not known yet."""
+        identity's key. Whether the address belongs to that key is not known yet, unless ``is_known``, from an earlier
+        run: such peers come back all at once, when this node starts again, and often from one network."""
         if identity.public in self._rejected:
             self._counters["drop_invalid_identity"] += 1
             return None
-        if not (self._agreements_by_network.admit(source_network(endpoint[0]), now) and self._agreements.admit(now)):
+        by_network = self._returns_by_network if is_known else self._agreements_by_network
+        if not (by_network.admit(source_network(endpoint[0]), now) and self._agreements.admit(now)):
             self._counters["drop_rate_identity"] += 1
             return None
-        try:
-            peer = Peer(identity, PeerKeys(self._identity.agree(identity)))
-        except WireError:
+        peer = self.agree(identity)
+        if peer is None:
             self._counters["drop_invalid_identity"] += 1
-            return None
-        if peer.keys.open(hello) is None:
+        elif peer.keys.open(hello) is None:
             self._counters["drop_forged"] += 1
             return None
         return peer
+
+    def agree(self, identity: Identity) -> Peer | None:
+        """A peer with this identity, in no table yet; None if no key can be agreed upon."""
+        try:
+            return Peer(identity, PeerKeys(self._identity.agree(identity)))
+        except WireError:
+            return None
 
     def admits_hash(self, now: float) -> bool:
         """Whether the hash may be computed for one more candidate; if so, it is counted."""

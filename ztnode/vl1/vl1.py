@@ -29,6 +29,7 @@ from ztnode.wire.fragment import INDICATOR, MIN_FRAGMENT_LENGTH, OFFSET_INDICATO
 from ztnode.wire.hello import hello_identity
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
+from ztnode.wire.known_peers import KnownPeer, KnownPeers
 from ztnode.wire.packet import (
     FLAG_FRAGMENTED,
     FLAGS_HOPS_MASK,
@@ -77,14 +78,19 @@ class Vl1:
         now: float,
         wall: int,
         config: Vl1Config | None = None,
+        known: KnownPeers | None = None,
     ) -> None:
-        """``identity`` has its private keys. ``now``: monotonic seconds; ``wall``: Unix time in ms at ``now``.
+        """``identity`` has its private keys. ``now``: monotonic seconds; ``wall``: Unix time in ms at ``now``;
+        ``known``: the peers of the last run (``known_peers``), which need neither WHOIS nor the hash.
         The first HELLOs to the roots wait in ``to_send`` when this returns."""
         self.identity = identity
         self.config = config or Vl1Config()
         self._started = now
         self._wall_at_start = wall
-        self._core = Vl1Core(identity, planet, moons, self.config, random, self._wall, self._deliver, now)
+        self._known = KnownPeers() if known is None else known
+        self._core = Vl1Core(
+            identity, planet, moons, self.config, random, self._wall, self._deliver, now, known=self._known
+        )
         self.counters = self._core.counters
         """Packets dropped, by reason (``drop_...``), and what else is worth counting."""
         self._own = identity.address.to_bytes(5, "big")
@@ -448,6 +454,29 @@ class Vl1:
             self._core.contacts.attempt(peer, endpoint, now)
         return peer
 
+    def known_peers(self, now: float) -> bytes:
+        """What is to be kept of our peers for the next run (``peers.d``): those that were heard, the ones that share a
+        network with us and the latest first, and those of the last run that were not met again."""
+        heard = [
+            peer
+            for peer in self._core.topology.by_address.values()
+            if peer.last_receive > float("-inf") and not self._core.topology.is_upstream(peer.address)
+        ]
+        heard.sort(key=lambda peer: (peer.trusts_through(now), peer.last_receive), reverse=True)
+        return self._known.build(
+            KnownPeer(
+                peer.identity,
+                self._wall(peer.last_receive),
+                tuple(path.endpoint for path in peer.paths.values() if not path.dead),
+            )
+            for peer in heard
+        )
+
+    def acquaintances(self, count: int, now: float) -> list[int]:
+        """Up to ``count`` peers that share or shared a network with us lately, those of this run first."""
+        met = [peer.address for peer in self._core.topology.by_address.values() if peer.trusts_through(now)]
+        return list(dict.fromkeys((*met[:count], *self._known.latest(count))))[:count]
+
     def orbit(self, moon: int, seed: int) -> None:
         """Ask for the moon with this world id; accept it if ``seed`` is one of its roots."""
         if moon not in self._core.topology.moons:
@@ -484,6 +513,10 @@ class Vl1:
     def surface_addresses(self) -> list[Endpoint]:
         """Our endpoints as peers see them."""
         return self._core.awareness.surface_addresses()
+
+    def upstreams(self) -> list[int]:
+        """The roots of the planet and of the moons, ourselves excepted."""
+        return list(self._core.topology.upstreams)
 
     def peers(self) -> list[Peer]:
         """All peers known, roots included."""

@@ -18,6 +18,7 @@ from ztnode.vl1.vl1_events import Event, Online, PeerPathChanged, SurfaceAddress
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
+from ztnode.wire.known_peers import KnownPeers
 from ztnode.wire.world import World
 
 Message: TypeAlias = tuple[Peer, int, int, Buffer]
@@ -39,6 +40,7 @@ class Vl1Core:
         wall_clock: Callable[[float], int],
         deliver: Callable[[Peer, bytes, Endpoint, float], None],
         now: float,
+        known: KnownPeers,
     ) -> None:
         """``wall_clock`` turns monotonic seconds into Unix milliseconds; ``deliver`` takes a whole packet of a peer
         that has just become known, and where it came from."""
@@ -58,7 +60,7 @@ class Vl1Core:
             identity, self.topology, self.transmit, config, wall_clock, self._path_changed, self.counters
         )
         self.introductions = Introductions(
-            identity, self.topology, self.transmit, self.contacts, config, deliver, self.counters
+            identity, self.topology, self.transmit, self.contacts, config, deliver, self.counters, known
         )
         self.awareness = SelfAwareness()
 

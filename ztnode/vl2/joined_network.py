@@ -85,12 +85,13 @@ class JoinedNetwork:
         self._wall = wall
         self._from_cache = False
         self._config_changed_at = _NEVER
+        self._config_received_at = now
         self._client = ConfigClient(now)
         self._members: dict[int, Membership] = {}
         self._deferred: list[_Deferred] = []
         self._held = 0
         self._next_housekeeping = now + HOUSEKEEPING_INTERVAL
-        self.multicaster = Multicaster(core, nwid, self.mac, self.controller, self.push_credentials)
+        self.multicaster = Multicaster(core, nwid, self.mac, self.controller, self.push_credentials, self._members)
         self.forwarding = Forwarding(core, nwid, self.mac, self, self.multicaster)
 
     # Joining
@@ -198,6 +199,7 @@ class JoinedNetwork:
     def _accept(self, config: NetworkConfig, now: float) -> None:
         """A configuration of the controller, just received."""
         before = self.snapshot()
+        self._config_received_at = now
         self._client.configured(now)
         self._from_cache = False
         if config != self.config:
@@ -223,8 +225,20 @@ class JoinedNetwork:
         if not self._client.refused(code, request_id, details, now):
             self.forwarding.drop("drop_unexpected_error")
             return
-        self._close(now)
+        if self._client.refusal is NetworkStatus.WAITING_FOR_AUTHORIZATION:
+            self._close(now)  # expelled: that acts at once
         self._report_change(before)
+
+    def _close_if_outlived(self, now: float) -> None:
+        """A controller that has lost the network, or wants a log-in, does not take it from its members: they go on for
+        as long as their certificates agree (the reference goes on for good)."""
+        config = self.config
+        if config is None or self._client.refusal is None:
+            return
+        if (now - self._config_received_at) * 1000 >= config.credential_time_max_delta:
+            before = self.snapshot()
+            self._close(now)
+            self._report_change(before)
 
     def _report_change(self, before: NetworkSnapshot) -> None:
         if self.snapshot() != before:
@@ -436,6 +450,7 @@ class JoinedNetwork:
                     if leftover is not None:
                         self._deferred.append(_Deferred(entry.sender, leftover, entry.until))
         self.multicaster.handle_timer(now)
+        self._close_if_outlived(now)
         if now >= self._next_housekeeping:
             self._next_housekeeping = now + HOUSEKEEPING_INTERVAL
             self._housekeep(now)
@@ -481,10 +496,11 @@ class JoinedNetwork:
 
     @property
     def status(self) -> NetworkStatus:
-        """Where the membership stands."""
-        if self.config is not None:
-            return NetworkStatus.OK
-        return self._client.refusal or NetworkStatus.REQUESTING
+        """Where the membership stands. There may be a configuration, and all may work, though the controller's last
+        answer was a refusal."""
+        if self._client.refusal is not None:
+            return self._client.refusal
+        return NetworkStatus.OK if self.config is not None else NetworkStatus.REQUESTING
 
     def snapshot(self) -> NetworkSnapshot:
         """Everything a person may want to know."""
@@ -520,7 +536,10 @@ class JoinedNetwork:
             own = format_address(self._core.address)
             return f"an administrator of the network must authorize the address {own}"
         if status is NetworkStatus.NOT_FOUND:
-            return f"the controller {controller} knows no such network"
+            return f"the controller {controller} knows no such network{self._still_valid()}"
         if status is NetworkStatus.AUTHENTICATION_REQUIRED:
-            return "log in at the authentication URL to be admitted"
+            return f"log in at the authentication URL to be admitted{self._still_valid()}"
         return "from the cache, not confirmed by the controller yet" if self._from_cache else ""
+
+    def _still_valid(self) -> str:
+        return "" if self.config is None else "; what it gave before holds until the certificate expires"

@@ -10,7 +10,7 @@ Source: reference Multicaster.cpp, OutboundMulticast.cpp, Network.cpp (_sendUpda
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -49,6 +49,7 @@ MAX_WAITING: Final = 64
 """Frames of one network that wait for members."""
 MAX_OWN_GROUPS: Final = 1024
 _MAX_GATHER_PEERS: Final = 16
+_MAX_MEMBERS_ASKED: Final = 8
 _LIKES_PER_PACKET: Final = 64
 """18 bytes each: a packet of one datagram."""
 
@@ -85,9 +86,16 @@ class Multicaster:
     """One network's multicast. ``push_credentials(address, now)`` comes before the first frame to a member."""
 
     def __init__(
-        self, core: Vl2Core, nwid: int, mac: int, controller: int, push_credentials: Callable[[int, float], None]
+        self,
+        core: Vl2Core,
+        nwid: int,
+        mac: int,
+        controller: int,
+        push_credentials: Callable[[int, float], None],
+        known: Collection[int] = (),
     ) -> None:
-        """``controller`` is its address, 0 if the network has none."""
+        """``controller`` is its address, 0 if the network has none; ``known`` are the members that we have met."""
+        self._known = known
         self._core = core
         self._nwid = nwid
         self._mac = mac
@@ -98,6 +106,8 @@ class Multicaster:
         self._gathered_at: dict[MulticastGroup, float] = {}
         self._unanswered: dict[MulticastGroup, tuple[float, int]] = {}
         """Groups with nobody known: when to ask again, and how often that was done."""
+        self._unwanted: dict[tuple[MulticastGroup, int], None] = {}
+        """Members that do not want a group, and so need not be asked about it."""
         self._extra: dict[MulticastGroup, None] = {}
         self._announced: frozenset[MulticastGroup] = frozenset()
         self.subscriptions: Subscriptions[MulticastGroup] = Subscriptions()
@@ -242,6 +252,15 @@ class Multicaster:
         asked = dict.fromkeys((*(() if root is None else (root,)), self._controller, *specialists))
         for nobody in (0, self._core.address):
             asked.pop(nobody, None)
+        if not self.subscriptions.members(group):
+            # Roots and controller may be away, or have lost their memory: members know of each other.
+            met = [
+                address
+                for address in self._known
+                if self._core.vl1.peer(address) is not None and (group, address) not in self._unwanted
+            ]
+            asked |= dict.fromkeys(met[-_MAX_MEMBERS_ASKED:] or self._core.acquaintances(_MAX_MEMBERS_ASKED, now))
+            asked.pop(self._core.address, None)
         packet = build_gather(Gather(self._nwid, group, limit, config.certificate_of_membership))
         for address in list(asked)[:_MAX_GATHER_PEERS]:
             self._core.send(address, VERB_MULTICAST_GATHER, packet, now)
@@ -275,6 +294,13 @@ class Multicaster:
             for outbound in self._waiting:
                 if outbound.group == group and outbound.expires > now:
                     self._send_to(outbound, member, now)
+
+    def unwanted(self, group: MulticastGroup, member: int) -> None:
+        """A member no longer wants what is sent to ``group``."""
+        self.subscriptions.remove(group, member)
+        if len(self._unwanted) >= MAX_OWN_GROUPS:
+            del self._unwanted[next(iter(self._unwanted))]
+        self._unwanted[group, member] = None
 
     def gathered_for(self, group: MulticastGroup, asker: int, limit: int) -> tuple[int, list[int]]:
         """Members of ``group`` to tell ``asker``: how many are known, and some of them, ourselves first."""

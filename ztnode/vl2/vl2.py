@@ -86,16 +86,29 @@ class Vl2:
         upstream: bool = False,
         authorized: Callable[[int, int], bool] | None = None,
         controller: bool = False,
+        upstreams: Callable[[], Sequence[int]] | None = None,
+        acquaintances: Callable[[int, float], Sequence[int]] | None = None,
     ) -> None:
         """``now``: monotonic seconds; ``wall``: Unix time in ms at ``now``.
 
         ``upstream``: this node is a root and so keeps and answers multicast subscriptions for networks that it is no
         member of. ``authorized(nwid, address)`` does the same for a local controller's members. ``controller``:
         somebody else answers NETWORK_CONFIG_REQUEST; otherwise it is answered with ERROR_UNSUPPORTED_OPERATION here.
+        ``upstreams()`` gives the roots that serve multicast (None: those of the planet), ``acquaintances(count, now)``
+        peers that share a network with us, to be asked for members while nobody else can be.
         """
         self.counters: Counter[str] = Counter()
         """Frames and packets dropped, by reason, over all networks."""
-        self._core = Vl2Core(vl1, identity, random, self.counters, now, forget_inflows=self._forget_inflows)
+        self._core = Vl2Core(
+            vl1,
+            identity,
+            random,
+            self.counters,
+            now,
+            forget_inflows=self._forget_inflows,
+            upstreams=upstreams,
+            acquaintances=acquaintances or (lambda _count, _now: ()),
+        )
         self._wall_offset = wall - round(now * 1000)
         self._upstream = upstream
         self._authorized = authorized
@@ -144,6 +157,12 @@ class Vl2:
             self._core.vl1.release(address)
         self._forget_inflows()
         self._core.events += (ConfigStored(nwid, None), NetworkChanged(nwid))
+
+    def is_lonely(self, nwid: int) -> bool:
+        """Whether no other member's subscriptions are known: a question to all then reaches nobody, and that nobody
+        answers is no evidence of anything. False if not joined."""
+        network = self._networks.get(nwid)
+        return network is not None and not len(network.multicaster.subscriptions)
 
     def subscribe(self, nwid: int, group: MulticastGroup, now: float) -> None:
         """Receive this multicast group too, beside those that follow from the managed addresses. KeyError if not
@@ -390,7 +409,7 @@ class Vl2:
         elif code == ERROR_UNWANTED_MULTICAST and network.admits(peer, now):
             reader = Reader(body, 8)
             group = MulticastGroup(reader.unsigned(6), reader.u32())
-            network.multicaster.subscriptions.remove(group, peer.address)
+            network.multicaster.unwanted(group, peer.address)
 
     # The stack
 

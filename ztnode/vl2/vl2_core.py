@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ztnode.vl1 import Message, Vl1
@@ -28,6 +28,10 @@ class Vl2Core:
     """Messages that were held back and may pass now."""
     forget_inflows: Callable[[], None] = lambda: None
     """Called when what was decided about incoming frames no longer holds."""
+    upstreams: Callable[[], Sequence[int]] | None = None
+    """The roots that serve multicast; None: those of the planet."""
+    acquaintances: Callable[[int, float], Sequence[int]] = lambda _count, _now: ()
+    """Peers that share or shared a network with us, up to so many."""
 
     @property
     def address(self) -> int:
@@ -51,7 +55,9 @@ class Vl2Core:
             return 0
 
     def roots(self) -> list[int]:
-        """The planet's roots, without ourselves."""
+        """The roots that serve multicast, without ourselves."""
+        if self.upstreams is not None:
+            return list(self.upstreams())
         own = self.identity.address
         return [root.identity.address for root in self.vl1.planet.roots if root.identity.address != own]
 

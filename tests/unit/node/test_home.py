@@ -16,6 +16,7 @@ from ztnode.plugins.stores import FileStore, MemoryStore
 from ztnode.wire import c25519
 from ztnode.wire.default_planet import DEFAULT_PLANET
 from ztnode.wire.identity import Identity
+from ztnode.wire.known_peers import KnownPeer, KnownPeers
 from ztnode.wire.world import PLANET_ID_EARTH, World, WorldType
 
 NWID = 0x9AD07D01093A69E3
@@ -195,3 +196,12 @@ def test_a_write_that_failed_says_so_to_everyone_who_waits(slow: SlowStore) -> N
             write.result(10)
     home.keep_document("key", b"good").result(10)
     home.close()
+
+
+def test_known_peers_are_kept_and_a_damaged_list_is_forgotten(home: Home, tmp_path: Path, identity: Identity) -> None:
+    assert len(home.known_peers(0)) == 0
+    peer = KnownPeer(identity.without_secret(), 1_700_000_000_000, (("192.0.2.1", 9993),))
+    home.keep_known_peers(KnownPeers().build([peer])).result(5)
+    assert home.known_peers(1_700_000_000_001).get(identity.address) == peer
+    (tmp_path / "peers.d" / "known.peers").write_bytes(b"rubbish")
+    assert len(home.known_peers(0)) == 0

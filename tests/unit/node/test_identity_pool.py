@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
+from tests.unit.vl1.vl1_network import IDENTITIES
 from ztnode.node import identity_pool
 from ztnode.wire.identity import Identity
 
@@ -107,3 +109,35 @@ def test_ctrl_c_leaves_no_helper() -> None:
     _, errors = parent.communicate(timeout=20)
     assert "KeyboardInterrupt" in errors
     assert wait_for(lambda: not is_running(helper))
+
+
+def test_checks_are_made_by_helpers_that_go_away() -> None:
+    good, bad = IDENTITIES[1].without_secret(), Identity(0x1234567890, IDENTITIES[1].public)
+
+    async def check() -> list[int]:
+        checks = identity_pool.IdentityChecks(2)
+        assert await asyncio.gather(*(checks.check(identity) for identity in (good, bad, good))) == [True, False, True]
+        helpers = [helper.pid for helper in checks._helpers]
+        assert 1 <= len(helpers) <= 2
+        assert all(is_running(helper) for helper in helpers)
+        checks._retire()
+        assert not checks._idle and await checks.check(good)
+        helpers += [helper.pid for helper in checks._helpers]
+        await checks.close()
+        return helpers
+
+    for helper in asyncio.run(check()):
+        assert wait_for(lambda pid=helper: not is_running(pid))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/nonexistent/python"])
+def test_checks_go_on_without_helpers(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setattr(sys, "executable", program)
+
+    async def check() -> bool:
+        checks = identity_pool.IdentityChecks(1)
+        verdict = await checks.check(IDENTITIES[1].without_secret())
+        await checks.close()
+        return verdict
+
+    assert asyncio.run(check())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Interface
 from itertools import pairwise
 
 import pytest
@@ -31,6 +32,7 @@ from ztnode.wire.packet import (
     ERROR_OBJ_NOT_FOUND,
     ERROR_UNSUPPORTED_OPERATION,
     VERB_ERROR,
+    VERB_MULTICAST_GATHER,
     VERB_MULTICAST_LIKE,
     VERB_NETWORK_CONFIG,
     VERB_NETWORK_CONFIG_REQUEST,
@@ -294,3 +296,62 @@ def test_adhoc_networks_need_no_controller(wire: Wire) -> None:
     assert not wire.sent(ALICE, verb=VERB_NETWORK_CONFIG_REQUEST)
     wire.run(200)
     assert not wire.sent(ALICE, verb=VERB_NETWORK_CONFIG_REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (ERROR_OBJ_NOT_FOUND, NetworkStatus.NOT_FOUND),
+        (ERROR_UNSUPPORTED_OPERATION, NetworkStatus.NOT_FOUND),
+        (ERROR_NETWORK_AUTHENTICATION_REQUIRED, NetworkStatus.AUTHENTICATION_REQUIRED),
+    ],
+)
+def test_controllers_mishap_does_not_take_the_network_away(pair: Wire, code: int, status: NetworkStatus) -> None:
+    """Frames go on until the certificate has expired; the state says what the controller has answered."""
+    del pair.configs[ALICE]
+    pair.run(61)
+    asked = pair.nodes[ALICE]._networks[NWID]._client._ids[-1]
+    sso = SingleSignOn(enabled=True, authentication_url="https://login")
+    _error(pair, code, build_auth_info(sso), packet_id=asked)
+    snapshot = pair.network(ALICE)
+    assert snapshot.status is status and snapshot.addresses and "until the certificate expires" in snapshot.detail
+    assert pair.stored[ALICE] not in (None, b"\n")
+    pair.send(ALICE, frame(ALICE, BOB))
+    assert pair.inboxes[BOB]
+    window = pair.nodes[ALICE]._networks[NWID].config
+    assert window is not None
+    pair.run(window.credential_time_max_delta / 1000 + 1)
+    assert pair.network(ALICE).status is status and not pair.network(ALICE).addresses
+    pair.configs[ALICE] = member_config(ALICE, timestamp=WALL + 1)
+    pair.run(31)
+    assert pair.network(ALICE).status is NetworkStatus.OK
+
+
+def test_known_members_are_asked_where_root_and_controller_are_away(pair: Wire) -> None:
+    """A root that lost its memory, or is gone, and a controller that is: Bob knows himself."""
+    pair.send(ALICE, frame(ALICE, BOB))
+    pair.send(BOB, frame(BOB, ALICE))
+    for vl1 in pair.vl1s.values():
+        vl1.planet.roots = []
+    subscriptions = pair.nodes[ALICE]._networks[NWID].multicaster.subscriptions
+    for address in (BOB, ROOT):
+        for group in list(subscriptions._groups_of.get(address, ())):
+            subscriptions.remove(group, address)
+    assert pair.nodes[ALICE].is_lonely(NWID) and not pair.nodes[ALICE].is_lonely(5)
+    arp = bytes.fromhex("0001080006040001") + mac(ALICE) + bytes(4) + bytes(6) + bytes((10, 0, 0, 2))
+    pair.inboxes[BOB].clear()
+    pair.send(ALICE, b"\xff" * 6 + mac(ALICE) + b"\x08\x06" + arp)
+    assert pair.inboxes[BOB]
+    assert not pair.nodes[ALICE].is_lonely(NWID)
+
+
+def test_peers_of_the_last_run_are_asked_where_nobody_else_is_known(wire: Wire) -> None:
+    config = member_config(ALICE, static_addresses=(IPv4Interface("10.0.0.1/24"),))
+    wire.add(ALICE, acquaintances=lambda count, now: [ALICE, BOB][:count], upstreams=lambda: [MALLORY])
+    wire.nodes[ALICE].join(NWID, wire.now, cached=config.build())
+    arp = bytes.fromhex("0001080006040001") + mac(ALICE) + bytes(4) + bytes(6) + bytes((10, 0, 0, 2))
+    wire.nodes[ALICE].send_frames(NWID, [b"\xff" * 6 + mac(ALICE) + b"\x08\x06" + arp], wire.now)
+    asked = {target for source, target, verb, _ in wire.log if verb == VERB_MULTICAST_GATHER}
+    assert asked == {CONTROLLER, MALLORY, BOB}
+    assert wire.sent(ALICE, MALLORY, VERB_MULTICAST_LIKE), "every upstream serves multicast, moons' roots too"
+    assert not wire.sent(ALICE, ROOT)
