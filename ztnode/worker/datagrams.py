@@ -7,6 +7,7 @@ errno (u32, network byte order) in place of the payload: ICMP reported that for 
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import sys
@@ -61,6 +62,11 @@ class DatagramRelay:
         ours.setblocking(False)
         self._sock = ours
         return client
+
+    def bring(self, ours: socket.socket) -> None:
+        """There is no such pair for datagrams. Raises OSError."""
+        ours.close()
+        raise OSError(errno.EINVAL, "a UDP socket is fetched, not joined")
 
     def fetched(self) -> None:
         """The client has its end. Raises OSError."""

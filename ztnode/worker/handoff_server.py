@@ -3,6 +3,9 @@
 A client connects, sends the 16-byte token that the node gave it, and receives one byte (zero) with one descriptor
 attached (SCM_RIGHTS); then the worker closes. A token that is unknown, used or expired gets nothing but the close.
 
+A client that has both ends of a connection of its own sends one of them along with the token (SCM_RIGHTS), and receives
+one byte (one) and no descriptor: its connection is joined to what the token stands for.
+
 A client that chose the token itself may come while what it stands for is still being made: it sends ``WAIT`` and
 the token, and receives its descriptor as soon as there is one, or the close as soon as it is certain that there will be
 none. Until the node has said that the token is expected it has as long as any client that is about to send its token.
@@ -31,6 +34,8 @@ MAX_CLIENTS: Final = 128
 MAX_OFFERS: Final = 16384
 WAIT: Final = bytes(TOKEN_BYTES)
 """Before a token: wait for what it stands for. No token by itself."""
+JOINED: Final = b"\1"
+"""The answer to a client that brought the end to be joined."""
 RETRY_SECONDS: Final = 0.2
 """After the system had no descriptor for one more client."""
 
@@ -42,6 +47,9 @@ class Offer(Protocol):
 
     def fetch(self) -> socket.socket:
         """The client's end; the caller closes it after sending. Raises OSError."""
+
+    def bring(self, ours: socket.socket) -> None:
+        """The client has its end, and ``ours`` is the other one, taken over. Raises OSError where it is unfit."""
 
     def fetched(self) -> None:
         """The client has its end: begin. Raises OSError."""
@@ -65,6 +73,7 @@ class HandoffServer:
         # Tokens that clients chose for connections that are still being made, and the clients that wait for one.
         self._expected: set[bytes] = set()
         self._waiting: dict[bytes, socket.socket] = {}
+        self._brought: dict[socket.socket, socket.socket] = {}
         self._listener = _bind_private(path)
         self._accepting = False
         self._retry_at: float | None = None
@@ -194,7 +203,8 @@ class HandoffServer:
         """Whether all of it has come; then the client is served, sent away, or waits."""
         _, received = self._clients[client]
         try:
-            data = client.recv(len(WAIT) + TOKEN_BYTES - len(received))
+            data, descriptors, _, _ = socket.recv_fds(client, len(WAIT) + TOKEN_BYTES - len(received), 1)
+            self._keep(client, descriptors)
         except BlockingIOError:
             return False
         except OSError:
@@ -215,6 +225,14 @@ class HandoffServer:
         self._drop(client)
         return True
 
+    def _keep(self, client: socket.socket, descriptors: list[int]) -> None:
+        """The first descriptor that a client brought is what it wants to be joined."""
+        for descriptor in descriptors:
+            if client in self._brought:
+                os.close(descriptor)
+            else:
+                self._brought[client] = socket.socket(fileno=descriptor)
+
     def _wait(self, client: socket.socket, token: bytes) -> None:
         self._waiting[token] = client
         if token in self._expected:
@@ -229,6 +247,12 @@ class HandoffServer:
 
     def _give(self, client: socket.socket, offer: Offer) -> None:
         try:
+            if (ours := self._brought.pop(client, None)) is not None:
+                offer.bring(ours)
+                client.send(JOINED)
+                offer.fetched()
+                self.counters["handoffs"] += 1
+                return
             with offer.fetch() as end:
                 # Send before anything else: the client can go on while we do the rest.
                 socket.send_fds(client, [b"\0"], [end.fileno()])
@@ -242,6 +266,8 @@ class HandoffServer:
 
     def _drop(self, client: socket.socket) -> None:
         self._clients.pop(client, None)
+        if (ours := self._brought.pop(client, None)) is not None:
+            ours.close()
         self._poller.unregister(client.fileno())
         client.close()
         self._resume()

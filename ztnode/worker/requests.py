@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ztnode.wire.endpoint import Endpoint
-from ztnode.worker import protocol
+from ztnode.worker import protocol, tcp_pair
 from ztnode.worker.datagrams import DatagramHost, DatagramRelay
 from ztnode.worker.explain import explain
 from ztnode.worker.splice import Splice, SpliceHost
@@ -60,6 +60,10 @@ class ParkedConnection:
         """The client's end of a pair. Raises OSError."""
         self._ours, client = self._host.pairs.take(self._host.now)
         return client
+
+    def bring(self, ours: socket.socket) -> None:
+        """See Offer. Raises OSError for what is not a TCP socket: only that carries a reset."""
+        self._ours = tcp_pair.own_end(ours)
 
     def fetched(self) -> None:
         """Join the connection to our end. Raises OSError."""

@@ -7,6 +7,7 @@ ECONNRESET, after what it had received; a Unix socket that is closed gives a cle
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 from typing import Final
@@ -82,6 +83,22 @@ class PairStock:
             for end in self._spare:
                 end.close()
             self._spare = None
+
+
+def own_end(sock: socket.socket) -> socket.socket:
+    """A connected TCP socket that a client brought, taken over and set as our end of ``make_pair`` is; the client set
+    the buffers when it made the pair. Raises OSError for any other kind."""
+    try:
+        kind = sock.family in (socket.AF_INET, socket.AF_INET6), sock.type, sock.proto
+        if kind != (True, socket.SOCK_STREAM, socket.IPPROTO_TCP):
+            raise OSError(errno.EPROTOTYPE, "not a TCP socket")
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def finish_on_close(sock: socket.socket) -> None:
