@@ -13,6 +13,7 @@ local socket, whose other end the node's stack holds, so ``getpeername()`` gives
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from ztclient.launch import run
     from ztclient.listener import Listener
     from ztclient.web import HTTPConnection, HTTPSConnection, HTTPServer
+
+# It would tell of each fork on the application's stderr. gRPC reads this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 __all__ = [
     "AuthenticationError",

@@ -44,6 +44,16 @@ def open_stream(control: Control, first: pb.StreamRequest, timeout: float | None
     return near
 
 
+def join_stream(control: Control, first: pb.StreamRequest, far: socket.socket, timeout: float | None) -> None:
+    """Begin a byte stream with ``first`` and carry its bytes to and from ``far``, taken over. Raises OSError."""
+    pump = Pump(control, first, far)
+    try:
+        pump.opened.result(timeout)
+    except BaseException:
+        pump.cancel()
+        raise
+
+
 class Pump:
     """One Stream call and the far end of a socket pair, which it takes over."""
 

@@ -20,6 +20,8 @@ QUEUE_POLL = 0.01
 """Seconds between two looks whether the worker has room for one more client."""
 TOKEN_BYTES = 16
 """Length of the token that names a connection."""
+JOINED = b"\0"
+"""The answer of a worker that took the end that it was given."""
 _WAIT = bytes(TOKEN_BYTES)
 """Before a token: what it stands for is still being made."""
 # What has come already must not be lost: Linux gives it out first, others throw it away with the reading side.
@@ -43,6 +45,25 @@ def claim(path: str, token: bytes, timeout: float = CLAIM_TIMEOUT) -> socket.soc
         except ConnectionError as error:
             raise ConnectionResetError(errno.ECONNRESET, "the stack worker that held the connection is gone") from error
     if connected is None:
+        raise ConnectionResetError(errno.ECONNRESET, "the connection ended before it was claimed")
+    return connected
+
+
+def join(path: str, token: bytes, end: socket.socket, timeout: float = CLAIM_TIMEOUT) -> socket.socket | None:
+    """Give the worker one ``end`` of a connection of our own, instead of being given one; ``end`` stays the caller's to
+    close. None when the worker took it; a worker that does not know how gives a connected socket as ``claim``
+    does. Raises as ``claim`` does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        channel.settimeout(timeout)
+        try:
+            _connect(channel, path, time.monotonic() + timeout)
+            socket.send_fds(channel, [token], [end.fileno()])
+            data, connected = _receive(channel)
+        except TimeoutError:
+            raise TimeoutError(errno.ETIMEDOUT, "the stack worker did not take over the connection in time") from None
+        except ConnectionError as error:
+            raise ConnectionResetError(errno.ECONNRESET, "the stack worker that held the connection is gone") from error
+    if connected is None and data != JOINED:
         raise ConnectionResetError(errno.ECONNRESET, "the connection ended before it was claimed")
     return connected
 
@@ -97,14 +118,20 @@ def appoint(path: str, token: bytes) -> Appointment | None:
 
 def receive(channel: socket.socket) -> socket.socket | None:
     """The connected socket (blocking) that the worker sends on ``channel``; None when it closes that instead."""
-    data, descriptors, _flags, _address = socket.recv_fds(channel, 1, 1)
+    return _receive(channel)[1]
+
+
+def _receive(channel: socket.socket) -> tuple[bytes, socket.socket | None]:
+    data, descriptors, flags, _address = socket.recv_fds(channel, 1, 1)
     if not data or not descriptors:
         for descriptor in descriptors:
             os.close(descriptor)
-        return None
+        if flags & socket.MSG_CTRUNC:  # it was sent, and there was no room for it in this process
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return data, None
     connected = socket.socket(fileno=descriptors[0])
     connected.set_inheritable(False)
-    return tuned(connected)
+    return data, connected if connected.type is not socket.SOCK_STREAM else tuned(connected)
 
 
 def _connect(channel: socket.socket, path: str, deadline: float) -> None:

@@ -1,19 +1,38 @@
-"""Accepting connections from the overlay, with the manners of a listening socket."""
+"""Listening sockets of the overlay: real ones, so that whatever takes a listening socket takes them.
+
+The socket listens on loopback, on a port of its own. A thread (``Feed``) fetches each connection from the node,
+connects a second socket to the listening one and gives that to the stack worker, which joins it to the overlay's
+connection. So the kernel's own accept() works, in this process, in forked ones, and in code that knows nothing of this
+package.
+
+Nobody else may connect there. On Linux a filter on the listening socket drops, unseen, every SYN that does not come
+from one source port, which a socket of ours holds for this user (SO_REUSEPORT: no other user can bind it on any
+address); the connections differ in their source address, 127.77.0.0/16, whose last two bytes say in a table, shared
+with forked processes, which ends a connection has on the overlay. Where there is no such filter, ``Listener.accept``
+turns away what is not in the table.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import ctypes
 import errno
-import selectors
+import itertools
+import mmap
+import os
 import socket
+import struct
+import sys
 import threading
 import time
-from collections import deque
-from types import TracebackType
-from typing import TYPE_CHECKING
+import weakref
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Final
 
-from ztclient.dialling import connected_socket
+from ztclient import byte_stream, handoff, relay
 from ztclient.errors import from_rpc
-from ztclient.loopback import socket_pair
+from ztclient.overlay_socket import Connection, OverlayAddress, family_of, overlay_address
 
 if TYPE_CHECKING:
     import grpc
@@ -21,140 +40,377 @@ if TYPE_CHECKING:
     from ztclient.channel import Control
     from ztclient.v1 import node_pb2 as pb
 
-PREFETCH = 16
-"""Connections fetched from the node before accept() asks for them."""
+LEAST_BACKLOG: Final = 128
+"""Connections that may wait in the kernel; a small ``backlog`` would have them wait for a retransmitted SYN."""
+ROOM_SECONDS: Final = 5.0
+"""How long a connection that was fetched may wait for room among those."""
+RETRY_SECONDS: Final = 0.1
+WATCH_SECONDS: Final = 0.25
+"""Between two looks whether somebody still has the socket open."""
+BUFFER_BYTES: Final = 512 * 1024
+"""As ``ztnode.worker.tcp_pair`` has it, and for its reasons."""
 
-_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
-"""poll(2) takes descriptors of any size and needs none of its own; Windows has select alone."""
+_FILTERED: Final = sys.platform == "linux"
+_SO_ATTACH_FILTER: Final = 26
+_ENTRY: Final = struct.Struct("!HB16sH16sH")
+_ENTRIES: Final = 1 << 16
 
 
-class Listener:
-    """A listening socket on the overlay: ``accept``, ``getsockname``, ``settimeout``, ``close``, and a ``fileno`` that
-    select and socketserver can wait on. A thread fetches connections, so that waiting for one can be given up at any
-    time without losing it."""
+class Origins:
+    """Where the connections of this process's listeners come from: the source port, and a table of ends by source
+    address. Forked processes read the same table."""
+
+    def __init__(self) -> None:
+        """Raises OSError where there is no port or descriptor left."""
+        self._memory = mmap.mmap(-1, _ENTRIES * _ENTRY.size)
+        self._numbers = itertools.count(1)
+        self._guard = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.port = 0
+        if _FILTERED:
+            self._guard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._guard.bind(("0.0.0.0", 0))
+            self.port = int(self._guard.getsockname()[1])
+
+    def source(self) -> socket.socket:
+        """A socket to connect from, at an origin that no other connection has. Raises OSError."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            # The window scale is agreed upon in the handshake: buffers come before it.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if not _FILTERED:
+                sock.bind(("127.0.0.1", 0))
+                return sock
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            number = next(self._numbers) % _ENTRIES
+            sock.bind((f"127.77.{number >> 8}.{number & 255}", self.port))
+            return sock
+        except BaseException:
+            sock.close()
+            raise
+
+    def remember(self, source: socket.socket, listener: int, connection: pb.Connection) -> None:
+        """Enter the ends of what will come from ``source`` to the ``listener`` on that port."""
+        local, remote = connection.local, connection.remote
+        packed = ip_address(local.ip).packed, ip_address(remote.ip).packed
+        entry = _ENTRY.pack(listener, len(packed[0]), packed[0], local.port, packed[1], remote.port)
+        at = self._number(source.getsockname()) * _ENTRY.size
+        self._memory[at : at + _ENTRY.size] = entry
+
+    def look_up(self, address: Any, listener: int | None = None) -> tuple[OverlayAddress, OverlayAddress] | None:
+        """Local and remote end of what came from ``address``, to the ``listener`` on that port; None for a stranger."""
+        if not isinstance(address, tuple) or not isinstance(address[0], str):
+            return None
+        if _FILTERED and (address[1] != self.port or not address[0].startswith("127.77.")):
+            return None
+        number = self._number(address) * _ENTRY.size
+        known, length, local, local_port, remote, remote_port = _ENTRY.unpack_from(self._memory, number)
+        if length not in (4, 16) or listener not in (None, known):
+            return None
+        return (
+            overlay_address(str(ip_address(local[:length])), local_port),
+            overlay_address(str(ip_address(remote[:length])), remote_port),
+        )
+
+    def filter(self) -> bytes:
+        """Of packets to a listening socket: a SYN from our port, and whatever is no SYN."""
+        return b"".join(
+            struct.pack("=HBBI", *instruction)
+            for instruction in (
+                (0x30, 0, 0, 13),  # the TCP flags
+                (0x45, 0, 2, 0x02),  # SYN?
+                (0x28, 0, 0, 0),  # the source port
+                (0x15, 0, 1, self.port),
+                (0x06, 0, 0, 0xFFFFFFFF),
+                (0x06, 0, 0, 0),
+            )
+        )
+
+    @staticmethod
+    def _number(address: Any) -> int:
+        """The entry of an origin."""
+        if not _FILTERED:
+            return int(address[1])
+        high, low = address[0].split(".")[2:]
+        return int(high) << 8 | int(low)
+
+
+class Listener(socket.socket):
+    """A listening socket on the overlay, made by ``Node.listen``: a real one. ``accept`` gives connections that know
+    their ends on the overlay; code that accepts without it sees an address of 127.77.0.0/16, for
+    ``overlay_ends``. A forked process has it as any other socket, for as long as this one, which feeds it, lives."""
 
     def __init__(self, control: Control, request: pb.ListenRequest) -> None:
-        """Use ``Node.listen``."""
+        """Raises OSError."""
+        super().__init__(socket.AF_INET, socket.SOCK_STREAM)
+        self._waiting = 0
+        self._origins = _origins()
+        try:
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+            if _FILTERED:
+                _attach(self, self._origins.filter())
+            super().bind(("127.0.0.1", 0))
+            self._port = int(super().getsockname()[1])
+            super().listen(max(request.backlog, LEAST_BACKLOG))
+            self._feed = Feed(control, request, self._origins, self._port)
+        except BaseException:
+            super().close()
+            raise
+        weakref.finalize(self, self._feed.closed).atexit = False
+        _listeners.add(self)
+
+    def accept(self) -> tuple[Connection, OverlayAddress]:
+        """The next connection, and its peer's address on the overlay.
+
+        Raises TimeoutError after the time of ``settimeout``, OSError when the listener is closed or the node is gone.
+        """
+        self._waiting += 1
+        try:
+            while True:
+                descriptor, address = self._accept()  # type: ignore[attr-defined] # as the standard library's own
+                ends = self._origins.look_up(address, self._port)
+                if ends is not None:
+                    break
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EBADF):
+                raise self._feed.error or OSError(errno.EBADF, "the listener is closed") from None
+            raise
+        finally:
+            self._waiting -= 1
+        connected = Connection(descriptor, *ends)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if socket.getdefaulttimeout() is None and self.gettimeout():
+            connected.setblocking(True)
+        return connected, ends[1]
+
+    def getsockname(self) -> OverlayAddress:
+        """What was bound: IP and port on the overlay."""
+        super().getsockname()  # a closed one raises
+        return self._feed.bound
+
+    def dup(self) -> Any:
+        """A plain socket for the same listener, as ``socket.fromfd`` gives."""
+        return socket.fromfd(self.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+
+    def listen(self, backlog: int = 0, /) -> None:
+        """It listens already; nothing happens."""
+
+    def close(self) -> None:
+        """Stop listening, once no other process or object has it either. Connections already accepted live on; those
+        not yet accepted are reset."""
+        if self.fileno() >= 0 and self._waiting and self._feed.ours:
+            with contextlib.suppress(OSError):
+                self.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept()
+        super().close()
+        self._feed.closed()
+
+
+class Feed:
+    """Brings the connections of one listener; lives in the process that made it, as long as any process has the
+    listening socket."""
+
+    def __init__(self, control: Control, request: pb.ListenRequest, origins: Origins, port: int) -> None:
+        """``port``: where the listening socket is. Raises OSError."""
+        self.error: Exception | None = None
+        """Why nothing comes any more."""
         self._control = control
-        self._timeout: float | None = None
-        self._ready: deque[tuple[socket.socket, tuple[str, int]]] = deque()
-        self._room = threading.Semaphore(PREFETCH)
-        self._error: Exception | None = None
-        self._closed = False
-        self._accepting: grpc.Future[pb.AcceptResponse] | None = None
+        self._origins = origins
+        self._port = port
+        self._process = os.getpid()
         self._lock = threading.Lock()
+        self._ended = False
+        self._watched = False
+        self._accepting: grpc.Future[pb.AcceptResponse] | None = None
         with control.translated():
             self._lease = control.stub.Listen(request, metadata=control.metadata)
             answer = next(self._lease)
         self._id = answer.listener_id
-        self._bound = (answer.bound.ip, answer.bound.port)
-        # One byte in the pair for each connection in _ready.
-        self._readable, self._signal = socket.socketpair() if hasattr(socket, "AF_UNIX") else socket_pair()
-        self._readable.setblocking(False)
-        threading.Thread(target=self._fetch, name="ztclient-listener", daemon=True).start()
+        self.bound = overlay_address(answer.bound.ip, answer.bound.port)
+        self.family = family_of(answer.bound.ip)
+        _feeds.add(self)
+        threading.Thread(target=self._run, name="ztclient-listener", daemon=True).start()
 
-    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
-        """The next connection: a connected socket (blocking) and the peer's overlay address.
+    @property
+    def ours(self) -> bool:
+        """False in a process that was forked."""
+        return os.getpid() == self._process
 
-        Raises TimeoutError after the time of ``settimeout``, OSError when the listener is closed or the node is gone.
-        """
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        while True:
+    def closed(self) -> None:
+        """The listener was closed here; end when nobody has it any more."""
+        if not self.ours or self._ended or self._watched:
+            return
+        if not self._is_open():
+            self._end()
+            return
+        self._watched = True
+        threading.Thread(target=self._watch, name="ztclient-listener-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._ended and self._is_open():
+            time.sleep(WATCH_SECONDS)
+        self._end()
+
+    def _is_open(self) -> bool:
+        """Whether some process still has the listening socket: its filter drops our SYN then, and a port that nobody
+        listens on refuses it."""
+        if not _FILTERED:
+            return False
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
             try:
-                if self._readable.recv(1):
-                    self._room.release()
-                    return self._ready.popleft()
-                raise self._error or OSError(errno.EBADF, "the listener is closed")
+                probe.connect(("127.0.0.1", self._port))
             except BlockingIOError:
-                pass
-            if self._timeout == 0:
-                raise BlockingIOError(errno.EAGAIN, "no connection waits")
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError("timed out")
-            with _Selector() as selector:
-                selector.register(self._readable, selectors.EVENT_READ)
-                selector.select(left)
+                return probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            except OSError:
+                return False
+            return True
 
-    def getsockname(self) -> tuple[str, int]:
-        """What was bound: IP and port on the overlay."""
-        return self._bound
-
-    def settimeout(self, timeout: float | None) -> None:
-        """Seconds that accept() waits; None: for ever, 0: not at all."""
-        if timeout is not None and timeout < 0:
-            raise ValueError("Timeout value out of range")
-        self._timeout = timeout
-
-    def gettimeout(self) -> float | None:
-        """What ``settimeout`` set."""
-        return self._timeout
-
-    def setblocking(self, flag: bool) -> None:
-        """``settimeout(None)`` or ``settimeout(0)``."""
-        self.settimeout(None if flag else 0.0)
-
-    def fileno(self) -> int:
-        """A descriptor that is readable while a connection waits, or once closed. Only to wait on."""
-        return self._readable.fileno()
-
-    def close(self) -> None:
-        """Stop listening. Connections already accepted live on; those not yet accepted are reset."""
+    def _end(self) -> None:
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+            self._ended = True
             if self._accepting is not None:
                 self._accepting.cancel()
         self._lease.cancel()
-        self._room.release()  # wakes the thread, should it wait for room
-        self._signal.close()
-        while self._ready:
-            self._ready.popleft()[0].close()
+        _feeds.discard(self)
 
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _fetch(self) -> None:
+    def _run(self) -> None:
         import grpc
 
         try:
-            while self._fetch_one():
+            while self._bring_one():
                 pass
         except grpc.FutureCancelledError:
-            pass  # by close()
+            pass  # by _end()
         except grpc.RpcError as error:
-            self._error = from_rpc(error, str(self._control.address))
+            self.error = from_rpc(error, str(self._control.address))
         finally:
-            self._lease.cancel()
-            self._signal.close()
+            self._end()
+            self._hang_up()
 
-    def _fetch_one(self) -> bool:
+    def _bring_one(self) -> bool:
         from ztclient.v1 import node_pb2 as pb
 
-        self._room.acquire()
-        with self._lock:
-            if self._closed:
-                return False
-            self._accepting = self._control.stub.Accept.future(
-                pb.AcceptRequest(listener_id=self._id), metadata=self._control.metadata
-            )
-        connection = self._accepting.result().connection
-        try:
-            connected = connected_socket(self._control, connection)
-        except OSError:
-            # Reset by its peer before it was fetched, as happens in a kernel's queue too; there is nothing to accept.
-            self._room.release()
-            return True
-        with self._lock:
-            if self._closed:
-                connected.close()
-                return False
-            self._ready.append((connected, (connection.remote.ip, connection.remote.port)))
-            self._signal.send(b"\0")
+        # First, so that a process that is out of descriptors leaves the connections where they are.
+        source = self._source()
+        with source:
+            with self._lock:
+                if self._ended:
+                    return False
+                self._accepting = self._control.stub.Accept.future(
+                    pb.AcceptRequest(listener_id=self._id), metadata=self._control.metadata
+                )
+            connection = self._accepting.result().connection
+            try:
+                self._origins.remember(source, self._port, connection)
+                if not self._connect(source):
+                    return False
+                self._join_patiently(source, connection)
+            except OSError:
+                # Reset by its peer before it was fetched, as happens in a kernel's queue too.
+                relay.reset(source)
         return True
+
+    def _source(self) -> socket.socket:
+        while True:
+            try:
+                return self._origins.source()
+            except OSError:
+                time.sleep(RETRY_SECONDS)
+
+    def _connect(self, source: socket.socket) -> bool:
+        """Connect to the listening socket; False when that is closed. Raises OSError where it has no room."""
+        source.settimeout(ROOM_SECONDS)
+        try:
+            source.connect(("127.0.0.1", self._port))
+        except ConnectionRefusedError:
+            return False
+        source.settimeout(None)
+        return True
+
+    def _join_patiently(self, source: socket.socket, connection: pb.Connection) -> None:
+        deadline = time.monotonic() + ROOM_SECONDS
+        while True:
+            try:
+                self._join(source, connection)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(RETRY_SECONDS)
+
+    def _join(self, source: socket.socket, connection: pb.Connection) -> None:
+        """Have what ``source`` is one end of carry the bytes of ``connection``. Raises OSError."""
+        from ztclient.v1 import node_pb2 as pb
+
+        if connection.handoff_path:
+            try:
+                handed = handoff.join(connection.handoff_path, connection.token, source)
+            except (FileNotFoundError, PermissionError):
+                pass  # brought into a container without the worker's socket: see dialling
+            else:
+                if handed is not None:
+                    relay.start(source.dup(), handed)
+                return
+        byte_stream.join_stream(
+            self._control, pb.StreamRequest(token=connection.token), source.dup(), handoff.CLAIM_TIMEOUT
+        )
+
+    def _hang_up(self) -> None:
+        """Nothing will come: whoever waits for the listener, in any process, shall learn it. We have no descriptor of
+        it; a socket that was made here is found by its name."""
+        for listener in list(_listeners):
+            if listener._port == self._port and listener.fileno() >= 0:
+                with contextlib.suppress(OSError):
+                    listener.shutdown(socket.SHUT_RDWR)
+
+
+def overlay_ends(address: Any) -> tuple[OverlayAddress, OverlayAddress] | None:
+    """Local and remote end on the overlay of a connection that a plain socket accepted from ``address``, in the process
+    of the listener or one forked from it; None where it came from elsewhere."""
+    return next((ends for origins in _all_origins if (ends := origins.look_up(address)) is not None), None)
+
+
+_listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+_feeds: set[Feed] = set()
+_all_origins: list[Origins] = []
+_own_origins: Origins | None = None
+_lock = threading.Lock()
+
+
+def _origins() -> Origins:
+    global _own_origins
+    with _lock:
+        if _own_origins is None:
+            _own_origins = Origins()
+            _all_origins.append(_own_origins)
+        return _own_origins
+
+
+def _attach(listener: socket.socket, program: bytes) -> None:
+    """Raises OSError where the system takes no filter."""
+    buffer = ctypes.create_string_buffer(program)
+    listener.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
+    )
+
+
+def _after_fork() -> None:
+    """A child reads the tables of its parent and makes one of its own for its own listeners."""
+    global _own_origins, _lock
+    _lock = threading.Lock()
+    _own_origins = None
+    _feeds.clear()
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Forked processes that still wait for connections learn that none will come."""
+    for feed in list(_feeds):
+        feed._hang_up()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_after_fork)

@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ztclient.aio.dialling import connected_socket
-from ztclient.listener import PREFETCH
 from ztclient.overlay_socket import Connection, OverlayAddress, overlay_address
 
 if TYPE_CHECKING:
     from ztclient.aio.channel import Control
     from ztclient.v1 import node_pb2 as pb
 
+PREFETCH = 16
+"""Connections fetched from the node before accept() asks for them."""
 FETCHERS = 4
 """Connections that are fetched side by side; each takes a round trip to the node and one to a worker."""
 

@@ -40,7 +40,8 @@ class ListenerTable:
             raise os_error(errno.EADDRNOTAVAIL)
         others = self._listeners.setdefault(port, [])
         for other in others:
-            if other.port_index == port_index and other.local == local:
+            # As Linux without SO_REUSEADDR: two that could both take a connection are not let beside each other.
+            if _overlap(other.port_index, port_index) and _overlap(other.local, local):
                 raise os_error(errno.EADDRINUSE)
         listener = TcpListener(host, port, max(1, min(backlog, _BACKLOG_MAX)), port_index, local)
         others.append(listener)
@@ -65,3 +66,8 @@ class ListenerTable:
             listeners.remove(listener)
         if not listeners:
             self._listeners.pop(listener.port, None)
+
+
+def _overlap(one: object, other: object) -> bool:
+    """None stands for all."""
+    return one is None or other is None or one == other
