@@ -20,7 +20,7 @@ async def claim(handoff: Handoff) -> socket.socket:
     with _gone():
         async with _channel(handoff) as channel:
             channel.send(handoff.token)
-            await _readable(channel)
+            await readable(channel)
             connected = receive(channel)
     if connected is None:
         raise OSError(errno.ECONNRESET, "the connection ended before it was claimed")
@@ -37,7 +37,7 @@ async def give(handoff: Handoff, connected: socket.socket) -> None:
             try:
                 with _gone():
                     socket.send_fds(channel, [handoff.token], [connected.fileno()])
-                    await _readable(channel)
+                    await readable(channel)
                     if not channel.recv(1):
                         raise OSError(errno.ECONNRESET, "the connection ended before it was joined")
             except BaseException:
@@ -83,7 +83,8 @@ async def _connect(channel: socket.socket, path: str) -> None:
             await asyncio.sleep(QUEUE_POLL)
 
 
-async def _readable(channel: socket.socket) -> None:
+async def readable(channel: socket.socket) -> None:
+    """Wait until there is something to read, or the end."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
 

@@ -70,7 +70,7 @@ class DatagramRelay:
             self._host.poller.register(self._sock.fileno(), READ, self._on_client)
             self.on_ready()
 
-    def take(self, descriptor: int) -> None:
+    def bring(self, descriptor: int) -> None:
         """A client of datagrams brings nothing. Raises OSError."""
         os.close(descriptor)
         raise OSError(errno.EOPNOTSUPP, "a UDP socket is fetched, not brought")
