@@ -293,6 +293,9 @@ class FakeNode:
         self.overlay[bound] = listener.getsockname()
         return number, bound
 
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+        raise DialError(errno.EOPNOTSUPP, "this overlay carries no datagrams")
+
     async def accept(self, listener: int) -> Handoff:
         sock = self.listeners[listener]
         try:

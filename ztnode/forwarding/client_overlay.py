@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,10 @@ class ClientOverlay:
             raise
         near.setblocking(False)
         return near
+
+    async def open_udp(self) -> socket.socket:
+        """See Overlay. The control plane has no datagrams."""
+        raise OSError(errno.EOPNOTSUPP, "datagrams are carried by the proxy of the node itself: ztnode serve --proxy")
 
     async def domains(self) -> frozenset[str]:
         """See Overlay."""

@@ -8,7 +8,7 @@ import socket
 from typing import Protocol
 
 from ztnode.node.api import Handoff, NodeApi
-from ztnode.node.handoffs import claim, drop, give
+from ztnode.node.handoffs import claim, claim_records, drop, give
 from ztnode.wire.endpoint import Endpoint
 
 
@@ -36,6 +36,9 @@ class Overlay(Protocol):
 
     async def drop(self, handoff: Handoff) -> None:
         """Reset a connection."""
+
+    async def open_udp(self) -> socket.socket:
+        """A UDP socket on every managed address, non-blocking; its records are those of ``worker/datagrams.py``."""
 
     async def domains(self) -> frozenset[str]:
         """The DNS domains of the joined networks, in lower case."""
@@ -78,6 +81,10 @@ class NodeOverlay:
     async def drop(self, handoff: Handoff) -> None:
         """See Overlay."""
         await drop(handoff)
+
+    async def open_udp(self) -> socket.socket:
+        """See Overlay."""
+        return await claim_records(await self._node.open_udp(None, 0))
 
     async def domains(self) -> frozenset[str]:
         """See Overlay."""

@@ -15,6 +15,7 @@ import socket
 from typing import Final
 
 from ztclient.loopback import reset_on_close, tuned
+from ztnode.forwarding.association import associate
 from ztnode.forwarding.local import Crowd, connect, next_connection
 from ztnode.forwarding.mapping import TcpAddress
 from ztnode.forwarding.overlay import Overlay
@@ -67,7 +68,7 @@ class ProxyService:
             elif request.command is Command.CONNECT:
                 await self._connect(client, handshake, request)
             else:
-                await _refuse(client, handshake, Failure.UNSUPPORTED_COMMAND)
+                await self._associate(client, handshake, request)
 
     async def _handshake(self, client: socket.socket) -> ProxyServer | None:
         """What the client asks for; None when it asked for nothing, and was told so where that is possible."""
@@ -112,6 +113,17 @@ class ProxyService:
             handshake.succeeded(*reached.getsockname()[:2])
             await loop.sock_sendall(client, handshake.to_send())
             await _copy_both_ways(client, reached)
+
+    async def _associate(self, client: socket.socket, handshake: ProxyServer, request: Request) -> None:
+        try:
+            association, bound = await associate(self._overlay, client, request.port)
+        except OSError as error:
+            unsupported = error.errno == errno.EOPNOTSUPP
+            await _refuse(client, handshake, Failure.UNSUPPORTED_COMMAND if unsupported else _failure(error))
+            return
+        handshake.succeeded(*bound)
+        client.send(handshake.to_send())
+        await association.run(client)
 
     async def reach(self, host: str, port: int) -> Handoff | socket.socket:
         """A connection of the overlay, or one that the host dialled. Raises OSError."""

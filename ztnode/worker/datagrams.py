@@ -143,6 +143,18 @@ class DatagramRelay:
             counters["udp_unsendable"] += 1
 
 
+def build_record(address: bytes, port: int, payload: bytes) -> bytes:
+    """A record that a client sends: to the packed ``address``."""
+    return _HEADER.pack(DATAGRAM, len(address), port) + address + payload
+
+
+def parse_record(record: bytes) -> tuple[int, str, int, bytes]:
+    """A record that a client receives: its kind, address and port, and the rest. Raises ValueError, struct.error."""
+    kind, length, port = _HEADER.unpack_from(record)
+    end = _HEADER.size + length
+    return kind, str(ip_address(record[_HEADER.size : end])), port, record[end:]
+
+
 def _header(kind: int, host: str, port: int) -> bytes:
     packed = ip_address(host).packed
     return _HEADER.pack(kind, len(packed), port) + packed
