@@ -12,13 +12,14 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from ztclient.launch import LOCK_NAME, PIPE_NAME
 from ztnode import plugins
 from ztnode.control import readiness
 from ztnode.control.server import ControlServer, TcpOptions, node_service
-from ztnode.forwarding import Expose, Forward
+from ztnode.forwarding import Expose, Forward, TcpAddress
 from ztnode.node.node import Node, NodeOptions
 from ztnode.node.registry import Registration
 from ztnode.service_manager import ServiceManager
@@ -32,6 +33,16 @@ STOP_GRACE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyOptions:
+    """A proxy for local programs. ``direct``: what no managed route leads to is dialled by the host. ``credentials``: a
+    file with NAME:PASSWORD, which a proxy beyond loopback must have."""
+
+    address: TcpAddress
+    direct: bool = False
+    credentials: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     """A node and where its control plane listens beside the Unix socket in the state directory."""
 
@@ -41,6 +52,7 @@ class ServeOptions:
     exposes: Sequence[Expose] = ()
     proxy_protocol: int | None = None
     """Version of the PROXY protocol by which servers behind ``exposes`` learn who the peer is."""
+    proxy: ProxyOptions | None = None
     listed: bool = True
     """Whether this user's clients find the node without being told where it is."""
     until_eof: bool = False
@@ -90,6 +102,8 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
                 if options.listed:
                     stack.enter_context(Registration(server.addresses[0], options.node.state))
                 await stack.enter_async_context(_mapped(options, node))
+                if options.proxy is not None:
+                    await stack.enter_async_context(_proxied(options.proxy, node))
                 yield Served(node, server)
         finally:
             published.cancel()
@@ -139,9 +153,31 @@ async def _mapped(options: ServeOptions, node: Node) -> AsyncIterator[None]:
         await mappings.close()
 
 
+@contextlib.asynccontextmanager
+async def _proxied(options: ProxyOptions, node: Node) -> AsyncIterator[None]:
+    """The node's own proxy at work. Raises OSError, ValueError."""
+    from ztnode.forwarding import admission
+    from ztnode.forwarding.local import listen
+    from ztnode.forwarding.overlay import NodeOverlay
+    from ztnode.forwarding.proxy_service import ProxyService
+
+    check_password = admission.load(options.credentials)
+    admission.check_address(options.address, check_password)
+    with listen(options.address) as listener:
+        log.info("proxy at %s", TcpAddress(*listener.getsockname()[:2]))
+        service = ProxyService(NodeOverlay(node), check_password=check_password, direct=options.direct)
+        running = asyncio.create_task(service.run(listener))
+        running.add_done_callback(_tell_failure)
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
 def _tell_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("no port is carried any more: %s", error)
+        log.error("connections are carried no more: %s", error)
 
 
 async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda _served: None) -> None:

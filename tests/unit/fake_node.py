@@ -32,6 +32,7 @@ from ztnode.node.api import (
     RouteInfo,
     WorkerInfo,
 )
+from ztnode.worker.handoff_server import JOINED
 
 T = TypeVar("T")
 
@@ -165,7 +166,7 @@ class FakeNode:
         self.joined += 1
         threading.Thread(target=both, daemon=True).start()
         with channel:
-            channel.send(b"\0")
+            channel.send(JOINED)
 
     def _give(self, channel: socket.socket, connected: socket.socket) -> None:
         with channel, connected:
@@ -291,6 +292,9 @@ class FakeNode:
         self.listeners[number] = listener
         self.overlay[bound] = listener.getsockname()
         return number, bound
+
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+        raise DialError(errno.EOPNOTSUPP, "this overlay carries no datagrams")
 
     async def accept(self, listener: int) -> Handoff:
         sock = self.listeners[listener]

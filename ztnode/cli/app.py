@@ -26,6 +26,8 @@ COMMANDS = {
     "call": "ztnode.cli.call_command:call",
     "forward": "ztnode.cli.forward_commands:forward",
     "expose": "ztnode.cli.forward_commands:expose",
+    "nc": "ztnode.cli.nc_command:nc",
+    "proxy": "ztnode.cli.proxy_command:proxy",
     "capture": "ztnode.cli.capture_command:capture",
     "identity": "ztnode.cli.identity_command:identity",
     "world": "ztnode.cli.world_command:world",

@@ -19,14 +19,15 @@ T = TypeVar("T")
 
 
 class Where(Parameter[LocalAddress]):
-    """``HOST:PORT``, ``[v6]:PORT``, ``PORT`` where there is a default host, or ``unix:PATH`` unless it is ``numeric``:
-    then the host is an IP address."""
+    """``HOST:PORT``, ``[v6]:PORT``, ``PORT`` where there is a default host, or ``unix:PATH`` unless it has to be
+    ``tcp``, or ``numeric``: then the host is an IP address."""
 
     name = "host:port"
 
-    def __init__(self, default_host: str | None, *, numeric: bool = False) -> None:
+    def __init__(self, default_host: str | None, *, numeric: bool = False, tcp: bool = False) -> None:
         self._default_host = default_host
         self._numeric = numeric
+        self._tcp = tcp or numeric
 
     def convert(
         self, value: str | LocalAddress, param: click.Parameter | None, ctx: click.Context | None
@@ -35,7 +36,7 @@ class Where(Parameter[LocalAddress]):
         if not isinstance(value, str):
             return value
         scheme, colon, path = value.partition(":")
-        if scheme == "unix" and colon and path and not self._numeric:
+        if scheme == "unix" and colon and path and not self._tcp:
             return UnixAddress(path)
         try:
             host, port = split_host_port(value if ":" in value else f"{self._default_host or ''}:{value}")

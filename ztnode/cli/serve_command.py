@@ -11,7 +11,8 @@ import click
 
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, example
 from ztnode.cli.forward_commands import flat, mapping_options
-from ztnode.forwarding import Expose, Forward
+from ztnode.cli.proxy_command import PROXY_ADDRESS
+from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress
 from ztnode.wire.address import format_address, parse_nwid
 
 if TYPE_CHECKING:
@@ -97,6 +98,19 @@ if TYPE_CHECKING:
     "--insecure", is_flag=True, help="Allow --listen without TLS beyond loopback: the token travels in clear."
 )
 @mapping_options
+@click.option(
+    "--proxy",
+    type=PROXY_ADDRESS,
+    metavar="[IP:]PORT",
+    help="Serve SOCKS5, SOCKS4a and HTTP there: see ztnode proxy.",
+)
+@click.option("--proxy-direct", is_flag=True, help="As ztnode proxy --direct.")
+@click.option(
+    "--proxy-credentials",
+    type=EXISTING_FILE,
+    metavar="FILE",
+    help="One line NAME:PASSWORD for --proxy. [env: ZTNODE_PROXY_CREDENTIALS, the line itself]",
+)
 @click.option("--unlisted", is_flag=True, help="Clients find this node only where they are told its state or address.")
 @click.option(
     "--until-eof", is_flag=True, help="End with standard input too: for a program that must not leave its node behind."
@@ -144,6 +158,9 @@ def serve(
     forwards: tuple[list[Forward], ...],
     exposes: tuple[list[Expose], ...],
     proxy_protocol: str | None,
+    proxy: LocalAddress | None,
+    proxy_direct: bool,
+    proxy_credentials: Path | None,
     unlisted: bool,
     until_eof: bool,
     log_level: str,
@@ -155,6 +172,9 @@ def serve(
     if listen is None and (tls_cert or tls_key or client_ca or token_file or insecure):
         raise click.UsageError("--tls-cert, --tls-key, --client-ca, --token-file and --insecure belong to --listen")
 
+    if proxy is None and (proxy_direct or proxy_credentials):
+        raise click.UsageError("--proxy-direct and --proxy-credentials belong to --proxy")
+
     # The node starts processes and none of them uses this one's channels; gRPC's fork handlers would only say on stderr
     # each time that they were skipped. It reads this when it is imported.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -165,7 +185,7 @@ def serve(
     from ztnode.control.server import TcpOptions
     from ztnode.descriptors import raise_descriptor_limit
     from ztnode.node.node import NodeOptions
-    from ztnode.serve import ServeOptions, run
+    from ztnode.serve import ProxyOptions, ServeOptions, run
 
     logs.set_up(log_level, log_format, logger_levels)
     raise_descriptor_limit()
@@ -188,6 +208,7 @@ def serve(
         forwards=flat(forwards),
         exposes=flat(exposes),
         proxy_protocol=None if proxy_protocol is None else int(proxy_protocol),
+        proxy=None if not isinstance(proxy, TcpAddress) else ProxyOptions(proxy, proxy_direct, proxy_credentials),
         listed=not unlisted,
         until_eof=until_eof,
         ephemeral=ephemeral,

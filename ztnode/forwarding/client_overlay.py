@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from ztclient.reach import SLACK
 from ztclient.times import duration
 from ztclient.v1 import node_pb2 as pb
 from ztnode.node.api import Handoff
-from ztnode.node.handoffs import drop, give
+from ztnode.node.handoffs import claim, drop, give
 from ztnode.wire.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -67,6 +69,28 @@ class ClientOverlay:
                 await give(handoff, connected)
                 return
         await self._pump(handoff, connected)
+
+    async def fetch(self, handoff: Handoff) -> socket.socket:
+        """See Overlay."""
+        if handoff.path and os.access(handoff.path, os.W_OK):
+            return await claim(handoff)
+        near, far = socket_pair()
+        try:
+            await self._pump(handoff, far)
+        except BaseException:
+            near.close()
+            raise
+        near.setblocking(False)
+        return near
+
+    async def open_udp(self) -> socket.socket:
+        """See Overlay. The control plane has no datagrams."""
+        raise OSError(errno.EOPNOTSUPP, "datagrams are carried by the proxy of the node itself: ztnode serve --proxy")
+
+    async def domains(self) -> frozenset[str]:
+        """See Overlay."""
+        networks = await asyncio.to_thread(self._node.networks)
+        return frozenset(each.dns_domain.lower().strip(".") for each in networks if each.dns_domain)
 
     async def drop(self, handoff: Handoff) -> None:
         """See Overlay."""

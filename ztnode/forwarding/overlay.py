@@ -8,7 +8,7 @@ import socket
 from typing import Protocol
 
 from ztnode.node.api import Handoff, NodeApi
-from ztnode.node.handoffs import drop, give
+from ztnode.node.handoffs import claim, claim_records, drop, give
 from ztnode.wire.endpoint import Endpoint
 
 
@@ -31,8 +31,17 @@ class Overlay(Protocol):
         """Join a connection and a connected socket, which is no longer the caller's. When this returns, neither needs
         anybody's care."""
 
+    async def fetch(self, handoff: Handoff) -> socket.socket:
+        """The connection's socket, non-blocking, for who has to see the bytes."""
+
     async def drop(self, handoff: Handoff) -> None:
         """Reset a connection."""
+
+    async def open_udp(self) -> socket.socket:
+        """A UDP socket on every managed address, non-blocking; its records are those of ``worker/datagrams.py``."""
+
+    async def domains(self) -> frozenset[str]:
+        """The DNS domains of the joined networks, in lower case."""
 
 
 class NodeOverlay:
@@ -65,6 +74,18 @@ class NodeOverlay:
         """See Overlay."""
         await give(handoff, connected)
 
+    async def fetch(self, handoff: Handoff) -> socket.socket:
+        """See Overlay."""
+        return await claim(handoff)
+
     async def drop(self, handoff: Handoff) -> None:
         """See Overlay."""
         await drop(handoff)
+
+    async def open_udp(self) -> socket.socket:
+        """See Overlay."""
+        return await claim_records(await self._node.open_udp(None, 0))
+
+    async def domains(self) -> frozenset[str]:
+        """See Overlay."""
+        return frozenset(each.dns_domain.lower().strip(".") for each in self._node.networks() if each.dns_domain)

@@ -156,6 +156,10 @@ class NodeApi(Protocol):
         """Listen on a managed address (None, "0.0.0.0" or "::": all of them); returns a listener id and what was bound.
         ``nodelay``, of what is accepted, as in ``dial``. Raises DialError."""
 
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+        """A UDP socket bound to a managed address (None: all of them), port 0: any; ``worker/datagrams.py`` describes
+        what its client gets. Raises DialError."""
+
     async def accept(self, listener: int) -> Handoff:
         """The next connection, waiting for it. Raises DialError when the listener is closed, KeyError if unknown."""
 

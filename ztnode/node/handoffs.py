@@ -20,6 +20,22 @@ async def claim(handoff: Handoff) -> socket.socket:
         return await client.claim(handoff.path, handoff.token)
 
 
+async def claim_records(handoff: Handoff) -> socket.socket:
+    """Fetch the socket of a UDP socket, non-blocking; its records are those of ``worker/datagrams.py``. Raises
+    OSError."""
+    with _gone():
+        async with client.worker_channel(handoff.path) as channel:
+            channel.send(handoff.token)
+            await client.readable(channel)
+            _data, descriptors, _flags, _address = socket.recv_fds(channel, 1, 1)
+    if not descriptors:
+        raise OSError(errno.ECONNRESET, "the UDP socket was gone before it was claimed")
+    records = socket.socket(fileno=descriptors[0])
+    records.set_inheritable(False)
+    records.setblocking(False)
+    return records
+
+
 async def give(handoff: Handoff, connected: socket.socket) -> None:
     """Bring the worker the connected socket of a client that is to be joined to the connection; ours is closed. Its
     bytes then pass through the worker alone. Raises OSError; ECONNRESET when the worker no longer has the connection,

@@ -504,6 +504,10 @@ class Node:
         """See NodeApi."""
         return await self._supervisor.listen(host, port, nwid=nwid, backlog=backlog, nodelay=nodelay)
 
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+        """See NodeApi."""
+        return await self._supervisor.open_udp(host, port, nwid=nwid)
+
     async def accept(self, listener: int) -> Handoff:
         """See NodeApi."""
         return await self._supervisor.accept(listener)

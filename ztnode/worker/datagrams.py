@@ -70,7 +70,7 @@ class DatagramRelay:
             self._host.poller.register(self._sock.fileno(), READ, self._on_client)
             self.on_ready()
 
-    def take(self, descriptor: int) -> None:
+    def bring(self, descriptor: int) -> None:
         """A client of datagrams brings nothing. Raises OSError."""
         os.close(descriptor)
         raise OSError(errno.EOPNOTSUPP, "a UDP socket is fetched, not brought")
@@ -141,6 +141,18 @@ class DatagramRelay:
             self._udp.sendto(record[end:], (str(ip_address(record[_HEADER.size : end])), port), self._host.now)
         except OSError:
             counters["udp_unsendable"] += 1
+
+
+def build_record(address: bytes, port: int, payload: bytes) -> bytes:
+    """A record that a client sends: to the packed ``address``."""
+    return _HEADER.pack(DATAGRAM, len(address), port) + address + payload
+
+
+def parse_record(record: bytes) -> tuple[int, str, int, bytes]:
+    """A record that a client receives: its kind, address and port, and the rest. Raises ValueError, struct.error."""
+    kind, length, port = _HEADER.unpack_from(record)
+    end = _HEADER.size + length
+    return kind, str(ip_address(record[_HEADER.size : end])), port, record[end:]
 
 
 def _header(kind: int, host: str, port: int) -> bytes:

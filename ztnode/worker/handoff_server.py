@@ -4,7 +4,7 @@ A client connects, sends the 16-byte token that the node gave it, and receives o
 attached (SCM_RIGHTS); then the worker closes. A token that is unknown, used or expired gets nothing but the close.
 
 A client that has a connected socket already, such as one that a port forward accepted, attaches its descriptor to the
-token instead of asking for one: the worker joins that socket to the connection, and says so by the same byte.
+token instead of asking for one: the worker joins that socket to the connection, and says so by a byte (one).
 
 A client that chose the token itself may come while what it stands for is still being made: it sends ``WAIT`` and
 the token, and receives its descriptor as soon as there is one, or the close as soon as it is certain that there will be
@@ -34,6 +34,8 @@ MAX_CLIENTS: Final = 128
 MAX_OFFERS: Final = 16384
 WAIT: Final = bytes(TOKEN_BYTES)
 """Before a token: wait for what it stands for. No token by itself."""
+JOINED: Final = b"\1"
+"""The answer to a client that brought a socket."""
 RETRY_SECONDS: Final = 0.2
 """After the system had no descriptor for one more client."""
 
@@ -49,7 +51,7 @@ class Offer(Protocol):
     def fetched(self) -> None:
         """The client has its end: begin. Raises OSError."""
 
-    def take(self, descriptor: int) -> None:
+    def bring(self, descriptor: int) -> None:
         """Begin with a socket that the client brought, whose ``descriptor`` is the offer's now, whatever happens.
         Raises OSError for what is no socket of the right kind."""
 
@@ -251,9 +253,9 @@ class HandoffServer:
         brought = self._brought.pop(client, None)
         try:
             if brought is not None:
-                offer.take(brought)
+                offer.bring(brought)
                 with contextlib.suppress(OSError):  # who does not wait to hear it has gone, and left us its socket
-                    client.send(b"\0")
+                    client.send(JOINED)
             else:
                 with offer.fetch() as end:
                     # Send before anything else: the client can go on while we do the rest.

@@ -67,7 +67,7 @@ class ParkedConnection:
         if self._ours is not None:
             Splice(self._connection, self._ours, self._host)
 
-    def take(self, descriptor: int) -> None:
+    def bring(self, descriptor: int) -> None:
         """Join the connection to a socket that its client brought. Raises OSError."""
         Splice(self._connection, adopt(descriptor), self._host)
 

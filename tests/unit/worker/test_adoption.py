@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.worker.worker_fakes import FakeConnection, FakeHost
-from ztnode.worker.handoff_server import CLIENT_SECONDS, WAIT, HandoffServer
+from ztnode.worker.handoff_server import CLIENT_SECONDS, JOINED, WAIT, HandoffServer
 from ztnode.worker.requests import ParkedConnection
 
 RESET = struct.pack("ii", 1, 0)
@@ -74,7 +74,7 @@ def test_bytes_and_ends_of_stream_both_ways(
     accepted, client = make()
     client.sendall(b"sent before it was brought")
     with accepted, client:
-        assert bench.bring(token, accepted.fileno()) == b"\0"
+        assert bench.bring(token, accepted.fileno()) == JOINED
         accepted.close()
         assert client.recv(100) == b"came before the client did"
         bench.turn()
@@ -96,7 +96,7 @@ def test_small_parts_do_not_wait_and_the_kernel_queues_no_more_than_for_others(b
     _, token = bench.park()
     accepted, client = tcp()
     with accepted, client:
-        assert bench.bring(token, accepted.fileno()) == b"\0"
+        assert bench.bring(token, accepted.fileno()) == JOINED
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 1 << 20
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 1 << 20
@@ -141,7 +141,7 @@ def test_a_brought_socket_may_wait_for_its_connection(bench: Bench) -> None:
         connection = FakeConnection()
         connection.arrive(b"here")
         bench.server.offer(ParkedConnection(bench, connection.overlay), token)
-        assert channel.recv(1) == b"\0"
+        assert channel.recv(1) == JOINED
         assert client.recv(10) == b"here"
 
 
@@ -194,4 +194,4 @@ def test_no_descriptor_stays_behind(bench: Bench) -> None:
             assert slow.recv(1) == b""
         bench.turn()
         assert open_descriptors() == before
-        assert bench.bring(token, accepted.fileno()) == b"\0"
+        assert bench.bring(token, accepted.fileno()) == JOINED

@@ -1,0 +1,89 @@
+"""ztnode nc: one connection of the overlay on standard input and output."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+
+import click
+
+import ztclient
+from ztclient.forms import numeric_ip, without_brackets
+from ztnode.cli.common import SECONDS, Failure, describe, example, node_option, standard_output
+
+CHUNK = 1 << 16
+
+
+@click.command(
+    short_help="Read and write one connection.",
+    epilog=example(
+        "echo hello | ztnode nc 10.121.15.99 7",
+        "ssh -o ProxyCommand='ztnode nc %h %p' user@10.121.15.99",
+        "ztnode nc -l 9000 > received",
+    ),
+)
+@click.option(
+    "-l", "--listen", is_flag=True, help="Wait for one connection to PORT, on the managed address HOST or all."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr who is connected.")
+@click.option(
+    "-w", "--wait", type=SECONDS, metavar="S", default=30.0, show_default=True, help="Seconds to connect, without -l."
+)
+@click.argument("host", required=False)
+@click.argument("port", type=click.IntRange(0, 65535))
+@node_option
+def nc(node: ztclient.Node, listen: bool, verbose: bool, wait: float, host: str | None, port: int) -> None:
+    """Connect to PORT of HOST, a numeric address, over the overlay; send standard input, print what comes. The end of
+    standard input ends that direction, the peer's end ends the command."""
+    if host is None and not listen:
+        raise click.UsageError("HOST and PORT, or -l and PORT")
+    try:
+        ip = "" if host is None else numeric_ip(without_brackets(host))
+    except ValueError:
+        raise click.UsageError(f"{host!r} is not a numeric IP address") from None
+    if listen:
+        connected = _accept(node, ip, port, verbose)
+    else:
+        if not port:
+            raise click.UsageError("a port to connect to is from 1 to 65535")
+        connected = node.dial(ip, port, wait)
+        if verbose:
+            click.echo(f"connected to {ip} port {port}", err=True)
+    with connected:
+        _carry(connected)
+
+
+def _accept(node: ztclient.Node, ip: str, port: int, verbose: bool) -> socket.socket:
+    with node.listen(ip, port, backlog=1) as listener:
+        if verbose or not port:
+            bound = listener.getsockname()
+            click.echo(f"listening on {bound[0] or '*'} port {bound[1]}", err=True)
+        connected, peer = listener.accept()
+    if verbose:
+        click.echo(f"connection from {peer[0]} port {peer[1]}", err=True)
+    return connected
+
+
+def _carry(connected: socket.socket) -> None:
+    # A thread that reads standard input cannot be ended: it goes with the process.
+    threading.Thread(target=_send_input, args=(connected,), daemon=True).start()
+    output = standard_output()
+    while True:
+        try:
+            data = connected.recv(CHUNK)
+        except OSError as error:
+            raise Failure(f"the connection failed: {describe(error)}") from None
+        if not data:
+            return
+        output.write(data)
+        output.flush()
+
+
+def _send_input(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # what ended the connection is told by who reads from it
+        while data := os.read(sys.stdin.fileno(), CHUNK):
+            connected.sendall(data)
+        connected.shutdown(socket.SHUT_WR)
