@@ -55,7 +55,10 @@ docs: .venv/.dev-installed  ## the documentation site in build/site; a warning i
 
 test: check docs test-pythons  ## everything that CI runs
 	@deploy/test-tools.sh
-	$(BIN)/pytest -n auto --dist loadfile
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest -n auto --dist loadfile tests/unit
+	@deploy/coverage.sh
+	$(BIN)/pytest -n auto --dist loadfile --ignore tests/unit
 
 test-pythons: .venv/.dev-installed  ## the quick unit tests on the other supported Pythons that are installed
 	deploy/test-pythons.sh 3.12 3.13
