@@ -177,3 +177,32 @@ def test_a_state_directory_that_is_removed_is_noticed(state: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=10)
     assert said.count("was removed or replaced") == 1 and "Traceback" not in said
+
+
+def namespaces() -> str:
+    """Why no process can be process 1 here, or nothing."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("nsenter") is None:
+        return "needs root, unshare and nsenter"
+    works = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], check=False, capture_output=True)
+    return "" if works.returncode == 0 else "this host allows no namespace of processes"
+
+
+@pytest.mark.skipif(bool(namespaces()), reason=namespaces() or "-")
+def test_process_1_of_a_container(state: Path) -> None:
+    process = start(state, wrap=["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])
+    wait_ready(process, state)
+    (first,) = children(process.pid)
+    inside = ["nsenter", "--target", str(first), "--pid", "--mount"]
+    # A process whose parent ends before it: process 1 inherits it.
+    subprocess.run([*inside, "sh", "-c", "(sleep 0.3; exit 3) & exit 0"], check=True, timeout=20)
+    time.sleep(1.0)
+    seen = subprocess.run([*inside, "ps", "-eo", "stat,comm"], capture_output=True, text=True, timeout=20, check=True)
+    assert not [line for line in seen.stdout.splitlines() if line.startswith("Z")], seen.stdout
+    os.kill(first, signal.SIGTERM)
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == 0 and "stopping" in said and "Traceback" not in said
+
+
+def children(pid: int) -> list[int]:
+    """The processes that ``pid`` has started."""
+    return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -13,6 +13,7 @@ from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, example
 from ztnode.cli.forward_commands import flat, mapping_options
 from ztnode.cli.proxy_command import PROXY_ADDRESS
 from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress
+from ztnode.init_process import step_aside
 from ztnode.wire.address import format_address, parse_nwid
 
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ def serve(
 
     if proxy is None and (proxy_direct or proxy_credentials):
         raise click.UsageError("--proxy-direct and --proxy-credentials belong to --proxy")
+
+    step_aside()
 
     # The node starts processes and none of them uses this one's channels; gRPC's fork handlers would only say on stderr
     # each time that they were skipped. It reads this when it is imported.
