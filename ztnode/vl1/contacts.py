@@ -39,6 +39,16 @@ GREETINGS_PER_TICK: Final = 64
 """HELLOs to peers that are due for one, sent in one go: each costs 100 µs, and a root has thousands of peers."""
 DEAD_RETRY: Final = 5.0
 """Seconds between HELLOs along a dead path while there is traffic that has to go through a root instead."""
+STALL_WATCH: Final = 40.0
+"""Seconds after the last frame during which a connection may be open that has stalled, and its paths are asked about
+every ``BUSY_TICK``. Whoever only receives would otherwise say nothing, and so never open a new way through a NAT that
+has forgotten the old one. A peer of the reference takes 19 s to believe in the new one."""
+STALL_AFTER: Final = 0.5
+"""Seconds without a frame from which on that is so."""
+STALL_RETRY: Final = 2.0
+"""Seconds between HELLOs along a dead path meanwhile."""
+WATCHES_PER_TICK: Final = 64
+"""Paths that are asked about in one go."""
 BUSY_TICK: Final = 1.0
 IDLE_TICK: Final = 5.0
 
@@ -82,6 +92,7 @@ class Contacts:
         self._root_tries = 0
         self._next_root = float("-inf")
         self._greetings = GREETINGS_PER_TICK
+        self._watches = WATCHES_PER_TICK
 
     # What to send
 
@@ -232,6 +243,7 @@ class Contacts:
         looked after again in ``BUSY_TICK`` rather than ``IDLE_TICK`` seconds."""
         busy = False
         self._greetings = GREETINGS_PER_TICK
+        self._watches = WATCHES_PER_TICK
         for peer in list(self._topology.by_address.values()):
             if peer.paths and self._keep_peer_alive(peer, now):
                 busy = True
@@ -257,12 +269,15 @@ class Contacts:
         active = peer.is_active(now) or self._topology.is_upstream(peer.address)
         greet = active and self._is_greeting_due(peer, PING_PERIOD, now)
         busy = False
+        watched = STALL_AFTER <= now - peer.last_frame < STALL_WATCH
         for path in peer.paths.values():
             if greet:
                 self.hello(peer, path.endpoint, now)
                 path.last_send = now
             elif path.dead:
-                if now - peer.last_traffic < DEAD_RETRY <= now - path.last_send:
+                if (now - peer.last_traffic < DEAD_RETRY <= now - path.last_send) or (
+                    watched and now - path.last_send >= STALL_RETRY
+                ):
                     self.hello(peer, path.endpoint, now)
                     path.last_send = now
             elif path.wants_probe(now):
@@ -271,9 +286,12 @@ class Contacts:
                     self._counters["paths_dead"] += 1
                     continue
                 self.probe(peer, path, now)
+            elif watched and now - path.last_send >= STALL_AFTER and self._watches > 0:
+                self._watches -= 1
+                self.echo(peer, path, now)
             elif active and now - min(path.last_send, path.last_receive) >= HEARTBEAT_PERIOD:
                 self.echo(peer, path, now)
-            if path.last_send > path.last_receive or now - path.last_send < IDLE_TICK:
+            if path.last_send > path.last_receive or now - path.last_send < IDLE_TICK or watched:
                 busy = True
         if peer.choose_path():
             self._path_changed(peer, now)

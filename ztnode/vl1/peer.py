@@ -45,6 +45,7 @@ class Peer:
         "identity",
         "is_replayed",
         "keys",
+        "last_frame",
         "last_hello",
         "last_receive",
         "last_traffic",
@@ -77,6 +78,8 @@ class Peer:
         """When an authentic packet last came, direct or relayed."""
         self.last_traffic = _NEVER
         """When something other than VL1's own chatter was last sent or received."""
+        self.last_frame = _NEVER
+        """When a frame was last sent to it or came from it: there may be a connection."""
         self.last_hello = _NEVER
         """When we last sent HELLO to all its paths."""
         self.trusted_until = _NEVER

@@ -38,6 +38,7 @@ from ztnode.wire.packet import (
     OFFSET_FLAGS,
     OFFSET_VERB,
     VERB_ERROR,
+    VERB_EXT_FRAME,
     VERB_FLAG_COMPRESSED,
     VERB_HELLO,
     VERB_MASK,
@@ -152,7 +153,7 @@ class Vl1:
                 run = runs.setdefault(peer, [])
             run.append((data, endpoint))
         for peer, run in runs.items():
-            self._open_run(peer, run, now)
+            self._open_run(peer, self._without_replays(peer, run) if peer.is_replayed else run, now)
 
     def to_send(self) -> list[tuple[Endpoint, list[bytes]]]:
         """What must go out now, grouped by endpoint, in order; empties the queue."""
@@ -165,8 +166,6 @@ class Vl1:
         """Packets that claim to be from one peer, in their order."""
         core = self._core
         messages = core.messages
-        if peer.is_replayed:
-            run = self._without_replays(peer, run)
         direct: Endpoint | None = None
         relay: Endpoint | None = None
         opened = peer.keys.open_many([packet for packet, _ in run])
@@ -198,6 +197,8 @@ class Vl1:
             if handler is None:
                 messages.append((peer, verb, int.from_bytes(wire_id, "big"), memoryview(plaintext)[1:]))
                 peer.last_traffic = now
+                if verb <= VERB_EXT_FRAME:
+                    peer.last_frame = now
                 continue
             arrival = Arrival(peer, int.from_bytes(wire_id, "big"), plaintext, endpoint, hops, now)
             try:
@@ -234,8 +235,7 @@ class Vl1:
         peer.last_receive = now
         path = peer.paths.get(endpoint)
         if path is not None and not path.dead:
-            path.last_receive = now
-            path.probes = 0
+            self._core.heard_on(peer, path, now)
         else:
             self._core.contacts.confirm(peer, endpoint, now, by_hello=by_hello)
 
@@ -371,7 +371,7 @@ class Vl1:
         them will be passed up; ERROR will. Raises ValueError as ``send`` does."""
         peer = self._core.topology.by_address.get(address)
         if peer is not None and (path := self._core.transmit.route(peer)) is not None:
-            peer.last_traffic = now
+            peer.last_traffic = peer.last_frame = now
             self._core.hurry_tick(now)
             self._core.transmit.send_batch(peer, verb, payloads, path, now)
             return

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ztnode.vl1.contacts import BUSY_TICK, Contacts
 from ztnode.vl1.introductions import Introductions
-from ztnode.vl1.path import DOUBTED_AFTER, SURE_FOR
+from ztnode.vl1.path import DOUBTED_AFTER, SURE_FOR, Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.topology import Topology
@@ -97,9 +97,7 @@ class Vl1Core:
             # A new path while others are silent: the peer may have moved. Those that still lead to it answer at once.
             for other in peer.paths.values():
                 if not other.dead and now - other.last_receive > SURE_FOR:
-                    other.probes = max(other.probes, DOUBTED_AFTER - 1)
-                    self.contacts.probe(peer, other, now)
-                    self.hurry_tick(now)
+                    self._doubt(peer, other, now)
         path.dead = False
         path.probes = 0
         path.last_receive = now
@@ -107,6 +105,25 @@ class Vl1Core:
             self._path_changed(peer, now)
         if not self.online and self.topology.is_upstream(peer.address):
             self.set_online(peer.address)
+
+    def heard_on(self, peer: Peer, path: Path, now: float) -> None:
+        """Something came straight over a path that we know. If the peer is silent on the one that we send into, it may
+        have moved: what it says comes from where it is."""
+        path.last_receive = now
+        path.probes = 0
+        used = peer.path
+        if used is None or used is path or used.last_send <= used.last_receive or used.probes >= DOUBTED_AFTER:
+            return
+        if now - used.last_receive > max(SURE_FOR, 2 * (used.latency or 0.0)):
+            self._doubt(peer, used, now)
+            if peer.choose_path():
+                self._path_changed(peer, now)
+
+    def _doubt(self, peer: Peer, path: Path, now: float) -> None:
+        """Prefer any other path until this one answers."""
+        path.probes = max(path.probes, DOUBTED_AFTER - 1)
+        self.contacts.probe(peer, path, now)
+        self.hurry_tick(now)
 
     def surface_reported(self, peer: Peer, endpoint: Endpoint, surface: Endpoint, now: float) -> None:
         """A peer at ``endpoint`` says from where our packets reach it."""

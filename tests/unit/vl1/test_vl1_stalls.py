@@ -1,0 +1,96 @@
+"""A connection stalls because a NAT has forgotten it, an address has changed or a wire was cut: for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.unit.vl1.vl1_network import IDENTITIES, Host, Nat, Network, planet
+from ztnode.wire.packet import VERB_FRAME
+
+ROOT, SERVER = ("203.0.113.1", 9993), ("203.0.113.3", 9993)
+INNER, OUTER = ("10.1.0.2", 9993), "198.51.100.1"
+
+
+class ForgetfulNat(Nat):
+    """A NAT that can lose its table, and then gives out other ports."""
+
+    _base = 40000
+
+    def outward(self, source: tuple[str, int], destination: tuple[str, int]) -> tuple[str, int]:
+        port = self._ports.setdefault(source, self._base + len(self._ports))
+        self._allowed.add((port, destination))
+        return self.outer_ip, port
+
+    def forget(self) -> None:
+        self._base += 1000
+        self._ports.clear()
+        self._allowed.clear()
+
+    def inward(self, source: tuple[str, int], destination: tuple[str, int]) -> tuple[str, int] | None:
+        if (destination[1], source) not in self._allowed:
+            return None
+        return next((inner for inner, port in self._ports.items() if port == destination[1]), None)
+
+
+def transfer(network: Network, server: Host, client: Host, seconds: float) -> float:
+    """A download as TCP does it: the client says something when something came, the server repeats itself ever more
+    rarely when nothing does. Returns the longest time without anything at the client."""
+    end, last, longest, retry, due = network.now + seconds, network.now, 0.0, 0.3, network.now
+    while network.now < end:
+        if network.now >= due:
+            server.vl1.send_batch(client.address, VERB_FRAME, [b"data"], network.now)
+            retry = min(retry * 2, 60.0)
+            due = network.now + retry
+        network.run(0.05)
+        if client.payloads(VERB_FRAME):
+            client.messages.clear()
+            longest, last = max(longest, network.now - last), network.now
+            client.vl1.send_batch(server.address, VERB_FRAME, [b"ack"], network.now)
+        if server.payloads(VERB_FRAME):
+            server.messages.clear()
+            retry, due = 0.3, network.now
+    return max(longest, network.now - last)
+
+
+def behind_a_nat(network: Network) -> tuple[Host, Host, ForgetfulNat]:
+    world = planet([(IDENTITIES[0], (ROOT,))])
+    network.add(IDENTITIES[0], ROOT, world)
+    nat = ForgetfulNat(OUTER)
+    client = network.add(IDENTITIES[1], INNER, world, nat=nat)
+    server = network.add(IDENTITIES[2], SERVER, world)
+    network.run(1)
+    client.vl1.send_batch(server.address, VERB_FRAME, [b"hello"], network.now)
+    assert network.run(5, lambda: client.path_to(server) is not None and server.path_to(client) is not None)
+    transfer(network, server, client, 5)
+    return client, server, nat
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.3, 0.7])
+def test_transfer_goes_on_soon_after_a_nat_forgot_us(moment: float) -> None:
+    network = Network()
+    client, server, nat = behind_a_nat(network)
+    transfer(network, server, client, moment)
+    nat.forget()
+    # The way over the root is lost too, until the next word to it.
+    assert transfer(network, server, client, 12) <= 3.0
+
+
+def test_transfer_goes_on_after_a_wire_was_cut() -> None:
+    network = Network()
+    client, server, _ = behind_a_nat(network)
+    whole: Callable[[tuple[str, int], tuple[str, int]], bool] = network.blocked
+    network.blocked = lambda source, destination: "198.51" in source[0] or "198.51" in destination[0]
+    transfer(network, server, client, 20)
+    network.blocked = whole
+    assert network.run(3.5, lambda: client.path_to(server) is not None and server.path_to(client) is not None)
+
+
+def test_idle_peers_are_left_in_peace() -> None:
+    network = Network()
+    client, server, _ = behind_a_nat(network)
+    network.run(60)
+    before = client.sent + server.sent
+    network.run(60)
+    assert client.sent + server.sent - before <= 40
