@@ -154,5 +154,12 @@ class NodeApi(Protocol):
     async def close_listener(self, listener: int) -> None:
         """Stop listening. Raises KeyError if unknown."""
 
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+        """A UDP socket on a managed address (None, "0.0.0.0" or "::": all of them); ``Handoff.remote`` means nothing.
+        Raises DialError."""
+
+    async def ping(self, host: str, *, nwid: int | None = None, size: int = 56, timeout: float = 3.0) -> float:
+        """Seconds from an ICMP echo with ``size`` bytes of payload to its reply. Raises DialError, ValueError."""
+
     def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
         """The network's decrypted Ethernet frames as pcapng blocks, from now on."""
