@@ -22,6 +22,7 @@ from ztclient.model import ManagedAddress, Network, Path, Peer, Route, Status, W
 from ztclient.node import DEFAULT_TIMEOUT, Node
 
 if TYPE_CHECKING:
+    from ztclient.datagrams import DatagramSocket
     from ztclient.launch import run
     from ztclient.listener import Listener
     from ztclient.web import HTTPConnection, HTTPSConnection, HTTPServer
@@ -31,6 +32,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 __all__ = [
     "AuthenticationError",
+    "DatagramSocket",
     "Error",
     "HTTPConnection",
     "HTTPSConnection",
@@ -90,6 +92,10 @@ def __getattr__(name: str) -> Any:
         from ztclient.launch import run
 
         return run
+    if name == "DatagramSocket":
+        from ztclient.datagrams import DatagramSocket
+
+        return DatagramSocket
     if name == "Listener":
         from ztclient.listener import Listener
 

@@ -11,9 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from ztclient import channel, dialling, model
 from ztclient.forms import network_id
-from ztclient.reach import SLACK, NamedNode, dial_request, joined, listen_request, not_ready, numeric
+from ztclient.reach import (
+    SLACK,
+    NamedNode,
+    dial_request,
+    joined,
+    listen_request,
+    not_ready,
+    numeric,
+    ping_request,
+    udp_request,
+)
 
 if TYPE_CHECKING:
+    from ztclient.datagrams import DatagramSocket
     from ztclient.listener import Listener
     from ztclient.v1 import node_pb2 as pb
 
@@ -193,6 +204,26 @@ class Node(NamedNode):
         from ztclient.listener import Listener
 
         return Listener(self.control, listen_request(ip, port, backlog, nwid, delay=delay))
+
+    def open_udp(self, ip: str = "", port: int = 0, *, nwid: str | int | None = None) -> DatagramSocket:
+        """A UDP socket bound to a managed address (empty: to all of them), port 0: any free one. Raises OSError
+        (EADDRINUSE, EADDRNOTAVAIL...)."""
+        from ztclient.datagrams import open_udp
+
+        return open_udp(self.control, udp_request(ip, port, nwid))
+
+    def ping(self, ip: str, timeout: float = 3.0, *, size: int = 56, nwid: str | int | None = None) -> float:
+        """Seconds from an ICMP echo with ``size`` bytes of payload to its reply, waiting ``timeout`` seconds at most.
+
+        Raises TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...), socket.gaierror for a name.
+        """
+        from ztclient import times
+
+        control = self.control
+        answer: pb.PingResponse = control.call(
+            control.stub.Ping, ping_request(ip, timeout, size, nwid), timeout + SLACK
+        )
+        return times.seconds(answer.round_trip)
 
     def create_connection(
         self,

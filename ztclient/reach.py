@@ -104,6 +104,32 @@ def listen_request(
     )
 
 
+def udp_request(ip: str, port: int, nwid: str | int | None) -> pb.OpenUdpRequest:
+    """What asks for a UDP socket. Raises as ``dial_request`` does."""
+    from ztclient.v1 import node_pb2 as pb
+
+    return pb.OpenUdpRequest(
+        ip=numeric(ip) if ip else "",
+        port=port_number(port),
+        network_id="" if nwid is None else network_id(nwid),
+    )
+
+
+def ping_request(ip: str, timeout: float, size: int, nwid: str | int | None) -> pb.PingRequest:
+    """What asks for an echo. Raises as ``dial_request`` does, ValueError too for a size that no echo has."""
+    from ztclient.times import duration
+    from ztclient.v1 import node_pb2 as pb
+
+    if not 0 <= size <= 65000:
+        raise ValueError(f"a ping carries 0 to 65000 bytes, not {size}")
+    return pb.PingRequest(
+        ip=numeric(ip),
+        network_id="" if nwid is None else network_id(nwid),
+        size=size,
+        timeout=duration(min(max(timeout, 0.001), LONGEST)),
+    )
+
+
 def joined(network: model.Network) -> bool:
     """Whether a network that is being joined can be used. Raises Error where it never will be."""
     if network.state == "not_found":

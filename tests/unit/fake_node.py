@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from ztclient import records
 from ztclient.loopback import reset_on_close
 from ztnode.control.server import ControlServer, TcpOptions, node_service
 from ztnode.node.api import (
@@ -293,9 +294,6 @@ class FakeNode:
         self.overlay[bound] = listener.getsockname()
         return number, bound
 
-    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
-        raise DialError(errno.EOPNOTSUPP, "this overlay carries no datagrams")
-
     async def accept(self, listener: int) -> Handoff:
         sock = self.listeners[listener]
         try:
@@ -309,6 +307,28 @@ class FakeNode:
         real = sock.getsockname()
         self.overlay = {bound: where for bound, where in self.overlay.items() if where != real}
         sock.close()
+
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+        """A UDP socket that says back what it is sent, and that to port 9 nobody listens."""
+        if host not in (None, IP):
+            raise DialError(errno.EADDRNOTAVAIL, f"{host} is not a managed address of this node")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def echo() -> None:
+            with ours:
+                while record := ours.recv(records.MAX_RECORD):
+                    _, ip, to, _ = records.parse(record)
+                    ours.send(records.failure(ip, to, errno.ECONNREFUSED) if to == 9 else record)
+
+        threading.Thread(target=echo, daemon=True).start()
+        return self._offer(theirs, (host or "0.0.0.0", port or 40000), ("", 0))
+
+    async def ping(self, host: str, *, nwid: int | None = None, size: int = 56, timeout: float = 3.0) -> float:
+        if host.startswith("192.0.2."):
+            raise DialError(errno.EHOSTUNREACH, f"no answer to ARP for {host}")
+        if host == "198.51.100.1":
+            raise DialError(errno.ETIMEDOUT, f"{host} did not answer within {timeout:g} s")
+        return size / 1e4
 
     async def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
         self.capturing += 1

@@ -19,6 +19,14 @@ from __future__ import annotations
 
 from ztclient.aio.listener import Listener
 from ztclient.aio.node import Node
-from ztclient.aio.streams import Server, create_connection, open_connection, start_server
+from ztclient.aio.streams import Server, create_connection, create_datagram_endpoint, open_connection, start_server
 
-__all__ = ["Listener", "Node", "Server", "create_connection", "open_connection", "start_server"]
+__all__ = [
+    "Listener",
+    "Node",
+    "Server",
+    "create_connection",
+    "create_datagram_endpoint",
+    "open_connection",
+    "start_server",
+]

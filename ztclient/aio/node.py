@@ -8,10 +8,12 @@ from typing import Any
 
 from ztclient import model
 from ztclient.aio import channel, dialling
+from ztclient.aio.datagrams import open_udp
 from ztclient.aio.listener import Listener
+from ztclient.datagrams import DatagramSocket
 from ztclient.forms import network_id
 from ztclient.overlay_socket import Connection
-from ztclient.reach import NamedNode, dial_request, joined, listen_request, not_ready
+from ztclient.reach import SLACK, NamedNode, dial_request, joined, listen_request, not_ready, ping_request, udp_request
 
 
 class Node(NamedNode):
@@ -128,3 +130,17 @@ class Node(NamedNode):
     ) -> Listener:
         """Listen for TCP connections on a managed address (empty: on all), port 0: any free one. Raises OSError."""
         return await Listener.open(self.control, listen_request(ip, port, backlog, nwid))
+
+    async def ping(self, ip: str, timeout: float = 3.0, *, size: int = 56, nwid: str | int | None = None) -> float:
+        """Seconds from an ICMP echo to its reply; as ``ztclient.Node.ping``."""
+        from ztclient import times
+
+        control = self.control
+        request = ping_request(ip, timeout, size, nwid)
+        answer = await control.call(control.stub.Ping, request, timeout + SLACK)
+        return times.seconds(answer.round_trip)
+
+    async def open_udp(self, ip: str = "", port: int = 0, *, nwid: str | int | None = None) -> DatagramSocket:
+        """A UDP socket, which does not block, bound to a managed address (empty: to all of them), port 0: any free one.
+        Raises OSError."""
+        return await open_udp(self.control, udp_request(ip, port, nwid))

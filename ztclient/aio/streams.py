@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from ztclient.aio.datagrams import Transport
 from ztclient.aio.listener import Listener
 from ztclient.aio.node import Node
 from ztclient.overlay_socket import Connection, OverlayAddress
@@ -17,6 +18,7 @@ LIMIT = 2**16
 """Bytes that a StreamReader buffers, as in asyncio."""
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
+D = TypeVar("D", bound=asyncio.DatagramProtocol)
 
 
 class _Writer(asyncio.StreamWriter):
@@ -72,6 +74,23 @@ async def open_connection(
     writer = _Writer(transport, protocol, reader, loop)
     writer.ends = ends
     return reader, writer
+
+
+async def create_datagram_endpoint(
+    protocol_factory: Callable[[], D],
+    local_addr: tuple[str, int] | None = None,
+    remote_addr: tuple[str, int] | None = None,
+    *,
+    node: Node | str | None = None,
+) -> tuple[asyncio.DatagramTransport, D]:
+    """As ``loop.create_datagram_endpoint``: a UDP socket on the overlay, bound to ``local_addr`` (None: all managed
+    addresses, any port), connected to ``remote_addr`` where there is one. Raises OSError."""
+    ip, port = local_addr or ("", 0)
+    sock = await _node(node).open_udp(ip, port)
+    if remote_addr is not None:
+        sock.connect(remote_addr)
+    protocol = protocol_factory()
+    return Transport(sock, protocol), protocol
 
 
 async def start_server(

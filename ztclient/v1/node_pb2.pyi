@@ -1190,6 +1190,250 @@ class StreamOpened(_message.Message):
 Global___StreamOpened: _TypeAlias = StreamOpened  # noqa: Y015
 
 @_typing.final
+class OpenUdpRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    ip: _builtins.str
+    """IP of this node on a network; empty, "0.0.0.0" or "::": every one it has or will have."""
+    port: _builtins.int
+    """1 to 65535; 0: any free one."""
+    network_id: _builtins.str
+    """16 hex digits: on this network alone. Empty: on all."""
+    def __init__(
+        self,
+        *,
+        ip: _builtins.str = ...,
+        port: _builtins.int = ...,
+        network_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenUdpRequest: _TypeAlias = OpenUdpRequest  # noqa: Y015
+
+@_typing.final
+class OpenUdpResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    HANDOFF_PATH_FIELD_NUMBER: _builtins.int
+    LOCAL_FIELD_NUMBER: _builtins.int
+    token: _builtins.bytes
+    """As of a Connection. What it fetches is a SOCK_SEQPACKET socket, each record of which is one datagram: kind (one byte,
+    0), length of the address (one byte, 4 or 16), port (two bytes, network byte order), address, payload. The address is
+    the remote's in both directions. Kind 1 goes to the client alone and has an errno of this machine (four bytes, network
+    byte order) in place of the payload: ICMP reported it for what was sent to this address.
+    """
+    handoff_path: _builtins.str
+    """As of a Connection; empty for clients that came by TCP: they use Datagrams."""
+    @_builtins.property
+    def local(self) -> Global___Endpoint:
+        """What was bound."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.bytes = ...,
+        handoff_path: _builtins.str = ...,
+        local: Global___Endpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["local", b"local"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handoff_path", b"handoff_path", "local", b"local", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenUdpResponse: _TypeAlias = OpenUdpResponse  # noqa: Y015
+
+@_typing.final
+class Datagram(_message.Message):
+    """One datagram."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOTE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """At most 65507 bytes."""
+    @_builtins.property
+    def remote(self) -> Global___Endpoint:
+        """Where it came from, or where it shall go."""
+
+    def __init__(
+        self,
+        *,
+        remote: Global___Endpoint | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remote", b"remote"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "remote", b"remote"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Datagram: _TypeAlias = Datagram  # noqa: Y015
+
+@_typing.final
+class DatagramFailure(_message.Message):
+    """What ICMP reported."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOTE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """The symbolic name of the error, such as "ECONNREFUSED"."""
+    @_builtins.property
+    def remote(self) -> Global___Endpoint:
+        """Where the datagram was sent."""
+
+    def __init__(
+        self,
+        *,
+        remote: Global___Endpoint | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remote", b"remote"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "remote", b"remote"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatagramFailure: _TypeAlias = DatagramFailure  # noqa: Y015
+
+@_typing.final
+class DatagramsRequest(_message.Message):
+    """Client to node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    DATAGRAM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def open(self) -> Global___OpenUdpRequest:
+        """First: the socket to open."""
+
+    @_builtins.property
+    def datagram(self) -> Global___Datagram:
+        """To be sent."""
+
+    def __init__(
+        self,
+        *,
+        open: Global___OpenUdpRequest | None = ...,
+        datagram: Global___Datagram | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["datagram", b"datagram", "message", b"message", "open", b"open"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datagram", b"datagram", "message", b"message", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "datagram"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___DatagramsRequest: _TypeAlias = DatagramsRequest  # noqa: Y015
+
+@_typing.final
+class DatagramsResponse(_message.Message):
+    """Node to client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENED_FIELD_NUMBER: _builtins.int
+    DATAGRAM_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def opened(self) -> Global___Endpoint:
+        """First: what was bound."""
+
+    @_builtins.property
+    def datagram(self) -> Global___Datagram:
+        """Received."""
+
+    @_builtins.property
+    def failure(self) -> Global___DatagramFailure:
+        """Not delivered."""
+
+    def __init__(
+        self,
+        *,
+        opened: Global___Endpoint | None = ...,
+        datagram: Global___Datagram | None = ...,
+        failure: Global___DatagramFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["datagram", b"datagram", "failure", b"failure", "message", b"message", "opened", b"opened"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datagram", b"datagram", "failure", b"failure", "message", b"message", "opened", b"opened"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "datagram", "failure"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___DatagramsResponse: _TypeAlias = DatagramsResponse  # noqa: Y015
+
+@_typing.final
+class PingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_FIELD_NUMBER: _builtins.int
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    ip: _builtins.str
+    """IP."""
+    network_id: _builtins.str
+    """16 hex digits: by this network alone. Empty: by whichever has the longest matching route."""
+    size: _builtins.int
+    """Bytes of payload, at most 65000."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Until it is given up; absent or 0: 3 seconds, at most one hour."""
+
+    def __init__(
+        self,
+        *,
+        ip: _builtins.str = ...,
+        network_id: _builtins.str = ...,
+        size: _builtins.int = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id", "size", b"size", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PingRequest: _TypeAlias = PingRequest  # noqa: Y015
+
+@_typing.final
+class PingResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_TRIP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def round_trip(self) -> _duration_pb2.Duration:
+        """From the request to the reply."""
+
+    def __init__(
+        self,
+        *,
+        round_trip: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["round_trip", b"round_trip"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round_trip", b"round_trip"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PingResponse: _TypeAlias = PingResponse  # noqa: Y015
+
+@_typing.final
 class CaptureRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -97,6 +97,21 @@ class NodeServiceStub(object):
                 request_serializer=ztnode_dot_v1_dot_node__pb2.StreamRequest.SerializeToString,
                 response_deserializer=ztnode_dot_v1_dot_node__pb2.StreamResponse.FromString,
                 _registered_method=True)
+        self.OpenUdp = channel.unary_unary(
+                '/ztnode.v1.NodeService/OpenUdp',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.OpenUdpRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.OpenUdpResponse.FromString,
+                _registered_method=True)
+        self.Datagrams = channel.stream_stream(
+                '/ztnode.v1.NodeService/Datagrams',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.DatagramsRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.DatagramsResponse.FromString,
+                _registered_method=True)
+        self.Ping = channel.unary_unary(
+                '/ztnode.v1.NodeService/Ping',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.PingRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.PingResponse.FromString,
+                _registered_method=True)
         self.Capture = channel.unary_stream(
                 '/ztnode.v1.NodeService/Capture',
                 request_serializer=ztnode_dot_v1_dot_node__pb2.CaptureRequest.SerializeToString,
@@ -228,6 +243,37 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OpenUdp(self, request, context):
+        """Open a UDP socket for a client on the same machine, which fetches it by hand-off; others use Datagrams.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (EADDRINUSE, EADDRNOTAVAIL, ENETDOWN);
+        RESOURCE_EXHAUSTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Datagrams(self, request_iterator, context):
+        """The datagrams of one UDP socket, for clients that are remote or cannot receive a file descriptor. It lives as long as
+        the call does. The first request is `open`, the first response is `opened`; then `datagram` in both directions, and
+        `failure` where ICMP reported what became of one. A client that does not read loses the newest, as everywhere.
+
+        Before `opened`: as OpenUdp. After it: INVALID_ARGUMENT for a message out of turn.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Ping(self, request, context):
+        """One ICMP echo; answers when the reply has come.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
+        DEADLINE_EXCEEDED (ETIMEDOUT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Capture(self, request, context):
         """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks.
 
@@ -299,6 +345,21 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Stream,
                     request_deserializer=ztnode_dot_v1_dot_node__pb2.StreamRequest.FromString,
                     response_serializer=ztnode_dot_v1_dot_node__pb2.StreamResponse.SerializeToString,
+            ),
+            'OpenUdp': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenUdp,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.OpenUdpRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.OpenUdpResponse.SerializeToString,
+            ),
+            'Datagrams': grpc.stream_stream_rpc_method_handler(
+                    servicer.Datagrams,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.DatagramsRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.DatagramsResponse.SerializeToString,
+            ),
+            'Ping': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ping,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.PingRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.PingResponse.SerializeToString,
             ),
             'Capture': grpc.unary_stream_rpc_method_handler(
                     servicer.Capture,
@@ -633,6 +694,87 @@ class NodeService(object):
             '/ztnode.v1.NodeService/Stream',
             ztnode_dot_v1_dot_node__pb2.StreamRequest.SerializeToString,
             ztnode_dot_v1_dot_node__pb2.StreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenUdp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ztnode.v1.NodeService/OpenUdp',
+            ztnode_dot_v1_dot_node__pb2.OpenUdpRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.OpenUdpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Datagrams(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/ztnode.v1.NodeService/Datagrams',
+            ztnode_dot_v1_dot_node__pb2.DatagramsRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.DatagramsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ping(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ztnode.v1.NodeService/Ping',
+            ztnode_dot_v1_dot_node__pb2.PingRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.PingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -134,6 +134,25 @@ class NodeServiceStub:
     Before `opened`: as Dial; NOT_FOUND (TOKEN_NOT_FOUND) for a token that was used, or whose minute is over. After it:
     ABORTED (ECONNRESET, ECONNABORTED); INVALID_ARGUMENT for a message out of turn.
     """
+    OpenUdp: _grpc.UnaryUnaryMultiCallable[_node_pb2.OpenUdpRequest, _node_pb2.OpenUdpResponse]
+    """Open a UDP socket for a client on the same machine, which fetches it by hand-off; others use Datagrams.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (EADDRINUSE, EADDRNOTAVAIL, ENETDOWN);
+    RESOURCE_EXHAUSTED.
+    """
+    Datagrams: _grpc.StreamStreamMultiCallable[_node_pb2.DatagramsRequest, _node_pb2.DatagramsResponse]
+    """The datagrams of one UDP socket, for clients that are remote or cannot receive a file descriptor. It lives as long as
+    the call does. The first request is `open`, the first response is `opened`; then `datagram` in both directions, and
+    `failure` where ICMP reported what became of one. A client that does not read loses the newest, as everywhere.
+
+    Before `opened`: as OpenUdp. After it: INVALID_ARGUMENT for a message out of turn.
+    """
+    Ping: _grpc.UnaryUnaryMultiCallable[_node_pb2.PingRequest, _node_pb2.PingResponse]
+    """One ICMP echo; answers when the reply has come.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
+    DEADLINE_EXCEEDED (ETIMEDOUT).
+    """
     Capture: _grpc.UnaryStreamMultiCallable[_node_pb2.CaptureRequest, _node_pb2.CaptureResponse]
     """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks.
 
@@ -216,6 +235,25 @@ class NodeServiceAsyncStub(NodeServiceStub):
 
     Before `opened`: as Dial; NOT_FOUND (TOKEN_NOT_FOUND) for a token that was used, or whose minute is over. After it:
     ABORTED (ECONNRESET, ECONNABORTED); INVALID_ARGUMENT for a message out of turn.
+    """
+    OpenUdp: _aio.UnaryUnaryMultiCallable[_node_pb2.OpenUdpRequest, _node_pb2.OpenUdpResponse]  # type: ignore[assignment]
+    """Open a UDP socket for a client on the same machine, which fetches it by hand-off; others use Datagrams.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (EADDRINUSE, EADDRNOTAVAIL, ENETDOWN);
+    RESOURCE_EXHAUSTED.
+    """
+    Datagrams: _aio.StreamStreamMultiCallable[_node_pb2.DatagramsRequest, _node_pb2.DatagramsResponse]  # type: ignore[assignment]
+    """The datagrams of one UDP socket, for clients that are remote or cannot receive a file descriptor. It lives as long as
+    the call does. The first request is `open`, the first response is `opened`; then `datagram` in both directions, and
+    `failure` where ICMP reported what became of one. A client that does not read loses the newest, as everywhere.
+
+    Before `opened`: as OpenUdp. After it: INVALID_ARGUMENT for a message out of turn.
+    """
+    Ping: _aio.UnaryUnaryMultiCallable[_node_pb2.PingRequest, _node_pb2.PingResponse]  # type: ignore[assignment]
+    """One ICMP echo; answers when the reply has come.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
+    DEADLINE_EXCEEDED (ETIMEDOUT).
     """
     Capture: _aio.UnaryStreamMultiCallable[_node_pb2.CaptureRequest, _node_pb2.CaptureResponse]  # type: ignore[assignment]
     """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks.
@@ -368,6 +406,43 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Before `opened`: as Dial; NOT_FOUND (TOKEN_NOT_FOUND) for a token that was used, or whose minute is over. After it:
         ABORTED (ECONNRESET, ECONNABORTED); INVALID_ARGUMENT for a message out of turn.
+        """
+
+    @_abc_1.abstractmethod
+    def OpenUdp(
+        self,
+        request: _node_pb2.OpenUdpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.OpenUdpResponse, _abc.Awaitable[_node_pb2.OpenUdpResponse]]:
+        """Open a UDP socket for a client on the same machine, which fetches it by hand-off; others use Datagrams.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (EADDRINUSE, EADDRNOTAVAIL, ENETDOWN);
+        RESOURCE_EXHAUSTED.
+        """
+
+    @_abc_1.abstractmethod
+    def Datagrams(
+        self,
+        request_iterator: _MaybeAsyncIterator[_node_pb2.DatagramsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.DatagramsResponse], _abc.AsyncIterator[_node_pb2.DatagramsResponse]]:
+        """The datagrams of one UDP socket, for clients that are remote or cannot receive a file descriptor. It lives as long as
+        the call does. The first request is `open`, the first response is `opened`; then `datagram` in both directions, and
+        `failure` where ICMP reported what became of one. A client that does not read loses the newest, as everywhere.
+
+        Before `opened`: as OpenUdp. After it: INVALID_ARGUMENT for a message out of turn.
+        """
+
+    @_abc_1.abstractmethod
+    def Ping(
+        self,
+        request: _node_pb2.PingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.PingResponse, _abc.Awaitable[_node_pb2.PingResponse]]:
+        """One ICMP echo; answers when the reply has come.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
+        DEADLINE_EXCEEDED (ETIMEDOUT).
         """
 
     @_abc_1.abstractmethod

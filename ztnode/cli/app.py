@@ -23,6 +23,7 @@ COMMANDS = {
     "ips": "ztnode.cli.network_commands:ips",
     "peers": "ztnode.cli.network_commands:peers",
     "status": "ztnode.cli.network_commands:status",
+    "ping": "ztnode.cli.ping_command:ping",
     "call": "ztnode.cli.call_command:call",
     "forward": "ztnode.cli.forward_commands:forward",
     "expose": "ztnode.cli.forward_commands:expose",

@@ -60,12 +60,12 @@ def port_number(number: int, *, lowest: int = 1) -> int:
     return number
 
 
-def dial_timeout(message: Duration) -> float:
-    """Seconds from a DialRequest; 0 stands for 30. Raises RpcFailure(INVALID_ARGUMENT)."""
+def timeout(message: Duration, usual: float = 30.0) -> float:
+    """Seconds from a request; 0 stands for ``usual``. Raises RpcFailure(INVALID_ARGUMENT)."""
     seconds = times.seconds(message)
     if seconds < 0:
         raise invalid(f"{seconds:g} s is not a timeout")
-    return min(seconds, MAX_TIMEOUT) or 30.0
+    return min(seconds, MAX_TIMEOUT) or usual
 
 
 def network(info: NetworkInfo) -> pb.Network:

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from ztclient import times
 from ztclient.handoff import TOKEN_BYTES
 from ztclient.v1 import node_pb2 as pb
 from ztclient.v1 import node_pb2_grpc as rpc
-from ztnode.control import convert, stream
+from ztnode.control import convert, datagram_stream, stream
 from ztnode.control.failure import Context, RpcFailure, abort, invalid, not_found, streaming, unary
 from ztnode.control.paging import page
 from ztnode.control.pending import PendingConnections
@@ -124,6 +125,34 @@ class NodeService(rpc.NodeServiceServicer):
         except Exception as error:
             await abort(context, error)
 
+    @unary
+    async def OpenUdp(self, request: pb.OpenUdpRequest, context: Context) -> pb.OpenUdpResponse:
+        handoff = await self._open_udp(request)
+        path = handoff.path if context.peer().startswith("unix") else ""
+        return pb.OpenUdpResponse(token=handoff.token, handoff_path=path, local=convert.endpoint(handoff.local))
+
+    async def Datagrams(  # type: ignore[override] # as Stream
+        self, request_iterator: AsyncIterator[pb.DatagramsRequest], context: Context
+    ) -> None:
+        try:
+            first = await context.read()
+            if not isinstance(first, pb.DatagramsRequest) or first.WhichOneof("message") != "open":
+                raise invalid("a call for datagrams begins with open")
+            handoff = await self._open_udp(first.open)
+            await datagram_stream.carry(context, await claim(handoff), handoff)
+        except Exception as error:
+            await abort(context, error)
+
+    @unary
+    async def Ping(self, request: pb.PingRequest, context: Context) -> pb.PingResponse:
+        seconds = await self._node.ping(
+            convert.ip_address(request.ip),
+            nwid=self._joined(request.network_id),
+            size=request.size,
+            timeout=convert.timeout(request.timeout, usual=3.0),
+        )
+        return pb.PingResponse(round_trip=times.duration(seconds))
+
     @streaming
     async def Capture(self, request: pb.CaptureRequest, context: Context) -> AsyncIterator[pb.CaptureResponse]:
         nwid = convert.network_id(request.network_id)
@@ -149,7 +178,7 @@ class NodeService(rpc.NodeServiceServicer):
 
     async def _dial(self, request: pb.DialRequest) -> Handoff:
         ip, port = convert.ip_address(request.ip), convert.port_number(request.port)
-        timeout = convert.dial_timeout(request.timeout)
+        timeout = convert.timeout(request.timeout)
         nwid = self._joined(request.network_id)
         if request.token:
             _check_token(request.token)
@@ -160,6 +189,13 @@ class NodeService(rpc.NodeServiceServicer):
         except KeyError:
             # Left while the attempt was under way.
             raise not_found("the network was left", "NETWORK_NOT_JOINED") from None
+
+    async def _open_udp(self, request: pb.OpenUdpRequest) -> Handoff:
+        return await self._node.open_udp(
+            convert.ip_address(request.ip) if request.ip else None,
+            convert.port_number(request.port, lowest=0),
+            nwid=self._joined(request.network_id),
+        )
 
     def _offer(self, handoff: Handoff, context: Context) -> pb.Connection:
         self._pending.add(handoff, time.monotonic())

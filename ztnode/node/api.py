@@ -156,15 +156,18 @@ class NodeApi(Protocol):
         """Listen on a managed address (None, "0.0.0.0" or "::": all of them); returns a listener id and what was bound.
         ``nodelay``, of what is accepted, as in ``dial``. Raises DialError."""
 
-    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
-        """A UDP socket bound to a managed address (None: all of them), port 0: any; ``worker/datagrams.py`` describes
-        what its client gets. Raises DialError."""
-
     async def accept(self, listener: int) -> Handoff:
         """The next connection, waiting for it. Raises DialError when the listener is closed, KeyError if unknown."""
 
     async def close_listener(self, listener: int) -> None:
         """Stop listening. Raises KeyError if unknown."""
+
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+        """A UDP socket on a managed address (None, "0.0.0.0" or "::": all of them); ``Handoff.remote`` means nothing.
+        Raises DialError."""
+
+    async def ping(self, host: str, *, nwid: int | None = None, size: int = 56, timeout: float = 3.0) -> float:
+        """Seconds from an ICMP echo with ``size`` bytes of payload to its reply. Raises DialError, ValueError."""
 
     def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
         """The network's decrypted Ethernet frames as pcapng blocks, from now on."""

@@ -504,10 +504,6 @@ class Node:
         """See NodeApi."""
         return await self._supervisor.listen(host, port, nwid=nwid, backlog=backlog, nodelay=nodelay)
 
-    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
-        """See NodeApi."""
-        return await self._supervisor.open_udp(host, port, nwid=nwid)
-
     async def accept(self, listener: int) -> Handoff:
         """See NodeApi."""
         return await self._supervisor.accept(listener)
@@ -515,6 +511,14 @@ class Node:
     async def close_listener(self, listener: int) -> None:
         """See NodeApi."""
         await self._supervisor.close_listener(listener)
+
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+        """See NodeApi."""
+        return await self._supervisor.open_udp(host, port, nwid=nwid)
+
+    async def ping(self, host: str, *, nwid: int | None = None, size: int = 56, timeout: float = 3.0) -> float:
+        """See NodeApi."""
+        return await self._supervisor.ping(host, nwid=nwid, size=size, timeout=timeout)
 
     def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
         """See NodeApi."""
