@@ -371,3 +371,19 @@ def test_copy_of_a_hello_from_a_second_socket_is_answered() -> None:
         network.inject(hello, ("192.0.2.1", 7), two.endpoint)
     network.run(1)
     assert two.vl1.counters["drop_duplicate"] >= 90
+
+
+def test_unknown_verbs_are_no_traffic() -> None:
+    """They do not keep a peer's paths alive, and go no further."""
+    network = Network()
+    _, one, two = pair(network)
+    peer = two.vl1.peer(one.address)
+    assert peer is not None
+    before, messages = peer.last_traffic, len(two.messages)
+    network.run(1)
+    for verb in (0x15, 0x17, 0x1F):
+        network.inject(sealed(one.vl1.identity, two.vl1.identity, bytes((verb, 1, 2))), one.endpoint, two.endpoint)
+    network.run(0.5)
+    assert peer.last_traffic == before and len(two.messages) == messages
+    assert two.vl1.counters["drop_unknown_verb"] == 2
+    assert peer.last_receive > before
