@@ -198,6 +198,14 @@ def test_forged_salsa20_costs_one_block_however_long(blocks: list[int]) -> None:
     assert keys.open_many([forged] * 10) == [None] * 10
     assert sum(blocks) == 10
     assert keys.open(good) == b"x" * 1400
+    for _ in range(10):
+        del blocks[:]
+        assert keys.open_many([good] * 4) == [b"x" * 1400] * 4
+    assert len(blocks) == 1, "undisturbed, one pass will do"
+    assert keys.open_many([good, forged]) == [b"x" * 1400, None]
+    del blocks[:]
+    assert keys.open_many([forged] * 10) == [None] * 10
+    assert sum(blocks) == 10, "and not a second time"
 
 
 def test_alternating_ports_do_not_make_one_batch_many(blocks: list[int]) -> None:
