@@ -7,6 +7,8 @@ import concurrent.futures
 import contextlib
 import logging
 import os
+import platform
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -34,6 +36,7 @@ from ztnode.node.conflation import Conflation
 from ztnode.node.home import NO_CONFIG, Home
 from ztnode.node.identity_pool import IdentityChecks, generate_identity, usable_cores
 from ztnode.node.keeping import Complaints, Documents
+from ztnode.node.os_arch import os_arch
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.wall_clock import wall_clock
@@ -174,6 +177,7 @@ class Node:
                 upstream=vl1.is_relay,
                 upstreams=vl1.upstreams,
                 acquaintances=vl1.acquaintances,
+                os_arch=os_arch(sys.platform, platform.machine()),
                 authorized=None if controller is None else controller.authorizes,
                 controller=controller is not None,
             )

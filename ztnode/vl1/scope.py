@@ -31,7 +31,7 @@ PATH_SCOPES: Final = frozenset((Scope.PSEUDOPRIVATE, Scope.GLOBAL, Scope.SHARED,
 """Scopes that paths may have (Path::isAddressValidForPath). Link-local addresses need an interface name to mean
 anything, which no packet carries."""
 
-_PSEUDOPRIVATE_V4: Final = frozenset((6, 11, 21, 22, 25, 26, 28, 29, 30, 51, 55))
+_PSEUDOPRIVATE_V4: Final = frozenset((6, 11, 21, 22, 25, 26, 28, 29, 30, 51, 55, 56))
 _PRIVATE_V4: Final = tuple(
     IPv4Network(network)
     for network in (
@@ -45,6 +45,7 @@ _PRIVATE_V4: Final = tuple(
         "203.0.113.0/24",
     )
 )
+_LOOPBACK_DEVICE: Final = IPv6Address("fe80::1")
 _UNIQUE_LOCAL_V6: Final = IPv6Network("fc00::/7")
 
 
@@ -82,7 +83,7 @@ def _scope_of_v4(address: IPv4Address) -> Scope:
 def _scope_of_v6(address: IPv6Address) -> Scope:
     if address.is_unspecified or address.scope_id is not None:
         return Scope.NONE
-    if address.is_loopback:
+    if address.is_loopback or address == _LOOPBACK_DEVICE:
         return Scope.LOOPBACK
     if address.is_multicast:
         return Scope.MULTICAST

@@ -218,6 +218,11 @@ def on_nothing(core: Vl1Core, arrival: Arrival) -> None:
     """Verbs that are authentic and need no answer: NOP, and measurements of multipath bonding, which is not done."""
 
 
+def on_unknown(core: Vl1Core, _arrival: Arrival) -> None:
+    """A verb that nobody knows: authentic, and otherwise nothing."""
+    core.counters["drop_unknown_verb"] += 1
+
+
 def _pass_up(core: Vl1Core, arrival: Arrival) -> None:
     verb = arrival.plaintext[0] & packet.VERB_MASK
     core.pass_up(arrival.peer, verb, arrival.packet_id, memoryview(arrival.plaintext)[1:])
@@ -248,7 +253,23 @@ HANDLERS: Final[dict[int, Handler]] = {
     packet.VERB_REMOTE_TRACE: on_nothing,
     packet.VERB_PATH_NEGOTIATION_REQUEST: on_nothing,
 }
-"""By verb. What is not in here is passed up."""
+"""By verb."""
+
+PASSED_UP: Final = frozenset(
+    (
+        packet.VERB_FRAME,
+        packet.VERB_EXT_FRAME,
+        packet.VERB_MULTICAST_LIKE,
+        packet.VERB_NETWORK_CREDENTIALS,
+        packet.VERB_NETWORK_CONFIG_REQUEST,
+        packet.VERB_NETWORK_CONFIG,
+        packet.VERB_MULTICAST_GATHER,
+        packet.VERB_MULTICAST_FRAME,
+        packet.VERB_USER_MESSAGE,
+    )
+)
+"""Verbs of the layer above. What is in neither table is authentic, and otherwise nothing: no traffic that keeps a peer
+alive (IncomingPacket::tryDecode, Peer::received)."""
 
 OK_HANDLERS: Final[dict[int, Callable[[Vl1Core, Arrival, bytes, Expected], None]]] = {
     packet.VERB_HELLO: on_ok_hello,

@@ -16,7 +16,7 @@ from ztnode.vl1.contacts import BUSY_TICK, IDLE_TICK
 from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS, PacketAssembler
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer, replay_share
 from ztnode.vl1.relay import Relay
-from ztnode.vl1.verbs import HANDLERS, VERB_HELLO_COPY, Arrival
+from ztnode.vl1.verbs import HANDLERS, PASSED_UP, VERB_HELLO_COPY, Arrival, on_unknown
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_core import Message, Vl1Core
 from ztnode.vl1.vl1_events import Event, Offline
@@ -193,8 +193,7 @@ class Vl1:
                 self.counters["drop_malformed"] += 1
                 continue
             verb &= _VERB_OR_COPY
-            handler = HANDLERS.get(verb)
-            if handler is None:
+            if verb in PASSED_UP:
                 messages.append((peer, verb, int.from_bytes(wire_id, "big"), memoryview(plaintext)[1:]))
                 peer.last_traffic = now
                 if verb <= VERB_EXT_FRAME:
@@ -202,7 +201,7 @@ class Vl1:
                 continue
             arrival = Arrival(peer, int.from_bytes(wire_id, "big"), plaintext, endpoint, hops, now)
             try:
-                handler(core, arrival)
+                HANDLERS.get(verb, on_unknown)(core, arrival)
             except WireError:
                 self.counters["drop_malformed"] += 1
         if direct is not None:

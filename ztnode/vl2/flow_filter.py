@@ -78,7 +78,9 @@ class FlowFilter:
             granted = self._granted(payload)
             if granted is None:
                 return REFUSED
-            verdict, copy, redirect = granted
+            verdict, its_copy, redirect = granted
+            if its_copy is not None and copies:
+                self._send_copy(its_copy, payload)
         if copy is not None and copies:
             self._send_copy(copy, payload)
         if verdict == REDIRECT:

@@ -42,6 +42,7 @@ from ztnode.wire.packet import (
     VERB_NETWORK_CONFIG,
     VERB_NETWORK_CONFIG_REQUEST,
     VERB_NETWORK_CREDENTIALS,
+    VERB_NOP,
 )
 from ztnode.wire.revocation import Revocation
 
@@ -144,7 +145,8 @@ class JoinedNetwork:
         """Ask the controller, now."""
         config = self.config
         vl1 = self._core.vl1
-        metadata = RequestMetadata(protocol=vl1.config.protocol, version=vl1.config.version).build_dictionary()
+        said = RequestMetadata(protocol=vl1.config.protocol, version=vl1.config.version, os_arch=self._core.os_arch)
+        metadata = said.build_dictionary()
         revision, timestamp = (config.revision, config.timestamp) if config is not None else (0, 0)
         request = ConfigRequest(self.nwid, metadata, revision, timestamp)
         packet = request.build()
@@ -350,7 +352,18 @@ class JoinedNetwork:
         """Take credentials of this network; those of others are passed over."""
         leftover = self._take_credentials(sender, credentials, now)
         if leftover is not None and len(self._deferred) < MAX_DEFERRED:
+            self._ask_for_givers(leftover, now)
             self._deferred.append(_Deferred(sender, leftover, now + _HELD_LIFETIME))
+
+    def _ask_for_givers(self, credentials: NetworkCredentials, now: float) -> None:
+        """Capabilities that were handed on wait for the identities of those who did (Capability::verify). Links before
+        the first unknown giver have held, the controller's at least."""
+        unknown = {
+            next((link.giver for link in capability.custody if self._core.identity_of(link.giver) is None), 0)
+            for capability in credentials.capabilities
+        }
+        for giver in unknown - {0, self.controller}:
+            self._core.send(giver, VERB_NOP, b"", now)  # which has VL1 ask whose the address is
 
     def receive_certificate(self, sender: Peer, certificate: CertificateOfMembership | None, now: float) -> None:
         """Take a certificate that old peers attach to frames."""

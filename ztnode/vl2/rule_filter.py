@@ -76,7 +76,8 @@ class Copy(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """``redirect`` is the address that gets the frame instead when the verdict is REDIRECT."""
+    """``redirect`` is the address that gets the frame instead when the verdict is REDIRECT. The copy of a NO_MATCH is
+    sent if a capability lets the frame pass."""
 
     verdict: int
     copy: Copy | None = None
@@ -176,7 +177,7 @@ class Filter:
                     return _PLAIN[DROP]
                 state.skip_drop = False
             elif kind == _T.ACTION_BREAK:
-                return _PLAIN[NO_MATCH]
+                break
             elif isinstance(forward, wire.Forward) and forward.address != flow.source:
                 if flow.inbound and forward.address == flow.local:
                     return Outcome(SUPER_ACCEPT, copy)
@@ -186,7 +187,7 @@ class Filter:
                     return Outcome(REDIRECT, copy, forward.address)
                 else:
                     copy = Copy(forward.address, forward.length, kind == _T.ACTION_WATCH)
-        return _PLAIN[NO_MATCH]
+        return Outcome(NO_MATCH, copy) if copy else _PLAIN[NO_MATCH]
 
 
 def _appearance(frame: Buffer, ethertype: int) -> tuple[object, ...]:
@@ -376,6 +377,9 @@ def _prefix_match(kind: int, prefix: wire.Prefix, ethertype: int, never: bool) -
     start = source if kind in (_T.MATCH_IPV4_SOURCE, _T.MATCH_IPV6_SOURCE) else destination
     shift = 8 * size - min(prefix.bits, 8 * size)
     wanted = int.from_bytes(prefix.address, "big") >> shift
+    # The reference compares all bits of an IPv6 prefix with the masked address: host bits make it match nothing.
+    if size == 16 and wanted << shift != int.from_bytes(prefix.address, "big"):
+        wanted = -1
 
     def test(frame: Buffer, _state: _State) -> bool:
         if len(frame) < minimum:

@@ -52,6 +52,7 @@ from ztnode.wire.packet import (
     VERB_NETWORK_CONFIG_REQUEST,
     VERB_NETWORK_CREDENTIALS,
     VERB_OK,
+    VERB_USER_MESSAGE,
 )
 from ztnode.wire.reader import Reader
 
@@ -88,6 +89,7 @@ class Vl2:
         controller: bool = False,
         upstreams: Callable[[], Sequence[int]] | None = None,
         acquaintances: Callable[[int, float], Sequence[int]] | None = None,
+        os_arch: str = "",
     ) -> None:
         """``now``: monotonic seconds; ``wall``: Unix time in ms at ``now``.
 
@@ -95,7 +97,8 @@ class Vl2:
         member of. ``authorized(nwid, address)`` does the same for a local controller's members. ``controller``:
         somebody else answers NETWORK_CONFIG_REQUEST; otherwise it is answered with ERROR_UNSUPPORTED_OPERATION here.
         ``upstreams()`` gives the roots that serve multicast (None: those of the planet), ``acquaintances(count, now)``
-        peers that share a network with us, to be asked for members while nobody else can be.
+        peers that share a network with us, to be asked for members while nobody else can be. ``os_arch``: what
+        controllers are told that we run on, as "linux/x86_64".
         """
         self.counters: Counter[str] = Counter()
         """Frames and packets dropped, by reason, over all networks."""
@@ -108,6 +111,7 @@ class Vl2:
             forget_inflows=self._forget_inflows,
             upstreams=upstreams,
             acquaintances=acquaintances or (lambda _count, _now: ()),
+            os_arch=os_arch,
         )
         self._wall_offset = wall - round(now * 1000)
         self._upstream = upstream
@@ -134,6 +138,7 @@ class Vl2:
             VERB_NETWORK_CONFIG: self._receive_config,
             VERB_MULTICAST_GATHER: self._receive_gather,
             VERB_MULTICAST_FRAME: self._receive_multicast_frame,
+            VERB_USER_MESSAGE: self._receive_user_message,
         }
 
     # Networks
@@ -358,6 +363,11 @@ class Vl2:
         if members:
             reply = Gathered(query.network_id, query.group, total, tuple(members))
             self._core.vl1.reply_ok(peer, verb, packet_id, build_gathered(reply), now)
+
+    def _receive_user_message(self, message: Message, _now: float) -> None:
+        """A type (8 bytes) and data for a program that has the reference's library inside; there is none here."""
+        Reader(message[3]).skip(8)
+        self.counters["user_messages"] += 1
 
     # Configuration
 

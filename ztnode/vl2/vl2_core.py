@@ -32,6 +32,7 @@ class Vl2Core:
     """The roots that serve multicast; None: those of the planet."""
     acquaintances: Callable[[int, float], Sequence[int]] = lambda _count, _now: ()
     """Peers that share or shared a network with us, up to so many."""
+    os_arch: str = ""
 
     @property
     def address(self) -> int:

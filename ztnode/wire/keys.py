@@ -37,6 +37,10 @@ _MANGLED: Final = 21
 _MAC_LENGTH: Final = 8
 _LONGEST: Final = MAX_PACKET_LENGTH - OFFSET_VERB
 """The longest plaintext, verb byte included."""
+_SUITE: Final = 0x38
+_SALSA: Final = CIPHER_POLY1305_SALSA2012 << 3
+_QUIET: Final = 8
+"""Batches after which a session counts as undisturbed."""
 _FLAGS: Final = {
     CIPHER_POLY1305_NONE: CIPHER_POLY1305_NONE << 3,
     CIPHER_POLY1305_SALSA2012: CIPHER_POLY1305_SALSA2012 << 3 | FLAG_ENCRYPTED_LEGACY,
@@ -47,12 +51,14 @@ _FLAGS: Final = {
 class PeerKeys:
     """Made from the 48 bytes of ``Identity.agree``. Holds long-lived cipher contexts: keep one per peer."""
 
-    __slots__ = ("_aes", "_salsa_key")
+    __slots__ = ("_aes", "_salsa_key", "_undisturbed")
 
     def __init__(self, agreement: bytes) -> None:
         if len(agreement) != AGREEMENT_LENGTH:
             raise ValueError(f"an agreement has {AGREEMENT_LENGTH} bytes")
         self._salsa_key = agreement[:32]
+        self._undisturbed = 0
+        """Batches in a row in which Salsa20/12 had sealed something, and all was authentic."""
         self._aes = AesGmacSiv(_derive(agreement, b"0"), _derive(agreement, b"1"))
 
     def seal(
@@ -152,7 +158,10 @@ class PeerKeys:
         return sealed
 
     def _open_poly1305(self, packets: list[bytes]) -> list[bytes | None]:
-        """The first block of a packet's key stream, half of which is the MAC's key, is all that a forged one costs."""
+        """The first block of a packet's key stream, half of which is the MAC's key, is all that a forged one costs. In
+        a session that nobody disturbs, it is made together with the others, which saves a pass."""
+        if self._undisturbed >= _QUIET and all(packet[OFFSET_FLAGS] & _SUITE == _SALSA for packet in packets):
+            return self._open_in_one_pass(packets)
         keys = [self._mangled_key(packet, len(packet)) for packet in packets]
         nonces = [packet[:8] for packet in packets]
         plaintexts: list[bytes | None] = [None] * len(packets)
@@ -162,7 +171,7 @@ class PeerKeys:
             body = packet[OFFSET_VERB:]
             if hmac.compare_digest(self._mac(block, body), packet[OFFSET_MAC:OFFSET_VERB]):
                 plaintexts[index] = body
-                if packet[OFFSET_FLAGS] >> 3 & 7 == CIPHER_POLY1305_SALSA2012:
+                if packet[OFFSET_FLAGS] & _SUITE == _SALSA:
                     sealed.append(index)
         if sealed:
             blocks = [_blocks_of(len(packets[index])) for index in sealed]
@@ -172,6 +181,18 @@ class PeerKeys:
             for index, stream in zip(sealed, streams, strict=True):
                 body = packets[index][OFFSET_VERB:]
                 plaintexts[index] = salsa20.xor(body, stream[: len(body)])
+        self._undisturbed = 0 if None in plaintexts else self._undisturbed + bool(sealed)
+        return plaintexts
+
+    def _open_in_one_pass(self, packets: list[bytes]) -> list[bytes | None]:
+        plaintexts: list[bytes | None] = []
+        for packet, stream in zip(packets, self._streams(packets, list(map(len, packets))), strict=True):
+            body = packet[OFFSET_VERB:]
+            if hmac.compare_digest(self._mac(stream, body), packet[OFFSET_MAC:OFFSET_VERB]):
+                plaintexts.append(salsa20.xor(body, stream[salsa20.BLOCK : salsa20.BLOCK + len(body)]))
+            else:
+                self._undisturbed = 0
+                plaintexts.append(None)
         return plaintexts
 
     @staticmethod

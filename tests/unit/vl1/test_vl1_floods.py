@@ -198,6 +198,14 @@ def test_forged_salsa20_costs_one_block_however_long(blocks: list[int]) -> None:
     assert keys.open_many([forged] * 10) == [None] * 10
     assert sum(blocks) == 10
     assert keys.open(good) == b"x" * 1400
+    for _ in range(10):
+        del blocks[:]
+        assert keys.open_many([good] * 4) == [b"x" * 1400] * 4
+    assert len(blocks) == 1, "undisturbed, one pass will do"
+    assert keys.open_many([good, forged]) == [b"x" * 1400, None]
+    del blocks[:]
+    assert keys.open_many([forged] * 10) == [None] * 10
+    assert sum(blocks) == 10, "and not a second time"
 
 
 def test_alternating_ports_do_not_make_one_batch_many(blocks: list[int]) -> None:
@@ -371,3 +379,19 @@ def test_copy_of_a_hello_from_a_second_socket_is_answered() -> None:
         network.inject(hello, ("192.0.2.1", 7), two.endpoint)
     network.run(1)
     assert two.vl1.counters["drop_duplicate"] >= 90
+
+
+def test_unknown_verbs_are_no_traffic() -> None:
+    """They do not keep a peer's paths alive, and go no further."""
+    network = Network()
+    _, one, two = pair(network)
+    peer = two.vl1.peer(one.address)
+    assert peer is not None
+    before, messages = peer.last_traffic, len(two.messages)
+    network.run(1)
+    for verb in (0x15, 0x17, 0x1F):
+        network.inject(sealed(one.vl1.identity, two.vl1.identity, bytes((verb, 1, 2))), one.endpoint, two.endpoint)
+    network.run(0.5)
+    assert peer.last_traffic == before and len(two.messages) == messages
+    assert two.vl1.counters["drop_unknown_verb"] == 2
+    assert peer.last_receive > before

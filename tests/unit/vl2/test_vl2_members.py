@@ -23,6 +23,7 @@ from ztnode.wire.capability import Capability
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
 from ztnode.wire.computed_ipv6 import rfc4193_address, sixplane_address
+from ztnode.wire.config_request import ConfigRequest
 from ztnode.wire.credential import CredentialType
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import (
@@ -30,7 +31,10 @@ from ztnode.wire.packet import (
     VERB_ERROR,
     VERB_FRAME,
     VERB_MULTICAST_LIKE,
+    VERB_NETWORK_CONFIG_REQUEST,
     VERB_NETWORK_CREDENTIALS,
+    VERB_NOP,
+    VERB_USER_MESSAGE,
 )
 from ztnode.wire.revocation import Revocation
 from ztnode.wire.rules import Rule, RuleType
@@ -209,3 +213,33 @@ def test_emulated_ipv6_addresses_count_as_owned() -> None:
         assert membership.owns(config, address)
         assert not membership.owns(member_config(BOB), address)
     assert not membership.owns(config, IPv6Address("2001:db8::1"))
+
+
+def test_giver_of_a_capability_that_was_handed_on_is_asked_for(pair: Wire) -> None:
+    """Capability::verify asks WHOIS for a giver that it does not know, and the capability waits for the answer."""
+    given = Capability(NWID, WALL, 7, (Rule(RuleType.ACTION_ACCEPT),), max_custody_chain=2)
+    handed_on = given.sign(IDENTITIES[CONTROLLER], MALLORY).sign(IDENTITIES[MALLORY], BOB)
+    giver = pair.vl1s[ALICE].known.pop(MALLORY)
+    packet = NetworkCredentials(capabilities=(handed_on,)).build()
+    pair.deliver(BOB, ALICE, VERB_NETWORK_CREDENTIALS, packet)
+    assert pair.sent(ALICE, MALLORY, VERB_NOP) == [b""]
+    pair.vl1s[ALICE].known[MALLORY] = giver
+    pair.run(0.3)
+    network = pair.nodes[ALICE]._networks[NWID]
+    assert network.config is not None
+    assert list(network.membership(BOB).capabilities(network.config)) == [handed_on]
+    forged = given.sign(IDENTITIES[BOB], 0x1111111111)
+    pair.log.clear()
+    pair.deliver(BOB, ALICE, VERB_NETWORK_CREDENTIALS, NetworkCredentials(capabilities=(forged,)).build())
+    assert not pair.sent(ALICE)
+
+
+def test_user_messages_are_counted_and_controllers_told_what_we_run_on(wire: Wire) -> None:
+    node = wire.add(ALICE, os_arch="linux/x86_64")
+    node.join(NWID, wire.now)
+    (request,) = wire.sent(ALICE, CONTROLLER, VERB_NETWORK_CONFIG_REQUEST)
+    assert ConfigRequest.parse(request).metadata["o"] == b"linux/x86_64"
+    wire.deliver(BOB, ALICE, VERB_USER_MESSAGE, bytes(8) + b"data")
+    wire.deliver(BOB, ALICE, VERB_USER_MESSAGE, bytes(7))
+    assert (node.counters["user_messages"], node.counters["drop_malformed"]) == (1, 1)
+    assert not node.counters["drop_unknown_verb"]

@@ -387,3 +387,36 @@ def test_specialised_rules_say_what_the_whole_set_says(
     frame = tcp4(dport=port, length=length)
     expected = naive(rules, frame, ethertype, tags, inbound)
     assert verdict(rules, frame, ethertype=ethertype, local_tags=tags, inbound=inbound) == expected
+
+
+@pytest.mark.parametrize("kind", [T.ACTION_TEE, T.ACTION_WATCH])
+@pytest.mark.parametrize("inbound", [False, True])
+@pytest.mark.parametrize("ending", [[], [Rule(T.ACTION_BREAK)]])
+def test_copies_of_base_rules_are_sent_when_a_capability_accepts(kind: int, inbound: bool, ending: list[Rule]) -> None:
+    """Network::filterOutgoingPacket sends the capability's copy first and then that of the base rules."""
+    sent: list[tuple[int, bytes]] = []
+    base = [Rule(kind, Forward(EVE, 0, 9)), *ending]
+    capability = [Rule(kind, Forward(EVE + 1, 0, 5)), Rule(T.ACTION_ACCEPT)]
+    drop = [Rule(T.ACTION_DROP)]
+
+    def forward(address: int, _flags: int, payload: Any) -> None:
+        sent.append((address, bytes(payload)))
+
+    passing = FlowFilter(base, [drop, capability], flow(inbound=inbound), forward)
+    assert passing.constant is None
+    assert passing.passes(tcp4()) == PASSED
+    assert sent == [(EVE + 1, tcp4()[:5]), (EVE, tcp4()[:9])]
+    assert passing.passes(tcp4(), copies=False) == PASSED and len(sent) == 2
+    refused = FlowFilter(base, [drop], flow(inbound=inbound), forward)
+    assert refused.passes(tcp4()) == REFUSED and len(sent) == 2
+
+
+def test_ipv6_prefix_with_host_bits_matches_nothing() -> None:
+    """InetAddress::containsAddress masks the address alone for IPv6, and both for IPv4."""
+    address = IPv6Address("fd00::1").packed
+    frame = udp6(source="fd00::1")
+    assert holds(Rule(T.MATCH_IPV6_SOURCE, Prefix(IPv6Address("fd00::").packed, 64)), frame, ethertype=IPV6)
+    assert holds(Rule(T.MATCH_IPV6_SOURCE, Prefix(address, 128)), frame, ethertype=IPV6)
+    assert not holds(Rule(T.MATCH_IPV6_SOURCE, Prefix(address, 64)), frame, ethertype=IPV6)
+    assert holds(Rule(T.MATCH_IPV6_SOURCE, Prefix(address, 64), negate=True), frame, ethertype=IPV6)
+    assert holds(Rule(T.MATCH_IPV4_SOURCE, Prefix(IPv4Address("10.0.0.9").packed, 24)), tcp4())
