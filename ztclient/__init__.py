@@ -13,8 +13,8 @@ local socket, whose other end the node's stack holds, so ``getpeername()`` gives
 
 from __future__ import annotations
 
+import importlib
 import os
-import socket
 from typing import TYPE_CHECKING, Any
 
 from ztclient.errors import AuthenticationError, Error, JoinTimeoutError, NodeUnavailableError, NotFoundError
@@ -22,10 +22,15 @@ from ztclient.model import ManagedAddress, Network, Path, Peer, Route, Status, W
 from ztclient.node import DEFAULT_TIMEOUT, Node
 
 if TYPE_CHECKING:
+    import socket
+
     from ztclient.datagrams import DatagramSocket
     from ztclient.launch import run
     from ztclient.listener import Listener
     from ztclient.web import HTTPConnection, HTTPSConnection, HTTPServer
+
+# ztclient.socket and its like: see there.
+__path__ += [f"{__path__[0]}/standard"]
 
 # It would tell of each fork on the application's stderr. gRPC reads this when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -88,6 +93,8 @@ def __getattr__(name: str) -> Any:
         from ztclient import web
 
         return getattr(web, name)
+    if name == "socket":
+        return importlib.import_module("ztclient.socket")
     if name == "run":
         from ztclient.launch import run
 

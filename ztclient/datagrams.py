@@ -45,7 +45,7 @@ class DatagramSocket(socket.socket):
 
     def getpeername(self) -> OverlayAddress:
         """Whom it is connected to. Raises OSError (ENOTCONN)."""
-        return overlay_address(*self._remote())
+        return overlay_address(*self._connected())
 
     def connect(self, address: Any, /) -> None:
         """Speak to one remote only. Raises ValueError for what is no numeric address."""
@@ -114,7 +114,7 @@ class DatagramSocket(socket.socket):
         copied.settimeout(self.gettimeout())
         return copied
 
-    def _remote(self) -> tuple[str, int]:
+    def _connected(self) -> tuple[str, int]:
         if self._peer is None:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         return self._peer

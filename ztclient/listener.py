@@ -166,10 +166,14 @@ class Listener(socket.socket):
 
         Raises TimeoutError after the time of ``settimeout``, OSError when the listener is closed or the node is gone.
         """
+        return self.accept_from(self)
+
+    def accept_from(self, listening: socket.socket) -> tuple[Connection, OverlayAddress]:
+        """As ``accept``, by another object that has the same listening socket."""
         self._waiting += 1
         try:
             while True:
-                descriptor, address = self._accept()  # type: ignore[attr-defined] # as the standard library's own
+                descriptor, address = listening._accept()  # type: ignore[attr-defined] # as the standard library's own
                 ends = self._origins.look_up(address, self._port)
                 if ends is not None:
                     break
@@ -182,9 +186,18 @@ class Listener(socket.socket):
             self._waiting -= 1
         connected = Connection(descriptor, *ends)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if socket.getdefaulttimeout() is None and self.gettimeout():
+        if socket.getdefaulttimeout() is None and listening.gettimeout():
             connected.setblocking(True)
         return connected, ends[1]
+
+    @property
+    def bound(self) -> OverlayAddress:
+        """What was bound, also after ``detach``."""
+        return self._feed.bound
+
+    def closed(self) -> None:
+        """Whoever has the descriptor since ``detach`` has closed it."""
+        self._feed.closed()
 
     def getsockname(self) -> OverlayAddress:
         """What was bound: IP and port on the overlay."""

@@ -25,14 +25,17 @@ def reset_on_close(connected: socket.socket) -> None:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
 
 
-def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected TCP sockets on loopback. Raises OSError."""
+def socket_pair(buffers: int = 0) -> tuple[socket.socket, socket.socket]:
+    """Two connected TCP sockets on loopback. ``buffers``: bytes of each of their buffers (0: as the kernel likes).
+    Raises OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        _set_buffers(listener, buffers)
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
         listener.settimeout(5.0)
         near = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
+            _set_buffers(near, buffers)
             near.connect(listener.getsockname())
             while True:
                 far, peer = listener.accept()
@@ -43,3 +46,9 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
         except BaseException:
             near.close()
             raise
+
+
+def _set_buffers(sock: socket.socket, size: int) -> None:
+    if size:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)

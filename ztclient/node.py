@@ -238,13 +238,15 @@ class Node(NamedNode):
             raise ValueError("Timeout value out of range")
         if timeout == 0:
             raise BlockingIOError(errno.EINPROGRESS, "a timeout of 0 leaves no time to connect")
-        nwid = None if source_address is None else self._network_of(source_address)
+        nwid = None if source_address is None else self.network_of(source_address)
         host, port = address
         connected = self.dial(host or "", int(port), timeout, nwid=nwid)
         connected.settimeout(timeout)
         return connected
 
-    def _network_of(self, source_address: tuple[str, int]) -> str | None:
+    def network_of(self, source_address: tuple[str, int]) -> str | None:
+        """The id of the network that a source address chooses; None for the unspecified one. Raises OSError
+        (EADDRNOTAVAIL)."""
         ip, port = source_address
         if port:
             raise OSError(errno.EADDRNOTAVAIL, "the source port on the overlay cannot be chosen: give 0")
