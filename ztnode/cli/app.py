@@ -37,6 +37,9 @@ COMMANDS = {
 }
 """Name of each command, and where it is: imported when it is needed."""
 
+ALIASES = {"info": "status", "listnetworks": "networks", "listpeers": "peers"}
+"""What users of zerotier-cli type."""
+
 
 class OutputClosed(Exception):
     """What reads our output wants no more of it."""
@@ -51,7 +54,7 @@ class Commands(click.Group):
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """See click.Group."""
-        where = COMMANDS.get(cmd_name)
+        where = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
         if where is None:
             return None
         module, _, name = where.partition(":")

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import http.client
+import io
 import os
+import selectors
+import shutil
 import ssl
+import stat
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import click
 
@@ -26,13 +33,19 @@ from ztnode.cli.common import (
     describe,
     example,
     json_option,
-    node_option,
+    node_option_with_patience,
     print_json,
     standard_output,
 )
+from ztnode.cli.printable import printable
 from ztnode.cli.progress import Progress
 
 CHUNK = 1 << 18
+MAX_IN_MEMORY = 8 << 20
+"""Bytes of a body without a length that are kept in memory; more go to a temporary file."""
+MAX_REDIRECTIONS = 50
+NODE_SECONDS = 5.0
+"""How long to wait for a node that is starting."""
 
 
 class Url(Parameter[SplitResult]):
@@ -47,10 +60,12 @@ class Url(Parameter[SplitResult]):
         if isinstance(value, SplitResult):
             return value
         try:
-            url = urlsplit(value)
+            url = urlsplit(value if "://" in value else f"http://{value}")
             host, _port = url.hostname, url.port
         except ValueError as error:
             self.fail(f"{value!r} is not a URL: {error}", param, ctx)
+        if "://" not in value and "." not in (host or "") and ":" not in (host or ""):
+            host = None  # hardly meant for one
         if url.scheme not in ("http", "https") or not host:
             self.fail(f"{value!r} is not a URL such as http://10.121.15.99:5380/", param, ctx)
         if url.username is not None:
@@ -65,6 +80,7 @@ class Url(Parameter[SplitResult]):
     short_help="Make one HTTP request over the overlay.",
     epilog=example(
         "ztnode call http://10.121.15.99:5380/",
+        "ztnode call -L 10.121.15.99:5380",
         "ztnode call -X PUT -H 'Content-Type: application/json' -d @state.json http://10.121.15.99:5380/api",
     ),
 )
@@ -73,11 +89,20 @@ class Url(Parameter[SplitResult]):
 @click.option(
     "-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header; may be given several times."
 )
-@click.option("-d", "--data", metavar="DATA|@FILE", help="The body; @FILE reads a file, @- stdin.")
+@click.option(
+    "-d",
+    "--data",
+    "--data-binary",
+    "data",
+    metavar="DATA|@FILE",
+    help="The body; @FILE sends what a file, pipe or device gives, as it is, @- stdin.",
+)
 @click.option(
     "-o", "--output", type=FILE, metavar="FILE", help="Write the body to FILE, which appears when it is whole."
 )
 @click.option("-i", "--include", is_flag=True, help="Print the status line and headers before the body.")
+@click.option("-L", "--location", is_flag=True, help="Follow redirections.")
+@click.option("-v", "--verbose", is_flag=True, help="Show both heads on stderr.")
 @click.option("-f", "--fail", is_flag=True, help="Exit 1 on an HTTP status of 400 or more.")
 @click.option("-k", "--insecure", is_flag=True, help="Do not check the certificate (https).")
 @click.option("--cacert", type=EXISTING_FILE, metavar="FILE", help="Trust this authority, PEM (https).")
@@ -98,7 +123,7 @@ class Url(Parameter[SplitResult]):
     help="The network stack; libzt is another name for the same one.",
 )
 @json_option
-@node_option
+@node_option_with_patience(lambda _arguments: NODE_SECONDS)
 def call(
     node: ztclient.Node,
     url: SplitResult,
@@ -107,6 +132,8 @@ def call(
     data: str | None,
     output: Path | None,
     include: bool,
+    location: bool,
+    verbose: bool,
     fail: bool,
     insecure: bool,
     cacert: Path | None,
@@ -114,34 +141,83 @@ def call(
     as_json: bool,
 ) -> None:
     """Make one HTTP request to URL (http or https, a numeric address) over the overlay and print the answer's body."""
-    connection = _connection(node, url, timeout, insecure, cacert)
-    target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    shown = url.geturl()
     fields = [_header(text) for text in headers]
     started = time.perf_counter()
     with contextlib.ExitStack() as files:
         body = None if data is None else _body(data, files)
-        try:
+        request = _Request(method or ("GET" if body is None else "POST"), url, fields, body)
+        for _ in range(MAX_REDIRECTIONS + 1):
+            shown = request.url.geturl()
+            connection = _connection(node, request.url, timeout, insecure, cacert)
             files.callback(connection.close)
-            _send(connection, method or ("GET" if body is None else "POST"), target, fields, body)
-            response = connection.getresponse()
-        except http.client.HTTPException as error:
-            raise Failure(f"{shown}: no proper HTTP answer ({type(error).__name__}: {describe(error)})") from None
-        except ssl.SSLError as error:
-            raise Failure(f"{shown}: TLS failed: {error.reason or describe(error)}{_hint(error)}") from None
-        except OSError as error:
-            raise Failure(f"{shown}: {describe(error)}") from None
-        if as_json:
-            _print_as_json(shown, response, output, started)
+            with _told(shown):
+                response = _exchange(connection, request, verbose)
+            following = _redirected(request, response) if location else None
+            if following is None:
+                break
+            connection.close()
+            request = following
         else:
-            head = _head(response) if include else b""
-            if output is None:
-                _copy(shown, response, standard_output(), head)
+            raise Failure(f"{shown}: more than {MAX_REDIRECTIONS} redirections")
+        with _told(shown):
+            if as_json:
+                _print_as_json(shown, response, output, started)
             else:
-                with _whole_file(output) as file:
-                    _copy(shown, response, file, head)
+                head = _head(response) if include else b""
+                if output is None:
+                    _copy(shown, response, standard_output(), head)
+                else:
+                    with _whole_file(output) as file:
+                        _copy(shown, response, file, head)
         if fail and response.status >= 400:
             raise Failure(f"{shown}: HTTP {response.status} {response.reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    url: SplitResult
+    fields: list[tuple[str, str]]
+    body: _Body | None
+
+    @property
+    def target(self) -> str:
+        return (self.url.path or "/") + (f"?{self.url.query}" if self.url.query else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """A body of known ``length`` in bytes, which may be read several times: ``file`` can be wound back."""
+
+    file: IO[bytes]
+    length: int
+
+    def pieces(self) -> Iterator[bytes]:
+        """Exactly ``length`` bytes: what follows them on the connection would be taken for another request. Raises
+        Failure when the file has become shorter."""
+        self.file.seek(0)
+        left = self.length
+        while left:
+            piece = self.file.read(min(CHUNK, left))
+            if not piece:
+                raise Failure("the file with the body became shorter while it was sent")
+            left -= len(piece)
+            yield piece
+
+
+@contextlib.contextmanager
+def _told(shown: str) -> Iterator[None]:
+    """What goes wrong with a request, as a person reads it."""
+    try:
+        yield
+    except http.client.HTTPException as error:
+        raise Failure(f"{shown}: no proper HTTP answer ({type(error).__name__}: {describe(error)})") from None
+    except ssl.SSLError as error:
+        raise Failure(f"{shown}: TLS failed: {error.reason or describe(error)}{_hint(error)}") from None
+    except BrokenPipeError:
+        raise  # of standard output
+    except OSError as error:
+        raise Failure(f"{shown}: {describe(error)}") from None
 
 
 def _connection(
@@ -169,32 +245,121 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _body(data: str, files: contextlib.ExitStack) -> bytes | IO[bytes]:
+def _body(data: str, files: contextlib.ExitStack) -> _Body:
     if not data.startswith("@"):
-        return data.encode()
-    if data == "@-":
-        return sys.stdin.buffer.read()
-    return files.enter_context(Path(data[1:]).open("rb"))
+        content = data.encode()
+        return _Body(io.BytesIO(content), len(content))
+    source: IO[bytes] = sys.stdin.buffer
+    if data != "@-":
+        source = files.enter_context(open(data[1:], "rb"))  # noqa: SIM115, PTH123 - closed by ``files``
+    if (size := _size(source)) and source.seekable() and source.tell() == 0:
+        return _Body(source, size)
+    # Pipes, devices and the files of /proc do not know how much they will give: read it first, beyond a bound on disk.
+    kept = files.enter_context(tempfile.SpooledTemporaryFile(MAX_IN_MEMORY))  # noqa: SIM115 - closed by ``files``
+    shutil.copyfileobj(source, kept)
+    return _Body(kept, kept.tell())
 
 
-def _send(
-    connection: http.client.HTTPConnection,
-    method: str,
-    target: str,
-    fields: list[tuple[str, str]],
-    body: bytes | IO[bytes] | None,
-) -> None:
-    given = {name.lower() for name, _ in fields}
-    connection.putrequest(method, target, skip_host="host" in given, skip_accept_encoding=True)
-    if body is not None:
+def _size(source: IO[bytes]) -> int:
+    """Of a regular file; 0 for everything that is none, or does not say."""
+    try:
+        status = os.fstat(source.fileno())
+    except (OSError, ValueError):
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def _exchange(connection: http.client.HTTPConnection, request: _Request, verbose: bool) -> http.client.HTTPResponse:
+    """Send the request; the head of its answer, also of one that comes before all is sent."""
+    chunked = _send_head(connection, request, verbose)
+    early: OSError | None = None
+    if request.body is not None:
+        try:
+            _upload(connection, _chunks(request.body.pieces()) if chunked else request.body.pieces())
+        except (BrokenPipeError, ConnectionResetError) as error:
+            early = error  # the server has had enough of it: perhaps it says why
+    try:
+        response = connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        if early is not None:
+            raise ConnectionResetError(early.errno, describe(early)) from None
+        raise
+    if verbose:
+        for line in _head(response).decode("latin-1").splitlines():
+            click.echo(f"< {printable(line)}", err=True)
+    return response
+
+
+def _send_head(connection: http.client.HTTPConnection, request: _Request, verbose: bool) -> bool:
+    """Everything before the body; whether that is to be sent in chunks."""
+    given = {name.lower(): value for name, value in request.fields}
+    fields = list(request.fields)
+    chunked = given.get("transfer-encoding", "").lower() == "chunked"
+    if "transfer-encoding" in given and (not chunked or "content-length" in given):
+        raise click.UsageError("of transfer codings only chunked can be sent, and without a Content-Length")
+    length = 0 if request.body is None else request.body.length
+    if given.get("content-length", str(length)).strip() != str(length):
+        raise click.UsageError(f"the body has {length} bytes, whatever the header says")
+    if request.body is not None:
+        if not chunked and "content-length" not in given:
+            fields.insert(0, ("Content-Length", str(length)))
         if "content-type" not in given:
-            connection.putheader("Content-Type", "application/x-www-form-urlencoded")
-        if not given & {"content-length", "transfer-encoding"}:
-            length = len(body) if isinstance(body, bytes) else os.fstat(body.fileno()).st_size
-            connection.putheader("Content-Length", str(length))
+            fields.insert(0, ("Content-Type", "application/x-www-form-urlencoded"))
+    connection.putrequest(request.method, request.target, skip_host="host" in given, skip_accept_encoding=True)
     for name, value in fields:
         connection.putheader(name, value)
-    connection.endheaders(body)
+    connection.endheaders()
+    if verbose:
+        host = [] if "host" in given else [("Host", request.url.netloc)]
+        click.echo(f"> {printable(f'{request.method} {request.target} HTTP/1.1')}", err=True)
+        for name, value in [*host, *fields]:
+            click.echo(f"> {printable(f'{name}: {value}')}", err=True)
+        click.echo(">", err=True)
+    return chunked
+
+
+def _chunks(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"
+
+
+def _upload(connection: http.client.HTTPConnection, pieces: Iterator[bytes]) -> None:
+    """Send the body, or as much of it as the server takes before it answers. Raises OSError."""
+    sock = connection.sock
+    if isinstance(sock, ssl.SSLSocket):  # where something to read may be TLS's own
+        for piece in pieces:
+            sock.sendall(piece)
+        return
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        for piece in pieces:
+            left = memoryview(piece)
+            while left:
+                ready = selector.select(sock.gettimeout())
+                if not ready:
+                    raise TimeoutError(errno.ETIMEDOUT, "the server takes no more of the body")
+                if ready[0][1] & selectors.EVENT_READ:
+                    return
+                left = left[sock.send(left) :]
+
+
+def _redirected(request: _Request, response: http.client.HTTPResponse) -> _Request | None:
+    """What to ask next; None where this is the answer. Raises Failure."""
+    where = response.getheader("Location")
+    if response.status not in (301, 302, 303, 307, 308) or where is None:
+        return None
+    try:
+        url = Url().convert(urljoin(request.url.geturl(), where), None, None)
+    except click.UsageError as error:
+        raise Failure(f"{request.url.geturl()}: redirected to what cannot be followed: {error.message}") from None
+    fields, method, body = request.fields, request.method, request.body
+    if (url.scheme, url.netloc) != (request.url.scheme, request.url.netloc):
+        fields = [field for field in fields if field[0].lower() not in ("authorization", "cookie", "host")]
+    if response.status == 303 or (response.status in (301, 302) and method == "POST"):
+        method, body = "HEAD" if method == "HEAD" else "GET", None
+        fields = [field for field in fields if not field[0].lower().startswith(("content-", "transfer-"))]
+    return _Request(method, url, fields, body)
 
 
 def _head(response: http.client.HTTPResponse) -> bytes:

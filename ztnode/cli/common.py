@@ -13,13 +13,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
 import json
 import math
 import shutil
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -99,7 +102,20 @@ def example(*lines: str) -> str:
 
 def node_option(command: Callable[Concatenate[ztclient.Node, P], R]) -> Callable[P, R]:
     """Add ``--address`` and ``--state``, and call the command with the ztclient.Node that they name."""
+    return node_option_with_patience(lambda _arguments: 0.0)(command)
 
+
+def node_option_with_patience(
+    patience: Callable[[dict[str, Any]], float],
+) -> Callable[[Callable[Concatenate[ztclient.Node, P], R]], Callable[P, R]]:
+    """As ``node_option``, for a command that waits ``patience`` seconds, given its arguments, for a node that is still
+    starting."""
+    return functools.partial(_with_node, patience=patience)
+
+
+def _with_node(
+    command: Callable[Concatenate[ztclient.Node, P], R], patience: Callable[[dict[str, Any]], float]
+) -> Callable[P, R]:
     @click.option(
         "--address",
         "node_address",
@@ -116,20 +132,49 @@ def node_option(command: Callable[Concatenate[ztclient.Node, P], R]) -> Callable
     )
     @functools.wraps(command)
     def with_node(*args: P.args, **kwargs: P.kwargs) -> R:
-        import ztclient
-
         address, state = kwargs.pop("node_address"), kwargs.pop("node_state")
         assert address is None or isinstance(address, str)
         assert state is None or isinstance(state, Path)
         if address is not None and state is not None:
             raise click.UsageError("give --address or --state, not both")
         try:
-            node = ztclient.Node(address, state=state)
+            node = _find(address, state, patience(kwargs))
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         return command(node, *args, **kwargs)
 
     return with_node
+
+
+def _find(address: str | None, state: Path | None, patience: float) -> ztclient.Node:
+    """The node; waited for where it is not there yet. Raises ValueError, ztclient.NodeUnavailableError."""
+    import ztclient
+    from ztnode.cli.progress import Progress
+
+    deadline = time.monotonic() + patience
+    told = False
+    with contextlib.ExitStack() as waiting:
+        while True:
+            try:
+                node = ztclient.Node(address, state=state)
+                if time.monotonic() >= deadline or _answers(node.address):
+                    return node
+            except ztclient.NodeUnavailableError:
+                if time.monotonic() >= deadline:
+                    raise
+            if not told:
+                told = True
+                waiting.enter_context(Progress("waiting for a node to start"))
+            time.sleep(0.1)
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens there; what only a call could tell counts as yes."""
+    scheme, _, path = address.partition(":")
+    if scheme != "unix":
+        return True
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -20,7 +20,7 @@ CHUNK = 1 << 16
 @click.command(
     short_help="Read and write one connection.",
     epilog=example(
-        "echo hello | ztnode nc 10.121.15.99 7",
+        "ztnode nc 10.121.15.99 7 < question",
         "ssh -o ProxyCommand='ztnode nc %h %p' user@10.121.15.99",
         "ztnode nc -l 9000 > received",
     ),
@@ -32,23 +32,21 @@ CHUNK = 1 << 16
 @click.option(
     "-w", "--wait", type=SECONDS, metavar="S", default=30.0, show_default=True, help="Seconds to connect, without -l."
 )
-@click.argument("host", required=False)
-@click.argument("port", type=click.IntRange(0, 65535))
+@click.argument("where", metavar="[HOST] PORT", nargs=-1)
 @node_option
-def nc(node: ztclient.Node, listen: bool, verbose: bool, wait: float, host: str | None, port: int) -> None:
+def nc(node: ztclient.Node, listen: bool, verbose: bool, wait: float, where: tuple[str, ...]) -> None:
     """Connect to PORT of HOST, a numeric address, over the overlay; send standard input, print what comes. The end of
     standard input ends that direction, the peer's end ends the command."""
-    if host is None and not listen:
+    if len(where) != 2 and not (listen and len(where) == 1):
         raise click.UsageError("HOST and PORT, or -l and PORT")
+    port = click.IntRange(0 if listen else 1, 65535).convert(where[-1], None, None)
     try:
-        ip = "" if host is None else numeric_ip(without_brackets(host))
+        ip = "" if len(where) == 1 else numeric_ip(without_brackets(where[0]))
     except ValueError:
-        raise click.UsageError(f"{host!r} is not a numeric IP address") from None
+        raise click.UsageError(f"{where[0]!r} is not a numeric IP address") from None
     if listen:
         connected = _accept(node, ip, port, verbose)
     else:
-        if not port:
-            raise click.UsageError("a port to connect to is from 1 to 65535")
         connected = node.dial(ip, port, wait)
         if verbose:
             click.echo(f"connected to {ip} port {port}", err=True)

@@ -14,6 +14,7 @@ from ztnode.cli.common import (
     example,
     json_option,
     node_option,
+    node_option_with_patience,
     print_fields,
     print_json,
     print_table,
@@ -30,7 +31,7 @@ from ztnode.cli.progress import Progress
     help="Wait up to S seconds until the network can be used; exit 1 if it cannot.",
 )
 @json_option
-@node_option
+@node_option_with_patience(lambda arguments: arguments["wait"] or 0.0)
 def join(node: ztclient.Node, nwid: str, wait: float | None, as_json: bool) -> None:
     """Join the network NWID; it stays joined over restarts."""
     if wait is None:

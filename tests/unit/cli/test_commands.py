@@ -70,7 +70,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["serve", "--state", "x", "--insecure"],
         ["serve", "--state", "x", "--port", "70000"],
         ["serve", "--state", "x", "--join", "12"],
-        ["call", "10.1.2.3"],
+        ["call", "10.1.2.3:http"],
         ["call", "ftp://10.1.2.3/"],
         ["call", "http://10.1.2.3:99999/"],
         ["call", "http://a@10.1.2.3/"],
