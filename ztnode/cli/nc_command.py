@@ -39,7 +39,7 @@ def nc(node: ztclient.Node, listen: bool, verbose: bool, wait: float, where: tup
     standard input ends that direction, the peer's end ends the command."""
     if len(where) != 2 and not (listen and len(where) == 1):
         raise click.UsageError("HOST and PORT, or -l and PORT")
-    port = click.IntRange(0 if listen else 1, 65535).convert(where[-1], None, None)
+    port = click.IntRange(0 if listen else 1, 65535)(where[-1])
     try:
         ip = "" if len(where) == 1 else numeric_ip(without_brackets(where[0]))
     except ValueError:
