@@ -57,6 +57,9 @@ MEMORY_PERIOD: Final = 300.0
 """Seconds after the start when, and between which, the known peers are written."""
 HASHES_PER_CORE: Final = 4.0
 """Checks of strangers' identities that a root makes in a second with each core: half of what it can do."""
+MAX_PEERS: Final = 16384
+MAX_PEERS_OF_LEAF: Final = 4096
+"""Peers kept in memory, at 10 KB each: what strangers with good identities can take of a leaf is 40 MB."""
 CONFIRMED, CACHED = 0, 1
 """Metrics of a network whose controller has answered in this run, and of one that is known from the last run alone."""
 TIMER_SLACK: Final = 0.001
@@ -159,6 +162,7 @@ class Node:
                 config=Vl1Config(
                     relay=options.root,
                     defer_identity_checks=True,
+                    max_peers=MAX_PEERS if options.root or options.controller else MAX_PEERS_OF_LEAF,
                     hashes_per_second=HASHES_PER_CORE * usable_cores() if options.root else None,
                 ),
                 known=home.known_peers(wall),

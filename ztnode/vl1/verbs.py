@@ -161,7 +161,7 @@ def on_whois(core: Vl1Core, arrival: Arrival) -> None:
         core.counters["drop_rate_whois"] += 1
         return
     identities: list[Identity] = []
-    for address in parse_whois(arrival.payload)[:MAX_WHOIS]:
+    for address in parse_whois(arrival.payload[: 5 * MAX_WHOIS]):
         if address == core.identity.address:
             identities.append(core.identity.without_secret())
         elif (known := core.topology.by_address.get(address)) is not None:

@@ -20,8 +20,8 @@ def build_whois(addresses: Iterable[int]) -> bytes:
 
 def parse_whois(payload: Buffer) -> list[int]:
     """The addresses asked for. WireError if there is none; an incomplete last one is ignored, as the reference does."""
-    reader = Reader(payload)
-    addresses = [reader.address() for _ in range(len(payload) // 5)]
+    data = bytes(payload)
+    addresses = [int.from_bytes(data[at : at + 5], "big") for at in range(0, len(data) - 4, 5)]
     if not addresses:
         raise WireError("a WHOIS for nobody")
     return addresses
