@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ztclient.datagrams import DatagramSocket
     from ztclient.launch import run
     from ztclient.listener import Listener
+    from ztclient.patching import patch
     from ztclient.web import HTTPConnection, HTTPSConnection, HTTPServer
 
 # ztclient.socket and its like: see there.
@@ -56,6 +57,7 @@ __all__ = [
     "Worker",
     "create_connection",
     "create_server",
+    "patch",
     "run",
 ]
 
@@ -95,6 +97,10 @@ def __getattr__(name: str) -> Any:
         return getattr(web, name)
     if name == "socket":
         return importlib.import_module("ztclient.socket")
+    if name == "patch":
+        from ztclient.patching import patch
+
+        return patch
     if name == "run":
         from ztclient.launch import run
 

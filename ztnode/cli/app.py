@@ -25,6 +25,7 @@ COMMANDS = {
     "status": "ztnode.cli.network_commands:status",
     "ping": "ztnode.cli.ping_command:ping",
     "call": "ztnode.cli.call_command:call",
+    "exec": "ztnode.cli.exec_command:execute",
     "forward": "ztnode.cli.forward_commands:forward",
     "expose": "ztnode.cli.forward_commands:expose",
     "nc": "ztnode.cli.nc_command:nc",

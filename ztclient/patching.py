@@ -1,0 +1,131 @@
+"""``with ztclient.patch():`` unchanged Python code reaches the overlay; all other addresses as before."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket as standard
+import threading
+import time
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+
+from ztclient import sockets
+from ztclient.node import Node
+
+ROUTES_SECONDS: Final = 2.0
+"""For how long the node's routes are believed."""
+
+_Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Routes:
+    """What the joined networks of a node lead to. A default route is no reason to take a connection from the host."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._targets: list[_Network] = []
+        self._own: set[str] = set()
+
+    def leads_to(self, address: Any) -> bool:
+        """Whether a socket's address lies on the overlay. Raises OSError when the node does not answer."""
+        ip = _numeric(address)
+        if ip is None or ip.is_loopback or ip.is_unspecified:
+            return False
+        self._refresh()
+        return any(ip.version == target.version and ip in target for target in self._targets)
+
+    def are_own(self, address: Any) -> bool:
+        """Whether it is a managed address of the node. Raises OSError when the node does not answer."""
+        ip = _numeric(address)
+        if ip is None or ip.is_loopback or ip.is_unspecified:
+            return False
+        self._refresh()
+        return str(ip) in self._own
+
+    def _refresh(self) -> None:
+        with self._lock:
+            if time.monotonic() < self._until:
+                return
+            networks = self.node.networks()
+            texts = {route.target for network in networks for route in network.routes}
+            texts.update(address for network in networks for address in network.addresses)
+            targets = [ipaddress.ip_network(text, strict=False) for text in texts]
+            self._targets = [target for target in targets if target.prefixlen]
+            self._own = {address.partition("/")[0] for network in networks for address in network.addresses}
+            self._until = time.monotonic() + ROUTES_SECONDS
+
+
+class patch:
+    """While it is entered, ``socket.socket`` makes TCP connections to addresses of the node's managed routes over the
+    overlay, and listens there on the node's managed addresses; every other address is the host's, as before. Code that
+    makes its sockets in Python is covered, on asyncio's own loop too, which is not held up; code that makes them in C,
+    such as uvloop and grpc, is not: see ``ztclient.aio``. UDP to such an address is refused (EOPNOTSUPP) rather than
+    sent to the host's network: see ``ztclient.socket``.
+
+    ``node``: a Node or its address; left out, it is found. A context manager, for the whole process; ``start`` does it
+    for good.
+    """
+
+    def __init__(self, node: Node | str | None = None) -> None:
+        self._node = node
+        self._original: Any = None
+
+    def start(self) -> None:
+        """Until ``stop``. Raises NodeUnavailableError where no node is found, RuntimeError when patched already."""
+        if self._original is not None or issubclass(standard.socket, sockets.socket):
+            raise RuntimeError("socket is patched already")
+        node = self._node if isinstance(self._node, Node) else Node(self._node)
+        self._original = standard.socket
+        standard.socket = _routed(Routes(node))  # type: ignore[misc]
+
+    def stop(self) -> None:
+        """Sockets that were made meanwhile stay what they are."""
+        if self._original is not None:
+            standard.socket, self._original = self._original, None  # type: ignore[misc]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _routed(routes: Routes) -> type[sockets.socket]:
+    class RoutedSocket(sockets.socket):
+        """Of the overlay or of the host, as the address has it."""
+
+        node = staticmethod(lambda: routes.node)
+
+        def _on_overlay(self, address: Any) -> bool:
+            if not self._overlay or not routes.leads_to(address):
+                return False
+            if self.type != standard.SOCK_STREAM:
+                raise OSError(errno.EOPNOTSUPP, f"{address[0]} is on the overlay: use ztclient.socket for UDP to it")
+            return True
+
+        def _binds_on_overlay(self, address: Any) -> bool:
+            return self._overlay and self.type == standard.SOCK_STREAM and routes.are_own(address)
+
+        def sendto(self, data: Any, *arguments: Any) -> int:
+            """As the standard one."""
+            self._on_overlay(arguments[-1])
+            return super().sendto(data, *arguments)
+
+    RoutedSocket.__name__ = RoutedSocket.__qualname__ = "socket"
+    return RoutedSocket
+
+
+def _numeric(address: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP of an Internet address; None for a name and for addresses of other families."""
+    if not isinstance(address, tuple) or not address or not isinstance(address[0], str):
+        return None
+    try:
+        return ipaddress.ip_address(address[0].partition("%")[0])
+    except ValueError:
+        return None

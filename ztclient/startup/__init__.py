@@ -1,0 +1,1 @@
+"""What ``ztnode exec`` puts on PYTHONPATH: Python runs ``sitecustomize`` before the program."""
