@@ -17,7 +17,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ztclient.errors import AuthenticationError, Error, JoinTimeoutError, NodeUnavailableError, NotFoundError
-from ztclient.model import ManagedAddress, Network, Path, Peer, Route, Status, Worker
+from ztclient.model import ManagedAddress, Network, Path, Peer, Route, Status, Whois, Worker
 from ztclient.node import DEFAULT_TIMEOUT, Node
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ __all__ = [
     "Peer",
     "Route",
     "Status",
+    "Whois",
     "Worker",
     "create_connection",
     "create_server",

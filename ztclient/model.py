@@ -94,6 +94,22 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Whois:
+    """Who has an overlay address. ``public_identity`` is empty and ``peer`` None while the node has not met it;
+    ``gateway`` is the next hop whose member this is, where a managed route leads over one, else None; ``name`` is what
+    the network's controller calls the member, empty on every other node."""
+
+    ip: str
+    nwid: str
+    address: str
+    mac: str
+    name: str
+    gateway: str | None
+    public_identity: str
+    peer: Peer | None
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     """One stack worker process."""
 
@@ -151,6 +167,20 @@ def peer(message: pb.Peer) -> Peer:
         latency_ms=round(times.seconds(message.latency) * 1e3, 6) if message.HasField("latency") else None,
         direct=message.direct,
         paths=tuple(_path(path) for path in message.paths),
+    )
+
+
+def whois(ip: str, message: pb.WhoisResponse) -> Whois:
+    """A Whois from its message."""
+    return Whois(
+        ip=ip,
+        nwid=message.network_id,
+        address=message.address,
+        mac=message.mac,
+        name=message.member_name,
+        gateway=message.gateway or None,
+        public_identity=message.public_identity,
+        peer=peer(message.peer) if message.HasField("peer") else None,
     )
 
 

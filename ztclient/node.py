@@ -123,6 +123,18 @@ class Node:
         control = self.control
         return [model.peer(each) for each in control.entries(control.stub.ListPeers, pb.ListPeersRequest())]
 
+    def whois(self, ip: str, *, nwid: str | int | None = None) -> model.Whois:
+        """Who has an address on a network, on ``nwid`` alone or where a route leads to it.
+
+        Raises OSError (EHOSTUNREACH: nobody answers for it, ENETUNREACH...), socket.gaierror for a name.
+        """
+        from ztclient.v1 import node_pb2 as pb
+
+        control = self.control
+        address = _numeric(ip)
+        request = pb.WhoisRequest(ip=address, network_id="" if nwid is None else network_id(nwid))
+        return model.whois(address, control.call(control.stub.Whois, request))
+
     def join(
         self,
         nwid: str | int,

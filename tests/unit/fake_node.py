@@ -30,6 +30,7 @@ from ztnode.node.api import (
     PathInfo,
     PeerInfo,
     RouteInfo,
+    Whois,
     WorkerInfo,
 )
 from ztnode.worker.handoff_server import JOINED
@@ -292,6 +293,13 @@ class FakeNode:
         self.listeners[number] = listener
         self.overlay[bound] = listener.getsockname()
         return number, bound
+
+    async def whois(self, ip: str, *, nwid: int | None = None) -> Whois:
+        if ip.startswith("192.0.2."):
+            raise DialError(errno.EHOSTUNREACH, f"no answer to ARP for {ip}")
+        if ip != "10.121.15.99":
+            return Whois(ip, "10.121.0.1", NWID, 0x32BAE9D3F1F2, 0x99937780CD, "", None, "")
+        return Whois(ip, None, NWID, 0x32BAE9D3F1F2, 0x3A46F1BF30, "3a46f1bf30:0:" + "cd" * 64, self.peers()[1], "bo")
 
     async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
         raise DialError(errno.EOPNOTSUPP, "this overlay carries no datagrams")

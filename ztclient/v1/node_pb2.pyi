@@ -1232,3 +1232,73 @@ class CaptureResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CaptureResponse: _TypeAlias = CaptureResponse  # noqa: Y015
+
+@_typing.final
+class WhoisRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_FIELD_NUMBER: _builtins.int
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    ip: _builtins.str
+    """IP."""
+    network_id: _builtins.str
+    """16 hex digits: on this network alone. Empty: by whichever network has the longest matching route."""
+    def __init__(
+        self,
+        *,
+        ip: _builtins.str = ...,
+        network_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhoisRequest: _TypeAlias = WhoisRequest  # noqa: Y015
+
+@_typing.final
+class WhoisResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
+    PUBLIC_IDENTITY_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    MEMBER_NAME_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    network_id: _builtins.str
+    """16 hex digits."""
+    address: _builtins.str
+    """The member's ZeroTier address, 10 hex digits."""
+    mac: _builtins.str
+    """The member's MAC on the network, six hexadecimal pairs with colons."""
+    public_identity: _builtins.str
+    """Its public identity as text; empty while this node has not met it."""
+    member_name: _builtins.str
+    """The name that the network's controller knows it by; empty on every other node."""
+    gateway: _builtins.str
+    """The gateway whose member this is, where a managed route leads to the address over one (IP); else empty."""
+    @_builtins.property
+    def peer(self) -> Global___Peer:
+        """How it is reached; absent while this node has not met it."""
+
+    def __init__(
+        self,
+        *,
+        network_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        mac: _builtins.str = ...,
+        public_identity: _builtins.str = ...,
+        peer: Global___Peer | None = ...,
+        member_name: _builtins.str = ...,
+        gateway: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "gateway", b"gateway", "mac", b"mac", "member_name", b"member_name", "network_id", b"network_id", "peer", b"peer", "public_identity", b"public_identity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhoisResponse: _TypeAlias = WhoisResponse  # noqa: Y015

@@ -11,8 +11,9 @@ from ztclient import times
 from ztclient.forms import numeric_ip
 from ztclient.v1 import node_pb2 as pb
 from ztnode.control.failure import invalid
-from ztnode.node.api import Handoff, JoinState, NetworkInfo, NodeStatus, PathInfo, PeerInfo, WorkerInfo
+from ztnode.node.api import Handoff, JoinState, NetworkInfo, NodeStatus, PathInfo, PeerInfo, Whois, WorkerInfo
 from ztnode.wire.address import format_address, format_nwid, parse_nwid
+from ztnode.wire.mac import format_mac
 
 _NETWORK_STATES = {
     JoinState.REQUESTING: pb.NETWORK_STATE_REQUESTING,
@@ -111,6 +112,19 @@ def peer(info: PeerInfo) -> pb.Peer:
         latency=_known(info.latency_ms / 1000),
         direct=info.direct,
         paths=[_path(path) for path in info.paths],
+    )
+
+
+def whois(info: Whois) -> pb.WhoisResponse:
+    """Who has an address, as a message."""
+    return pb.WhoisResponse(
+        network_id=format_nwid(info.nwid),
+        address=format_address(info.address),
+        mac=format_mac(info.mac),
+        public_identity=info.public_identity,
+        peer=None if info.peer is None else peer(info.peer),
+        member_name=info.name,
+        gateway=info.gateway or "",
     )
 
 

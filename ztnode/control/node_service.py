@@ -135,6 +135,11 @@ class NodeService(rpc.NodeServiceServicer):
             async for block in blocks:
                 yield pb.CaptureResponse(pcapng=block)
 
+    @unary
+    async def Whois(self, request: pb.WhoisRequest, context: Context) -> pb.WhoisResponse:
+        found = await self._node.whois(convert.ip_address(request.ip), nwid=self._joined(request.network_id))
+        return convert.whois(found)
+
     def _network(self, nwid: int) -> NetworkInfo:
         info = self._node.network(nwid)
         if info is None:

@@ -75,6 +75,22 @@ class PeerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Whois:
+    """Who has an overlay address. ``gateway``: the managed route's next hop, whose member this is then; None where it
+    is the address's own. ``public_identity`` and ``peer`` are empty and None while the node has not met it; ``name`` is
+    what this node, where it is the network's controller, knows the member by."""
+
+    ip: str
+    gateway: str | None
+    nwid: int
+    mac: int
+    address: int
+    public_identity: str
+    peer: PeerInfo | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """One stack worker process."""
 
@@ -159,6 +175,9 @@ class NodeApi(Protocol):
     async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
         """A UDP socket bound to a managed address (None: all of them), port 0: any; ``worker/datagrams.py`` describes
         what its client gets. Raises DialError."""
+
+    async def whois(self, ip: str, *, nwid: int | None = None) -> Whois:
+        """Who has an address on a network. Raises DialError when nobody answers for it."""
 
     async def accept(self, listener: int) -> Handoff:
         """The next connection, waiting for it. Raises DialError when the listener is closed, KeyError if unknown."""

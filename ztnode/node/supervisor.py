@@ -350,6 +350,13 @@ class Supervisor:
         request = protocol.Ping(next(self._ids), host, self._index(nwid), size, timeout)
         return (await self._ask(self._slots[0], request, protocol.Pong, timeout=timeout)).seconds
 
+    async def find_neighbour(
+        self, host: str, *, nwid: int | None = None, timeout: float = 3.0
+    ) -> protocol.NeighbourFound:
+        """Who is asked for packets to ``host``. Raises DialError."""
+        request = protocol.FindNeighbour(next(self._ids), host, self._index(nwid), timeout)
+        return await self._ask(self._slots[0], request, protocol.NeighbourFound, timeout=timeout)
+
     async def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncGenerator[bytes, None]:
         """The network's Ethernet frames as pcapng, in pieces of whole blocks, from now on and until the network goes.
 

@@ -220,6 +220,7 @@ class WorkerProcess:
                 | protocol.Accepted()
                 | protocol.UdpOpened()
                 | protocol.Pong()
+                | protocol.NeighbourFound()
                 | protocol.Failed()
             ):
                 answer = self._answers.get(message.id)

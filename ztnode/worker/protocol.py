@@ -117,6 +117,17 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class FindNeighbour:
+    """Node → worker: who is asked for packets to ``host``, within ``timeout`` seconds. Answer: NeighbourFound or
+    Failed."""
+
+    id: int
+    host: str
+    index: int | None
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Node → worker: forget request ``id`` if it is not answered yet; close listener ``id``. No answer."""
 
@@ -190,6 +201,17 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
+class NeighbourFound:
+    """Worker → node: the way to the host leads over this network, to the neighbour with this ``address`` (the host
+    itself, or a gateway) and MAC."""
+
+    id: int
+    index: int
+    address: str
+    mac: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Worker → node: request ``id`` failed; ``errno`` as the kernel would give it, ``reason`` for a person."""
 
@@ -220,10 +242,10 @@ class Dying:
     reason: str
 
 
-Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping
+Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping | FindNeighbour
 ToWorker: TypeAlias = PortUp | PortDown | Request | Cancel | Renew | Withdraw
-ToNode: TypeAlias = Ready | Dialled | Listening | Accepted | UdpOpened | Pong | Failed | Stats | Trouble | Dying
-Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | Failed
+Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | NeighbourFound | Failed
+ToNode: TypeAlias = Ready | Answer | Stats | Trouble | Dying
 Message: TypeAlias = ToWorker | ToNode
 
 _TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_args(Message)}
