@@ -17,7 +17,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ztclient.errors import AuthenticationError, Error, JoinTimeoutError, NodeUnavailableError, NotFoundError
-from ztclient.model import ManagedAddress, Network, Path, Peer, Route, Status, Whois, Worker
+from ztclient.model import Connection, ManagedAddress, Network, Path, Peer, Route, Status, Whois, Worker
 from ztclient.node import DEFAULT_TIMEOUT, Node
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuthenticationError",
+    "Connection",
     "Error",
     "HTTPConnection",
     "HTTPSConnection",

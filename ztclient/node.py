@@ -123,6 +123,14 @@ class Node:
         control = self.control
         return [model.peer(each) for each in control.entries(control.stub.ListPeers, pb.ListPeersRequest())]
 
+    def connections(self) -> list[model.Connection]:
+        """The TCP connections of the overlay with their figures, in the order of their ends."""
+        from ztclient.v1 import node_pb2 as pb
+
+        control = self.control
+        request = pb.ListConnectionsRequest()
+        return [model.connection(each) for each in control.entries(control.stub.ListConnections, request)]
+
     def whois(self, ip: str, *, nwid: str | int | None = None) -> model.Whois:
         """Who has an address on a network, on ``nwid`` alone or where a route leads to it.
 

@@ -22,6 +22,7 @@ import uvloop
 from ztclient.loopback import reset_on_close
 from ztnode.control.server import ControlServer, TcpOptions, node_service
 from ztnode.node.api import (
+    ConnectionInfo,
     DialError,
     Handoff,
     JoinState,
@@ -300,6 +301,24 @@ class FakeNode:
         if ip != "10.121.15.99":
             return Whois(ip, "10.121.0.1", NWID, 0x32BAE9D3F1F2, 0x99937780CD, "", None, "")
         return Whois(ip, None, NWID, 0x32BAE9D3F1F2, 0x3A46F1BF30, "3a46f1bf30:0:" + "cd" * 64, self.peers()[1], "bo")
+
+    async def connections(self) -> Sequence[ConnectionInfo]:
+        figures = {
+            **dict.fromkeys(("mss", "cwnd", "send_window", "unsent", "unacked", "receive_window", "retransmits"), 1000),
+            "timeouts": 1,
+            "rtt": 0.0125,
+            "rttvar": 0.001,
+            "rto": 0.2,
+            "ssthresh": 1 << 31,
+            "pacing_rate": 0.0,
+            "state": "ESTABLISHED",
+            "congestion": "cubic",
+            "phase": "OPEN",
+            "index": 0,
+            "local": [IP, 50000],
+        }
+        ports = range(1500, 0, -1)
+        return [ConnectionInfo(0, {**figures, "remote": ["10.121.15.99", port]}) for port in ports]
 
     async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
         raise DialError(errno.EOPNOTSUPP, "this overlay carries no datagrams")

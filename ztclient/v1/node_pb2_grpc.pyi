@@ -146,6 +146,11 @@ class NodeServiceStub:
     INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
     DEADLINE_EXCEEDED (ETIMEDOUT).
     """
+    ListConnections: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListConnectionsRequest, _node_pb2.ListConnectionsResponse]
+    """The TCP connections of the overlay with their figures, in the order of their ends.
+
+    INVALID_ARGUMENT for a page token that is not from this node.
+    """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -235,6 +240,11 @@ class NodeServiceAsyncStub(NodeServiceStub):
 
     INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
     DEADLINE_EXCEEDED (ETIMEDOUT).
+    """
+    ListConnections: _aio.UnaryUnaryMultiCallable[_node_pb2.ListConnectionsRequest, _node_pb2.ListConnectionsResponse]  # type: ignore[assignment]
+    """The TCP connections of the overlay with their figures, in the order of their ends.
+
+    INVALID_ARGUMENT for a page token that is not from this node.
     """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -406,6 +416,17 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
         DEADLINE_EXCEEDED (ETIMEDOUT).
+        """
+
+    @_abc_1.abstractmethod
+    def ListConnections(
+        self,
+        request: _node_pb2.ListConnectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ListConnectionsResponse, _abc.Awaitable[_node_pb2.ListConnectionsResponse]]:
+        """The TCP connections of the overlay with their figures, in the order of their ends.
+
+        INVALID_ARGUMENT for a page token that is not from this node.
         """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,7 +7,7 @@ import datetime
 import click
 
 import ztclient
-from ztclient.forms import numeric_ip, without_brackets
+from ztclient.forms import format_host_port, numeric_ip, without_brackets
 from ztnode.cli.common import (
     NWID,
     SECONDS,
@@ -123,6 +123,35 @@ def peers(node: ztclient.Node, as_json: bool) -> None:
             for peer in found
         ],
         empty="no peer is known yet",
+    )
+
+
+@click.command(short_help="List the TCP connections.", epilog=example("ztnode connections"))
+@json_option
+@node_option
+def connections(node: ztclient.Node, as_json: bool) -> None:
+    """List the TCP connections of the overlay with the figures that ss -ti shows of the kernel's."""
+    found = node.connections()
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("STATE", "LOCAL", "REMOTE", "RTT", "CWND", "UNACKED", "UNSENT", "RETRANS", "CONTROL"),
+        [
+            (
+                each.state,
+                format_host_port(*each.local),
+                format_host_port(*each.remote),
+                "-" if each.rtt_ms is None else f"{each.rtt_ms:.1f} ms",
+                each.cwnd,
+                each.unacked,
+                each.unsent,
+                each.retransmits,
+                each.congestion,
+            )
+            for each in found
+        ],
+        empty="there is no connection",
     )
 
 

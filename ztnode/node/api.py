@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ztnode.wire.endpoint import Endpoint
 
@@ -88,6 +88,15 @@ class Whois:
     public_identity: str
     peer: PeerInfo | None
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """One TCP connection of the overlay: the worker that has it, and ``figures`` of
+    ``netstack/tcp/connection_info.py``, with ``local`` and ``remote`` (IP and port) and ``index`` of the network."""
+
+    worker: int
+    figures: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +187,9 @@ class NodeApi(Protocol):
 
     async def whois(self, ip: str, *, nwid: int | None = None) -> Whois:
         """Who has an address on a network. Raises DialError when nobody answers for it."""
+
+    async def connections(self) -> Sequence[ConnectionInfo]:
+        """The TCP connections of the overlay, in no order. Raises DialError."""
 
     async def accept(self, listener: int) -> Handoff:
         """The next connection, waiting for it. Raises DialError when the listener is closed, KeyError if unknown."""

@@ -24,6 +24,7 @@ from ztnode.hookspecs import Datagrams, StateStore, Transport
 from ztnode.node import interfaces, snapshots
 from ztnode.node.administration import Administration
 from ztnode.node.api import (
+    ConnectionInfo,
     DialError,
     Handoff,
     JoinState,
@@ -488,6 +489,10 @@ class Node:
             peer=next((each for each in self.peers() if each.address == address), None),
             name=name,
         )
+
+    async def connections(self) -> Sequence[ConnectionInfo]:
+        """See NodeApi."""
+        return await self._supervisor.connections()
 
     async def accept(self, listener: int) -> Handoff:
         """See NodeApi."""

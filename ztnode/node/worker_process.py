@@ -221,6 +221,7 @@ class WorkerProcess:
                 | protocol.UdpOpened()
                 | protocol.Pong()
                 | protocol.NeighbourFound()
+                | protocol.ConnectionList()
                 | protocol.Failed()
             ):
                 answer = self._answers.get(message.id)

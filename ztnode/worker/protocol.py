@@ -128,6 +128,14 @@ class FindNeighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class ListConnections:
+    """Node → worker: the figures of its TCP connections, without the ``first`` ones. Answer: ConnectionList."""
+
+    id: int
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Node → worker: forget request ``id`` if it is not answered yet; close listener ``id``. No answer."""
 
@@ -212,6 +220,16 @@ class NeighbourFound:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionList:
+    """Worker → node: some connections, each as JSON: ``index`` of the network, ``local``, ``remote``, and what
+    ``netstack/tcp/connection_info.py`` describes. ``more``: these are not the last ones."""
+
+    id: int
+    connections: tuple[str, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Worker → node: request ``id`` failed; ``errno`` as the kernel would give it, ``reason`` for a person."""
 
@@ -242,9 +260,9 @@ class Dying:
     reason: str
 
 
-Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping | FindNeighbour
+Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping | FindNeighbour | ListConnections
 ToWorker: TypeAlias = PortUp | PortDown | Request | Cancel | Renew | Withdraw
-Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | NeighbourFound | Failed
+Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | NeighbourFound | ConnectionList | Failed
 ToNode: TypeAlias = Ready | Answer | Stats | Trouble | Dying
 Message: TypeAlias = ToWorker | ToNode
 

@@ -6,6 +6,7 @@ Each object that waits for the stack is the ``owner`` of what it waits for: the 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 from collections import deque
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ztnode.netstack.tcp.connection import TcpConnection
     from ztnode.worker.handoff_server import HandoffServer
 
+CONNECTIONS_AT_ONCE: Final = 256
+"""In one list; ten thousand would hold up the loop, and a message has its bound."""
 MAX_REQUESTS: Final = 16384
 """Requests under way, listeners included."""
 
@@ -277,6 +280,8 @@ class Requests:
                     self._ping(message)
                 case protocol.FindNeighbour():
                     self._find_neighbour(message)
+                case protocol.ListConnections():
+                    self._list_connections(message)
         except (OSError, ValueError) as error:
             number = getattr(error, "errno", None) or errno.EINVAL
             target = (message.host, getattr(message, "port", None)) if hasattr(message, "host") else ("", None)
@@ -328,6 +333,15 @@ class Requests:
         if not finding.answered:
             self._open[message.id] = finding
             self._timed.add(finding)
+
+    def _list_connections(self, message: protocol.ListConnections) -> None:
+        connections = self.host.stack.tcp.connections()
+        last = message.first + CONNECTIONS_AT_ONCE
+        texts = tuple(
+            json.dumps({"index": each.port_index, "local": each.local, "remote": each.remote, **each.info()})
+            for each in connections[message.first : last]
+        )
+        self.host.send(protocol.ConnectionList(message.id, texts, len(connections) > last))
 
     def close(self) -> None:
         """The worker ends: cancel everything."""

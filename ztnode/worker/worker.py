@@ -265,6 +265,7 @@ class Worker:
                 | protocol.OpenUdp()
                 | protocol.Ping()
                 | protocol.FindNeighbour()
+                | protocol.ListConnections()
             ):
                 self._requests.handle(message)
             case _:

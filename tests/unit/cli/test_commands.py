@@ -462,3 +462,13 @@ def test_whois(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) ->
     assert "no answer to ARP" in capsys.readouterr().err
     assert run(["whois", HOST, "--network", OTHER]) == 1
     assert "not joined" in capsys.readouterr().err
+
+
+def test_connections(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json(capsys, "connections")
+    assert [each["remote"][1] for each in found] == list(range(1, 1501)), "more than a page"
+    assert found[0]["rtt_ms"] == 12.5
+    assert found[0]["ssthresh"] is None
+    assert run(["connections"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:5] == ["ESTABLISHED", f"{IP}:50000", f"{HOST}:1", "12.5", "ms"]
