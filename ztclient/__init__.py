@@ -18,7 +18,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ztclient.errors import AuthenticationError, Error, JoinTimeoutError, NodeUnavailableError, NotFoundError
-from ztclient.model import ManagedAddress, Network, Path, Peer, Route, Status, Worker
+from ztclient.model import Connection, ManagedAddress, Network, Path, Peer, Route, Status, Whois, Worker
 from ztclient.node import DEFAULT_TIMEOUT, Node
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 __all__ = [
     "AuthenticationError",
+    "Connection",
     "DatagramSocket",
     "Error",
     "HTTPConnection",
@@ -54,6 +55,7 @@ __all__ = [
     "Peer",
     "Route",
     "Status",
+    "Whois",
     "Worker",
     "create_connection",
     "create_server",

@@ -94,6 +94,48 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Connection:
+    """A TCP connection of the overlay with its figures: times in milliseconds, None while unknown, sizes in bytes;
+    ``ssthresh`` None: none yet; ``pacing_rate`` in bytes a second, 0: the window alone decides."""
+
+    local: tuple[str, int]
+    remote: tuple[str, int]
+    state: str
+    worker: int
+    congestion: str
+    phase: str
+    rtt_ms: float | None
+    rtt_variation_ms: float | None
+    rto_ms: float
+    mss: int
+    cwnd: int
+    ssthresh: int | None
+    pacing_rate: float
+    send_window: int
+    unsent: int
+    unacked: int
+    receive_window: int
+    retransmits: int
+    timeouts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Whois:
+    """Who has an overlay address. ``public_identity`` is empty and ``peer`` None while the node has not met it;
+    ``gateway`` is the next hop whose member this is, where a managed route leads over one, else None; ``name`` is what
+    the network's controller calls the member, empty on every other node."""
+
+    ip: str
+    nwid: str
+    address: str
+    mac: str
+    name: str
+    gateway: str | None
+    public_identity: str
+    peer: Peer | None
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     """One stack worker process."""
 
@@ -151,6 +193,46 @@ def peer(message: pb.Peer) -> Peer:
         latency_ms=round(times.seconds(message.latency) * 1e3, 6) if message.HasField("latency") else None,
         direct=message.direct,
         paths=tuple(_path(path) for path in message.paths),
+    )
+
+
+def connection(message: pb.TcpConnection) -> Connection:
+    """A Connection from its message."""
+    known = message.HasField("rtt")
+    return Connection(
+        local=(message.local.ip, message.local.port),
+        remote=(message.remote.ip, message.remote.port),
+        state=message.state,
+        worker=message.worker,
+        congestion=message.congestion,
+        phase=message.phase,
+        rtt_ms=round(times.seconds(message.rtt) * 1e3, 6) if known else None,
+        rtt_variation_ms=round(times.seconds(message.rtt_variation) * 1e3, 6) if known else None,
+        rto_ms=round(times.seconds(message.rto) * 1e3, 6),
+        mss=message.mss,
+        cwnd=message.cwnd,
+        ssthresh=message.ssthresh or None,
+        pacing_rate=message.pacing_rate,
+        send_window=message.send_window,
+        unsent=message.unsent,
+        unacked=message.unacked,
+        receive_window=message.receive_window,
+        retransmits=message.retransmits,
+        timeouts=message.timeouts,
+    )
+
+
+def whois(ip: str, message: pb.WhoisResponse) -> Whois:
+    """A Whois from its message."""
+    return Whois(
+        ip=ip,
+        nwid=message.network_id,
+        address=message.address,
+        mac=message.mac,
+        name=message.member_name,
+        gateway=message.gateway or None,
+        public_identity=message.public_identity,
+        peer=peer(message.peer) if message.HasField("peer") else None,
     )
 
 

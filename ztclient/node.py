@@ -86,6 +86,26 @@ class Node(NamedNode):
         control = self.control
         return [model.peer(each) for each in control.entries(control.stub.ListPeers, pb.ListPeersRequest())]
 
+    def connections(self) -> list[model.Connection]:
+        """The TCP connections of the overlay with their figures, in the order of their ends."""
+        from ztclient.v1 import node_pb2 as pb
+
+        control = self.control
+        request = pb.ListConnectionsRequest()
+        return [model.connection(each) for each in control.entries(control.stub.ListConnections, request)]
+
+    def whois(self, ip: str, *, nwid: str | int | None = None) -> model.Whois:
+        """Who has an address on a network, on ``nwid`` alone or where a route leads to it.
+
+        Raises OSError (EHOSTUNREACH: nobody answers for it, ENETUNREACH...), socket.gaierror for a name.
+        """
+        from ztclient.v1 import node_pb2 as pb
+
+        control = self.control
+        address = numeric(ip)
+        request = pb.WhoisRequest(ip=address, network_id="" if nwid is None else network_id(nwid))
+        return model.whois(address, control.call(control.stub.Whois, request))
+
     def join(
         self,
         nwid: str | int,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.system.harness import PORT, Overlay, content, ipv4
+from ztclient.controller import Controller
 from ztnode.embedded import EmbeddedMember
 
 
@@ -104,3 +105,24 @@ def test_the_expose_names_the_peer_and_passes_its_reset_on(
     connected.close()
     with far, pytest.raises(ConnectionResetError):
         far.recv(1)
+
+
+def test_whois_names_the_member_behind_an_address(
+    overlay: Overlay, carrier: tuple[EmbeddedMember, str, int, int]
+) -> None:
+    address = overlay.beta.node.status().address
+    found = carrier[0].node.whois(ipv4(overlay.beta, overlay.nwid))
+    assert (found.address, found.nwid, found.name) == (address, overlay.nwid, "")
+    assert found.public_identity == overlay.beta.node.status().public_identity
+    assert found.peer is not None
+    own = carrier[0].node.whois(carrier[1])
+    assert own.address == carrier[0].node.status().address
+    controller = overlay.network.controller.node
+    Controller(controller).update_member(overlay.nwid, address, name="beta's")
+    controller.join(overlay.nwid, 30)
+    try:
+        own_ip = controller.ips(overlay.nwid)[0]
+        assert overlay.beta.node.whois(own_ip).address == controller.status().address
+        assert controller.whois(ipv4(overlay.beta, overlay.nwid)).name == "beta's"
+    finally:
+        controller.leave(overlay.nwid)

@@ -23,6 +23,7 @@ from ztclient import records
 from ztclient.loopback import reset_on_close
 from ztnode.control.server import ControlServer, TcpOptions, node_service
 from ztnode.node.api import (
+    ConnectionInfo,
     DialError,
     Handoff,
     JoinState,
@@ -31,6 +32,7 @@ from ztnode.node.api import (
     PathInfo,
     PeerInfo,
     RouteInfo,
+    Whois,
     WorkerInfo,
 )
 from ztnode.worker.handoff_server import JOINED
@@ -293,6 +295,31 @@ class FakeNode:
         self.listeners[number] = listener
         self.overlay[bound] = listener.getsockname()
         return number, bound
+
+    async def whois(self, ip: str, *, nwid: int | None = None) -> Whois:
+        if ip.startswith("192.0.2."):
+            raise DialError(errno.EHOSTUNREACH, f"no answer to ARP for {ip}")
+        if ip != "10.121.15.99":
+            return Whois(ip, "10.121.0.1", NWID, 0x32BAE9D3F1F2, 0x99937780CD, "", None, "")
+        return Whois(ip, None, NWID, 0x32BAE9D3F1F2, 0x3A46F1BF30, "3a46f1bf30:0:" + "cd" * 64, self.peers()[1], "bo")
+
+    async def connections(self) -> Sequence[ConnectionInfo]:
+        figures = {
+            **dict.fromkeys(("mss", "cwnd", "send_window", "unsent", "unacked", "receive_window", "retransmits"), 1000),
+            "timeouts": 1,
+            "rtt": 0.0125,
+            "rttvar": 0.001,
+            "rto": 0.2,
+            "ssthresh": 1 << 31,
+            "pacing_rate": 0.0,
+            "state": "ESTABLISHED",
+            "congestion": "cubic",
+            "phase": "OPEN",
+            "index": 0,
+            "local": [IP, 50000],
+        }
+        ports = range(1500, 0, -1)
+        return [ConnectionInfo(0, {**figures, "remote": ["10.121.15.99", port]}) for port in ports]
 
     async def accept(self, listener: int) -> Handoff:
         sock = self.listeners[listener]

@@ -1476,3 +1476,227 @@ class CaptureResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CaptureResponse: _TypeAlias = CaptureResponse  # noqa: Y015
+
+@_typing.final
+class WhoisRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_FIELD_NUMBER: _builtins.int
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    ip: _builtins.str
+    """IP."""
+    network_id: _builtins.str
+    """16 hex digits: on this network alone. Empty: by whichever network has the longest matching route."""
+    def __init__(
+        self,
+        *,
+        ip: _builtins.str = ...,
+        network_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhoisRequest: _TypeAlias = WhoisRequest  # noqa: Y015
+
+@_typing.final
+class WhoisResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
+    PUBLIC_IDENTITY_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    MEMBER_NAME_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    network_id: _builtins.str
+    """16 hex digits."""
+    address: _builtins.str
+    """The member's ZeroTier address, 10 hex digits."""
+    mac: _builtins.str
+    """The member's MAC on the network, six hexadecimal pairs with colons."""
+    public_identity: _builtins.str
+    """Its public identity as text; empty while this node has not met it."""
+    member_name: _builtins.str
+    """The name that the network's controller knows it by; empty on every other node."""
+    gateway: _builtins.str
+    """The gateway whose member this is, where a managed route leads to the address over one (IP); else empty."""
+    @_builtins.property
+    def peer(self) -> Global___Peer:
+        """How it is reached; absent while this node has not met it."""
+
+    def __init__(
+        self,
+        *,
+        network_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        mac: _builtins.str = ...,
+        public_identity: _builtins.str = ...,
+        peer: Global___Peer | None = ...,
+        member_name: _builtins.str = ...,
+        gateway: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "gateway", b"gateway", "mac", b"mac", "member_name", b"member_name", "network_id", b"network_id", "peer", b"peer", "public_identity", b"public_identity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhoisResponse: _TypeAlias = WhoisResponse  # noqa: Y015
+
+@_typing.final
+class ListConnectionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many entries; 0: 1000, the most."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before; empty: from the beginning."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConnectionsRequest: _TypeAlias = ListConnectionsRequest  # noqa: Y015
+
+@_typing.final
+class ListConnectionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next request; empty: that was all."""
+    @_builtins.property
+    def connections(self) -> _containers.RepeatedCompositeFieldContainer[Global___TcpConnection]:
+        """In the order of their ends."""
+
+    def __init__(
+        self,
+        *,
+        connections: _abc.Iterable[Global___TcpConnection] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConnectionsResponse: _TypeAlias = ListConnectionsResponse  # noqa: Y015
+
+@_typing.final
+class TcpConnection(_message.Message):
+    """The figures of a TCP connection, in the words of RFC 9293 and its kin. Sizes in bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCAL_FIELD_NUMBER: _builtins.int
+    REMOTE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    CONGESTION_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    RTT_FIELD_NUMBER: _builtins.int
+    RTT_VARIATION_FIELD_NUMBER: _builtins.int
+    RTO_FIELD_NUMBER: _builtins.int
+    MSS_FIELD_NUMBER: _builtins.int
+    CWND_FIELD_NUMBER: _builtins.int
+    SSTHRESH_FIELD_NUMBER: _builtins.int
+    PACING_RATE_FIELD_NUMBER: _builtins.int
+    SEND_WINDOW_FIELD_NUMBER: _builtins.int
+    UNSENT_FIELD_NUMBER: _builtins.int
+    UNACKED_FIELD_NUMBER: _builtins.int
+    RECEIVE_WINDOW_FIELD_NUMBER: _builtins.int
+    RETRANSMITS_FIELD_NUMBER: _builtins.int
+    TIMEOUTS_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    """Of RFC 9293, section 3.3.2, e.g. "ESTABLISHED"."""
+    worker: _builtins.int
+    """The stack worker that has it."""
+    congestion: _builtins.str
+    """The congestion control's name."""
+    phase: _builtins.str
+    """OPEN, RECOVERY or LOSS."""
+    mss: _builtins.int
+    """Payload of a full segment."""
+    cwnd: _builtins.int
+    """Congestion window."""
+    ssthresh: _builtins.int
+    """Slow start threshold; 0: none yet."""
+    pacing_rate: _builtins.float
+    """Bytes a second; 0: the window alone decides."""
+    send_window: _builtins.int
+    """What the peer has room for."""
+    unsent: _builtins.int
+    """Written and not yet sent."""
+    unacked: _builtins.int
+    """Sent and not yet acknowledged."""
+    receive_window: _builtins.int
+    """What we have room for."""
+    retransmits: _builtins.int
+    """Retransmissions so far."""
+    timeouts: _builtins.int
+    """Retransmission time-outs so far."""
+    @_builtins.property
+    def local(self) -> Global___Endpoint:
+        """This node's end."""
+
+    @_builtins.property
+    def remote(self) -> Global___Endpoint:
+        """The peer's end."""
+
+    @_builtins.property
+    def rtt(self) -> _duration_pb2.Duration:
+        """Smoothed round-trip time; absent while unknown."""
+
+    @_builtins.property
+    def rtt_variation(self) -> _duration_pb2.Duration:
+        """Its variation."""
+
+    @_builtins.property
+    def rto(self) -> _duration_pb2.Duration:
+        """Retransmission time-out."""
+
+    def __init__(
+        self,
+        *,
+        local: Global___Endpoint | None = ...,
+        remote: Global___Endpoint | None = ...,
+        state: _builtins.str = ...,
+        worker: _builtins.int = ...,
+        congestion: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        rtt: _duration_pb2.Duration | None = ...,
+        rtt_variation: _duration_pb2.Duration | None = ...,
+        rto: _duration_pb2.Duration | None = ...,
+        mss: _builtins.int = ...,
+        cwnd: _builtins.int = ...,
+        ssthresh: _builtins.int = ...,
+        pacing_rate: _builtins.float = ...,
+        send_window: _builtins.int = ...,
+        unsent: _builtins.int = ...,
+        unacked: _builtins.int = ...,
+        receive_window: _builtins.int = ...,
+        retransmits: _builtins.int = ...,
+        timeouts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["local", b"local", "remote", b"remote", "rto", b"rto", "rtt", b"rtt", "rtt_variation", b"rtt_variation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["congestion", b"congestion", "cwnd", b"cwnd", "local", b"local", "mss", b"mss", "pacing_rate", b"pacing_rate", "phase", b"phase", "receive_window", b"receive_window", "remote", b"remote", "retransmits", b"retransmits", "rto", b"rto", "rtt", b"rtt", "rtt_variation", b"rtt_variation", "send_window", b"send_window", "ssthresh", b"ssthresh", "state", b"state", "timeouts", b"timeouts", "unacked", b"unacked", "unsent", b"unsent", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TcpConnection: _TypeAlias = TcpConnection  # noqa: Y015

@@ -117,6 +117,16 @@ class NodeServiceStub(object):
                 request_serializer=ztnode_dot_v1_dot_node__pb2.CaptureRequest.SerializeToString,
                 response_deserializer=ztnode_dot_v1_dot_node__pb2.CaptureResponse.FromString,
                 _registered_method=True)
+        self.Whois = channel.unary_unary(
+                '/ztnode.v1.NodeService/Whois',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.WhoisRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.WhoisResponse.FromString,
+                _registered_method=True)
+        self.ListConnections = channel.unary_unary(
+                '/ztnode.v1.NodeService/ListConnections',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.ListConnectionsRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.ListConnectionsResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer(object):
@@ -283,6 +293,26 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Whois(self, request, context):
+        """Who has an address on a network: the member, its identity, and how it is reached. Asks the network when that is not
+        known yet.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
+        DEADLINE_EXCEEDED (ETIMEDOUT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConnections(self, request, context):
+        """The TCP connections of the overlay with their figures, in the order of their ends.
+
+        INVALID_ARGUMENT for a page token that is not from this node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -365,6 +395,16 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Capture,
                     request_deserializer=ztnode_dot_v1_dot_node__pb2.CaptureRequest.FromString,
                     response_serializer=ztnode_dot_v1_dot_node__pb2.CaptureResponse.SerializeToString,
+            ),
+            'Whois': grpc.unary_unary_rpc_method_handler(
+                    servicer.Whois,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.WhoisRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.WhoisResponse.SerializeToString,
+            ),
+            'ListConnections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConnections,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.ListConnectionsRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.ListConnectionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -802,6 +842,60 @@ class NodeService(object):
             '/ztnode.v1.NodeService/Capture',
             ztnode_dot_v1_dot_node__pb2.CaptureRequest.SerializeToString,
             ztnode_dot_v1_dot_node__pb2.CaptureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Whois(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ztnode.v1.NodeService/Whois',
+            ztnode_dot_v1_dot_node__pb2.WhoisRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.WhoisResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConnections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ztnode.v1.NodeService/ListConnections',
+            ztnode_dot_v1_dot_node__pb2.ListConnectionsRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.ListConnectionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

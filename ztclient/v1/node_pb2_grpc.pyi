@@ -158,6 +158,18 @@ class NodeServiceStub:
 
     INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
     """
+    Whois: _grpc.UnaryUnaryMultiCallable[_node_pb2.WhoisRequest, _node_pb2.WhoisResponse]
+    """Who has an address on a network: the member, its identity, and how it is reached. Asks the network when that is not
+    known yet.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
+    DEADLINE_EXCEEDED (ETIMEDOUT).
+    """
+    ListConnections: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListConnectionsRequest, _node_pb2.ListConnectionsResponse]
+    """The TCP connections of the overlay with their figures, in the order of their ends.
+
+    INVALID_ARGUMENT for a page token that is not from this node.
+    """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -259,6 +271,18 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks.
 
     INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+    """
+    Whois: _aio.UnaryUnaryMultiCallable[_node_pb2.WhoisRequest, _node_pb2.WhoisResponse]  # type: ignore[assignment]
+    """Who has an address on a network: the member, its identity, and how it is reached. Asks the network when that is not
+    known yet.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
+    DEADLINE_EXCEEDED (ETIMEDOUT).
+    """
+    ListConnections: _aio.UnaryUnaryMultiCallable[_node_pb2.ListConnectionsRequest, _node_pb2.ListConnectionsResponse]  # type: ignore[assignment]
+    """The TCP connections of the overlay with their figures, in the order of their ends.
+
+    INVALID_ARGUMENT for a page token that is not from this node.
     """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -454,6 +478,30 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         """One network's decrypted Ethernet frames as a pcapng file, from now until cancelled. Concatenate the chunks.
 
         INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED).
+        """
+
+    @_abc_1.abstractmethod
+    def Whois(
+        self,
+        request: _node_pb2.WhoisRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.WhoisResponse, _abc.Awaitable[_node_pb2.WhoisResponse]]:
+        """Who has an address on a network: the member, its identity, and how it is reached. Asks the network when that is not
+        known yet.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
+        DEADLINE_EXCEEDED (ETIMEDOUT).
+        """
+
+    @_abc_1.abstractmethod
+    def ListConnections(
+        self,
+        request: _node_pb2.ListConnectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ListConnectionsResponse, _abc.Awaitable[_node_pb2.ListConnectionsResponse]]:
+        """The TCP connections of the overlay with their figures, in the order of their ends.
+
+        INVALID_ARGUMENT for a page token that is not from this node.
         """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,6 +22,8 @@ COMMANDS = {
     "networks": "ztnode.cli.network_commands:networks",
     "ips": "ztnode.cli.network_commands:ips",
     "peers": "ztnode.cli.network_commands:peers",
+    "connections": "ztnode.cli.network_commands:connections",
+    "whois": "ztnode.cli.network_commands:whois",
     "status": "ztnode.cli.network_commands:status",
     "ping": "ztnode.cli.ping_command:ping",
     "call": "ztnode.cli.call_command:call",

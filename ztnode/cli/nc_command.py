@@ -39,7 +39,9 @@ def nc(node: ztclient.Node, listen: bool, verbose: bool, wait: float, where: tup
     standard input ends that direction, the peer's end ends the command."""
     if len(where) != 2 and not (listen and len(where) == 1):
         raise click.UsageError("HOST and PORT, or -l and PORT")
-    port = click.IntRange(0 if listen else 1, 65535)(where[-1])
+    port = int(where[-1]) if where[-1].isascii() and where[-1].isdigit() else -1
+    if not (0 if listen else 1) <= port <= 65535:
+        raise click.UsageError(f"{where[-1]!r} is not a port")
     try:
         ip = "" if len(where) == 1 else numeric_ip(without_brackets(where[0]))
     except ValueError:

@@ -7,10 +7,12 @@ import datetime
 import click
 
 import ztclient
+from ztclient.forms import format_host_port, numeric_ip, without_brackets
 from ztnode.cli.common import (
     NWID,
     SECONDS,
     Failure,
+    Parameter,
     example,
     json_option,
     node_option,
@@ -122,6 +124,82 @@ def peers(node: ztclient.Node, as_json: bool) -> None:
         ],
         empty="no peer is known yet",
     )
+
+
+@click.command(short_help="List the TCP connections.", epilog=example("ztnode connections"))
+@json_option
+@node_option
+def connections(node: ztclient.Node, as_json: bool) -> None:
+    """List the TCP connections of the overlay with the figures that ss -ti shows of the kernel's."""
+    found = node.connections()
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("STATE", "LOCAL", "REMOTE", "RTT", "CWND", "UNACKED", "UNSENT", "RETRANS", "CONTROL"),
+        [
+            (
+                each.state,
+                format_host_port(*each.local),
+                format_host_port(*each.remote),
+                "-" if each.rtt_ms is None else f"{each.rtt_ms:.1f} ms",
+                each.cwnd,
+                each.unacked,
+                each.unsent,
+                each.retransmits,
+                each.congestion,
+            )
+            for each in found
+        ],
+        empty="there is no connection",
+    )
+
+
+class NumericIp(Parameter[str]):
+    """A numeric IP address."""
+
+    name = "ip"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See click.ParamType."""
+        try:
+            return numeric_ip(without_brackets(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a numeric IP address", param, ctx)
+
+
+@click.command(short_help="Show who has an address.", epilog=example("ztnode whois 10.121.15.99"))
+@click.argument("ip", type=NumericIp())
+@click.option("--network", "nwid", type=NWID, metavar="NWID", help="On this network alone.")
+@json_option
+@node_option
+def whois(node: ztclient.Node, ip: str, nwid: str | None, as_json: bool) -> None:
+    """Show which member of a network has the managed address IP: its ZeroTier address, identity and path, and on the
+    network's controller its name."""
+    found = node.whois(ip, nwid=nwid)
+    if as_json:
+        print_json(found)
+        return
+    peer = found.peer
+    print_fields(
+        (
+            ("ip", found.ip),
+            ("gateway", found.gateway),
+            ("network", found.nwid),
+            ("address", found.address),
+            ("name", found.name),
+            ("mac", found.mac),
+            ("identity", found.public_identity),
+            ("version", "" if peer is None else peer.version),
+            ("latency", "" if peer is None or peer.latency_ms is None else f"{peer.latency_ms:.1f} ms"),
+            ("path", "" if peer is None else _path(peer)),
+        )
+    )
+
+
+def _path(peer: ztclient.Peer) -> str:
+    preferred = next((path.endpoint for path in peer.paths if path.preferred), None)
+    return preferred or ("relayed" if not peer.direct else "")
 
 
 @click.command(

@@ -11,8 +11,19 @@ from ztclient import times
 from ztclient.forms import numeric_ip
 from ztclient.v1 import node_pb2 as pb
 from ztnode.control.failure import invalid
-from ztnode.node.api import Handoff, JoinState, NetworkInfo, NodeStatus, PathInfo, PeerInfo, WorkerInfo
+from ztnode.node.api import (
+    ConnectionInfo,
+    Handoff,
+    JoinState,
+    NetworkInfo,
+    NodeStatus,
+    PathInfo,
+    PeerInfo,
+    Whois,
+    WorkerInfo,
+)
 from ztnode.wire.address import format_address, format_nwid, parse_nwid
+from ztnode.wire.mac import format_mac
 
 _NETWORK_STATES = {
     JoinState.REQUESTING: pb.NETWORK_STATE_REQUESTING,
@@ -111,6 +122,54 @@ def peer(info: PeerInfo) -> pb.Peer:
         latency=_known(info.latency_ms / 1000),
         direct=info.direct,
         paths=[_path(path) for path in info.paths],
+    )
+
+
+def whois(info: Whois) -> pb.WhoisResponse:
+    """Who has an address, as a message."""
+    return pb.WhoisResponse(
+        network_id=format_nwid(info.nwid),
+        address=format_address(info.address),
+        mac=format_mac(info.mac),
+        public_identity=info.public_identity,
+        peer=None if info.peer is None else peer(info.peer),
+        member_name=info.name,
+        gateway=info.gateway or "",
+    )
+
+
+def connection_key(info: ConnectionInfo) -> bytes:
+    """What connections are ordered by, and no two have in common."""
+    index: int = info.figures["index"]
+    key = bytearray()
+    for host, port in (info.figures["local"], info.figures["remote"]):
+        key += ipaddress.ip_address(host).packed.rjust(16, b"\0") + port.to_bytes(2, "big")
+    return bytes(key) + index.to_bytes(4, "big")
+
+
+def tcp_connection(info: ConnectionInfo) -> pb.TcpConnection:
+    """A connection with its figures as a message."""
+    figures = info.figures
+    return pb.TcpConnection(
+        local=endpoint(figures["local"]),
+        remote=endpoint(figures["remote"]),
+        state=figures["state"],
+        worker=info.worker,
+        congestion=figures["congestion"],
+        phase=figures["phase"],
+        rtt=times.duration(figures["rtt"]) if figures["rtt"] else None,
+        rtt_variation=times.duration(figures["rttvar"]) if figures["rtt"] else None,
+        rto=times.duration(figures["rto"]),
+        mss=figures["mss"],
+        cwnd=int(figures["cwnd"]),
+        ssthresh=0 if figures["ssthresh"] >= 1 << 31 else int(figures["ssthresh"]),
+        pacing_rate=figures["pacing_rate"],
+        send_window=figures["send_window"],
+        unsent=figures["unsent"],
+        unacked=figures["unacked"],
+        receive_window=max(0, figures["receive_window"]),
+        retransmits=figures["retransmits"],
+        timeouts=figures["timeouts"],
     )
 
 

@@ -164,6 +164,17 @@ class NodeService(rpc.NodeServiceServicer):
             async for block in blocks:
                 yield pb.CaptureResponse(pcapng=block)
 
+    @unary
+    async def Whois(self, request: pb.WhoisRequest, context: Context) -> pb.WhoisResponse:
+        found = await self._node.whois(convert.ip_address(request.ip), nwid=self._joined(request.network_id))
+        return convert.whois(found)
+
+    @unary
+    async def ListConnections(self, request: pb.ListConnectionsRequest, context: Context) -> pb.ListConnectionsResponse:
+        found = [(convert.connection_key(each), each) for each in await self._node.connections()]
+        connections, following = page(request, "connections", found, convert.tcp_connection)
+        return pb.ListConnectionsResponse(connections=connections, next_page_token=following)
+
     def _network(self, nwid: int) -> NetworkInfo:
         info = self._node.network(nwid)
         if info is None:

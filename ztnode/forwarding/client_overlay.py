@@ -98,10 +98,10 @@ class ClientOverlay:
             await drop(handoff)
             return
         near, far = socket_pair()
-        reset_on_close(near)
-        near.close()
-        with contextlib.suppress(OSError):
+        with near, contextlib.suppress(OSError):
+            # Only a stream that stands passes a reset on for certain.
             await self._pump(handoff, far)
+            reset_on_close(near)
 
     async def _pump(self, handoff: Handoff, connected: socket.socket) -> None:
         far = socket.socket(fileno=connected.detach())

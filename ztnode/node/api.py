@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ztnode.wire.endpoint import Endpoint
 
@@ -72,6 +72,31 @@ class PeerInfo:
     latency_ms: float
     direct: bool
     paths: tuple[PathInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Whois:
+    """Who has an overlay address. ``gateway``: the managed route's next hop, whose member this is then; None where it
+    is the address's own. ``public_identity`` and ``peer`` are empty and None while the node has not met it; ``name`` is
+    what this node, where it is the network's controller, knows the member by."""
+
+    ip: str
+    gateway: str | None
+    nwid: int
+    mac: int
+    address: int
+    public_identity: str
+    peer: PeerInfo | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """One TCP connection of the overlay: the worker that has it, and ``figures`` of
+    ``netstack/tcp/connection_info.py``, with ``local`` and ``remote`` (IP and port) and ``index`` of the network."""
+
+    worker: int
+    figures: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +180,12 @@ class NodeApi(Protocol):
     ) -> tuple[int, Endpoint]:
         """Listen on a managed address (None, "0.0.0.0" or "::": all of them); returns a listener id and what was bound.
         ``nodelay``, of what is accepted, as in ``dial``. Raises DialError."""
+
+    async def whois(self, ip: str, *, nwid: int | None = None) -> Whois:
+        """Who has an address on a network. Raises DialError when nobody answers for it."""
+
+    async def connections(self) -> Sequence[ConnectionInfo]:
+        """The TCP connections of the overlay, in no order. Raises DialError."""
 
     async def accept(self, listener: int) -> Handoff:
         """The next connection, waiting for it. Raises DialError when the listener is closed, KeyError if unknown."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import errno
 import logging
 import os
 import platform
@@ -25,12 +26,14 @@ from ztnode.hookspecs import Datagrams, StateStore, Transport
 from ztnode.node import dialing, interfaces, snapshots
 from ztnode.node.administration import Administration
 from ztnode.node.api import (
+    ConnectionInfo,
     DialError,
     Handoff,
     JoinState,
     NetworkInfo,
     NodeStatus,
     PeerInfo,
+    Whois,
 )
 from ztnode.node.conflation import Conflation
 from ztnode.node.home import NO_CONFIG, Home
@@ -45,6 +48,7 @@ from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
+from ztnode.wire.mac import address_of, first_octet, format_mac
 
 log = logging.getLogger(__name__)
 
@@ -511,6 +515,37 @@ class Node:
     ) -> tuple[int, Endpoint]:
         """See NodeApi."""
         return await self._supervisor.listen(host, port, nwid=nwid, backlog=backlog, nodelay=nodelay)
+
+    async def whois(self, ip: str, *, nwid: int | None = None) -> Whois:
+        """See NodeApi."""
+        found = await self._supervisor.find_neighbour(ip, nwid=nwid)
+        on = self._nwid_of.get(found.index)
+        if on is None:
+            raise DialError(errno.ENETDOWN, f"the network of {ip} was left")
+        address = address_of(found.mac, on)
+        if found.mac >> 40 != first_octet(on):
+            raise DialError(errno.EHOSTUNREACH, f"{ip} is behind a bridge: {format_mac(found.mac)} is no member's MAC")
+        own = address == self._vl1.identity.address
+        peer = self._vl1.peer(address)
+        identity = self._vl1.identity if own else None if peer is None else peer.identity
+        name = ""
+        if self.administration is not None:
+            with contextlib.suppress(KeyError):
+                name = self.administration.member(on, address).name
+        return Whois(
+            ip=ip,
+            gateway=None if found.address == ip else found.address,
+            nwid=on,
+            mac=found.mac,
+            address=address,
+            public_identity="" if identity is None else identity.build_text(),
+            peer=next((each for each in self.peers() if each.address == address), None),
+            name=name,
+        )
+
+    async def connections(self) -> Sequence[ConnectionInfo]:
+        """See NodeApi."""
+        return await self._supervisor.connections()
 
     async def accept(self, listener: int) -> Handoff:
         """See NodeApi."""

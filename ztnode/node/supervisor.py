@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Final, TypeVar
 
 from ztnode.netstack.config import LOOPED
 from ztnode.netstack.ephemeral import choose_port
-from ztnode.node.api import DialError, Handoff, WorkerInfo
+from ztnode.node.api import ConnectionInfo, DialError, Handoff, WorkerInfo
 from ztnode.node.packet_capture import PacketCapture
 from ztnode.node.shared_listener import SharedListener
 from ztnode.node.steering import UNBOUND_LISTENERS, Steering
@@ -349,6 +350,25 @@ class Supervisor:
             raise ValueError(f"a ping carries 0 to 65000 bytes, not {size}")
         request = protocol.Ping(next(self._ids), host, self._index(nwid), size, timeout)
         return (await self._ask(self._slots[0], request, protocol.Pong, timeout=timeout)).seconds
+
+    async def find_neighbour(
+        self, host: str, *, nwid: int | None = None, timeout: float = 3.0
+    ) -> protocol.NeighbourFound:
+        """Who is asked for packets to ``host``. Raises DialError."""
+        request = protocol.FindNeighbour(next(self._ids), host, self._index(nwid), timeout)
+        return await self._ask(self._slots[0], request, protocol.NeighbourFound, timeout=timeout)
+
+    async def connections(self) -> list[ConnectionInfo]:
+        """The TCP connections of all workers. Raises DialError."""
+        found = []
+        for slot in self._slots:
+            first, more = 0, True
+            while more:
+                request = protocol.ListConnections(next(self._ids), first)
+                answer = await self._ask(slot, request, protocol.ConnectionList)
+                found += [ConnectionInfo(slot.index, json.loads(text)) for text in answer.connections]
+                first, more = first + len(answer.connections), answer.more and bool(answer.connections)
+        return found
 
     async def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncGenerator[bytes, None]:
         """The network's Ethernet frames as pcapng, in pieces of whole blocks, from now on and until the network goes.

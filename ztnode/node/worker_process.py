@@ -218,6 +218,8 @@ class WorkerProcess:
                 | protocol.Accepted()
                 | protocol.UdpOpened()
                 | protocol.Pong()
+                | protocol.NeighbourFound()
+                | protocol.ConnectionList()
                 | protocol.Failed()
             ):
                 answer = self._answers.get(message.id)

@@ -117,6 +117,25 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class FindNeighbour:
+    """Node → worker: who is asked for packets to ``host``, within ``timeout`` seconds. Answer: NeighbourFound or
+    Failed."""
+
+    id: int
+    host: str
+    index: int | None
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListConnections:
+    """Node → worker: the figures of its TCP connections, without the ``first`` ones. Answer: ConnectionList."""
+
+    id: int
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Node → worker: forget request ``id`` if it is not answered yet; close listener ``id``. No answer."""
 
@@ -196,6 +215,27 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
+class NeighbourFound:
+    """Worker → node: the way to the host leads over this network, to the neighbour with this ``address`` (the host
+    itself, or a gateway) and MAC."""
+
+    id: int
+    index: int
+    address: str
+    mac: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionList:
+    """Worker → node: some connections, each as JSON: ``index`` of the network, ``local``, ``remote``, and what
+    ``netstack/tcp/connection_info.py`` describes. ``more``: these are not the last ones."""
+
+    id: int
+    connections: tuple[str, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Worker → node: request ``id`` failed; ``errno`` as the kernel would give it, ``reason`` for a person."""
 
@@ -226,10 +266,10 @@ class Dying:
     reason: str
 
 
-Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping
+Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping | FindNeighbour | ListConnections
 ToWorker: TypeAlias = PortUp | PortDown | Request | Cancel | Renew | Withdraw | Stop
-ToNode: TypeAlias = Ready | Dialled | Listening | Accepted | UdpOpened | Pong | Failed | Stats | Trouble | Dying
-Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | Failed
+Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | NeighbourFound | ConnectionList | Failed
+ToNode: TypeAlias = Ready | Answer | Stats | Trouble | Dying
 Message: TypeAlias = ToWorker | ToNode
 
 _TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_args(Message)}

@@ -6,9 +6,11 @@ Each object that waits for the stack is the ``owner`` of what it waits for: the 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 from collections import deque
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ztnode.wire.endpoint import Endpoint
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from ztnode.netstack.tcp.connection import TcpConnection
     from ztnode.worker.handoff_server import HandoffServer
 
+CONNECTIONS_AT_ONCE: Final = 256
+"""In one list; ten thousand would hold up the loop, and a message has its bound."""
 MAX_REQUESTS: Final = 16384
 """Requests under way, listeners included."""
 
@@ -196,16 +200,68 @@ class _Ping:
         self._socket.close()
 
 
+class _FindNeighbour:
+    """Asks the neighbour for an echo, which makes the stack look for its MAC; it need not answer that."""
+
+    def __init__(self, requests: Requests, message: protocol.FindNeighbour) -> None:
+        host = requests.host
+        self._requests = requests
+        self._message = message
+        self.deadline = host.now + message.timeout
+        self._flow = host.stack.find_flow(ip_address(message.host).packed, host.now, port_index=message.index)
+        self._socket = host.stack.ping(message.host, host.now, port_index=message.index)
+        self._socket.owner = self
+        self.answered = False
+        if not self._answer():
+            self._socket.send(b"", host.now)
+
+    def _answer(self) -> bool:
+        """Whether the MAC is known; then it is told."""
+        flow = self._flow
+        if flow.loopback:
+            address, mac = flow.remote, flow.port.mac
+        elif flow.next_hop is not None and flow.neighbour is not None and any(flow.neighbour.mac):
+            address, mac = flow.next_hop, flow.neighbour.mac
+        else:
+            return False
+        message = self._message
+        self.answered = True
+        self._requests.done(message.id)
+        self._socket.close()
+        answer = protocol.NeighbourFound(
+            message.id, flow.port_index, str(ip_address(address)), int.from_bytes(mac, "big")
+        )
+        self._requests.host.send(answer)
+        return True
+
+    def on_ready(self) -> None:
+        if not self._answer() and self._socket.error is not None:
+            self.fail(self._socket.error.errno or errno.EIO)
+
+    def fail(self, number: int) -> None:
+        message = self._message
+        if number == errno.ETIMEDOUT and self._answer():
+            return  # it has a MAC and lets pings pass by
+        self._requests.done(message.id)
+        self._socket.close()
+        self._requests.fail(message.id, number, explain(number, message.host, None, message.timeout))
+
+    def cancel(self) -> None:
+        self._socket.owner = None
+        self._socket.close()
+
+
 class Requests:
     """The requests under way, by the node's id."""
 
     def __init__(self, host: RequestHost) -> None:
         self.host = host
-        self._open: dict[int, _Dial | _Listener | _Accept | _Ping] = {}
-        self._pings: set[_Ping] = set()
+        self._open: dict[int, _Dial | _Listener | _Accept | _Ping | _FindNeighbour] = {}
+        self._timed: set[_Ping | _FindNeighbour] = set()
 
     def handle(
-        self, message: protocol.Dial | protocol.Listen | protocol.Accept | protocol.OpenUdp | protocol.Ping
+        self,
+        message: protocol.Request,
     ) -> None:
         """Begin; the answer comes now or later."""
         try:
@@ -222,6 +278,10 @@ class Requests:
                     self._open_udp(message)
                 case protocol.Ping():
                     self._ping(message)
+                case protocol.FindNeighbour():
+                    self._find_neighbour(message)
+                case protocol.ListConnections():
+                    self._list_connections(message)
         except (OSError, ValueError) as error:
             number = getattr(error, "errno", None) or errno.EINVAL
             target = (message.host, getattr(message, "port", None)) if hasattr(message, "host") else ("", None)
@@ -232,8 +292,8 @@ class Requests:
         found = self._open.pop(request, None)
         if found is not None:
             found.cancel()
-        if isinstance(found, _Ping):
-            self._pings.discard(found)
+        if isinstance(found, _Ping | _FindNeighbour):
+            self._timed.discard(found)
 
     def _dial(self, message: protocol.Dial) -> None:
         stack, now = self.host.stack, self.host.now
@@ -266,7 +326,22 @@ class Requests:
 
     def _ping(self, message: protocol.Ping) -> None:
         ping = self._open[message.id] = _Ping(self, message)
-        self._pings.add(ping)
+        self._timed.add(ping)
+
+    def _find_neighbour(self, message: protocol.FindNeighbour) -> None:
+        finding = _FindNeighbour(self, message)
+        if not finding.answered:
+            self._open[message.id] = finding
+            self._timed.add(finding)
+
+    def _list_connections(self, message: protocol.ListConnections) -> None:
+        connections = self.host.stack.tcp.connections()
+        last = message.first + CONNECTIONS_AT_ONCE
+        texts = tuple(
+            json.dumps({"index": each.port_index, "local": each.local, "remote": each.remote, **each.info()})
+            for each in connections[message.first : last]
+        )
+        self.host.send(protocol.ConnectionList(message.id, texts, len(connections) > last))
 
     def close(self) -> None:
         """The worker ends: cancel everything."""
@@ -275,20 +350,20 @@ class Requests:
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is due."""
-        return min((ping.deadline for ping in self._pings), default=None)
+        return min((each.deadline for each in self._timed), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Pings whose time is over."""
-        for ping in [ping for ping in self._pings if ping.deadline <= now]:
-            ping.fail(errno.ETIMEDOUT)
+        """Those whose time is over."""
+        for each in [each for each in self._timed if each.deadline <= now]:
+            each.fail(errno.ETIMEDOUT)
 
     # For the requests themselves
 
     def done(self, request: int) -> None:
         """It is about to be answered."""
         found = self._open.pop(request, None)
-        if isinstance(found, _Ping):
-            self._pings.discard(found)
+        if isinstance(found, _Ping | _FindNeighbour):
+            self._timed.discard(found)
 
     def fail(self, request: int, number: int, reason: str) -> None:
         """Answer that it failed."""

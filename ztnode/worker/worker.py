@@ -257,7 +257,15 @@ class Worker:
                 self.handoff.renew(message.token)
             case protocol.Withdraw():
                 self.handoff.withdraw(message.token)
-            case protocol.Dial() | protocol.Listen() | protocol.Accept() | protocol.OpenUdp() | protocol.Ping():
+            case (
+                protocol.Dial()
+                | protocol.Listen()
+                | protocol.Accept()
+                | protocol.OpenUdp()
+                | protocol.Ping()
+                | protocol.FindNeighbour()
+                | protocol.ListConnections()
+            ):
                 self._requests.handle(message)
             case _:
                 raise protocol.ProtocolError(f"a {type(message).__name__} goes from worker to node")

@@ -445,3 +445,30 @@ def test_world_update_with_another_key(made: Path, tmp_path: Path, capsys: pytes
     capsys.readouterr()
     assert planet.read_bytes() == before
     assert not (tmp_path / "c").exists()
+
+
+def test_whois(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json(capsys, "whois", HOST)
+    assert found["address"] == "3a46f1bf30"
+    assert found["nwid"] == NETWORK
+    assert found["name"] == "bo"
+    assert found["gateway"] is None
+    assert found["public_identity"].startswith("3a46f1bf30:0:")
+    assert found["peer"]["paths"][0]["endpoint"] == "198.51.100.2:9993"
+    assert run(["whois", HOST]) == 0
+    assert "path      198.51.100.2:9993\n" in capsys.readouterr().out
+    assert as_json(capsys, "whois", "10.9.0.7", "--network", NETWORK)["gateway"] == "10.121.0.1"
+    assert run(["whois", "192.0.2.1"]) == 1
+    assert "no answer to ARP" in capsys.readouterr().err
+    assert run(["whois", HOST, "--network", OTHER]) == 1
+    assert "not joined" in capsys.readouterr().err
+
+
+def test_connections(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json(capsys, "connections")
+    assert [each["remote"][1] for each in found] == list(range(1, 1501)), "more than a page"
+    assert found[0]["rtt_ms"] == 12.5
+    assert found[0]["ssthresh"] is None
+    assert run(["connections"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:5] == ["ESTABLISHED", f"{IP}:50000", f"{HOST}:1", "12.5", "ms"]

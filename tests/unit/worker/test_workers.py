@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import shutil
@@ -833,3 +834,48 @@ async def test_a_connection_that_nobody_wants_is_reset_at_once(tmp_path: Path) -
             await drop(await accepting)
             with pytest.raises(ConnectionResetError):
                 await asyncio.get_running_loop().sock_recv(dialled, 10)
+
+
+@on_loop
+async def test_the_neighbour_behind_an_address(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        for host in (B, B6):
+            for _ in range(2):  # asked for, and known
+                found = await pair.a.find_neighbour(host)
+                assert (found.index, found.address, found.mac) == (7, host, 0x020000000002)
+        own = await pair.a.find_neighbour(A)
+        assert own.mac == 0x020000000001
+        with pytest.raises(DialError) as caught:
+            await pair.a.find_neighbour("10.121.0.77", timeout=10)
+        assert caught.value.errno == errno.EHOSTUNREACH
+        with pytest.raises(DialError) as caught:
+            await pair.a.find_neighbour("192.0.2.1")
+        assert caught.value.errno == errno.ENETUNREACH
+
+
+@on_loop
+async def test_a_neighbour_that_lets_pings_pass_by_is_found_all_the_same(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        pair.drop = lambda frame: frame[12:14] == b"\x08\x00"
+        found = await pair.a.find_neighbour(B, timeout=0.5)
+        assert found.mac == 0x020000000002
+
+
+@on_loop
+async def test_connections_are_listed_with_their_figures(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        assert await pair.a.connections() == []
+        ends = [await pair.connect() for _ in range(3)]
+        for dialled, _ in ends:
+            await asyncio.get_running_loop().sock_sendall(dialled, b"x" * 1000)
+        for _, accepted in ends:
+            assert await asyncio.get_running_loop().sock_recv(accepted, 2000)
+        found = await pair.a.connections()
+        assert len(found) == 3
+        for each in found:
+            assert each.figures["state"] == "ESTABLISHED"
+            assert each.figures["local"][0] == A
+            assert each.figures["remote"][0] == B
+            assert each.figures["index"] == 7
+        for end in itertools.chain.from_iterable(ends):
+            end.close()
