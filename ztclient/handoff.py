@@ -20,7 +20,7 @@ QUEUE_POLL = 0.01
 """Seconds between two looks whether the worker has room for one more client."""
 TOKEN_BYTES = 16
 """Length of the token that names a connection."""
-JOINED = b"\0"
+JOINED = b"\1"
 """The answer of a worker that took the end that it was given."""
 _WAIT = bytes(TOKEN_BYTES)
 """Before a token: what it stands for is still being made."""
