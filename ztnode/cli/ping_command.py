@@ -10,14 +10,17 @@ import click
 
 import ztclient
 from ztnode.cli.common import SECONDS, Failure, example, json_option, node_option, print_json
+from ztnode.cli.network_commands import NumericIp
 
 
 @click.command(
     short_help="Ping a host on the overlay.",
     epilog=example("ztnode ping 10.121.15.99", "ztnode ping -c 3 10.121.15.99"),
 )
-@click.argument("ip")
-@click.option("--count", "-c", type=click.IntRange(1), metavar="N", help="Stop after N; without it, at Ctrl-C.")
+@click.argument("ip", type=NumericIp())
+@click.option(
+    "--count", "-c", type=click.IntRange(1, 1_000_000_000), metavar="N", help="Stop after N; without it, at Ctrl-C."
+)
 @click.option(
     "--interval", "-i", type=SECONDS, default=1.0, show_default=True, metavar="S", help="Seconds between two."
 )
