@@ -53,7 +53,7 @@ check: style types imports protocol  ## style, types, import rules; the protocol
 docs: .venv/.dev-installed  ## the documentation site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-test: check docs test-pythons  ## everything that CI runs
+test: check docs  ## everything that CI runs
 	@deploy/test-tools.sh
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(BIN)/coverage run -m pytest -n auto --dist loadfile tests/unit
