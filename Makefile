@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PROJECTS := pyproject.toml ztclient/pyproject.toml
 
-.PHONY: help demo test check style types imports protocol docs test-pythons bench proto constraints dist clean
+.PHONY: help demo test coverage check style types imports protocol docs test-pythons bench proto constraints dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -55,10 +55,12 @@ docs: .venv/.dev-installed  ## the documentation site in build/site; a warning i
 
 test: check docs  ## everything that CI runs
 	@deploy/test-tools.sh
+	$(BIN)/pytest -n auto --dist loadfile
+
+coverage: .venv/.dev-installed  ## what the unit tests cover, with a floor for each package
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(BIN)/coverage run -m pytest -n auto --dist loadfile tests/unit
 	@deploy/coverage.sh
-	$(BIN)/pytest -n auto --dist loadfile --ignore tests/unit
 
 test-pythons: .venv/.dev-installed  ## the quick unit tests on the other supported Pythons that are installed
 	deploy/test-pythons.sh 3.12 3.13
