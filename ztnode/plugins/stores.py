@@ -50,7 +50,7 @@ class FileStore:
         """See StateStore. Raises OSError also for a file that is too large to be state."""
         path = self._path(key)
         try:
-            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            with path.open("rb") as file:
                 value = file.read(MAX_VALUE_BYTES + 1)
         except FileNotFoundError:
             return None
