@@ -208,7 +208,8 @@ def test_a_network_that_only_the_cache_knows_takes_no_route_from_a_live_one(over
     member.stop()
     kept = member.state / "zerotier/networks.d"
     config = NetworkConfig.parse((kept / f"{overlay.nwid}.conf").read_bytes())
-    gone = 0x0102030405000001
+    # Lower than any controller's address can be, so that it is the first of the two wherever networks are in order.
+    gone = 0x0000000001000001
     assert gone < int(overlay.nwid, 16)
     (kept / f"{gone:016x}.conf").write_bytes(dataclasses.replace(config, network_id=gone).build())
     again = overlay.network.restart(member)
