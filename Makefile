@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # What is installed is pinned and checked: deploy/constraints.txt runs ztnode, deploy/constraints-dev.txt is that and the tools.
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP := PYTHON=$(PYTHON) deploy/pip.sh
 PROJECTS := pyproject.toml ztclient/pyproject.toml
 
 .PHONY: help demo test coverage check style types imports protocol docs test-pythons bench proto constraints dist clean
@@ -13,25 +13,24 @@ help:  ## this list
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ztnode needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	@echo "making .venv/ with $(PYTHON)"
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv --without-pip .venv
 	@touch $@
 
-# Compiled when they are first used: of what is installed a demo uses the smaller part.
-.venv/.installed: .venv/.made deploy/constraints.txt $(PROJECTS)
+# Compiled when they are first used: of what is installed a demo uses the smaller part. It runs from this directory, for
+# which nothing has to be built.
+.venv/.libraries: .venv/.made deploy/constraints.txt
 	@echo "fetching what ztnode runs on into .venv/ (40 MB; half a minute, and seconds from the second time on)"
 	@$(PIP) install --no-compile --require-hashes -r deploy/constraints.txt
-	@echo "installing ztclient and ztnode from this directory"
-	@$(PIP) install --quiet --no-deps --no-build-isolation -e ./ztclient -e .
 	@touch $@
 
 .venv/.dev-installed: .venv/.made deploy/constraints-dev.txt $(PROJECTS)
 	@echo "fetching what ztnode and its tests run on into .venv/ (150 MB; a minute)"
 	@$(PIP) install --quiet --require-hashes -r deploy/constraints-dev.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e ./ztclient -e .
-	@touch $@ .venv/.installed
+	@touch $@ .venv/.libraries
 
-demo: .venv/.installed  ## two nodes and a network of their own; a page goes from one to the other
-	$(BIN)/ztnode demo
+demo: .venv/.libraries  ## two nodes and a network of their own; a page goes from one to the other
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m ztnode demo
 
 style: .venv/.dev-installed
 	$(BIN)/ruff check .
