@@ -33,7 +33,10 @@ def load() -> pluggy.PluginManager:
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         package = entry.dist.name if entry.dist is not None else entry.value
         try:
-            manager.register(entry.load(), name=entry.name)
+            plugin = entry.load()
+            # Metadata that an older version left behind names the built-ins too.
+            if not manager.is_registered(plugin):
+                manager.register(plugin, name=entry.name)
         except Exception as error:
             raise PluginError(
                 f"plugin {entry.name} of package {package} cannot be loaded: {describe(error)}"

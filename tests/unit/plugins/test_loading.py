@@ -20,6 +20,13 @@ def test_built_ins_need_no_metadata(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert plugins.call(manager, "ztnode_state_store", url="memory:") is not None
 
 
+def test_metadata_of_an_older_version_may_name_the_built_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a directory of sources has it that was installed from before the built-ins were registered by name."""
+    stale = importlib.metadata.EntryPoint("builtin-stores", "ztnode.plugins.stores", plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda **_: importlib.metadata.EntryPoints([stale]))
+    assert len(plugins.load().get_plugins()) == len(plugins.BUILT_IN)
+
+
 @pytest.mark.parametrize(
     "url", ["redis://host/0", "sqlte:/var/state.db", "memory", "s3:bucket/x", "k8s-secret:a", "postgresql+x:"]
 )
