@@ -244,6 +244,9 @@ class FakeNode:
         finally:
             self.watchers.remove(queue)
 
+    async def watch_online(self) -> AsyncIterator[bool]:
+        yield True
+
     async def dial(
         self,
         host: str,

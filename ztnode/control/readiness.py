@@ -16,31 +16,36 @@ from ztnode.node.api import JoinState, NodeApi
 from ztnode.wire.address import format_nwid
 
 ONLINE: Final = "online"
-PERIOD: Final = 1.0
-"""Seconds between two looks. A look costs some microseconds, and probes ask every few seconds."""
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-def readiness(node: NodeApi) -> dict[str, bool]:
-    """Whether the node is online, and whether each joined network can be used, by the names above."""
-    state = {ONLINE: node.status().online}
-    for network in node.networks():
-        state[f"network/{format_nwid(network.nwid)}"] = network.state is JoinState.OK
-    return state
-
-
 async def publish(node: NodeApi, servicers: Sequence[health.aio.HealthServicer]) -> None:
-    """Keep the health services as the node is, until cancelled."""
-    shown: dict[str, bool] = {}
-    while True:
-        now = readiness(node)
-        for name in shown.keys() | now.keys():
-            if shown.get(name) != now.get(name):
-                status = _UNKNOWN if name not in now else _SERVING if now[name] else _NOT_SERVING
-                for servicer in servicers:
-                    await servicer.set(name, status)
-        shown = now
-        await asyncio.sleep(PERIOD)
+    """Keep the health services as the node is, until it closes or this is cancelled."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_publish_online(node, servicers))
+        group.create_task(_publish_networks(node, servicers))
+
+
+async def _publish_online(node: NodeApi, servicers: Sequence[health.aio.HealthServicer]) -> None:
+    async for online in node.watch_online():
+        await _set(servicers, ONLINE, _SERVING if online else _NOT_SERVING)
+
+
+async def _publish_networks(node: NodeApi, servicers: Sequence[health.aio.HealthServicer]) -> None:
+    shown: dict[int, int] = {}
+    async for network in node.watch():
+        left = network.state is JoinState.LEFT
+        status = _UNKNOWN if left else _SERVING if network.state is JoinState.OK else _NOT_SERVING
+        if shown.get(network.nwid, _UNKNOWN) != status:
+            shown[network.nwid] = status
+            await _set(servicers, f"network/{format_nwid(network.nwid)}", status)
+        if left:
+            shown.pop(network.nwid, None)
+
+
+async def _set(servicers: Sequence[health.aio.HealthServicer], name: str, status: int) -> None:
+    for servicer in servicers:
+        await servicer.set(name, status)

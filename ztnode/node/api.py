@@ -160,6 +160,9 @@ class NodeApi(Protocol):
         """Every network as it is now, then each again whenever it changes (one that was left: state LEFT);
         a slow reader gets the newest state only."""
 
+    def watch_online(self) -> AsyncIterator[bool]:
+        """Whether a root answers: as it is now, then again whenever it changes."""
+
     async def dial(
         self,
         host: str,

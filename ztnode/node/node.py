@@ -124,6 +124,7 @@ class Node:
         self._nwid_of: dict[int, int] = {}
         self._next_index = 0
         self._watchers: Conflation[int, NetworkInfo] = Conflation()
+        self._online_watchers: Conflation[None, bool] = Conflation()
         self._complaints = Complaints()
         self._roots = RootWatch(self._loop)
         self._documents = documents
@@ -230,6 +231,7 @@ class Node:
             if timer is not None:
                 timer.cancel()
         self._watchers.close()
+        self._online_watchers.close()
         self._roots.close()
         if self.administration is not None:
             self.administration.close()
@@ -339,8 +341,10 @@ class Node:
             match event:
                 case Online(root):
                     self._roots.answered(format_address(root))
+                    self._online_watchers.publish(None, True)
                 case Offline():
                     self._roots.silent()
+                    self._online_watchers.publish(None, False)
                 case PlanetUpdated(data):
                     self._keep(self._home.keep_planet(data), "the new planet")
                 case MoonUpdated(moon_id, data):
@@ -486,6 +490,10 @@ class Node:
     def watch(self) -> AsyncIterator[NetworkInfo]:
         """See NodeApi."""
         return self._watchers.watch((info.nwid, info) for info in self.networks())
+
+    def watch_online(self) -> AsyncIterator[bool]:
+        """See NodeApi."""
+        return self._online_watchers.watch([(None, self._vl1.online)])
 
     async def dial(
         self,
