@@ -504,3 +504,33 @@ def test_a_network_that_was_deleted_stays_so_if_its_members_were_not(bench: Benc
     again = Bench(bench.store)
     assert again.controller.networks() == []
     assert again.save() == [member_key(nwid, 0xAA00000001)] and not again.store
+
+
+def test_networks_are_bounded_and_get_ids_that_are_free() -> None:
+    bench = Bench(limits=ControllerLimits(max_networks=2))
+    first, second = bench.network(), bench.network()
+    assert first != second and {first >> 24, second >> 24} == {CONTROLLER.address}
+    with pytest.raises(ControllerError, match="2 networks"):
+        bench.network()
+
+
+def test_members_are_counted_and_have_addresses_that_can_be(bench: Bench) -> None:
+    nwid = bench.network()
+    bench.authorize(nwid, 0xAA00000001)
+    bench.ask(nwid, 0xAA00000002)
+    assert bench.controller.count_members(nwid) == (2, 1)
+    assert bench.controller.authorizes(nwid, 0xAA00000001) and not bench.controller.authorizes(nwid, 0xAA00000002)
+    for address in (0, 0xFF00000001, 1 << 40):
+        with pytest.raises(ControllerError, match="not an address"):
+            bench.authorize(nwid, address)
+
+
+def test_a_bridge_that_is_deleted_is_none_any_more_for_the_others(bench: Bench) -> None:
+    nwid = bench.network()
+    bench.authorize(nwid, 0xAA00000001, activeBridge=True)
+    bench.authorize(nwid, 0xAA00000002)
+    assert bench.config(nwid, 0xAA00000002).with_role(SPECIALIST_ACTIVE_BRIDGE) == (0xAA00000001,)
+    bench.now += 1.0
+    bench.controller.delete_member(nwid, 0xAA00000001, bench.now, bench.wall)
+    pushed = assemble([sent for sent in bench.vl1.take() if sent.address == 0xAA00000002])
+    assert pushed.with_role(SPECIALIST_ACTIVE_BRIDGE) == ()

@@ -185,11 +185,37 @@ def test_nonsense_is_refused_and_nothing_else_happens(network: Any, member: Any,
         {"ipAssignmentPools": [{"ipRangeStart": "10.0.0.9", "ipRangeEnd": "10.0.0.1"}]},
         {"rules": [{"type": "MATCH_NOTHING"}]},
         {"revision": 99},
+        {"name": 7},
+        {"name": "\ud800"},
+        {"routes": {"target": "10.0.0.0/8"}},
+        {"routes": [{"target": 10}]},
+        {"routes": [{"target": "10.0.0.0/8"}] * 1000},
+        {"tags": [{"id": -1, "default": 0}]},
+        {"v4AssignMode": {"zt": "yes"}},
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ControllerError):
         documents.change_network(ControlledNetwork(NWID), settings)
+
+
+def test_the_short_forms_of_assignment_modes_are_read() -> None:
+    """As controllers of old wrote them."""
+    network = documents.parse_network({"v4AssignMode": "zt", "v6AssignMode": "rfc4193,6plane"}, NWID)
+    assert (network.v4_assign, network.v6_assign, network.rfc4193, network.sixplane) == (True, False, True, True)
+
+
+def test_a_document_is_bounded() -> None:
+    with pytest.raises(ControllerError, match="larger"):
+        documents.parse_document(bytes(documents.MAX_DOCUMENT_BYTES + 1))
+
+
+def test_what_is_no_document_is_passed_over_and_an_orphan_removed() -> None:
+    """A member of a network that is not there was left by a deletion that did not finish."""
+    database = Database()
+    orphan = documents.member_key(NWID, MEMBER)
+    database.load({"controller.d/notes.txt": b"x", orphan: b"{}"})
+    assert len(database) == 0 and database.unsaved() == [(orphan, None)]
 
 
 def test_addresses_are_routed_free_and_the_same_again() -> None:

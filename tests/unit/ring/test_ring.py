@@ -359,3 +359,26 @@ def test_cost_per_record_stays_within_the_budget(ring: Ring) -> None:
         best = min(best, (time.perf_counter() - start) / 50)
     large.close()
     assert best < 30e-6
+
+
+def test_a_ring_is_bounded_and_a_closed_one_closes_again() -> None:
+    with pytest.raises(ValueError, match="at most"):
+        Ring.create(ring_module.MAX_CAPACITY + 1)
+    made = Ring.create(MIN_CAPACITY)
+    made.close()
+    made.close()
+
+
+@pytest.mark.parametrize("memfd", [True, False], ids=["memfd", "unlinked file"])
+def test_memory_that_cannot_be_had_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch, memfd: bool) -> None:
+    if not memfd:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+
+    def refuse(fd: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    with pytest.raises(OSError, match="No space"):
+        Ring.create(MIN_CAPACITY)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

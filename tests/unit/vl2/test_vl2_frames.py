@@ -433,6 +433,33 @@ def test_tee_shows_a_third_member_what_two_say(pair: Wire) -> None:
     assert len(pair.inboxes[BOB]) == 1
 
 
+def test_rules_bind_what_comes_and_goes_behind_a_bridge(pair: Wire) -> None:
+    """Frames in both forms, to a host behind a bridge, and to a group."""
+    only_arp = (Rule(RuleType.MATCH_ETHERTYPE, 0x0806, True), Rule(RuleType.ACTION_DROP), *ACCEPT)
+    specialists = (SPECIALIST_ACTIVE_BRIDGE | ALICE, SPECIALIST_ACTIVE_BRIDGE | BOB)
+    renew(pair, BOB, specialists=specialists, rules=only_arp)
+    renew(pair, ALICE, specialists=specialists)
+    pair.send(ALICE, mac(BOB) + BEHIND + b"\x08\x00" + bytes(60), broadcast(ALICE, bytes(60), 0x0800))
+    assert not pair.inboxes[BOB] and pair.nodes[BOB].counters["drop_rules_in"] == 2
+    pair.send(BOB, BEHIND + mac(BOB) + b"\x08\x00" + bytes(60))
+    assert pair.nodes[BOB].counters["drop_rules_out"] == 1
+    arp = BEHIND + mac(BOB) + b"\x08\x06" + WHO_HAS_BOB
+    pair.send(BOB, arp)
+    assert pair.inboxes[ALICE] == [(arp[:14], WHO_HAS_BOB)]
+
+
+def test_a_group_is_no_way_past_a_network_without_multicast(pair: Wire) -> None:
+    """Nor for members whose configuration still has it."""
+    renew(pair, BOB, multicast_limit=0)
+    alice, group = int.from_bytes(mac(ALICE), "big"), int.from_bytes(ALL, "big")
+    pair.send(ALICE, broadcast(ALICE, bytes(60)))
+    ext = ExtFrame(NWID, 0, group, alice, 0x0806, bytes(60))
+    pair.deliver(ALICE, BOB, VERB_EXT_FRAME, build_ext_frame(ext))
+    pair.send(BOB, broadcast(BOB, bytes(60)))
+    assert not pair.inboxes[BOB] and not pair.inboxes[ALICE]
+    assert pair.nodes[BOB].counters["drop_multicast_disabled"] >= 3
+
+
 # Odd frames of the stack
 
 

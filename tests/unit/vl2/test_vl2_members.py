@@ -18,7 +18,7 @@ from tests.unit.vl2.vl2_lab import (
     mac,
     member_config,
 )
-from ztnode.vl2.membership import MAX_CREDENTIALS, MAX_HELD, Membership, Verdict
+from ztnode.vl2.membership import MAX_CREDENTIALS, MAX_HELD, MAX_REVOCATIONS, Membership, Verdict
 from ztnode.wire.capability import Capability
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
@@ -195,6 +195,28 @@ def test_tags_capabilities_and_ownership() -> None:
     assert membership.add_revocation(nonsense, BY_ADDRESS) is Verdict.REJECTED
     membership.forget_expired(member_config(BOB, timestamp=WALL + WINDOW + 1))
     assert not list(membership.capabilities(config))
+
+
+def test_what_is_revoked_is_revoked_by_the_controller_that_is_known(pair: Wire) -> None:
+    membership = Membership()
+    revoked = Revocation(NWID, 1, 7, WALL, 0, ALICE, CredentialType.TAG)
+    assert membership.add_revocation(revoked.sign(KEY), lambda address: None) is Verdict.DEFERRED
+    assert membership.add_revocation(revoked.sign(IDENTITIES[MALLORY]), BY_ADDRESS) is Verdict.REJECTED
+    for id_ in range(MAX_REVOCATIONS):
+        each = Revocation(NWID, 1, id_, WALL, 0, ALICE, CredentialType.TAG).sign(KEY)
+        assert membership.add_revocation(each, BY_ADDRESS) is Verdict.NEW
+    one_more = Revocation(NWID, 1, MAX_REVOCATIONS, WALL, 0, ALICE, CredentialType.TAG).sign(KEY)
+    assert membership.add_revocation(one_more, BY_ADDRESS) is Verdict.REJECTED
+
+
+def test_a_certificate_older_than_the_one_held_or_revoked_admits_nobody() -> None:
+    membership = Membership()
+    assert membership.add_membership(com(ALICE, WALL + 10), BY_ADDRESS) is Verdict.NEW
+    assert membership.add_membership(com(ALICE, WALL + 9), BY_ADDRESS) is Verdict.REJECTED
+    revoked = Revocation(NWID, 1, 0, WALL + 20, 0, ALICE, CredentialType.COM).sign(KEY)
+    assert membership.add_revocation(revoked, BY_ADDRESS) is Verdict.NEW
+    assert membership.add_membership(com(ALICE, WALL + 20), BY_ADDRESS) is Verdict.REJECTED
+    assert membership.add_membership(com(ALICE, WALL + 21), BY_ADDRESS) is Verdict.NEW
 
 
 def test_credentials_of_one_member_are_bounded() -> None:
