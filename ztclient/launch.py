@@ -189,11 +189,13 @@ class Run:
             _users.add(self)
             os.set_blocking(reading, True)
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 (it is read should the node not come up)
-            serve = ["serve", "--unlisted", "--until-eof", "--log-level", "warning", "--state", str(self._state)]
+            # Isolated: what the environment says of a node is meant for the user's own.
+            serve = ["serve", "--isolated", "--unlisted", "--until-eof", "--log-level", "warning"]
+            serve += ["--state", str(self._state)]
             if self._kept is None:
                 serve += ["--ephemeral", "--port", "0"]
-            if self._planet is not None:
-                serve += ["--planet", os.fspath(self._planet)]
+            if planet := self._planet or os.environ.get("ZTNODE_PLANET"):
+                serve += ["--planet", os.fspath(planet)]
             # A session of its own: Ctrl-C is for the program, which may need the node while it cleans up.
             self._child = subprocess.Popen(
                 [*command, *serve], stdin=reading, stdout=self._log, stderr=self._log, start_new_session=True

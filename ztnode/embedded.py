@@ -46,7 +46,17 @@ class EmbeddedMember:
         state.mkdir(parents=True, exist_ok=True)
         # Unlisted: the user's own clients must not find it in place of the user's own node. Its standard input is a
         # pipe from us that ends with us, whatever ends us.
-        serve = [sys.executable, "-m", "ztnode", "serve", "--unlisted", "--until-eof", "--state", str(state)]
+        serve = [
+            sys.executable,
+            "-m",
+            "ztnode",
+            "serve",
+            "--isolated",
+            "--unlisted",
+            "--until-eof",
+            "--state",
+            str(state),
+        ]
         self.command = [*prefix, *serve, *arguments]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=log, stderr=log)

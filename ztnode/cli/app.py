@@ -17,6 +17,7 @@ from ztnode.cli.printable import printable
 
 COMMANDS = {
     "serve": "ztnode.cli.serve_command:serve",
+    "config": "ztnode.cli.config_command:config",
     "join": "ztnode.cli.network_commands:join",
     "leave": "ztnode.cli.network_commands:leave",
     "networks": "ztnode.cli.network_commands:networks",

@@ -102,6 +102,7 @@ def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "-R",
+            "--expose",
             "exposes",
             type=ExposeSpec(),
             multiple=True,
@@ -111,6 +112,7 @@ def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "-L",
+            "--forward",
             "forwards",
             type=ForwardSpec(),
             multiple=True,

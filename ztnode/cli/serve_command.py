@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, example
+from ztnode.cli.configuration import ConfigurableCommand, given
 from ztnode.cli.forward_commands import flat, mapping_options
 from ztnode.cli.proxy_command import PROXY_ADDRESS
 from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress
@@ -19,33 +20,32 @@ from ztnode.wire.address import format_address, parse_nwid
 if TYPE_CHECKING:
     from ztnode.serve import Served
 
+_OF_LISTEN: Final = ("tls_cert", "tls_key", "client_ca", "token_file", "insecure")
+_OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
+
 
 @click.command(
+    cls=ConfigurableCommand,
     short_help="Run a node.",
     epilog=example(
         "ztnode serve --state ./st --join 9ad07d01093a69e3",
         "ztnode serve --state ./st --listen 127.0.0.1:7447",
         "ztnode serve --state ./st -L 5432:10.121.15.7:5432 -R 80:127.0.0.1:8000",
+        "ztnode serve --config /etc/ztnode.toml",
     ),
 )
 @click.option(
     "--state",
     type=DIRECTORY,
     required=True,
-    envvar="ZTNODE_STATE",
-    show_envvar=True,
     help="Where the node keeps its state.",
 )
-@click.option(
-    "--planet", metavar="FILE", envvar="ZTNODE_PLANET", show_envvar=True, help="A planet other than ZeroTier's own."
-)
+@click.option("--planet", metavar="FILE", help="A planet other than ZeroTier's own.")
 @click.option(
     "--join",
     "networks",
     type=NWID,
     multiple=True,
-    envvar="ZTNODE_JOIN",
-    show_envvar=True,
     help="Join this network; may be given several times.",
 )
 @click.option(
@@ -110,7 +110,7 @@ if TYPE_CHECKING:
     "--proxy-credentials",
     type=EXISTING_FILE,
     metavar="FILE",
-    help="One line NAME:PASSWORD for --proxy. [env: ZTNODE_PROXY_CREDENTIALS, the line itself]",
+    help="One line NAME:PASSWORD for --proxy; ZTNODE_PROXY_CREDENTIALS is the line itself.",
 )
 @click.option("--unlisted", is_flag=True, help="Clients find this node only where they are told its state or address.")
 @click.option(
@@ -138,7 +138,9 @@ if TYPE_CHECKING:
     help="Another level for one package, such as ztnode.vl1=debug; may be given several times.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Say on stdout in one line of JSON when the node is up.")
+@click.pass_context
 def serve(
+    ctx: click.Context,
     state: Path,
     planet: str | None,
     networks: tuple[str, ...],
@@ -170,12 +172,7 @@ def serve(
     as_json: bool,
 ) -> None:
     """Run a node until Ctrl-C or SIGTERM. The other commands and ztclient talk to it."""
-    if listen is None and (tls_cert or tls_key or client_ca or token_file or insecure):
-        raise click.UsageError("--tls-cert, --tls-key, --client-ca, --token-file and --insecure belong to --listen")
-
-    if proxy is None and (proxy_direct or proxy_credentials):
-        raise click.UsageError("--proxy-direct and --proxy-credentials belong to --proxy")
-
+    refuse_contradictions(ctx)
     step_aside()
 
     # The node starts processes and none of them uses this one's channels; gRPC's fork handlers would only say on stderr
@@ -225,3 +222,12 @@ def serve(
             click.echo(f"node {address} is up; control at {', '.join(served.addresses)}", err=True)
 
     uvloop.run(run(options, ready))
+
+
+def refuse_contradictions(ctx: click.Context) -> None:
+    """Raises click.UsageError where an option has no meaning without another that is missing."""
+    # What the environment has may be there for clients, such as ZTNODE_TOKEN_FILE.
+    if ctx.params["listen"] is None and any(given(ctx, name) for name in _OF_LISTEN):
+        raise click.UsageError("--tls-cert, --tls-key, --client-ca, --token-file and --insecure belong to --listen")
+    if ctx.params["proxy"] is None and any(given(ctx, name) for name in _OF_PROXY):
+        raise click.UsageError("--proxy-direct and --proxy-credentials belong to --proxy")

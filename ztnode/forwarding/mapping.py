@@ -49,6 +49,9 @@ class Forward:
     local: LocalAddress
     remote: TcpAddress
 
+    def __str__(self) -> str:
+        return f"{self.local} -> {self.remote}"
+
 
 @dataclass(frozen=True, slots=True)
 class Expose:
@@ -56,6 +59,9 @@ class Expose:
 
     overlay: TcpAddress
     local: LocalAddress
+
+    def __str__(self) -> str:
+        return f"{self.overlay} -> {self.local}"
 
 
 def parse_forward(text: str) -> list[Forward]:
