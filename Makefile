@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 # What is installed is pinned and checked: deploy/constraints.txt runs ztnode, deploy/constraints-dev.txt is that and the tools.
 PIP := PYTHON=$(PYTHON) deploy/pip.sh
+SECONDS ?= 60
 PROJECTS := pyproject.toml ztclient/pyproject.toml
 
-.PHONY: help demo test coverage check style types imports protocol docs test-pythons bench proto constraints dist clean
+.PHONY: help demo test fuzz coverage check style types imports protocol docs test-pythons bench proto constraints dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -55,6 +56,9 @@ docs: .venv/.dev-installed  ## the documentation site in build/site; a warning i
 test: check docs  ## everything that CI runs
 	@deploy/test-tools.sh
 	$(BIN)/pytest -n auto --dist loadfile
+
+fuzz: .venv/.dev-installed  ## every decoder and engine under atheris, SECONDS=60 each
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 coverage: .venv/.dev-installed  ## what the unit tests cover, with a floor for each package
 	@rm -rf build/coverage && mkdir -p build/coverage

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
@@ -21,6 +23,14 @@ class Overlay:
     alpha: EmbeddedMember
     beta: EmbeddedMember
     ip: str
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0, what: str = "did not come to pass") -> None:
+    """Wait for ``condition()`` to hold; how long that takes decides nothing, unless it is for ever."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -313,7 +313,7 @@ def test_out_of_descriptors_is_emfile(overlay: Overlay, listener: Listener) -> N
                 fillers.append(os.dup(0))
         for attempt in (listener.accept, lambda: dial(overlay, listener), lambda: overlay.alpha.node.listen()):
             with pytest.raises(OSError) as caught:
-                attempt()  # type: ignore[operator]
+                attempt()
             assert caught.value.errno == errno.EMFILE
     finally:
         for filler in fillers:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import ztclient
-from tests.system.harness import JOIN_TIMEOUT, PORT, Overlay, content, ipv4
+from tests.system.harness import JOIN_TIMEOUT, PORT, Overlay, content, ipv4, until
 from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
 from ztnode.wire.network_config import NetworkConfig
 
@@ -40,15 +40,6 @@ def children(pid: int) -> list[int]:
 
 def worker_pid(member: EmbeddedMember) -> int:
     return member.node.status().workers[0].pid
-
-
-def until(condition: object, seconds: float = 10.0) -> None:
-    """Wait for ``condition()`` to hold."""
-    assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come to pass"
-        time.sleep(0.02)
 
 
 def test_a_page_comes_whole(overlay: Overlay) -> None:

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import pty
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import ztclient
-from tests.system.harness import PORT, Overlay, content
-from ztclient import aio, launch
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come to pass"
-        time.sleep(0.02)
+from tests.system.harness import PORT, Overlay, content, until
+from ztclient import aio
 
 
 def alive(pid: int) -> bool:
@@ -221,7 +214,7 @@ def test_a_node_that_does_not_come_up_says_why(tmp_path: Path) -> None:
 
 
 def test_without_ztnode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "/nowhere")
     with (
         pytest.raises(ztclient.NodeUnavailableError, match="pip install ztnode"),

@@ -11,27 +11,20 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.system.harness import Overlay
+from tests.system.harness import Overlay, until
 from tests.system.test_state import VECTORS, command, identity, none_left_behind, planet, run, start, state, wait_ready
 from tests.unit.tls_files import make
 from ztnode import worldtool
 from ztnode.wire.identity import Identity
 
 __all__ = ["identity", "none_left_behind", "planet", "state"]  # fixtures
-
-
-def wait(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def ztnode(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,7 +47,7 @@ def test_readiness_is_more_than_being_alive(overlay: Overlay, state: Path, tmp_p
     unknown = ztnode("status", "--check", "--state", good, "--network", "8056c2e21c0fffff")
     assert unknown.returncode == 1 and "not joined" in unknown.stderr
     with grpc.insecure_channel(overlay.beta.node.address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)  # its type stub has no methods
 
         def status(name: str) -> str:
             try:
@@ -63,8 +56,8 @@ def test_readiness_is_more_than_being_alive(overlay: Overlay, state: Path, tmp_p
                 return str(error.code().name)
             return str(health_pb2.HealthCheckResponse.ServingStatus.Name(found))
 
-        wait(lambda: status("online") == "SERVING", "never online")
-        wait(lambda: status(f"network/{overlay.nwid}") == "SERVING", "its network is never ready")
+        until(lambda: status("online") == "SERVING", what="never online")
+        until(lambda: status(f"network/{overlay.nwid}") == "SERVING", what="its network is never ready")
         assert status("network/8056c2e21c0fffff") == "NOT_FOUND"
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)
@@ -111,7 +104,10 @@ def test_tls_files_are_read_again(state: Path, tmp_path: Path) -> None:
     fresh.key.replace(files.key)
     process.send_signal(signal.SIGHUP)
     new = files.certificate.read_text().strip()
-    wait(lambda: ssl.get_server_certificate(("127.0.0.1", port)).strip() == new, "the old certificate is still shown")
+    until(
+        lambda: ssl.get_server_certificate(("127.0.0.1", port)).strip() == new,
+        what="the old certificate is still shown",
+    )
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
 
@@ -139,7 +135,7 @@ def test_a_log_that_nobody_reads_any_more_ends_nothing(state: Path) -> None:
     process.stdout.close()
     node.join("8056c2e21c000001")
     os.kill(node.status().workers[0].pid, signal.SIGKILL)  # logged
-    wait(lambda: node.status().workers[0].restarts == 1, "the worker does not come back")
+    until(lambda: node.status().workers[0].restarts == 1, what="the worker does not come back")
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
 
@@ -172,7 +168,7 @@ def test_a_state_directory_that_is_removed_is_noticed(state: Path) -> None:
     process = run([sys.executable, "-c", program, *command(state)[3:]])
     wait_ready(process, state)
     shutil.rmtree(state)
-    wait(lambda: not state.exists(), "it is still there")
+    until(lambda: not state.exists(), what="it is still there")
     time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=10)

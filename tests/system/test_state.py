@@ -25,7 +25,7 @@ import grpc
 import pytest
 
 import ztclient
-from tests.system.harness import PORT, Overlay, content, ipv4
+from tests.system.harness import PORT, Overlay, content, ipv4, until
 from tests.system.rogue import hello, made_up
 from ztclient.v1 import node_pb2 as pb
 from ztclient.v1 import node_pb2_grpc as rpc
@@ -137,13 +137,6 @@ def alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come to pass"
-        time.sleep(0.02)
 
 
 # Damaged state
@@ -554,7 +547,8 @@ class Pouring:
             self.server, _ = listening.accept()
         for each in (self.client, self.server):
             each.settimeout(20)
-        self.source, self.sink = (self.client, self.server) if upload else (self.server, self.client)
+        self.source: socket.socket = self.client if upload else self.server
+        self.sink: socket.socket = self.server if upload else self.client
         self.moved = 0
         self.ending: dict[str, BaseException | None] = {}
         self._threads = [threading.Thread(target=self._pour), threading.Thread(target=self._drain)]

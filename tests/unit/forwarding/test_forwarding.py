@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -41,9 +42,11 @@ class Carrier:
 
 
 @contextlib.contextmanager
-def carrying(*arguments: str, mappings: int = 1, **environ: str) -> Iterator[Carrier]:
+def carrying(
+    *arguments: str, mappings: int = 1, environ: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Carrier]:
     command = [sys.executable, "-m", "ztnode", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environ) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}) as process:
         try:
             yield Carrier(process, mappings)
             process.send_signal(signal.SIGINT)
@@ -230,11 +233,11 @@ def test_a_node_elsewhere_carries_by_its_control_plane(tmp_path: Path, monkeypat
     with RunningNode(state, TcpOptions("127.0.0.1:0", token_file=token)) as running, peer(echo) as real:
         running.serve(HOST, 7, real)
         where = {"ZTNODE_ADDRESS": running.addresses[1], "ZTNODE_TOKEN": "a-secret-of-some-length"}
-        with carrying("forward", "0", f"{HOST}:7", **where) as carrier:
+        with carrying("forward", "0", f"{HOST}:7", environ=where) as carrier:
             exchange(local(carrier.port()))
-        with carrying("expose", f"{IP}:80", f"127.0.0.1:{real[1]}", **where):
+        with carrying("expose", f"{IP}:80", f"127.0.0.1:{real[1]}", environ=where):
             exchange(socket.create_connection(running.node.overlay[IP, 80], 10))
-        with carrying("expose", f"{IP}:80", f"unix:{tmp_path}/none", **where) as carrier:
+        with carrying("expose", f"{IP}:80", f"unix:{tmp_path}/none", environ=where) as carrier:
             carrier.line()
             connected = socket.create_connection(running.node.overlay[IP, 80], 10)
             with connected, pytest.raises(ConnectionResetError):

@@ -56,7 +56,7 @@ def pages() -> Iterator[tuple[str, int]]:
 
 @contextlib.contextmanager
 def proxying(*arguments: str, **environ: str) -> Iterator[int]:
-    with carrying("proxy", "--listen", "0", *arguments, **environ) as carrier:
+    with carrying("proxy", "--listen", "0", *arguments, environ=environ) as carrier:
         yield port_of(carrier)
 
 

@@ -17,7 +17,7 @@ from ztnode.vl1.peer import REPLAY_GENERATION, replay_share
 from ztnode.vl1.waiting_room import MAX_INCOMING, MAX_INCOMING_BYTES, MAX_STRANGERS, Cause
 from ztnode.wire import salsa20
 from ztnode.wire.endpoint import Endpoint
-from ztnode.wire.hello import Hello, OkHello, Version, WorldVersion, build_hello, build_ok_hello
+from ztnode.wire.hello import Hello, OkHello, Version, WorldVersion, build_hello, build_ok_hello, parse_hello
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.packet import (
     CIPHER_POLY1305_NONE,
@@ -233,12 +233,11 @@ def test_hellos_of_a_known_peer_meet_mac_and_gate_first(blocks: list[int], monke
         plaintext = build_hello(hello, packet_id, keys)
         batch.append(keys.seal(packet_id, two.address, one.address, (plaintext,), CIPHER_POLY1305_NONE))
     parsed = 0
-    parse = verbs.parse_hello
 
     def counted(*args: Any, **more: Any) -> Hello:
         nonlocal parsed
         parsed += 1
-        return parse(*args, **more)
+        return parse_hello(*args, **more)
 
     monkeypatch.setattr(verbs, "parse_hello", counted)
     del blocks[:]

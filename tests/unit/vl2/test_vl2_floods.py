@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def test_outcomes_of_dear_rules_are_remembered(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("ethertype", [0x0800, 0x86DD, 0x0806])
 def test_remembered_outcomes_are_those_of_the_rules(ethertype: int) -> None:
     source = random.Random(ethertype)
-    kinds = [
+    kinds: list[tuple[T, Callable[[], Any]]] = [
         (T.MATCH_IP_DEST_PORT_RANGE, lambda: Range(source.randrange(3), source.randrange(3))),
         (T.MATCH_IP_SOURCE_PORT_RANGE, lambda: Range(0, source.randrange(3))),
         (T.MATCH_IP_PROTOCOL, lambda: source.choice((0, 1, 6, 17))),

@@ -856,7 +856,7 @@ async def test_the_neighbour_behind_an_address(tmp_path: Path) -> None:
 @on_loop
 async def test_a_neighbour_that_lets_pings_pass_by_is_found_all_the_same(tmp_path: Path) -> None:
     async with running_pair(tmp_path) as pair:
-        pair.drop = lambda frame: frame[12:14] == b"\x08\x00"
+        pair.drop = lambda frame: bytes(frame[12:14]) == b"\x08\x00"
         found = await pair.a.find_neighbour(B, timeout=0.5)
         assert found.mac == 0x020000000002
 
