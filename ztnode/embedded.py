@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -101,12 +101,22 @@ class EmbeddedMember:
 class EmbeddedNetwork:
     """The root and controller, started when the object is made, and members as they are added."""
 
-    def __init__(self, directory: Path, *, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
-        """``host``: the physical address at which members reach the root; it must be one where ``prefix`` runs."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+        identities: Iterable[Identity] = (),
+    ) -> None:
+        """``host``: the physical address at which members reach the root; it must be one where ``prefix`` runs.
+        ``identities`` are taken in turn, secrets included; when there are no more, each node makes its own, which takes
+        seconds."""
+        self._identities = iter(identities)
         self.directory = directory
         self.planet = directory / "planet"
         self.members: dict[str, EmbeddedMember] = {}
-        identity = generate_identity()
+        identity = self._identity()
         port = free_udp_port() if not prefix else 9993
         root = worldtool.parse_root(identity.build_text(), [f"{host}/{port}"])
         secret = worldtool.WorldSecret.generate(os.urandom)
@@ -125,11 +135,14 @@ class EmbeddedNetwork:
     ) -> EmbeddedMember:
         """Start one more node; it is not waited for. ``arguments`` go to ``ztnode serve``."""
         port = [] if "--port" in arguments else ["--port", "0"]
-        return self._start(name, identity or generate_identity(), [*port, *arguments], prefix)
+        return self._start(name, identity or self._identity(), [*port, *arguments], prefix)
 
     def add_all(self, *names: str) -> list[EmbeddedMember]:
         """Start several nodes; each starts while the identity of the next is made."""
         return [self.add(name) for name in names]
+
+    def _identity(self) -> Identity:
+        return next(self._identities, None) or generate_identity()
 
     def restart(self, member: EmbeddedMember) -> EmbeddedMember:
         """Start a member that was stopped again, on the same state."""

@@ -15,6 +15,7 @@ import pytest
 
 import ztclient
 from tests.interop.processes import Site, Talker
+from tests.system.harness import identities
 from ztclient.controller import Controller
 from ztnode.embedded import EmbeddedNetwork
 
@@ -65,7 +66,7 @@ def meeting(site: Site, libzt: Callable[[str, Path, int], Talker], folder: Path)
     (folder / "body").write_bytes(body)
     directory = folder / "network"
     directory.mkdir()
-    with EmbeddedNetwork(directory, host=site.address, prefix=site.prefix) as network:
+    with EmbeddedNetwork(directory, host=site.address, prefix=site.prefix, identities=identities()) as network:
         nwid = network.create(private=True)
         controller = Controller(network.controller.node)
         member = network.add("member", prefix=site.prefix)

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 import ztclient
-from tests.system.harness import PORT, Handler, Overlay, ipv4
+from tests.system.harness import PORT, Handler, Overlay, identities, ipv4
 from ztnode.embedded import EmbeddedNetwork
 
 
 @pytest.fixture(scope="session")
 def overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Overlay]:
     """The network, up and joined, with a web server on alpha."""
-    with EmbeddedNetwork(tmp_path_factory.mktemp("overlay")) as network:
+    with EmbeddedNetwork(tmp_path_factory.mktemp("overlay"), identities=identities()) as network:
         nwid = network.create()
         alpha, beta = network.add_all("alpha", "beta")
         alpha.wait_online()

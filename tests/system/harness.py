@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import http.server
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
+from ztnode.wire.identity import Identity
 
 PORT = 5380
 JOIN_TIMEOUT = 30.0
@@ -23,6 +25,12 @@ class Overlay:
     alpha: EmbeddedMember
     beta: EmbeddedMember
     ip: str
+
+
+def identities() -> Iterator[Identity]:
+    """Identities that zerotier-idtool made once: to make one takes seconds. No two of one network may be the same."""
+    pool = Path(__file__).parents[1] / "vectors/vl1/pool.txt"
+    return map(Identity.parse_text, pool.read_text().splitlines())
 
 
 def until(condition: Callable[[], object], seconds: float = 20.0, what: str = "did not come to pass") -> None:

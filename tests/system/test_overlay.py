@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import ztclient
-from tests.system.harness import JOIN_TIMEOUT, PORT, Overlay, content, ipv4, until
+from tests.system.harness import JOIN_TIMEOUT, PORT, Overlay, content, identities, ipv4, until
 from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
 from ztnode.wire.network_config import NetworkConfig
 
@@ -268,7 +268,7 @@ def test_a_controller_joins_its_own_network_and_is_reached_there(overlay: Overla
 
 
 def test_roots_are_reached_over_ipv6(tmp_path: Path) -> None:
-    with EmbeddedNetwork(tmp_path, host="::1") as network:
+    with EmbeddedNetwork(tmp_path, host="::1", identities=identities()) as network:
         nwid = network.create()
         member = network.add("six")
         member.wait_online()
