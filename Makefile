@@ -6,7 +6,7 @@ PIP := PYTHON=$(PYTHON) deploy/pip.sh
 SECONDS ?= 60
 PROJECTS := pyproject.toml ztclient/pyproject.toml
 
-.PHONY: help demo test fuzz coverage check style types imports protocol docs test-pythons bench proto constraints dist clean
+.PHONY: help demo test fuzz check style types imports protocol docs bench proto constraints dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -54,19 +54,12 @@ docs: .venv/.dev-installed  ## the documentation site in build/site; a warning i
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 test: check docs  ## everything that CI runs
+	$(MAKE) fuzz SECONDS=4
 	@deploy/test-tools.sh
-	$(BIN)/pytest -n auto --dist loadfile
+	deploy/tests.sh 3.12 3.13
 
 fuzz: .venv/.dev-installed  ## every decoder and engine under atheris, SECONDS=60 each
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
-
-coverage: .venv/.dev-installed  ## what the unit tests cover, with a floor for each package
-	@rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/coverage run -m pytest -n auto --dist loadfile tests/unit
-	@deploy/coverage.sh
-
-test-pythons: .venv/.dev-installed  ## the quick unit tests on the other supported Pythons that are installed
-	deploy/test-pythons.sh 3.12 3.13
 
 bench: .venv/.dev-installed  ## one table on the terminal, figures in bench-results.json
 	$(BIN)/python -m tests.bench

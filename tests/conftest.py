@@ -6,6 +6,6 @@ from hypothesis import settings
 
 # The machine is shared and timings are no property of a codec; the limit on a whole test is pytest-timeout's.
 settings.register_profile("ztnode", deadline=None)
-# For the other Pythons, of which deploy/test-pythons.sh asks whether all still works and not whether it is right.
+# For the other Pythons, of which deploy/tests.sh asks whether all still works and not whether it is right.
 settings.register_profile("quick", deadline=None, max_examples=10)
 settings.load_profile("ztnode")

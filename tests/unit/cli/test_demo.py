@@ -38,7 +38,6 @@ def started_by(directory: Path) -> list[int]:
 
 def test_the_demo_fetches_a_page_and_ends(scratch: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(scratch)}
-    started = time.monotonic()
     done = subprocess.run(
         [*COMMAND, "--json"], env=environment, capture_output=True, text=True, timeout=90, check=False
     )
@@ -47,8 +46,6 @@ def test_the_demo_fetches_a_page_and_ends(scratch: Path) -> None:
     fetched = next(step for step in steps if step["what"] == "fetch the page")
     assert fetched["result"].startswith("200 OK")
     assert "the SHA-256 agrees" in next(step["result"] for step in steps if step["what"].startswith("fetch 16 MiB"))
-    # 20 s is the promise on a machine with nothing else to do; this one may be running other tests.
-    assert time.monotonic() - started < 60
     assert list(scratch.iterdir()) == []
 
 
