@@ -30,6 +30,7 @@ from ztnode.node.api import (
     DialError,
     Handoff,
     JoinState,
+    MoonInfo,
     NetworkInfo,
     NodeStatus,
     PeerInfo,
@@ -47,8 +48,10 @@ from ztnode.vl1 import IdentityCollision, MoonUpdated, Offline, Online, PlanetUp
 from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
+from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.mac import address_of, first_octet, format_mac
+from ztnode.wire.world import World, format_world_id
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +163,7 @@ class Node:
                 identity,
                 planet,
                 moons=moons,
+                seeds=home.seeds(),
                 random=os.urandom,
                 now=now,
                 wall=wall,
@@ -167,7 +171,8 @@ class Node:
                     relay=options.root,
                     defer_identity_checks=True,
                     max_peers=MAX_PEERS if options.root or options.controller else MAX_PEERS_OF_LEAF,
-                    hashes_per_second=HASHES_PER_CORE * usable_cores() if options.root else None,
+                    max_peers_of_root=MAX_PEERS,
+                    hashes_per_second=HASHES_PER_CORE * usable_cores(),
                 ),
                 known=home.known_peers(wall),
             )
@@ -182,7 +187,7 @@ class Node:
                 random=os.urandom,
                 now=now,
                 wall=wall,
-                upstream=vl1.is_relay,
+                is_upstream=lambda: vl1.is_relay,
                 upstreams=vl1.upstreams,
                 acquaintances=vl1.acquaintances,
                 os_arch=os_arch(sys.platform, platform.machine()),
@@ -344,6 +349,7 @@ class Node:
                 case PlanetUpdated(data):
                     self._keep(self._home.keep_planet(data), "the new planet")
                 case MoonUpdated(moon_id, data):
+                    log.info("moon %s is there", format_world_id(moon_id))
                     self._keep(self._home.keep_moon(moon_id, data), "a moon")
                 case IdentityCollision(root):
                     reason = "knows another node with our address; remove identity.* to get another"
@@ -457,6 +463,49 @@ class Node:
         roots = {root.identity.address for root in self._vl1.planet.roots}
         moon_roots = {root.identity.address for moon in self._vl1.moons for root in moon.roots}
         return [snapshots.peer(peer, roots, moon_roots, now) for peer in self._vl1.peers()]
+
+    def moons(self) -> Sequence[MoonInfo]:
+        """See NodeApi."""
+        wanted = [MoonInfo(moon, seed, 0, ()) for moon, seed in self._vl1.moon_seeds.items()]
+        return [snapshots.moon(moon) for moon in self._vl1.moons] + wanted
+
+    def _moon(self, moon_id: int) -> MoonInfo:
+        return next(moon for moon in self.moons() if moon.id == moon_id)
+
+    async def orbit(self, moon: int, seed: int) -> MoonInfo:
+        """See NodeApi."""
+        now = time.monotonic()
+        self._vl1.orbit(moon, seed, now)
+        info = self._moon(moon)
+        if info.seed is not None:
+            try:
+                await asyncio.wrap_future(self._home.keep_seed(moon, seed))
+            except OSError:
+                self._vl1.deorbit(moon, now)
+                raise
+        self._pump(time.monotonic())
+        return info
+
+    async def orbit_world(self, data: bytes) -> MoonInfo:
+        """See NodeApi."""
+        try:
+            moon = World.parse(data)
+        except WireError as error:
+            raise ValueError(f"this is no moon file: {error}") from None
+        now = time.monotonic()
+        self._vl1.add_moon(moon, now)
+        await asyncio.wrap_future(self._home.keep_moon(moon.id, data))
+        self._pump(time.monotonic())
+        return self._moon(moon.id)
+
+    async def deorbit(self, moon: int) -> None:
+        """See NodeApi."""
+        if all(known.id != moon for known in self.moons()):
+            raise KeyError(moon)
+        await asyncio.wrap_future(self._home.forget_moon(moon))
+        now = time.monotonic()
+        self._vl1.deorbit(moon, now)
+        self._pump(now)
 
     async def join(self, nwid: int) -> NetworkInfo:
         """See NodeApi."""

@@ -8,7 +8,7 @@ Nothing here reads a clock or a random source that was not handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
@@ -75,14 +75,16 @@ class Vl1:
         planet: World,
         *,
         moons: Sequence[World] = (),
+        seeds: Mapping[int, int] | None = None,
         random: Callable[[int], bytes],
         now: float,
         wall: int,
         config: Vl1Config | None = None,
         known: KnownPeers | None = None,
     ) -> None:
-        """``identity`` has its private keys. ``now``: monotonic seconds; ``wall``: Unix time in ms at ``now``;
-        ``known``: the peers of the last run (``known_peers``), which need neither WHOIS nor the hash.
+        """``identity`` has its private keys; ``seeds``: moons that are looked for, each with a root of it; ``now``:
+        monotonic seconds; ``wall``: Unix time in ms at ``now``; ``known``: the peers of the last run
+        (``known_peers``), which need neither WHOIS nor the hash.
         The first HELLOs to the roots wait in ``to_send`` when this returns."""
         self.identity = identity
         self.config = config or Vl1Config()
@@ -90,7 +92,7 @@ class Vl1:
         self._wall_at_start = wall
         self._known = KnownPeers() if known is None else known
         self._core = Vl1Core(
-            identity, planet, moons, self.config, random, self._wall, self._deliver, now, known=self._known
+            identity, planet, moons, seeds or {}, self.config, random, self._wall, self._deliver, now, known=self._known
         )
         self.counters = self._core.counters
         """Packets dropped, by reason (``drop_...``), and what else is worth counting."""
@@ -106,6 +108,7 @@ class Vl1:
         if self._core.topology.is_root:
             self._core.set_online(identity.address)
         self._core.contacts.due(now)
+        self._core.introductions.seek(now)
 
     # The network
 
@@ -327,7 +330,7 @@ class Vl1:
             if not (
                 peer.is_active(now)
                 or now - peer.last_receive < ACTIVITY_TIMEOUT
-                or self._core.topology.is_upstream(peer.address)
+                or self._core.topology.is_sought(peer.address)
             ):
                 self._core.topology.forget(peer)
         if self._core.online and not self._core.topology.is_root:
@@ -476,10 +479,25 @@ class Vl1:
         met = [peer.address for peer in self._core.topology.by_address.values() if peer.trusts_through(now)]
         return list(dict.fromkeys((*met[:count], *self._known.latest(count))))[:count]
 
-    def orbit(self, moon: int, seed: int) -> None:
-        """Ask for the moon with this world id; accept it if ``seed`` is one of its roots."""
-        if moon not in self._core.topology.moons:
-            self._core.topology.moon_seeds[moon] = seed
+    def orbit(self, moon: int, seed: int, now: float) -> None:
+        """Look for the moon with this world id by its root ``seed``, wherever that is; ``MoonUpdated`` tells when it is
+        there. ValueError for too many, or where the seed is this node."""
+        if seed == self.identity.address:
+            raise ValueError("this node cannot be given a moon by itself: orbit its file")
+        self._core.topology.orbit(moon, seed)
+        self._core.introductions.seek(now)
+
+    def add_moon(self, moon: World, now: float) -> None:
+        """Orbit a moon that the user has given us. ValueError where it is none, or no successor of the one we have."""
+        self._core.topology.add_moon(moon)
+        self._core.roots_changed(now)
+
+    def deorbit(self, moon: int, now: float) -> bool:
+        """Leave a moon, or give up looking for it. False if there is none."""
+        if not self._core.topology.deorbit(moon):
+            return False
+        self._core.roots_changed(now)
+        return True
 
     # What there is to see
 
@@ -507,6 +525,11 @@ class Vl1:
     def moons(self) -> list[World]:
         """The moons that this node orbits, as far as they are known."""
         return list(self._core.topology.moons.values())
+
+    @property
+    def moon_seeds(self) -> dict[int, int]:
+        """The moons that are looked for, by world id, each with the root that is asked for it."""
+        return dict(self._core.topology.moon_seeds)
 
     @property
     def surface_addresses(self) -> list[Endpoint]:

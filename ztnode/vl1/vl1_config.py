@@ -28,9 +28,12 @@ class Vl1Config:
     """Hand identities that need the memory-hard hash to the owner (``Vl1.identity_checks``) instead of computing it
     in ``receive``, where it stops everything else for a tenth of a second. For roots."""
 
-    hashes_per_second: float | None = None
-    """Identities of strangers that are validated by the hash, in the long run; None: 3 for roots, one in five seconds
-    for others. For owners that have cores to do it on."""
+    hashes_per_second: float = 3.0
+    """Identities of strangers that a root validates by the hash, in the long run: by configuration, or because a world
+    names it. For owners that have cores to do it on. Others do one in five seconds."""
 
     max_peers: int = 16384
     """Peers kept in memory; the one unheard for longest makes room."""
+
+    max_peers_of_root: int | None = None
+    """The same while a world names us as a root; None: no other number."""

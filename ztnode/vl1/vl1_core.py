@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from ztnode.vl1.contacts import BUSY_TICK, Contacts
@@ -35,6 +35,7 @@ class Vl1Core:
         identity: Identity,
         planet: World,
         moons: Sequence[World],
+        seeds: Mapping[int, int],
         config: Vl1Config,
         random: Callable[[int], bytes],
         wall_clock: Callable[[float], int],
@@ -54,7 +55,16 @@ class Vl1Core:
         self.next_tick = now + BUSY_TICK
         self.path_endpoints: set[Endpoint] = set()
         """Where peers are known to be, as of the last tick, and what was learnt since."""
-        self.topology = Topology(identity, planet, moons, config.max_peers, self.emit, self.counters)
+        self.topology = Topology(
+            identity,
+            planet,
+            moons,
+            seeds,
+            config.max_peers,
+            config.max_peers_of_root or config.max_peers,
+            self.emit,
+            self.counters,
+        )
         self.transmit = Transmit(self.topology, random, config.mtu)
         self.contacts = Contacts(
             identity, self.topology, self.transmit, config, wall_clock, self._path_changed, self.counters
@@ -140,8 +150,15 @@ class Vl1Core:
     def world_offered(self, world: World, now: float) -> None:
         """A root has sent a planet or a moon."""
         if self.topology.offer_world(world):
-            self.contacts.root_lost(now)
-            self.contacts.due(now)
+            self.roots_changed(now)
+
+    def roots_changed(self, now: float) -> None:
+        """There are other roots than before, or we have become one: greet them."""
+        if self.topology.is_root and not self.online:
+            self.set_online(self.identity.address)
+        self.contacts.root_lost(now)
+        self.contacts.due(now)
+        self.introductions.seek(now)
 
     def pass_up(self, peer: Peer, verb: int, packet_id: int, payload: Buffer) -> None:
         """Leave a message to the layer above."""

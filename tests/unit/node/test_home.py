@@ -205,3 +205,21 @@ def test_known_peers_are_kept_and_a_damaged_list_is_forgotten(home: Home, tmp_pa
     assert home.known_peers(1_700_000_000_001).get(identity.address) == peer
     (tmp_path / "peers.d" / "known.peers").write_bytes(b"rubbish")
     assert len(home.known_peers(0)) == 0
+
+
+def test_a_moon_that_is_looked_for_outlives_a_restart_until_it_is_there(home: Home, tmp_path: Path) -> None:
+    home.keep_seed(0xDEADBEEF00, 0x9AD07D0109).result()
+    home.keep_seed(7, 0x9AD07D0109).result()
+    (tmp_path / "moons.d" / "0000000000000007.moon.bak").write_bytes(b"not ours")
+    assert home.seeds() == {0xDEADBEEF00: 0x9AD07D0109, 7: 0x9AD07D0109}
+    public = c25519.derive_public(bytes(range(64)))
+    roots = World.parse(DEFAULT_PLANET).roots
+    moon = World.sign(WorldType.MOON, 7, 1, public, roots, public=public, secret=bytes(range(64)))
+    home.keep_moon(7, moon.build()).result()
+    assert home.moons() == [moon] and home.seeds() == {0xDEADBEEF00: 0x9AD07D0109}
+    home.forget_moon(7).result()
+    home.forget_moon(0xDEADBEEF00).result()
+    assert home.moons() == [] and home.seeds() == {}
+    (tmp_path / "moons.d" / "000000deadbeef00.seed").write_text("nonsense")
+    with pytest.raises(StateError, match="remove it"):
+        home.seeds()

@@ -171,7 +171,7 @@ def test_oversized_fragments_are_refused(size: int, total: int) -> None:
 
 def transmit(mtu: int = DEFAULT_PHYSICAL_MTU, first: bytes = bytes(8)) -> Transmit:
     world = planet([(IDENTITIES[0], (ENDPOINT,))])
-    topology = Topology(IDENTITIES[1], world, (), 100, lambda event: None, Counter())
+    topology = Topology(IDENTITIES[1], world, (), {}, 100, 100, lambda event: None, Counter())
     return Transmit(topology, lambda count: first[:count], mtu)
 
 
