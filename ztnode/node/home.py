@@ -15,6 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from ztnode.hookspecs import StateStore
+from ztnode.node.local_conf import LocalConf
+from ztnode.node.local_conf import parse as parse_local_conf
 from ztnode.wire import c25519
 from ztnode.wire.address import format_address, format_nwid, parse_address
 from ztnode.wire.dictionary import Dictionary
@@ -27,6 +29,7 @@ IDENTITY_SECRET: Final = "identity.secret"
 IDENTITY_PUBLIC: Final = "identity.public"
 PLANET: Final = "planet"
 PORT: Final = "zerotier-one.port"
+LOCAL_CONF: Final = "local.conf"
 MOONS: Final = "moons.d/"
 NETWORKS: Final = "networks.d/"
 PEERS: Final = "peers.d/known.peers"
@@ -154,6 +157,14 @@ class Home:
     def keep_known_peers(self, data: bytes) -> Future[None]:
         """What ``Vl1.known_peers`` gave."""
         return self._put(PEERS, data)
+
+    def local_conf(self) -> LocalConf:
+        """What ``local.conf`` says of physical paths; nothing where there is none. Raises StateError."""
+        data = self._store.read(LOCAL_CONF)
+        try:
+            return LocalConf() if data is None else parse_local_conf(data)
+        except ValueError as error:
+            raise StateError(f"{LOCAL_CONF} in the state directory: {error}") from None
 
     def controller_documents(self) -> dict[str, bytes]:
         """The network controller's documents by key."""

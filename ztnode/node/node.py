@@ -44,7 +44,8 @@ from ztnode.node.os_arch import os_arch
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.wall_clock import wall_clock
-from ztnode.vl1 import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated, Vl1, Vl1Config
+from ztnode.vl1 import IdentityCollision, MoonUpdated, Offline, Online, PathNotTrusted, PlanetUpdated, Vl1, Vl1Config
+from ztnode.vl1.trusted_paths import TrustedNetwork
 from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
@@ -92,6 +93,8 @@ class NodeOptions:
     root: bool = False
     controller: bool = False
     networks: tuple[int, ...] = ()
+    trusted_paths: tuple[TrustedNetwork, ...] = ()
+    """Beside those of ``local.conf``."""
 
 
 class Node:
@@ -158,6 +161,11 @@ class Node:
             planet = home.planet(given, chosen=options.planet is not None)
             moons, networks = home.moons(), home.networks()
             identity = await home.identity(_make_identity)
+            trusted = (*options.trusted_paths, *home.local_conf().trusted)
+            for network, path_id in trusted:
+                log.warning(
+                    "packets on %s with the path id %d are neither encrypted nor authenticated", network, path_id
+                )
             now, wall = time.monotonic(), wall_clock()
             vl1 = Vl1(
                 identity,
@@ -172,6 +180,7 @@ class Node:
                     defer_identity_checks=True,
                     max_peers=MAX_PEERS if options.root or options.controller else MAX_PEERS_OF_LEAF,
                     max_peers_of_root=MAX_PEERS,
+                    trusted_paths=trusted,
                     hashes_per_second=HASHES_PER_CORE * usable_cores(),
                 ),
                 known=home.known_peers(wall),
@@ -351,6 +360,13 @@ class Node:
                 case MoonUpdated(moon_id, data):
                     log.info("moon %s is there", format_world_id(moon_id))
                     self._keep(self._home.keep_moon(moon_id, data), "a moon")
+                case PathNotTrusted(address, endpoint, path_id):
+                    log.warning(
+                        "%s at %s sends on a trusted path, id %d, which is none here: dropped (see --trusted-path)",
+                        format_address(address),
+                        format_endpoint(endpoint),
+                        path_id,
+                    )
                 case IdentityCollision(root):
                     reason = "knows another node with our address; remove identity.* to get another"
                     log.error("root %s %s", format_address(root), reason)

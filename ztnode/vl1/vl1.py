@@ -148,8 +148,7 @@ class Vl1:
                 if (peer := self._greeting_peer(data, endpoint, now)) is None:
                     continue
             elif (peer := by_wire.get(data[13:18])) is None:
-                confirmed = endpoint in self._core.path_endpoints
-                self._core.introductions.packet_from_unknown(data, endpoint, confirmed, now)
+                self._from_unknown(data, endpoint, now)
                 continue
             if peer is not run_peer:
                 run_peer = peer
@@ -173,8 +172,7 @@ class Vl1:
         relay: Endpoint | None = None
         opened = peer.keys.open_many([packet for packet, _ in run])
         for (packet, endpoint), plaintext in zip(run, opened, strict=True):
-            if plaintext is None:
-                self.counters["drop_forged"] += 1
+            if plaintext is None and (plaintext := self._unprotected(packet, endpoint)) is None:
                 continue
             wire_id = packet[:8]
             verb = plaintext[0]
@@ -211,6 +209,12 @@ class Vl1:
             self._heard(peer, direct, now, by_hello=opened[-1] is not None and opened[-1][0] == VERB_HELLO)
         elif relay is not None:
             self._heard_relayed(peer, relay, now)
+
+    def _unprotected(self, packet: bytes, endpoint: Endpoint) -> bytes | None:
+        """The plaintext of a packet that no key opens: it came on a trusted path, or is dropped."""
+        trusted = self._core.trusts(packet, endpoint)
+        self.counters["drop_forged"] += trusted is None
+        return packet[OFFSET_VERB:] if trusted else None
 
     def _is_hello_by_another_way(self, peer: Peer, packet: bytes, endpoint: Endpoint, now: float) -> bool:
         """Whether a packet that came before is to be answered nevertheless: a node with several sockets sends the same
@@ -254,6 +258,12 @@ class Vl1:
             self.counters["drop_misaddressed"] += 1
 
     # From the unknown
+
+    def _from_unknown(self, data: bytes, endpoint: Endpoint, now: float) -> None:
+        """A packet of somebody whom we do not know, in any cipher suite but 0."""
+        if self._core.trusts(data, endpoint) is not False:
+            confirmed = endpoint in self._core.path_endpoints
+            self._core.introductions.packet_from_unknown(data, endpoint, confirmed, now)
 
     def _greeting_peer(self, data: bytes, endpoint: Endpoint, now: float) -> Peer | None:
         """Take a packet of cipher suite 0, which may be HELLO alone. The peer that it claims to come from, with the

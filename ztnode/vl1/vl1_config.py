@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ztnode.vl1.trusted_paths import TrustedNetwork
+
 
 @dataclass(frozen=True, slots=True)
 class Vl1Config:
@@ -14,6 +16,9 @@ class Vl1Config:
 
     mtu: int = 1432
     """Largest UDP payload that is sent, in bytes; longer packets go out in fragments."""
+
+    trusted_paths: tuple[TrustedNetwork, ...] = ()
+    """Physical networks on which packets are neither encrypted nor authenticated, each with its number."""
 
     version: tuple[int, int, int] = (1, 14, 1)
     """The software version (major, minor, revision) that HELLO claims. Peers compare it with what features need."""

@@ -13,12 +13,14 @@ from ztnode.vl1.peer import Peer
 from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Transmit
+from ztnode.vl1.trusted_paths import TrustedPaths
 from ztnode.vl1.vl1_config import Vl1Config
-from ztnode.vl1.vl1_events import Event, Online, PeerPathChanged, SurfaceAddress
+from ztnode.vl1.vl1_events import Event, Online, PathNotTrusted, PeerPathChanged, SurfaceAddress
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.known_peers import KnownPeers
+from ztnode.wire.packet import trusted_path_id
 from ztnode.wire.world import World
 
 Message: TypeAlias = tuple[Peer, int, int, Buffer]
@@ -65,7 +67,9 @@ class Vl1Core:
             self.emit,
             self.counters,
         )
-        self.transmit = Transmit(self.topology, random, config.mtu)
+        self.trusted_paths = TrustedPaths(config.trusted_paths)
+        self._told_of_distrust = False
+        self.transmit = Transmit(self.topology, random, config.mtu, self.trusted_paths)
         self.contacts = Contacts(
             identity, self.topology, self.transmit, config, wall_clock, self._path_changed, self.counters
         )
@@ -91,6 +95,19 @@ class Vl1Core:
     def hurry_tick(self, now: float) -> None:
         """Something was sent: look soon whether it is answered."""
         self.next_tick = min(self.next_tick, now + BUSY_TICK)
+
+    def trusts(self, packet: bytes, endpoint: Endpoint) -> bool | None:
+        """Whether an unprotected packet comes on a trusted path, counted if not; None for any other packet."""
+        path_id = trusted_path_id(packet)
+        if path_id is None:
+            return None
+        if self.trusted_paths.accepts(endpoint[0], path_id):
+            return True
+        self.counters["drop_path_not_trusted"] += 1
+        if not self._told_of_distrust:
+            self._told_of_distrust = True
+            self.emit(PathNotTrusted(int.from_bytes(packet[13:18], "big"), endpoint, path_id))
+        return False
 
     # What the verbs report
 

@@ -58,4 +58,23 @@ class IdentityCollision:
     root: int
 
 
-Event: TypeAlias = Online | Offline | PeerPathChanged | SurfaceAddress | PlanetUpdated | MoonUpdated | IdentityCollision
+@dataclass(frozen=True, slots=True)
+class PathNotTrusted:
+    """Somebody at ``endpoint`` sends in the name of ``address`` as on a trusted path, which is not configured here.
+    Comes once: ``drop_path_not_trusted`` has the count."""
+
+    address: int
+    endpoint: Endpoint
+    path_id: int
+
+
+Event: TypeAlias = (
+    Online
+    | Offline
+    | PeerPathChanged
+    | SurfaceAddress
+    | PlanetUpdated
+    | MoonUpdated
+    | IdentityCollision
+    | PathNotTrusted
+)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -223,3 +225,19 @@ def test_a_moon_that_is_looked_for_outlives_a_restart_until_it_is_there(home: Ho
     (tmp_path / "moons.d" / "000000deadbeef00.seed").write_text("nonsense")
     with pytest.raises(StateError, match="remove it"):
         home.seeds()
+
+
+def test_local_conf_names_trusted_paths(home: Home, tmp_path: Path) -> None:
+    assert home.local_conf().trusted == ()
+    entry = {"trustedPathId": 101010024}
+    (tmp_path / "local.conf").write_text(json.dumps({"physical": {"10.10.10.0/24": entry, "10.0.0.0/8": {}}, "x": 1}))
+    assert home.local_conf().trusted == ((ip_network("10.10.10.0/24"), 101010024),)
+    for bad in (
+        "[",
+        '{"physical": 1}',
+        '{"physical": {"x": {}}}',
+        '{"physical": {"10.0.0.0/8": {"trustedPathId": "1"}}}',
+    ):
+        (tmp_path / "local.conf").write_text(bad)
+        with pytest.raises(StateError, match=r"local\.conf"):
+            home.local_conf()
