@@ -186,6 +186,8 @@ class Status:
     surface_addresses: tuple[str, ...]
     workers: tuple[Worker, ...]
     counters: dict[str, int]
+    identity_conflict: str = ""
+    """One line that a person can act on, while another host seems to use this node's identity."""
 
 
 def network(message: pb.Network) -> Network:
@@ -297,6 +299,7 @@ def status(message: pb.StatusResponse) -> Status:
             for worker in message.workers
         ),
         counters=dict(message.counters),
+        identity_conflict=message.identity_conflict,
     )
 
 

@@ -244,6 +244,7 @@ def status(info: NodeStatus) -> pb.StatusResponse:
         surface_addresses=info.surface_addresses,
         workers=[worker(one) for one in info.workers],
         counters=info.counters,
+        identity_conflict=info.identity_conflict,
     )
 
 

@@ -125,6 +125,8 @@ class NodeStatus:
     surface_addresses: tuple[str, ...]
     workers: tuple[WorkerInfo, ...]
     counters: dict[str, int]
+    identity_conflict: str = ""
+    """One line that a person can act on, while another host seems to use this node's identity."""
 
 
 @dataclass(frozen=True, slots=True)

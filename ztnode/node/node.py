@@ -44,7 +44,18 @@ from ztnode.node.os_arch import os_arch
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.wall_clock import wall_clock
-from ztnode.vl1 import IdentityCollision, MoonUpdated, Offline, Online, PathNotTrusted, PlanetUpdated, Vl1, Vl1Config
+from ztnode.vl1 import (
+    IdentityCollision,
+    IdentityShared,
+    MoonUpdated,
+    Offline,
+    Online,
+    PathNotTrusted,
+    PeerShared,
+    PlanetUpdated,
+    Vl1,
+    Vl1Config,
+)
 from ztnode.vl1.trusted_paths import TrustedNetwork
 from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
 from ztnode.wire.address import format_address, format_nwid
@@ -131,6 +142,7 @@ class Node:
         self._next_index = 0
         self._watchers: Conflation[int, NetworkInfo] = Conflation()
         self._complaints = Complaints()
+        self._collided = False
         self._roots = RootWatch(self._loop)
         self._documents = documents
         self._checks = IdentityChecks()
@@ -368,8 +380,17 @@ class Node:
                         path_id,
                     )
                 case IdentityCollision(root):
-                    reason = "knows another node with our address; remove identity.* to get another"
-                    log.error("root %s %s", format_address(root), reason)
+                    self._collided = True
+                    log.error("root %s: %s", format_address(root), self._conflict())
+                case IdentityShared():
+                    log.error("%s", self._conflict())
+                case PeerShared(address, one, other):
+                    log.info(
+                        "the traffic of %s comes from %s and %s in turn: do two hosts have one identity?",
+                        format_address(address),
+                        format_endpoint(one),
+                        format_endpoint(other),
+                    )
         if self.administration is not None:
             self.administration.publish()
         for change in self._vl2.events():
@@ -462,7 +483,19 @@ class Node:
             surface_addresses=tuple(format_endpoint(endpoint) for endpoint in self._vl1.surface_addresses),
             workers=self._supervisor.workers(),
             counters=counters,
+            identity_conflict=self._conflict(),
         )
+
+    def _conflict(self) -> str:
+        """What is wrong with our identity, and what to do about it."""
+        if self._collided:
+            return "another node has this node's address; remove identity.* from the state directory to get another"
+        if self._vl1.is_shared(time.monotonic()):
+            return (
+                "another host runs with this node's identity, and packets reach the one or the other; stop it, or "
+                "remove identity.* from the state directory of one of the two"
+            )
+        return ""
 
     def networks(self) -> Sequence[NetworkInfo]:
         """See NodeApi."""

@@ -8,11 +8,13 @@ from ztnode.vl1.vl1_core import Message
 from ztnode.vl1.vl1_events import (
     Event,
     IdentityCollision,
+    IdentityShared,
     MoonUpdated,
     Offline,
     Online,
     PathNotTrusted,
     PeerPathChanged,
+    PeerShared,
     PlanetUpdated,
     SurfaceAddress,
 )
@@ -20,6 +22,7 @@ from ztnode.vl1.vl1_events import (
 __all__ = [
     "Event",
     "IdentityCollision",
+    "IdentityShared",
     "Message",
     "MoonUpdated",
     "Offline",
@@ -28,6 +31,7 @@ __all__ = [
     "PathNotTrusted",
     "Peer",
     "PeerPathChanged",
+    "PeerShared",
     "PlanetUpdated",
     "SurfaceAddress",
     "Vl1",

@@ -66,6 +66,8 @@ class Transmit:
         self._next_id = int.from_bytes(random(8), "big")
         self._queue: dict[Endpoint, list[bytes]] = {}
         self._expected: dict[int, Expected] = {}
+        self.forgot_at = float("-inf")
+        """When a packet that may still be answered was last forgotten."""
 
     # Datagrams
 
@@ -228,6 +230,7 @@ class Transmit:
         """Remember that the packet ``sent_id`` may be answered."""
         if len(self._expected) >= MAX_EXPECTED:
             del self._expected[next(iter(self._expected))]
+            self.forgot_at = expected.sent
         self._expected[sent_id] = expected
 
     def expected(self, sent_id: int) -> Expected | None:

@@ -91,13 +91,24 @@ class Vl1:
         self._started = now
         self._wall_at_start = wall
         self._known = KnownPeers() if known is None else known
+        own_keys = PeerKeys(identity.agree(identity))
         self._core = Vl1Core(
-            identity, planet, moons, seeds or {}, self.config, random, self._wall, self._deliver, now, known=self._known
+            identity,
+            planet,
+            moons,
+            seeds or {},
+            self.config,
+            random,
+            self._wall,
+            self._deliver,
+            now,
+            known=self._known,
+            own_keys=own_keys,
         )
         self.counters = self._core.counters
         """Packets dropped, by reason (``drop_...``), and what else is worth counting."""
         self._own = identity.address.to_bytes(5, "big")
-        self._myself = Peer(identity.without_secret(), PeerKeys(identity.agree(identity)))
+        self._myself = Peer(identity.without_secret(), own_keys)
         """Whom messages to ourselves are from: a controller may be a member of its own networks."""
         self._myself.protocol = self.config.protocol
         self._myself.version = self.config.version
@@ -239,6 +250,8 @@ class Vl1:
     def _heard(self, peer: Peer, endpoint: Endpoint, now: float, *, by_hello: bool) -> None:
         """Something authentic came from a peer straight from ``endpoint``; ``by_hello``: a HELLO was the last of it."""
         peer.last_receive = now
+        if endpoint != peer.traffic_from and peer.last_traffic == now:
+            self._core.twins.moved(peer, endpoint, now)
         path = peer.paths.get(endpoint)
         if path is not None and not path.dead:
             self._core.heard_on(peer, path, now)
@@ -261,7 +274,9 @@ class Vl1:
 
     def _from_unknown(self, data: bytes, endpoint: Endpoint, now: float) -> None:
         """A packet of somebody whom we do not know, in any cipher suite but 0."""
-        if self._core.trusts(data, endpoint) is not False:
+        if data[13:18] == self._own:
+            self._core.twins.received(data, now)
+        elif self._core.trusts(data, endpoint) is not False:
             confirmed = endpoint in self._core.path_endpoints
             self._core.introductions.packet_from_unknown(data, endpoint, confirmed, now)
 
@@ -327,6 +342,7 @@ class Vl1:
         self._fragments.purge(now)
         self._fragments_of_strangers.purge(now)
         self._core.awareness.expire(now)
+        self._core.twins.tick(now)
         busy = self._core.contacts.keep_alive(now)
         self._core.next_tick = now + (BUSY_TICK if busy else IDLE_TICK)
         peers = list(self._core.topology.by_address.values())
@@ -520,6 +536,10 @@ class Vl1:
     def online(self) -> bool:
         """Whether a root has answered lately (always, if we are one)."""
         return self._core.online
+
+    def is_shared(self, now: float) -> bool:
+        """Whether there were signs lately that another host uses our identity."""
+        return self._core.twins.found(now)
 
     @property
     def is_relay(self) -> bool:

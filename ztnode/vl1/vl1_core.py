@@ -14,11 +14,13 @@ from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.trusted_paths import TrustedPaths
+from ztnode.vl1.twins import Twins
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_events import Event, Online, PathNotTrusted, PeerPathChanged, SurfaceAddress
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
+from ztnode.wire.keys import PeerKeys
 from ztnode.wire.known_peers import KnownPeers
 from ztnode.wire.packet import trusted_path_id
 from ztnode.wire.world import World
@@ -44,6 +46,7 @@ class Vl1Core:
         deliver: Callable[[Peer, bytes, Endpoint, float], None],
         now: float,
         known: KnownPeers,
+        own_keys: PeerKeys,
     ) -> None:
         """``wall_clock`` turns monotonic seconds into Unix milliseconds; ``deliver`` takes a whole packet of a peer
         that has just become known, and where it came from."""
@@ -77,6 +80,7 @@ class Vl1Core:
             identity, self.topology, self.transmit, self.contacts, config, deliver, self.counters, known
         )
         self.awareness = SelfAwareness()
+        self.twins = Twins(self.topology, self.transmit, own_keys, random, wall_clock, self.emit, self.counters, now)
 
     @property
     def is_relay(self) -> bool:

@@ -59,6 +59,20 @@ class IdentityCollision:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityShared:
+    """Another host uses our identity (``twins``): packets to us arrive there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerShared:
+    """The traffic of this peer comes from two places in turn: two hosts may have its identity."""
+
+    address: int
+    one: Endpoint
+    other: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class PathNotTrusted:
     """Somebody at ``endpoint`` sends in the name of ``address`` as on a trusted path, which is not configured here.
     Comes once: ``drop_path_not_trusted`` has the count."""
@@ -76,5 +90,7 @@ Event: TypeAlias = (
     | PlanetUpdated
     | MoonUpdated
     | IdentityCollision
+    | IdentityShared
+    | PeerShared
     | PathNotTrusted
 )

@@ -1,9 +1,10 @@
-"""Three nodes as processes: a moon whose root nobody told a place of is found, kept over a restart, and left."""
+"""Nodes as processes: moons are found, kept over a restart and left; two nodes with one identity are noticed."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 import ztclient
 from ztnode import worldtool
+from ztnode.cli.app import run
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import WorldType
 
@@ -99,3 +101,17 @@ def test_a_moon_is_found_kept_and_left(nodes: Nodes) -> None:
     assert [(each.id, each.seed) for each in asker.moons()] == [("0000000000000077", address)]
     with pytest.raises(ztclient.NotFoundError):
         asker.deorbit(address)
+
+
+def test_two_nodes_with_one_identity_are_noticed(nodes: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes.start("root", 0, port=nodes.port)
+    twins = [nodes.start("one", 1)]
+    nodes.stop("one")
+    shutil.copytree(nodes.directory / "one", nodes.directory / "other")
+    (nodes.directory / "other/zerotier/zerotier-one.port").unlink()
+    twins = [nodes.start("one", 1), nodes.start("other", 1)]
+    until(lambda: any(twin.status().identity_conflict for twin in twins), 40.0)
+    noticed = next(twin for twin in twins if twin.status().identity_conflict)
+    assert run(["status", "--address", noticed.address]) == 0
+    assert "another host runs with this node's identity" in capsys.readouterr().out
+    assert run(["status", "--check", "--address", noticed.address]) == 1
