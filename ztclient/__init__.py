@@ -18,7 +18,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ztclient.errors import AuthenticationError, Error, JoinTimeoutError, NodeUnavailableError, NotFoundError
-from ztclient.model import Connection, ManagedAddress, Network, Path, Peer, Route, Status, Whois, Worker
+from ztclient.model import Connection, ManagedAddress, Moon, MoonRoot, Network, Path, Peer, Route, Status, Whois, Worker
 from ztclient.node import DEFAULT_TIMEOUT, Node
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ __all__ = [
     "JoinTimeoutError",
     "Listener",
     "ManagedAddress",
+    "Moon",
+    "MoonRoot",
     "Network",
     "Node",
     "NodeUnavailableError",

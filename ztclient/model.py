@@ -94,6 +94,31 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class MoonRoot:
+    """A root of a moon; without ``endpoints`` it is looked for through other roots."""
+
+    address: str
+    public_identity: str
+    endpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Moon:
+    """A moon that is orbited or looked for: then ``seed`` is whom the node asks for it, ``timestamp`` 0 and ``roots``
+    empty. ``timestamp`` is in milliseconds of Unix time."""
+
+    id: str
+    seed: str | None
+    timestamp: int
+    roots: tuple[MoonRoot, ...]
+
+    @property
+    def known(self) -> bool:
+        """True once the node has the moon."""
+        return self.seed is None
+
+
+@dataclass(frozen=True, slots=True)
 class Connection:
     """A TCP connection of the overlay with its figures: times in milliseconds, None while unknown, sizes in bytes;
     ``ssthresh`` None: none yet; ``pacing_rate`` in bytes a second, 0: the window alone decides."""
@@ -161,6 +186,8 @@ class Status:
     surface_addresses: tuple[str, ...]
     workers: tuple[Worker, ...]
     counters: dict[str, int]
+    identity_conflict: str = ""
+    """One line that a person can act on, while another host seems to use this node's identity."""
 
 
 def network(message: pb.Network) -> Network:
@@ -193,6 +220,16 @@ def peer(message: pb.Peer) -> Peer:
         latency_ms=round(times.seconds(message.latency) * 1e3, 6) if message.HasField("latency") else None,
         direct=message.direct,
         paths=tuple(_path(path) for path in message.paths),
+    )
+
+
+def moon(message: pb.Moon) -> Moon:
+    """A Moon from its message."""
+    return Moon(
+        id=message.id,
+        seed=message.seed or None,
+        timestamp=times.milliseconds(message.signed_at),
+        roots=tuple(MoonRoot(root.address, root.public_identity, tuple(root.endpoints)) for root in message.roots),
     )
 
 
@@ -262,6 +299,7 @@ def status(message: pb.StatusResponse) -> Status:
             for worker in message.workers
         ),
         counters=dict(message.counters),
+        identity_conflict=message.identity_conflict,
     )
 
 

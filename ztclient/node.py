@@ -19,6 +19,7 @@ from ztclient.reach import (
     listen_request,
     not_ready,
     numeric,
+    orbit_request,
     ping_request,
     udp_request,
 )
@@ -105,6 +106,32 @@ class Node(NamedNode):
         address = numeric(ip)
         request = pb.WhoisRequest(ip=address, network_id="" if nwid is None else network_id(nwid))
         return model.whois(address, control.call(control.stub.Whois, request))
+
+    def orbit(self, moon: str | bytes, seed: str | None = None) -> model.Moon:
+        """Orbit a moon: its roots become upstreams of the node, over restarts too.
+
+        ``moon``: its world id, for which ``seed``, the address of one of its roots, is asked (None: the id's last 10
+        digits, its first root by convention); or the bytes of its file. Gives what is known of it at once: ``moons``
+        has it with its roots when it has come. Raises ValueError, OSError where it cannot be kept.
+        """
+
+        control = self.control
+        answer: pb.OrbitResponse = control.call(control.stub.Orbit, orbit_request(moon, seed))
+        return model.moon(answer.moon)
+
+    def deorbit(self, moon: str) -> None:
+        """Leave a moon, or give up looking for it. Raises NotFoundError."""
+        from ztclient.v1 import node_pb2 as pb
+
+        control = self.control
+        control.call(control.stub.Deorbit, pb.DeorbitRequest(moon_id=moon))
+
+    def moons(self) -> list[model.Moon]:
+        """The moons that the node orbits or looks for, in the order of their ids."""
+        from ztclient.v1 import node_pb2 as pb
+
+        control = self.control
+        return [model.moon(each) for each in control.entries(control.stub.ListMoons, pb.ListMoonsRequest())]
 
     def join(
         self,

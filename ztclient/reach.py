@@ -178,3 +178,12 @@ def _token_from(environ: Mapping[str, str]) -> str | None:
     if not token:
         raise AuthenticationError(errno.EACCES, f"the token file {path} is empty")
     return token
+
+
+def orbit_request(moon: str | bytes, seed: str | None) -> pb.OrbitRequest:
+    """What to orbit: a world id with the address of a root that is asked for it, or the bytes of a moon file."""
+    from ztclient.v1 import node_pb2 as pb
+
+    if isinstance(moon, bytes):
+        return pb.OrbitRequest(world=moon, seed=seed or "")
+    return pb.OrbitRequest(moon_id=moon, seed=seed or "")

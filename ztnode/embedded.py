@@ -120,7 +120,7 @@ class EmbeddedNetwork:
         port = free_udp_port() if not prefix else 9993
         root = worldtool.parse_root(identity.build_text(), [f"{host}/{port}"])
         secret = worldtool.WorldSecret.generate(os.urandom)
-        self.planet.write_bytes(worldtool.create_planet([root], secret, time.time_ns() // 1_000_000))
+        self.planet.write_bytes(worldtool.create_world([root], secret, time.time_ns() // 1_000_000))
         self.controller = self._start("root", identity, ["--root", "--controller", "--port", str(port)], prefix)
         self.controller.wait_online()
 

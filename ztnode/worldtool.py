@@ -1,8 +1,9 @@
 """Making, signing and showing worlds: what ``ztnode world create`` and ``ztnode world show`` do, without the I/O.
 
-A planet is a signed list of roots. Nodes replace the planet they have by one with the same world id and a later
-timestamp that is signed by the key which the old one names, so whoever makes a planet keeps its signing key: a small
-JSON file (the field names are those of ``zerotier-idtool initmoon``) that only its owner may read.
+A world is a signed list of roots. Nodes replace the planet or moon they have by one with the same world id and a later
+timestamp that is signed by the key which the old one names, so whoever makes a world keeps its signing key: a small
+JSON file that only its owner may read. It has the form of what ``zerotier-idtool initmoon`` prints and ``genmoon``
+reads, so that either tool goes on with what the other one began.
 """
 
 from __future__ import annotations
@@ -31,16 +32,21 @@ class WorldToolError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class WorldSecret:
-    """The signing key of a planet and the world id that it signs for. Belongs in a file with mode 0600."""
+    """The signing key of a world and the world id that it signs for. Belongs in a file with mode 0600."""
 
     world_id: int
     public: bytes
     """64 bytes."""
     secret: bytes = field(repr=False)
     """64 bytes."""
+    type: WorldType = WorldType.PLANET
+    roots: tuple[Root, ...] = ()
+    """The roots of a definition as ``initmoon`` prints it and its owner completes it, or as they were signed last."""
 
     @classmethod
-    def generate(cls, random: Callable[[int], bytes], world_id: int | None = None) -> WorldSecret:
+    def generate(
+        cls, random: Callable[[int], bytes], world_id: int | None = None, type: WorldType = WorldType.PLANET
+    ) -> WorldSecret:
         """A new key; ``world_id`` None: a random one. ``random`` has ``os.urandom``'s shape. Raises WorldToolError."""
         if world_id is None:
             world_id = PLANET_ID_EARTH
@@ -49,31 +55,43 @@ class WorldSecret:
         if not 0 < world_id < 1 << _WORLD_ID_BITS:
             raise WorldToolError(f"a world id is a number from 1 to {(1 << _WORLD_ID_BITS) - 1}")
         secret = random(c25519.SECRET_LENGTH)
-        return cls(world_id, c25519.derive_public(secret), secret)
+        return cls(world_id, c25519.derive_public(secret), secret, type)
 
     @classmethod
     def from_json(cls, data: bytes) -> WorldSecret:
-        """Read what ``to_json`` wrote. Raises WorldToolError."""
+        """Read what ``to_json`` wrote, or ``zerotier-idtool initmoon``. Raises WorldToolError."""
         try:
             document = json.loads(data)
+            kind = WorldType[str(document.get("worldType", "planet")).upper()]
             world_id = int(document["id"], 16)
             public, secret = bytes.fromhex(document["signingKey"]), bytes.fromhex(document["signingKey_SECRET"])
-        except (ValueError, TypeError, KeyError, RecursionError):
+            roots = tuple(_root_of(entry) for entry in document.get("roots", ()))
+        except WorldToolError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise WorldToolError("not the secret of a world: JSON with id, signingKey and signingKey_SECRET") from None
         if len(secret) != c25519.SECRET_LENGTH or c25519.derive_public(secret) != public:
             raise WorldToolError("the secret of the world does not fit its public key")
         if not 0 < world_id < 1 << _WORLD_ID_BITS:
             raise WorldToolError("the secret of the world names no valid world id")
-        return cls(world_id, public, secret)
+        return cls(world_id, public, secret, kind, roots)
 
-    def to_json(self) -> bytes:
-        """The contents of the secret file."""
+    def to_json(self, roots: Sequence[Root] = ()) -> bytes:
+        """The contents of the secret file of a world with these roots, as ``genmoon`` takes them too."""
         document = {
             "objtype": "world",
-            "worldType": "planet",
+            "worldType": self.type.name.lower(),
             "id": format_world_id(self.world_id),
             "signingKey": self.public.hex(),
             "signingKey_SECRET": self.secret.hex(),
+            "updatesMustBeSignedBy": self.public.hex(),
+            "roots": [
+                {
+                    "identity": root.identity.build_text(),
+                    "stableEndpoints": [f"{ip}/{port}" for ip, port in root.endpoints],
+                }
+                for root in roots
+            ],
         }
         return (json.dumps(document, indent=1) + "\n").encode()
 
@@ -96,7 +114,7 @@ def parse_endpoint(text: str) -> Endpoint:
 
 
 def parse_root(identity_text: str, endpoints: Sequence[str]) -> Root:
-    """A root from the contents of its ``identity.public`` (or ``identity.secret``) and 1 to 32 endpoints as text.
+    """A root from the contents of its ``identity.public`` (or ``identity.secret``) and up to 32 endpoints as text.
     The identity's proof of work is checked. Raises WorldToolError."""
     try:
         identity = Identity.parse_text(identity_text)
@@ -107,21 +125,26 @@ def parse_root(identity_text: str, endpoints: Sequence[str]) -> Root:
             f"the identity {format_address(identity.address)} is not valid: its address does not fit its key"
         )
     parsed = tuple(dict.fromkeys(parse_endpoint(text) for text in endpoints))
-    if not 1 <= len(parsed) <= MAX_STABLE_ENDPOINTS:
-        raise WorldToolError(f"the root {format_address(identity.address)} needs 1 to {MAX_STABLE_ENDPOINTS} endpoints")
+    if len(parsed) > MAX_STABLE_ENDPOINTS:
+        raise WorldToolError(f"{format_address(identity.address)} has more than {MAX_STABLE_ENDPOINTS} endpoints")
     return Root(identity.without_secret(), parsed)
 
 
-def create_planet(roots: Sequence[Root], secret: WorldSecret, timestamp: int) -> bytes:
-    """A signed planet file. ``timestamp``: Unix milliseconds. One to four roots. Raises WorldToolError."""
+def create_world(roots: Sequence[Root], secret: WorldSecret, timestamp: int) -> bytes:
+    """A signed planet or moon file, as ``secret`` says which. ``timestamp``: Unix milliseconds. One to four roots;
+    those of a moon may be without endpoints, and are then looked for through the planet's. Raises WorldToolError."""
     addresses = [root.identity.address for root in roots]
+    name = secret.type.name.lower()
     if not 1 <= len(addresses) <= MAX_ROOTS:
-        raise WorldToolError(f"a planet has 1 to {MAX_ROOTS} roots, not {len(addresses)}")
+        raise WorldToolError(f"a {name} has 1 to {MAX_ROOTS} roots, not {len(addresses)}")
     if len(set(addresses)) != len(addresses):
         raise WorldToolError("a root is named twice")
+    lost = next((root for root in roots if not root.endpoints), None)
+    if lost is not None and secret.type is WorldType.PLANET:
+        raise WorldToolError(f"the root {format_address(lost.identity.address)} needs an endpoint: IDENTITY@IP/PORT")
     try:
         world = World.sign(
-            WorldType.PLANET,
+            secret.type,
             secret.world_id,
             timestamp,
             secret.public,
@@ -134,16 +157,17 @@ def create_planet(roots: Sequence[Root], secret: WorldSecret, timestamp: int) ->
     return world.build()
 
 
-def update_planet(previous: bytes, secret: WorldSecret, timestamp: int, roots: Sequence[Root] | None = None) -> bytes:
-    """A planet that nodes with ``previous`` will take in its place: same id, signed by the key it names, and later
+def update_world(previous: bytes, secret: WorldSecret, timestamp: int, roots: Sequence[Root] | None = None) -> bytes:
+    """A world that nodes with ``previous`` will take in its place: same id, signed by the key it names, and later
     (``timestamp``, or one millisecond after the old one where the clock is behind). ``roots`` None: as they were.
     Raises WorldToolError, also where ``secret`` is not the key of ``previous``."""
     old = _parse(previous)
-    if old.type is not WorldType.PLANET:
-        raise WorldToolError("this world is a moon, not a planet")
+    name, wanted = old.type.name.lower(), secret.type.name.lower()
+    if old.type is not secret.type:
+        raise WorldToolError(f"this world is a {name}, and the secret that of a {wanted}")
     if old.id != secret.world_id or old.updates_signed_by != secret.public:
-        raise WorldToolError("the planet names another key for its updates: this secret does not belong to it")
-    return create_planet(old.roots if roots is None else roots, secret, max(timestamp, old.timestamp + 1))
+        raise WorldToolError(f"the {name} names another key for its updates: this secret does not belong to it")
+    return create_world(old.roots if roots is None else roots, secret, max(timestamp, old.timestamp + 1))
 
 
 def describe_world(data: bytes) -> dict[str, Any]:
@@ -167,6 +191,10 @@ def describe_world(data: bytes) -> dict[str, Any]:
             for root in world.roots
         ],
     }
+
+
+def _root_of(entry: dict[str, Any]) -> Root:
+    return parse_root(str(entry["identity"]), [str(text) for text in entry.get("stableEndpoints", ())])
 
 
 def _parse(data: bytes) -> World:

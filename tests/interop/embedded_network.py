@@ -49,7 +49,7 @@ def load_state(state: Path, endpoint: tuple[str, int]) -> tuple[Identity, World]
     planet = state / "planet"
     if not planet.exists():
         root = Root(identity.without_secret(), (endpoint,))
-        planet.write_bytes(worldtool.create_planet([root], worldtool.WorldSecret.generate(os.urandom), wall()))
+        planet.write_bytes(worldtool.create_world([root], worldtool.WorldSecret.generate(os.urandom), wall()))
     return identity, World.parse(planet.read_bytes())
 
 
@@ -67,7 +67,9 @@ class EmbeddedNetwork(asyncio.DatagramProtocol):
         }
         self.controller = Controller(self.vl1, identity, random=os.urandom, documents=documents)
         # Joins nothing, but keeps the members' multicast subscriptions, as every root does.
-        self.vl2 = Vl2(self.vl1, identity, random=os.urandom, now=now, wall=wall(), upstream=True, controller=True)
+        self.vl2 = Vl2(
+            self.vl1, identity, random=os.urandom, now=now, wall=wall(), is_upstream=lambda: True, controller=True
+        )
         self.transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
 

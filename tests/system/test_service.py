@@ -37,7 +37,7 @@ def test_readiness_is_more_than_being_alive(overlay: Overlay, state: Path, tmp_p
     stranger = Identity.parse_text(json.loads((VECTORS / "identities.json").read_text())["identities"][1]["secret"])
     silent = worldtool.parse_root(stranger.build_text(), ["127.0.0.1/1"])
     secret = worldtool.WorldSecret.generate(os.urandom)
-    (tmp_path / "silent").write_bytes(worldtool.create_planet([silent], secret, 1))
+    (tmp_path / "silent").write_bytes(worldtool.create_world([silent], secret, 1))
     process = start(state, "--planet", str(tmp_path / "silent"))
     wait_ready(process, state)
     checked = ztnode("status", "--check", "--state", str(state))

@@ -55,7 +55,7 @@ def planet(identity: Identity, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A planet whose root nobody is."""
     path = tmp_path_factory.mktemp("planet") / "planet"
     root = worldtool.parse_root(identity.build_text(), ["127.0.0.1/1"])
-    path.write_bytes(worldtool.create_planet([root], worldtool.WorldSecret.generate(os.urandom), 1))
+    path.write_bytes(worldtool.create_world([root], worldtool.WorldSecret.generate(os.urandom), 1))
     return path
 
 

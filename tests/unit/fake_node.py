@@ -22,11 +22,13 @@ import uvloop
 from ztclient import records
 from ztclient.loopback import reset_on_close
 from ztnode.control.server import ControlServer, TcpOptions, node_service
+from ztnode.node import snapshots
 from ztnode.node.api import (
     ConnectionInfo,
     DialError,
     Handoff,
     JoinState,
+    MoonInfo,
     NetworkInfo,
     NodeStatus,
     PathInfo,
@@ -35,6 +37,8 @@ from ztnode.node.api import (
     Whois,
     WorkerInfo,
 )
+from ztnode.wire.errors import WireError
+from ztnode.wire.world import World
 from ztnode.worker.handoff_server import JOINED
 
 T = TypeVar("T")
@@ -87,6 +91,7 @@ class FakeNode:
         self.overlay: dict[tuple[str, int], tuple[str, int]] = {}
         self.known: dict[int, NetworkInfo] = {NWID: configured(NWID)}
         self.on_join = configured
+        self.orbited: dict[int, MoonInfo] = {}
         self.failing: Exception | None = None
         self.dials: list[tuple[str, int, int | None, float]] = []
         self.nodelay: list[bool] = []
@@ -216,6 +221,23 @@ class FakeNode:
             PeerInfo(0x99937780CD, "leaf", "", -1.0, False, ()),
             PeerInfo(0x3A46F1BF30, "planet", "1.14.1", 21.5, True, (PathInfo("198.51.100.2:9993", True, 1.0, -1.0),)),
         ]
+
+    def moons(self) -> Sequence[MoonInfo]:
+        return list(self.orbited.values())
+
+    async def orbit(self, moon: int, seed: int) -> MoonInfo:
+        return self.orbited.setdefault(moon, MoonInfo(moon, seed, 0, ()))
+
+    async def orbit_world(self, data: bytes) -> MoonInfo:
+        try:
+            info = snapshots.moon(World.parse(data))
+        except WireError as error:
+            raise ValueError(f"this is no moon file: {error}") from None
+        self.orbited[info.id] = info
+        return info
+
+    async def deorbit(self, moon: int) -> None:
+        del self.orbited[moon]
 
     async def join(self, nwid: int) -> NetworkInfo:
         if self.failing is not None:

@@ -1,6 +1,10 @@
-"""Planets are made, signed, updated and shown; bad input gets one clear line."""
+"""Worlds are made, signed, updated and shown, as zerotier-idtool does it; bad input gets one clear line."""
 
+import json
 import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +34,7 @@ def root(*endpoints: str) -> Root:
 
 
 def test_a_planet_carries_its_roots_and_signature(secret: WorldSecret) -> None:
-    world = World.parse(worldtool.create_planet([root("10.77.0.1/9993", "[fd00::1]:9993")], secret, 1234))
+    world = World.parse(worldtool.create_world([root("10.77.0.1/9993", "[fd00::1]:9993")], secret, 1234))
     assert (world.type, world.id, world.timestamp) == (WorldType.PLANET, secret.world_id, 1234)
     assert world.is_signed_by(secret.public) and world.updates_signed_by == secret.public
     assert world.roots[0].endpoints == (("10.77.0.1", 9993), ("fd00::1", 9993))
@@ -38,17 +42,17 @@ def test_a_planet_carries_its_roots_and_signature(secret: WorldSecret) -> None:
 
 
 def test_an_update_replaces_the_old_planet_even_with_a_clock_behind(secret: WorldSecret) -> None:
-    old = worldtool.create_planet([root()], secret, 5000)
-    new = worldtool.update_planet(old, secret, 4000)
+    old = worldtool.create_world([root()], secret, 5000)
+    new = worldtool.update_world(old, secret, 4000)
     assert World.parse(old).may_be_replaced_by(World.parse(new))
-    moved = World.parse(worldtool.update_planet(old, secret, 9000, [root("10.9.9.9/1")]))
+    moved = World.parse(worldtool.update_world(old, secret, 9000, [root("10.9.9.9/1")]))
     assert moved.timestamp == 9000 and moved.roots[0].endpoints == (("10.9.9.9", 1),)
 
 
 def test_an_update_needs_the_planets_own_key(secret: WorldSecret) -> None:
-    old = worldtool.create_planet([root()], secret, 5000)
+    old = worldtool.create_world([root()], secret, 5000)
     with pytest.raises(WorldToolError, match="another key"):
-        worldtool.update_planet(old, WorldSecret.generate(os.urandom, secret.world_id), 6000)
+        worldtool.update_world(old, WorldSecret.generate(os.urandom, secret.world_id), 6000)
 
 
 def test_the_secret_survives_its_file(secret: WorldSecret) -> None:
@@ -98,15 +102,17 @@ def test_roots_must_be_valid_and_reachable(secret: WorldSecret) -> None:
         worldtool.parse_root(forged, ["10.0.0.1/9993"])
     with pytest.raises(WorldToolError, match="not an identity"):
         worldtool.parse_root("nonsense", ["10.0.0.1/9993"])
-    with pytest.raises(WorldToolError, match="endpoints"):
-        worldtool.parse_root(IDENTITY, [])
+    with pytest.raises(WorldToolError, match="needs an endpoint"):
+        worldtool.create_world([worldtool.parse_root(IDENTITY, [])], secret, 1)
+    with pytest.raises(WorldToolError, match="more than 32"):
+        worldtool.parse_root(IDENTITY, [f"10.0.0.{last}/1" for last in range(1, 34)])
     for roots in ([], [root()] * 2, [root()] * 5):
         with pytest.raises(WorldToolError):
-            worldtool.create_planet(roots, secret, 1)
+            worldtool.create_world(roots, secret, 1)
 
 
 def test_show_tells_everything(secret: WorldSecret) -> None:
-    shown = worldtool.describe_world(worldtool.create_planet([root()], secret, 77))
+    shown = worldtool.describe_world(worldtool.create_world([root()], secret, 77))
     assert shown["worldType"] == "planet" and shown["timestamp"] == 77 and shown["selfSigned"] is True
     assert shown["id"] == f"{secret.world_id:016x}"
     assert shown["roots"] == [
@@ -118,5 +124,40 @@ def test_show_tells_everything(secret: WorldSecret) -> None:
 
 def test_a_root_never_carries_its_secret_into_the_planet(secret: WorldSecret) -> None:
     own = Identity.parse_text(IDENTITY)
-    planet = worldtool.create_planet([worldtool.parse_root(f"{IDENTITY}:{SECRET}", ["10.0.0.1/1"])], secret, 1)
+    planet = worldtool.create_world([worldtool.parse_root(f"{IDENTITY}:{SECRET}", ["10.0.0.1/1"])], secret, 1)
     assert World.parse(planet).roots[0].identity == own
+
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "vl1" / "moons.json").read_text())
+
+
+def test_a_moon_is_the_one_that_genmoon_makes() -> None:
+    """Same definition, same time: the same bytes, signature and all."""
+    secret = WorldSecret.from_json(json.dumps(VECTORS["definition"]).encode())
+    assert secret.type is WorldType.MOON and f"{secret.world_id:010x}" == VECTORS["definition"]["id"]
+    first, second = bytes.fromhex(VECTORS["first"]), bytes.fromhex(VECTORS["second"])
+    assert worldtool.create_world(World.parse(first).roots, secret, World.parse(first).timestamp) == first
+    # genmoon writes roots in the order of their addresses, and ours in that of the definition
+    assert {root.identity.address for root in secret.roots} == {
+        root.identity.address for root in World.parse(first).roots
+    }
+    assert worldtool.update_world(first, secret, World.parse(second).timestamp, World.parse(second).roots) == second
+
+
+def test_a_moons_root_may_be_anywhere() -> None:
+    secret = WorldSecret.generate(os.urandom, 0x1234, WorldType.MOON)
+    moon = World.parse(worldtool.create_world([worldtool.parse_root(IDENTITY, [])], secret, 5))
+    assert moon.type is WorldType.MOON and moon.roots[0].endpoints == ()
+    with pytest.raises(WorldToolError, match="is a moon, and the secret that of a planet"):
+        worldtool.update_world(moon.build(), WorldSecret.generate(os.urandom, 0x1234), 6)
+
+
+@pytest.mark.skipif(shutil.which("zerotier-idtool") is None, reason="needs zerotier-idtool; the vectors stand for it")
+def test_genmoon_takes_our_secret_file(tmp_path: Path) -> None:
+    secret = WorldSecret.generate(os.urandom, int(IDENTITY[:10], 16), WorldType.MOON)
+    roots = [worldtool.parse_root(IDENTITY, ["10.0.0.1/9993"])]
+    (tmp_path / "moon.json").write_bytes(secret.to_json(roots))
+    subprocess.run(["zerotier-idtool", "genmoon", "moon.json"], cwd=tmp_path, check=True, timeout=30)
+    theirs = (tmp_path / f"000000{IDENTITY[:10]}.moon").read_bytes()
+    assert worldtool.create_world(roots, secret, World.parse(theirs).timestamp) == theirs
+    assert World.parse(theirs).may_be_replaced_by(World.parse(worldtool.update_world(theirs, secret, 1)))

@@ -13,7 +13,17 @@ from ztclient.aio.listener import Listener
 from ztclient.datagrams import DatagramSocket
 from ztclient.forms import network_id
 from ztclient.overlay_socket import Connection
-from ztclient.reach import SLACK, NamedNode, dial_request, joined, listen_request, not_ready, ping_request, udp_request
+from ztclient.reach import (
+    SLACK,
+    NamedNode,
+    dial_request,
+    joined,
+    listen_request,
+    not_ready,
+    orbit_request,
+    ping_request,
+    udp_request,
+)
 
 
 class Node(NamedNode):
@@ -68,6 +78,26 @@ class Node(NamedNode):
 
         control = self.control
         return [model.peer(each) async for each in control.entries(control.stub.ListPeers, pb.ListPeersRequest())]
+
+    async def orbit(self, moon: str | bytes, seed: str | None = None) -> model.Moon:
+        """Orbit a moon; as ``ztclient.Node.orbit``."""
+        control = self.control
+        answer = await control.call(control.stub.Orbit, orbit_request(moon, seed))
+        return model.moon(answer.moon)
+
+    async def deorbit(self, moon: str) -> None:
+        """Leave a moon, or give up looking for it. Raises NotFoundError."""
+        from ztclient.v1 import node_pb2 as pb
+
+        control = self.control
+        await control.call(control.stub.Deorbit, pb.DeorbitRequest(moon_id=moon))
+
+    async def moons(self) -> list[model.Moon]:
+        """The moons that the node orbits or looks for, in the order of their ids."""
+        from ztclient.v1 import node_pb2 as pb
+
+        control = self.control
+        return [model.moon(each) async for each in control.entries(control.stub.ListMoons, pb.ListMoonsRequest())]
 
     async def join(
         self,

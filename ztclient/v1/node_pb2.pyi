@@ -20,7 +20,7 @@ google.rpc.ErrorInfo with domain "ztnode" and the reasons below. Where the failu
 the reason is the symbolic name of that error, such as "ECONNREFUSED" (a name, because the numbers differ between
 operating systems), and the trailing metadata hold it too, as "ztnode-errno".
   INVALID_ARGUMENT     INVALID_ARGUMENT: a malformed network id, IP, port, token or page token
-  NOT_FOUND            NETWORK_NOT_JOINED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND
+  NOT_FOUND            NETWORK_NOT_JOINED, MOON_NOT_ORBITED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND
   FAILED_PRECONDITION  ENETUNREACH (no joined network has a route), EADDRNOTAVAIL (no managed address to listen on),
                        EADDRINUSE, EROFS
   UNAVAILABLE          ECONNREFUSED, EHOSTUNREACH; without details: the node is shutting down
@@ -168,6 +168,7 @@ class StatusResponse(_message.Message):
     SURFACE_ADDRESSES_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
+    IDENTITY_CONFLICT_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """The node's ZeroTier address (10 hex digits)."""
     public_identity: _builtins.str
@@ -178,6 +179,8 @@ class StatusResponse(_message.Message):
     """ztnode's version, e.g. "0.2.0"."""
     planet_id: _builtins.int
     """The planet's world id."""
+    identity_conflict: _builtins.str
+    """One line that a person can act on, while another host seems to use this node's identity; else empty."""
     @_builtins.property
     def uptime(self) -> _duration_pb2.Duration:
         """Since the node started."""
@@ -216,10 +219,11 @@ class StatusResponse(_message.Message):
         surface_addresses: _abc.Iterable[_builtins.str] | None = ...,
         workers: _abc.Iterable[Global___Worker] | None = ...,
         counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        identity_conflict: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["planet_signed_at", b"planet_signed_at", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counters", b"counters", "listening", b"listening", "online", b"online", "planet_id", b"planet_id", "planet_signed_at", b"planet_signed_at", "public_identity", b"public_identity", "surface_addresses", b"surface_addresses", "uptime", b"uptime", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counters", b"counters", "identity_conflict", b"identity_conflict", "listening", b"listening", "online", b"online", "planet_id", b"planet_id", "planet_signed_at", b"planet_signed_at", "public_identity", b"public_identity", "surface_addresses", b"surface_addresses", "uptime", b"uptime", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1700,3 +1704,212 @@ class TcpConnection(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TcpConnection: _TypeAlias = TcpConnection  # noqa: Y015
+
+@_typing.final
+class OrbitRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOON_ID_FIELD_NUMBER: _builtins.int
+    WORLD_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    moon_id: _builtins.str
+    """Its world id, up to 16 hex digits; `seed` is asked for it."""
+    world: _builtins.bytes
+    """The contents of its file, which makes the asking unnecessary."""
+    seed: _builtins.str
+    """With `moon_id`: the address of one of its roots (10 hex digits). Empty: the id's last 10 digits, which by convention
+    are the address of its first root.
+    """
+    def __init__(
+        self,
+        *,
+        moon_id: _builtins.str = ...,
+        world: _builtins.bytes = ...,
+        seed: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["moon", b"moon", "moon_id", b"moon_id", "world", b"world"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moon", b"moon", "moon_id", b"moon_id", "seed", b"seed", "world", b"world"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_moon: _TypeAlias = _typing.Literal["moon_id", "world"]  # noqa: Y015
+    _WhichOneofArgType_moon: _TypeAlias = _typing.Literal["moon", b"moon"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_moon) -> _WhichOneofReturnType_moon | None: ...
+
+Global___OrbitRequest: _TypeAlias = OrbitRequest  # noqa: Y015
+
+@_typing.final
+class OrbitResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOON_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def moon(self) -> Global___Moon:
+        """As it is right after the request."""
+
+    def __init__(
+        self,
+        *,
+        moon: Global___Moon | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["moon", b"moon"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moon", b"moon"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrbitResponse: _TypeAlias = OrbitResponse  # noqa: Y015
+
+@_typing.final
+class DeorbitRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOON_ID_FIELD_NUMBER: _builtins.int
+    moon_id: _builtins.str
+    """Up to 16 hex digits."""
+    def __init__(
+        self,
+        *,
+        moon_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moon_id", b"moon_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeorbitRequest: _TypeAlias = DeorbitRequest  # noqa: Y015
+
+@_typing.final
+class DeorbitResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeorbitResponse: _TypeAlias = DeorbitResponse  # noqa: Y015
+
+@_typing.final
+class ListMoonsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many entries; 0: 1000, the most."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before; empty: from the beginning."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMoonsRequest: _TypeAlias = ListMoonsRequest  # noqa: Y015
+
+@_typing.final
+class ListMoonsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next request; empty: that was all."""
+    @_builtins.property
+    def moons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Moon]:
+        """In the order of their ids."""
+
+    def __init__(
+        self,
+        *,
+        moons: _abc.Iterable[Global___Moon] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moons", b"moons", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMoonsResponse: _TypeAlias = ListMoonsResponse  # noqa: Y015
+
+@_typing.final
+class Moon(_message.Message):
+    """A moon: roots beside those of the planet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    SIGNED_AT_FIELD_NUMBER: _builtins.int
+    ROOTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """16 hex digits."""
+    seed: _builtins.str
+    """Who is asked for it while it is not known yet (10 hex digits); empty once it is."""
+    @_builtins.property
+    def signed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was signed; absent while it is not known yet."""
+
+    @_builtins.property
+    def roots(self) -> _containers.RepeatedCompositeFieldContainer[Global___MoonRoot]:
+        """Empty while it is not known yet."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        seed: _builtins.str = ...,
+        signed_at: _timestamp_pb2.Timestamp | None = ...,
+        roots: _abc.Iterable[Global___MoonRoot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signed_at", b"signed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "roots", b"roots", "seed", b"seed", "signed_at", b"signed_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Moon: _TypeAlias = Moon  # noqa: Y015
+
+@_typing.final
+class MoonRoot(_message.Message):
+    """A root of a moon."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PUBLIC_IDENTITY_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """10 hex digits."""
+    public_identity: _builtins.str
+    """The public identity as text."""
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where it can always be found, "ip:port"; none: it is looked for through other roots."""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        public_identity: _builtins.str = ...,
+        endpoints: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "endpoints", b"endpoints", "public_identity", b"public_identity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoonRoot: _TypeAlias = MoonRoot  # noqa: Y015

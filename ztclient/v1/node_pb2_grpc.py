@@ -127,6 +127,21 @@ class NodeServiceStub(object):
                 request_serializer=ztnode_dot_v1_dot_node__pb2.ListConnectionsRequest.SerializeToString,
                 response_deserializer=ztnode_dot_v1_dot_node__pb2.ListConnectionsResponse.FromString,
                 _registered_method=True)
+        self.Orbit = channel.unary_unary(
+                '/ztnode.v1.NodeService/Orbit',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.OrbitRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.OrbitResponse.FromString,
+                _registered_method=True)
+        self.Deorbit = channel.unary_unary(
+                '/ztnode.v1.NodeService/Deorbit',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.DeorbitRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.DeorbitResponse.FromString,
+                _registered_method=True)
+        self.ListMoons = channel.unary_unary(
+                '/ztnode.v1.NodeService/ListMoons',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.ListMoonsRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.ListMoonsResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer(object):
@@ -313,6 +328,34 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Orbit(self, request, context):
+        """Orbit a moon: take its roots for upstreams beside those of the planet, over restarts too. Answers at once; a moon that
+        is asked for appears in ListMoons with its roots when it has come.
+
+        INVALID_ARGUMENT; RESOURCE_EXHAUSTED (ENOSPC) or FAILED_PRECONDITION (EROFS) where it cannot be kept on the disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Deorbit(self, request, context):
+        """Leave a moon, or give up looking for it.
+
+        INVALID_ARGUMENT; NOT_FOUND (MOON_NOT_ORBITED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMoons(self, request, context):
+        """The moons that are orbited or looked for, in the order of their ids.
+
+        INVALID_ARGUMENT for a page token that is not from this node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -405,6 +448,21 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.ListConnections,
                     request_deserializer=ztnode_dot_v1_dot_node__pb2.ListConnectionsRequest.FromString,
                     response_serializer=ztnode_dot_v1_dot_node__pb2.ListConnectionsResponse.SerializeToString,
+            ),
+            'Orbit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Orbit,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.OrbitRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.OrbitResponse.SerializeToString,
+            ),
+            'Deorbit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Deorbit,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.DeorbitRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.DeorbitResponse.SerializeToString,
+            ),
+            'ListMoons': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMoons,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.ListMoonsRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.ListMoonsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -896,6 +954,87 @@ class NodeService(object):
             '/ztnode.v1.NodeService/ListConnections',
             ztnode_dot_v1_dot_node__pb2.ListConnectionsRequest.SerializeToString,
             ztnode_dot_v1_dot_node__pb2.ListConnectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Orbit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ztnode.v1.NodeService/Orbit',
+            ztnode_dot_v1_dot_node__pb2.OrbitRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.OrbitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Deorbit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ztnode.v1.NodeService/Deorbit',
+            ztnode_dot_v1_dot_node__pb2.DeorbitRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.DeorbitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMoons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ztnode.v1.NodeService/ListMoons',
+            ztnode_dot_v1_dot_node__pb2.ListMoonsRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.ListMoonsResponse.FromString,
             options,
             channel_credentials,
             insecure,

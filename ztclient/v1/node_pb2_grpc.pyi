@@ -20,7 +20,7 @@ google.rpc.ErrorInfo with domain "ztnode" and the reasons below. Where the failu
 the reason is the symbolic name of that error, such as "ECONNREFUSED" (a name, because the numbers differ between
 operating systems), and the trailing metadata hold it too, as "ztnode-errno".
   INVALID_ARGUMENT     INVALID_ARGUMENT: a malformed network id, IP, port, token or page token
-  NOT_FOUND            NETWORK_NOT_JOINED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND
+  NOT_FOUND            NETWORK_NOT_JOINED, MOON_NOT_ORBITED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND
   FAILED_PRECONDITION  ENETUNREACH (no joined network has a route), EADDRNOTAVAIL (no managed address to listen on),
                        EADDRINUSE, EROFS
   UNAVAILABLE          ECONNREFUSED, EHOSTUNREACH; without details: the node is shutting down
@@ -170,6 +170,22 @@ class NodeServiceStub:
 
     INVALID_ARGUMENT for a page token that is not from this node.
     """
+    Orbit: _grpc.UnaryUnaryMultiCallable[_node_pb2.OrbitRequest, _node_pb2.OrbitResponse]
+    """Orbit a moon: take its roots for upstreams beside those of the planet, over restarts too. Answers at once; a moon that
+    is asked for appears in ListMoons with its roots when it has come.
+
+    INVALID_ARGUMENT; RESOURCE_EXHAUSTED (ENOSPC) or FAILED_PRECONDITION (EROFS) where it cannot be kept on the disk.
+    """
+    Deorbit: _grpc.UnaryUnaryMultiCallable[_node_pb2.DeorbitRequest, _node_pb2.DeorbitResponse]
+    """Leave a moon, or give up looking for it.
+
+    INVALID_ARGUMENT; NOT_FOUND (MOON_NOT_ORBITED).
+    """
+    ListMoons: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListMoonsRequest, _node_pb2.ListMoonsResponse]
+    """The moons that are orbited or looked for, in the order of their ids.
+
+    INVALID_ARGUMENT for a page token that is not from this node.
+    """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -281,6 +297,22 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """
     ListConnections: _aio.UnaryUnaryMultiCallable[_node_pb2.ListConnectionsRequest, _node_pb2.ListConnectionsResponse]  # type: ignore[assignment]
     """The TCP connections of the overlay with their figures, in the order of their ends.
+
+    INVALID_ARGUMENT for a page token that is not from this node.
+    """
+    Orbit: _aio.UnaryUnaryMultiCallable[_node_pb2.OrbitRequest, _node_pb2.OrbitResponse]  # type: ignore[assignment]
+    """Orbit a moon: take its roots for upstreams beside those of the planet, over restarts too. Answers at once; a moon that
+    is asked for appears in ListMoons with its roots when it has come.
+
+    INVALID_ARGUMENT; RESOURCE_EXHAUSTED (ENOSPC) or FAILED_PRECONDITION (EROFS) where it cannot be kept on the disk.
+    """
+    Deorbit: _aio.UnaryUnaryMultiCallable[_node_pb2.DeorbitRequest, _node_pb2.DeorbitResponse]  # type: ignore[assignment]
+    """Leave a moon, or give up looking for it.
+
+    INVALID_ARGUMENT; NOT_FOUND (MOON_NOT_ORBITED).
+    """
+    ListMoons: _aio.UnaryUnaryMultiCallable[_node_pb2.ListMoonsRequest, _node_pb2.ListMoonsResponse]  # type: ignore[assignment]
+    """The moons that are orbited or looked for, in the order of their ids.
 
     INVALID_ARGUMENT for a page token that is not from this node.
     """
@@ -500,6 +532,40 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.ListConnectionsResponse, _abc.Awaitable[_node_pb2.ListConnectionsResponse]]:
         """The TCP connections of the overlay with their figures, in the order of their ends.
+
+        INVALID_ARGUMENT for a page token that is not from this node.
+        """
+
+    @_abc_1.abstractmethod
+    def Orbit(
+        self,
+        request: _node_pb2.OrbitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.OrbitResponse, _abc.Awaitable[_node_pb2.OrbitResponse]]:
+        """Orbit a moon: take its roots for upstreams beside those of the planet, over restarts too. Answers at once; a moon that
+        is asked for appears in ListMoons with its roots when it has come.
+
+        INVALID_ARGUMENT; RESOURCE_EXHAUSTED (ENOSPC) or FAILED_PRECONDITION (EROFS) where it cannot be kept on the disk.
+        """
+
+    @_abc_1.abstractmethod
+    def Deorbit(
+        self,
+        request: _node_pb2.DeorbitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.DeorbitResponse, _abc.Awaitable[_node_pb2.DeorbitResponse]]:
+        """Leave a moon, or give up looking for it.
+
+        INVALID_ARGUMENT; NOT_FOUND (MOON_NOT_ORBITED).
+        """
+
+    @_abc_1.abstractmethod
+    def ListMoons(
+        self,
+        request: _node_pb2.ListMoonsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ListMoonsResponse, _abc.Awaitable[_node_pb2.ListMoonsResponse]]:
+        """The moons that are orbited or looked for, in the order of their ids.
 
         INVALID_ARGUMENT for a page token that is not from this node.
         """

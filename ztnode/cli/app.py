@@ -26,6 +26,9 @@ COMMANDS = {
     "connections": "ztnode.cli.network_commands:connections",
     "whois": "ztnode.cli.network_commands:whois",
     "status": "ztnode.cli.network_commands:status",
+    "orbit": "ztnode.cli.moon_commands:orbit",
+    "deorbit": "ztnode.cli.moon_commands:deorbit",
+    "moons": "ztnode.cli.moon_commands:moons",
     "ping": "ztnode.cli.ping_command:ping",
     "call": "ztnode.cli.call_command:call",
     "exec": "ztnode.cli.exec_command:execute",
@@ -41,7 +44,7 @@ COMMANDS = {
 }
 """Name of each command, and where it is: imported when it is needed."""
 
-ALIASES = {"info": "status", "listnetworks": "networks", "listpeers": "peers"}
+ALIASES = {"info": "status", "listnetworks": "networks", "listpeers": "peers", "listmoons": "moons"}
 """What users of zerotier-cli type."""
 
 

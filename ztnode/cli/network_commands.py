@@ -230,6 +230,7 @@ def status(node: ztclient.Node, check: bool, nwid: str | None, as_json: bool) ->
         (
             ("address", found.address),
             ("online", "yes" if found.online else "no: no root answers; is UDP allowed from here?"),
+            ("identity", found.identity_conflict),
             ("version", found.version),
             ("uptime", datetime.timedelta(seconds=round(found.uptime))),
             ("planet", f"{found.planet_id} of {planet:%Y-%m-%d %H:%M} UTC"),
@@ -263,8 +264,11 @@ def _print_network(network: ztclient.Network) -> None:
 
 
 def _check(node: ztclient.Node, nwid: str | None) -> None:
-    if not node.status().online:
+    status = node.status()
+    if not status.online:
         raise Failure("offline: no root answers; is UDP allowed from here?")
+    if status.identity_conflict:
+        raise Failure(status.identity_conflict)
     if nwid is None:
         return
     network = next((network for network in node.networks() if network.nwid == nwid), None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, example
+from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, example
 from ztnode.cli.configuration import ConfigurableCommand, given
 from ztnode.cli.forward_commands import flat, mapping_options
 from ztnode.cli.proxy_command import PROXY_ADDRESS
@@ -19,6 +20,29 @@ from ztnode.wire.address import format_address, parse_nwid
 
 if TYPE_CHECKING:
     from ztnode.serve import Served
+    from ztnode.vl1.trusted_paths import TrustedNetwork
+
+
+class TrustedPath(Parameter["TrustedNetwork"]):
+    """A physical network and the number of its trusted path."""
+
+    name = "network"
+
+    def convert(
+        self, value: TrustedNetwork | str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> TrustedNetwork:
+        """See click.ParamType."""
+        if not isinstance(value, str):
+            return value
+        network, _, number = value.partition("=")
+        try:
+            path_id = int(number) if number.isascii() and number.isdigit() else 0
+            if not 0 < path_id < 1 << 64:
+                raise ValueError
+            return ip_network(network), path_id
+        except ValueError:
+            self.fail(f"{value!r} is no network with a number from 1 on, such as 10.0.0.0/24=25", param, ctx)
+
 
 _OF_LISTEN: Final = ("tls_cert", "tls_key", "client_ca", "token_file", "insecure")
 _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
@@ -78,6 +102,15 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     help="Keep nothing: the state directory, empty or missing, is removed in the end.",
 )
 @click.option("--root", is_flag=True, help="Be a root: relay packets and introduce nodes to each other.")
+@click.option(
+    "--trusted-path",
+    "trusted_paths",
+    type=TrustedPath(),
+    multiple=True,
+    metavar="NETWORK=ID",
+    help="Neither encrypt nor authenticate what goes to and comes from this physical network; the other hosts there "
+    "need the same ID. As trustedPathId in local.conf.",
+)
 @click.option("--controller", is_flag=True, help="Be a network controller too: see ztnode controller.")
 @click.option(
     "--listen",
@@ -151,6 +184,7 @@ def serve(
     store: str | None,
     ephemeral: bool,
     root: bool,
+    trusted_paths: tuple[TrustedNetwork, ...],
     controller: bool,
     listen: str | None,
     tls_cert: Path | None,
@@ -203,6 +237,7 @@ def serve(
             root=root,
             controller=controller,
             networks=tuple(parse_nwid(nwid) for nwid in networks),
+            trusted_paths=trusted_paths,
         ),
         tcp,
         forwards=flat(forwards),

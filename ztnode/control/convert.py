@@ -15,6 +15,7 @@ from ztnode.node.api import (
     ConnectionInfo,
     Handoff,
     JoinState,
+    MoonInfo,
     NetworkInfo,
     NodeStatus,
     PathInfo,
@@ -22,8 +23,9 @@ from ztnode.node.api import (
     Whois,
     WorkerInfo,
 )
-from ztnode.wire.address import format_address, format_nwid, parse_nwid
+from ztnode.wire.address import format_address, format_nwid, parse_address, parse_nwid
 from ztnode.wire.mac import format_mac
+from ztnode.wire.world import format_world_id, parse_world_id
 
 _NETWORK_STATES = {
     JoinState.REQUESTING: pb.NETWORK_STATE_REQUESTING,
@@ -51,6 +53,23 @@ def network_id(text: str) -> int:
 def optional_network_id(text: str) -> int | None:
     """Read 16 hex digits, or nothing. Raises RpcFailure(INVALID_ARGUMENT)."""
     return network_id(text) if text else None
+
+
+def world_id(text: str) -> int:
+    """Read up to 16 hex digits. Raises RpcFailure(INVALID_ARGUMENT)."""
+    try:
+        return parse_world_id(text)
+    except ValueError as error:
+        raise invalid(str(error)) from None
+
+
+def seed(moon: int, text: str) -> int:
+    """Read the address of a moon's root; empty: what by convention is the moon's id. Raises
+    RpcFailure(INVALID_ARGUMENT)."""
+    try:
+        return parse_address(text or f"{moon & 0xFFFFFFFFFF:010x}")
+    except ValueError as error:
+        raise invalid(str(error)) from None
 
 
 def ip_address(text: str) -> str:
@@ -122,6 +141,19 @@ def peer(info: PeerInfo) -> pb.Peer:
         latency=_known(info.latency_ms / 1000),
         direct=info.direct,
         paths=[_path(path) for path in info.paths],
+    )
+
+
+def moon(info: MoonInfo) -> pb.Moon:
+    """A moon as the protocol shows it."""
+    return pb.Moon(
+        id=format_world_id(info.id),
+        seed="" if info.seed is None else format_address(info.seed),
+        signed_at=times.timestamp(info.timestamp),
+        roots=[
+            pb.MoonRoot(address=format_address(address), public_identity=identity, endpoints=endpoints)
+            for address, identity, endpoints in info.roots
+        ],
     )
 
 
@@ -212,6 +244,7 @@ def status(info: NodeStatus) -> pb.StatusResponse:
         surface_addresses=info.surface_addresses,
         workers=[worker(one) for one in info.workers],
         counters=info.counters,
+        identity_conflict=info.identity_conflict,
     )
 
 

@@ -20,6 +20,7 @@ from ztnode.control.pending import PendingConnections
 from ztnode.node.api import Handoff, NetworkInfo, NodeApi
 from ztnode.node.handoffs import claim
 from ztnode.wire.address import format_nwid
+from ztnode.wire.world import format_world_id
 
 MAX_BACKLOG = 4096
 
@@ -180,6 +181,33 @@ class NodeService(rpc.NodeServiceServicer):
         if info is None:
             raise _not_joined(nwid)
         return info
+
+    @unary
+    async def Orbit(self, request: pb.OrbitRequest, context: Context) -> pb.OrbitResponse:
+        if request.WhichOneof("moon") == "world":
+            if request.seed:
+                raise invalid("a seed goes with a moon's id: its file needs none")
+            return pb.OrbitResponse(moon=convert.moon(await self._node.orbit_world(request.world)))
+        moon = convert.world_id(request.moon_id)
+        seed = convert.seed(moon, request.seed)
+        return pb.OrbitResponse(moon=convert.moon(await self._node.orbit(moon, seed)))
+
+    @unary
+    async def Deorbit(self, request: pb.DeorbitRequest, context: Context) -> pb.DeorbitResponse:
+        moon = convert.world_id(request.moon_id)
+        try:
+            await self._node.deorbit(moon)
+        except KeyError:
+            raise not_found(
+                f"moon {format_world_id(moon)} is not orbited: see `ztnode moons`", "MOON_NOT_ORBITED"
+            ) from None
+        return pb.DeorbitResponse()
+
+    @unary
+    async def ListMoons(self, request: pb.ListMoonsRequest, context: Context) -> pb.ListMoonsResponse:
+        entries = ((moon.id.to_bytes(8, "big"), moon) for moon in self._node.moons())
+        moons, following = page(request, "moons", entries, convert.moon)
+        return pb.ListMoonsResponse(moons=moons, next_page_token=following)
 
     def _joined(self, network_id: str) -> int | None:
         nwid = convert.optional_network_id(network_id)

@@ -125,6 +125,19 @@ class NodeStatus:
     surface_addresses: tuple[str, ...]
     workers: tuple[WorkerInfo, ...]
     counters: dict[str, int]
+    identity_conflict: str = ""
+    """One line that a person can act on, while another host seems to use this node's identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoonInfo:
+    """One moon. ``seed``: who is asked for it, while it is not known yet; then ``timestamp`` is 0 and there are no
+    ``roots``: address, public identity and stable endpoints of each."""
+
+    id: int
+    seed: int | None
+    timestamp: int
+    roots: tuple[tuple[int, str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +162,18 @@ class NodeApi(Protocol):
     def networks(self) -> Sequence[NetworkInfo]: ...
     def network(self, nwid: int) -> NetworkInfo | None: ...
     def peers(self) -> Sequence[PeerInfo]: ...
+
+    def moons(self) -> Sequence[MoonInfo]: ...
+
+    async def orbit(self, moon: int, seed: int) -> MoonInfo:
+        """Orbit the moon with this world id, which its root ``seed`` is asked for. Returns at once with what is known
+        of it. Raises ValueError for one too many, OSError if it cannot be kept on disk."""
+
+    async def orbit_world(self, data: bytes) -> MoonInfo:
+        """Orbit the moon of a moon file, in place of an older one too. Raises ValueError, OSError."""
+
+    async def deorbit(self, moon: int) -> None:
+        """Leave a moon. Raises KeyError if there is none."""
 
     async def join(self, nwid: int) -> NetworkInfo:
         """Join (idempotent); returns at once with the state so far. Raises OSError if it cannot be kept on disk."""

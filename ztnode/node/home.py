@@ -2,7 +2,8 @@
 
 The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``), so that an existing home can be
 brought along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
-``networks.d/<nwid>.conf``, ``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``.
+``moons.d/<id>.seed`` (ours: a moon that is looked for, and whom we ask for it), ``networks.d/<nwid>.conf``,
+``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from ztnode.hookspecs import StateStore
+from ztnode.node.local_conf import LocalConf
+from ztnode.node.local_conf import parse as parse_local_conf
 from ztnode.wire import c25519
-from ztnode.wire.address import format_nwid
+from ztnode.wire.address import format_address, format_nwid, parse_address
 from ztnode.wire.dictionary import Dictionary
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.known_peers import KnownPeers
-from ztnode.wire.world import World, WorldType, moon_file_name
+from ztnode.wire.world import World, WorldType, moon_file_name, parse_world_id, seed_file_name
 
 IDENTITY_SECRET: Final = "identity.secret"
 IDENTITY_PUBLIC: Final = "identity.public"
 PLANET: Final = "planet"
 PORT: Final = "zerotier-one.port"
+LOCAL_CONF: Final = "local.conf"
 MOONS: Final = "moons.d/"
 NETWORKS: Final = "networks.d/"
 PEERS: Final = "peers.d/known.peers"
@@ -111,6 +115,19 @@ class Home:
                 moons.append(moon)
         return moons
 
+    def seeds(self) -> dict[int, int]:
+        """The moons that were asked for and have not come yet, each with the address that is asked for it."""
+        found = {}
+        for key in self._store.keys(MOONS):
+            data = self._store.read(key)
+            if data is None or not key.endswith(".seed"):
+                continue
+            try:
+                found[parse_world_id(key[len(MOONS) : -len(".seed")])] = parse_address(data.decode("ascii").strip())
+            except ValueError as error:
+                raise StateError(f"{key} in the state directory is damaged ({error}): remove it") from None
+        return found
+
     def networks(self) -> dict[int, bytes]:
         """The networks that were joined, each with its last configuration (blank: none yet). Raises StateError."""
         networks = {}
@@ -141,6 +158,14 @@ class Home:
         """What ``Vl1.known_peers`` gave."""
         return self._put(PEERS, data)
 
+    def local_conf(self) -> LocalConf:
+        """What ``local.conf`` says of physical paths; nothing where there is none. Raises StateError."""
+        data = self._store.read(LOCAL_CONF)
+        try:
+            return LocalConf() if data is None else parse_local_conf(data)
+        except ValueError as error:
+            raise StateError(f"{LOCAL_CONF} in the state directory: {error}") from None
+
     def controller_documents(self) -> dict[str, bytes]:
         """The network controller's documents by key."""
         found = ((key, self._store.read(key)) for key in self._store.keys(CONTROLLER))
@@ -160,8 +185,18 @@ class Home:
         return self._put(PLANET, data)
 
     def keep_moon(self, moon_id: int, data: bytes) -> Future[None]:
-        """A moon that we orbit, new or updated."""
+        """A moon that we orbit, new or updated; it need not be looked for any more."""
+        self._put(MOONS + seed_file_name(moon_id), None)
         return self._put(MOONS + moon_file_name(moon_id), data)
+
+    def keep_seed(self, moon_id: int, seed: int) -> Future[None]:
+        """A moon that we look for, and a root of it."""
+        return self._put(MOONS + seed_file_name(moon_id), format_address(seed).encode() + b"\n")
+
+    def forget_moon(self, moon_id: int) -> Future[None]:
+        """A moon that was left, or is looked for no more."""
+        self._put(MOONS + seed_file_name(moon_id), None)
+        return self._put(MOONS + moon_file_name(moon_id), None)
 
     def keep_network(self, nwid: int, config: bytes | None) -> Future[None]:
         """A network's configuration; NO_CONFIG: joined, none yet; None: left."""

@@ -30,6 +30,7 @@ from ztnode.node.api import (
     DialError,
     Handoff,
     JoinState,
+    MoonInfo,
     NetworkInfo,
     NodeStatus,
     PeerInfo,
@@ -43,12 +44,26 @@ from ztnode.node.os_arch import os_arch
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.wall_clock import wall_clock
-from ztnode.vl1 import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated, Vl1, Vl1Config
+from ztnode.vl1 import (
+    IdentityCollision,
+    IdentityShared,
+    MoonUpdated,
+    Offline,
+    Online,
+    PathNotTrusted,
+    PeerShared,
+    PlanetUpdated,
+    Vl1,
+    Vl1Config,
+)
+from ztnode.vl1.trusted_paths import TrustedNetwork
 from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
+from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.mac import address_of, first_octet, format_mac
+from ztnode.wire.world import World, format_world_id
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +104,8 @@ class NodeOptions:
     root: bool = False
     controller: bool = False
     networks: tuple[int, ...] = ()
+    trusted_paths: tuple[TrustedNetwork, ...] = ()
+    """Beside those of ``local.conf``."""
 
 
 class Node:
@@ -126,6 +143,7 @@ class Node:
         self._watchers: Conflation[int, NetworkInfo] = Conflation()
         self._online_watchers: Conflation[None, bool] = Conflation()
         self._complaints = Complaints()
+        self._collided = False
         self._roots = RootWatch(self._loop)
         self._documents = documents
         self._checks = IdentityChecks()
@@ -156,11 +174,17 @@ class Node:
             planet = home.planet(given, chosen=options.planet is not None)
             moons, networks = home.moons(), home.networks()
             identity = await home.identity(_make_identity)
+            trusted = (*options.trusted_paths, *home.local_conf().trusted)
+            for network, path_id in trusted:
+                log.warning(
+                    "packets on %s with the path id %d are neither encrypted nor authenticated", network, path_id
+                )
             now, wall = time.monotonic(), wall_clock()
             vl1 = Vl1(
                 identity,
                 planet,
                 moons=moons,
+                seeds=home.seeds(),
                 random=os.urandom,
                 now=now,
                 wall=wall,
@@ -168,7 +192,9 @@ class Node:
                     relay=options.root,
                     defer_identity_checks=True,
                     max_peers=MAX_PEERS if options.root or options.controller else MAX_PEERS_OF_LEAF,
-                    hashes_per_second=HASHES_PER_CORE * usable_cores() if options.root else None,
+                    max_peers_of_root=MAX_PEERS,
+                    trusted_paths=trusted,
+                    hashes_per_second=HASHES_PER_CORE * usable_cores(),
                 ),
                 known=home.known_peers(wall),
             )
@@ -183,7 +209,7 @@ class Node:
                 random=os.urandom,
                 now=now,
                 wall=wall,
-                upstream=vl1.is_relay,
+                is_upstream=lambda: vl1.is_relay,
                 upstreams=vl1.upstreams,
                 acquaintances=vl1.acquaintances,
                 os_arch=os_arch(sys.platform, platform.machine()),
@@ -348,10 +374,27 @@ class Node:
                 case PlanetUpdated(data):
                     self._keep(self._home.keep_planet(data), "the new planet")
                 case MoonUpdated(moon_id, data):
+                    log.info("moon %s is there", format_world_id(moon_id))
                     self._keep(self._home.keep_moon(moon_id, data), "a moon")
+                case PathNotTrusted(address, endpoint, path_id):
+                    log.warning(
+                        "%s at %s sends on a trusted path, id %d, which is none here: dropped (see --trusted-path)",
+                        format_address(address),
+                        format_endpoint(endpoint),
+                        path_id,
+                    )
                 case IdentityCollision(root):
-                    reason = "knows another node with our address; remove identity.* to get another"
-                    log.error("root %s %s", format_address(root), reason)
+                    self._collided = True
+                    log.error("root %s: %s", format_address(root), self._conflict())
+                case IdentityShared():
+                    log.error("%s", self._conflict())
+                case PeerShared(address, one, other):
+                    log.info(
+                        "the traffic of %s comes from %s and %s in turn: do two hosts have one identity?",
+                        format_address(address),
+                        format_endpoint(one),
+                        format_endpoint(other),
+                    )
         if self.administration is not None:
             self.administration.publish()
         for change in self._vl2.events():
@@ -444,7 +487,19 @@ class Node:
             surface_addresses=tuple(format_endpoint(endpoint) for endpoint in self._vl1.surface_addresses),
             workers=self._supervisor.workers(),
             counters=counters,
+            identity_conflict=self._conflict(),
         )
+
+    def _conflict(self) -> str:
+        """What is wrong with our identity, and what to do about it."""
+        if self._collided:
+            return "another node has this node's address; remove identity.* from the state directory to get another"
+        if self._vl1.is_shared(time.monotonic()):
+            return (
+                "another host runs with this node's identity, and packets reach the one or the other; stop it, or "
+                "remove identity.* from the state directory of one of the two"
+            )
+        return ""
 
     def networks(self) -> Sequence[NetworkInfo]:
         """See NodeApi."""
@@ -461,6 +516,49 @@ class Node:
         roots = {root.identity.address for root in self._vl1.planet.roots}
         moon_roots = {root.identity.address for moon in self._vl1.moons for root in moon.roots}
         return [snapshots.peer(peer, roots, moon_roots, now) for peer in self._vl1.peers()]
+
+    def moons(self) -> Sequence[MoonInfo]:
+        """See NodeApi."""
+        wanted = [MoonInfo(moon, seed, 0, ()) for moon, seed in self._vl1.moon_seeds.items()]
+        return [snapshots.moon(moon) for moon in self._vl1.moons] + wanted
+
+    def _moon(self, moon_id: int) -> MoonInfo:
+        return next(moon for moon in self.moons() if moon.id == moon_id)
+
+    async def orbit(self, moon: int, seed: int) -> MoonInfo:
+        """See NodeApi."""
+        now = time.monotonic()
+        self._vl1.orbit(moon, seed, now)
+        info = self._moon(moon)
+        if info.seed is not None:
+            try:
+                await asyncio.wrap_future(self._home.keep_seed(moon, seed))
+            except OSError:
+                self._vl1.deorbit(moon, now)
+                raise
+        self._pump(time.monotonic())
+        return info
+
+    async def orbit_world(self, data: bytes) -> MoonInfo:
+        """See NodeApi."""
+        try:
+            moon = World.parse(data)
+        except WireError as error:
+            raise ValueError(f"this is no moon file: {error}") from None
+        now = time.monotonic()
+        self._vl1.add_moon(moon, now)
+        await asyncio.wrap_future(self._home.keep_moon(moon.id, data))
+        self._pump(time.monotonic())
+        return self._moon(moon.id)
+
+    async def deorbit(self, moon: int) -> None:
+        """See NodeApi."""
+        if all(known.id != moon for known in self.moons()):
+            raise KeyError(moon)
+        await asyncio.wrap_future(self._home.forget_moon(moon))
+        now = time.monotonic()
+        self._vl1.deorbit(moon, now)
+        self._pump(now)
 
     async def join(self, nwid: int) -> NetworkInfo:
         """See NodeApi."""

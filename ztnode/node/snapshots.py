@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 
-from ztnode.node.api import JoinState, NetworkInfo, PathInfo, PeerInfo, RouteInfo
+from ztnode.node.api import JoinState, MoonInfo, NetworkInfo, PathInfo, PeerInfo, RouteInfo
 from ztnode.vl1 import Path, Peer
 from ztnode.vl2 import NetworkSnapshot
 from ztnode.wire.endpoint import format_endpoint
+from ztnode.wire.world import World
 
 
 def prefixed(layer: str, counters: Mapping[str, int]) -> dict[str, int]:
@@ -56,6 +57,19 @@ def peer(value: Peer, roots: Collection[int], moon_roots: Collection[int], now: 
         latency_ms=-1.0 if value.latency is None else value.latency * 1000,
         direct=value.path is not None,
         paths=tuple(_path(path, value.path, now) for path in value.paths.values()),
+    )
+
+
+def moon(value: World) -> MoonInfo:
+    """One moon that is known."""
+    return MoonInfo(
+        id=value.id,
+        seed=None,
+        timestamp=value.timestamp,
+        roots=tuple(
+            (root.identity.address, root.identity.build_text(), tuple(map(format_endpoint, root.endpoints)))
+            for root in value.roots
+        ),
     )
 
 

@@ -210,7 +210,7 @@ class Contacts:
             all_reached = all_reached and reached
             greetings += [
                 (peer, endpoint)
-                for endpoint in self._topology.upstreams[peer.address]
+                for endpoint in self._topology.upstreams[peer.address] or _relayed_by(self._topology, peer)
                 if not reached or endpoint not in peer.paths
             ]
         if all_reached:
@@ -260,13 +260,13 @@ class Contacts:
     def _greet_through_root(self, peer: Peer, now: float) -> None:
         upstream = self._topology.best_upstream()
         if upstream is None or upstream.path is None or self._topology.is_upstream(peer.address):
-            return
+            return  # roots that no world gives an endpoint to are greeted through each other by ``_greet_roots``
         if self._is_greeting_due(peer, PING_PERIOD if peer.protocol else INTRODUCTION_PERIOD, now):
             self.hello(peer, upstream.path.endpoint, now)
 
     def _keep_peer_alive(self, peer: Peer, now: float) -> bool:
         peer.expire_paths(now)
-        active = peer.is_active(now) or self._topology.is_upstream(peer.address)
+        active = peer.is_active(now) or self._topology.is_sought(peer.address)
         greet = active and self._is_greeting_due(peer, PING_PERIOD, now)
         busy = False
         watched = STALL_AFTER <= now - peer.last_frame < STALL_WATCH
@@ -314,3 +314,12 @@ class Contacts:
                 self.echo(peer, path, now)
             if touched and peer.choose_path():
                 self._path_changed(peer, now)
+
+
+def _relayed_by(topology: Topology, root: Peer) -> tuple[Endpoint, ...]:
+    """Where to greet a root that is at no stable endpoint: another root passes the HELLO on and introduces us to each
+    other (Node.cpp, _PingPeersThatNeedPing)."""
+    if root.path is not None:
+        return ()
+    upstream = topology.best_upstream()
+    return () if upstream is None or upstream is root or upstream.path is None else (upstream.path.endpoint,)

@@ -32,9 +32,11 @@ MAX_JUDGING: Final = 64
 MAX_SUGGESTIONS: Final = 64
 """Endpoints kept for peers that a root has suggested before we know them."""
 HASH_RATE: Final = (0.2, 4)
-HASH_RATE_OF_ROOTS: Final = (3.0, 16)
-"""Memory-hard hashes of strangers' identities: per second (``Vl1Config.hashes_per_second`` where that is set), and at
-once."""
+"""Memory-hard hashes of strangers' identities: per second, and at once."""
+HASH_BURST_OF_ROOTS: Final = 16
+"""At once, for a root; ``Vl1Config.hashes_per_second`` has the rate."""
+SEEK_INTERVAL: Final = 5.0
+"""Seconds between two HELLOs to a peer that shall give us a moon: it may not have the moon itself yet."""
 UNPROVEN_RATE: Final = (50.0, 100.0)
 """Unknown addresses that packets out of one /24 or /48 may make us ask for: per second, and at once."""
 RETURN_RATE: Final = (200.0, 512.0)
@@ -73,9 +75,10 @@ class Introductions:
         self._counters = counters
         self._known = known
         self._defer_checks = config.defer_identity_checks
-        rate, burst = HASH_RATE_OF_ROOTS if config.relay or topology.is_root else HASH_RATE
-        rate = rate if config.hashes_per_second is None else config.hashes_per_second
-        self._strangers = Strangers(identity, counters, hashes_per_second=rate, burst=burst)
+        self._strangers = Strangers(identity, counters)
+        self._hashes = TokenBucket(*HASH_RATE)
+        self._hashes_of_root = TokenBucket(config.hashes_per_second, HASH_BURST_OF_ROOTS)
+        self._relay = config.relay
         self.waiting = WaitingRoom(counters)
         self._unproven = KeyedBucket(*UNPROVEN_RATE, 4096)
         self._returns = TokenBucket(*RETURN_RATE)
@@ -201,6 +204,20 @@ class Introductions:
         if (peer := self._topology.by_address.get(address)) is not None:
             peer.persistent = False
 
+    def seek(self, now: float) -> None:
+        """Look for the peers that shall give us a moon: by WHOIS, and by HELLO straight or through a root. The moon
+        comes with their OK."""
+        if not self._topology.moon_seeds:
+            return
+        for address in {*self._topology.moon_seeds.values()}:
+            peer = self._topology.by_address.get(address) or self.remembered(address, now)
+            if peer is None:
+                self.waiting.want(address, Cause.OWN, now)
+            elif (path := self._transmit.route(peer)) is not None and now - peer.last_hello >= SEEK_INTERVAL:
+                peer.last_hello = now
+                self._contacts.hello(peer, path.endpoint, now)
+        self.ask(now)
+
     # The clock
 
     def next_timer(self) -> float | None:
@@ -214,10 +231,12 @@ class Introductions:
         for address in self._kept:
             if address not in self._topology.by_address:
                 self.waiting.want(address, Cause.OWN, now)
+        self.seek(now)
 
     def root_reachable(self, now: float) -> None:
         """A root can be asked that could not before."""
         self.waiting.hurry(now)
+        self.seek(now)
         self.ask(now)
 
     def _ask_for_others(self, now: float) -> None:
@@ -253,8 +272,13 @@ class Introductions:
     def _judge(self, wanted: Wanted, now: float) -> None:
         """Nobody can tell us whether a stranger's identity is good: compute it, or have it computed."""
         candidate = wanted.candidate
-        if candidate is None or candidate.wire in self._judging or not self._strangers.admits_hash(now):
+        if candidate is None or candidate.wire in self._judging:
             return
+        hashes = self._hashes_of_root if self._relay or self._topology.is_root else self._hashes
+        if not hashes.admit(now):
+            self._counters["drop_rate_identity"] += 1
+            return
+        self._counters["identities_hashed"] += 1
         self._judging[candidate.wire] = candidate
         if not self._defer_checks:
             self.identity_checked(candidate.identity, candidate.identity.validate(), now)

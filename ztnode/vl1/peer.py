@@ -39,6 +39,7 @@ class Peer:
         "_seen_before",
         "_seen_limit",
         "address",
+        "bonds",
         "copy_gate",
         "echo_gate",
         "hello_gate",
@@ -55,6 +56,7 @@ class Peer:
         "persistent",
         "protocol",
         "push_gate",
+        "traffic_from",
         "trusted_until",
         "version",
         "whois_gate",
@@ -80,6 +82,10 @@ class Peer:
         """When something other than VL1's own chatter was last sent or received."""
         self.last_frame = _NEVER
         """When a frame was last sent to it or came from it: there may be a connection."""
+        self.traffic_from: Endpoint | None = None
+        """Whence something other than VL1's own chatter last came straight."""
+        self.bonds = False
+        """It has sent verbs of multipath bonding: its traffic may come from anywhere."""
         self.last_hello = _NEVER
         """When we last sent HELLO to all its paths."""
         self.trusted_until = _NEVER

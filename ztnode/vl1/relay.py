@@ -76,7 +76,7 @@ class Relay:
             if path is None:
                 self._counters["drop_no_route"] += 1
                 return
-        elif sender is not None and receiver is not None:
+        elif sender is not None and receiver is not None and sender is not receiver:
             self._unite(sender, receiver, now)
         self._transmit.put(path.endpoint, passed_on)
         path.last_send = now

@@ -30,15 +30,14 @@ _MAX_REJECTED: Final = 1024
 
 
 class Strangers:
-    """The gates in front of key agreement and identity validation."""
+    """The gates in front of key agreement, and the memory of identities that failed."""
 
-    def __init__(self, identity: Identity, counters: Counter[str], *, hashes_per_second: float, burst: int) -> None:
+    def __init__(self, identity: Identity, counters: Counter[str]) -> None:
         self._identity = identity
         self._counters = counters
         self._agreements = TokenBucket(*AGREEMENT_RATE)
         self._agreements_by_network = KeyedBucket(*AGREEMENT_RATE_PER_NETWORK, 4096)
         self._returns_by_network = KeyedBucket(*RETURN_RATE_PER_NETWORK, 4096)
-        self._hashes = TokenBucket(hashes_per_second, burst)
         self._rejected: dict[bytes, None] = {}
 
     def candidate(
@@ -68,14 +67,6 @@ class Strangers:
             return Peer(identity, PeerKeys(self._identity.agree(identity)))
         except WireError:
             return None
-
-    def admits_hash(self, now: float) -> bool:
-        """Whether the hash may be computed for one more candidate; if so, it is counted."""
-        if not self._hashes.admit(now):
-            self._counters["drop_rate_identity"] += 1
-            return False
-        self._counters["identities_hashed"] += 1
-        return True
 
     def reject(self, identity: Identity) -> None:
         """The address does not belong to the key: hear no more of it."""

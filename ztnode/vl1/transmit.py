@@ -10,6 +10,7 @@ from typing import Final
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.topology import Topology
+from ztnode.vl1.trusted_paths import TrustedPaths
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import compress
 from ztnode.wire.endpoint import Endpoint
@@ -22,6 +23,7 @@ from ztnode.wire.packet import (
     MAX_PACKET_LENGTH,
     OFFSET_PAYLOAD,
     PROTOCOL_VERSION_AES,
+    build_trusted,
     packet_id,
 )
 
@@ -52,8 +54,11 @@ class Expected:
 class Transmit:
     """Seals packets and queues datagrams. Its owner takes them with ``take``."""
 
-    def __init__(self, topology: Topology, random: Callable[[int], bytes], mtu: int) -> None:
+    def __init__(
+        self, topology: Topology, random: Callable[[int], bytes], mtu: int, trusted_paths: TrustedPaths
+    ) -> None:
         self._topology = topology
+        self._trusted_paths = trusted_paths
         self._own = topology.identity.address
         self._mtu = mtu
         self.max_payload = longest_payload(mtu)
@@ -61,6 +66,8 @@ class Transmit:
         self._next_id = int.from_bytes(random(8), "big")
         self._queue: dict[Endpoint, list[bytes]] = {}
         self._expected: dict[int, Expected] = {}
+        self.forgot_at = float("-inf")
+        """When a packet that may still be answered was last forgotten."""
 
     # Datagrams
 
@@ -107,6 +114,10 @@ class Transmit:
         plaintext: Sequence[Buffer] = (_VERBS[verb], *parts)
         if squeeze:
             plaintext = (compress(b"".join(plaintext)),)
+        path_id = self._trusted_id(peer, path.endpoint)
+        if path_id:
+            promised = self.new_id() if plain_id is None else plain_id
+            return self._send_trusted(peer, path.endpoint, promised, verb, plaintext, path_id, now)
         sealed = peer.keys.seal(
             self.new_id() if plain_id is None else plain_id,
             peer.address,
@@ -124,6 +135,9 @@ class Transmit:
     def send_to(self, endpoint: Endpoint, peer: Peer, verb: int, parts: Sequence[Buffer], now: float) -> int:
         """Seal one packet and send it to ``endpoint``, whether or not that is a path: an answer by the way that the
         question came, or an attempt. Returns its packet id."""
+        path_id = self._trusted_id(peer, endpoint)
+        if path_id:
+            return self._send_trusted(peer, endpoint, self.new_id(), verb, (_VERBS[verb], *parts), path_id, now)
         sealed = peer.keys.seal(
             self.new_id(), peer.address, self._own, (_VERBS[verb], *parts), cipher_for(peer), self._mtu
         )
@@ -147,14 +161,42 @@ class Transmit:
             queue = self._queue[endpoint] = []
         cipher = cipher_for(peer)
         mtu = self._mtu
+        path_id = self._trusted_id(peer, endpoint)
         for start in range(0, len(messages), 64):
             batch = messages[start : start + 64]
-            for sealed in peer.keys.seal_many(self._new_ids(len(batch)), peer.address, self._own, batch, cipher, mtu):
+            ids = self._new_ids(len(batch))
+            sealed_batch = (
+                build_trusted(ids, peer.address, self._own, batch, path_id, mtu)
+                if path_id
+                else peer.keys.seal_many(ids, peer.address, self._own, batch, cipher, mtu)
+            )
+            for sealed in sealed_batch:
                 if len(sealed) <= mtu:
                     queue.append(sealed)
                 else:
                     queue += split(sealed, mtu)
         path.last_send = now
+
+    def _trusted_id(self, peer: Peer, endpoint: Endpoint) -> int:
+        """The number of the trusted path that leads straight to a peer; 0: protect what goes there. What a root relays
+        is always protected: nobody can know what lies behind it. (The reference does not tell that apart.)"""
+        return self._trusted_paths.id_for(endpoint[0]) if self._trusted_paths and endpoint in peer.paths else 0
+
+    def _send_trusted(
+        self,
+        peer: Peer,
+        endpoint: Endpoint,
+        sent_id: int,
+        verb: int,
+        plaintext: Sequence[Buffer],
+        path_id: int,
+        now: float,
+    ) -> int:
+        (packet,) = build_trusted(sent_id.to_bytes(8, "big"), peer.address, self._own, (plaintext,), path_id, self._mtu)
+        self.expect(sent_id, Expected(peer.address, verb, now))
+        self.put_packet(endpoint, packet)
+        peer.paths[endpoint].last_send = now
+        return sent_id
 
     def put_packet(self, endpoint: Endpoint, sealed: bytes) -> None:
         """Queue a sealed packet, in fragments if need be."""
@@ -188,6 +230,7 @@ class Transmit:
         """Remember that the packet ``sent_id`` may be answered."""
         if len(self._expected) >= MAX_EXPECTED:
             del self._expected[next(iter(self._expected))]
+            self.forgot_at = expected.sent
         self._expected[sent_id] = expected
 
     def expected(self, sent_id: int) -> Expected | None:

@@ -96,6 +96,8 @@ def on_ok(core: Vl1Core, arrival: Arrival) -> None:
     peer, now = arrival.peer, arrival.now
     ok = parse_ok(arrival.payload)
     expected = core.transmit.expected(ok.in_re_packet_id)
+    if expected is None and ok.in_re_verb not in UNTRACKED_VERBS:
+        core.twins.stray_answer(peer, now)
     if expected is None or expected.address != peer.address or expected.verb != ok.in_re_verb:
         core.counters["drop_unexpected_reply"] += 1
         return
@@ -215,7 +217,12 @@ def on_push_direct_paths(core: Vl1Core, arrival: Arrival) -> None:
 
 
 def on_nothing(core: Vl1Core, arrival: Arrival) -> None:
-    """Verbs that are authentic and need no answer: NOP, and measurements of multipath bonding, which is not done."""
+    """NOP: authentic, and needs no answer."""
+
+
+def on_bonding(_core: Vl1Core, arrival: Arrival) -> None:
+    """Measurements of multipath bonding, which is not done here."""
+    arrival.peer.bonds = True
 
 
 def on_unknown(core: Vl1Core, _arrival: Arrival) -> None:
@@ -248,10 +255,10 @@ HANDLERS: Final[dict[int, Handler]] = {
     packet.VERB_RENDEZVOUS: on_rendezvous,
     packet.VERB_ECHO: on_echo,
     packet.VERB_PUSH_DIRECT_PATHS: on_push_direct_paths,
-    packet.VERB_ACK: on_nothing,
-    packet.VERB_QOS_MEASUREMENT: on_nothing,
+    packet.VERB_ACK: on_bonding,
+    packet.VERB_QOS_MEASUREMENT: on_bonding,
     packet.VERB_REMOTE_TRACE: on_nothing,
-    packet.VERB_PATH_NEGOTIATION_REQUEST: on_nothing,
+    packet.VERB_PATH_NEGOTIATION_REQUEST: on_bonding,
 }
 """By verb."""
 

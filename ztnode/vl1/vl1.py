@@ -8,7 +8,7 @@ Nothing here reads a clock or a random source that was not handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
@@ -75,27 +75,40 @@ class Vl1:
         planet: World,
         *,
         moons: Sequence[World] = (),
+        seeds: Mapping[int, int] | None = None,
         random: Callable[[int], bytes],
         now: float,
         wall: int,
         config: Vl1Config | None = None,
         known: KnownPeers | None = None,
     ) -> None:
-        """``identity`` has its private keys. ``now``: monotonic seconds; ``wall``: Unix time in ms at ``now``;
-        ``known``: the peers of the last run (``known_peers``), which need neither WHOIS nor the hash.
+        """``identity`` has its private keys; ``seeds``: moons that are looked for, each with a root of it; ``now``:
+        monotonic seconds; ``wall``: Unix time in ms at ``now``; ``known``: the peers of the last run
+        (``known_peers``), which need neither WHOIS nor the hash.
         The first HELLOs to the roots wait in ``to_send`` when this returns."""
         self.identity = identity
         self.config = config or Vl1Config()
         self._started = now
         self._wall_at_start = wall
         self._known = KnownPeers() if known is None else known
+        own_keys = PeerKeys(identity.agree(identity))
         self._core = Vl1Core(
-            identity, planet, moons, self.config, random, self._wall, self._deliver, now, known=self._known
+            identity,
+            planet,
+            moons,
+            seeds or {},
+            self.config,
+            random,
+            self._wall,
+            self._deliver,
+            now,
+            known=self._known,
+            own_keys=own_keys,
         )
         self.counters = self._core.counters
         """Packets dropped, by reason (``drop_...``), and what else is worth counting."""
         self._own = identity.address.to_bytes(5, "big")
-        self._myself = Peer(identity.without_secret(), PeerKeys(identity.agree(identity)))
+        self._myself = Peer(identity.without_secret(), own_keys)
         """Whom messages to ourselves are from: a controller may be a member of its own networks."""
         self._myself.protocol = self.config.protocol
         self._myself.version = self.config.version
@@ -106,6 +119,7 @@ class Vl1:
         if self._core.topology.is_root:
             self._core.set_online(identity.address)
         self._core.contacts.due(now)
+        self._core.introductions.seek(now)
 
     # The network
 
@@ -145,8 +159,7 @@ class Vl1:
                 if (peer := self._greeting_peer(data, endpoint, now)) is None:
                     continue
             elif (peer := by_wire.get(data[13:18])) is None:
-                confirmed = endpoint in self._core.path_endpoints
-                self._core.introductions.packet_from_unknown(data, endpoint, confirmed, now)
+                self._from_unknown(data, endpoint, now)
                 continue
             if peer is not run_peer:
                 run_peer = peer
@@ -170,8 +183,7 @@ class Vl1:
         relay: Endpoint | None = None
         opened = peer.keys.open_many([packet for packet, _ in run])
         for (packet, endpoint), plaintext in zip(run, opened, strict=True):
-            if plaintext is None:
-                self.counters["drop_forged"] += 1
+            if plaintext is None and (plaintext := self._unprotected(packet, endpoint)) is None:
                 continue
             wire_id = packet[:8]
             verb = plaintext[0]
@@ -209,6 +221,12 @@ class Vl1:
         elif relay is not None:
             self._heard_relayed(peer, relay, now)
 
+    def _unprotected(self, packet: bytes, endpoint: Endpoint) -> bytes | None:
+        """The plaintext of a packet that no key opens: it came on a trusted path, or is dropped."""
+        trusted = self._core.trusts(packet, endpoint)
+        self.counters["drop_forged"] += trusted is None
+        return packet[OFFSET_VERB:] if trusted else None
+
     def _is_hello_by_another_way(self, peer: Peer, packet: bytes, endpoint: Endpoint, now: float) -> bool:
         """Whether a packet that came before is to be answered nevertheless: a node with several sockets sends the same
         HELLO from each, and only an answer shows it that the second one works too."""
@@ -232,6 +250,8 @@ class Vl1:
     def _heard(self, peer: Peer, endpoint: Endpoint, now: float, *, by_hello: bool) -> None:
         """Something authentic came from a peer straight from ``endpoint``; ``by_hello``: a HELLO was the last of it."""
         peer.last_receive = now
+        if endpoint != peer.traffic_from and peer.last_traffic == now:
+            self._core.twins.moved(peer, endpoint, now)
         path = peer.paths.get(endpoint)
         if path is not None and not path.dead:
             self._core.heard_on(peer, path, now)
@@ -251,6 +271,14 @@ class Vl1:
             self.counters["drop_misaddressed"] += 1
 
     # From the unknown
+
+    def _from_unknown(self, data: bytes, endpoint: Endpoint, now: float) -> None:
+        """A packet of somebody whom we do not know, in any cipher suite but 0."""
+        if data[13:18] == self._own:
+            self._core.twins.received(data, now)
+        elif self._core.trusts(data, endpoint) is not False:
+            confirmed = endpoint in self._core.path_endpoints
+            self._core.introductions.packet_from_unknown(data, endpoint, confirmed, now)
 
     def _greeting_peer(self, data: bytes, endpoint: Endpoint, now: float) -> Peer | None:
         """Take a packet of cipher suite 0, which may be HELLO alone. The peer that it claims to come from, with the
@@ -314,6 +342,7 @@ class Vl1:
         self._fragments.purge(now)
         self._fragments_of_strangers.purge(now)
         self._core.awareness.expire(now)
+        self._core.twins.tick(now)
         busy = self._core.contacts.keep_alive(now)
         self._core.next_tick = now + (BUSY_TICK if busy else IDLE_TICK)
         peers = list(self._core.topology.by_address.values())
@@ -327,7 +356,7 @@ class Vl1:
             if not (
                 peer.is_active(now)
                 or now - peer.last_receive < ACTIVITY_TIMEOUT
-                or self._core.topology.is_upstream(peer.address)
+                or self._core.topology.is_sought(peer.address)
             ):
                 self._core.topology.forget(peer)
         if self._core.online and not self._core.topology.is_root:
@@ -476,10 +505,25 @@ class Vl1:
         met = [peer.address for peer in self._core.topology.by_address.values() if peer.trusts_through(now)]
         return list(dict.fromkeys((*met[:count], *self._known.latest(count))))[:count]
 
-    def orbit(self, moon: int, seed: int) -> None:
-        """Ask for the moon with this world id; accept it if ``seed`` is one of its roots."""
-        if moon not in self._core.topology.moons:
-            self._core.topology.moon_seeds[moon] = seed
+    def orbit(self, moon: int, seed: int, now: float) -> None:
+        """Look for the moon with this world id by its root ``seed``, wherever that is; ``MoonUpdated`` tells when it is
+        there. ValueError for too many, or where the seed is this node."""
+        if seed == self.identity.address:
+            raise ValueError("this node cannot be given a moon by itself: orbit its file")
+        self._core.topology.orbit(moon, seed)
+        self._core.introductions.seek(now)
+
+    def add_moon(self, moon: World, now: float) -> None:
+        """Orbit a moon that the user has given us. ValueError where it is none, or no successor of the one we have."""
+        self._core.topology.add_moon(moon)
+        self._core.roots_changed(now)
+
+    def deorbit(self, moon: int, now: float) -> bool:
+        """Leave a moon, or give up looking for it. False if there is none."""
+        if not self._core.topology.deorbit(moon):
+            return False
+        self._core.roots_changed(now)
+        return True
 
     # What there is to see
 
@@ -492,6 +536,10 @@ class Vl1:
     def online(self) -> bool:
         """Whether a root has answered lately (always, if we are one)."""
         return self._core.online
+
+    def is_shared(self, now: float) -> bool:
+        """Whether there were signs lately that another host uses our identity."""
+        return self._core.twins.found(now)
 
     @property
     def is_relay(self) -> bool:
@@ -507,6 +555,11 @@ class Vl1:
     def moons(self) -> list[World]:
         """The moons that this node orbits, as far as they are known."""
         return list(self._core.topology.moons.values())
+
+    @property
+    def moon_seeds(self) -> dict[int, int]:
+        """The moons that are looked for, by world id, each with the root that is asked for it."""
+        return dict(self._core.topology.moon_seeds)
 
     @property
     def surface_addresses(self) -> list[Endpoint]:

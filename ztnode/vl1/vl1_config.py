@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ztnode.vl1.trusted_paths import TrustedNetwork
+
 
 @dataclass(frozen=True, slots=True)
 class Vl1Config:
@@ -14,6 +16,9 @@ class Vl1Config:
 
     mtu: int = 1432
     """Largest UDP payload that is sent, in bytes; longer packets go out in fragments."""
+
+    trusted_paths: tuple[TrustedNetwork, ...] = ()
+    """Physical networks on which packets are neither encrypted nor authenticated, each with its number."""
 
     version: tuple[int, int, int] = (1, 14, 1)
     """The software version (major, minor, revision) that HELLO claims. Peers compare it with what features need."""
@@ -28,9 +33,12 @@ class Vl1Config:
     """Hand identities that need the memory-hard hash to the owner (``Vl1.identity_checks``) instead of computing it
     in ``receive``, where it stops everything else for a tenth of a second. For roots."""
 
-    hashes_per_second: float | None = None
-    """Identities of strangers that are validated by the hash, in the long run; None: 3 for roots, one in five seconds
-    for others. For owners that have cores to do it on."""
+    hashes_per_second: float = 3.0
+    """Identities of strangers that a root validates by the hash, in the long run: by configuration, or because a world
+    names it. For owners that have cores to do it on. Others do one in five seconds."""
 
     max_peers: int = 16384
     """Peers kept in memory; the one unheard for longest makes room."""
+
+    max_peers_of_root: int | None = None
+    """The same while a world names us as a root; None: no other number."""

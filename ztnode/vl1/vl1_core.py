@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from ztnode.vl1.contacts import BUSY_TICK, Contacts
@@ -13,12 +13,16 @@ from ztnode.vl1.peer import Peer
 from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Transmit
+from ztnode.vl1.trusted_paths import TrustedPaths
+from ztnode.vl1.twins import Twins
 from ztnode.vl1.vl1_config import Vl1Config
-from ztnode.vl1.vl1_events import Event, Online, PeerPathChanged, SurfaceAddress
+from ztnode.vl1.vl1_events import Event, Online, PathNotTrusted, PeerPathChanged, SurfaceAddress
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
+from ztnode.wire.keys import PeerKeys
 from ztnode.wire.known_peers import KnownPeers
+from ztnode.wire.packet import trusted_path_id
 from ztnode.wire.world import World
 
 Message: TypeAlias = tuple[Peer, int, int, Buffer]
@@ -35,12 +39,14 @@ class Vl1Core:
         identity: Identity,
         planet: World,
         moons: Sequence[World],
+        seeds: Mapping[int, int],
         config: Vl1Config,
         random: Callable[[int], bytes],
         wall_clock: Callable[[float], int],
         deliver: Callable[[Peer, bytes, Endpoint, float], None],
         now: float,
         known: KnownPeers,
+        own_keys: PeerKeys,
     ) -> None:
         """``wall_clock`` turns monotonic seconds into Unix milliseconds; ``deliver`` takes a whole packet of a peer
         that has just become known, and where it came from."""
@@ -54,8 +60,19 @@ class Vl1Core:
         self.next_tick = now + BUSY_TICK
         self.path_endpoints: set[Endpoint] = set()
         """Where peers are known to be, as of the last tick, and what was learnt since."""
-        self.topology = Topology(identity, planet, moons, config.max_peers, self.emit, self.counters)
-        self.transmit = Transmit(self.topology, random, config.mtu)
+        self.topology = Topology(
+            identity,
+            planet,
+            moons,
+            seeds,
+            config.max_peers,
+            config.max_peers_of_root or config.max_peers,
+            self.emit,
+            self.counters,
+        )
+        self.trusted_paths = TrustedPaths(config.trusted_paths)
+        self._told_of_distrust = False
+        self.transmit = Transmit(self.topology, random, config.mtu, self.trusted_paths)
         self.contacts = Contacts(
             identity, self.topology, self.transmit, config, wall_clock, self._path_changed, self.counters
         )
@@ -63,6 +80,7 @@ class Vl1Core:
             identity, self.topology, self.transmit, self.contacts, config, deliver, self.counters, known
         )
         self.awareness = SelfAwareness()
+        self.twins = Twins(self.topology, self.transmit, own_keys, random, wall_clock, self.emit, self.counters, now)
 
     @property
     def is_relay(self) -> bool:
@@ -81,6 +99,19 @@ class Vl1Core:
     def hurry_tick(self, now: float) -> None:
         """Something was sent: look soon whether it is answered."""
         self.next_tick = min(self.next_tick, now + BUSY_TICK)
+
+    def trusts(self, packet: bytes, endpoint: Endpoint) -> bool | None:
+        """Whether an unprotected packet comes on a trusted path, counted if not; None for any other packet."""
+        path_id = trusted_path_id(packet)
+        if path_id is None:
+            return None
+        if self.trusted_paths.accepts(endpoint[0], path_id):
+            return True
+        self.counters["drop_path_not_trusted"] += 1
+        if not self._told_of_distrust:
+            self._told_of_distrust = True
+            self.emit(PathNotTrusted(int.from_bytes(packet[13:18], "big"), endpoint, path_id))
+        return False
 
     # What the verbs report
 
@@ -140,8 +171,15 @@ class Vl1Core:
     def world_offered(self, world: World, now: float) -> None:
         """A root has sent a planet or a moon."""
         if self.topology.offer_world(world):
-            self.contacts.root_lost(now)
-            self.contacts.due(now)
+            self.roots_changed(now)
+
+    def roots_changed(self, now: float) -> None:
+        """There are other roots than before, or we have become one: greet them."""
+        if self.topology.is_root and not self.online:
+            self.set_online(self.identity.address)
+        self.contacts.root_lost(now)
+        self.contacts.due(now)
+        self.introductions.seek(now)
 
     def pass_up(self, peer: Peer, verb: int, packet_id: int, payload: Buffer) -> None:
         """Leave a message to the layer above."""

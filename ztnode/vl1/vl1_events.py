@@ -58,4 +58,39 @@ class IdentityCollision:
     root: int
 
 
-Event: TypeAlias = Online | Offline | PeerPathChanged | SurfaceAddress | PlanetUpdated | MoonUpdated | IdentityCollision
+@dataclass(frozen=True, slots=True)
+class IdentityShared:
+    """Another host uses our identity (``twins``): packets to us arrive there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerShared:
+    """The traffic of this peer comes from two places in turn: two hosts may have its identity."""
+
+    address: int
+    one: Endpoint
+    other: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class PathNotTrusted:
+    """Somebody at ``endpoint`` sends in the name of ``address`` as on a trusted path, which is not configured here.
+    Comes once: ``drop_path_not_trusted`` has the count."""
+
+    address: int
+    endpoint: Endpoint
+    path_id: int
+
+
+Event: TypeAlias = (
+    Online
+    | Offline
+    | PeerPathChanged
+    | SurfaceAddress
+    | PlanetUpdated
+    | MoonUpdated
+    | IdentityCollision
+    | IdentityShared
+    | PeerShared
+    | PathNotTrusted
+)

@@ -84,7 +84,7 @@ class Vl2:
         random: Callable[[int], bytes],
         now: float,
         wall: int,
-        upstream: bool = False,
+        is_upstream: Callable[[], bool] = lambda: False,
         authorized: Callable[[int, int], bool] | None = None,
         controller: bool = False,
         upstreams: Callable[[], Sequence[int]] | None = None,
@@ -93,9 +93,10 @@ class Vl2:
     ) -> None:
         """``now``: monotonic seconds; ``wall``: Unix time in ms at ``now``.
 
-        ``upstream``: this node is a root and so keeps and answers multicast subscriptions for networks that it is no
-        member of. ``authorized(nwid, address)`` does the same for a local controller's members. ``controller``:
-        somebody else answers NETWORK_CONFIG_REQUEST; otherwise it is answered with ERROR_UNSUPPORTED_OPERATION here.
+        ``is_upstream()``: this node is a root now and so keeps and answers multicast subscriptions for networks that
+        it is no member of. ``authorized(nwid, address)`` does the same for a local controller's members.
+        ``controller``: somebody else answers NETWORK_CONFIG_REQUEST; otherwise it is answered with
+        ERROR_UNSUPPORTED_OPERATION here.
         ``upstreams()`` gives the roots that serve multicast (None: those of the planet), ``acquaintances(count, now)``
         peers that share a network with us, to be asked for members while nobody else can be. ``os_arch``: what
         controllers are told that we run on, as "linux/x86_64".
@@ -114,7 +115,7 @@ class Vl2:
             os_arch=os_arch,
         )
         self._wall_offset = wall - round(now * 1000)
-        self._upstream = upstream
+        self._is_upstream = is_upstream
         self._authorized = authorized
         self._controller = controller
         self._networks: dict[int, JoinedNetwork] = {}
@@ -341,7 +342,7 @@ class Vl2:
 
     def _serves(self, nwid: int, peer: Peer) -> bool:
         """Whether we help this peer with multicast on a network that we are no member of (or that it is none of)."""
-        return self._upstream or (self._authorized is not None and self._authorized(nwid, peer.address))
+        return self._is_upstream() or (self._authorized is not None and self._authorized(nwid, peer.address))
 
     def _receive_gather(self, message: Message, now: float) -> None:
         peer, verb, packet_id, payload = message

@@ -18,6 +18,7 @@ The constants are plain integers, not enumerations: they are compared for every 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from ztnode.wire.buffer import Buffer
@@ -58,7 +59,7 @@ CIPHER_POLY1305_NONE: Final = 0
 """Authenticated, in the clear: HELLO alone."""
 CIPHER_POLY1305_SALSA2012: Final = 1
 CIPHER_NO_CRYPTO_TRUSTED_PATH: Final = 2
-"""Neither encrypted nor authenticated; this implementation refuses it always."""
+"""Neither encrypted nor authenticated: refused, unless the path is configured as a trusted one."""
 CIPHER_AES_GMAC_SIV: Final = 3
 
 VERB_MASK: Final = 0x1F
@@ -98,6 +99,30 @@ ERROR_UNWANTED_MULTICAST: Final = 0x08
 ERROR_NETWORK_AUTHENTICATION_REQUIRED: Final = 0x09
 
 _INCREMENT_HOPS: Final = bytes((flags & 0xF8) | min((flags & 7) + 1, 7) for flags in range(256))
+
+
+def build_trusted(
+    packet_ids: Buffer, destination: int, source: int, messages: Sequence[Sequence[Buffer]], path_id: int, mtu: int
+) -> list[bytes]:
+    """Packets for a trusted path, with its number in the place of the MAC (Packet::setTrusted); ``packet_ids`` holds 8
+    bytes for each, ``messages`` the parts of each plaintext, verb byte first. ValueError for one that is too long."""
+    packets = []
+    for index, parts in enumerate(messages):
+        length = sum(map(len, parts)) + OFFSET_VERB
+        if not OFFSET_VERB < length <= MAX_PACKET_LENGTH:
+            raise ValueError(f"a packet of {length} bytes cannot be sent")
+        flags = CIPHER_NO_CRYPTO_TRUSTED_PATH << 3 | (FLAG_FRAGMENTED if length > mtu else 0)
+        fields = (destination << 48 | source << 8 | flags).to_bytes(11, "big")
+        packets.append(b"".join((packet_ids[8 * index : 8 * index + 8], fields, path_id.to_bytes(8, "big"), *parts)))
+    return packets
+
+
+def trusted_path_id(data: Buffer) -> int | None:
+    """The number of the trusted path on which this packet claims to come; None for one that is protected. ``data``
+    holds ≥ 28 bytes."""
+    if data[OFFSET_FLAGS] >> 3 & 7 != CIPHER_NO_CRYPTO_TRUSTED_PATH:
+        return None
+    return int.from_bytes(data[OFFSET_MAC:OFFSET_VERB], "big")
 
 
 def packet_id(data: Buffer) -> int:

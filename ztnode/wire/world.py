@@ -6,6 +6,7 @@ The same bytes are the ``planet`` file, a ``moons.d/*.moon`` file and an update 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -160,6 +161,19 @@ def format_world_id(world_id: int) -> str:
     return f"{world_id:016x}"
 
 
+def parse_world_id(text: str) -> int:
+    """The world id written as 1 to 16 hex digits: a moon's is often written as the address of its first root.
+    ValueError with one clear line."""
+    if not re.fullmatch(r"[0-9a-fA-F]{1,16}", text) or not int(text, 16):
+        raise ValueError(f"{text!r} is not a world id: up to 16 hex digits such as 000000deadbeef00")
+    return int(text, 16)
+
+
 def moon_file_name(moon_id: int) -> str:
     """What a moon's file is called in ``moons.d``."""
     return f"{format_world_id(moon_id)}.moon"
+
+
+def seed_file_name(moon_id: int) -> str:
+    """What the file in ``moons.d`` is called that says whom we ask for a moon. (The reference forgets that.)"""
+    return f"{format_world_id(moon_id)}.seed"

@@ -70,6 +70,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["serve", "--state", "x", "--insecure"],
         ["serve", "--state", "x", "--port", "70000"],
         ["serve", "--state", "x", "--join", "12"],
+        ["serve", "--state", "x", "--trusted-path", "10.0.0.0/24"],
+        ["serve", "--state", "x", "--trusted-path", "10.0.0.0/24=0"],
+        ["serve", "--state", "x", "--trusted-path", "10.0.0.1/24=25"],
         ["call", "10.1.2.3:http"],
         ["call", "ftp://10.1.2.3/"],
         ["call", "http://10.1.2.3:99999/"],
@@ -472,3 +475,31 @@ def test_connections(running_node: RunningNode, capsys: pytest.CaptureFixture[st
     assert run(["connections"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:5] == ["ESTABLISHED", f"{IP}:50000", f"{HOST}:1", "12.5", "ms"]
+
+
+def test_moons(running_node: RunningNode, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moon, secret, root = tmp_path / "moon", tmp_path / "s", str(made / "identity.public")
+    described = as_json(capsys, "world", "create", str(moon), "--secret", str(secret), "--root", root)
+    address = described["roots"][0]["address"]
+    assert (described["worldType"], described["id"]) == ("moon", f"000000{address}")
+    assert json.loads(secret.read_text())["roots"][0]["stableEndpoints"] == []
+    assert as_json(
+        capsys, "world", "create", str(moon), "--secret", str(secret), "--update", "--root", f"{root}@10.0.0.1/1"
+    )["roots"][0]["stableEndpoints"] == ["10.0.0.1/1"]
+    assert (
+        run(["world", "create", str(tmp_path / "p"), "--type", "planet", "--secret", str(secret), "--root", root]) == 2
+    )
+    capsys.readouterr()
+
+    assert run(["moons"]) == 0 and "no moon is orbited" in capsys.readouterr().err
+    assert as_json(capsys, "orbit", "deadbeef00")["seed"] == "deadbeef00"
+    assert as_json(capsys, "orbit", "--file", str(moon))["roots"][0]["endpoints"] == ["10.0.0.1:1"]
+    assert [each["id"] for each in as_json(capsys, "listmoons")] == sorted([f"000000{address}", "000000deadbeef00"])
+    assert run(["moons"]) == 0
+    out = capsys.readouterr().out
+    assert "asking deadbeef00" in out and f"{address} 10.0.0.1:1" in out
+    assert run(["orbit", "--file", str(secret)]) == 1
+    assert "this is no moon file" in capsys.readouterr().err
+    assert run(["deorbit", "deadbeef00"]) == 0 and run(["deorbit", "deadbeef00"]) == 1
+    assert "is not orbited" in capsys.readouterr().err
+    assert run(["orbit", "deadbeef00", "--file", str(moon)]) == 2

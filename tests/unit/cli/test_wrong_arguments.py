@@ -26,6 +26,8 @@ GOOD = {
     "ip": "10.121.15.99",
     "source": "x",
     "file": "f",
+    "moon": "000000deadbeef00",
+    "seed": "9ad07d0109",
 }
 """A right value for each argument."""
 
@@ -93,6 +95,8 @@ BAD = {
         "-1",
     ),
     "address": ("", "xyz", "9ad07d010", "9ad07d01090"),
+    "moon": ("", "xyz", "0", "0" * 17, "-1"),
+    "seed": ("", "xyz", "9ad07d010", "9ad07d01090", "0" * 10),
     "url": (
         "",
         "x",

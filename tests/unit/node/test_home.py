@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -205,3 +207,37 @@ def test_known_peers_are_kept_and_a_damaged_list_is_forgotten(home: Home, tmp_pa
     assert home.known_peers(1_700_000_000_001).get(identity.address) == peer
     (tmp_path / "peers.d" / "known.peers").write_bytes(b"rubbish")
     assert len(home.known_peers(0)) == 0
+
+
+def test_a_moon_that_is_looked_for_outlives_a_restart_until_it_is_there(home: Home, tmp_path: Path) -> None:
+    home.keep_seed(0xDEADBEEF00, 0x9AD07D0109).result()
+    home.keep_seed(7, 0x9AD07D0109).result()
+    (tmp_path / "moons.d" / "0000000000000007.moon.bak").write_bytes(b"not ours")
+    assert home.seeds() == {0xDEADBEEF00: 0x9AD07D0109, 7: 0x9AD07D0109}
+    public = c25519.derive_public(bytes(range(64)))
+    roots = World.parse(DEFAULT_PLANET).roots
+    moon = World.sign(WorldType.MOON, 7, 1, public, roots, public=public, secret=bytes(range(64)))
+    home.keep_moon(7, moon.build()).result()
+    assert home.moons() == [moon] and home.seeds() == {0xDEADBEEF00: 0x9AD07D0109}
+    home.forget_moon(7).result()
+    home.forget_moon(0xDEADBEEF00).result()
+    assert home.moons() == [] and home.seeds() == {}
+    (tmp_path / "moons.d" / "000000deadbeef00.seed").write_text("nonsense")
+    with pytest.raises(StateError, match="remove it"):
+        home.seeds()
+
+
+def test_local_conf_names_trusted_paths(home: Home, tmp_path: Path) -> None:
+    assert home.local_conf().trusted == ()
+    entry = {"trustedPathId": 101010024}
+    (tmp_path / "local.conf").write_text(json.dumps({"physical": {"10.10.10.0/24": entry, "10.0.0.0/8": {}}, "x": 1}))
+    assert home.local_conf().trusted == ((ip_network("10.10.10.0/24"), 101010024),)
+    for bad in (
+        "[",
+        '{"physical": 1}',
+        '{"physical": {"x": {}}}',
+        '{"physical": {"10.0.0.0/8": {"trustedPathId": "1"}}}',
+    ):
+        (tmp_path / "local.conf").write_text(bad)
+        with pytest.raises(StateError, match=r"local\.conf"):
+            home.local_conf()

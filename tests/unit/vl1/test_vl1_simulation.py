@@ -10,6 +10,7 @@ from tests.unit.vl1.vl1_network import IDENTITIES, SIGNER, Host, Nat, Network, p
 from tests.unit.wire import packet_views
 from ztnode.vl1 import MoonUpdated, Offline, Online, PeerPathChanged, PlanetUpdated, SurfaceAddress
 from ztnode.vl1.contacts import GREETINGS_PER_TICK
+from ztnode.vl1.topology import MAX_MOONS
 from ztnode.wire import c25519, packet
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
@@ -322,10 +323,89 @@ def test_moon_that_was_asked_for_arrives() -> None:
     network.add(IDENTITIES[0], ROOT, world, moons=[moon])
     asker = network.add(IDENTITIES[1], ("203.0.113.2", 9993), world)
     bystander = network.add(IDENTITIES[2], ("203.0.113.3", 9993), world)
-    asker.vl1.orbit(0x1234, IDENTITIES[0].address)
+    asker.vl1.orbit(0x1234, IDENTITIES[0].address, network.now)
     network.run(70)
     assert MoonUpdated(0x1234, moon.build()) in asker.events
     assert not any(isinstance(event, MoonUpdated) for event in bystander.events)
+
+
+def moon_of(identity: Identity, *endpoints: Endpoint, timestamp: int = 5) -> World:
+    """A moon with one root."""
+    assert SIGNER.secret is not None
+    root = Root(identity.without_secret(), endpoints)
+    return World.sign(
+        WorldType.MOON,
+        identity.address,
+        timestamp,
+        SIGNER.public,
+        [root],
+        public=SIGNER.public,
+        secret=SIGNER.secret,
+    )
+
+
+def test_a_moon_whose_root_nobody_knows_a_place_of_is_found_through_the_planet() -> None:
+    """The seed is unknown (WHOIS), and its moon names no endpoint: relayed HELLO, then RENDEZVOUS; both behind NATs."""
+    network = Network()
+    world = planet([(IDENTITIES[0], (ROOT,))])
+    network.add(IDENTITIES[0], ROOT, world)
+    moon = moon_of(IDENTITIES[1])
+    seed = network.add(IDENTITIES[1], ("10.1.0.2", 9993), world, nat=Nat("198.51.100.1"), moons=[moon])
+    asker = network.add(IDENTITIES[2], ("10.2.0.2", 9993), world, nat=Nat("198.51.100.2"))
+    network.run(2)
+    asker.vl1.orbit(moon.id, seed.address, network.now)
+    assert asker.vl1.moon_seeds == {moon.id: seed.address}
+    assert network.run(15, until=lambda: asker.path_to(seed) is not None)
+    assert asker.vl1.moons == [moon] and asker.vl1.moon_seeds == {}
+    assert asker.vl1.upstreams() == [IDENTITIES[0].address, seed.address]
+    # The moon's root is a root without having been told so: it relays.
+    assert seed.vl1.is_relay
+    # And without any root of the planet, the node is still online.
+    del network.hosts[ROOT]
+    network.run(120)
+    assert asker.vl1.online and asker.path_to(seed) is not None
+
+    assert asker.vl1.deorbit(moon.id, network.now)
+    assert asker.vl1.upstreams() == [IDENTITIES[0].address] and not asker.vl1.deorbit(moon.id, network.now)
+
+
+def test_a_seed_that_is_not_there_yet_is_looked_for_until_it_is() -> None:
+    network = Network()
+    world = planet([(IDENTITIES[0], (ROOT,))])
+    network.add(IDENTITIES[0], ROOT, world)
+    moon = moon_of(IDENTITIES[1], ("203.0.113.9", 9993))
+    asker = network.add(IDENTITIES[2], ("203.0.113.3", 9993), world)
+    asker.vl1.orbit(moon.id, IDENTITIES[1].address, network.now)
+    network.run(300)
+    assert asker.vl1.moons == []
+    network.add(IDENTITIES[1], ("203.0.113.9", 9993), world, moons=[moon])
+    assert network.run(20, until=lambda: asker.vl1.moons == [moon])
+
+
+def test_a_node_that_becomes_a_root_serves_at_once_and_no_longer_than_it_is_one() -> None:
+    network = Network()
+    world = planet([(IDENTITIES[0], (ROOT,))])
+    node = network.add(IDENTITIES[1], ("203.0.113.9", 9993), world)
+    assert not node.vl1.is_relay and not node.vl1.online
+    moon = moon_of(IDENTITIES[1], ("203.0.113.9", 9993))
+    node.vl1.add_moon(moon, network.now)
+    assert node.vl1.is_relay and node.vl1.online
+    with pytest.raises(ValueError, match="no later version"):
+        node.vl1.add_moon(moon_of(IDENTITIES[1], timestamp=4), network.now)
+    node.vl1.add_moon(moon_of(IDENTITIES[1], timestamp=6), network.now)
+    with pytest.raises(ValueError, match="by itself"):
+        node.vl1.orbit(7, node.address, network.now)
+    node.vl1.deorbit(moon.id, network.now)
+    assert not node.vl1.is_relay
+
+
+def test_no_more_moons_than_the_bound() -> None:
+    network = Network()
+    node = network.add(IDENTITIES[1], ("203.0.113.9", 9993), planet([(IDENTITIES[0], (ROOT,))]))
+    for moon in range(1, MAX_MOONS + 1):
+        node.vl1.orbit(moon, IDENTITIES[2].address, network.now)
+    with pytest.raises(ValueError, match="already"):
+        node.vl1.orbit(99, IDENTITIES[2].address, network.now)
 
 
 def test_changed_surface_address_resets_paths() -> None:

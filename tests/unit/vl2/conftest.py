@@ -17,7 +17,7 @@ def wire() -> Wire:
 @pytest.fixture
 def pair(wire: Wire) -> Wire:
     """Alice and Bob on a private network, and a root that answers GATHER."""
-    wire.add(ROOT, upstream=True)
+    wire.add(ROOT, is_upstream=lambda: True)
     for number, address in enumerate((ALICE, BOB), 1):
         addresses = (IPv4Interface(f"10.0.0.{number}/24"),)
         wire.configs[address] = member_config(address, static_addresses=addresses)

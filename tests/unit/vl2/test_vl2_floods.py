@@ -132,7 +132,7 @@ def test_dictionary_of_half_a_megabyte_is_read_in_few_passes() -> None:
 
 
 def test_multicast_likes_are_gated_by_peer(wire: Wire) -> None:
-    root = wire.add(ROOT, upstream=True)
+    root = wire.add(ROOT, is_upstream=lambda: True)
     for round_ in range(40):
         likes = [Like(NWID, MulticastGroup(BROADCAST, round_ * 500 + number)) for number in range(500)]
         wire.deliver(MALLORY, ROOT, VERB_MULTICAST_LIKE, build_likes(likes))
@@ -143,7 +143,7 @@ def test_multicast_likes_are_gated_by_peer(wire: Wire) -> None:
 
 
 def test_gathers_are_gated_by_peer(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    wire.add(ROOT, upstream=True)
+    wire.add(ROOT, is_upstream=lambda: True)
     asked = 0
     really = Subscriptions.gather
 

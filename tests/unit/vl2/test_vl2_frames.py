@@ -271,7 +271,7 @@ def test_one_member_cannot_use_up_the_room_of_the_others() -> None:
 
 
 def test_a_peer_of_a_root_cannot_make_it_forget_the_networks_of_others(wire: Wire) -> None:
-    wire.add(CONTROLLER, upstream=True)
+    wire.add(CONTROLLER, is_upstream=lambda: True)
     group = MulticastGroup(BROADCAST, 1)
     wire.deliver(ALICE, CONTROLLER, VERB_MULTICAST_LIKE, build_likes([Like(NWID, group)]))
     for batch in range(100):
@@ -519,7 +519,7 @@ VERBS = [
 def _shared() -> Iterator[Wire]:
     wire = Wire()
     wire.configs[BOB] = member_config(BOB, static_addresses=(IPv4Interface("10.0.0.2/24"),))
-    wire.add(BOB, upstream=True).join(NWID, wire.now)
+    wire.add(BOB, is_upstream=lambda: True).join(NWID, wire.now)
     wire.configs[ALICE] = member_config(ALICE)
     wire.add(ALICE).join(NWID, wire.now)
     wire.run(1)
