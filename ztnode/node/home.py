@@ -2,7 +2,8 @@
 
 The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``), so that an existing home can be
 brought along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
-``networks.d/<nwid>.conf``, ``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``.
+``networks.d/<nwid>.conf``, ``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``; of
+``local.conf`` the part about physical paths is read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from ztnode.hookspecs import StateStore
+from ztnode.node.local_conf import LocalConf
+from ztnode.node.local_conf import parse as parse_local_conf
 from ztnode.wire import c25519
 from ztnode.wire.address import format_nwid
 from ztnode.wire.dictionary import Dictionary
@@ -25,6 +28,7 @@ from ztnode.wire.world import World, WorldType, moon_file_name
 IDENTITY_SECRET: Final = "identity.secret"
 IDENTITY_PUBLIC: Final = "identity.public"
 PLANET: Final = "planet"
+LOCAL_CONF: Final = "local.conf"
 PORT: Final = "zerotier-one.port"
 MOONS: Final = "moons.d/"
 NETWORKS: Final = "networks.d/"
@@ -140,6 +144,14 @@ class Home:
     def keep_known_peers(self, data: bytes) -> Future[None]:
         """What ``Vl1.known_peers`` gave."""
         return self._put(PEERS, data)
+
+    def local_conf(self) -> LocalConf:
+        """What ``local.conf`` says of physical paths; nothing where there is none. Raises StateError."""
+        data = self._store.read(LOCAL_CONF)
+        try:
+            return LocalConf() if data is None else parse_local_conf(data)
+        except ValueError as error:
+            raise StateError(f"{LOCAL_CONF} in the state directory: {error}") from None
 
     def controller_documents(self) -> dict[str, bytes]:
         """The network controller's documents by key."""

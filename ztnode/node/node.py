@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
 
@@ -43,12 +44,13 @@ from ztnode.node.os_arch import os_arch
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.wall_clock import wall_clock
-from ztnode.vl1 import IdentityCollision, MoonUpdated, Offline, Online, PlanetUpdated, Vl1, Vl1Config
+from ztnode.vl1 import IdentityCollision, MoonUpdated, Offline, Online, PathMtuFound, PlanetUpdated, Vl1, Vl1Config
 from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
-from ztnode.wire.mac import address_of, first_octet, format_mac
+from ztnode.wire.mac import address_of, first_octet, format_mac, mac_of
+from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ MAX_PEERS_OF_LEAF: Final = 4096
 """Peers kept in memory, at 10 KB each: what strangers with good identities can take of a leaf is 40 MB."""
 CONFIRMED, CACHED = 0, 1
 """Metrics of a network whose controller has answered in this run, and of one that is known from the last run alone."""
+FRAME_OVERHEAD: Final = 51
+"""Bytes of an EXT_FRAME around an IP packet: header and verb (28), network, flags, two MAC addresses, EtherType."""
 TIMER_SLACK: Final = 0.001
 """Seconds by which a timer may come late, so that a batch rarely has to arm it anew."""
 
@@ -84,6 +88,9 @@ class NodeOptions:
     ``port_required``."""
     port_required: bool = False
     workers: int = 1
+    physical_mtu: int = DEFAULT_PHYSICAL_MTU
+    """Longest UDP payload that is sent, bytes; ``local.conf`` may say otherwise for some networks, and each path finds
+    out by itself if it carries less."""
     congestion: str = "cubic"
     """Congestion control of TCP, a name that ``netstack.tcp.congestion`` knows."""
     root: bool = False
@@ -133,6 +140,7 @@ class Node:
         self._state_id = _directory_id(options.state)
         self._state_lost = False
         self._send_drops = 0
+        self._avoided: tuple[IPv4Network | IPv6Network, ...] = ()
         self._closed = False
 
     # Life
@@ -153,7 +161,9 @@ class Node:
             if transport is None:
                 raise ValueError(f"no plugin offers the transport {options.transport!r}")
             planet = home.planet(given, chosen=options.planet is not None)
-            moons, networks = home.moons(), home.networks()
+            moons, networks, local_conf = home.moons(), home.networks(), home.local_conf()
+            for network in local_conf.trusted:
+                log.warning("local.conf: trusted paths are not supported; what comes from %s in clear is lost", network)
             identity = await home.identity(_make_identity)
             now, wall = time.monotonic(), wall_clock()
             vl1 = Vl1(
@@ -165,6 +175,8 @@ class Node:
                 wall=wall,
                 config=Vl1Config(
                     relay=options.root,
+                    mtu=options.physical_mtu,
+                    physical_mtus=local_conf.mtus,
                     defer_identity_checks=True,
                     max_peers=MAX_PEERS if options.root or options.controller else MAX_PEERS_OF_LEAF,
                     hashes_per_second=HASHES_PER_CORE * usable_cores() if options.root else None,
@@ -190,6 +202,8 @@ class Node:
                 controller=controller is not None,
             )
             node = cls(options, home, vl1, vl2, controller, documents, transport)
+            node._avoided = local_conf.avoided
+            vl1.avoid_networks(local_conf.avoided)
             undo.pop_all()  # from here on the node owns its parts
             undo.push_async_callback(node.close)
             await node._open_transport()
@@ -345,6 +359,8 @@ class Node:
                     self._keep(self._home.keep_planet(data), "the new planet")
                 case MoonUpdated(moon_id, data):
                     self._keep(self._home.keep_moon(moon_id, data), "a moon")
+                case PathMtuFound(address, mtu):
+                    self._limit_peer(address, mtu)
                 case IdentityCollision(root):
                     reason = "knows another node with our address; remove identity.* to get another"
                     log.error("root %s %s", format_address(root), reason)
@@ -358,6 +374,12 @@ class Node:
                     self._keep(
                         self._home.keep_network(nwid, config), f"the configuration of network {format_nwid(nwid)}"
                     )
+
+    def _limit_peer(self, address: int, mtu: int | None) -> None:
+        """The way to a peer is narrow: what it sends to us is to be short too, as far as we can have a say in that."""
+        longest = None if mtu is None else mtu - FRAME_OVERHEAD
+        for index, nwid in self._nwid_of.items():
+            self._supervisor.limit_neighbour(index, mac_of(address, nwid), longest)
 
     def _check_identity(self, identity: Identity) -> None:
         """The memory-hard check of a stranger's identity takes a tenth of a second: in a process of its own."""
@@ -414,7 +436,7 @@ class Node:
             self._watchers.publish(nwid, info)
         # Where ZeroTier runs on this host too, a path to a managed address would lead packets in a circle.
         managed = (address for network in self._vl2.networks() for address in network.addresses)
-        self._vl1.avoid_networks({address.network for address in managed})
+        self._vl1.avoid_networks({address.network for address in managed} | set(self._avoided))
 
     # NodeApi
 

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from ztnode.vl1.gates import KeyedInterval
 from ztnode.vl1.path import HEARTBEAT_PERIOD, PROBES, Path
+from ztnode.vl1.path_mtu import BUSY, answered_length, question_payload
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
 from ztnode.vl1.topology import Topology
@@ -76,6 +77,7 @@ class Contacts:
         config: Vl1Config,
         wall_clock: Callable[[float], int],
         path_changed: Callable[[Peer, float], None],
+        mtu_found: Callable[[Peer, int | None], None],
         counters: Counter[str],
     ) -> None:
         self._identity = identity.without_secret()
@@ -84,6 +86,7 @@ class Contacts:
         self._config = config
         self._wall_clock = wall_clock
         self._path_changed = path_changed
+        self._mtu_found = mtu_found
         self._counters = counters
         self._avoided: tuple[IPv4Network | IPv6Network, ...] = ()
         self._attempts: dict[_Key, _Attempt] = {}
@@ -289,6 +292,8 @@ class Contacts:
             elif watched and now - path.last_send >= STALL_AFTER and self._watches > 0:
                 self._watches -= 1
                 self.echo(peer, path, now)
+            elif path is peer.path and now - peer.last_frame < BUSY and self._ask_for_length(peer, path, now):
+                pass
             elif active and now - min(path.last_send, path.last_receive) >= HEARTBEAT_PERIOD:
                 self.echo(peer, path, now)
             if path.last_send > path.last_receive or now - path.last_send < IDLE_TICK or watched:
@@ -296,6 +301,30 @@ class Contacts:
         if peer.choose_path():
             self._path_changed(peer, now)
         return busy
+
+    def _ask_for_length(self, peer: Peer, path: Path, now: float) -> bool:
+        """Whether a path that carries frames was asked just now if it carries long ones."""
+        if peer.protocol < PROTOCOL_VERSION_ECHO or self._watches <= 0:
+            return False
+        length = path.mtu_search.question(now, path.last_receive)
+        if path.mtu_search.mtu < path.mtu:
+            self._counters["path_mtu_lowered"] += 1
+            path.mtu = path.mtu_search.mtu
+            self._mtu_found(peer, path.mtu)
+        if length is None:
+            return False
+        self._watches -= 1
+        self._transmit.probe_length(peer, path, question_payload(length), now)
+        return True
+
+    def carried(self, peer: Peer, path: Path, payload: int) -> None:
+        """An ECHO with so many bytes was answered."""
+        search = path.mtu_search
+        if search.answered(answered_length(payload)):
+            was_narrow = path.mtu < search.mtu
+            path.mtu = search.mtu
+            if path is peer.path and (search.is_narrow or was_narrow):
+                self._mtu_found(peer, path.mtu if search.is_narrow else None)
 
     def _is_greeting_due(self, peer: Peer, period: float, now: float) -> bool:
         if now - peer.last_hello < period or self._greetings <= 0:

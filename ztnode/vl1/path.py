@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from ztnode.vl1.path_mtu import PathMtu
 from ztnode.vl1.scope import Scope, is_ipv6, scope_of
 from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
 
 HEARTBEAT_PERIOD: Final = 14.0
 """Seconds after which an idle path gets a heartbeat, which also keeps NAT bindings open (ZT_PATH_HEARTBEAT_PERIOD)."""
@@ -39,12 +41,14 @@ class Path:
         "last_receive",
         "last_send",
         "latency",
+        "mtu",
+        "mtu_search",
         "next_echo_answer",
         "probes",
         "scope",
     )
 
-    def __init__(self, endpoint: Endpoint, now: float) -> None:
+    def __init__(self, endpoint: Endpoint, now: float, mtu: int = DEFAULT_PHYSICAL_MTU) -> None:
         self.endpoint = endpoint
         self.scope: Scope = scope_of(endpoint[0])
         self.is_ipv6 = is_ipv6(endpoint)
@@ -53,6 +57,9 @@ class Path:
         self.last_send = now
         self.latency: float | None = None
         """Round trip in seconds, smoothed; None until measured."""
+        self.mtu = mtu
+        """The longest datagram to send this way, bytes of UDP payload; no more than ``mtu_search`` has found."""
+        self.mtu_search = PathMtu(mtu)
         self.probes = 0
         """Probes sent since the last packet came."""
         self.dead = False

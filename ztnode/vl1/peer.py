@@ -11,6 +11,7 @@ from ztnode.wire.address import format_address
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
+from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
 
 MAX_PATHS: Final = 16
 """Paths remembered per peer (the reference: 64)."""
@@ -136,13 +137,14 @@ class Peer:
         """Whether its paths are worth keeping alive."""
         return self.persistent or now - self.last_traffic < ACTIVITY_TIMEOUT
 
-    def learn(self, endpoint: Endpoint, now: float) -> Path:
-        """Remember that the peer answered from ``endpoint``; the path longest silent makes room."""
+    def learn(self, endpoint: Endpoint, now: float, mtu: int = DEFAULT_PHYSICAL_MTU) -> Path:
+        """Remember that the peer answered from ``endpoint``, where datagrams may have ``mtu`` bytes; the path longest
+        silent makes room."""
         path = self.paths.get(endpoint)
         if path is None:
             if len(self.paths) >= MAX_PATHS:
                 del self.paths[min(self.paths.values(), key=lambda path: path.last_receive).endpoint]
-            path = self.paths[endpoint] = Path(endpoint, now)
+            path = self.paths[endpoint] = Path(endpoint, now, mtu)
         return path
 
     def expire_paths(self, now: float) -> None:

@@ -14,7 +14,7 @@ from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.vl1_config import Vl1Config
-from ztnode.vl1.vl1_events import Event, Online, PeerPathChanged, SurfaceAddress
+from ztnode.vl1.vl1_events import Event, Online, PathMtuFound, PeerPathChanged, SurfaceAddress
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
@@ -57,7 +57,14 @@ class Vl1Core:
         self.topology = Topology(identity, planet, moons, config.max_peers, self.emit, self.counters)
         self.transmit = Transmit(self.topology, random, config.mtu)
         self.contacts = Contacts(
-            identity, self.topology, self.transmit, config, wall_clock, self._path_changed, self.counters
+            identity,
+            self.topology,
+            self.transmit,
+            config,
+            wall_clock,
+            self._path_changed,
+            lambda peer, mtu: self.emit(PathMtuFound(peer.address, mtu)),
+            self.counters,
         )
         self.introductions = Introductions(
             identity, self.topology, self.transmit, self.contacts, config, deliver, self.counters, known
@@ -92,7 +99,7 @@ class Vl1Core:
             if not self.contacts.is_usable(peer.address, endpoint):
                 self.counters["drop_unusable_endpoint"] += 1
                 return
-            path = peer.learn(endpoint, now)
+            path = peer.learn(endpoint, now, self.config.mtu_to(endpoint[0]))
             self.path_endpoints.add(endpoint)
             # A new path while others are silent: the peer may have moved. Those that still lead to it answer at once.
             for other in peer.paths.values():
