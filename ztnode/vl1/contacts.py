@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from ztnode.vl1.gates import KeyedInterval
 from ztnode.vl1.path import HEARTBEAT_PERIOD, PROBES, Path
-from ztnode.vl1.path_mtu import BUSY, answered_length, question_payload
+from ztnode.vl1.path_mtu import answered_length, question_payload
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
 from ztnode.vl1.topology import Topology
@@ -289,11 +289,11 @@ class Contacts:
                     self._counters["paths_dead"] += 1
                     continue
                 self.probe(peer, path, now)
+            elif path is peer.path and now - peer.last_frame < STALL_WATCH and self._ask_for_length(peer, path, now):
+                pass
             elif watched and now - path.last_send >= STALL_AFTER and self._watches > 0:
                 self._watches -= 1
                 self.echo(peer, path, now)
-            elif path is peer.path and now - peer.last_frame < BUSY and self._ask_for_length(peer, path, now):
-                pass
             elif active and now - min(path.last_send, path.last_receive) >= HEARTBEAT_PERIOD:
                 self.echo(peer, path, now)
             if path.last_send > path.last_receive or now - path.last_send < IDLE_TICK or watched:
@@ -314,7 +314,10 @@ class Contacts:
         if length is None:
             return False
         self._watches -= 1
-        self._transmit.probe_length(peer, path, question_payload(length), now)
+        if length:
+            self._transmit.probe_length(peer, path, question_payload(length), now)
+        else:
+            self.echo(peer, path, now)
         return True
 
     def carried(self, peer: Peer, path: Path, payload: int) -> None:

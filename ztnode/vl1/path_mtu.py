@@ -16,12 +16,12 @@ from ztnode.wire.packet import MIN_PACKET_LENGTH
 LENGTHS: Final = (1391, 1363, 1311, 1223, 1000, 548)
 """What is tried below the configured length, bytes of UDP payload: the answers to the first ones have 1,400, 1,372 (IP
 packets of 1,400 bytes), 1,320 and 1,232 bytes (IPv6's least MTU); 548 fits IPv4's least."""
-CHECK_INTERVAL: Final = 5.0
+CHECK_INTERVAL: Final = 3.0
 """Seconds between two questions along a path that carries frames."""
-BUSY: Final = 10.0
-"""Seconds after a frame during which a path counts as carrying some."""
 ANSWER_TIME: Final = 1.0
 """Seconds that an answer may take."""
+SILENCE: Final = 5.0
+"""Seconds without anything by the path after which a question without an answer means nothing."""
 MISSES: Final = 2
 """Questions in a row that go unanswered before a shorter length is taken for the first time; one is enough after
 that, until one is answered."""
@@ -52,15 +52,18 @@ class PathMtu:
         return self.mtu < self._sizes[0]
 
     def question(self, now: float, last_receive: float) -> int | None:
-        """How long an ECHO to send now, if any. ``last_receive``: when anything last came by this path: silence is
-        for others to judge. Call it about once a second; ``mtu`` may have changed when this returns."""
+        """How long an ECHO to send now, if any; 0: a short one, for if that is answered, the long one should have been.
+        ``last_receive``: when anything last came by this path: silence is for others to judge. Call it about once a
+        second; ``mtu`` may have changed when this returns."""
         if self._asked is not None:
             if now - self._asked_at < ANSWER_TIME:
                 return None
-            if last_receive <= self._asked_at:
-                self._asked, self._next = None, now
-                return None
-            self._missed(self._asked, now)
+            if last_receive > self._asked_at:
+                self._missed(self._asked, now)
+            elif now - self._asked_at < SILENCE:
+                return 0
+            else:
+                self._asked = None
         if now < self._next:
             return None
         size = self.mtu

@@ -44,7 +44,7 @@ def test_path_that_loses_long_datagrams_gets_shorter_ones(limit: int, found: int
     network = Network()
     one, two = connected(network)
     narrow(network, limit, (one, two))
-    transfer(network, one, two, 20)
+    transfer(network, one, two, 30)
     assert mtu(one, two) == mtu(two, one) == found
     network.run(1)
     one.messages.clear()
@@ -55,11 +55,24 @@ def test_path_that_loses_long_datagrams_gets_shorter_ones(limit: int, found: int
     assert PathMtuFound(two.address, found) in one.events
 
 
+def test_transfer_of_nothing_but_long_datagrams_goes_on() -> None:
+    """Not even an acknowledgment passes, for there is nothing to acknowledge."""
+    network = Network()
+    one, two = connected(network)
+    network.run(1)
+    narrow(network, 1400, (one, two))
+    one.messages.clear()
+    for _ in range(26):
+        two.vl1.send_batch(one.address, VERB_FRAME, [bytes(2810)], network.now)
+        network.run(0.5)
+    assert one.payloads(VERB_FRAME)
+
+
 def test_path_that_has_become_wide_again_is_used_so() -> None:
     network = Network()
     one, two = connected(network)
     narrow(network, 1300, (one, two))
-    transfer(network, one, two, 20)
+    transfer(network, one, two, 30)
     assert mtu(one, two) < 1300
     del network._transmit  # type: ignore[method-assign]
     transfer(network, one, two, 90)
