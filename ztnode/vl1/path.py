@@ -15,6 +15,11 @@ EXPIRATION: Final = 243.0
 """Seconds of silence after which a path is forgotten (ZT_PEER_PATH_EXPIRATION)."""
 PROBE_AFTER: Final = 2.0
 """Seconds without an answer to what we send after which a path is suspect and probed, once per second."""
+QUICK_AFTER: Final = 0.4
+QUICK_INTERVAL: Final = 0.25
+"""The same where there is another path to change to and a connection that waits: seconds of silence (two round trips
+at the least), and from the first probe to the second, on which the other path is taken."""
+PROBE_INTERVAL: Final = 1.0
 SURE_FOR: Final = 0.25
 """Seconds after a packet in which a path is not doubted because another one is found. Where a peer has several, they
 are found one right after the other; one that has moved, or started again at another port, is silent for longer."""
@@ -44,6 +49,7 @@ class Path:
         "mtu",
         "mtu_search",
         "next_echo_answer",
+        "next_probe",
         "probes",
         "scope",
     )
@@ -60,6 +66,8 @@ class Path:
         self.mtu = mtu
         """The longest datagram to send this way, bytes of UDP payload; no more than ``mtu_search`` has found."""
         self.mtu_search = PathMtu(mtu)
+        self.next_probe = now
+        """Before this no further probe is sent."""
         self.probes = 0
         """Probes sent since the last packet came."""
         self.dead = False
@@ -80,6 +88,7 @@ class Path:
             latency += _DOUBT
         return (latency + _LATENCY_FLOOR) * (Scope.PRIVATE - self.scope + 1) * (0.99 if self.is_ipv6 else 1.0)
 
-    def wants_probe(self, now: float) -> bool:
-        """Whether we have been sending for a while without hearing anything."""
-        return self.last_send > self.last_receive and now - self.last_receive >= PROBE_AFTER
+    def wants_probe(self, now: float, *, quick: bool = False) -> bool:
+        """Whether we have been sending for a while without hearing anything; ``quick``: not for long."""
+        silent = max(QUICK_AFTER, 2 * (self.latency or 0.0)) if quick else PROBE_AFTER
+        return self.last_send > self.last_receive and now - self.last_receive >= silent
