@@ -311,7 +311,11 @@ class Contacts:
                 pass
             elif watched and now - path.last_send >= STALL_AFTER and self._watches > 0:
                 self._watches -= 1
-                self.echo(peer, path, now)
+                if now - peer.last_frame >= STALL_RETRY and now - path.last_hello >= STALL_RETRY:
+                    self.hello(peer, path.endpoint, now)  # its answer says from where we are seen: we may have moved
+                    path.last_hello = path.last_send = now
+                else:
+                    self.echo(peer, path, now)
             elif active and now - min(path.last_send, path.last_receive) >= HEARTBEAT_PERIOD:
                 self.echo(peer, path, now)
             if path.last_send > path.last_receive or now - path.last_send < IDLE_TICK or watched:

@@ -43,6 +43,7 @@ class Path:
         "dead",
         "endpoint",
         "is_ipv6",
+        "last_hello",
         "last_receive",
         "last_send",
         "latency",
@@ -61,6 +62,8 @@ class Path:
         self.last_receive = now
         """When an authentic packet last came straight from here."""
         self.last_send = now
+        self.last_hello = now
+        """When a stalled connection was last the reason for a HELLO."""
         self.latency: float | None = None
         """Round trip in seconds, smoothed; None until measured."""
         self.mtu = mtu

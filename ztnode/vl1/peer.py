@@ -51,6 +51,7 @@ class Peer:
         "last_receive",
         "last_traffic",
         "next_path_push",
+        "next_redirect",
         "path",
         "paths",
         "persistent",
@@ -86,6 +87,7 @@ class Peer:
         self.trusted_until = _NEVER
         """Until when this peer counts as one that shares a network with us."""
         self.next_path_push = _NEVER
+        self.next_redirect = _NEVER
         self.persistent = False
         """Stay in contact, whether or not there is traffic."""
         self.push_gate = Cutoff(8, 30.0)  # ZT_PUSH_DIRECT_PATHS_CUTOFF_LIMIT, _TIME
