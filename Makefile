@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := PYTHON=$(PYTHON) deploy/pip.sh
 PROJECTS := pyproject.toml ztclient/pyproject.toml
 
-.PHONY: help demo test coverage check style types imports protocol docs test-pythons bench proto constraints dist clean
+.PHONY: help demo test fuzz coverage check style types imports protocol docs test-pythons bench proto constraints dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -55,6 +55,11 @@ docs: .venv/.dev-installed  ## the documentation site in build/site; a warning i
 test: check docs  ## everything that CI runs
 	@deploy/test-tools.sh
 	$(BIN)/pytest -n auto --dist loadfile
+	$(MAKE) fuzz
+
+SECONDS ?= 20
+fuzz: .venv/.dev-installed  ## fuzz every decoder and engine with atheris (SECONDS=3600: for an hour)
+	$(BIN)/python -m tests.fuzz --together --seconds $(SECONDS)
 
 coverage: .venv/.dev-installed  ## what the unit tests cover, with a floor for each package
 	@rm -rf build/coverage && mkdir -p build/coverage
