@@ -29,7 +29,7 @@ class Side:
     generation = 0
 
     def __init__(self, local: bytes, remote: bytes, mtu: int) -> None:
-        self.local, self.remote, self.mtu = local, remote, mtu
+        self.local, self.remote, self.mtu, self.takes = local, remote, mtu, mtu
         ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0x4000, 64, 6, 0, local, remote)
         self.header = b"\x02" * 12 + b"\x08\x00" + ip
         self.frames: list[Frame] = []

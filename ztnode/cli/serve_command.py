@@ -92,6 +92,14 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     show_default=True,
     help="Congestion control of TCP. bbr keeps its speed on paths that lose packets at random.",
 )
+@click.option(
+    "--physical-mtu",
+    type=click.IntRange(548, 10100),
+    metavar="BYTES",
+    default=1432,
+    show_default=True,
+    help="Longest UDP payload to send. A path that carries less gets less by itself; local.conf may name networks.",
+)
 @click.option("--transport", default="udp", show_default=True, help="What carries packets: udp, or a plugin's name.")
 @click.option(
     "--store", metavar="URL", help="Where state is kept, if not in files under --state: memory:, or a plugin's."
@@ -180,6 +188,7 @@ def serve(
     port: int | None,
     workers: int,
     congestion: str,
+    physical_mtu: int,
     transport: str,
     store: str | None,
     ephemeral: bool,
@@ -234,6 +243,7 @@ def serve(
             port_required=bool(port),
             workers=workers,
             congestion=congestion,
+            physical_mtu=physical_mtu,
             root=root,
             controller=controller,
             networks=tuple(parse_nwid(nwid) for nwid in networks),

@@ -33,6 +33,7 @@ class Flow:
         "port",
         "port_index",
         "remote",
+        "takes",
     )
 
     def __init__(self, port: Port, local: bytes, remote: bytes) -> None:
@@ -46,6 +47,8 @@ class Flow:
         """None while there is no route; what is sent then is dropped."""
         self.neighbour: Neighbour | None = None
         self.mtu = port.mtu
+        self.takes = port.mtu
+        """Longest IP packet, bytes, that gets through from the remote to us."""
         self.header = b""
         self.generation = 0
         self.refresh()
@@ -74,6 +77,7 @@ class Flow:
         if self.loopback:
             mac = self.port.mac
         self.header = self._build_header(mac)
+        self.takes = self.port.takes.get(mac, self.port.mtu)
         self.generation += 1
 
     def _build_header(self, mac: bytes) -> bytes:

@@ -119,6 +119,14 @@ class FlowTable:
         self._set_path_mtu(key, lowered)
         return True
 
+    def over(self, port: Port, mac: bytes) -> list[Flow]:
+        """The flows by way of a neighbour."""
+        return [
+            flow
+            for flow in list(self._flows.values())
+            if flow.port is port and flow.neighbour is not None and flow.neighbour.mac == mac
+        ]
+
     def handle_timer(self, now: float) -> None:
         """Paths that were narrow long ago may try their full size again."""
         for key in self.path_mtus.handle_timer(now):

@@ -9,6 +9,7 @@ import errno
 from typing import Final
 
 from ztnode.netstack.echo import EchoLayer
+from ztnode.netstack.flow import HOP_LIMIT, Flow
 from ztnode.netstack.host import Host
 from ztnode.netstack.ndp import receive as receive_ndp
 from ztnode.netstack.port import Port
@@ -150,6 +151,23 @@ class IcmpLayer:
             port.count("no_route")
             return
         self._host.output.send(flow, protocol, message)
+
+    def tell_too_big(self, flow: Flow, first: bytes) -> None:
+        """Tell the remote end of ``flow``, as a router on the way would, that its packets to us must have no more than
+        ``flow.takes`` bytes (RFC 1191, RFC 8201). ``first``: the first 8 bytes of the TCP header of one that it has
+        sent or sends next, or its system would not believe it."""
+        if len(flow.remote) == 4:
+            header = ipv4.Header(
+                flow.remote, flow.local, ipv4.PROTOCOL_TCP, len(first), HOP_LIMIT, fragment=ipv4.DONT_FRAGMENT
+            )
+            quoted = ipv4.build(header) + first
+            told = icmp.Icmp(icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED, 0, flow.takes, quoted)
+            self._host.output.send(flow, ipv4.PROTOCOL_ICMP, icmp.build(told))
+            return
+        quoted = ipv6.build(ipv6.Header(flow.remote, flow.local, ipv4.PROTOCOL_TCP, len(first), HOP_LIMIT)) + first
+        message = icmpv6.Icmpv6(icmpv6.PACKET_TOO_BIG, 0, max(flow.takes, ipv6.MINIMUM_MTU), quoted)
+        pseudo = checksum.pseudo_sum(flow.local, flow.remote, icmpv6.PROTOCOL)
+        self._host.output.send(flow, icmpv6.PROTOCOL, icmpv6.build(message, pseudo))
 
     # --- errors received ---
     def _report(self, port: Port, quoted: Buffer, verdict: int | None, mtu: int = 0) -> None:

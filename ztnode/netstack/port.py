@@ -38,6 +38,8 @@ class Port:
         self.counters = counters
         self.looping = False
         """The frames at hand are our own, turned round inside the stack."""
+        self.takes: dict[bytes, int] = {}
+        """Longest IP packet, bytes, that gets through to us from a neighbour, by its MAC; others: the port's MTU."""
         self._loop = loop
         self.neighbours = NeighbourCache(
             clock,

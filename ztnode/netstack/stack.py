@@ -41,6 +41,10 @@ _IPV4_TCP: Final = struct.Struct("!6s6xHBxH2xHxB")
 _IPV6_TCP: Final = struct.Struct("!18xHB")
 """Payload length, next header."""
 
+_MAX_LIMITED: Final = 1024
+"""Neighbours whose way to us is narrow that are remembered; the oldest is forgotten first."""
+_TOLD_TOO_BIG: Final = 16
+"""Connections over one flow that are told of it each time. Most systems keep it for the address, so one would do."""
 _LOOPBACK_ROUNDS: Final = 64
 """Batches that one ``to_send`` turns round inside the stack before it lets the owner have its turn."""
 
@@ -109,6 +113,25 @@ class Stack:
             self.tcp.address_removed(index, address, now)
         self._reroute()
         self._announce(port, port.addresses if port.mac != old_mac else port.addresses - old_addresses)
+
+    def limit_neighbour(self, index: int, mac: int, mtu: int | None, now: float) -> None:
+        """IP packets of more than ``mtu`` bytes from the neighbour with this MAC do not reach us (None: all do):
+        connections from now on are told so by their MSS, and what stands by ICMP. Told again it is said again."""
+        self._clock.now = now
+        port = self.ports.get(index)
+        if port is None:
+            return
+        wire_mac = ethernet.mac_bytes(mac)
+        port.takes.pop(wire_mac, None)
+        if mtu is not None and mtu < port.mtu:
+            while len(port.takes) >= _MAX_LIMITED:
+                del port.takes[next(iter(port.takes))]
+            port.takes[wire_mac] = mtu
+        for flow in self._host.flows.over(port, wire_mac):
+            flow.refresh()
+            if wire_mac in port.takes:
+                for segment in self.tcp.expected_segments(flow, _TOLD_TOO_BIG):
+                    self._icmp.tell_too_big(flow, segment)
 
     def remove_port(self, index: int, now: float) -> None:
         """Detach a network: its sockets fail with ENETDOWN. Raises KeyError."""

@@ -3,7 +3,8 @@
 The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``), so that an existing home can be
 brought along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
 ``moons.d/<id>.seed`` (ours: a moon that is looked for, and whom we ask for it), ``networks.d/<nwid>.conf``,
-``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``.
+``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``; of ``local.conf`` the part about
+physical paths is read.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from ztnode.wire.world import World, WorldType, moon_file_name, parse_world_id, 
 IDENTITY_SECRET: Final = "identity.secret"
 IDENTITY_PUBLIC: Final = "identity.public"
 PLANET: Final = "planet"
-PORT: Final = "zerotier-one.port"
 LOCAL_CONF: Final = "local.conf"
+PORT: Final = "zerotier-one.port"
 MOONS: Final = "moons.d/"
 NETWORKS: Final = "networks.d/"
 PEERS: Final = "peers.d/known.peers"

@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +51,7 @@ from ztnode.vl1 import (
     MoonUpdated,
     Offline,
     Online,
+    PathMtuFound,
     PathNotTrusted,
     PeerShared,
     PlanetUpdated,
@@ -62,7 +64,8 @@ from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
-from ztnode.wire.mac import address_of, first_octet, format_mac
+from ztnode.wire.mac import address_of, first_octet, format_mac, mac_of
+from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
 from ztnode.wire.world import World, format_world_id
 
 log = logging.getLogger(__name__)
@@ -81,6 +84,8 @@ MAX_PEERS_OF_LEAF: Final = 4096
 """Peers kept in memory, at 10 KB each: what strangers with good identities can take of a leaf is 40 MB."""
 CONFIRMED, CACHED = 0, 1
 """Metrics of a network whose controller has answered in this run, and of one that is known from the last run alone."""
+FRAME_OVERHEAD: Final = 51
+"""Bytes of an EXT_FRAME around an IP packet: header and verb (28), network, flags, two MAC addresses, EtherType."""
 TIMER_SLACK: Final = 0.001
 """Seconds by which a timer may come late, so that a batch rarely has to arm it anew."""
 
@@ -99,6 +104,9 @@ class NodeOptions:
     ``port_required``."""
     port_required: bool = False
     workers: int = 1
+    physical_mtu: int = DEFAULT_PHYSICAL_MTU
+    """Longest UDP payload that is sent, bytes; ``local.conf`` may say otherwise for some networks, and each path finds
+    out by itself if it carries less."""
     congestion: str = "cubic"
     """Congestion control of TCP, a name that ``netstack.tcp.congestion`` knows."""
     root: bool = False
@@ -152,6 +160,7 @@ class Node:
         self._state_id = _directory_id(options.state)
         self._state_lost = False
         self._send_drops = 0
+        self._avoided: tuple[IPv4Network | IPv6Network, ...] = ()
         self._closed = False
 
     # Life
@@ -172,9 +181,9 @@ class Node:
             if transport is None:
                 raise ValueError(f"no plugin offers the transport {options.transport!r}")
             planet = home.planet(given, chosen=options.planet is not None)
-            moons, networks = home.moons(), home.networks()
+            moons, networks, local_conf = home.moons(), home.networks(), home.local_conf()
             identity = await home.identity(_make_identity)
-            trusted = (*options.trusted_paths, *home.local_conf().trusted)
+            trusted = (*options.trusted_paths, *local_conf.trusted)
             for network, path_id in trusted:
                 log.warning(
                     "packets on %s with the path id %d are neither encrypted nor authenticated", network, path_id
@@ -190,6 +199,8 @@ class Node:
                 wall=wall,
                 config=Vl1Config(
                     relay=options.root,
+                    mtu=options.physical_mtu,
+                    physical_mtus=local_conf.mtus,
                     defer_identity_checks=True,
                     max_peers=MAX_PEERS if options.root or options.controller else MAX_PEERS_OF_LEAF,
                     max_peers_of_root=MAX_PEERS,
@@ -217,6 +228,8 @@ class Node:
                 controller=controller is not None,
             )
             node = cls(options, home, vl1, vl2, controller, documents, transport)
+            node._avoided = local_conf.avoided
+            vl1.avoid_networks(local_conf.avoided)
             undo.pop_all()  # from here on the node owns its parts
             undo.push_async_callback(node.close)
             await node._open_transport()
@@ -383,6 +396,8 @@ class Node:
                         format_endpoint(endpoint),
                         path_id,
                     )
+                case PathMtuFound(address, mtu):
+                    self._limit_peer(address, mtu)
                 case IdentityCollision(root):
                     self._collided = True
                     log.error("root %s: %s", format_address(root), self._conflict())
@@ -405,6 +420,12 @@ class Node:
                     self._keep(
                         self._home.keep_network(nwid, config), f"the configuration of network {format_nwid(nwid)}"
                     )
+
+    def _limit_peer(self, address: int, mtu: int | None) -> None:
+        """The way to a peer is narrow: what it sends to us is to be short too, as far as we can have a say in that."""
+        longest = None if mtu is None else mtu - FRAME_OVERHEAD
+        for index, nwid in self._nwid_of.items():
+            self._supervisor.limit_neighbour(index, mac_of(address, nwid), longest)
 
     def _check_identity(self, identity: Identity) -> None:
         """The memory-hard check of a stranger's identity takes a tenth of a second: in a process of its own."""
@@ -461,7 +482,7 @@ class Node:
             self._watchers.publish(nwid, info)
         # Where ZeroTier runs on this host too, a path to a managed address would lead packets in a circle.
         managed = (address for network in self._vl2.networks() for address in network.addresses)
-        self._vl1.avoid_networks({address.network for address in managed})
+        self._vl1.avoid_networks({address.network for address in managed} | set(self._avoided))
 
     # NodeApi
 

@@ -232,6 +232,11 @@ class Supervisor:
                 capture.end()
             self._tell_all(protocol.PortDown(index))
 
+    def limit_neighbour(self, index: int, mac: int, mtu: int | None) -> None:
+        """IP packets of more than ``mtu`` bytes from this neighbour do not get through (None: all do)."""
+        if index in self._ports:
+            self._tell_all(protocol.LimitNeighbour(index, mac, mtu))
+
     def send_frames(self, records: Sequence[Record]) -> None:
         """Deliver Ethernet frames to the stack: (port index, parts of a frame), where the parts are either the whole
         frame or its 14-byte header and the rest. What finds no room is dropped and counted."""

@@ -9,7 +9,15 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, TypeAlias
 
 from ztnode.vl1.gates import KeyedInterval
-from ztnode.vl1.path import HEARTBEAT_PERIOD, PROBES, Path
+from ztnode.vl1.path import (
+    DOUBTED_AFTER,
+    HEARTBEAT_PERIOD,
+    PROBE_INTERVAL,
+    PROBES,
+    QUICK_INTERVAL,
+    Path,
+)
+from ztnode.vl1.path_mtu import answered_length, question_payload
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
 from ztnode.vl1.topology import Topology
@@ -50,6 +58,12 @@ STALL_RETRY: Final = 2.0
 WATCHES_PER_TICK: Final = 64
 """Paths that are asked about in one go."""
 BUSY_TICK: Final = 1.0
+QUICK_TICK: Final = 0.5
+"""While a connection has several paths: soon enough to take another one within a second when one goes dead."""
+SUSPECT_TICK: Final = QUICK_INTERVAL
+"""While one of these is silent."""
+QUICK_FOR: Final = 3.0
+"""Seconds after a frame, the last one to come or one that was sent, during which that is so."""
 IDLE_TICK: Final = 5.0
 
 _Key: TypeAlias = tuple[int, Endpoint]
@@ -76,6 +90,7 @@ class Contacts:
         config: Vl1Config,
         wall_clock: Callable[[float], int],
         path_changed: Callable[[Peer, float], None],
+        mtu_found: Callable[[Peer, int | None], None],
         counters: Counter[str],
     ) -> None:
         self._identity = identity.without_secret()
@@ -84,6 +99,7 @@ class Contacts:
         self._config = config
         self._wall_clock = wall_clock
         self._path_changed = path_changed
+        self._mtu_found = mtu_found
         self._counters = counters
         self._avoided: tuple[IPv4Network | IPv6Network, ...] = ()
         self._attempts: dict[_Key, _Attempt] = {}
@@ -238,18 +254,18 @@ class Contacts:
 
     # Keeping paths alive
 
-    def keep_alive(self, now: float) -> bool:
-        """Heartbeats, probes and expiry for all peers with paths. True if a path is in use so lately that it should be
-        looked after again in ``BUSY_TICK`` rather than ``IDLE_TICK`` seconds."""
-        busy = False
+    def keep_alive(self, now: float) -> float:
+        """Heartbeats, probes and expiry for all peers with paths. In how many seconds they should be looked after
+        again."""
+        soonest = IDLE_TICK
         self._greetings = GREETINGS_PER_TICK
         self._watches = WATCHES_PER_TICK
         for peer in list(self._topology.by_address.values()):
-            if peer.paths and self._keep_peer_alive(peer, now):
-                busy = True
+            if peer.paths:
+                soonest = min(soonest, self._keep_peer_alive(peer, now))
             if peer.path is None and peer.is_active(now):
                 self._greet_through_root(peer, now)
-        return busy or self._greetings <= 0
+        return soonest if self._greetings > 0 else min(soonest, BUSY_TICK)
 
     def heard_relayed(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
         """A peer whose version we may not know has reached us through the root at ``endpoint``."""
@@ -264,11 +280,12 @@ class Contacts:
         if self._is_greeting_due(peer, PING_PERIOD if peer.protocol else INTRODUCTION_PERIOD, now):
             self.hello(peer, upstream.path.endpoint, now)
 
-    def _keep_peer_alive(self, peer: Peer, now: float) -> bool:
+    def _keep_peer_alive(self, peer: Peer, now: float) -> float:
         peer.expire_paths(now)
         active = peer.is_active(now) or self._topology.is_sought(peer.address)
         greet = active and self._is_greeting_due(peer, PING_PERIOD, now)
-        busy = False
+        quick = now - peer.last_frame < QUICK_FOR and sum(not path.dead for path in peer.paths.values()) > 1
+        soonest = QUICK_TICK if quick else IDLE_TICK
         watched = STALL_AFTER <= now - peer.last_frame < STALL_WATCH
         for path in peer.paths.values():
             if greet:
@@ -280,22 +297,59 @@ class Contacts:
                 ):
                     self.hello(peer, path.endpoint, now)
                     path.last_send = now
-            elif path.wants_probe(now):
+            elif path.wants_probe(now, quick=quick):
+                soonest = min(soonest, SUSPECT_TICK if quick else BUSY_TICK)
+                if now < path.next_probe:
+                    continue
                 if path.probes >= PROBES:
                     path.dead = True
                     self._counters["paths_dead"] += 1
                     continue
                 self.probe(peer, path, now)
+                path.next_probe = now + (QUICK_INTERVAL if quick and path.probes < DOUBTED_AFTER else PROBE_INTERVAL)
+            elif path is peer.path and now - peer.last_frame < STALL_WATCH and self._ask_for_length(peer, path, now):
+                pass
             elif watched and now - path.last_send >= STALL_AFTER and self._watches > 0:
                 self._watches -= 1
-                self.echo(peer, path, now)
+                if now - peer.last_frame >= STALL_RETRY and now - path.last_hello >= STALL_RETRY:
+                    self.hello(peer, path.endpoint, now)  # its answer says from where we are seen: we may have moved
+                    path.last_hello = path.last_send = now
+                else:
+                    self.echo(peer, path, now)
             elif active and now - min(path.last_send, path.last_receive) >= HEARTBEAT_PERIOD:
                 self.echo(peer, path, now)
             if path.last_send > path.last_receive or now - path.last_send < IDLE_TICK or watched:
-                busy = True
+                soonest = min(soonest, BUSY_TICK)
         if peer.choose_path():
             self._path_changed(peer, now)
-        return busy
+        return soonest
+
+    def _ask_for_length(self, peer: Peer, path: Path, now: float) -> bool:
+        """Whether a path that carries frames was asked just now if it carries long ones."""
+        if peer.protocol < PROTOCOL_VERSION_ECHO or self._watches <= 0:
+            return False
+        length = path.mtu_search.question(now, path.last_receive)
+        if path.mtu_search.mtu < path.mtu:
+            self._counters["path_mtu_lowered"] += 1
+            path.mtu = path.mtu_search.mtu
+            self._mtu_found(peer, path.mtu)
+        if length is None:
+            return False
+        self._watches -= 1
+        if length:
+            self._transmit.probe_length(peer, path, question_payload(length), now)
+        else:
+            self.echo(peer, path, now)
+        return True
+
+    def carried(self, peer: Peer, path: Path, payload: int) -> None:
+        """An ECHO with so many bytes was answered."""
+        search = path.mtu_search
+        if search.answered(answered_length(payload)):
+            was_narrow = path.mtu < search.mtu
+            path.mtu = search.mtu
+            if path is peer.path and (search.is_narrow or was_narrow):
+                self._mtu_found(peer, path.mtu if search.is_narrow else None)
 
     def _is_greeting_due(self, peer: Peer, period: float, now: float) -> bool:
         if now - peer.last_hello < period or self._greetings <= 0:

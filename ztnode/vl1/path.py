@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from ztnode.vl1.path_mtu import PathMtu
 from ztnode.vl1.scope import Scope, is_ipv6, scope_of
 from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
 
 HEARTBEAT_PERIOD: Final = 14.0
 """Seconds after which an idle path gets a heartbeat, which also keeps NAT bindings open (ZT_PATH_HEARTBEAT_PERIOD)."""
@@ -13,6 +15,11 @@ EXPIRATION: Final = 243.0
 """Seconds of silence after which a path is forgotten (ZT_PEER_PATH_EXPIRATION)."""
 PROBE_AFTER: Final = 2.0
 """Seconds without an answer to what we send after which a path is suspect and probed, once per second."""
+QUICK_AFTER: Final = 0.4
+QUICK_INTERVAL: Final = 0.25
+"""The same where there is another path to change to and a connection that waits: seconds of silence (two round trips
+at the least), and from the first probe to the second, on which the other path is taken."""
+PROBE_INTERVAL: Final = 1.0
 SURE_FOR: Final = 0.25
 """Seconds after a packet in which a path is not doubted because another one is found. Where a peer has several, they
 are found one right after the other; one that has moved, or started again at another port, is silent for longer."""
@@ -36,23 +43,34 @@ class Path:
         "dead",
         "endpoint",
         "is_ipv6",
+        "last_hello",
         "last_receive",
         "last_send",
         "latency",
+        "mtu",
+        "mtu_search",
         "next_echo_answer",
+        "next_probe",
         "probes",
         "scope",
     )
 
-    def __init__(self, endpoint: Endpoint, now: float) -> None:
+    def __init__(self, endpoint: Endpoint, now: float, mtu: int = DEFAULT_PHYSICAL_MTU) -> None:
         self.endpoint = endpoint
         self.scope: Scope = scope_of(endpoint[0])
         self.is_ipv6 = is_ipv6(endpoint)
         self.last_receive = now
         """When an authentic packet last came straight from here."""
         self.last_send = now
+        self.last_hello = now
+        """When a stalled connection was last the reason for a HELLO."""
         self.latency: float | None = None
         """Round trip in seconds, smoothed; None until measured."""
+        self.mtu = mtu
+        """The longest datagram to send this way, bytes of UDP payload; no more than ``mtu_search`` has found."""
+        self.mtu_search = PathMtu(mtu)
+        self.next_probe = now
+        """Before this no further probe is sent."""
         self.probes = 0
         """Probes sent since the last packet came."""
         self.dead = False
@@ -73,6 +91,7 @@ class Path:
             latency += _DOUBT
         return (latency + _LATENCY_FLOOR) * (Scope.PRIVATE - self.scope + 1) * (0.99 if self.is_ipv6 else 1.0)
 
-    def wants_probe(self, now: float) -> bool:
-        """Whether we have been sending for a while without hearing anything."""
-        return self.last_send > self.last_receive and now - self.last_receive >= PROBE_AFTER
+    def wants_probe(self, now: float, *, quick: bool = False) -> bool:
+        """Whether we have been sending for a while without hearing anything; ``quick``: not for long."""
+        silent = max(QUICK_AFTER, 2 * (self.latency or 0.0)) if quick else PROBE_AFTER
+        return self.last_send > self.last_receive and now - self.last_receive >= silent

@@ -11,6 +11,7 @@ from ztnode.wire.address import format_address
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
+from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
 
 MAX_PATHS: Final = 16
 """Paths remembered per peer (the reference: 64)."""
@@ -51,6 +52,7 @@ class Peer:
         "last_receive",
         "last_traffic",
         "next_path_push",
+        "next_redirect",
         "path",
         "paths",
         "persistent",
@@ -91,6 +93,7 @@ class Peer:
         self.trusted_until = _NEVER
         """Until when this peer counts as one that shares a network with us."""
         self.next_path_push = _NEVER
+        self.next_redirect = _NEVER
         self.persistent = False
         """Stay in contact, whether or not there is traffic."""
         self.push_gate = Cutoff(8, 30.0)  # ZT_PUSH_DIRECT_PATHS_CUTOFF_LIMIT, _TIME
@@ -142,13 +145,14 @@ class Peer:
         """Whether its paths are worth keeping alive."""
         return self.persistent or now - self.last_traffic < ACTIVITY_TIMEOUT
 
-    def learn(self, endpoint: Endpoint, now: float) -> Path:
-        """Remember that the peer answered from ``endpoint``; the path longest silent makes room."""
+    def learn(self, endpoint: Endpoint, now: float, mtu: int = DEFAULT_PHYSICAL_MTU) -> Path:
+        """Remember that the peer answered from ``endpoint``, where datagrams may have ``mtu`` bytes; the path longest
+        silent makes room."""
         path = self.paths.get(endpoint)
         if path is None:
             if len(self.paths) >= MAX_PATHS:
                 del self.paths[min(self.paths.values(), key=lambda path: path.last_receive).endpoint]
-            path = self.paths[endpoint] = Path(endpoint, now)
+            path = self.paths[endpoint] = Path(endpoint, now, mtu)
         return path
 
     def expire_paths(self, now: float) -> None:

@@ -65,6 +65,11 @@ class SelfAwareness:
         self._reports[key] = (surface, now, credit)
         return scope if changed else None
 
+    def seen_by(self, reporter: int, endpoint: Endpoint) -> Endpoint | None:
+        """From where our packets reach ``reporter`` at ``endpoint``, as it has said."""
+        report = self._reports.get((reporter, endpoint, scope_of(endpoint[0])))
+        return None if report is None else report[0]
+
     def surface_addresses(self) -> list[Endpoint]:
         """Our endpoints as seen from outside, none twice: those that roots confirm first, then those that members of
         our networks do, then the rest; in each of these the latest report last."""

@@ -23,6 +23,7 @@ from ztnode.wire.packet import (
     MAX_PACKET_LENGTH,
     OFFSET_PAYLOAD,
     PROTOCOL_VERSION_AES,
+    VERB_ECHO,
     build_trusted,
     packet_id,
 )
@@ -31,6 +32,12 @@ from ztnode.wire.packet import (
 def longest_payload(mtu: int) -> int:
     """Bytes after the verb that one packet can carry where datagrams have at most ``mtu`` bytes."""
     return min(MAX_PACKET_LENGTH, MAX_PACKET_FRAGMENTS * (mtu - OFFSET_DATA) + OFFSET_DATA) - OFFSET_PAYLOAD
+
+
+def least_mtu(length: int) -> int:
+    """The smallest datagrams in which a packet of ``length`` bytes goes out in as many fragments as there may be. A
+    packet that is too long for its path's is sent in these: most get lost there, but nothing else can be done."""
+    return -(-(length - OFFSET_DATA) // MAX_PACKET_FRAGMENTS) + OFFSET_DATA
 
 
 MAX_PAYLOAD: Final = longest_payload(DEFAULT_PHYSICAL_MTU)
@@ -124,27 +131,36 @@ class Transmit:
             self._own,
             plaintext,
             cipher_for(peer) if plain_id is None else CIPHER_POLY1305_SALSA2012,
-            self._mtu,
+            path.mtu,
         )
         sent_id = packet_id(sealed)
         self.expect(sent_id, Expected(peer.address, verb, now))
-        self.put_packet(path.endpoint, sealed)
+        self.put_packet(path.endpoint, sealed, path.mtu)
         path.last_send = now
         return sent_id
 
     def send_to(self, endpoint: Endpoint, peer: Peer, verb: int, parts: Sequence[Buffer], now: float) -> int:
         """Seal one packet and send it to ``endpoint``, whether or not that is a path: an answer by the way that the
         question came, or an attempt. Returns its packet id."""
+        path = peer.paths.get(endpoint)
+        mtu = self._mtu if path is None else path.mtu
         path_id = self._trusted_id(peer, endpoint)
         if path_id:
             return self._send_trusted(peer, endpoint, self.new_id(), verb, (_VERBS[verb], *parts), path_id, now)
-        sealed = peer.keys.seal(
-            self.new_id(), peer.address, self._own, (_VERBS[verb], *parts), cipher_for(peer), self._mtu
-        )
+        sealed = peer.keys.seal(self.new_id(), peer.address, self._own, (_VERBS[verb], *parts), cipher_for(peer), mtu)
         sent_id = packet_id(sealed)
         self.expect(sent_id, Expected(peer.address, verb, now))
-        self.put_packet(endpoint, sealed)
+        self.put_packet(endpoint, sealed, mtu)
         return sent_id
+
+    def probe_length(self, peer: Peer, path: Path, payload: bytes, now: float) -> None:
+        """Send ECHO in one datagram, however long."""
+        sealed = peer.keys.seal(
+            self.new_id(), peer.address, self._own, (_VERBS[VERB_ECHO], payload), cipher_for(peer), MAX_PACKET_LENGTH
+        )
+        self.expect(packet_id(sealed), Expected(peer.address, VERB_ECHO, now))
+        self.put(path.endpoint, sealed)
+        path.last_send = now
 
     def send_batch(
         self, peer: Peer, verb: int, payloads: Sequence[Sequence[Buffer] | Buffer], path: Path, now: float
@@ -160,7 +176,7 @@ class Transmit:
         except KeyError:
             queue = self._queue[endpoint] = []
         cipher = cipher_for(peer)
-        mtu = self._mtu
+        mtu = path.mtu
         path_id = self._trusted_id(peer, endpoint)
         for start in range(0, len(messages), 64):
             batch = messages[start : start + 64]
@@ -174,7 +190,7 @@ class Transmit:
                 if len(sealed) <= mtu:
                     queue.append(sealed)
                 else:
-                    queue += split(sealed, mtu)
+                    queue += split(sealed, max(mtu, least_mtu(len(sealed))))
         path.last_send = now
 
     def _trusted_id(self, peer: Peer, endpoint: Endpoint) -> int:
@@ -192,18 +208,21 @@ class Transmit:
         path_id: int,
         now: float,
     ) -> int:
-        (packet,) = build_trusted(sent_id.to_bytes(8, "big"), peer.address, self._own, (plaintext,), path_id, self._mtu)
+        path = peer.paths[endpoint]
+        (packet,) = build_trusted(sent_id.to_bytes(8, "big"), peer.address, self._own, (plaintext,), path_id, path.mtu)
         self.expect(sent_id, Expected(peer.address, verb, now))
-        self.put_packet(endpoint, packet)
-        peer.paths[endpoint].last_send = now
+        self.put_packet(endpoint, packet, path.mtu)
+        path.last_send = now
         return sent_id
 
-    def put_packet(self, endpoint: Endpoint, sealed: bytes) -> None:
-        """Queue a sealed packet, in fragments if need be."""
-        if len(sealed) <= self._mtu:
+    def put_packet(self, endpoint: Endpoint, sealed: bytes, mtu: int | None = None) -> None:
+        """Queue a packet that was sealed for datagrams of ``mtu`` bytes (None: the configured ones), in fragments if
+        need be."""
+        mtu = self._mtu if mtu is None else mtu
+        if len(sealed) <= mtu:
             self.put(endpoint, sealed)
         else:
-            for datagram in split(sealed, self._mtu):
+            for datagram in split(sealed, max(mtu, least_mtu(len(sealed)))):
                 self.put(endpoint, datagram)
 
     # Packet ids

@@ -127,11 +127,13 @@ def on_ok_hello(core: Vl1Core, arrival: Arrival, payload: bytes, expected: Expec
         core.surface_reported(peer, arrival.endpoint, ok.surface, now)
 
 
-def on_ok_echo(_core: Vl1Core, arrival: Arrival, _payload: bytes, expected: Expected) -> None:
-    """OK(ECHO): the round trip."""
+def on_ok_echo(core: Vl1Core, arrival: Arrival, payload: bytes, expected: Expected) -> None:
+    """OK(ECHO): the round trip, and that a packet of this length passes."""
     path = arrival.peer.paths.get(arrival.endpoint)
     if path is not None and not arrival.hops:
         path.measured(max(0.0, arrival.now - expected.sent))
+        if expected.verb == packet.VERB_ECHO and payload:
+            core.contacts.carried(arrival.peer, path, len(payload))
 
 
 def on_ok_whois(core: Vl1Core, arrival: Arrival, payload: bytes, _expected: Expected) -> None:

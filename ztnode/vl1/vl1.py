@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
-from ztnode.vl1.contacts import BUSY_TICK, IDLE_TICK
 from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS, PacketAssembler
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer, replay_share
 from ztnode.vl1.relay import Relay
@@ -343,8 +342,7 @@ class Vl1:
         self._fragments_of_strangers.purge(now)
         self._core.awareness.expire(now)
         self._core.twins.tick(now)
-        busy = self._core.contacts.keep_alive(now)
-        self._core.next_tick = now + (BUSY_TICK if busy else IDLE_TICK)
+        self._core.next_tick = now + self._core.contacts.keep_alive(now)
         peers = list(self._core.topology.by_address.values())
         trusted = sum(peer.trusts_through(now) for peer in peers)
         shares = (replay_share(len(peers) - trusted, trusted=False), replay_share(trusted, trusted=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from ztnode.vl1.trusted_paths import TrustedNetwork
 
@@ -15,7 +16,12 @@ class Vl1Config:
     """Relay packets for others, introduce peers to each other (RENDEZVOUS) and answer every WHOIS: a root's work."""
 
     mtu: int = 1432
-    """Largest UDP payload that is sent, in bytes; longer packets go out in fragments."""
+    """Largest UDP payload that is sent, in bytes; longer packets go out in fragments. A path that turns out to carry
+    less gets less."""
+
+    physical_mtus: tuple[tuple[IPv4Network | IPv6Network, int], ...] = ()
+    """Other such sizes for endpoints in these networks (``physical`` in the reference's local.conf); the most specific
+    network counts."""
 
     trusted_paths: tuple[TrustedNetwork, ...] = ()
     """Physical networks on which packets are neither encrypted nor authenticated, each with its number."""
@@ -42,3 +48,11 @@ class Vl1Config:
 
     max_peers_of_root: int | None = None
     """The same while a world names us as a root; None: no other number."""
+
+    def mtu_to(self, ip: str) -> int:
+        """The largest UDP payload to send to this address."""
+        if not self.physical_mtus:
+            return self.mtu
+        address = ip_address(ip)
+        fitting = [(network.prefixlen, mtu) for network, mtu in self.physical_mtus if address in network]
+        return max(fitting)[1] if fitting else self.mtu

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from ztnode.vl1.contacts import BUSY_TICK, Contacts
 from ztnode.vl1.introductions import Introductions
@@ -16,15 +16,20 @@ from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.trusted_paths import TrustedPaths
 from ztnode.vl1.twins import Twins
 from ztnode.vl1.vl1_config import Vl1Config
-from ztnode.vl1.vl1_events import Event, Online, PathNotTrusted, PeerPathChanged, SurfaceAddress
+from ztnode.vl1.vl1_events import Event, Online, PathMtuFound, PathNotTrusted, PeerPathChanged, SurfaceAddress
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.known_peers import KnownPeers
-from ztnode.wire.packet import trusted_path_id
+from ztnode.wire.packet import VERB_PUSH_DIRECT_PATHS, trusted_path_id
+from ztnode.wire.push_direct_paths import FLAG_CLUSTER_REDIRECT, DirectPath, build_push_direct_paths
 from ztnode.wire.world import World
 
+REDIRECT_WITHIN: Final = 40.0
+"""Seconds after a frame during which a connection may be waiting for the peer to find us again."""
+REDIRECT_INTERVAL: Final = 5.0
+"""Seconds between two such requests: a peer takes a handful of PUSH_DIRECT_PATHS in 30 s."""
 Message: TypeAlias = tuple[Peer, int, int, Buffer]
 """``(peer, verb, packet id, payload)``: an authenticated, decompressed packet; the payload begins after the verb byte.
 That of OK is ``in-re verb (1) | in-re packet id (8) | ...`` and that of ERROR has the error code (1) after these
@@ -74,7 +79,14 @@ class Vl1Core:
         self._told_of_distrust = False
         self.transmit = Transmit(self.topology, random, config.mtu, self.trusted_paths)
         self.contacts = Contacts(
-            identity, self.topology, self.transmit, config, wall_clock, self._path_changed, self.counters
+            identity,
+            self.topology,
+            self.transmit,
+            config,
+            wall_clock,
+            self._path_changed,
+            lambda peer, mtu: self.emit(PathMtuFound(peer.address, mtu)),
+            self.counters,
         )
         self.introductions = Introductions(
             identity, self.topology, self.transmit, self.contacts, config, deliver, self.counters, known
@@ -123,7 +135,7 @@ class Vl1Core:
             if not self.contacts.is_usable(peer.address, endpoint):
                 self.counters["drop_unusable_endpoint"] += 1
                 return
-            path = peer.learn(endpoint, now)
+            path = peer.learn(endpoint, now, self.config.mtu_to(endpoint[0]))
             self.path_endpoints.add(endpoint)
             # A new path while others are silent: the peer may have moved. Those that still lead to it answer at once.
             for other in peer.paths.values():
@@ -159,14 +171,34 @@ class Vl1Core:
     def surface_reported(self, peer: Peer, endpoint: Endpoint, surface: Endpoint, now: float) -> None:
         """A peer at ``endpoint`` says from where our packets reach it."""
         before = self.awareness.surface_addresses()
+        seen_before = self.awareness.seen_by(peer.address, endpoint)
         trusted = self.topology.is_upstream(peer.address)
         known = peer.trusts_through(now)
         changed = self.awareness.report(peer.address, endpoint, surface, trusted=trusted, now=now, known=known)
         if surface not in before and surface in self.awareness.surface_addresses():
             self.emit(SurfaceAddress(surface, peer.address))
+        if seen_before not in (None, surface) or _has_lost_a_path(peer):
+            self._redirect(peer, endpoint, now)
         if changed is not None:
             self.counters["path_resets"] += 1
             self.contacts.reset_paths(changed, ipv6=":" in surface[0], now=now)
+
+    def _redirect(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
+        """We are no longer where a peer has sent to, in the middle of a connection: ask it to send to where it has
+        seen us last by way of ``endpoint``. The reference would go on sending there for 19 s (Path::quality), if it
+        were not told by this flag (Peer::clusterRedirect)."""
+        surface = self.awareness.seen_by(peer.address, endpoint)
+        path = peer.paths.get(endpoint)
+        stalled = now - peer.last_frame < REDIRECT_WITHIN and peer.trusts_through(now)
+        if path is None or not stalled or now < peer.next_redirect:
+            return
+        if surface is None:  # its answer says so
+            self.contacts.hello(peer, endpoint, now)
+            return
+        peer.next_redirect = now + REDIRECT_INTERVAL
+        self.counters["redirects_sent"] += 1
+        parts = (build_push_direct_paths([DirectPath(surface, FLAG_CLUSTER_REDIRECT)]),)
+        self.transmit.send(peer, VERB_PUSH_DIRECT_PATHS, parts, path, now)
 
     def world_offered(self, world: World, now: float) -> None:
         """A root has sent a planet or a moon."""
@@ -192,5 +224,11 @@ class Vl1Core:
                 self.contacts.root_lost(now)
             else:
                 self.introductions.root_reachable(now)
+        if peer.path is not None and _has_lost_a_path(peer):
+            self._redirect(peer, peer.path.endpoint, now)
         if peer.path is not None and peer.address in self.introductions.waiting:
             self.introductions.met(peer, now)
+
+
+def _has_lost_a_path(peer: Peer) -> bool:
+    return any(path.dead or path.probes >= DOUBTED_AFTER for path in peer.paths.values())

@@ -29,6 +29,15 @@ class PeerPathChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class PathMtuFound:
+    """Datagrams of ``mtu`` bytes are what reaches ``address`` and comes from it; None: those of full length do. Told
+    again each time that less than full length was asked about."""
+
+    address: int
+    mtu: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class SurfaceAddress:
     """``reporter`` says that our packets reach it from ``endpoint``, which is news."""
 
@@ -86,6 +95,7 @@ Event: TypeAlias = (
     Online
     | Offline
     | PeerPathChanged
+    | PathMtuFound
     | SurfaceAddress
     | PlanetUpdated
     | MoonUpdated

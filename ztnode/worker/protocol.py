@@ -60,6 +60,16 @@ class PortDown:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitNeighbour:
+    """Node → worker: IP packets of more than ``mtu`` bytes from the neighbour with this MAC do not get through to us;
+    None: all do. Told again now and then for as long as it is so."""
+
+    index: int
+    mac: int
+    mtu: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Dial:
     """Node → worker: open a TCP connection. ``index`` None: whichever network has a route. ``timeout`` in
     seconds. ``token``, if there is one, shall be its token: its client may wait for it already. ``nodelay`` False:
@@ -267,7 +277,7 @@ class Dying:
 
 
 Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping | FindNeighbour | ListConnections
-ToWorker: TypeAlias = PortUp | PortDown | Request | Cancel | Renew | Withdraw | Stop
+ToWorker: TypeAlias = PortUp | PortDown | LimitNeighbour | Request | Cancel | Renew | Withdraw | Stop
 Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | NeighbourFound | ConnectionList | Failed
 ToNode: TypeAlias = Ready | Answer | Stats | Trouble | Dying
 Message: TypeAlias = ToWorker | ToNode

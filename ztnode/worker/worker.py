@@ -251,6 +251,8 @@ class Worker:
             case protocol.PortDown():
                 if self._ports.pop(message.index, None) is not None:
                     self.stack.remove_port(message.index, self.now)
+            case protocol.LimitNeighbour(index, mac, mtu):
+                self.stack.limit_neighbour(index, mac, mtu, self.now)
             case protocol.Cancel():
                 self._requests.cancel(message.id)
             case protocol.Renew():

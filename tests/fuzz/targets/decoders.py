@@ -13,6 +13,7 @@ from tests.unit.wire.test_vl2_codecs import DECODERS
 from ztclient import forms
 from ztnode.controller import ControllerError, documents
 from ztnode.forwarding import mapping
+from ztnode.node import local_conf
 from ztnode.wire import arp, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp
 from ztnode.wire.identity import Identity
 from ztnode.wire.known_peers import KnownPeers
@@ -42,6 +43,7 @@ ALL: Final[list[Callable[[bytes], Any]]] = [
     lambda data: icmpv6.parse(data, 0),
     lambda data: documents.parse_network(documents.parse_document(data), NWID),
     lambda data: documents.parse_member(documents.parse_document(data), NWID, MEMBER),
+    local_conf.parse,
     _text(mapping.parse_forward),
     _text(mapping.parse_expose),
     _text(forms.numeric_ip),

@@ -62,12 +62,13 @@ def test_every_option_has_a_variable_and_a_key(tmp_path: Path, monkeypatch: pyte
         "client-ca": existing,
         "proxy-credentials": existing,
     }
-    samples |= {"join": f"{NETWORK} 8056c2e21c000001", "proxy": "1080", "log": "ztnode.vl1=debug", "port": "7"}
-    samples |= {"forward": "80:10.0.0.1:80", "expose": "80:127.0.0.1:80", "proxy-protocol": "2", "workers": "2"}
+    samples |= {"join": f"{NETWORK} 8056c2e21c000001", "proxy": "1080", "log": "ztnode.vl1=debug"}
+    samples |= {"forward": "80:10.0.0.1:80", "expose": "80:127.0.0.1:80", "proxy-protocol": "2"}
     samples |= {"log-level": "debug", "log-format": "json", "congestion": "bbr", "trusted-path": "10.0.0.0/24=25"}
     for key, option in options.items():
         assert isinstance(option.envvar, str)
-        monkeypatch.setenv(option.envvar, "yes" if option.is_flag else str(samples.get(key, "word")))
+        number = option.type.max if isinstance(option.type, click.IntRange) else "word"
+        monkeypatch.setenv(option.envvar, "yes" if option.is_flag else str(samples.get(key, number)))
     found = parsed()
     assert found["networks"] == (NETWORK, "8056c2e21c000001")
     assert all(found[option.name or ""] not in (None, (), False) for option in options.values())

@@ -624,3 +624,32 @@ def test_group_macs_cover_every_address(hosts: set[int]) -> None:
     for n in hosts:
         assert ethernet.ipv6_multicast(ipv6.solicited_node(packed(f"fd00::{n:x}"))) in macs
     assert ethernet.ipv4_multicast(packed("224.0.0.1")) in macs
+
+
+@VERSIONS
+def test_narrow_way_from_a_neighbor_is_told_by_mss_and_by_icmp(ours: str, theirs: str) -> None:
+    """Packets of more than 1,340 bytes from B do not arrive: B's stack makes shorter ones, on the connection that
+    stands (its own check of the report included) and on those from now on."""
+    wire = Wire(stack(1, MAC_A, f"{A4}/24", f"{A6}/64", mtu=2800), stack(2, MAC_B, f"{B4}/24", f"{B6}/64", mtu=2800))
+    listener = wire.b.tcp.listen(80)
+    client = wire.a.tcp.connect(wire.a.find_flow(packed(theirs), wire.now, local=packed(ours)), 80, wire.now)
+    wire.run(0.1)
+    server = listener.accept()
+    assert client.established and server is not None
+    headers = 40 if "." in ours else 60
+    server.write(bytes(2800))
+    wire.run(1)
+    client.read(1 << 20)
+    wire.a.limit_neighbour(0, MAC_B, 1340, wire.now)
+    wire.seen.clear()
+    wire.exchange()
+    server.write(bytes(6000))
+    wire.run(1)
+    from_b = [frame for frame in wire.seen if frame[6:12] == MAC_B.to_bytes(6, "big")]
+    assert max(map(len, from_b)) <= 14 + 1340 and sum(map(len, from_b)) > 6000
+    wire.seen.clear()
+    wire.a.tcp.connect(wire.a.find_flow(packed(theirs), wire.now, local=packed(ours)), 80, wire.now)
+    wire.exchange()
+    assert b"\x02\x04" + (1340 - headers).to_bytes(2, "big") in wire.seen[0]  # the SYN's MSS
+    wire.a.limit_neighbour(0, MAC_B, None, wire.now)
+    assert not wire.a.ports[0].takes

@@ -7,7 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, Host, Nat, Network, planet
-from ztnode.wire.packet import VERB_FRAME
+from ztnode.vl1 import verbs
+from ztnode.vl1.vl1_core import Vl1Core
+from ztnode.wire.packet import VERB_FRAME, VERB_PUSH_DIRECT_PATHS
+from ztnode.wire.push_direct_paths import DirectPath, parse_push_direct_paths
 
 ROOT, SERVER = ("203.0.113.1", 9993), ("203.0.113.3", 9993)
 INNER, OUTER = ("10.1.0.2", 9993), "198.51.100.1"
@@ -85,6 +88,41 @@ def test_transfer_goes_on_after_a_wire_was_cut() -> None:
     transfer(network, server, client, 20)
     network.blocked = whole
     assert network.run(3.5, lambda: client.path_to(server) is not None and server.path_to(client) is not None)
+
+
+def test_peer_is_asked_to_send_to_where_we_are_now() -> None:
+    """As the reference understands it: PUSH_DIRECT_PATHS with the flag of a cluster's redirection, naming the endpoint
+    from which the peer itself has seen us, and not more often than it takes such messages."""
+    network = Network()
+    client, server, _ = behind_a_nat(network)
+    server_peer = client.vl1.peer(server.address)
+    assert server_peer is not None
+    client.vl1.trust(server_peer, network.now)
+    told: list[DirectPath] = []
+    handler = verbs.HANDLERS[VERB_PUSH_DIRECT_PATHS]
+
+    def listen(core: Vl1Core, arrival: verbs.Arrival) -> None:
+        if core is server.vl1._core:
+            told.extend(path for path in parse_push_direct_paths(arrival.payload) if path.redirect)
+        handler(core, arrival)
+
+    def seen_at(port: int) -> None:
+        client.vl1._core.surface_reported(server_peer, SERVER, (OUTER, port), network.now)
+        network.run(0.5)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(verbs.HANDLERS, VERB_PUSH_DIRECT_PATHS, listen)
+        transfer(network, server, client, 6)
+        assert told == []
+        for port in (50001, 50002, 50003):
+            seen_at(port)
+        assert [path.endpoint for path in told] == [(OUTER, 50001)]
+        transfer(network, server, client, 6)
+        seen_at(50004)
+        assert [path.endpoint for path in told] == [(OUTER, 50001), (OUTER, 50004)]
+        network.run(60)
+        seen_at(50005)  # nobody waits for us
+        assert len(told) == 2
 
 
 def test_idle_peers_are_left_in_peace() -> None:

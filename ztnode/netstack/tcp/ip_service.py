@@ -32,6 +32,10 @@ class IpFlow(Protocol):
         """Largest IP packet, in bytes, IP header included (the port's MTU, or what ICMP lowered it to)."""
 
     @property
+    def takes(self) -> int:
+        """Longest IP packet, in bytes, that gets through from the remote to us: what it sends must be no longer."""
+
+    @property
     def header(self) -> bytes:
         """Ethernet and IP header template, 34 (IPv4, DF set, ID 0) or 54 bytes (IPv6), protocol TCP.
 

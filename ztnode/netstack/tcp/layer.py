@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -23,6 +24,7 @@ from ztnode.netstack.tcp.opening import CONNECT_TIMEOUT, active_open, passive_op
 from ztnode.netstack.tcp.orphans import Orphans
 from ztnode.netstack.tcp.output import flush
 from ztnode.netstack.tcp.reports import in_flight, path_mtu_changed, unreachable
+from ztnode.netstack.tcp.sequence import MASK
 from ztnode.netstack.tcp.tcb import ControlBlock
 from ztnode.netstack.tcp.time_wait import TIME_WAIT, TimeWaitEntry, TimeWaitTable, Verdict
 from ztnode.netstack.tcp.timer_heap import TimerHeap
@@ -35,6 +37,7 @@ from ztnode.wire.errors import WireError
 from ztnode.wire.ipv4 import PROTOCOL_TCP
 
 _PADDING: Final = (b"", b"\0", b"\0\0", b"\0\0\0")
+_PORTS_SEQUENCE: Final = struct.Struct("!HHI")
 _RESETS_PER_SECOND: Final = 200
 """Answers to segments for nobody: enough for every honest mistake, too few for a reflector."""
 
@@ -263,6 +266,15 @@ class TcpLayer:
         connection = self._connections.quoted(port_index, key)
         if connection is not None:
             path_mtu_changed(connection, seq, now)
+
+    def expected_segments(self, flow: IpFlow, count: int) -> list[bytes]:
+        """What the next segments from the remote begin with (ports and sequence number, 8 bytes), for up to ``count``
+        connections over ``flow``: what a report about packets of the remote must quote."""
+        return [
+            _PORTS_SEQUENCE.pack(connection.link.remote_port, connection.link.local_port, connection.rcv.nxt & MASK)
+            for connection in self._connections.over(flow)
+            if connection.established
+        ][:count]
 
     def flow_failed(self, flow: IpFlow, errno: int, now: float) -> None:
         """The next hop of ``flow`` does not resolve: connections that are still opening fail with ``errno``."""

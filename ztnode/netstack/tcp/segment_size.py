@@ -40,7 +40,7 @@ class SegmentSize:
     @property
     def offer(self) -> int:
         """The MSS option of our SYN: what our side of the path takes (RFC 6691: options not subtracted)."""
-        return max(MIN_MSS, min(self._flow.mtu - self._headers, 0xFFFF))
+        return max(MIN_MSS, min(self._flow.mtu, self._flow.takes, 0xFFFF) - self._headers)
 
     @property
     def path_mss(self) -> int:

@@ -39,7 +39,8 @@ class Script:
     def __init__(self, config: TcpConfig | None = None, mtu: int = 1500, peer_isn: int = 5000) -> None:
         self.now = 100.0
         self.frames: list[bytes] = []
-        self.port_index, self.local, self.remote, self.mtu, self.generation = PORT, A4, B4, mtu, 0
+        self.port_index, self.local, self.remote, self.generation = PORT, A4, B4, 0
+        self.mtu = self.takes = mtu
         ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0x4000, 64, 6, 0, A4, B4)
         self.header = b"\x02" * 12 + b"\x08\x00" + ip
         self.layer = TcpLayer(self, random=random.Random(1).randbytes, now=self.now, config=config)

@@ -51,7 +51,7 @@ class SimFlow:
         self.port_index = PORT
         self.local = local
         self.remote = remote
-        self.mtu = mtu
+        self.mtu = self.takes = mtu
         self.generation = 0
         if len(local) == 4:
             ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0x4000, 64, 6, 0, local, remote)
@@ -67,7 +67,7 @@ class SimFlow:
         """Nobody counts."""
 
     def set_mtu(self, mtu: int) -> None:
-        self.mtu = mtu
+        self.mtu = self.takes = mtu
         self.generation += 1
 
 
