@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ztclient import byte_stream, handoff
+from ztclient.forms import is_numeric
 
 if TYPE_CHECKING:
     from ztclient.channel import Control
@@ -20,7 +21,8 @@ def dial(control: Control, request: pb.DialRequest, timeout: float) -> socket.so
 
     if control.address.scheme != "unix":
         return byte_stream.open_stream(control, pb.StreamRequest(dial=request), timeout)
-    if control.handoff_path and control.appointments.acquire(blocking=False):
+    # The addresses of a name may be tried side by side: which has our token is not known then.
+    if control.handoff_path and is_numeric(request.ip) and control.appointments.acquire(blocking=False):
         try:
             return _dial_by_appointment(control, request, timeout)
         finally:

@@ -13,7 +13,18 @@ from ztclient.aio.listener import Listener
 from ztclient.datagrams import DatagramSocket
 from ztclient.forms import network_id
 from ztclient.overlay_socket import Connection
-from ztclient.reach import SLACK, NamedNode, dial_request, joined, listen_request, not_ready, ping_request, udp_request
+from ztclient.reach import (
+    SLACK,
+    NamedNode,
+    dial_request,
+    joined,
+    listen_request,
+    not_ready,
+    ping_request,
+    resolve_request,
+    resolved,
+    udp_request,
+)
 
 
 class Node(NamedNode):
@@ -121,9 +132,17 @@ class Node(NamedNode):
     async def dial(
         self, ip: str, port: int, timeout: float | None = None, *, nwid: str | int | None = None
     ) -> Connection:
-        """A connected socket, which does not block, to a numeric address on the overlay; as ``ztclient.Node.dial``."""
+        """A connected socket, which does not block, to a host on the overlay; as ``ztclient.Node.dial``."""
         request, patience = dial_request(ip, port, timeout, nwid)
         return await dialling.dial(self.control, request, patience)
+
+    async def resolve(
+        self, name: str, family: int = 0, timeout: float | None = None, *, nwid: str | int | None = None
+    ) -> list[str]:
+        """The addresses of a name of the overlay; as ``ztclient.Node.resolve``."""
+        control = self.control
+        request, patience = resolve_request(name, family, timeout, nwid)
+        return resolved(name, await control.call(control.stub.Resolve, request, patience))
 
     async def listen(
         self, ip: str = "", port: int = 0, *, backlog: int = 128, nwid: str | int | None = None

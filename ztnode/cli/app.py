@@ -24,6 +24,7 @@ COMMANDS = {
     "peers": "ztnode.cli.network_commands:peers",
     "connections": "ztnode.cli.network_commands:connections",
     "whois": "ztnode.cli.network_commands:whois",
+    "resolve": "ztnode.cli.network_commands:resolve",
     "status": "ztnode.cli.network_commands:status",
     "ping": "ztnode.cli.ping_command:ping",
     "call": "ztnode.cli.call_command:call",
