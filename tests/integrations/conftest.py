@@ -11,11 +11,12 @@ import hypercorn.asyncio
 import hypercorn.config
 import pytest
 
+from tests.system.conftest import overlay
 from tests.unit.conftest import running_node, tls_files
 from tests.unit.fake_node import RunningNode
 from tests.unit.tls_files import TlsFiles
 
-__all__ = ["running_node", "tls_files"]
+__all__ = ["overlay", "running_node", "tls_files"]
 
 HOST = "10.121.15.99"
 NAME = "web.lab.example"

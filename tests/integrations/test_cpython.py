@@ -12,10 +12,7 @@ import sys
 
 import pytest
 
-from tests.system.conftest import overlay
 from tests.system.harness import Overlay
-
-__all__ = ["overlay"]
 
 QUICK = ("test_httplib", "test_smtplib", "test_socketserver", "test_asyncio.test_streams", "test_urllib2_localnet")
 SLOW = ("test_ftplib", "test_xmlrpc")
