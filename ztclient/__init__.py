@@ -17,7 +17,14 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from ztclient.errors import AuthenticationError, Error, JoinTimeoutError, NodeUnavailableError, NotFoundError
+from ztclient.errors import (
+    AuthenticationError,
+    Error,
+    ForeignNameError,
+    JoinTimeoutError,
+    NodeUnavailableError,
+    NotFoundError,
+)
 from ztclient.model import Connection, ManagedAddress, Moon, MoonRoot, Network, Path, Peer, Route, Status, Whois, Worker
 from ztclient.node import DEFAULT_TIMEOUT, Node
 
@@ -41,6 +48,7 @@ __all__ = [
     "Connection",
     "DatagramSocket",
     "Error",
+    "ForeignNameError",
     "HTTPConnection",
     "HTTPSConnection",
     "HTTPServer",
@@ -74,14 +82,15 @@ def create_connection(
     all_errors: bool = False,  # noqa: ARG001 (the original takes it)
     node: Node | str | None = None,
 ) -> socket.socket:
-    """As ``socket.create_connection``: a connected TCP socket, here to a numeric address on the overlay.
+    """As ``socket.create_connection``: a connected TCP socket, here to a host on the overlay.
 
     ``timeout``: seconds, for connecting and as the socket's own timeout (left out: ``socket.getdefaulttimeout()``;
     None: none). ``source_address``: a managed IP of the node, which chooses the network, and port 0. ``all_errors``
-    changes nothing, because there is one address to try. ``node``: a Node or its address; left out, it is found.
+    changes nothing: the node tries the addresses of a name, side by side. ``node``: a Node or its address; left out,
+    it is found.
 
     Raises what the original raises: ConnectionRefusedError, TimeoutError, OSError (EHOSTUNREACH...), socket.gaierror
-    for a name, because names are not resolved on the overlay; and NodeUnavailableError, an OSError, without a node.
+    for what is no name of the overlay (see ``Node.resolve``); and NodeUnavailableError, an OSError, without a node.
     """
     chosen = node if isinstance(node, Node) else Node(node)
     return chosen.create_connection(address, timeout, source_address)

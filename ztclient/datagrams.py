@@ -131,15 +131,21 @@ class DatagramSocket(socket.socket):
 
 def open_udp(control: Control, request: pb.OpenUdpRequest) -> DatagramSocket:
     """A UDP socket as ``request`` asks for it. Raises OSError."""
+    return DatagramSocket(*open_records(control, request))
+
+
+def open_records(control: Control, request: pb.OpenUdpRequest) -> tuple[socket.socket, tuple[str, int]]:
+    """A UDP socket as the socket of records that ztclient.records reads and writes, and what was bound. Raises
+    OSError."""
     if control.address.scheme == "unix":
         answer: pb.OpenUdpResponse = control.call(control.stub.OpenUdp, request)
         with contextlib.suppress(FileNotFoundError, PermissionError):  # in a container without the worker's socket
             plain = handoff.claim(answer.handoff_path, answer.token)
-            return DatagramSocket(plain, (answer.local.ip, answer.local.port))
+            return plain, (answer.local.ip, answer.local.port)
     return _by_stream(control, request)
 
 
-def _by_stream(control: Control, request: pb.OpenUdpRequest) -> DatagramSocket:
+def _by_stream(control: Control, request: pb.OpenUdpRequest) -> tuple[socket.socket, tuple[str, int]]:
     if not hasattr(socket, "AF_UNIX"):
         raise OSError(errno.EAFNOSUPPORT, "UDP needs a Unix socket pair, which this system does not have")
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -148,7 +154,7 @@ def _by_stream(control: Control, request: pb.OpenUdpRequest) -> DatagramSocket:
     except BaseException:
         near.close()
         raise
-    return DatagramSocket(near, local)
+    return near, local
 
 
 class _Pump:

@@ -6,7 +6,8 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from ztclient import byte_stream, handoff
+from ztclient import byte_stream, handoff, relay
+from ztclient.forms import is_numeric
 
 if TYPE_CHECKING:
     from ztclient.channel import Control
@@ -20,13 +21,36 @@ def dial(control: Control, request: pb.DialRequest, timeout: float) -> socket.so
 
     if control.address.scheme != "unix":
         return byte_stream.open_stream(control, pb.StreamRequest(dial=request), timeout)
-    if control.handoff_path and control.appointments.acquire(blocking=False):
+    # The addresses of a name may be tried side by side: which has our token is not known then.
+    if control.handoff_path and is_numeric(request.ip) and control.appointments.acquire(blocking=False):
         try:
             return _dial_by_appointment(control, request, timeout)
         finally:
             control.appointments.release()
     answer: pb.DialResponse = control.call(control.stub.Dial, request, timeout)
     return connected_socket(control, answer.connection)
+
+
+def join(control: Control, request: pb.DialRequest, end: socket.socket, timeout: float) -> None:
+    """Dial, and have ``end``, one end of a connected pair that is taken over, carry the connection's bytes. Raises
+    OSError; ``end`` is still the caller's then."""
+    from ztclient.v1 import node_pb2 as pb
+
+    if control.address.scheme == "unix":
+        answer: pb.DialResponse = control.call(control.stub.Dial, request, timeout)
+        connection = answer.connection
+        try:
+            handed = handoff.join(connection.handoff_path, connection.token, end)
+        except (FileNotFoundError, PermissionError):  # as in connected_socket
+            first = pb.StreamRequest(token=connection.token)
+        else:
+            if handed is not None:
+                relay.start(end.dup(), handed)
+            end.close()
+            return
+    else:
+        first = pb.StreamRequest(dial=request)
+    byte_stream.join_stream(control, first, end, timeout)
 
 
 def _dial_by_appointment(control: Control, request: pb.DialRequest, timeout: float) -> socket.socket:

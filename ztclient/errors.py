@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import grpc
 
 ERRNO_KEY = "ztnode-errno"
-"""Trailing metadata: the symbolic errno of a failed call, e.g. ``ECONNREFUSED``."""
+"""Trailing metadata: the symbolic errno of a failed call, e.g. ``ECONNREFUSED``, or ``EAI_NONAME`` for names."""
 
 
 class Error(OSError):
@@ -33,6 +34,10 @@ class AuthenticationError(Error, PermissionError):
     """The node wants a bearer token or a client certificate, and this client has none or the wrong one."""
 
 
+class ForeignNameError(socket.gaierror):
+    """A name that is not the overlay's; whether the host knows it is another question."""
+
+
 class JoinTimeoutError(Error, TimeoutError):
     """A network was joined but did not become usable in the time given."""
 
@@ -50,6 +55,8 @@ def from_rpc(error: grpc.RpcError, address: str) -> Exception:
     for item in error.trailing_metadata() or ():
         key, value = item[0], item[1]
         if key == ERRNO_KEY and isinstance(value, str):
+            if value.startswith("EAI_"):
+                return socket.gaierror(getattr(socket, value, socket.EAI_FAIL), reason)
             number = getattr(errno, value, None)
     if isinstance(number, int):
         return OSError(number, reason)

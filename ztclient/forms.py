@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import re
 
 _HEX_DIGITS = frozenset("0123456789abcdef")
 
@@ -20,6 +21,38 @@ def network_id(nwid: str | int) -> str:
 def numeric_ip(host: str) -> str:
     """A numeric IP in its usual form. Raises ValueError."""
     return str(ipaddress.ip_address(host))
+
+
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
+@functools.lru_cache(256)
+def host_name(name: str) -> str:
+    """A host name in the form in which it is looked up: lower case, international ones in ASCII (IDNA), no dot at the
+    end. Raises ValueError."""
+    wrong = ValueError(f"{name[:80]!r} is neither a host name nor a numeric IP address")
+    if len(name) > 254:
+        raise wrong
+    text = name.removesuffix(".").lower()
+    if not text.isascii():
+        try:
+            text = text.encode("idna").decode("ascii").lower()
+        except UnicodeError:
+            raise wrong from None
+    labels = text.split(".")
+    # A last label of digits, or of 0x and digits, makes it a number to some libraries and a name to others.
+    if len(text) > 253 or not all(map(_LABEL.fullmatch, labels)) or re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):
+        raise wrong
+    return text
+
+
+def is_numeric(host: str) -> bool:
+    """Whether it is a numeric IP."""
+    try:
+        numeric_ip(host)
+    except ValueError:
+        return False
+    return True
 
 
 def without_brackets(host: str) -> str:

@@ -21,6 +21,8 @@ from ztclient.reach import (
     numeric,
     orbit_request,
     ping_request,
+    resolve_request,
+    resolved,
     udp_request,
 )
 
@@ -225,11 +227,11 @@ class Node(NamedNode):
         nwid: str | int | None = None,
         delay: bool = False,
     ) -> socket.socket:
-        """A connected socket, blocking, to a numeric address on the overlay.
+        """A connected socket, blocking, to a host on the overlay: a numeric address, or a name as in :meth:`resolve`.
 
         ``timeout``: seconds until it stands (None: 120). ``nwid``: by this network alone. ``delay``: small writes may
         wait on the overlay to be joined (Nagle); otherwise they leave at once. Raises ConnectionRefusedError,
-        TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...), socket.gaierror for a name, OverflowError for a bad port.
+        TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...), socket.gaierror (no such name), OverflowError (bad port).
         """
         request, patience = dial_request(ip, port, timeout, nwid, delay=delay)
         return dialling.dial(self.control, request, patience)
@@ -262,7 +264,7 @@ class Node(NamedNode):
     def ping(self, ip: str, timeout: float = 3.0, *, size: int = 56, nwid: str | int | None = None) -> float:
         """Seconds from an ICMP echo with ``size`` bytes of payload to its reply, waiting ``timeout`` seconds at most.
 
-        Raises TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...), socket.gaierror for a name.
+        Raises TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...), socket.gaierror (no such name).
         """
         from ztclient import times
 
@@ -271,6 +273,19 @@ class Node(NamedNode):
             control.stub.Ping, ping_request(ip, timeout, size, nwid), timeout + SLACK
         )
         return times.seconds(answer.round_trip)
+
+    def resolve(
+        self, name: str, family: int = 0, timeout: float | None = None, *, nwid: str | int | None = None
+    ) -> list[str]:
+        """The addresses (IP) of a name of the overlay, the preferred one first; a numeric address is its own.
+
+        ``family``: ``socket.AF_INET``, ``AF_INET6``, or 0 for both. ``timeout``: seconds (None: 10). Raises
+        socket.gaierror: EAI_NONAME, EAI_NODATA, EAI_AGAIN when no name server could say, and ForeignNameError for a
+        name that is not the overlay's. The host's resolver is never asked.
+        """
+        control = self.control
+        request, patience = resolve_request(name, family, timeout, nwid)
+        return resolved(name, control.call(control.stub.Resolve, request, patience))
 
     def create_connection(
         self,

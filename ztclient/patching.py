@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from ztclient import sockets
+from ztclient.errors import ForeignNameError
 from ztclient.node import Node
 
 ROUTES_SECONDS: Final = 2.0
@@ -80,11 +81,14 @@ class patch:
         node = self._node if isinstance(self._node, Node) else Node(self._node)
         self._original = standard.socket
         standard.socket = _routed(Routes(node))  # type: ignore[misc]
+        self._functions = standard.getaddrinfo, standard.gethostbyname
+        standard.getaddrinfo, standard.gethostbyname = _lookups(node, *self._functions)
 
     def stop(self) -> None:
         """Sockets that were made meanwhile stay what they are."""
         if self._original is not None:
             standard.socket, self._original = self._original, None  # type: ignore[misc]
+            standard.getaddrinfo, standard.gethostbyname = self._functions
 
     def __enter__(self) -> Self:
         self.start()
@@ -94,6 +98,38 @@ class patch:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _lookups(node: Node, getaddrinfo: Any, gethostbyname: Any) -> tuple[Any, Any]:
+    """Both functions, with the overlay's names asked of the node and no others."""
+    own = standard.gethostname().partition(".")[0].lower()
+
+    def overlay_ips(host: Any, family: int, flags: int = 0) -> list[str] | None:
+        name = sockets.named(host, flags)
+        if name is None or name.lower() in ("localhost", own):
+            return None
+        try:
+            return node.resolve(name, family)
+        except (ForeignNameError, UnicodeError):
+            return None
+        except standard.gaierror as error:
+            if "." not in name and error.errno == standard.EAI_AGAIN:
+                return None  # a name server that is down must not take the host's short names with it
+            raise
+
+    def looked_up(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
+        """As socket.getaddrinfo."""
+        ips = overlay_ips(host, family, flags)
+        if ips is None:
+            return getaddrinfo(host, port, family, type, proto, flags)
+        return [entry for ip in ips for entry in getaddrinfo(ip, port, family, type, proto, flags)]
+
+    def by_name(hostname: str) -> str:
+        """As socket.gethostbyname."""
+        ips = overlay_ips(hostname, standard.AF_INET)
+        return str(gethostbyname(hostname) if ips is None else ips[0])
+
+    return looked_up, by_name
 
 
 def _routed(routes: Routes) -> type[sockets.socket]:

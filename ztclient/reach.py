@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ztclient import channel, discovery, model
-from ztclient.errors import AuthenticationError, Error, JoinTimeoutError
-from ztclient.forms import network_id, numeric_ip, without_brackets
+from ztclient.errors import AuthenticationError, Error, ForeignNameError, JoinTimeoutError
+from ztclient.forms import host_name, network_id, numeric_ip, without_brackets
 
 if TYPE_CHECKING:
     from ztclient.v1 import node_pb2 as pb
 
 PATIENCE = 120.0
 """Seconds that a dial without a timeout may take, about what a kernel takes."""
+
+RESOLVE_PATIENCE = 10.0
+"""Seconds that a name may take to be found."""
 
 LONGEST = 3600.0
 """Seconds that the node dials at most; a longer timeout is cut to this."""
@@ -68,19 +71,20 @@ class NamedNode:
 
 
 def dial_request(
-    ip: str, port: int, timeout: float | None, nwid: str | int | None, *, delay: bool = False
+    name: str, port: int, timeout: float | None, nwid: str | int | None, *, delay: bool = False
 ) -> tuple[pb.DialRequest, float]:
     """What asks for a connection, and how many seconds the node may take over it. ``delay``: small writes may wait
     (Nagle).
 
-    Raises socket.gaierror for a name, OverflowError for a bad port, ValueError for a malformed id.
+    ``name``: a numeric IP or a host name. Raises socket.gaierror for what is neither, OverflowError for a bad port,
+    ValueError for a malformed id.
     """
     from ztclient.times import duration
     from ztclient.v1 import node_pb2 as pb
 
     patience = PATIENCE if timeout is None else min(max(timeout, 0.001), LONGEST)
     request = pb.DialRequest(
-        ip=numeric(ip),
+        ip=host(name),
         port=port_number(port),
         network_id="" if nwid is None else network_id(nwid),
         timeout=duration(patience),
@@ -115,7 +119,7 @@ def udp_request(ip: str, port: int, nwid: str | int | None) -> pb.OpenUdpRequest
     )
 
 
-def ping_request(ip: str, timeout: float, size: int, nwid: str | int | None) -> pb.PingRequest:
+def ping_request(name: str, timeout: float, size: int, nwid: str | int | None) -> pb.PingRequest:
     """What asks for an echo. Raises as ``dial_request`` does, ValueError too for a size that no echo has."""
     from ztclient.times import duration
     from ztclient.v1 import node_pb2 as pb
@@ -123,11 +127,38 @@ def ping_request(ip: str, timeout: float, size: int, nwid: str | int | None) -> 
     if not 0 <= size <= 65000:
         raise ValueError(f"a ping carries 0 to 65000 bytes, not {size}")
     return pb.PingRequest(
-        ip=numeric(ip),
+        ip=host(name),
         network_id="" if nwid is None else network_id(nwid),
         size=size,
         timeout=duration(min(max(timeout, 0.001), LONGEST)),
     )
+
+
+def resolve_request(
+    name: str, family: int, timeout: float | None, nwid: str | int | None
+) -> tuple[pb.ResolveRequest, float]:
+    """What asks for the addresses of a name, and how many seconds the node may take over it. ``family``: AF_INET,
+    AF_INET6, or 0 for both. Raises as ``dial_request`` does."""
+    from ztclient.times import duration
+    from ztclient.v1 import node_pb2 as pb
+
+    patience = RESOLVE_PATIENCE if timeout is None else min(max(timeout, 0.001), LONGEST)
+    v4, v6 = pb.ADDRESS_FAMILY_IPV4, pb.ADDRESS_FAMILY_IPV6
+    wanted = {int(socket.AF_INET): v4, int(socket.AF_INET6): v6}.get(family, pb.ADDRESS_FAMILY_UNSPECIFIED)
+    request = pb.ResolveRequest(
+        name=host(name),
+        network_id="" if nwid is None else network_id(nwid),
+        family=wanted,
+        timeout=duration(patience),
+    )
+    return request, patience + SLACK
+
+
+def resolved(name: str, answer: pb.ResolveResponse) -> list[str]:
+    """The addresses in an answer. Raises ForeignNameError."""
+    if answer.foreign:
+        raise ForeignNameError(socket.EAI_NONAME, f"{name} is no name of the overlay")
+    return [address.ip for address in answer.addresses]
 
 
 def joined(network: model.Network) -> bool:
@@ -145,14 +176,25 @@ def not_ready(network: model.Network, wait: float) -> JoinTimeoutError:
     return JoinTimeoutError(errno.ETIMEDOUT, f"network {network.nwid} is not ready after {wait:g} s: {reason}")
 
 
+def host(text: str) -> str:
+    """A numeric IP or a name in its usual form, brackets taken off. Raises socket.gaierror for what is neither."""
+    bare = without_brackets(text)
+    try:
+        return numeric_ip(bare)
+    except ValueError:
+        pass
+    try:
+        return host_name(bare)
+    except ValueError as error:
+        raise socket.gaierror(socket.EAI_NONAME, str(error)) from None
+
+
 def numeric(host: str) -> str:
     """A numeric IP in its usual form, brackets taken off. Raises socket.gaierror."""
     try:
         return numeric_ip(without_brackets(host))
     except ValueError:
-        raise socket.gaierror(
-            socket.EAI_NONAME, f"{host!r} is not a numeric IP address; names are not resolved on the overlay"
-        ) from None
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a numeric IP address") from None
 
 
 def port_number(port: int) -> int:

@@ -16,10 +16,12 @@ import os
 import selectors
 import socket as standard
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from ztclient import byte_stream, handoff, relay
 from ztclient.datagrams import DatagramSocket
+from ztclient.forms import is_numeric
 from ztclient.listener import BUFFER_BYTES, Listener
 from ztclient.loopback import socket_pair
 from ztclient.node import DEFAULT_TIMEOUT, Node
@@ -67,7 +69,7 @@ class socket(standard.socket):
             raise OSError(number, os.strerror(number))
         if self._remote is not None:
             raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
-        ip, port = _one_address(address[0], self.family), int(address[1])
+        ip, port = _one_address(self.node, address[0], self.family), int(address[1])
         node, timeout = self.node(), self.gettimeout()
         nwid = None if self._local is None else node.network_of((self._local[0], 0))
         if timeout == 0:
@@ -116,7 +118,9 @@ class socket(standard.socket):
         if self._local is not None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         host = address[0] if address[0] not in ("", "0.0.0.0", "::") else ""
-        self._local = overlay_address(_one_address(host, self.family) if host else _any(self.family), int(address[1]))
+        self._local = overlay_address(
+            _one_address(self.node, host, self.family) if host else _any(self.family), int(address[1])
+        )
         if self._local[1]:
             self._listen(128)
 
@@ -212,7 +216,7 @@ class _UdpSocket(DatagramSocket, socket):
         if self._open:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         host = address[0] if address[0] not in ("", "0.0.0.0", "::") else ""
-        made = self.node().open_udp(_one_address(host, self.family) if host else "", int(address[1]))
+        made = self.node().open_udp(_one_address(self.node, host, self.family) if host else "", int(address[1]))
         bound = made.getsockname()
         self._become(made)
         self._open = True
@@ -221,7 +225,7 @@ class _UdpSocket(DatagramSocket, socket):
     def connect(self, address: Any, /) -> None:
         """Speak to one remote only."""
         self._ensure()
-        super().connect((_one_address(address[0], self.family), address[1]))
+        super().connect((_one_address(self.node, address[0], self.family), address[1]))
 
     def _send(self, data: Any, ip: str, port: int, flags: int = 0) -> int:
         self._ensure()
@@ -371,17 +375,40 @@ def create_server(
 def getaddrinfo(
     host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
 ) -> list[tuple[Any, Any, int, str, Any]]:
-    """As ``socket.getaddrinfo``, of numeric addresses alone: no name is asked of the host's resolver."""
-    return standard.getaddrinfo(host, port, family, type, proto, flags | standard.AI_NUMERICHOST)
+    """As ``socket.getaddrinfo``, of numeric addresses and names of the overlay: the host's resolver is never asked."""
+    return addresses_of(default_node, host, port, family, type, proto, flags)
+
+
+def addresses_of(
+    node: Callable[[], Node], host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+) -> list[tuple[Any, Any, int, str, Any]]:
+    """As ``getaddrinfo``, with the names that ``node()`` knows."""
+    numeric = flags | standard.AI_NUMERICHOST
+    name = named(host, flags)
+    if name is None:
+        return standard.getaddrinfo(host, port, family, type, proto, numeric)
+    return [
+        entry
+        for ip in node().resolve(name, family)
+        for entry in standard.getaddrinfo(ip, port, family, type, proto, numeric & ~standard.AI_CANONNAME)
+    ]
+
+
+def named(host: Any, flags: int = 0) -> str | None:
+    """The host name that getaddrinfo is asked for; None where there is nothing to be asked."""
+    text = host.decode("idna") if isinstance(host, bytes) else host
+    if not isinstance(text, str) or not text or flags & standard.AI_NUMERICHOST:
+        return None
+    return None if is_numeric(text.partition("%")[0]) else text
 
 
 def gethostbyname(hostname: str) -> str:
-    """As ``socket.gethostbyname``, of numeric addresses alone."""
-    return _one_address(hostname, standard.AF_INET)
+    """As ``socket.gethostbyname``, over the overlay."""
+    return _one_address(default_node, hostname, standard.AF_INET)
 
 
-def _one_address(host: Any, family: int) -> str:
-    return str(getaddrinfo(host, None, family, standard.SOCK_STREAM)[0][4][0])
+def _one_address(node: Callable[[], Node], host: Any, family: int) -> str:
+    return str(addresses_of(node, host, None, family, standard.SOCK_STREAM)[0][4][0])
 
 
 def _internet(family: int) -> bool:

@@ -40,7 +40,7 @@ class HTTPConnection(_OverNode):
 class HTTPSConnection(_OverNode, http.client.HTTPSConnection):
     """``http.client.HTTPSConnection`` over the overlay. ``node``: a Node or its address; left out, it is found.
 
-    The certificate must name the numeric address, unless the SSL context is told not to check.
+    The certificate must name the host as it was given, unless the SSL context is told not to check.
     """
 
 

@@ -20,6 +20,7 @@ from ztnode import plugins
 from ztnode.control import readiness
 from ztnode.control.server import ControlServer, TcpOptions, node_service
 from ztnode.forwarding import Expose, Forward, TcpAddress
+from ztnode.names import Resolver
 from ztnode.node.node import Node, NodeOptions
 from ztnode.node.registry import Registration
 from ztnode.service_manager import ServiceManager
@@ -27,6 +28,8 @@ from ztnode.service_manager import ServiceManager
 log = logging.getLogger(__name__)
 
 STDIN: Final = 0
+HOSTS: Final = "hosts"
+"""In the state directory: names and addresses as in /etc/hosts."""
 RUN_FILES: Final = (LOCK_NAME, PIPE_NAME)
 STOP_GRACE: Final = 0.5
 """Seconds that control calls under way get when the node stops; all of it ends within two."""
@@ -89,7 +92,8 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
     manager = plugins.load()
     node = await Node.start(options.node, manager)
     try:
-        services = [node_service(node)]
+        resolver = Resolver(node, options.node.state / HOSTS)
+        services = [node_service(node, resolver)]
         if node.controller is not None:
             from ztnode.control.controller_service import controller_service
 
@@ -101,9 +105,9 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
             async with contextlib.AsyncExitStack() as stack:
                 if options.listed:
                     stack.enter_context(Registration(server.addresses[0], options.node.state))
-                await stack.enter_async_context(_mapped(options, node))
+                await stack.enter_async_context(_mapped(options, node, resolver))
                 if options.proxy is not None:
-                    await stack.enter_async_context(_proxied(options.proxy, node))
+                    await stack.enter_async_context(_proxied(options.proxy, node, resolver))
                 yield Served(node, server)
         finally:
             published.cancel()
@@ -123,7 +127,7 @@ def _in_memory(options: NodeOptions) -> NodeOptions:
 
 
 @contextlib.asynccontextmanager
-async def _mapped(options: ServeOptions, node: Node) -> AsyncIterator[None]:
+async def _mapped(options: ServeOptions, node: Node, resolver: Resolver) -> AsyncIterator[None]:
     """The node's own port mappings at work. Raises OSError."""
     if not options.forwards and not options.exposes:
         yield
@@ -132,7 +136,7 @@ async def _mapped(options: ServeOptions, node: Node) -> AsyncIterator[None]:
     from ztnode.forwarding.overlay import NodeOverlay
 
     mappings = Mappings(
-        NodeOverlay(node),
+        NodeOverlay(node, resolver),
         options.forwards,
         options.exposes,
         log.warning,
@@ -154,7 +158,7 @@ async def _mapped(options: ServeOptions, node: Node) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _proxied(options: ProxyOptions, node: Node) -> AsyncIterator[None]:
+async def _proxied(options: ProxyOptions, node: Node, resolver: Resolver) -> AsyncIterator[None]:
     """The node's own proxy at work. Raises OSError, ValueError."""
     from ztnode.forwarding import admission
     from ztnode.forwarding.local import listen
@@ -165,7 +169,7 @@ async def _proxied(options: ProxyOptions, node: Node) -> AsyncIterator[None]:
     admission.check_address(options.address, check_password)
     with listen(options.address) as listener:
         log.info("proxy at %s", TcpAddress(*listener.getsockname()[:2]))
-        service = ProxyService(NodeOverlay(node), check_password=check_password, direct=options.direct)
+        service = ProxyService(NodeOverlay(node, resolver), check_password=check_password, direct=options.direct)
         running = asyncio.create_task(service.run(listener))
         running.add_done_callback(_tell_failure)
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
+from ztnode.wire.computed_ipv6 import rfc4193_address
 from ztnode.wire.identity import Identity
 
 PORT = 5380
@@ -78,3 +79,8 @@ def ipv4(member: EmbeddedMember, nwid: str) -> str:
     """The member's managed IPv4 address, joining if need be."""
     addresses = member.node.join(nwid, JOIN_TIMEOUT).addresses
     return next(address.partition("/")[0] for address in addresses if ":" not in address)
+
+
+def absent_ipv6(nwid: str) -> str:
+    """The RFC 4193 address of a member that there is not."""
+    return str(rfc4193_address(int(nwid, 16), 0x0123456789).ip)

@@ -22,6 +22,7 @@ import uvloop
 from ztclient import records
 from ztclient.loopback import reset_on_close
 from ztnode.control.server import ControlServer, TcpOptions, node_service
+from ztnode.names import Resolver
 from ztnode.node import snapshots
 from ztnode.node.api import (
     ConnectionInfo,
@@ -398,7 +399,9 @@ class RunningNode:
     def __init__(self, state: Path, tcp: TcpOptions | None = None) -> None:
         self.state = state
         self.node = FakeNode(state / "worker-0.sock")
-        self.server = ControlServer([node_service(self.node)], state=state, tcp=tcp)
+        self.server = ControlServer(
+            [node_service(self.node, Resolver(self.node, state / "hosts"))], state=state, tcp=tcp
+        )
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)

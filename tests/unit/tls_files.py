@@ -21,8 +21,8 @@ class TlsFiles:
     key: Path
 
 
-def make(directory: Path, name: str, *addresses: str) -> TlsFiles:
-    """A certificate for ``addresses``, good for a day."""
+def make(directory: Path, name: str, *addresses: str, host: str = "web.lab.example") -> TlsFiles:
+    """A certificate for ``addresses`` and the name ``host``, good for a day."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -35,7 +35,10 @@ def make(directory: Path, name: str, *addresses: str) -> TlsFiles:
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]), False
+            x509.SubjectAlternativeName(
+                [x509.DNSName(host), *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses)]
+            ),
+            False,
         )
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
         .sign(key, hashes.SHA256())

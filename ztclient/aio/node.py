@@ -22,6 +22,8 @@ from ztclient.reach import (
     not_ready,
     orbit_request,
     ping_request,
+    resolve_request,
+    resolved,
     udp_request,
 )
 
@@ -151,9 +153,17 @@ class Node(NamedNode):
     async def dial(
         self, ip: str, port: int, timeout: float | None = None, *, nwid: str | int | None = None
     ) -> Connection:
-        """A connected socket, which does not block, to a numeric address on the overlay; as ``ztclient.Node.dial``."""
+        """A connected socket, which does not block, to a host on the overlay; as ``ztclient.Node.dial``."""
         request, patience = dial_request(ip, port, timeout, nwid)
         return await dialling.dial(self.control, request, patience)
+
+    async def resolve(
+        self, name: str, family: int = 0, timeout: float | None = None, *, nwid: str | int | None = None
+    ) -> list[str]:
+        """The addresses of a name of the overlay; as ``ztclient.Node.resolve``."""
+        control = self.control
+        request, patience = resolve_request(name, family, timeout, nwid)
+        return resolved(name, await control.call(control.stub.Resolve, request, patience))
 
     async def listen(
         self, ip: str = "", port: int = 0, *, backlog: int = 128, nwid: str | int | None = None

@@ -46,7 +46,7 @@ async def create_connection(
     timeout: float | None = None,
     **options: Any,
 ) -> tuple[asyncio.Transport, P]:
-    """As ``loop.create_connection``, to a numeric address on the overlay. ``timeout``: seconds until it stands (None:
+    """As ``loop.create_connection``, to a host on the overlay. ``timeout``: seconds until it stands (None:
     120). ``server_hostname``: whose certificate is expected (left out: ``host``). Other ``options`` go to the loop's
     method (``ssl_handshake_timeout``...). Raises what a dial raises."""
     connected = await _node(node).dial(host, port, timeout)
@@ -64,7 +64,7 @@ async def open_connection(
     timeout: float | None = None,
     **options: Any,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """As ``asyncio.open_connection``, to a numeric address on the overlay; arguments as ``create_connection``."""
+    """As ``asyncio.open_connection``, to a host on the overlay; arguments as ``create_connection``."""
     connected = await _node(node).dial(host, port, timeout)
     ends = connected.getsockname(), connected.getpeername()
     loop = asyncio.get_running_loop()

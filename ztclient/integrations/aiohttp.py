@@ -9,11 +9,9 @@ async with aiohttp.ClientSession(connector=connector()) as session:
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Any
 
-from ztclient import sockets
-from ztclient.forms import numeric_ip
+from ztclient import aio, sockets
 from ztclient.node import Node
 from ztclient.overlay_socket import family_of
 
@@ -22,19 +20,19 @@ if TYPE_CHECKING:
 
 
 def connector(node: Node | str | None = None, **options: Any) -> aiohttp.TCPConnector:
-    """A connector for one ClientSession, over the overlay. Names are not resolved (ClientConnectorDNSError),
-    by the host least of all; ``server_hostname`` of a request says whom a certificate must name. ``options`` go to
-    aiohttp.TCPConnector. ``node``: a Node or its address; left out, it is found."""
+    """A connector for one ClientSession, over the overlay, whose names it knows (ClientConnectorDNSError for others).
+    ``server_hostname`` of a request says whom a certificate must name. ``options`` go to aiohttp.TCPConnector.
+    ``node``: a Node or its address; left out, it is found."""
     import aiohttp
     from aiohttp.abc import AbstractResolver, ResolveResult
 
-    class Numeric(AbstractResolver):
-        async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:  # noqa: ARG002
-            try:
-                ip = numeric_ip(host)
-            except ValueError:
-                raise OSError(errno.EINVAL, f"{host!r} is not a numeric IP address") from None
-            return [ResolveResult(hostname=host, host=ip, port=port, family=family_of(ip), proto=0, flags=0)]
+    class Names(AbstractResolver):
+        async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
+            asked = aio.Node(node.address if isinstance(node, Node) else node)
+            return [
+                ResolveResult(hostname=host, host=ip, port=port, family=family_of(ip), proto=0, flags=0)
+                for ip in await asked.resolve(host, family)
+            ]
 
         async def close(self) -> None:
             pass
@@ -47,4 +45,4 @@ def connector(node: Node | str | None = None, **options: Any) -> aiohttp.TCPConn
         made.node = socket_of_node
         return made
 
-    return aiohttp.TCPConnector(socket_factory=factory, resolver=Numeric(), **options)
+    return aiohttp.TCPConnector(socket_factory=factory, resolver=Names(), **options)

@@ -8,6 +8,7 @@ Forms used throughout:
   address      a ZeroTier address, 10 lower-case hexadecimal digits, e.g. "778cde7190"
   IP           a numeric IPv4 or IPv6 address without brackets, scope or prefix length
   CIDR         an IP, a slash and a prefix length, e.g. "10.121.15.99/16"
+  host         an IP, or a name of the overlay as Resolve knows it
   ages         a Duration; absent: never
 
 Lists come in pages. `page_size` is the most entries that an answer may hold (0: 1000, which is also the most); fewer may
@@ -20,10 +21,11 @@ google.rpc.ErrorInfo with domain "ztnode" and the reasons below. Where the failu
 the reason is the symbolic name of that error, such as "ECONNREFUSED" (a name, because the numbers differ between
 operating systems), and the trailing metadata hold it too, as "ztnode-errno".
   INVALID_ARGUMENT     INVALID_ARGUMENT: a malformed network id, IP, port, token or page token
-  NOT_FOUND            NETWORK_NOT_JOINED, MOON_NOT_ORBITED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND
+  NOT_FOUND            NETWORK_NOT_JOINED, MOON_NOT_ORBITED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND,
+                       EAI_NONAME (no such name on the overlay), EAI_NODATA (the name has no such address)
   FAILED_PRECONDITION  ENETUNREACH (no joined network has a route), EADDRNOTAVAIL (no managed address to listen on),
                        EADDRINUSE, EROFS
-  UNAVAILABLE          ECONNREFUSED, EHOSTUNREACH; without details: the node is shutting down
+  UNAVAILABLE          ECONNREFUSED, EHOSTUNREACH, EAI_AGAIN (no name server could say); without details: the node is shutting down
   DEADLINE_EXCEEDED    ETIMEDOUT: no answer within the time given
   ABORTED              ECONNRESET, ECONNABORTED: the connection was reset, the listener was closed
   RESOURCE_EXHAUSTED   ENOSPC, EAGAIN...: a bound or the disk is full; what could not be kept was not done
@@ -117,6 +119,30 @@ PEER_ROLE_MOON: PeerRole.ValueType  # 2
 PEER_ROLE_LEAF: PeerRole.ValueType  # 3
 """Any other node."""
 Global___PeerRole: _TypeAlias = PeerRole  # noqa: Y015
+
+class _AddressFamily:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AddressFamilyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AddressFamily.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADDRESS_FAMILY_UNSPECIFIED: _AddressFamily.ValueType  # 0
+    """Of any."""
+    ADDRESS_FAMILY_IPV4: _AddressFamily.ValueType  # 1
+    """IPv4."""
+    ADDRESS_FAMILY_IPV6: _AddressFamily.ValueType  # 2
+    """IPv6."""
+
+class AddressFamily(_AddressFamily, metaclass=_AddressFamilyEnumTypeWrapper):
+    """Of which family addresses shall be."""
+
+ADDRESS_FAMILY_UNSPECIFIED: AddressFamily.ValueType  # 0
+"""Of any."""
+ADDRESS_FAMILY_IPV4: AddressFamily.ValueType  # 1
+"""IPv4."""
+ADDRESS_FAMILY_IPV6: AddressFamily.ValueType  # 2
+"""IPv6."""
+Global___AddressFamily: _TypeAlias = AddressFamily  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):
@@ -867,7 +893,7 @@ class DialRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     DELAY_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
-    """IP."""
+    """Host."""
     port: _builtins.int
     """1 to 65535."""
     network_id: _builtins.str
@@ -1390,7 +1416,7 @@ class PingRequest(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
-    """IP."""
+    """Host."""
     network_id: _builtins.str
     """16 hex digits: by this network alone. Empty: by whichever has the longest matching route."""
     size: _builtins.int
@@ -1420,6 +1446,9 @@ class PingResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ROUND_TRIP_FIELD_NUMBER: _builtins.int
+    IP_FIELD_NUMBER: _builtins.int
+    ip: _builtins.str
+    """IP that answered."""
     @_builtins.property
     def round_trip(self) -> _duration_pb2.Duration:
         """From the request to the reply."""
@@ -1428,14 +1457,100 @@ class PingResponse(_message.Message):
         self,
         *,
         round_trip: _duration_pb2.Duration | None = ...,
+        ip: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["round_trip", b"round_trip"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["round_trip", b"round_trip"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "round_trip", b"round_trip"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PingResponse: _TypeAlias = PingResponse  # noqa: Y015
+
+@_typing.final
+class ResolveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Host; an international one as people write it, or in ASCII."""
+    network_id: _builtins.str
+    """16 hex digits: by this network alone. Empty: by all."""
+    family: Global___AddressFamily.ValueType
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Until the question is given up with UNAVAILABLE (EAI_AGAIN); absent or 0: 10 seconds, at most one hour."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        network_id: _builtins.str = ...,
+        family: Global___AddressFamily.ValueType = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "name", b"name", "network_id", b"network_id", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveRequest: _TypeAlias = ResolveRequest  # noqa: Y015
+
+@_typing.final
+class ResolveResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    FOREIGN_FIELD_NUMBER: _builtins.int
+    foreign: _builtins.bool
+    """True for a name that is not the overlay's: the host's resolver may know it."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedAddress]:
+        """The preferred one first; at least one unless the name is foreign."""
+
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[Global___ResolvedAddress] | None = ...,
+        foreign: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "foreign", b"foreign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveResponse: _TypeAlias = ResolveResponse  # noqa: Y015
+
+@_typing.final
+class ResolvedAddress(_message.Message):
+    """One address of a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_FIELD_NUMBER: _builtins.int
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    ip: _builtins.str
+    """IP."""
+    network_id: _builtins.str
+    """The network whose name it is (16 hex digits); empty: whichever has a route."""
+    def __init__(
+        self,
+        *,
+        ip: _builtins.str = ...,
+        network_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolvedAddress: _TypeAlias = ResolvedAddress  # noqa: Y015
 
 @_typing.final
 class CaptureRequest(_message.Message):

@@ -107,6 +107,11 @@ class NodeServiceStub(object):
                 request_serializer=ztnode_dot_v1_dot_node__pb2.DatagramsRequest.SerializeToString,
                 response_deserializer=ztnode_dot_v1_dot_node__pb2.DatagramsResponse.FromString,
                 _registered_method=True)
+        self.Resolve = channel.unary_unary(
+                '/ztnode.v1.NodeService/Resolve',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.ResolveRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.ResolveResponse.FromString,
+                _registered_method=True)
         self.Ping = channel.unary_unary(
                 '/ztnode.v1.NodeService/Ping',
                 request_serializer=ztnode_dot_v1_dot_node__pb2.PingRequest.SerializeToString,
@@ -223,9 +228,10 @@ class NodeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Dial(self, request, context):
-        """Open a TCP connection over the overlay; answers when it is established or has failed.
+        """Open a TCP connection over the overlay; answers when it is established or has failed. The addresses of a name are
+        tried beside each other where the first does not answer soon (RFC 8305).
 
-        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED, and as Resolve); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
         EHOSTUNREACH); DEADLINE_EXCEEDED (ETIMEDOUT); ABORTED (ECONNRESET); RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -284,6 +290,19 @@ class NodeServiceServicer(object):
         `failure` where ICMP reported what became of one. A client that does not read loses the newest, as everywhere.
 
         Before `opened`: as OpenUdp. After it: INVALID_ARGUMENT for a message out of turn.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resolve(self, request, context):
+        """The addresses of a name. The overlay's names are those in the DNS domains of the joined networks, which the networks'
+        own servers are asked for over the overlay; names without a dot, looked for in each of these domains; those in the
+        file `hosts` of the state directory; and `<address>.zt` and `<address>.<network id>.zt`, which stand for a member's
+        6PLANE and RFC 4193 addresses. Any other name is foreign and nobody is asked for it.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED, EAI_NONAME, EAI_NODATA); UNAVAILABLE (EAI_AGAIN);
+        DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -428,6 +447,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Datagrams,
                     request_deserializer=ztnode_dot_v1_dot_node__pb2.DatagramsRequest.FromString,
                     response_serializer=ztnode_dot_v1_dot_node__pb2.DatagramsResponse.SerializeToString,
+            ),
+            'Resolve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resolve,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.ResolveRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.ResolveResponse.SerializeToString,
             ),
             'Ping': grpc.unary_unary_rpc_method_handler(
                     servicer.Ping,
@@ -846,6 +870,33 @@ class NodeService(object):
             '/ztnode.v1.NodeService/Datagrams',
             ztnode_dot_v1_dot_node__pb2.DatagramsRequest.SerializeToString,
             ztnode_dot_v1_dot_node__pb2.DatagramsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resolve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ztnode.v1.NodeService/Resolve',
+            ztnode_dot_v1_dot_node__pb2.ResolveRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.ResolveResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ Forms used throughout:
   address      a ZeroTier address, 10 lower-case hexadecimal digits, e.g. "778cde7190"
   IP           a numeric IPv4 or IPv6 address without brackets, scope or prefix length
   CIDR         an IP, a slash and a prefix length, e.g. "10.121.15.99/16"
+  host         an IP, or a name of the overlay as Resolve knows it
   ages         a Duration; absent: never
 
 Lists come in pages. `page_size` is the most entries that an answer may hold (0: 1000, which is also the most); fewer may
@@ -20,10 +21,11 @@ google.rpc.ErrorInfo with domain "ztnode" and the reasons below. Where the failu
 the reason is the symbolic name of that error, such as "ECONNREFUSED" (a name, because the numbers differ between
 operating systems), and the trailing metadata hold it too, as "ztnode-errno".
   INVALID_ARGUMENT     INVALID_ARGUMENT: a malformed network id, IP, port, token or page token
-  NOT_FOUND            NETWORK_NOT_JOINED, MOON_NOT_ORBITED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND
+  NOT_FOUND            NETWORK_NOT_JOINED, MOON_NOT_ORBITED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND,
+                       EAI_NONAME (no such name on the overlay), EAI_NODATA (the name has no such address)
   FAILED_PRECONDITION  ENETUNREACH (no joined network has a route), EADDRNOTAVAIL (no managed address to listen on),
                        EADDRINUSE, EROFS
-  UNAVAILABLE          ECONNREFUSED, EHOSTUNREACH; without details: the node is shutting down
+  UNAVAILABLE          ECONNREFUSED, EHOSTUNREACH, EAI_AGAIN (no name server could say); without details: the node is shutting down
   DEADLINE_EXCEEDED    ETIMEDOUT: no answer within the time given
   ABORTED              ECONNRESET, ECONNABORTED: the connection was reset, the listener was closed
   RESOURCE_EXHAUSTED   ENOSPC, EAGAIN...: a bound or the disk is full; what could not be kept was not done
@@ -105,9 +107,10 @@ class NodeServiceStub:
     INVALID_ARGUMENT for a page token that is not from this node.
     """
     Dial: _grpc.UnaryUnaryMultiCallable[_node_pb2.DialRequest, _node_pb2.DialResponse]
-    """Open a TCP connection over the overlay; answers when it is established or has failed.
+    """Open a TCP connection over the overlay; answers when it is established or has failed. The addresses of a name are
+    tried beside each other where the first does not answer soon (RFC 8305).
 
-    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED, and as Resolve); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
     EHOSTUNREACH); DEADLINE_EXCEEDED (ETIMEDOUT); ABORTED (ECONNRESET); RESOURCE_EXHAUSTED.
     """
     Listen: _grpc.UnaryStreamMultiCallable[_node_pb2.ListenRequest, _node_pb2.ListenResponse]
@@ -146,6 +149,15 @@ class NodeServiceStub:
     `failure` where ICMP reported what became of one. A client that does not read loses the newest, as everywhere.
 
     Before `opened`: as OpenUdp. After it: INVALID_ARGUMENT for a message out of turn.
+    """
+    Resolve: _grpc.UnaryUnaryMultiCallable[_node_pb2.ResolveRequest, _node_pb2.ResolveResponse]
+    """The addresses of a name. The overlay's names are those in the DNS domains of the joined networks, which the networks'
+    own servers are asked for over the overlay; names without a dot, looked for in each of these domains; those in the
+    file `hosts` of the state directory; and `<address>.zt` and `<address>.<network id>.zt`, which stand for a member's
+    6PLANE and RFC 4193 addresses. Any other name is foreign and nobody is asked for it.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED, EAI_NONAME, EAI_NODATA); UNAVAILABLE (EAI_AGAIN);
+    DEADLINE_EXCEEDED.
     """
     Ping: _grpc.UnaryUnaryMultiCallable[_node_pb2.PingRequest, _node_pb2.PingResponse]
     """One ICMP echo; answers when the reply has come.
@@ -235,9 +247,10 @@ class NodeServiceAsyncStub(NodeServiceStub):
     INVALID_ARGUMENT for a page token that is not from this node.
     """
     Dial: _aio.UnaryUnaryMultiCallable[_node_pb2.DialRequest, _node_pb2.DialResponse]  # type: ignore[assignment]
-    """Open a TCP connection over the overlay; answers when it is established or has failed.
+    """Open a TCP connection over the overlay; answers when it is established or has failed. The addresses of a name are
+    tried beside each other where the first does not answer soon (RFC 8305).
 
-    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED, and as Resolve); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
     EHOSTUNREACH); DEADLINE_EXCEEDED (ETIMEDOUT); ABORTED (ECONNRESET); RESOURCE_EXHAUSTED.
     """
     Listen: _aio.UnaryStreamMultiCallable[_node_pb2.ListenRequest, _node_pb2.ListenResponse]  # type: ignore[assignment]
@@ -276,6 +289,15 @@ class NodeServiceAsyncStub(NodeServiceStub):
     `failure` where ICMP reported what became of one. A client that does not read loses the newest, as everywhere.
 
     Before `opened`: as OpenUdp. After it: INVALID_ARGUMENT for a message out of turn.
+    """
+    Resolve: _aio.UnaryUnaryMultiCallable[_node_pb2.ResolveRequest, _node_pb2.ResolveResponse]  # type: ignore[assignment]
+    """The addresses of a name. The overlay's names are those in the DNS domains of the joined networks, which the networks'
+    own servers are asked for over the overlay; names without a dot, looked for in each of these domains; those in the
+    file `hosts` of the state directory; and `<address>.zt` and `<address>.<network id>.zt`, which stand for a member's
+    6PLANE and RFC 4193 addresses. Any other name is foreign and nobody is asked for it.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED, EAI_NONAME, EAI_NODATA); UNAVAILABLE (EAI_AGAIN);
+    DEADLINE_EXCEEDED.
     """
     Ping: _aio.UnaryUnaryMultiCallable[_node_pb2.PingRequest, _node_pb2.PingResponse]  # type: ignore[assignment]
     """One ICMP echo; answers when the reply has come.
@@ -416,9 +438,10 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.DialRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.DialResponse, _abc.Awaitable[_node_pb2.DialResponse]]:
-        """Open a TCP connection over the overlay; answers when it is established or has failed.
+        """Open a TCP connection over the overlay; answers when it is established or has failed. The addresses of a name are
+        tried beside each other where the first does not answer soon (RFC 8305).
 
-        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED, and as Resolve); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (ECONNREFUSED,
         EHOSTUNREACH); DEADLINE_EXCEEDED (ETIMEDOUT); ABORTED (ECONNRESET); RESOURCE_EXHAUSTED.
         """
 
@@ -487,6 +510,21 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         `failure` where ICMP reported what became of one. A client that does not read loses the newest, as everywhere.
 
         Before `opened`: as OpenUdp. After it: INVALID_ARGUMENT for a message out of turn.
+        """
+
+    @_abc_1.abstractmethod
+    def Resolve(
+        self,
+        request: _node_pb2.ResolveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ResolveResponse, _abc.Awaitable[_node_pb2.ResolveResponse]]:
+        """The addresses of a name. The overlay's names are those in the DNS domains of the joined networks, which the networks'
+        own servers are asked for over the overlay; names without a dot, looked for in each of these domains; those in the
+        file `hosts` of the state directory; and `<address>.zt` and `<address>.<network id>.zt`, which stand for a member's
+        6PLANE and RFC 4193 addresses. Any other name is foreign and nobody is asked for it.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED, EAI_NONAME, EAI_NODATA); UNAVAILABLE (EAI_AGAIN);
+        DEADLINE_EXCEEDED.
         """
 
     @_abc_1.abstractmethod

@@ -25,6 +25,7 @@ COMMANDS = {
     "peers": "ztnode.cli.network_commands:peers",
     "connections": "ztnode.cli.network_commands:connections",
     "whois": "ztnode.cli.network_commands:whois",
+    "resolve": "ztnode.cli.network_commands:resolve",
     "status": "ztnode.cli.network_commands:status",
     "orbit": "ztnode.cli.moon_commands:orbit",
     "deorbit": "ztnode.cli.moon_commands:deorbit",

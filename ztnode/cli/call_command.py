@@ -140,7 +140,7 @@ def call(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Make one HTTP request to URL (http or https, a numeric address) over the overlay and print the answer's body."""
+    """Make one HTTP request to URL (http or https) over the overlay and print the answer's body."""
     fields = [_header(text) for text in headers]
     started = time.perf_counter()
     with contextlib.ExitStack() as files:

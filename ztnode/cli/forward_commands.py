@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 import ztclient
-from ztclient.forms import numeric_ip, split_host_port
+from ztclient.forms import host_name, is_numeric, numeric_ip, split_host_port
 from ztnode.cli.common import Parameter, example, node_option
 from ztnode.cli.printable import printable
 from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress, UnixAddress, parse_expose, parse_forward
@@ -20,14 +20,17 @@ T = TypeVar("T")
 
 class Where(Parameter[LocalAddress]):
     """``HOST:PORT``, ``[v6]:PORT``, ``PORT`` where there is a default host, or ``unix:PATH`` unless it has to be
-    ``tcp``, or ``numeric``: then the host is an IP address."""
+    ``tcp``, ``numeric``: then the host is an IP address, or ``remote``: then it is that or a name of the overlay."""
 
     name = "host:port"
 
-    def __init__(self, default_host: str | None, *, numeric: bool = False, tcp: bool = False) -> None:
+    def __init__(
+        self, default_host: str | None, *, numeric: bool = False, tcp: bool = False, remote: bool = False
+    ) -> None:
         self._default_host = default_host
         self._numeric = numeric
-        self._tcp = tcp or numeric
+        self._tcp = tcp or numeric or remote
+        self._remote = remote
 
     def convert(
         self, value: str | LocalAddress, param: click.Parameter | None, ctx: click.Context | None
@@ -49,6 +52,11 @@ class Where(Parameter[LocalAddress]):
                 host = numeric_ip(host)
             except ValueError:
                 self.fail(f"{host!r} is not a numeric IP address", param, ctx)
+        if self._remote:
+            try:
+                host = numeric_ip(host) if is_numeric(host) else host_name(host)
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
         return TcpAddress(host, port)
 
 
@@ -134,7 +142,7 @@ def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ),
 )
 @click.argument("local", metavar="[[HOST:]PORT", type=Where("127.0.0.1"), required=False)
-@click.argument("remote", metavar="IP:PORT]", type=Where(None, numeric=True), required=False)
+@click.argument("remote", metavar="HOST:PORT]", type=Where(None, remote=True), required=False)
 @mapping_options
 @node_option
 def forward(

@@ -11,7 +11,7 @@ import threading
 import click
 
 import ztclient
-from ztclient.forms import numeric_ip, without_brackets
+from ztclient.forms import host_name, is_numeric, without_brackets
 from ztnode.cli.common import SECONDS, Failure, describe, example, node_option, standard_output
 
 CHUNK = 1 << 16
@@ -35,23 +35,25 @@ CHUNK = 1 << 16
 @click.argument("where", metavar="[HOST] PORT", nargs=-1)
 @node_option
 def nc(node: ztclient.Node, listen: bool, verbose: bool, wait: float, where: tuple[str, ...]) -> None:
-    """Connect to PORT of HOST, a numeric address, over the overlay; send standard input, print what comes. The end of
-    standard input ends that direction, the peer's end ends the command."""
+    """Connect to PORT of HOST, an address or a name, over the overlay; send standard input, print what comes. The end
+    of standard input ends that direction, the peer's end ends the command."""
     if len(where) != 2 and not (listen and len(where) == 1):
         raise click.UsageError("HOST and PORT, or -l and PORT")
     port = int(where[-1]) if where[-1].isascii() and where[-1].isdigit() else -1
     if not (0 if listen else 1) <= port <= 65535:
         raise click.UsageError(f"{where[-1]!r} is not a port")
     try:
-        ip = "" if len(where) == 1 else numeric_ip(without_brackets(where[0]))
-    except ValueError:
-        raise click.UsageError(f"{where[0]!r} is not a numeric IP address") from None
+        host = "" if len(where) == 1 else without_brackets(where[0])
+        if host and not is_numeric(host) and (listen or not host_name(host)):
+            raise ValueError(f"{host!r} is not a numeric IP address")
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     if listen:
-        connected = _accept(node, ip, port, verbose)
+        connected = _accept(node, host, port, verbose)
     else:
-        connected = node.dial(ip, port, wait)
+        connected = node.dial(host, port, wait)
         if verbose:
-            click.echo(f"connected to {ip} port {port}", err=True)
+            click.echo(f"connected to {host} port {port}", err=True)
     with connected:
         _carry(connected)
 

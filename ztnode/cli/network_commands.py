@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import socket
 
 import click
 
 import ztclient
-from ztclient.forms import format_host_port, numeric_ip, without_brackets
+from ztclient.forms import format_host_port, host_name, is_numeric, numeric_ip, without_brackets
 from ztnode.cli.common import (
     NWID,
     SECONDS,
@@ -166,6 +167,41 @@ class NumericIp(Parameter[str]):
             return numeric_ip(without_brackets(value))
         except ValueError:
             self.fail(f"{value!r} is not a numeric IP address", param, ctx)
+
+
+class Host(Parameter[str]):
+    """A numeric IP address or a host name."""
+
+    name = "host"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See click.ParamType."""
+        bare = without_brackets(value)
+        try:
+            return numeric_ip(bare) if is_numeric(bare) else host_name(bare)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command(
+    short_help="Show the addresses of a name.",
+    epilog=example("ztnode resolve db.lab.example", "ztnode resolve 778cde7190.zt"),
+)
+@click.argument("name", type=Host())
+@click.option("--ipv4", "-4", "family", flag_value=4, type=int, help="IPv4 addresses alone.")
+@click.option("--ipv6", "-6", "family", flag_value=6, type=int, help="IPv6 addresses alone.")
+@click.option("--network", "nwid", type=NWID, metavar="NWID", help="On this network alone.")
+@json_option
+@node_option
+def resolve(node: ztclient.Node, name: str, family: int | None, nwid: str | None, as_json: bool) -> None:
+    """Show the addresses of NAME, one a line: a name in the DNS domain of a joined network, one of the file "hosts" in
+    the node's state directory, or ADDRESS.zt for a member with computed IPv6 addresses."""
+    families = {None: 0, 4: socket.AF_INET, 6: socket.AF_INET6}
+    ips = node.resolve(name, families[family], nwid=nwid)
+    if as_json:
+        print_json({"name": name, "addresses": ips})
+    else:
+        click.echo("\n".join(ips))
 
 
 @click.command(short_help="Show who has an address.", epilog=example("ztnode whois 10.121.15.99"))

@@ -9,15 +9,16 @@ import time
 import click
 
 import ztclient
+from ztclient.forms import is_numeric
 from ztnode.cli.common import SECONDS, Failure, example, json_option, node_option, print_json
-from ztnode.cli.network_commands import NumericIp
+from ztnode.cli.network_commands import Host
 
 
 @click.command(
     short_help="Ping a host on the overlay.",
     epilog=example("ztnode ping 10.121.15.99", "ztnode ping -c 3 10.121.15.99"),
 )
-@click.argument("ip", type=NumericIp())
+@click.argument("host", type=Host())
 @click.option(
     "--count", "-c", type=click.IntRange(1, 1_000_000_000), metavar="N", help="Stop after N; without it, at Ctrl-C."
 )
@@ -33,13 +34,14 @@ from ztnode.cli.network_commands import NumericIp
 @json_option
 @node_option
 def ping(
-    node: ztclient.Node, ip: str, count: int | None, interval: float, timeout: float, size: int, as_json: bool
+    node: ztclient.Node, host: str, count: int | None, interval: float, timeout: float, size: int, as_json: bool
 ) -> None:
-    """Send ICMP echoes to IP over the overlay, and print loss and times as ping does. Exit 1 when nothing came back."""
+    """Send ICMP echoes to HOST over the overlay, and print loss and times as ping does. Exit 1 when nothing came."""
     times: list[float] = []
+    ip = host if is_numeric(host) else node.resolve(host)[0]
     sent = 0
     if not as_json:
-        click.echo(f"PING {ip}: {size} data bytes")
+        click.echo(f"PING {host}{f' ({ip})' if ip != host else ''}: {size} data bytes")
     try:
         for number in itertools.count(1) if count is None else range(1, count + 1):
             started = time.monotonic()

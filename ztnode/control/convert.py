@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
 from ztclient import times
-from ztclient.forms import numeric_ip
+from ztclient.forms import host_name, is_numeric, numeric_ip
 from ztclient.v1 import node_pb2 as pb
 from ztnode.control.failure import invalid
+from ztnode.names import Found
 from ztnode.node.api import (
     ConnectionInfo,
     Handoff,
@@ -35,6 +36,8 @@ _NETWORK_STATES = {
     JoinState.OK: pb.NETWORK_STATE_OK,
     JoinState.LEFT: pb.NETWORK_STATE_LEFT,
 }
+
+FAMILIES = {pb.ADDRESS_FAMILY_UNSPECIFIED: 0, pb.ADDRESS_FAMILY_IPV4: 4, pb.ADDRESS_FAMILY_IPV6: 6}
 
 _PEER_ROLES = {"planet": pb.PEER_ROLE_PLANET, "moon": pb.PEER_ROLE_MOON, "leaf": pb.PEER_ROLE_LEAF}
 
@@ -77,10 +80,21 @@ def ip_address(text: str) -> str:
     try:
         address = numeric_ip(text)
     except ValueError:
-        raise invalid(f"{text!r} is not a numeric IP address; names are not resolved on the overlay") from None
+        raise invalid(f"{text!r} is not a numeric IP address") from None
     if "%" in address:
         raise invalid(f"{text!r} has a scope; write the address without it")
     return address
+
+
+def host(text: str) -> tuple[str, bool]:
+    """Check a numeric IP or a name, give it in its usual form, and say whether it is a name. Raises
+    RpcFailure(INVALID_ARGUMENT)."""
+    if is_numeric(text):
+        return ip_address(text), False
+    try:
+        return host_name(text), True
+    except ValueError as error:
+        raise invalid(str(error)) from None
 
 
 def port_number(number: int, *, lowest: int = 1) -> int:
@@ -130,6 +144,16 @@ def managed_addresses(info: NetworkInfo) -> Iterator[tuple[bytes, pb.ManagedAddr
                 network_id=format_nwid(info.nwid), ip=str(interface.ip), prefix_length=interface.network.prefixlen
             ),
         )
+
+
+def resolved(found: Sequence[Found] | None) -> pb.ResolveResponse:
+    """The addresses of a name; None: it is foreign."""
+    if found is None:
+        return pb.ResolveResponse(foreign=True)
+    addresses = [
+        pb.ResolvedAddress(ip=each.ip, network_id="" if each.nwid is None else format_nwid(each.nwid)) for each in found
+    ]
+    return pb.ResolveResponse(addresses=addresses)
 
 
 def peer(info: PeerInfo) -> pb.Peer:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import functools
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -50,6 +51,8 @@ _STATUS_OF_ERRNO: dict[int, grpc.StatusCode] = {
     errno.EROFS: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
+_NAME_ERRORS = {socket.EAI_NONAME: "EAI_NONAME", socket.EAI_NODATA: "EAI_NODATA", socket.EAI_AGAIN: "EAI_AGAIN"}
+
 
 class RpcFailure(Exception):
     """Ends an RPC with a status. ``text``: one line for a person. ``reason``: what the ErrorInfo says to a program, one
@@ -89,6 +92,11 @@ def failure_from(error: BaseException) -> RpcFailure:
     match error:
         case RpcFailure():
             return error
+        case socket.gaierror():
+            name = _NAME_ERRORS.get(error.errno or 0, "EAI_FAIL")
+            again = name in ("EAI_AGAIN", "EAI_FAIL")
+            code = grpc.StatusCode.UNAVAILABLE if again else grpc.StatusCode.NOT_FOUND
+            return RpcFailure(code, error.strerror or str(error), errno_name=name)
         case OSError():
             # A TimeoutError raised by asyncio has no errno of its own.
             number = error.errno or (errno.ETIMEDOUT if isinstance(error, TimeoutError) else errno.EIO)

@@ -17,6 +17,7 @@ from ztnode.control import convert, datagram_stream, stream
 from ztnode.control.failure import Context, RpcFailure, abort, invalid, not_found, streaming, unary
 from ztnode.control.paging import page
 from ztnode.control.pending import PendingConnections
+from ztnode.names import Resolver, racing
 from ztnode.node.api import Handoff, NetworkInfo, NodeApi
 from ztnode.node.handoffs import claim
 from ztnode.wire.address import format_nwid
@@ -28,8 +29,9 @@ MAX_BACKLOG = 4096
 class NodeService(rpc.NodeServiceServicer):
     """Serves one node. All methods run on the node's event loop."""
 
-    def __init__(self, node: NodeApi) -> None:
+    def __init__(self, node: NodeApi, resolver: Resolver) -> None:
         self._node = node
+        self._resolver = resolver
         self._pending = PendingConnections()
 
     @unary
@@ -146,13 +148,25 @@ class NodeService(rpc.NodeServiceServicer):
 
     @unary
     async def Ping(self, request: pb.PingRequest, context: Context) -> pb.PingResponse:
-        seconds = await self._node.ping(
-            convert.ip_address(request.ip),
-            nwid=self._joined(request.network_id),
-            size=request.size,
-            timeout=convert.timeout(request.timeout, usual=3.0),
-        )
-        return pb.PingResponse(round_trip=times.duration(seconds))
+        nwid = self._joined(request.network_id)
+        ip, is_name = convert.host(request.ip)
+        if is_name:
+            ip, nwid = await racing.first(self._resolver, ip, nwid)
+        timeout = convert.timeout(request.timeout, usual=3.0)
+        seconds = await self._node.ping(ip, nwid=nwid, size=request.size, timeout=timeout)
+        return pb.PingResponse(round_trip=times.duration(seconds), ip=ip)
+
+    @unary
+    async def Resolve(self, request: pb.ResolveRequest, context: Context) -> pb.ResolveResponse:
+        name, is_name = convert.host(request.name)
+        nwid = self._joined(request.network_id)
+        if not is_name:
+            return pb.ResolveResponse(addresses=[pb.ResolvedAddress(ip=name, network_id=request.network_id)])
+        family = convert.FAMILIES.get(request.family)
+        if family is None:
+            raise invalid(f"{request.family} is no address family")
+        timeout = convert.timeout(request.timeout, usual=racing.PATIENCE)
+        return convert.resolved(await racing.within(timeout, self._resolver, name, nwid, family))
 
     @streaming
     async def Capture(self, request: pb.CaptureRequest, context: Context) -> AsyncIterator[pb.CaptureResponse]:
@@ -216,12 +230,16 @@ class NodeService(rpc.NodeServiceServicer):
         return nwid
 
     async def _dial(self, request: pb.DialRequest) -> Handoff:
-        ip, port = convert.ip_address(request.ip), convert.port_number(request.port)
+        (ip, is_name), port = convert.host(request.ip), convert.port_number(request.port)
         timeout = convert.timeout(request.timeout)
         nwid = self._joined(request.network_id)
         if request.token:
             _check_token(request.token)
         try:
+            if is_name:
+                return await racing.dial(
+                    self._node, self._resolver, ip, port, nwid=nwid, timeout=timeout, nodelay=not request.delay
+                )
             return await self._node.dial(
                 ip, port, nwid=nwid, timeout=timeout, token=request.token or None, nodelay=not request.delay
             )

@@ -32,6 +32,7 @@ from ztnode.control.certificates import Certificates
 from ztnode.control.failure import QUIET
 from ztnode.control.node_service import NodeService
 from ztnode.control.token import TOKEN_NAME, TokenInterceptor, load_or_create
+from ztnode.names import Resolver
 from ztnode.node.api import NodeApi
 
 GRPC_LOGGER = "grpc._cython.cygrpc"
@@ -67,9 +68,9 @@ class Service(NamedTuple):
     register: Callable[[grpc.aio.Server], None]
 
 
-def node_service(node: NodeApi) -> Service:
-    """NodeService over ``node``."""
-    servicer = NodeService(node)
+def node_service(node: NodeApi, resolver: Resolver) -> Service:
+    """NodeService over ``node``, with the names that ``resolver`` knows."""
+    servicer = NodeService(node, resolver)
     name = node_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name
     return Service(name, lambda server: rpc.add_NodeServiceServicer_to_server(servicer, server))
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 from typing import TYPE_CHECKING, Any
 
 import ztclient
 from ztclient.byte_stream import Pump
+from ztclient.datagrams import open_records
 from ztclient.loopback import reset_on_close, socket_pair, tuned
-from ztclient.reach import SLACK
+from ztclient.reach import SLACK, udp_request
 from ztclient.times import duration
 from ztclient.v1 import node_pb2 as pb
 from ztnode.node.api import Handoff
@@ -84,13 +84,17 @@ class ClientOverlay:
         return near
 
     async def open_udp(self) -> socket.socket:
-        """See Overlay. The control plane has no datagrams."""
-        raise OSError(errno.EOPNOTSUPP, "datagrams are carried by the proxy of the node itself: ztnode serve --proxy")
-
-    async def domains(self) -> frozenset[str]:
         """See Overlay."""
-        networks = await asyncio.to_thread(self._node.networks)
-        return frozenset(each.dns_domain.lower().strip(".") for each in networks if each.dns_domain)
+        plain, _bound = await asyncio.to_thread(open_records, self._node.control, udp_request("", 0, None))
+        plain.setblocking(False)
+        return plain
+
+    async def is_foreign(self, name: str) -> bool:
+        """See Overlay."""
+        control = self._node.control
+        call = control.stub.Resolve.future(pb.ResolveRequest(name=name), metadata=control.metadata)
+        answer: pb.ResolveResponse = await _answer(control, call)
+        return answer.foreign
 
     async def drop(self, handoff: Handoff) -> None:
         """See Overlay."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from ztclient.forms import numeric_ip
+from ztclient.forms import host_name, is_numeric, numeric_ip
 
 MAX_RANGE: Final = 1024
 """Ports in one range: each is a socket that listens."""
@@ -44,7 +44,7 @@ LocalAddress: TypeAlias = TcpAddress | UnixAddress
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Listen at ``local`` and carry each connection over the overlay to ``remote``, whose host is numeric."""
+    """Listen at ``local`` and carry each connection over the overlay to ``remote``, an IP or a name of the overlay."""
 
     local: LocalAddress
     remote: TcpAddress
@@ -65,7 +65,7 @@ class Expose:
 
 
 def parse_forward(text: str) -> list[Forward]:
-    """``[ADDR:]PORT:IP:PORT`` or ``unix:PATH:IP:PORT``; either port may be a range (``8000-8009``), then so is the
+    """``[ADDR:]PORT:HOST:PORT`` or ``unix:PATH:HOST:PORT``; either port may be a range (``8000-8009``), then so is the
     other. Without an address it is loopback. Raises ValueError with one line for a person."""
     fields = _fields(text)
     if fields[0] == _UNIX and len(fields) == 4:
@@ -73,10 +73,10 @@ def parse_forward(text: str) -> list[Forward]:
     if len(fields) == 3:
         fields = ["127.0.0.1", *fields]
     if len(fields) != 4:
-        raise ValueError(f"{text!r} is not [ADDR:]PORT:IP:PORT")
+        raise ValueError(f"{text!r} is not [ADDR:]PORT:HOST:PORT")
     host, local, remote_host, remote = fields
     pairs = _pair(_ports(local, text, lowest=0), _ports(remote, text), text)
-    return [Forward(TcpAddress(host, here), TcpAddress(_numeric(remote_host, text), there)) for here, there in pairs]
+    return [Forward(TcpAddress(host, here), TcpAddress(_host(remote_host, text), there)) for here, there in pairs]
 
 
 def parse_expose(text: str) -> list[Expose]:
@@ -136,7 +136,13 @@ def _remote(host: str, port: str, whole: str) -> TcpAddress:
     ports = _ports(port, whole)
     if len(ports) != 1:
         raise ValueError(f"{whole!r}: one Unix socket and many ports")
-    return TcpAddress(_numeric(host, whole), ports[0])
+    return TcpAddress(_host(host, whole), ports[0])
+
+
+def _host(host: str, whole: str) -> str:
+    with contextlib.suppress(ValueError):
+        return numeric_ip(host) if is_numeric(host) else host_name(host)
+    raise ValueError(f"{whole!r}: {host!r} is neither a numeric IP address nor a host name")
 
 
 def _numeric(host: str, whole: str) -> str:

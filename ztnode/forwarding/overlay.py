@@ -7,6 +7,8 @@ import contextlib
 import socket
 from typing import Protocol
 
+from ztclient.forms import is_numeric
+from ztnode.names import Resolver, racing
 from ztnode.node.api import Handoff, NodeApi
 from ztnode.node.handoffs import claim, claim_records, drop, give
 from ztnode.wire.endpoint import Endpoint
@@ -16,7 +18,7 @@ class Overlay(Protocol):
     """Connections of the overlay, and sockets joined to them. Everything raises OSError with one line for a person."""
 
     async def dial(self, host: str, port: int, timeout: float) -> Handoff:
-        """A connection to a numeric address, within ``timeout`` seconds; ``join`` or ``drop`` it at once."""
+        """A connection to a numeric address or a name, within ``timeout`` seconds; ``join`` or ``drop`` it at once."""
 
     async def listen(self, host: str | None, port: int) -> tuple[int, Endpoint]:
         """Listen on a managed address (None: all); a number for the listener, and what was bound."""
@@ -40,19 +42,22 @@ class Overlay(Protocol):
     async def open_udp(self) -> socket.socket:
         """A UDP socket on every managed address, non-blocking; its records are those of ``worker/datagrams.py``."""
 
-    async def domains(self) -> frozenset[str]:
-        """The DNS domains of the joined networks, in lower case."""
+    async def is_foreign(self, name: str) -> bool:
+        """Whether a name is not the overlay's, but perhaps the host's. Raises ValueError for what is no name."""
 
 
 class NodeOverlay:
     """The overlay of the node in this process."""
 
-    def __init__(self, node: NodeApi) -> None:
+    def __init__(self, node: NodeApi, resolver: Resolver) -> None:
         self._node = node
+        self._resolver = resolver
 
     async def dial(self, host: str, port: int, timeout: float) -> Handoff:
         """See Overlay."""
-        return await self._node.dial(host, port, timeout=timeout)
+        if is_numeric(host):
+            return await self._node.dial(host, port, timeout=timeout)
+        return await racing.dial(self._node, self._resolver, host, port, timeout=timeout)
 
     async def listen(self, host: str | None, port: int) -> tuple[int, Endpoint]:
         """See Overlay."""
@@ -86,6 +91,6 @@ class NodeOverlay:
         """See Overlay."""
         return await claim_records(await self._node.open_udp(None, 0))
 
-    async def domains(self) -> frozenset[str]:
+    async def is_foreign(self, name: str) -> bool:
         """See Overlay."""
-        return frozenset(each.dns_domain.lower().strip(".") for each in self._node.networks() if each.dns_domain)
+        return await racing.within(racing.PATIENCE, self._resolver, name) is None

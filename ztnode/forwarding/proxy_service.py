@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import socket
 from typing import Final
 
 from ztclient.aio.handoff import readable
+from ztclient.forms import is_numeric
 from ztclient.loopback import reset_on_close, tuned
 from ztnode.forwarding.association import associate
 from ztnode.forwarding.local import Crowd, connect, next_connection
@@ -47,7 +47,7 @@ class ProxyService:
         direct: bool = False,
     ) -> None:
         """``direct``: targets that no managed route leads to are dialled by the host instead of being refused, names
-        among them, except those in the networks' own DNS domains."""
+        among them, except those of the overlay."""
         self._overlay = overlay
         self._check_password = check_password
         self._direct = direct
@@ -127,18 +127,20 @@ class ProxyService:
 
     async def reach(self, host: str, port: int) -> Handoff | socket.socket:
         """A connection of the overlay, or one that the host dialled. Raises OSError."""
-        if _is_numeric(host):
+        if is_numeric(host):
             try:
                 return await self._overlay.dial(host, port, DIAL_SECONDS)
             except OSError as error:
                 if error.errno not in _NOT_OURS or not self._direct:
                     raise
             return await connect(TcpAddress(host, port), DIAL_SECONDS)
+        try:
+            if not await self._overlay.is_foreign(host):
+                return await self._overlay.dial(host, port, DIAL_SECONDS)
+        except ValueError as error:
+            raise OSError(errno.EHOSTUNREACH, str(error)) from None
         if not self._direct:
-            raise OSError(errno.EACCES, f"{host}: the overlay has no names, and --direct was not given")
-        for domain in await self._overlay.domains():
-            if host == domain or host.endswith(f".{domain}"):
-                raise OSError(errno.EHOSTUNREACH, f"{host} is a name of the overlay, which the host cannot know")
+            raise OSError(errno.EACCES, f"{host} is no name of the overlay, and --direct was not given")
         return await connect(TcpAddress(host, port), DIAL_SECONDS)
 
     async def fetch(self, host: str, port: int) -> socket.socket:
@@ -282,11 +284,3 @@ async def _refuse(client: socket.socket, handshake: ProxyServer, failure: Failur
 
 def _failure(error: OSError) -> Failure:
     return Failure.NOT_ALLOWED if error.errno in _NOT_OURS else Failure.from_error(error)
-
-
-def _is_numeric(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -24,6 +24,8 @@ GOOD = {
     "overlay": "80",
     "where": "80",
     "ip": "10.121.15.99",
+    "host": "10.121.15.99",
+    "name": "db.lab.example",
     "source": "x",
     "file": "f",
     "moon": "000000deadbeef00",

@@ -207,7 +207,7 @@ def test_malformed_arguments(stub: rpc.NodeServiceStub) -> None:
     calls: list[Callable[[], object]] = [
         lambda: stub.Join(pb.JoinRequest(network_id="x")),
         lambda: stub.Join(pb.JoinRequest(network_id="0" * 16)),
-        lambda: stub.Dial(pb.DialRequest(ip="example.com", port=80)),
+        lambda: stub.Dial(pb.DialRequest(ip="a..example", port=80)),
         lambda: stub.Dial(pb.DialRequest(ip="fe80::1%eth0", port=80)),
         lambda: stub.Dial(pb.DialRequest(ip=HOST)),
         lambda: stub.Dial(pb.DialRequest(ip=HOST, port=65536)),

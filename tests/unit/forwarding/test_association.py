@@ -13,6 +13,7 @@ from ztnode.forwarding.local import listen
 from ztnode.forwarding.mapping import TcpAddress
 from ztnode.forwarding.overlay import NodeOverlay
 from ztnode.forwarding.proxy_service import ProxyService
+from ztnode.names import Resolver
 from ztnode.node.api import NodeApi
 from ztnode.node.handoffs import claim_records
 from ztnode.proxy.socks5 import build_datagram, parse_address, parse_datagram
@@ -44,7 +45,7 @@ async def test_datagrams_both_ways_until_the_connection_ends(tmp_path: Path) -> 
     loop = asyncio.get_running_loop()
     async with running_pair(tmp_path) as pair:
         # A supervisor has of a node all that this needs.
-        service = ProxyService(NodeOverlay(cast(NodeApi, pair.a)))
+        service = ProxyService(NodeOverlay(cast(NodeApi, pair.a), Resolver(cast(NodeApi, pair.a))))
         listener = listen(TcpAddress("127.0.0.1", 0))
         serving = asyncio.create_task(service.run(listener))
         client = socket.create_connection(listener.getsockname())

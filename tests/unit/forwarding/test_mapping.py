@@ -67,9 +67,9 @@ def test_what_is_no_mapping_is_said_in_one_line(text: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["80:example.com:80", "80::80"])
-def test_the_overlay_has_no_names(text: str) -> None:
-    with pytest.raises(ValueError, match="numeric"):
+@pytest.mark.parametrize("text", ["80:-a.example.com:80", "80:1.2.3:80", "80::80"])
+def test_what_is_no_host(text: str) -> None:
+    with pytest.raises(ValueError, match="neither"):
         parse_forward(text)
 
 

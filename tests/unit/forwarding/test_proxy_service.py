@@ -228,3 +228,18 @@ def test_silent_clients_hold_up_nobody(running_node: RunningNode) -> None:
             client.sendall(f"CONNECT {HOST}:7 HTTP/1.1\r\n\r\n".encode())
             assert client.recv(100).startswith(b"HTTP/1.1 200")
             exchange(client)
+
+
+def test_datagrams_by_the_proxy_command_too(running_node: RunningNode) -> None:
+    """UDP ASSOCIATE of `ztnode proxy`, which fetches the socket from the node; the fake one says everything back."""
+    with proxying() as port, socket.create_connection(("127.0.0.1", port), 20) as control:
+        control.sendall(b"\5\1\0" + b"\5\3\0\1" + bytes(6))
+        assert control.recv(2) == b"\5\0"
+        answer = control.recv(100)
+        assert answer[:4] == b"\5\0\0\1"
+        where = socket.inet_ntoa(answer[4:8]), int.from_bytes(answer[8:10], "big")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as local:
+            local.settimeout(20)
+            datagram = b"\0\0\0\1" + socket.inet_aton(HOST) + (7).to_bytes(2, "big") + b"question"
+            local.sendto(datagram, where)
+            assert local.recv(1000) == datagram

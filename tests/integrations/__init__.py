@@ -1,0 +1,1 @@
+"""ztclient with libraries, servers and programs that others wrote."""
