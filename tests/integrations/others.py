@@ -157,3 +157,9 @@ def forwarded(overlay: Overlay, target: int) -> Iterator[int]:
             yield int(line.split(" port ")[1].split()[0])
         finally:
             child.terminate()
+
+
+def iperf3(_directory: Path) -> contextlib.AbstractContextManager[int]:
+    """A server of iperf3."""
+    port = free_port()
+    return process(["iperf3", "-s", "-p", str(port), "--bind", "127.0.0.1"], port)

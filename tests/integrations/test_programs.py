@@ -160,9 +160,8 @@ def test_passive_ftp_by_exec(overlay: Overlay, tmp_path: Path) -> None:
 
 @needs("iperf3")
 def test_iperf3_by_forward(overlay: Overlay) -> None:
-    port = others.free_port()
     with (
-        others.process(["iperf3", "-s", "-p", str(port), "--bind", "127.0.0.1"], port),
+        others.iperf3(Path()) as port,
         others.exposed(overlay, {5201: port}),
         others.forwarded(overlay, 5201) as here,
     ):
