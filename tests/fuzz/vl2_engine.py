@@ -17,7 +17,7 @@ CHOSEN: Final = NWID.to_bytes(8, "big")
 def network() -> Wire:
     """Alice and Bob know each other's certificates."""
     wire = Wire()
-    wire.add(ROOT, upstream=True)
+    wire.add(ROOT, is_upstream=lambda: True)
     for number, address in enumerate((ALICE, BOB), 1):
         wire.configs[address] = member_config(address, static_addresses=(IPv4Interface(f"10.0.0.{number}/24"),))
         wire.add(address).join(NWID, wire.now)
