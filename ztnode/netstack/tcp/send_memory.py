@@ -14,7 +14,7 @@ STALLED: Final = 1.0
 """Seconds without an acknowledgment after which a peer counts as stalled."""
 
 
-LEAST: Final = 128 * 1024
+LEAST: Final = 64 * 1024
 """Bytes that every connection may hold. An owner that stopped for want of room is told of acknowledgments alone, not of
 what others give free: so there must be room worth going on for once its own data is acknowledged."""
 
@@ -35,7 +35,8 @@ class SendMemory:
     """``limit``: bytes for all connections together."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        # A quarter is left for the least that each may have: it holds a thousand of them.
+        self._limit = limit - limit // 4
         self._limit_of_stalled = limit - limit // RESERVED
         self._sending: dict[ControlBlock, _Sending] = {}
         self._next_refresh = 0.0
