@@ -8,6 +8,7 @@ and the hash only if not. An identity that failed is remembered for a while.
 from __future__ import annotations
 
 from collections import Counter
+from hashlib import blake2b
 from typing import Final
 
 from ztnode.token_bucket import TokenBucket
@@ -22,6 +23,11 @@ PATIENCE: Final = 2
 """WHOIS requests sent before the hash is computed after all."""
 AGREEMENT_RATE: Final = (1000.0, 1000.0)
 """Key agreements with strangers, of 0.1 ms: per second, and at once."""
+SLICES: Final = 256
+SLICE_RATE: Final = (4.0, 8.0)
+"""When these are used up, each of so many parts of all networks has a few more for itself: whoever floods us from some
+dozens of networks takes the common ones, but from a few parts alone these. Which networks share a part nobody can tell
+who does not know our secret."""
 AGREEMENT_RATE_PER_NETWORK: Final = (20.0, 128.0)
 """Of these, what one /24 or /48 may cause."""
 RETURN_RATE_PER_NETWORK: Final = (100.0, 512.0)
@@ -36,6 +42,8 @@ class Strangers:
         self._identity = identity
         self._counters = counters
         self._agreements = TokenBucket(*AGREEMENT_RATE)
+        self._slices = KeyedBucket(*SLICE_RATE, SLICES)
+        self._slice_key = (identity.secret or identity.public)[:64]
         self._agreements_by_network = KeyedBucket(*AGREEMENT_RATE_PER_NETWORK, 4096)
         self._returns_by_network = KeyedBucket(*RETURN_RATE_PER_NETWORK, 4096)
         self._rejected: dict[bytes, None] = {}
@@ -50,7 +58,8 @@ class Strangers:
             self._counters["drop_invalid_identity"] += 1
             return None
         by_network = self._returns_by_network if is_known else self._agreements_by_network
-        if not (by_network.admit(source_network(endpoint[0]), now) and self._agreements.admit(now)):
+        network = source_network(endpoint[0])
+        if not (by_network.admit(network, now) and self._admits(network, now)):
             self._counters["drop_rate_identity"] += 1
             return None
         peer = self.agree(identity)
@@ -60,6 +69,12 @@ class Strangers:
             self._counters["drop_forged"] += 1
             return None
         return peer
+
+    def _admits(self, network: bytes, now: float) -> bool:
+        if self._agreements.admit(now):
+            return True
+        part = blake2b(network, digest_size=2, key=self._slice_key).digest()
+        return self._slices.admit(int.from_bytes(part, "big") % SLICES, now)
 
     def agree(self, identity: Identity) -> Peer | None:
         """A peer with this identity, in no table yet; None if no key can be agreed upon."""

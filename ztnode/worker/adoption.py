@@ -10,12 +10,12 @@ import os
 import socket
 from typing import Final
 
-from ztnode.worker.tcp_pair import reset_on_close, set_buffers
+from ztnode.worker.tcp_pair import buffer_for, reset_on_close, set_buffers
 
 _FAMILIES: Final = frozenset((socket.AF_INET, socket.AF_INET6, socket.AF_UNIX))
 
 
-def adopt(descriptor: int) -> socket.socket:
+def adopt(descriptor: int, clients: int = 0) -> socket.socket:
     """The connected stream socket (TCP or Unix) behind ``descriptor``, set as the worker's end of a TCP pair is: it
     does not block, waits for no more bytes, and is reset when it is closed, as far as its kind can be. Raises OSError
     for anything else, which is closed."""
@@ -31,7 +31,7 @@ def adopt(descriptor: int) -> socket.socket:
         sock.setblocking(False)
         reset_on_close(sock)
         # The window scale was agreed upon without us; what the kernel may queue for one client is bounded all the same.
-        set_buffers(sock)
+        set_buffers(sock, buffer_for(clients))
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:

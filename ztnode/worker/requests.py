@@ -73,7 +73,7 @@ class ParkedConnection:
 
     def bring(self, descriptor: int) -> None:
         """Join the connection to a socket that its client brought. Raises OSError."""
-        Splice(self._connection, adopt(descriptor), self._host)
+        Splice(self._connection, adopt(descriptor, self._host.pairs.clients), self._host)
 
     def expire(self) -> None:
         """Nobody came for it."""

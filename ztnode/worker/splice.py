@@ -161,6 +161,7 @@ class Splice:
                 return False
             # Copies: the views into the ring do not live as long as a client may sleep.
             self._pending = left if views is self._pending else [bytes(view) for view in left]
+            connection.set_aside(sum(map(len, left)))
             if blocked:
                 self._watch(self._mask | WRITE)
                 return True

@@ -15,6 +15,11 @@ BUFFER_BYTES: Final = 512 * 1024
 """SO_SNDBUF and SO_RCVBUF of both ends. The kernel gives no memory before bytes are queued, so idle connections cost
 nothing. The sizes are set because the kernel's own tuning would let one stalled client hold 30 MB; half a megabyte is
 about what the loopback moves while the other process waits for its turn on a busy core."""
+LEAST_BUFFER: Final = 32 * 1024
+ALL_BUFFERS: Final = 32 << 20
+"""What the buffers of all clients are to have together, as far as LEAST_BUFFER allows: the kernel's memory for TCP is
+the whole machine's (``net.ipv4.tcp_mem``, about 6 % of it), and a thousand clients that never read used it up with half
+a megabyte each: nobody could write anything any more."""
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """A struct linger for SO_LINGER."""
@@ -24,7 +29,12 @@ _STRANGERS: Final = 64
 _SECONDS: Final = 1.0
 
 
-def make_pair() -> tuple[socket.socket, socket.socket]:
+def buffer_for(clients: int) -> int:
+    """Bytes for the buffers of one more client beside so many."""
+    return max(LEAST_BUFFER, min(BUFFER_BYTES, ALL_BUFFERS // (clients + 1)))
+
+
+def make_pair(buffer: int = BUFFER_BYTES) -> tuple[socket.socket, socket.socket]:
     """(ours, the client's): ours does not block and resets the client when it is closed, even by the death of this
     process, until ``finish_on_close``. Raises OSError where the system has no descriptors or ports left.
     """
@@ -35,12 +45,12 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
             # Accepted sockets inherit it: so thousands of closed pairs in TIME-WAIT do not use up the port range.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # The window scale is agreed upon in the handshake: buffers come before it.
-            set_buffers(listener)
+            set_buffers(listener, buffer)
             listener.bind(("127.0.0.1", 0))
             listener.listen(4)
             listener.settimeout(_SECONDS)
             client = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            set_buffers(client)
+            set_buffers(client, buffer)
             client.settimeout(_SECONDS)
             client.connect(listener.getsockname())
             client.settimeout(None)
@@ -58,6 +68,8 @@ class PairStock:
 
     def __init__(self) -> None:
         self._spare: tuple[socket.socket, socket.socket] | None = None
+        self.clients = 0
+        """How many there are: the more, the smaller their buffers."""
         self.due = 0.0
         """When to call ``refill``, in monotonic seconds; 0: need not be."""
         self.refill()
@@ -67,14 +79,14 @@ class PairStock:
         # Later, not now: the client that was just woken may share a processor with us, and should run first.
         self.due = now + REFILL_SECONDS
         spare, self._spare = self._spare, None
-        return make_pair() if spare is None else spare
+        return make_pair(buffer_for(self.clients)) if spare is None else spare
 
     def refill(self) -> None:
         """Make the next pair. Where it cannot be made, ``take`` will say so."""
         self.due = 0.0
         if self._spare is None:
             with contextlib.suppress(OSError):
-                self._spare = make_pair()
+                self._spare = make_pair(buffer_for(self.clients))
 
     def close(self) -> None:
         """Give up the spare pair."""
@@ -94,10 +106,10 @@ def finish_on_close(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FINISH_ON_CLOSE)
 
 
-def set_buffers(sock: socket.socket) -> None:
-    """Give a socket buffers of ``BUFFER_BYTES``."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+def set_buffers(sock: socket.socket, size: int) -> None:
+    """Give a socket buffers of so many bytes."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 def _accept_own(listener: socket.socket, client: socket.socket) -> socket.socket:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from ztnode.netstack.config import LOOPED, PortConfig
 from ztnode.wire.address import format_nwid
 from ztnode.worker import protocol
+from ztnode.worker.give_back import GiveBack
 from ztnode.worker.handoff_server import HandoffServer
 from ztnode.worker.poller import READ, WRITE, Poller
 from ztnode.worker.requests import Requests
@@ -60,6 +61,7 @@ class Worker:
         self.now = now
         self.counters = {"ring_stalls": 0, "udp_bad_record": 0, "udp_unsendable": 0, "unknown_port": 0}
         self.pairs = PairStock()
+        self.give_back = GiveBack()
         self.handoff = HandoffServer(path, self.poller, lambda: self.now)
         self.round_number = 0
         """Odd while the loop waits; for the watchdog."""
@@ -75,6 +77,7 @@ class Worker:
         self._ports: dict[int, int] = {}
         self._splices: set[Splice] = set()
         self._draining: set[Splice] = set()
+        self._held = 0
         self._running = True
         self._stats_due = 0.0
         self._stats_sent: protocol.Stats | None = None
@@ -123,6 +126,8 @@ class Worker:
             due.append(self._stats_due)
         if self.pairs.due:
             due.append(self.pairs.due)
+        if self.give_back.due:
+            due.append(self.give_back.due)
         if self._draining:
             due.append(self.now + DRAIN_POLL)
         if not due:
@@ -185,6 +190,12 @@ class Worker:
             self._requests.handle_timer(now)
         if self.pairs.due and self.pairs.due <= now:
             self.pairs.refill()
+        held = self.stack.tcp.unread.total + self.stack.tcp.unacked.total
+        if self.give_back.due and self.give_back.due <= now:
+            self.give_back.handle_timer(held)
+        elif held != self._held:
+            self._held = held
+            self.give_back.held(held, now)
         if self._draining:
             for splice in list(self._draining):
                 splice.handle_timer(now)
@@ -200,10 +211,12 @@ class Worker:
     def splice_started(self, splice: Splice) -> None:
         """One more client."""
         self._splices.add(splice)
+        self.pairs.clients = len(self._splices)
 
     def splice_ended(self, splice: Splice) -> None:
         """One less."""
         self._splices.discard(splice)
+        self.pairs.clients = len(self._splices)
         self._draining.discard(splice)
 
     def splice_draining(self, splice: Splice) -> None:
@@ -295,6 +308,9 @@ class Worker:
         counters = self.stack.counters | self.stack.tcp.counters
         counters.update(self.handoff.counters)
         counters.update(self.counters)
+        counters["unread_bytes"] = self.stack.tcp.unread.total
+        counters["unacked_bytes"] = self.stack.tcp.unacked.total
+        counters["windows_withdrawn"] = self.stack.tcp.unread.pushed_back
         stats = protocol.Stats(len(self._splices), counters)
         if stats != self._stats_sent:
             self._stats_sent = stats

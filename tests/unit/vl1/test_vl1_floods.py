@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.unit.vl1.vl1_network import IDENTITIES, Host, Network, planet, triang
 from ztnode.vl1 import Vl1, verbs
 from ztnode.vl1.introductions import QUESTION_INTERVAL
 from ztnode.vl1.peer import REPLAY_GENERATION, replay_share
+from ztnode.vl1.strangers import AGREEMENT_RATE, SLICE_RATE, Strangers
 from ztnode.vl1.waiting_room import MAX_INCOMING, MAX_INCOMING_BYTES, MAX_STRANGERS, Cause
 from ztnode.wire import salsa20
 from ztnode.wire.endpoint import Endpoint
@@ -145,6 +147,30 @@ def test_forged_hellos_of_one_network_leave_the_others_their_share() -> None:
             newcomer = network.add(IDENTITIES[1], ("203.0.113.2", 9993), world)
     assert newcomer is not None and newcomer.vl1.online
     assert root.vl1.counters["drop_forged"] <= 250  # a key agreement each
+
+
+def test_a_flood_from_some_dozens_of_networks_leaves_most_others_their_share() -> None:
+    """Each of them stays within its own gate, and all together they use up what is for everybody."""
+    network = Network()
+    root, *_ = triangle(network)
+    strangers = Strangers(root.vl1.identity, Counter())
+    (stranger,) = made_up(1)
+    forged = bytearray(hello_from(stranger, root.vl1.identity))
+    forged[-1] ^= 1
+    agreed = Counter[str]()
+
+    def agree(_identity: object) -> None:
+        agreed["all"] += 1
+
+    strangers.agree = agree  # type: ignore[method-assign,assignment]
+    for attacker in range(60):
+        for _ in range(200):
+            strangers.candidate(stranger, bytes(forged), (f"10.1.{attacker}.1", 1), 1000.0)
+    before = agreed["all"]
+    assert before <= AGREEMENT_RATE[1] + 60 * SLICE_RATE[1] + 1
+    for newcomer in range(200):
+        strangers.candidate(stranger, bytes(forged), (f"192.0.{newcomer}.1", 1), 1000.0)
+    assert agreed["all"] - before > 100
 
 
 def test_packets_that_wait_for_an_identity_are_bounded_and_kept_one_by_one() -> None:

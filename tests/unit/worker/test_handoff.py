@@ -223,7 +223,7 @@ def test_client_that_vanishes_in_the_middle_leaves_no_half_open_connection(
 
 
 def test_no_descriptors_left_resets_the_offer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(_buffer: int) -> None:
         raise OSError(24, "Too many open files")
 
     connection, token = park(bench)
@@ -443,7 +443,7 @@ def test_a_pair_made_ahead_is_given_once_and_closed_with_its_worker(monkeypatch:
     stock = tcp_pair.PairStock()
     made: list[tuple[socket.socket, socket.socket]] = []
 
-    def counted() -> tuple[socket.socket, socket.socket]:
+    def counted(_buffer: int) -> tuple[socket.socket, socket.socket]:
         made.append(make_pair())
         return made[-1]
 
@@ -467,7 +467,7 @@ def test_a_pair_made_ahead_is_given_once_and_closed_with_its_worker(monkeypatch:
 
 
 def test_a_pair_that_cannot_be_made_ahead_is_missed_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(_buffer: int) -> None:
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as patch:

@@ -67,6 +67,9 @@ class FakeConnection:
             views.append(memoryview(head))
         return views
 
+    def set_aside(self, size: int) -> None:
+        self.aside = size
+
     def write(self, data: bytes) -> None:
         if self.shut:
             raise BrokenPipeError

@@ -20,6 +20,11 @@ class TcpConfig:
     fills it, and a smaller one holds back the start of a transfer over a long path: 4 MB over 20 ms with 1 % loss
     came at 11.8 MB/s with 256 KiB, 12.6 with 1 MiB and 14.6 with this; the kernel in our place got 13.6."""
     receive_buffer_max: int = 8 << 20
+    unread_bytes_max: int = 256 << 20
+    """What all connections together may hold of data that their owners do not read: clients that die, stall or never
+    read. Peers are pushed back in time, see ``receive_memory``."""
+    unacked_bytes_max: int = 256 << 20
+    """The same for data that their peers do not acknowledge, see ``send_memory``."""
     orphan_timeout: float = 120.0
     """How long a connection that its owner closed goes on asking a peer that answers and whose window stays shut. With
     an owner there is no limit (RFC 1122 section 4.2.2.17); this one has nobody left who could give it up. The kernel

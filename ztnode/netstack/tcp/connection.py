@@ -51,6 +51,9 @@ class TcpConnection(ControlBlock):
             limit = config.send_buffer
         elif limit > SEND_BUFFER_MAX:
             limit = SEND_BUFFER_MAX
+        share = self.layer.may_hold(self)
+        if limit > share:
+            limit = share
         # Bytes that are acknowledged selectively stay in the buffer only in case the peer drops them again (reneges):
         # they do not count against the room for new data.
         free = min(limit + snd.recovery.board.sacked, SEND_BUFFER_MAX) - (snd.buffer.end - snd.buffer.start)
@@ -105,10 +108,17 @@ class TcpConnection(ControlBlock):
         pieces = rcv.queue.read(limit)
         if self.state in RECEIVES_TEXT and rcv.fin is None:
             rcv.window.consumed(before - rcv.queue.size, self.snd.rtt.smoothed, self.layer.now)
-            if rcv.window.update_due(rcv.nxt, rcv.queue.size, rcv.mss):
+            if rcv.window.update_due(rcv.nxt, rcv.unread, rcv.mss):
                 rcv.acks.due = True
                 self.layer.want_flush(self)
         return pieces
+
+    def set_aside(self, size: int) -> None:
+        """So many bytes of what was read wait for their reader: they count as held all the same."""
+        rcv = self.rcv
+        if size < rcv.aside:
+            rcv.progressed_at = self.layer.now
+        rcv.aside = size
 
     def write(self, data: Buffer) -> None:
         """Queue data; takes ownership (do not change the buffer), copies nothing large. May exceed ``writable``.
@@ -120,6 +130,7 @@ class TcpConnection(ControlBlock):
         if self.snd.fin_queued or self.closed:
             raise BrokenPipeError(errno.EPIPE, "the sending side is shut down")
         self.snd.buffer.append(data)
+        self.layer.wrote(self, len(data))
         self.layer.want_flush(self)
 
     def shutdown(self) -> None:

@@ -11,7 +11,7 @@ from ztnode.wire import tcp as wire
 def header_fields(tcb: ControlBlock, now: float) -> HeaderFields:
     """What a segment sent now says beside its own place and text. The window that it names is promised from here on."""
     rcv, timestamps = tcb.rcv, tcb.timestamps
-    window = rcv.window.announce(rcv.nxt, rcv.queue.size, rcv.mss, rcv.scale)
+    window = rcv.window.announce(rcv.nxt, rcv.unread, rcv.mss, rcv.scale)
     tsval = timestamps.clock(now)
     return HeaderFields(rcv.nxt, window, timestamps.option(tsval), tsval)
 

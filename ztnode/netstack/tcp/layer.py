@@ -23,7 +23,9 @@ from ztnode.netstack.tcp.listener_table import ListenerTable
 from ztnode.netstack.tcp.opening import CONNECT_TIMEOUT, active_open, passive_open
 from ztnode.netstack.tcp.orphans import Orphans
 from ztnode.netstack.tcp.output import flush
+from ztnode.netstack.tcp.receive_memory import ReceiveMemory
 from ztnode.netstack.tcp.reports import in_flight, path_mtu_changed, unreachable
+from ztnode.netstack.tcp.send_memory import SendMemory
 from ztnode.netstack.tcp.sequence import MASK
 from ztnode.netstack.tcp.tcb import ControlBlock
 from ztnode.netstack.tcp.time_wait import TIME_WAIT, TimeWaitEntry, TimeWaitTable, Verdict
@@ -57,6 +59,8 @@ class TcpLayer:
         self._connections = ConnectionTable()
         self._listeners = ListenerTable(self.config, random)
         self.orphans = Orphans(self.config, self.count)
+        self.unread = ReceiveMemory(self.config.unread_bytes_max)
+        self.unacked = SendMemory(self.config.unacked_bytes_max)
         self._time_wait = TimeWaitTable(self.config.time_wait_max)
         self._time_wait_recent = 0.0
         self._heap = TimerHeap(self._connections)
@@ -119,7 +123,7 @@ class TcpLayer:
                 last_key = None
         for tcb in touched:
             batch_end(tcb, now)
-            if tcb.rcv.queue.size:
+            if tcb.rcv.queue.size or tcb.rcv.reassembly:
                 self._unread[tcb] = None
         touched.clear()
 
@@ -235,6 +239,8 @@ class TcpLayer:
         if self._unread:
             for tcb in self._unread:
                 tcb.rcv.queue.copy_unread()
+                if not tcb.closed and tcb.rcv.held and self.unread.note(tcb, self.now):
+                    self.want_flush(tcb)
             self._unread.clear()
 
     # --- what the network reports ---
@@ -389,7 +395,17 @@ class TcpLayer:
         """The connection is closed."""
         tcb.marks.scheduled = None
         self.orphans.remove(tcb)
+        self.unread.remove(tcb)
+        self.unacked.remove(tcb)
         self._connections.remove(tcb)
+
+    def may_hold(self, tcb: ControlBlock) -> int:
+        """How many bytes of unacknowledged data it may have, considering all others."""
+        return self.unacked.share(tcb, self.now)
+
+    def wrote(self, tcb: ControlBlock, size: int) -> None:
+        """So many bytes more wait for their acknowledgment."""
+        self.unacked.wrote(tcb, size, self.now)
 
     def adopt_orphan(self, tcb: ControlBlock) -> bool:
         """The owner closed the connection and we bring it to its end; False when there is no room for it."""

@@ -269,7 +269,8 @@ class ReceiveWindow:
         if edge - self.edge >= step:
             self.edge = edge
         window = (self.edge - rcv_nxt) >> scale
-        return window if window < 0xFFFF else 0xFFFF
+        # Negative where a FIN lies at an edge that was withdrawn (``receive_memory``).
+        return 0 if window < 0 else window if window < 0xFFFF else 0xFFFF
 
     def update_due(self, rcv_nxt: int, unread: int, mss: int) -> bool:
         """After a read: whether the peer should hear of the new room at once instead of with the next ACK."""

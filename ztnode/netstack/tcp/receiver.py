@@ -23,11 +23,13 @@ class Receiver:
     __slots__ = (
         "acks",
         "arrived_at",
+        "aside",
         "fin",
         "irs",
         "mss",
         "nxt",
         "out_of_order",
+        "progressed_at",
         "queue",
         "reassembly",
         "scale",
@@ -50,6 +52,20 @@ class Receiver:
         self.arrived_at = 0.0
         """When text last arrived in order, for keep-alive."""
         self.out_of_order = 0
+        self.aside = 0
+        """Bytes that the owner has read and still holds, because its reader takes no more."""
+        self.progressed_at = float("-inf")
+        """When that reader last took some of them: it is slow, but it lives."""
+
+    @property
+    def unread(self) -> int:
+        """Bytes in order that nobody has taken."""
+        return self.queue.size + self.aside
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that what arrived takes."""
+        return self.queue.size + self.aside + self.reassembly.cost
 
     def text(self, start: int, payload: memoryview) -> bool:
         """Take the text of an acceptable segment that begins at ``start``; True when bytes became readable."""

@@ -48,6 +48,12 @@ class LayerServices(Protocol):
     def challenge_allowed(self, now: float) -> bool:
         """Whether one more challenge ACK may be sent."""
 
+    def may_hold(self, tcb: ControlBlock) -> int:
+        """How many bytes of unacknowledged data it may have, considering all others."""
+
+    def wrote(self, tcb: ControlBlock, size: int) -> None:
+        """So many bytes more wait for their acknowledgment."""
+
     def adopt_orphan(self, tcb: ControlBlock) -> bool:
         """The owner closed it; False: there is no room to bring it to its end."""
 
