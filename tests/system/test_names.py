@@ -21,6 +21,8 @@ import ztclient
 from tests.system.harness import PORT, Overlay, absent_ipv6, content
 from ztclient import aio, sockets
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture(autouse=True)
 def node(overlay: Overlay, dns_domain: str, monkeypatch: pytest.MonkeyPatch) -> ztclient.Node:
