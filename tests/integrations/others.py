@@ -66,13 +66,14 @@ def postgres(directory: Path) -> Iterator[int]:
             with contextlib.suppress(OSError):
                 each.chmod(each.stat().st_mode | 0o011)
         os.chown(directory, account.pw_uid, account.pw_gid)
-    who: dict[str, Any] = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "cwd": directory}
+    # Not Popen(user=): that forks, which gRPC's threads of this process do not always survive in the child.
+    who = [] if account is None else ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
     binaries = POSTGRES[-1]
-    command = [str(binaries / "initdb"), "-D", str(data), "-U", "app", "-A", "trust", "--no-sync"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={"LANG": "C.UTF-8"}, **who)
+    command = [*who, str(binaries / "initdb"), "-D", str(data), "-U", "app", "-A", "trust", "--no-sync"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=directory)
     settings = ["-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
     settings += ["-c", f"unix_socket_directories={directory}"]
-    with process([str(binaries / "postgres"), "-D", str(data), *settings], port, **who):
+    with process([*who, str(binaries / "postgres"), "-D", str(data), *settings], port, cwd=directory):
         made = [str(binaries / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "app", "app"]
         subprocess.run(made, check=True)
         yield port

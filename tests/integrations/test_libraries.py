@@ -158,6 +158,19 @@ def test_httpx_on_asyncio(web: TlsFiles, running_node: RunningNode, http2: bool,
     asyncio.run(main())
 
 
+def test_httpx_200_at_once(web: TlsFiles) -> None:
+    from ztclient.integrations.httpx import AsyncTransport
+
+    async def main() -> None:
+        transport = AsyncTransport(limits=httpx.Limits(max_connections=200))
+        async with httpx.AsyncClient(transport=transport, timeout=60) as http:
+            bodies = [bytes([number]) * 65536 for number in range(200)]
+            answers = await asyncio.gather(*(http.post(f"http://{HOST}/echo", content=body) for body in bodies))
+            assert [answer.content for answer in answers] == bodies
+
+    asyncio.run(main())
+
+
 @contextlib.contextmanager
 def websocket_server(running: RunningNode, files: TlsFiles) -> Iterator[None]:
     loop, ready, end = asyncio.new_event_loop(), threading.Event(), asyncio.Event()

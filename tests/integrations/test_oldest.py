@@ -40,6 +40,7 @@ def installed() -> Path:
     return place
 
 
+@pytest.mark.timeout(300)
 def test_the_oldest_releases() -> None:
     place = installed()
     check = "import httpx, urllib3, websockets; print(httpx.__version__, urllib3.__version__, websockets.__version__)"
@@ -53,7 +54,7 @@ def test_the_oldest_releases() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:]

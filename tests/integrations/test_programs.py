@@ -19,6 +19,8 @@ from tests.integrations import others
 from tests.system.harness import Overlay
 from ztclient import aio
 
+pytestmark = pytest.mark.timeout(300)
+
 
 def needs(*programs: str) -> pytest.MarkDecorator:
     path = f"{os.environ['PATH']}:/usr/sbin"

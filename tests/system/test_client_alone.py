@@ -112,7 +112,10 @@ def test_it_has_nothing_of_the_node(alone: Path) -> None:
     script = """
 import importlib.util, pkgutil, sys, ztclient
 for module in pkgutil.walk_packages(ztclient.__path__, "ztclient."):
-    importlib.import_module(module.name)
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError:  # an integration's library is its user's to install
+        assert module.name.startswith("ztclient.integrations."), module.name
 print(importlib.util.find_spec("ztnode"), ztclient.__file__.startswith(sys.prefix))
 """
     assert run(alone, script) == "None True\n"

@@ -26,6 +26,7 @@ from tests.integrations import others
 from tests.integrations.test_programs import repository
 from tests.system.harness import PORT, Overlay, ipv4
 
+pytestmark = pytest.mark.timeout(300)
 TEXT = (Path(__file__).parents[2] / "docs" / "CLIENT.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 CLIENTS = [block for block in BLOCKS if ", 8000)" not in block]

@@ -22,6 +22,8 @@ import ztclient
 from tests.system.harness import PORT, Overlay, absent_ipv6, content
 from ztclient import aio, sockets
 
+pytestmark = pytest.mark.timeout(300)
+
 # It is found by the package's path, which a type checker does not look at.
 overlay_socket: Any = importlib.import_module("ztclient.socket")
 
