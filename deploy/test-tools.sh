@@ -3,7 +3,7 @@
 # elsewhere the tests that need them say so and skip.
 set -eu
 missing=()
-for pair in ip:iproute2 tshark:tshark curl:curl ps:procps; do
+for pair in ip:iproute2 tshark:tshark curl:curl ps:procps nft:nftables conntrack:conntrack; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
