@@ -41,18 +41,21 @@ class Strangers:
         self._hashes = TokenBucket(hashes_per_second, burst)
         self._rejected: dict[bytes, None] = {}
 
-    def candidate(
-        self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float, *, is_known: bool = False
-    ) -> Peer | None:
+    def admits(self, endpoint: Endpoint, now: float, *, is_known: bool) -> bool:
+        """Whether a HELLO from there is to be looked into; if so, it is counted. Asked before anything in it is read.
+        ``is_known``: its address is one of an earlier run: such peers come back all at once, when this node starts
+        again, and often from one network."""
+        by_network = self._returns_by_network if is_known else self._agreements_by_network
+        if by_network.admit(source_network(endpoint[0]), now) and self._agreements.admit(now):
+            return True
+        self._counters["drop_rate_identity"] += 1
+        return False
+
+    def candidate(self, identity: Identity, hello: bytes) -> Peer | None:
         """The peer that a HELLO in the clear claims to come from, if the HELLO's MAC shows that its sender holds the
-        identity's key. Whether the address belongs to that key is not known yet, unless ``is_known``, from an earlier
-        run: such peers come back all at once, when this node starts again, and often from one network."""
+        identity's key. Whether the address belongs to that key is not known yet."""
         if identity.public in self._rejected:
             self._counters["drop_invalid_identity"] += 1
-            return None
-        by_network = self._returns_by_network if is_known else self._agreements_by_network
-        if not (by_network.admit(source_network(endpoint[0]), now) and self._agreements.admit(now)):
-            self._counters["drop_rate_identity"] += 1
             return None
         peer = self.agree(identity)
         if peer is None:

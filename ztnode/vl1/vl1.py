@@ -260,6 +260,8 @@ class Vl1:
         peer = self._core.topology.by_wire.get(data[13:18])
         if peer is not None and data[_HELLO_PUBLIC_KEY] == peer.identity.public:
             return peer
+        if not self._core.introductions.admits_hello(int.from_bytes(data[13:18], "big"), endpoint, now):
+            return None
         try:
             identity = hello_identity(memoryview(data)[OFFSET_VERB:])
         except WireError:
