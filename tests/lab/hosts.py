@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 
 import ztclient
 import ztclient.controller
+from tests.bench import machine
 from tests.lab.places import LabError, Places, places
 from tests.unit.vl1.vl1_network import IDENTITIES
 from ztnode.worldtool import WorldSecret, create_planet, parse_root
@@ -149,6 +150,15 @@ class Host:
             command += ["-X", "POST", "-d", json.dumps(data)]
         answer = self.lab.places.inside(self.place, *command)
         return json.loads(answer) if answer.strip() else {}
+
+    def resident(self) -> int:
+        """Bytes of memory of its processes."""
+        assert self.process is not None
+        return machine.resident(machine.tree(self.process.pid))
+
+    def log_lines(self) -> int:
+        """How many lines it has logged."""
+        return len((self.folder / "log").read_text(errors="replace").splitlines())
 
     def join(self, ip: str) -> None:
         """Join the lab's network with this address, and wait until it is there."""

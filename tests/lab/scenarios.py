@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from tests.lab.hosts import MEGABYTE, Host, Lab, lab, until
+from tests.lab.hosts import MEGABYTE, PORT, Host, Lab, lab, until
 
+PYTHON: Final = (sys.executable, "-m")
 PEER: Final = "10.121.15.50"
 OWN: Final = "10.121.15.51"
 PACE: Final = 5e6
@@ -290,6 +292,65 @@ def bonded(sides: Sides) -> Iterator[Figure]:
             yield Figure(f"peer bonds ({policy}): 16 MB down", float(done["seconds"]), must=10)
 
 
+ATTACKS: Final = (("salsa", 10_000, 0.7), ("junk", 50_000, 0.5), ("hello", 5_000, 0.7), ("replay", 20_000, 0.7))
+"""What is sent, how often a second, and what part of a quiet download's speed must be left."""
+
+
+def under_attack(sides: Sides) -> Iterator[Figure]:
+    """Downloads of 16 MB under floods, each between two quiet ones."""
+    with lab("attack") as here:
+        here.basics()
+        for place, number in (("peer", 3), ("own", 4), ("attacker", 66)):
+            here.places.plug(place, [f"203.0.113.{number}/24"])
+        own, peer = joined(here, sides)
+        size = 16 * MEGABYTE
+        tape = here.folder / "tape"
+        command = (*PYTHON, "tests.lab.flood", "record", str(tape), "4", str(PORT))
+        recording = here.start("own", *command, log=here.folder / "record.log")
+        own.fetch(PEER, size).result()
+        recording.wait(30)
+        for kind, rate, must in ATTACKS:
+            lines, memory = own.log_lines(), own.resident()
+            before = float(own.fetch(PEER, size).result()["seconds"])
+            what = (str(tape),) if kind == "replay" else (own.address, peer.identity)
+            command = (*PYTHON, "tests.lab.flood", kind, "203.0.113.4", str(PORT), str(rate), "120", *what)
+            flood = here.start("attacker", *command, log=here.folder / "flood.log")
+            time.sleep(1)
+            during = float(own.fetch(PEER, size).result(240)["seconds"])
+            here.end(flood)
+            time.sleep(1)
+            after = float(own.fetch(PEER, size).result()["seconds"])
+            quiet = (before + after) / 2
+            name = f"{kind} {rate:,}/s"
+            yield Figure(f"{name}: seconds of 16 MB, per second quiet", during / quiet, "x", must=1 / must)
+            yield Figure(f"{name}: a second later, the same", after / before, "x", must=1.25)
+            yield Figure(f"{name}: memory gained", (own.resident() - memory) / 1e6, "MB", must=20)
+            yield Figure(f"{name}: log lines", float(own.log_lines() - lines), "", must=0)
+
+
+def newcomer(sides: Sides) -> Iterator[Figure]:
+    """A newcomer at a root under junk: from the start of its process until it is online."""
+    with lab("newcomer") as here:
+        here.places.plug("root", ["203.0.113.1/24"])
+        here.places.plug("attacker", ["203.0.113.66/24"])
+        root = here.host("root", ours=sides.ours, arguments=("--root",))
+        here.make_planet((root, [("203.0.113.1", PORT)]))
+        root.start()
+        for number, (rate, must) in enumerate(((0, None), (2_000, 3.0), (20_000, 10.0))):
+            place = f"new{number}"
+            here.places.plug(place, [f"203.0.113.{10 + number}/24"])
+            command = (*PYTHON, "tests.lab.flood", "junk", "203.0.113.1", str(PORT), str(rate), "60", root.address)
+            flood = here.start("attacker", *command, log=here.folder / "flood.log") if rate else None
+            time.sleep(1)
+            began = time.monotonic()
+            host = here.host(place, ours=True).start()
+            until("online", host.is_online, 60)
+            seconds = time.monotonic() - began
+            yield Figure(f"root under {rate:,} junk packets a second: newcomer online", seconds, must=must)
+            if flood is not None:
+                here.end(flood)
+
+
 SCENARIOS: Final[dict[str, Scenario]] = {
     "rebind": rebind,
     "moved": moved,
@@ -304,4 +365,6 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "two-links": two_links,
     "dual-stack": dual_stack,
     "bonded-peer": bonded,
+    "under-attack": under_attack,
+    "newcomer": newcomer,
 }
