@@ -21,6 +21,10 @@ from ztnode.hookspecs import Datagrams, Endpoint, Transport, hookimpl
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
 
+# asm-generic/socket.h
+SO_SNDBUFFORCE: Final = 32
+SO_RCVBUFFORCE: Final = 33
+
 MAX_SEGMENTS: Final = 64
 """UDP_MAX_SEGMENTS of the kernels before 6.9; newer ones allow 128, with the same limit of 64 KiB in all."""
 MAX_GSO_BYTES: Final = 65000
@@ -64,8 +68,11 @@ class UdpTransport:
             bound.setblocking(False)
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            for option, beyond in ((socket.SO_RCVBUF, SO_RCVBUFFORCE), (socket.SO_SNDBUF, SO_SNDBUFFORCE)):
                 bound.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+                if sys.platform == "linux":
+                    with contextlib.suppress(OSError):  # for root alone; others get what net.core.rmem_max allows
+                        bound.setsockopt(socket.SOL_SOCKET, beyond, SOCKET_BUFFER)
             if sys.platform == "linux":
                 if family == socket.AF_INET:
                     # VL1 has no path-MTU discovery: let routers fragment rather than lose what is too large for them.

@@ -92,11 +92,15 @@ class Introductions:
 
     # What the network brings
 
+    def admits_hello(self, address: int, endpoint: Endpoint, now: float) -> bool:
+        """Whether a HELLO in the clear, of no peer that we know, is to be looked into."""
+        return self._strangers.admits(endpoint, now, is_known=self._known.get(address) is not None)
+
     def first_hello(self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float) -> None:
         """HELLO in the clear from an address that we do not know."""
         known = self._known.get(identity.address)
         is_known = known is not None and known.identity.public == identity.public
-        candidate = self._strangers.candidate(identity, hello, endpoint, now, is_known=is_known)
+        candidate = self._strangers.candidate(identity, hello)
         if candidate is None:
             return
         if is_known:  # its address was checked in an earlier run
@@ -111,7 +115,7 @@ class Introductions:
 
     def colliding_hello(self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float) -> None:
         """Somebody has an address that we know with another key: tell them (IncomingPacket::_doHELLO)."""
-        candidate = self._strangers.candidate(identity, hello, endpoint, now)
+        candidate = self._strangers.candidate(identity, hello)
         if candidate is not None:
             self._counters["drop_identity_collision"] += 1
             error = build_error(VERB_HELLO, int.from_bytes(hello[:8], "big"), ERROR_IDENTITY_COLLISION)

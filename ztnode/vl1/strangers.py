@@ -48,19 +48,22 @@ class Strangers:
         self._returns_by_network = KeyedBucket(*RETURN_RATE_PER_NETWORK, 4096)
         self._rejected: dict[bytes, None] = {}
 
-    def candidate(
-        self, identity: Identity, hello: bytes, endpoint: Endpoint, now: float, *, is_known: bool = False
-    ) -> Peer | None:
-        """The peer that a HELLO in the clear claims to come from, if the HELLO's MAC shows that its sender holds the
-        identity's key. Whether the address belongs to that key is not known yet, unless ``is_known``, from an earlier
-        run: such peers come back all at once, when this node starts again, and often from one network."""
-        if identity.public in self._rejected:
-            self._counters["drop_invalid_identity"] += 1
-            return None
+    def admits(self, endpoint: Endpoint, now: float, *, is_known: bool) -> bool:
+        """Whether a HELLO from there is to be looked into; if so, it is counted. Asked before anything in it is read.
+        ``is_known``: its address is one of an earlier run: such peers come back all at once, when this node starts
+        again, and often from one network."""
         by_network = self._returns_by_network if is_known else self._agreements_by_network
         network = source_network(endpoint[0])
-        if not (by_network.admit(network, now) and self._admits(network, now)):
-            self._counters["drop_rate_identity"] += 1
+        if by_network.admit(network, now) and self._admits(network, now):
+            return True
+        self._counters["drop_rate_identity"] += 1
+        return False
+
+    def candidate(self, identity: Identity, hello: bytes) -> Peer | None:
+        """The peer that a HELLO in the clear claims to come from, if the HELLO's MAC shows that its sender holds the
+        identity's key. Whether the address belongs to that key is not known yet."""
+        if identity.public in self._rejected:
+            self._counters["drop_invalid_identity"] += 1
             return None
         peer = self.agree(identity)
         if peer is None:

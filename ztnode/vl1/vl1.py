@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
+from ztnode.vl1.gates import KeyedBucket, source_network
 from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS, PacketAssembler
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer, replay_share
 from ztnode.vl1.relay import Relay
@@ -30,6 +31,7 @@ from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.known_peers import KnownPeer, KnownPeers
 from ztnode.wire.packet import (
+    CIPHER_POLY1305_SALSA2012,
     FLAG_FRAGMENTED,
     FLAGS_HOPS_MASK,
     MAX_PACKET_LENGTH,
@@ -58,6 +60,11 @@ PUSH_INTERVAL_DIRECT: Final = 120.0
 MAX_PUSHED: Final = 56
 """Endpoints in one PUSH_DIRECT_PATHS: as many IPv6 ones as a datagram holds. Our own come first, then those that others
 see, in the order in which these are believed."""
+OLD_SUITE_RATE: Final = (200.0, 600.0)
+"""Packets in the name of known peers, sealed or authenticated with Salsa20/12, that one /24 or /48 may make us look
+into from where no peer is known to be: per second, and at once. The first block of each key stream costs 15 us in a
+batch of 64 and 500 alone, so that 10,000 forged ones a second would take a core."""
+_SALSA: Final = CIPHER_POLY1305_SALSA2012 << 3
 _CIPHER_MASK: Final = 0x38
 _HELLO_PUBLIC_KEY: Final = slice(OFFSET_VERB + 20, OFFSET_VERB + 84)
 """Behind verb, protocol, version, time, and the identity's address and type."""
@@ -113,6 +120,7 @@ class Vl1:
         self._myself.version = self.config.version
         self._local_endpoints: tuple[Endpoint, ...] = ()
         self._relay = Relay(self._core.topology, self._core.transmit, self._core.contacts, random, self.counters)
+        self._old_suites = KeyedBucket(*OLD_SUITE_RATE, 4096)
         self._fragments = PacketAssembler(MAX_FROM_PEERS, self.counters)
         self._fragments_of_strangers = PacketAssembler(MAX_FROM_STRANGERS, self.counters)
         if self._core.topology.is_root:
@@ -153,13 +161,11 @@ class Vl1:
                 if whole is None:
                     continue
                 data, endpoint = whole
-            peer: Peer | None
-            if not data[OFFSET_FLAGS] & _CIPHER_MASK:
-                if (peer := self._greeting_peer(data, endpoint, now)) is None:
+            peer = by_wire.get(data[13:18])
+            if peer is None or data[OFFSET_FLAGS] & _CIPHER_MASK <= _SALSA:
+                peer = self._looked_into(peer, data, endpoint, now)
+                if peer is None:
                     continue
-            elif (peer := by_wire.get(data[13:18])) is None:
-                self._from_unknown(data, endpoint, now)
-                continue
             if peer is not run_peer:
                 run_peer = peer
                 run = runs.setdefault(peer, [])
@@ -271,13 +277,25 @@ class Vl1:
 
     # From the unknown
 
-    def _from_unknown(self, data: bytes, endpoint: Endpoint, now: float) -> None:
+    def _from_unknown(self, data: bytes, endpoint: Endpoint, confirmed: bool, now: float) -> None:
         """A packet of somebody whom we do not know, in any cipher suite but 0."""
         if data[13:18] == self._own:
             self._core.twins.received(data, now)
         elif self._core.trusts(data, endpoint) is not False:
-            confirmed = endpoint in self._core.path_endpoints
             self._core.introductions.packet_from_unknown(data, endpoint, confirmed, now)
+
+    def _looked_into(self, peer: Peer | None, data: bytes, endpoint: Endpoint, now: float) -> Peer | None:
+        """Whose keys a packet is to be opened with that is not a known ``peer``'s, or costs more than AES-GMAC-SIV to
+        open; None if it is not to be opened now."""
+        confirmed = endpoint in self._core.path_endpoints
+        if peer is not None and not confirmed and not self._old_suites.admit(source_network(endpoint[0]), now):
+            self.counters["drop_rate_unconfirmed"] += 1
+            return None
+        if not data[OFFSET_FLAGS] & _CIPHER_MASK:
+            return self._greeting_peer(data, endpoint, now)
+        if peer is None:
+            self._from_unknown(data, endpoint, confirmed, now)
+        return peer
 
     def _greeting_peer(self, data: bytes, endpoint: Endpoint, now: float) -> Peer | None:
         """Take a packet of cipher suite 0, which may be HELLO alone. The peer that it claims to come from, with the
@@ -288,6 +306,8 @@ class Vl1:
         peer = self._core.topology.by_wire.get(data[13:18])
         if peer is not None and data[_HELLO_PUBLIC_KEY] == peer.identity.public:
             return peer
+        if not self._core.introductions.admits_hello(int.from_bytes(data[13:18], "big"), endpoint, now):
+            return None
         try:
             identity = hello_identity(memoryview(data)[OFFSET_VERB:])
         except WireError:
