@@ -6,7 +6,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from ztclient import byte_stream, handoff, relay
+from ztclient import byte_relay, byte_stream, handoff
 from ztclient.forms import is_numeric
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def join(control: Control, request: pb.DialRequest, end: socket.socket, timeout:
             first = pb.StreamRequest(token=connection.token)
         else:
             if handed is not None:
-                relay.start(end.dup(), handed)
+                byte_relay.start(end.dup(), handed)
             end.close()
             return
     else:

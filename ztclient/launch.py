@@ -277,9 +277,9 @@ class Run:
         return self._log.read().decode(errors="replace")[-LAST_WORDS:].strip() or "it said nothing"
 
     @contextlib.contextmanager
-    def _progress(self) -> Iterator[Progress]:
+    def _progress(self) -> Iterator[WaitNotice]:
         """Whoever runs out of time learns which address to authorize."""
-        with Progress(self._nwid) as progress:
+        with WaitNotice(self._nwid) as progress:
             try:
                 yield progress
             except JoinTimeoutError as error:
@@ -289,7 +289,7 @@ class Run:
                 raise JoinTimeoutError(error.errno, f"{error}; {hint}") from None
 
 
-class Progress:
+class WaitNotice:
     """One line on stderr that says what is waited for, on a terminal only. A context manager."""
 
     def __init__(self, nwid: str) -> None:
@@ -304,7 +304,7 @@ class Progress:
             said = "".join(each if each.isprintable() else "?" for each in network.detail or network.state)
             print(f"\r\x1b[2K{self._nwid}, node {self.address}: {said}", end="", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> WaitNotice:
         return self
 
     def __exit__(

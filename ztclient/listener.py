@@ -30,7 +30,7 @@ import weakref
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
-from ztclient import byte_stream, handoff, relay
+from ztclient import byte_relay, byte_stream, handoff
 from ztclient.errors import from_rpc
 from ztclient.overlay_socket import Connection, OverlayAddress, family_of, overlay_address
 
@@ -323,7 +323,7 @@ class Feed:
                 self._join_patiently(source, connection)
             except OSError:
                 # Reset by its peer before it was fetched, as happens in a kernel's queue too.
-                relay.reset(source)
+                byte_relay.reset(source)
         return True
 
     def _source(self) -> socket.socket:
@@ -365,7 +365,7 @@ class Feed:
                 pass  # brought into a container without the worker's socket: see dialling
             else:
                 if handed is not None:
-                    relay.start(source.dup(), handed)
+                    byte_relay.start(source.dup(), handed)
                 return
         byte_stream.join_stream(
             self._control, pb.StreamRequest(token=connection.token), source.dup(), handoff.CLAIM_TIMEOUT

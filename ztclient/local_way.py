@@ -19,7 +19,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from ztclient import dialling, relay
+from ztclient import byte_relay, dialling
 from ztclient.node import Node
 from ztclient.reach import dial_request
 from ztclient.web import as_node
@@ -51,7 +51,7 @@ class LocalWay:
             except OSError:
                 return
             if local.family == socket.AF_INET and not _is_ours(peer, self.address):
-                relay.reset(local)
+                byte_relay.reset(local)
                 continue
             threading.Thread(target=self._join, args=(local,), name="ztclient-local-way", daemon=True).start()
 
@@ -62,7 +62,7 @@ class LocalWay:
             self.failure = None
         except OSError as error:
             self.failure = error
-            relay.reset(local)
+            byte_relay.reset(local)
 
 
 _lock = threading.Lock()

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ztclient import byte_stream, handoff, relay
+from ztclient import byte_relay, byte_stream, handoff
 from ztclient.datagrams import DatagramSocket
 from ztclient.forms import is_numeric
 from ztclient.listener import BUFFER_BYTES, Listener
@@ -280,16 +280,16 @@ class _Pending:
             def join() -> None:
                 handed = handoff.join(connection.handoff_path, connection.token, self._far)
                 if handed is not None:
-                    relay.start(self._far.dup(), handed)
+                    byte_relay.start(self._far.dup(), handed)
                 self._far.close()
 
             self._drained(join)
         except OSError as error:
             self._result = error.errno or errno.EIO
-            relay.reset(self._far)
+            byte_relay.reset(self._far)
         except Exception:
             self._result = errno.EIO
-            relay.reset(self._far)
+            byte_relay.reset(self._far)
 
     def _drained(self, join: Any) -> None:
         """Take the filler out, then hand the far end on; the near end becomes writable in between."""

@@ -18,7 +18,7 @@ from typing import Final
 from ztclient.launch import LOCK_NAME, PIPE_NAME
 from ztnode import plugins
 from ztnode.control import readiness
-from ztnode.control.server import ControlServer, TcpOptions, node_service
+from ztnode.control.control_server import ControlServer, TcpOptions, node_service
 from ztnode.forwarding import Expose, Forward, TcpAddress
 from ztnode.names import Resolver
 from ztnode.node.node import Node, NodeOptions

@@ -18,8 +18,8 @@ from typing import Any, Final
 from ztnode.wire import c25519
 from ztnode.wire.address import format_address
 from ztnode.wire.endpoint import Endpoint
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
+from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import MAX_ROOTS, MAX_STABLE_ENDPOINTS, PLANET_ID_EARTH, Root, World, WorldType, format_world_id
 
 _ENDPOINT: Final = re.compile(r"(?:\[(?P<v6>[^]]+)\]:|(?P<slashed>[^/]+)/|(?P<v4>[0-9.]+):)(?P<port>[0-9]{1,5})")

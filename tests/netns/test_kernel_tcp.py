@@ -42,9 +42,9 @@ from tests.netns.kernel_pairs import (
 from tests.netns.tapharness import KERNEL, KERNEL4, NOBODY, OURS, OURS4, Harness, Namespace, Tap, harness
 from ztnode.netstack.config import StackConfig
 from ztnode.netstack.frame import Frame
-from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.state import State
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 
 pytestmark = [
     pytest.mark.root,

@@ -19,11 +19,11 @@ from ztnode.wire import c25519
 from ztnode.wire.config_chunk import split_config
 from ztnode.wire.config_request import ConfigRequest
 from ztnode.wire.endpoint import Endpoint
-from ztnode.wire.errors import WireError
 from ztnode.wire.hello import Hello, Version, WorldVersion, build_hello
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.packet import CIPHER_POLY1305_NONE, VERB_NETWORK_CONFIG_REQUEST
+from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World
 
 PACE_BYTES = 200_000

@@ -21,7 +21,7 @@ import uvloop
 
 from ztclient import records
 from ztclient.loopback import reset_on_close
-from ztnode.control.server import ControlServer, TcpOptions, node_service
+from ztnode.control.control_server import ControlServer, TcpOptions, node_service
 from ztnode.names import Resolver
 from ztnode.node import snapshots
 from ztnode.node.api import (
@@ -38,7 +38,7 @@ from ztnode.node.api import (
     Whois,
     WorkerInfo,
 )
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World
 from ztnode.worker.handoff_server import JOINED
 

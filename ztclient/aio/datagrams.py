@@ -24,7 +24,7 @@ QUEUE_BYTES = 1 << 20
 _pumps: set[asyncio.Task[None]] = set()
 
 
-class Transport(asyncio.DatagramTransport):
+class OverlayTransport(asyncio.DatagramTransport):
     """One DatagramSocket and its protocol. uvloop's own transports speak to the kernel past Python's sockets."""
 
     def __init__(self, sock: DatagramSocket, protocol: asyncio.DatagramProtocol) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ztclient.aio.datagrams import Transport
+from ztclient.aio.datagrams import OverlayTransport
 from ztclient.aio.listener import Listener
 from ztclient.aio.node import Node
 from ztclient.overlay_socket import Connection, OverlayAddress
@@ -90,7 +90,7 @@ async def create_datagram_endpoint(
     if remote_addr is not None:
         sock.connect(remote_addr)
     protocol = protocol_factory()
-    return Transport(sock, protocol), protocol
+    return OverlayTransport(sock, protocol), protocol
 
 
 async def start_server(

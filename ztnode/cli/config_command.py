@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ztnode.cli.common import EXISTING_FILE, example, json_option, print_json, print_table
-from ztnode.cli.configuration import effective
+from ztnode.cli.option_sources import effective
 from ztnode.cli.serve_command import refuse_contradictions, serve
 
 

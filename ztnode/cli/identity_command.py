@@ -10,8 +10,8 @@ import click
 from ztnode.cli.common import DIRECTORY, Failure, example, json_option, print_fields, print_json, write_new
 from ztnode.cli.progress import Progress
 from ztnode.wire.address import format_address
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
+from ztnode.wire.wire_error import WireError
 
 MAX_IDENTITY_FILE = 4096
 

@@ -36,7 +36,7 @@ class MoonId(Parameter[str]):
             self.fail(str(error), param, ctx)
 
 
-class Address(Parameter[str]):
+class RootAddress(Parameter[str]):
     """A ZeroTier address."""
 
     name = "address"
@@ -54,7 +54,7 @@ class Address(Parameter[str]):
     epilog=example("ztnode orbit deadbeef00 deadbeef00", "ztnode orbit --file 000000deadbeef00.moon", "ztnode moons"),
 )
 @click.argument("moon", type=MoonId(), required=False)
-@click.argument("seed", type=Address(), required=False)
+@click.argument("seed", type=RootAddress(), required=False)
 @click.option("--file", type=EXISTING_FILE, metavar="FILE", help="The moon's file, in the place of its id and seed.")
 @json_option
 @node_option

@@ -169,7 +169,7 @@ class NumericIp(Parameter[str]):
             self.fail(f"{value!r} is not a numeric IP address", param, ctx)
 
 
-class Host(Parameter[str]):
+class HostArgument(Parameter[str]):
     """A numeric IP address or a host name."""
 
     name = "host"
@@ -187,7 +187,7 @@ class Host(Parameter[str]):
     short_help="Show the addresses of a name.",
     epilog=example("ztnode resolve db.lab.example", "ztnode resolve 778cde7190.zt"),
 )
-@click.argument("name", type=Host())
+@click.argument("name", type=HostArgument())
 @click.option("--ipv4", "-4", "family", flag_value=4, type=int, help="IPv4 addresses alone.")
 @click.option("--ipv6", "-6", "family", flag_value=6, type=int, help="IPv6 addresses alone.")
 @click.option("--network", "nwid", type=NWID, metavar="NWID", help="On this network alone.")

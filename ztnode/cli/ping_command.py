@@ -11,14 +11,14 @@ import click
 import ztclient
 from ztclient.forms import is_numeric
 from ztnode.cli.common import SECONDS, Failure, example, json_option, node_option, print_json
-from ztnode.cli.network_commands import Host
+from ztnode.cli.network_commands import HostArgument
 
 
 @click.command(
     short_help="Ping a host on the overlay.",
     epilog=example("ztnode ping 10.121.15.99", "ztnode ping -c 3 10.121.15.99"),
 )
-@click.argument("host", type=Host())
+@click.argument("host", type=HostArgument())
 @click.option(
     "--count", "-c", type=click.IntRange(1, 1_000_000_000), metavar="N", help="Stop after N; without it, at Ctrl-C."
 )

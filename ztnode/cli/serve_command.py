@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, example
-from ztnode.cli.configuration import ConfigurableCommand, given
 from ztnode.cli.forward_commands import flat, mapping_options
+from ztnode.cli.option_sources import ConfigurableCommand, given
 from ztnode.cli.proxy_command import PROXY_ADDRESS
 from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress
 from ztnode.init_process import step_aside
@@ -225,7 +225,7 @@ def serve(
     import uvloop
 
     from ztnode import logs
-    from ztnode.control.server import TcpOptions
+    from ztnode.control.control_server import TcpOptions
     from ztnode.descriptors import raise_descriptor_limit
     from ztnode.node.node import NodeOptions
     from ztnode.serve import ProxyOptions, ServeOptions, run

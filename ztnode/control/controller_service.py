@@ -11,9 +11,9 @@ from ztclient import times
 from ztclient.v1 import controller_pb2 as pb
 from ztclient.v1 import controller_pb2_grpc as rpc
 from ztnode.control import convert
+from ztnode.control.control_server import Service
 from ztnode.control.failure import Context, invalid, not_found, streaming, unary
 from ztnode.control.paging import page
-from ztnode.control.server import Service
 from ztnode.controller import ControlledNetworkChanged, ControllerEvent
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, build_network
 from ztnode.node.administration import Administration

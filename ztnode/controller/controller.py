@@ -28,7 +28,6 @@ from ztnode.wire.buffer import Buffer
 from ztnode.wire.config_chunk import split_config
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata
 from ztnode.wire.credential import CredentialType
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import (
@@ -41,6 +40,7 @@ from ztnode.wire.packet import (
 )
 from ztnode.wire.reply import build_error
 from ztnode.wire.revocation import FLAG_FAST_PROPAGATE, Revocation
+from ztnode.wire.wire_error import WireError
 
 ONLINE_SECONDS: Final = 120.0
 """A member is online if it asked within two refresh periods (ZT_NETWORK_AUTOCONF_DELAY is 60 s)."""

@@ -11,9 +11,9 @@ from typing import Final
 
 from ztclient.aio.handoff import readable
 from ztnode.forwarding.overlay import Overlay
-from ztnode.proxy import ProtocolError
+from ztnode.proxy import BadHandshake
 from ztnode.proxy.socks5 import build_datagram, parse_datagram
-from ztnode.worker.datagrams import DATAGRAM, MAX_DATAGRAM, build_record, parse_record
+from ztnode.worker.udp_pairs import DATAGRAM, MAX_DATAGRAM, build_record, parse_record
 
 BATCH: Final = 64
 """Datagrams of one side before anything else has its turn."""
@@ -24,7 +24,7 @@ class Association:
 
     def __init__(self, near: socket.socket, far: socket.socket, client: str, port: int) -> None:
         """``near``: bound to a local port, for the client at the address ``client`` and from its ``port`` (0: from
-        whichever it sends first). ``far``: records of ``worker/datagrams.py``. Both are taken over, non-blocking."""
+        whichever it sends first). ``far``: records of ``worker/udp_pairs.py``. Both are taken over, non-blocking."""
         self._near = near
         self._far = far
         self._host = client
@@ -59,7 +59,7 @@ class Association:
         try:
             host, port, payload = parse_datagram(data)
             packed = ipaddress.ip_address(host).packed
-        except (ProtocolError, ValueError):
+        except (BadHandshake, ValueError):
             return  # a fragment, or a name, which the overlay has none of
         self._client = source[0], source[1]
         with contextlib.suppress(OSError):

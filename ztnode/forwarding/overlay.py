@@ -40,7 +40,7 @@ class Overlay(Protocol):
         """Reset a connection."""
 
     async def open_udp(self) -> socket.socket:
-        """A UDP socket on every managed address, non-blocking; its records are those of ``worker/datagrams.py``."""
+        """A UDP socket on every managed address, non-blocking; its records are those of ``worker/udp_pairs.py``."""
 
     async def is_foreign(self, name: str) -> bool:
         """Whether a name is not the overlay's, but perhaps the host's. Raises ValueError for what is no name."""

@@ -21,7 +21,7 @@ from ztnode.forwarding.local import Crowd, connect, next_connection
 from ztnode.forwarding.mapping import TcpAddress
 from ztnode.forwarding.overlay import Overlay
 from ztnode.node.api import Handoff
-from ztnode.proxy import Command, Failure, ProxyServer, Request
+from ztnode.proxy import Command, ProxyServer, Refusal, Request
 from ztnode.proxy.http import BadRequest, RequestStream
 from ztnode.proxy.request import CheckPassword
 
@@ -119,7 +119,7 @@ class ProxyService:
             association, bound = await associate(self._overlay, client, request.port)
         except OSError as error:
             unsupported = error.errno == errno.EOPNOTSUPP
-            await _refuse(client, handshake, Failure.UNSUPPORTED_COMMAND if unsupported else _failure(error))
+            await _refuse(client, handshake, Refusal.UNSUPPORTED_COMMAND if unsupported else _failure(error))
             return
         handshake.succeeded(*bound)
         client.send(handshake.to_send())
@@ -242,7 +242,7 @@ class _Answered(Exception):
 
 
 class _Unreached(Exception):
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Refusal) -> None:
         super().__init__(failure.value)
         self.failure = failure
 
@@ -277,10 +277,10 @@ async def _copy_both_ways(one: socket.socket, other: socket.socket) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _refuse(client: socket.socket, handshake: ProxyServer, failure: Failure) -> None:
+async def _refuse(client: socket.socket, handshake: ProxyServer, failure: Refusal) -> None:
     handshake.failed(failure)
     await asyncio.get_running_loop().sock_sendall(client, handshake.to_send())
 
 
-def _failure(error: OSError) -> Failure:
-    return Failure.NOT_ALLOWED if error.errno in _NOT_OURS else Failure.from_error(error)
+def _failure(error: OSError) -> Refusal:
+    return Refusal.NOT_ALLOWED if error.errno in _NOT_OURS else Refusal.from_error(error)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from ztnode.netstack.echo import EchoReply, EchoSocket
     from ztnode.netstack.frame import Frame
     from ztnode.netstack.stack import Socket, Stack
-    from ztnode.netstack.tcp.config import TcpConfig
     from ztnode.netstack.tcp.connection import TcpConnection
     from ztnode.netstack.tcp.listener import TcpListener
+    from ztnode.netstack.tcp.tcp_config import TcpConfig
     from ztnode.netstack.udp import UdpSocket
 
 __all__ = [

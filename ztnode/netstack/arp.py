@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ztnode.netstack.port import Port
 from ztnode.wire import arp, ethernet, ipv4
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 
 def receive(port: Port, payload: memoryview) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from ztnode.netstack.tcp.config import TcpConfig
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 
 LOOPED: Final = 1 << 31
 """Added to a port index: the frame is from us and for us."""

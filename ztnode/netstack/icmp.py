@@ -18,7 +18,7 @@ from ztnode.netstack.udp import UdpLayer
 from ztnode.token_bucket import TokenBucket
 from ztnode.wire import checksum, ethernet, icmp, icmpv6, ipv4, ipv6
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 # What a report means to a socket, as errno. RFC 1122 section 4.2.3.9 also tells hard errors from soft ones; TCP takes
 # all for soft once a connection stands (RFC 5461), and for final before.

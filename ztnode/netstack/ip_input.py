@@ -9,8 +9,8 @@ from ztnode.netstack.reassembler import Reassembler
 from ztnode.netstack.tcp.connection_key import ConnectionKey
 from ztnode.netstack.udp import UdpLayer
 from ztnode.wire import icmp, icmpv6, ipv4, ipv6
-from ztnode.wire.errors import WireError
 from ztnode.wire.tcp import HEADER_LENGTH as TCP_HEADER_LENGTH
+from ztnode.wire.wire_error import WireError
 
 
 class IpInput:

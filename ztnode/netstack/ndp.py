@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ztnode.netstack.port import Port
 from ztnode.wire import ethernet, icmpv6, ipv6
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 
 def receive(port: Port, header: ipv6.Header, message: icmpv6.Icmpv6) -> None:

@@ -32,7 +32,7 @@ from ztnode.netstack.tcp.listener import TcpListener
 from ztnode.netstack.udp import UdpLayer, UdpSocket
 from ztnode.os_error import os_error
 from ztnode.wire import ethernet, icmp, icmpv6
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 Socket: TypeAlias = TcpConnection | TcpListener | UdpSocket | EchoSocket
 

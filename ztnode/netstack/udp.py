@@ -13,7 +13,7 @@ from ztnode.netstack.host import Host
 from ztnode.netstack.port import Port
 from ztnode.os_error import os_error
 from ztnode.wire import checksum, ipv4, udp
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 Address: TypeAlias = tuple[str, int]
 """(numeric IP address, port number)."""

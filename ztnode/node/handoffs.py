@@ -21,7 +21,7 @@ async def claim(handoff: Handoff) -> socket.socket:
 
 
 async def claim_records(handoff: Handoff) -> socket.socket:
-    """Fetch the socket of a UDP socket, non-blocking; its records are those of ``worker/datagrams.py``. Raises
+    """Fetch the socket of a UDP socket, non-blocking; its records are those of ``worker/udp_pairs.py``. Raises
     OSError."""
     with _gone():
         async with client.worker_channel(handoff.path) as channel:

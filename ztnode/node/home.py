@@ -21,9 +21,9 @@ from ztnode.node.local_conf import parse as parse_local_conf
 from ztnode.wire import c25519
 from ztnode.wire.address import format_address, format_nwid, parse_address
 from ztnode.wire.dictionary import Dictionary
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.known_peers import KnownPeers
+from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World, WorldType, moon_file_name, parse_world_id, seed_file_name
 
 IDENTITY_SECRET: Final = "identity.secret"

@@ -25,8 +25,8 @@ from concurrent.futures import CancelledError
 from typing import Final
 
 from ztnode.wire.c25519 import SECRET_LENGTH
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity, try_candidate
+from ztnode.wire.wire_error import WireError
 
 MAX_PROCESSES: Final = 8
 """Each takes some 60 MB, and by then the wait is for the processes to start."""

@@ -62,10 +62,10 @@ from ztnode.vl1.trusted_paths import TrustedNetwork
 from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.mac import address_of, first_octet, format_mac, mac_of
 from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
+from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World, format_world_id
 
 log = logging.getLogger(__name__)

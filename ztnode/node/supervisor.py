@@ -342,7 +342,7 @@ class Supervisor:
         self._listeners.pop(listener).close()
 
     async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
-        """A UDP socket bound to an overlay address (None: all of them); ``worker/datagrams.py`` describes what the
+        """A UDP socket bound to an overlay address (None: all of them); ``worker/udp_pairs.py`` describes what the
         client gets. Raises DialError."""
         slot = self._slots[self._steering.udp_owner(port) if port else next(self._turn) % self._count]
         request = protocol.OpenUdp(next(self._ids), host, port, self._index(nwid))

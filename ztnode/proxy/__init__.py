@@ -4,7 +4,7 @@
 sends what it has to say, dials the ``request`` that comes out and reports how that went.
 """
 
-from ztnode.proxy.request import Command, Failure, ProtocolError, Request
-from ztnode.proxy.server import ProxyServer
+from ztnode.proxy.proxy_server import ProxyServer
+from ztnode.proxy.request import BadHandshake, Command, Refusal, Request
 
-__all__ = ["Command", "Failure", "ProtocolError", "ProxyServer", "Request"]
+__all__ = ["BadHandshake", "Command", "ProxyServer", "Refusal", "Request"]

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from ztnode.proxy.request import CheckPassword, Command, Failure, ProtocolError, Request, checked_host
+from ztnode.proxy.request import BadHandshake, CheckPassword, Command, Refusal, Request, checked_host
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request line and its fields."""
@@ -28,18 +28,18 @@ _FOR_THE_PROXY: Final = frozenset(
     (b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"keep-alive", b"host", b"te")
 )
 _STATUS: Final = {
-    Failure.GENERAL: (502, "Bad Gateway"),
-    Failure.NOT_ALLOWED: (403, "Forbidden"),
-    Failure.NETWORK_UNREACHABLE: (502, "Bad Gateway"),
-    Failure.HOST_UNREACHABLE: (502, "Bad Gateway"),
-    Failure.REFUSED: (502, "Bad Gateway"),
-    Failure.TIMED_OUT: (504, "Gateway Timeout"),
-    Failure.UNSUPPORTED_COMMAND: (501, "Not Implemented"),
-    Failure.UNSUPPORTED_ADDRESS: (501, "Not Implemented"),
+    Refusal.GENERAL: (502, "Bad Gateway"),
+    Refusal.NOT_ALLOWED: (403, "Forbidden"),
+    Refusal.NETWORK_UNREACHABLE: (502, "Bad Gateway"),
+    Refusal.HOST_UNREACHABLE: (502, "Bad Gateway"),
+    Refusal.REFUSED: (502, "Bad Gateway"),
+    Refusal.TIMED_OUT: (504, "Gateway Timeout"),
+    Refusal.UNSUPPORTED_COMMAND: (501, "Not Implemented"),
+    Refusal.UNSUPPORTED_ADDRESS: (501, "Not Implemented"),
 }
 
 
-class BadRequest(ProtocolError):
+class BadRequest(BadHandshake):
     """A request that gets an answer of its own: ``answer`` is that answer, whole."""
 
     def __init__(self, status: int, reason: str, detail: str, *fields: str) -> None:
@@ -108,7 +108,7 @@ def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
         raise BadRequest(400, "Bad Request", "not a host and a port")
     try:
         return checked_host(match[1] or match[2]), port
-    except ProtocolError as error:
+    except BadHandshake as error:
         raise BadRequest(400, "Bad Request", str(error)) from None
 
 
@@ -136,7 +136,7 @@ class HttpHandshake:
     def __init__(self, check_password: CheckPassword | None) -> None:
         self._check_password = check_password
         self.request: Request | None = None
-        self.refused: Failure | None = None
+        self.refused: Refusal | None = None
 
     def step(self, data: bytes) -> tuple[int, bytes]:
         """How many bytes of ``data`` were understood (0: more are needed, or it is a request to fetch: then
@@ -160,7 +160,7 @@ class HttpHandshake:
             return b""
         return b"HTTP/1.1 200 Connection established\r\n\r\n"
 
-    def failed(self, failure: Failure) -> bytes:
+    def failed(self, failure: Refusal) -> bytes:
         """The answer to a request that was not fulfilled."""
         status, reason = _STATUS[failure]
         return build_answer(status, reason, failure.value)

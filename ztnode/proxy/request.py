@@ -20,7 +20,7 @@ CheckPassword: TypeAlias = Callable[[str, str], bool]
 """Whether a user name and a password are right."""
 
 
-class ProtocolError(Exception):
+class BadHandshake(Exception):
     """The client does not speak the protocol that it began with. Its connection ends; nobody else notices."""
 
 
@@ -35,7 +35,7 @@ class Command(enum.Enum):
     """Dial it for one HTTP request in absolute form, and perhaps more of them afterwards."""
 
 
-class Failure(enum.Enum):
+class Refusal(enum.Enum):
     """Why a request was not fulfilled, as far as any of the protocols can tell."""
 
     GENERAL = "general failure"
@@ -48,18 +48,18 @@ class Failure(enum.Enum):
     UNSUPPORTED_ADDRESS = "address type not supported"
 
     @classmethod
-    def from_error(cls, error: OSError) -> Failure:
+    def from_error(cls, error: OSError) -> Refusal:
         """The nearest word for what a dial raised."""
         return _BY_ERRNO.get(error.errno or 0, cls.TIMED_OUT if isinstance(error, TimeoutError) else cls.GENERAL)
 
 
 _BY_ERRNO: Final = {
-    errno.ECONNREFUSED: Failure.REFUSED,
-    errno.ENETUNREACH: Failure.NETWORK_UNREACHABLE,
-    errno.EHOSTUNREACH: Failure.HOST_UNREACHABLE,
-    errno.ETIMEDOUT: Failure.TIMED_OUT,
-    errno.EACCES: Failure.NOT_ALLOWED,
-    errno.EPERM: Failure.NOT_ALLOWED,
+    errno.ECONNREFUSED: Refusal.REFUSED,
+    errno.ENETUNREACH: Refusal.NETWORK_UNREACHABLE,
+    errno.EHOSTUNREACH: Refusal.HOST_UNREACHABLE,
+    errno.ETIMEDOUT: Refusal.TIMED_OUT,
+    errno.EACCES: Refusal.NOT_ALLOWED,
+    errno.EPERM: Refusal.NOT_ALLOWED,
 }
 
 
@@ -73,11 +73,11 @@ class Request:
 
 
 def checked_host(text: str) -> str:
-    """A host as a client wrote it: a numeric address in its usual form, or a name. Raises ProtocolError for what is
+    """A host as a client wrote it: a numeric address in its usual form, or a name. Raises BadHandshake for what is
     neither, so that nothing of the kind reaches a resolver, a log line or a terminal."""
     if "%" not in text:  # a scope names an interface of somebody's host, and may be any text
         with contextlib.suppress(ValueError):
             return str(ipaddress.ip_address(text))
     if len(text) > MAX_NAME + 1 or not _NAME.fullmatch(text):
-        raise ProtocolError("neither an address nor a host name")
+        raise BadHandshake("neither an address nor a host name")
     return text.rstrip(".").lower()

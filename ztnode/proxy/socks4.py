@@ -6,7 +6,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-from ztnode.proxy.request import Command, Failure, ProtocolError, Request, checked_host
+from ztnode.proxy.request import BadHandshake, Command, Refusal, Request, checked_host
 
 VERSION: Final = 4
 MAX_LENGTH: Final = 600
@@ -22,13 +22,13 @@ class Socks4:
     def __init__(self, *, password_wanted: bool) -> None:
         self._password_wanted = password_wanted
         self.request: Request | None = None
-        self.refused: Failure | None = None
+        self.refused: Refusal | None = None
 
     def step(self, data: bytes) -> tuple[int, bytes]:
         """How many bytes of ``data`` were understood (0: more are needed), and what to answer. Raises
-        ProtocolError."""
+        BadHandshake."""
         if len(data) > MAX_LENGTH and b"\0" not in data[_HEAD:MAX_LENGTH]:
-            raise ProtocolError("a user name without an end")
+            raise BadHandshake("a user name without an end")
         if len(data) < _HEAD or (end := data.find(b"\0", _HEAD)) < 0:
             return 0, b""
         port = int.from_bytes(data[2:4], "big")
@@ -38,14 +38,14 @@ class Socks4:
             end_of_name = data.find(b"\0", end)
             if end_of_name < 0:
                 if len(data) > MAX_LENGTH:
-                    raise ProtocolError("a host name without an end")
+                    raise BadHandshake("a host name without an end")
                 return 0, b""
             host = checked_host(data[end:end_of_name].decode("ascii", "replace"))
             end = end_of_name + 1
         if self._password_wanted:
-            self.refused = Failure.NOT_ALLOWED
+            self.refused = Refusal.NOT_ALLOWED
         elif data[1] != 1:
-            self.refused = Failure.UNSUPPORTED_COMMAND
+            self.refused = Refusal.UNSUPPORTED_COMMAND
         else:
             self.request = Request(Command.CONNECT, host, port)
         return end, b""
@@ -55,7 +55,7 @@ class Socks4:
         del host, port
         return bytes((0, _GRANTED)) + bytes(6)
 
-    def failed(self, failure: Failure) -> bytes:
+    def failed(self, failure: Refusal) -> bytes:
         """The reply to one that was not; the protocol has one word for all reasons."""
         del failure
         return bytes((0, _REJECTED)) + bytes(6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-from ztnode.proxy.request import CheckPassword, Command, Failure, ProtocolError, Request, checked_host
+from ztnode.proxy.request import BadHandshake, CheckPassword, Command, Refusal, Request, checked_host
 
 VERSION: Final = 5
 _PASSWORD_VERSION: Final = 1
@@ -18,14 +18,14 @@ _IPV6: Final = 4
 
 _COMMANDS: Final = {1: Command.CONNECT, 3: Command.ASSOCIATE}
 _REPLIES: Final = {
-    Failure.GENERAL: 1,
-    Failure.NOT_ALLOWED: 2,
-    Failure.NETWORK_UNREACHABLE: 3,
-    Failure.HOST_UNREACHABLE: 4,
-    Failure.REFUSED: 5,
-    Failure.TIMED_OUT: 6,  # "TTL expired" is what clients take for a time-out
-    Failure.UNSUPPORTED_COMMAND: 7,
-    Failure.UNSUPPORTED_ADDRESS: 8,
+    Refusal.GENERAL: 1,
+    Refusal.NOT_ALLOWED: 2,
+    Refusal.NETWORK_UNREACHABLE: 3,
+    Refusal.HOST_UNREACHABLE: 4,
+    Refusal.REFUSED: 5,
+    Refusal.TIMED_OUT: 6,  # "TTL expired" is what clients take for a time-out
+    Refusal.UNSUPPORTED_COMMAND: 7,
+    Refusal.UNSUPPORTED_ADDRESS: 8,
 }
 
 
@@ -36,19 +36,19 @@ class Socks5:
         self._check_password = check_password
         self._state = self._greeting
         self.request: Request | None = None
-        self.refused: Failure | None = None
+        self.refused: Refusal | None = None
         """Set when the client must be told so and left: what ``failed`` is to be called with."""
 
     def step(self, data: bytes) -> tuple[int, bytes]:
         """How many bytes of ``data`` were understood (0: more are needed), and what to answer. Raises
-        ProtocolError."""
+        BadHandshake."""
         return self._state(data)
 
     def succeeded(self, host: str, port: int) -> bytes:
         """The reply to a request that was fulfilled, with the address that we are bound to for it."""
         return bytes((VERSION, 0, 0)) + build_address(host, port)
 
-    def failed(self, failure: Failure) -> bytes:
+    def failed(self, failure: Refusal) -> bytes:
         """The reply to one that was not."""
         return bytes((VERSION, _REPLIES[failure], 0)) + build_address("0.0.0.0", 0)
 
@@ -68,7 +68,7 @@ class Socks5:
 
     def _password(self, data: bytes) -> tuple[int, bytes]:
         if data[0] != _PASSWORD_VERSION:
-            raise ProtocolError(f"version {data[0]} of user name and password")
+            raise BadHandshake(f"version {data[0]} of user name and password")
         if len(data) < 2 or len(data) < 3 + data[1]:
             return 0, b""
         end_of_name = 2 + data[1]
@@ -85,11 +85,11 @@ class Socks5:
 
     def _request(self, data: bytes) -> tuple[int, bytes]:
         if data[0] != VERSION:
-            raise ProtocolError(f"version {data[0]} in the request")
+            raise BadHandshake(f"version {data[0]} in the request")
         if len(data) < 4:
             return 0, b""
         if data[3] not in (_IPV4, _NAME, _IPV6):
-            self.refused = Failure.UNSUPPORTED_ADDRESS
+            self.refused = Refusal.UNSUPPORTED_ADDRESS
             return len(data), b""
         address = parse_address(data[3:])
         if address is None:
@@ -97,19 +97,19 @@ class Socks5:
         length, host, port = address
         command = _COMMANDS.get(data[1])
         if command is None:
-            self.refused = Failure.UNSUPPORTED_COMMAND
+            self.refused = Refusal.UNSUPPORTED_COMMAND
         else:
             self.request = Request(command, host, port)
         self._state = self._end
         return 3 + length, b""
 
     def _end(self, data: bytes) -> tuple[int, bytes]:
-        raise ProtocolError(f"{len(data)} bytes after the handshake ended")
+        raise BadHandshake(f"{len(data)} bytes after the handshake ended")
 
 
 def parse_address(data: bytes | memoryview) -> tuple[int, str, int] | None:
     """An address and a port as SOCKS5 writes them (section 5): the length of the whole, the host and the port; None
-    while bytes are missing. Raises ProtocolError."""
+    while bytes are missing. Raises BadHandshake."""
     if len(data) < 2:
         return None
     kind = data[0]
@@ -118,7 +118,7 @@ def parse_address(data: bytes | memoryview) -> tuple[int, str, int] | None:
     elif kind in (_IPV4, _IPV6):
         start, end = 1, 5 if kind == _IPV4 else 17
     else:
-        raise ProtocolError(f"address type {kind}")
+        raise BadHandshake(f"address type {kind}")
     if len(data) < end + 2:
         return None
     raw = bytes(data[start:end])
@@ -139,13 +139,13 @@ def build_address(host: str, port: int) -> bytes:
 
 
 def parse_datagram(data: bytes) -> tuple[str, int, bytes]:
-    """What a client sends to its association (section 7): host, port and payload. Raises ProtocolError, also for a
+    """What a client sends to its association (section 7): host, port and payload. Raises BadHandshake, also for a
     fragment: hardly a client sends them, and the section lets a server drop them."""
     if len(data) < 4 or data[2] != 0:
-        raise ProtocolError("a fragment, or too short")
+        raise BadHandshake("a fragment, or too short")
     address = parse_address(memoryview(data)[3:])
     if address is None:
-        raise ProtocolError("too short")
+        raise BadHandshake("too short")
     length, host, port = address
     return host, port, data[3 + length :]
 

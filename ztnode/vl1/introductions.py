@@ -20,12 +20,12 @@ from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.waiting_room import Cause, Outgoing, WaitingRoom, Wanted
 from ztnode.wire.endpoint import Endpoint
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.known_peers import KnownPeer, KnownPeers
 from ztnode.wire.packet import ERROR_IDENTITY_COLLISION, VERB_ERROR, VERB_HELLO, VERB_WHOIS
 from ztnode.wire.reply import build_error
 from ztnode.wire.whois import build_whois
+from ztnode.wire.wire_error import WireError
 
 MAX_JUDGING: Final = 64
 """Identities whose validation by the owner is awaited."""

@@ -15,9 +15,9 @@ from ztnode.token_bucket import TokenBucket
 from ztnode.vl1.gates import KeyedBucket, source_network
 from ztnode.vl1.peer import Peer
 from ztnode.wire.endpoint import Endpoint
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
+from ztnode.wire.wire_error import WireError
 
 PATIENCE: Final = 2
 """WHOIS requests sent before the hash is computed after all."""

@@ -11,9 +11,9 @@ from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import Scope, scope_of
 from ztnode.vl1.vl1_events import Event, MoonUpdated, PlanetUpdated
 from ztnode.wire.endpoint import Endpoint
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
+from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World, WorldType
 
 MAX_MOONS: Final = 16

@@ -37,7 +37,7 @@ MAX_OK_WORLDS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class ArrivedPacket:
     """An authentic packet of one of VL1's own verbs."""
 
     peer: Peer
@@ -55,10 +55,10 @@ class Arrival:
         return self.plaintext[1:]
 
 
-Handler: TypeAlias = Callable[[Vl1Core, Arrival], None]
+Handler: TypeAlias = Callable[[Vl1Core, ArrivedPacket], None]
 
 
-def on_hello(core: Vl1Core, arrival: Arrival) -> None:
+def on_hello(core: Vl1Core, arrival: ArrivedPacket) -> None:
     """HELLO: gated before anything in it is read."""
     if not arrival.peer.hello_gate.admit(arrival.now):
         core.counters["drop_rate_hello"] += 1
@@ -66,7 +66,7 @@ def on_hello(core: Vl1Core, arrival: Arrival) -> None:
     on_hello_copy(core, arrival)
 
 
-def on_hello_copy(core: Vl1Core, arrival: Arrival) -> None:
+def on_hello_copy(core: Vl1Core, arrival: ArrivedPacket) -> None:
     """Note the version, and answer OK by the way that the HELLO came. A node with several sockets sends the same
     HELLO from each, so a copy is answered too; ``Peer.copy_gate`` bounds that."""
     peer, now = arrival.peer, arrival.now
@@ -91,7 +91,7 @@ def on_hello_copy(core: Vl1Core, arrival: Arrival) -> None:
         core.surface_reported(peer, arrival.endpoint, hello.surface, now)
 
 
-def on_ok(core: Vl1Core, arrival: Arrival) -> None:
+def on_ok(core: Vl1Core, arrival: ArrivedPacket) -> None:
     """OK, from whom we asked: ours, or the layer above's. One that comes straight from the peer proves a path."""
     peer, now = arrival.peer, arrival.now
     ok = parse_ok(arrival.payload)
@@ -111,7 +111,7 @@ def on_ok(core: Vl1Core, arrival: Arrival) -> None:
     handler(core, arrival, ok.payload, expected)
 
 
-def on_ok_hello(core: Vl1Core, arrival: Arrival, payload: bytes, expected: Expected) -> None:
+def on_ok_hello(core: Vl1Core, arrival: ArrivedPacket, payload: bytes, expected: Expected) -> None:
     """OK(HELLO): version, latency, world updates, and our own address as the peer sees it."""
     peer, now = arrival.peer, arrival.now
     ok = parse_ok_hello(payload)
@@ -127,7 +127,7 @@ def on_ok_hello(core: Vl1Core, arrival: Arrival, payload: bytes, expected: Expec
         core.surface_reported(peer, arrival.endpoint, ok.surface, now)
 
 
-def on_ok_echo(core: Vl1Core, arrival: Arrival, payload: bytes, expected: Expected) -> None:
+def on_ok_echo(core: Vl1Core, arrival: ArrivedPacket, payload: bytes, expected: Expected) -> None:
     """OK(ECHO): the round trip, and that a packet of this length passes."""
     path = arrival.peer.paths.get(arrival.endpoint)
     if path is not None and not arrival.hops:
@@ -136,7 +136,7 @@ def on_ok_echo(core: Vl1Core, arrival: Arrival, payload: bytes, expected: Expect
             core.contacts.carried(arrival.peer, path, len(payload))
 
 
-def on_ok_whois(core: Vl1Core, arrival: Arrival, payload: bytes, _expected: Expected) -> None:
+def on_ok_whois(core: Vl1Core, arrival: ArrivedPacket, payload: bytes, _expected: Expected) -> None:
     """OK(WHOIS): identities that we asked a root for; its word is taken for them, as the reference does."""
     if not core.topology.is_upstream(arrival.peer.address):
         core.counters["drop_not_upstream"] += 1
@@ -145,7 +145,7 @@ def on_ok_whois(core: Vl1Core, arrival: Arrival, payload: bytes, _expected: Expe
         core.introductions.identity_found(identity, arrival.now)
 
 
-def on_error(core: Vl1Core, arrival: Arrival) -> None:
+def on_error(core: Vl1Core, arrival: ArrivedPacket) -> None:
     """ERROR: a collision of identities is ours; what concerns the layer above's verbs goes there."""
     error = parse_error(arrival.payload)
     expected = core.transmit.expected(error.in_re_packet_id)
@@ -158,7 +158,7 @@ def on_error(core: Vl1Core, arrival: Arrival) -> None:
         core.counters["drop_unexpected_reply"] += 1
 
 
-def on_whois(core: Vl1Core, arrival: Arrival) -> None:
+def on_whois(core: Vl1Core, arrival: ArrivedPacket) -> None:
     """WHOIS: answer with the identities that we know, and ask our own roots for the others."""
     peer, now = arrival.peer, arrival.now
     if not core.is_relay and not peer.whois_gate.admit(now):
@@ -176,7 +176,7 @@ def on_whois(core: Vl1Core, arrival: Arrival) -> None:
         _answer(core, arrival, packet.VERB_WHOIS, build_ok_whois(identities))
 
 
-def on_rendezvous(core: Vl1Core, arrival: Arrival) -> None:
+def on_rendezvous(core: Vl1Core, arrival: ArrivedPacket) -> None:
     """RENDEZVOUS from a root: try the endpoint that it names for a peer."""
     if not core.topology.is_upstream(arrival.peer.address):
         core.counters["drop_not_upstream"] += 1
@@ -185,7 +185,7 @@ def on_rendezvous(core: Vl1Core, arrival: Arrival) -> None:
     core.introductions.suggest(rendezvous.address, rendezvous.endpoint, arrival.now)
 
 
-def on_echo(core: Vl1Core, arrival: Arrival) -> None:
+def on_echo(core: Vl1Core, arrival: ArrivedPacket) -> None:
     """ECHO: the same back, unless too much of it is asked for."""
     path = arrival.peer.paths.get(arrival.endpoint)
     if path is None:
@@ -198,7 +198,7 @@ def on_echo(core: Vl1Core, arrival: Arrival) -> None:
     _answer(core, arrival, packet.VERB_ECHO, arrival.payload)
 
 
-def on_push_direct_paths(core: Vl1Core, arrival: Arrival) -> None:
+def on_push_direct_paths(core: Vl1Core, arrival: ArrivedPacket) -> None:
     """PUSH_DIRECT_PATHS: try endpoints that the peer says are its own, a few of each scope."""
     peer, now = arrival.peer, arrival.now
     if not peer.push_gate.admit(now):
@@ -218,21 +218,21 @@ def on_push_direct_paths(core: Vl1Core, arrival: Arrival) -> None:
             core.contacts.confirm(peer, pushed.endpoint, now)
 
 
-def on_nothing(core: Vl1Core, arrival: Arrival) -> None:
+def on_nothing(core: Vl1Core, arrival: ArrivedPacket) -> None:
     """NOP: authentic, and needs no answer."""
 
 
-def on_bonding(_core: Vl1Core, arrival: Arrival) -> None:
+def on_bonding(_core: Vl1Core, arrival: ArrivedPacket) -> None:
     """Measurements of multipath bonding, which is not done here."""
     arrival.peer.bonds = True
 
 
-def on_unknown(core: Vl1Core, _arrival: Arrival) -> None:
+def on_unknown(core: Vl1Core, _arrival: ArrivedPacket) -> None:
     """A verb that nobody knows: authentic, and otherwise nothing."""
     core.counters["drop_unknown_verb"] += 1
 
 
-def _pass_up(core: Vl1Core, arrival: Arrival) -> None:
+def _pass_up(core: Vl1Core, arrival: ArrivedPacket) -> None:
     verb = arrival.plaintext[0] & packet.VERB_MASK
     core.pass_up(arrival.peer, verb, arrival.packet_id, memoryview(arrival.plaintext)[1:])
 
@@ -242,7 +242,7 @@ def _note_version(peer: Peer, protocol: int, version: Version) -> None:
     peer.version = (version.major, version.minor, version.revision)
 
 
-def _answer(core: Vl1Core, arrival: Arrival, verb: int, payload: bytes) -> None:
+def _answer(core: Vl1Core, arrival: ArrivedPacket, verb: int, payload: bytes) -> None:
     plaintext = build_ok(verb, arrival.packet_id, payload)
     core.transmit.send_to(arrival.endpoint, arrival.peer, packet.VERB_OK, (plaintext[1:],), arrival.now)
 
@@ -280,7 +280,7 @@ PASSED_UP: Final = frozenset(
 """Verbs of the layer above. What is in neither table is authentic, and otherwise nothing: no traffic that keeps a peer
 alive (IncomingPacket::tryDecode, Peer::received)."""
 
-OK_HANDLERS: Final[dict[int, Callable[[Vl1Core, Arrival, bytes, Expected], None]]] = {
+OK_HANDLERS: Final[dict[int, Callable[[Vl1Core, ArrivedPacket, bytes, Expected], None]]] = {
     packet.VERB_HELLO: on_ok_hello,
     packet.VERB_WHOIS: on_ok_whois,
     packet.VERB_ECHO: on_ok_echo,

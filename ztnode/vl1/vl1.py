@@ -16,7 +16,7 @@ from ztnode.vl1.gates import KeyedBucket, source_network
 from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS, PacketAssembler
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer, replay_share
 from ztnode.vl1.relay import Relay
-from ztnode.vl1.verbs import HANDLERS, PASSED_UP, VERB_HELLO_COPY, Arrival, on_unknown
+from ztnode.vl1.verbs import HANDLERS, PASSED_UP, VERB_HELLO_COPY, ArrivedPacket, on_unknown
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_core import Message, Vl1Core
 from ztnode.vl1.vl1_events import Event, Offline
@@ -24,7 +24,6 @@ from ztnode.vl1.waiting_room import Outgoing
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import decompress
 from ztnode.wire.endpoint import Endpoint
-from ztnode.wire.errors import WireError
 from ztnode.wire.fragment import INDICATOR, MIN_FRAGMENT_LENGTH, OFFSET_INDICATOR
 from ztnode.wire.hello import hello_identity
 from ztnode.wire.identity import Identity
@@ -48,6 +47,7 @@ from ztnode.wire.packet import (
 )
 from ztnode.wire.push_direct_paths import DirectPath, build_push_direct_paths
 from ztnode.wire.reply import build_error, build_ok
+from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World
 
 OFFLINE_TIMEOUT: Final = 45.0
@@ -216,7 +216,7 @@ class Vl1:
                 if verb <= VERB_EXT_FRAME:
                     peer.last_frame = now
                 continue
-            arrival = Arrival(peer, int.from_bytes(wire_id, "big"), plaintext, endpoint, hops, now)
+            arrival = ArrivedPacket(peer, int.from_bytes(wire_id, "big"), plaintext, endpoint, hops, now)
             try:
                 HANDLERS.get(verb, on_unknown)(core, arrival)
             except WireError:

@@ -15,7 +15,6 @@ from ztnode.wire.buffer import Buffer
 from ztnode.wire.config_chunk import ConfigChunk
 from ztnode.wire.config_request import parse_auth_info
 from ztnode.wire.credential import PublicIdentity
-from ztnode.wire.errors import WireError
 from ztnode.wire.network_config import NetworkConfig, SingleSignOn
 from ztnode.wire.packet import (
     ERROR_NETWORK_ACCESS_DENIED,
@@ -23,6 +22,7 @@ from ztnode.wire.packet import (
     ERROR_OBJ_NOT_FOUND,
     ERROR_UNSUPPORTED_OPERATION,
 )
+from ztnode.wire.wire_error import WireError
 
 REFRESH_INTERVAL: Final = 60.0
 """Seconds between requests while all is well (ZT_NETWORK_AUTOCONF_DELAY)."""

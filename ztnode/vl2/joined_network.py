@@ -25,7 +25,6 @@ from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.config_chunk import FLAG_FAST_PROPAGATE, ConfigChunk, build_accepted
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata
 from ztnode.wire.credential import CredentialType
-from ztnode.wire.errors import WireError
 from ztnode.wire.mac import mac_of
 from ztnode.wire.multicast import MulticastGroup
 from ztnode.wire.network_config import (
@@ -45,6 +44,7 @@ from ztnode.wire.packet import (
     VERB_NOP,
 )
 from ztnode.wire.revocation import Revocation
+from ztnode.wire.wire_error import WireError
 
 MAX_MEMBERSHIPS: Final = 16384
 MAX_HELD_IN_ALL: Final = 256

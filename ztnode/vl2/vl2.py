@@ -20,7 +20,6 @@ from ztnode.vl2.subscriptions import Subscriptions
 from ztnode.vl2.vl2_core import Vl2Core
 from ztnode.vl2.vl2_events import ConfigStored, Event, NetworkChanged
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
 from ztnode.wire.frame import EXT_FRAME_HEADER, FRAME_HEADER, parse_ext_frame
 from ztnode.wire.identity import Identity
 from ztnode.wire.multicast import (
@@ -55,6 +54,7 @@ from ztnode.wire.packet import (
     VERB_USER_MESSAGE,
 )
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 MAX_FOREIGN_SUBSCRIPTIONS: Final = 262144
 """Multicast subscriptions that we keep, as root or controller, for networks that we are no member of."""

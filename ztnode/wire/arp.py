@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
 from ztnode.wire.ethernet import TYPE_IPV4
+from ztnode.wire.wire_error import WireError
 
 LENGTH: Final = 28
 REQUEST: Final = 1

@@ -14,7 +14,7 @@ from nacl import bindings
 from nacl.exceptions import CryptoError
 
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 PUBLIC_LENGTH: Final = 64
 SECRET_LENGTH: Final = 64

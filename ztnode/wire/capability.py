@@ -21,9 +21,9 @@ from ztnode.wire.credential import (
     parse_signature_from,
     skip_additional_fields,
 )
-from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 from ztnode.wire.rules import Rule, build_rules, parse_rules_from
+from ztnode.wire.wire_error import WireError
 
 MAX_CUSTODY_CHAIN: Final = 7
 MAX_CAPABILITY_RULES: Final = 64

@@ -19,8 +19,8 @@ from ztnode.wire.credential import (
     issued_by_controller,
     public_key_hash,
 )
-from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 QUALIFIER_TIMESTAMP: Final = 0
 QUALIFIER_NETWORK_ID: Final = 1

@@ -20,8 +20,8 @@ from ztnode.wire.credential import (
     parse_signature_from,
     skip_additional_fields,
 )
-from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 MAX_THINGS: Final = 16
 THING_VALUE_SIZE: Final = 16

@@ -10,8 +10,8 @@ from typing import Final
 
 import lz4.block  # type: ignore[import-untyped]
 
-from ztnode.wire.errors import WireError
 from ztnode.wire.packet import MAX_PACKET_LENGTH, OFFSET_PAYLOAD, VERB_FLAG_COMPRESSED
+from ztnode.wire.wire_error import WireError
 
 _SMALLEST: Final = 64
 """Payloads up to this are not worth compressing."""

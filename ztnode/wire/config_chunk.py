@@ -14,8 +14,8 @@ from typing import Final
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.credential import SIGNATURE_LENGTH, PublicIdentity, SigningIdentity, build_signature
 from ztnode.wire.dictionary import MAX_DICTIONARY_SIZE
-from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 FLAG_FAST_PROPAGATE: Final = 0x01
 """Members pass the chunk on to each other."""

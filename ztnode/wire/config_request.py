@@ -11,7 +11,6 @@ from typing import Final
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.capability import MAX_CAPABILITY_RULES
 from ztnode.wire.dictionary import Dictionary
-from ztnode.wire.errors import WireError
 from ztnode.wire.network_config import (
     MAX_CAPABILITIES,
     MAX_TAGS,
@@ -21,6 +20,7 @@ from ztnode.wire.network_config import (
 from ztnode.wire.packet import PROTOCOL_VERSION
 from ztnode.wire.reader import Reader
 from ztnode.wire.rules import MAX_NETWORK_RULES
+from ztnode.wire.wire_error import WireError
 
 MAX_METADATA_SIZE: Final = 1024
 """Bytes of request metadata that current controllers keep room for (ZT_NETWORKCONFIG_METADATA_DICT_CAPACITY)."""

@@ -7,8 +7,8 @@ import hashlib
 from typing import Final, Protocol
 
 from ztnode.wire.address import controller_of
-from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 SIGNATURE_LENGTH: Final = 96
 """An Ed25519 signature (64 bytes) and the 32 bytes of SHA-512 that it signs (reference ZT_C25519_SIGNATURE_LEN)."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 MAX_DICTIONARY_SIZE: Final = 512 * 1024
 """Largest dictionary read, in bytes; the reference's room for a full-size network configuration is about 400 KB."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Final, TypeAlias
 
-from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 Endpoint: TypeAlias = tuple[str, int]
 """A numeric IPv4 or IPv6 address (no brackets, no scope) and a UDP port."""

@@ -6,7 +6,7 @@ import struct
 from typing import Final
 
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 HEADER_LENGTH: Final = 14
 HEADER: Final = struct.Struct("!6s6sH")

@@ -18,8 +18,8 @@ from typing import Final
 
 from ztnode.wire.address import ADDRESS_RESERVED_PREFIX
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
 from ztnode.wire.packet import MAX_HOPS, MAX_PACKET_FRAGMENTS
+from ztnode.wire.wire_error import WireError
 
 OFFSET_INDICATOR: Final = 13
 OFFSET_NUMBER: Final = 14

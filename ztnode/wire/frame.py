@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
-from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 FRAME_HEADER: Final = struct.Struct(">QH")
 """NWID, Ethernet type."""

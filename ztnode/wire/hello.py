@@ -15,11 +15,11 @@ from typing import Final
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.endpoint import Endpoint, build_endpoint, parse_endpoint_from
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.packet import MAX_PACKET_LENGTH, VERB_HELLO
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World, WorldType
 
 MAX_MOONS: Final = 64

@@ -9,7 +9,7 @@ from typing import Final
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.checksum import finish, region_sum, verify
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 PROTOCOL: Final = 58
 HEADER_LENGTH: Final = 8

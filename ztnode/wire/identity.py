@@ -16,9 +16,9 @@ from typing import Final
 from ztnode.wire import c25519
 from ztnode.wire.address import format_address, is_reserved
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity_hash import memory_hard_hash
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 _TYPE_C25519: Final = 0
 _HASHCASH_LIMIT: Final = 17

@@ -8,7 +8,7 @@ from typing import Final
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.checksum import checksum, verify
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 HEADER_LENGTH: Final = 20
 MAX_LENGTH: Final = 65535

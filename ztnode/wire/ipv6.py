@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 HEADER_LENGTH: Final = 40
 MINIMUM_MTU: Final = 1280

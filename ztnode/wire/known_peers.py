@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ztnode.wire.endpoint import Endpoint, build_endpoint, parse_endpoint_from
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 MAX_KNOWN: Final = 16384
 """Peers remembered; a record has 110 bytes or so."""

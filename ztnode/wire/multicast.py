@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.certificate_of_membership import CertificateOfMembership
-from ztnode.wire.errors import WireError
 from ztnode.wire.mac import BROADCAST
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 FLAG_COM: Final = 0x01
 """A certificate of membership is attached; in frames only old peers still do that."""

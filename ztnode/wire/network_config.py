@@ -19,10 +19,10 @@ from ztnode.wire.certificate_of_membership import CertificateOfMembership
 from ztnode.wire.certificate_of_ownership import CertificateOfOwnership
 from ztnode.wire.dictionary import Dictionary
 from ztnode.wire.endpoint import Endpoint, build_endpoint, parse_endpoint_from
-from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
 from ztnode.wire.rules import MAX_NETWORK_RULES, Rule, RuleType, build_rules, parse_rules
 from ztnode.wire.tag import Tag
+from ztnode.wire.wire_error import WireError
 
 NETWORK_CONFIG_VERSION: Final = 7
 OLDEST_BINARY_VERSION: Final = 6

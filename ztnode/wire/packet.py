@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 PROTOCOL_VERSION: Final = 12
 PROTOCOL_VERSION_MIN: Final = 4

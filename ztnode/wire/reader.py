@@ -7,7 +7,7 @@ header fields by slicing (see ``packet.py``).
 from __future__ import annotations
 
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 
 class Reader:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.endpoint import Endpoint, build_ip, parse_ip
-from ztnode.wire.errors import WireError
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 
 @dataclass(frozen=True, slots=True)

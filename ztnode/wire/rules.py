@@ -17,9 +17,9 @@ from typing import Any, Final, TypeAlias
 
 from ztnode.wire.address import format_address
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
 from ztnode.wire.mac import format_mac, parse_mac
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 MAX_NETWORK_RULES: Final = 1024
 

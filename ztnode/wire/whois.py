@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 
 def build_whois(addresses: Iterable[int]) -> bytes:

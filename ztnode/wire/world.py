@@ -15,9 +15,9 @@ from typing import Final
 from ztnode.wire import c25519
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.endpoint import Endpoint, build_endpoint, parse_endpoint_from
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.reader import Reader
+from ztnode.wire.wire_error import WireError
 
 MAX_ROOTS: Final = 4
 MAX_STABLE_ENDPOINTS: Final = 32

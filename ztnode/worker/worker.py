@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from ztnode.netstack.config import LOOPED, PortConfig
 from ztnode.wire.address import format_nwid
 from ztnode.worker import protocol
+from ztnode.worker.control_requests import Requests
 from ztnode.worker.give_back import GiveBack
 from ztnode.worker.handoff_server import HandoffServer
 from ztnode.worker.poller import READ, WRITE, Poller
-from ztnode.worker.requests import Requests
 from ztnode.worker.splice import DRAIN_POLL, Splice
 from ztnode.worker.tcp_pair import PairStock
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from tests.fuzz.pieces import join, split
 from ztnode.proxy import ProxyServer
 from ztnode.proxy.http import BadRequest, RequestStream
-from ztnode.proxy.request import ProtocolError
-from ztnode.proxy.server import MAX_BUFFERED
+from ztnode.proxy.proxy_server import MAX_BUFFERED
+from ztnode.proxy.request import BadHandshake
 from ztnode.proxy.socks5 import parse_datagram
 
 
@@ -23,7 +23,7 @@ def fuzz(data: bytes) -> None:
                 server.receive(content)
                 assert len(server.to_send()) <= MAX_BUFFERED
         if selector & 1:
-            with contextlib.suppress(ProtocolError):
+            with contextlib.suppress(BadHandshake):
                 parse_datagram(content)
         with contextlib.suppress(BadRequest):
             stream.receive(content)

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from ztnode.cli.app import run
-from ztnode.cli.configuration import settings
+from ztnode.cli.option_sources import settings
 from ztnode.cli.serve_command import serve
 
 NETWORK = "9ad07d01093a69e3"

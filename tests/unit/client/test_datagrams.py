@@ -17,7 +17,7 @@ import ztclient
 from tests.unit.fake_node import IP, RunningNode
 from ztclient import aio
 from ztnode.cli.app import run as cli
-from ztnode.control.server import TcpOptions
+from ztnode.control.control_server import TcpOptions
 
 HOST = "10.121.15.99"
 

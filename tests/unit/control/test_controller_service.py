@@ -19,8 +19,8 @@ from ztclient.controller import Controller as Client
 from ztclient.controller import subnet
 from ztclient.v1 import controller_pb2 as pb
 from ztnode.cli.app import run
+from ztnode.control.control_server import ControlServer
 from ztnode.control.controller_service import ControllerHost, controller_service
-from ztnode.control.server import ControlServer
 from ztnode.controller import Controller
 from ztnode.node.administration import Administration
 from ztnode.vl1 import Vl1

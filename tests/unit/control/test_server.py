@@ -26,7 +26,7 @@ from ztclient.discovery import socket_path
 from ztclient.times import duration
 from ztclient.v1 import node_pb2 as pb
 from ztclient.v1 import node_pb2_grpc as rpc
-from ztnode.control.server import ControlServer, TcpOptions
+from ztnode.control.control_server import ControlServer, TcpOptions
 from ztnode.control.token import load_or_create
 
 HOST = "10.121.15.99"

@@ -13,8 +13,8 @@ import pytest
 
 import ztclient
 from tests.unit.fake_node import RunningNode
-from ztnode.control import server
-from ztnode.control.server import TcpOptions
+from ztnode.control import control_server
+from ztnode.control.control_server import TcpOptions
 from ztnode.control.token import TOKEN_NAME
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -30,8 +30,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         "grpc.server_handshake_timeout_ms": 1000,
         "grpc.max_connection_idle_ms": 1000,
     }
-    assert small.keys() == dict(server.TCP_OPTIONS).keys()
-    monkeypatch.setattr(server, "TCP_OPTIONS", tuple(small.items()))
+    assert small.keys() == dict(control_server.TCP_OPTIONS).keys()
+    monkeypatch.setattr(control_server, "TCP_OPTIONS", tuple(small.items()))
 
 
 def closed(connection: socket.socket, seconds: float = 20.0) -> bool:

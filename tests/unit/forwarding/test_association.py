@@ -17,7 +17,7 @@ from ztnode.names import Resolver
 from ztnode.node.api import NodeApi
 from ztnode.node.handoffs import claim_records
 from ztnode.proxy.socks5 import build_datagram, parse_address, parse_datagram
-from ztnode.worker.datagrams import build_record, parse_record
+from ztnode.worker.udp_pairs import build_record, parse_record
 
 
 async def ask(client: socket.socket, port: int = 0) -> tuple[str, int]:

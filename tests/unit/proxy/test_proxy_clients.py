@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ztnode.proxy import Command, Failure, ProxyServer
+from ztnode.proxy import Command, ProxyServer, Refusal
 from ztnode.proxy.http import BadRequest, RequestStream
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -83,7 +83,7 @@ class Proxy:
             try:
                 target = self._dial(request.host, request.port)
             except OSError as error:
-                handshake.failed(Failure.from_error(error))
+                handshake.failed(Refusal.from_error(error))
                 client.sendall(handshake.to_send())
                 return
             handshake.succeeded(*target.getsockname()[:2])

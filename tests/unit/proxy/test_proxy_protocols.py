@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztnode.proxy import Command, Failure, ProxyServer, Request
+from ztnode.proxy import Command, ProxyServer, Refusal, Request
 from ztnode.proxy.http import BadRequest, RequestStream
 from ztnode.proxy.proxy_protocol import build_version_1, build_version_2
-from ztnode.proxy.server import MAX_BUFFERED
+from ztnode.proxy.proxy_server import MAX_BUFFERED
 from ztnode.proxy.socks5 import build_datagram, parse_datagram
 
 
@@ -158,7 +158,7 @@ def test_datagrams() -> None:
 
 
 def test_failures_have_words_in_every_protocol() -> None:
-    for failure in Failure:
+    for failure in Refusal:
         for data, answer in (
             (b"\5\1\0\5\1\0\1\x0a\1\2\3\0\x50", b"\5"),
             (b"GET http://a/ HTTP/1.1\r\n\r\n", b"HTTP/1.1 5"),

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tests.unit.vl1.test_vl1_hostile import ROOT, hello_from, made_up, sealed
 from tests.unit.vl1.vl1_network import IDENTITIES, WALL, Host, Network, planet, triangle
 from ztnode.vl1 import Vl1
-from ztnode.wire.errors import WireError
 from ztnode.wire.identity import Identity
 from ztnode.wire.known_peers import MAX_AGE, MAX_KNOWN, KnownPeer, KnownPeers
 from ztnode.wire.packet import VERB_USER_MESSAGE
+from ztnode.wire.wire_error import WireError
 
 PEER = KnownPeer(IDENTITIES[2].without_secret(), WALL, (("198.51.100.7", 9993), ("2001:db8::7", 29993)))
 

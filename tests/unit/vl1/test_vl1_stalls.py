@@ -101,7 +101,7 @@ def test_peer_is_asked_to_send_to_where_we_are_now() -> None:
     told: list[DirectPath] = []
     handler = verbs.HANDLERS[VERB_PUSH_DIRECT_PATHS]
 
-    def listen(core: Vl1Core, arrival: verbs.Arrival) -> None:
+    def listen(core: Vl1Core, arrival: verbs.ArrivedPacket) -> None:
         if core is server.vl1._core:
             told.extend(path for path in parse_push_direct_paths(arrival.payload) if path.redirect)
         handler(core, arrival)

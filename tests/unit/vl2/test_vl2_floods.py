@@ -15,7 +15,6 @@ from ztnode.vl2.forwarding import MATCHES_RATE, MAX_MATCHES
 from ztnode.vl2.rule_filter import DEAR, MAX_REMEMBERED, Filter
 from ztnode.vl2.subscriptions import Subscriptions
 from ztnode.wire.dictionary import MAX_DICTIONARY_SIZE, Dictionary
-from ztnode.wire.errors import WireError
 from ztnode.wire.mac import BROADCAST
 from ztnode.wire.multicast import Gather, Like, MulticastGroup, build_gather, build_likes
 from ztnode.wire.network_config import NetworkConfig
@@ -28,6 +27,7 @@ from ztnode.wire.packet import (
 )
 from ztnode.wire.rules import Range, Rule
 from ztnode.wire.rules import RuleType as T
+from ztnode.wire.wire_error import WireError
 
 ACCEPT, DROP = Rule(T.ACTION_ACCEPT), Rule(T.ACTION_DROP)
 

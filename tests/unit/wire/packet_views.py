@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ztnode.wire import packet
-from ztnode.wire.errors import WireError
 from ztnode.wire.fragment import OFFSET_DATA, OFFSET_HOPS, OFFSET_NUMBER, is_fragment
 from ztnode.wire.packet import FLAG_FRAGMENTED, MAX_HOPS, MAX_PACKET_FRAGMENTS, OFFSET_FLAGS
+from ztnode.wire.wire_error import WireError
 
 VERB_NAMES: Final = {
     value: name.removeprefix("VERB_")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztnode.wire import arp, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, pcapng, tcp, udp
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 U8, U16, U32 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32))
 MAC, IP4, IP6 = (st.binary(min_size=size, max_size=size) for size in (6, 4, 16))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ztnode.wire import arp, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp
-from ztnode.wire.errors import WireError
+from ztnode.wire.wire_error import WireError
 
 VECTORS = {
     name: bytes.fromhex(text)

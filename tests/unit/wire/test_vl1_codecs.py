@@ -25,7 +25,6 @@ from ztnode.wire.address import (
 from ztnode.wire.c25519 import derive_public
 from ztnode.wire.compression import compress, decompress
 from ztnode.wire.endpoint import Endpoint, build_endpoint, parse_endpoint_from, parse_ip
-from ztnode.wire.errors import WireError
 from ztnode.wire.hello import (
     MAX_MOONS,
     Hello,
@@ -52,6 +51,7 @@ from ztnode.wire.reader import Reader
 from ztnode.wire.rendezvous import Rendezvous, build_rendezvous, parse_rendezvous
 from ztnode.wire.reply import ErrorReply, OkReply, build_error, build_ok, parse_error, parse_ok
 from ztnode.wire.whois import build_ok_whois, build_whois, parse_ok_whois, parse_whois
+from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import MAX_ROOTS, MAX_STABLE_ENDPOINTS, Root, World, WorldType
 
 u8, u16, u64 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 64))

@@ -20,7 +20,6 @@ from ztnode.wire.computed_ipv6 import rfc4193_address
 from ztnode.wire.config_chunk import ConfigChunk, build_accepted, parse_accepted, split_config
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata, build_auth_info, parse_auth_info
 from ztnode.wire.dictionary import MAX_DICTIONARY_SIZE, Dictionary
-from ztnode.wire.errors import WireError
 from ztnode.wire.frame import ExtFrame, build_ext_frame, parse_ext_frame
 from ztnode.wire.identity import Identity
 from ztnode.wire.mac import address_of, format_mac, is_multicast, mac_of, parse_mac
@@ -62,6 +61,7 @@ from ztnode.wire.rules import (
     parse_rules,
 )
 from ztnode.wire.tag import Tag
+from ztnode.wire.wire_error import WireError
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "vl2"
 # Known key pairs; the address need not fit the key for signing and verifying.

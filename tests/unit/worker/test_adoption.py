@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.worker.worker_fakes import FakeConnection, FakeHost
+from ztnode.worker.control_requests import ParkedConnection
 from ztnode.worker.handoff_server import CLIENT_SECONDS, JOINED, WAIT, HandoffServer
-from ztnode.worker.requests import ParkedConnection
 
 RESET = struct.pack("ii", 1, 0)
 

@@ -19,10 +19,10 @@ import pytest
 from tests.unit.worker.worker_fakes import FakeConnection, FakeHost
 from ztnode.netstack.udp import UdpSocket
 from ztnode.worker import tcp_pair
-from ztnode.worker.datagrams import DatagramRelay
+from ztnode.worker.control_requests import ParkedConnection
 from ztnode.worker.handoff_server import CLIENT_SECONDS, MAX_CLIENTS, OFFER_SECONDS, WAIT, HandoffServer
-from ztnode.worker.requests import ParkedConnection
 from ztnode.worker.tcp_pair import finish_on_close, make_pair
+from ztnode.worker.udp_pairs import DatagramRelay
 
 
 class Bench(FakeHost):

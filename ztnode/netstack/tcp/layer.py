@@ -10,7 +10,6 @@ from typing import Final
 from ztnode.netstack.ephemeral import choose_port
 from ztnode.netstack.tcp.arrival import batch_end
 from ztnode.netstack.tcp.arrival import segment as segment_arrived
-from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.connection_key import ConnectionKey, addresses_of
 from ztnode.netstack.tcp.connection_table import ConnectionTable
@@ -28,6 +27,7 @@ from ztnode.netstack.tcp.reports import in_flight, path_mtu_changed, unreachable
 from ztnode.netstack.tcp.send_memory import SendMemory
 from ztnode.netstack.tcp.sequence import MASK
 from ztnode.netstack.tcp.tcb import ControlBlock
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 from ztnode.netstack.tcp.time_wait import TIME_WAIT, TimeWaitEntry, TimeWaitTable, Verdict
 from ztnode.netstack.tcp.timer_heap import TimerHeap
 from ztnode.netstack.tcp.timers import handle_timer, next_deadline
@@ -35,8 +35,8 @@ from ztnode.os_error import os_error
 from ztnode.token_bucket import TokenBucket
 from ztnode.wire import tcp as wire
 from ztnode.wire.checksum import MODULUS, NATIVE_FACTOR, batch_sums, pseudo_sum
-from ztnode.wire.errors import WireError
 from ztnode.wire.ipv4 import PROTOCOL_TCP
+from ztnode.wire.wire_error import WireError
 
 _PADDING: Final = (b"", b"\0", b"\0\0", b"\0\0\0")
 _PORTS_SEQUENCE: Final = struct.Struct("!HHI")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
-from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.listener import ListenerHost, TcpListener
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 from ztnode.os_error import os_error
 
 _BACKLOG_MAX: Final = 1024

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.ending import finish
 from ztnode.netstack.tcp.tcb import ControlBlock
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 
 
 class Orphans:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.congestion import ALGORITHMS
 from ztnode.netstack.tcp.connection_key import ConnectionKey, ports_of
 from ztnode.netstack.tcp.framing import SegmentWriter
@@ -20,6 +19,7 @@ from ztnode.netstack.tcp.rtt import RttEstimator
 from ztnode.netstack.tcp.segment_size import SegmentSize
 from ztnode.netstack.tcp.sender import Sender
 from ztnode.netstack.tcp.state import State
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 from ztnode.netstack.tcp.timestamps import Timestamps
 
 PREDICTS_NOTHING: Final = 0

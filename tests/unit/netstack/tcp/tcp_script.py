@@ -9,11 +9,11 @@ from typing import Any
 
 from tests.unit.netstack.tcp.tcp_sim import A4, B4, PORT, check_frame
 from ztnode.netstack.frame import Frame
-from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.layer import TcpLayer
 from ztnode.netstack.tcp.listener import TcpListener
 from ztnode.netstack.tcp.state import State
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 from ztnode.wire import tcp as wire
 from ztnode.wire.checksum import finish, gather_sum
 from ztnode.wire.tcp import ACK, FIN, PSH, RST, SYN

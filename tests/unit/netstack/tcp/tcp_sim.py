@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ztnode.netstack.frame import Frame
-from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.layer import TcpLayer
 from ztnode.netstack.tcp.listener import TcpListener
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 from ztnode.wire import tcp as wire
 from ztnode.wire.checksum import verify
 

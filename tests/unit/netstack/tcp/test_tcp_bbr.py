@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.netstack.tcp.tcp_sim import Transfer, World, transfer
-from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.congestion.bbr import Bbr, Mode, WindowedMax
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.delivery_rate import DeliveryRate, RateSample, Stamp
 from ztnode.netstack.tcp.pacing import Pacer
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 
 MB = 1 << 20
 RATE, DELAY = 5e6, 0.01

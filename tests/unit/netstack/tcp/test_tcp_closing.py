@@ -8,9 +8,9 @@ import pytest
 
 from tests.unit.netstack.tcp.tcp_script import ACK, FIN, RST, SYN, Script, Sent, state_of
 from ztnode.netstack.tcp import arrival
-from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.state import State
 from ztnode.netstack.tcp.tcb import ControlBlock
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 
 
 def flags(out: Sent) -> list[int]:

@@ -11,9 +11,9 @@ import pytest
 
 from tests.unit.netstack.tcp.tcp_script import ACK, FIN, PSH, RST, SYN, Script, Sent, state_of
 from tests.unit.netstack.tcp.tcp_sim import PORT, SimFlow, World, transfer
-from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.state import State
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 
 
 def flags(out: Sent) -> list[int]:

@@ -7,10 +7,10 @@ import itertools
 import pytest
 
 from tests.unit.netstack.tcp.tcp_sim import Transfer, World
-from ztnode.netstack.tcp.config import TcpConfig
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.receive_memory import LEAST_WINDOW
 from ztnode.netstack.tcp.send_memory import LEAST
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 from ztnode.worker.splice import RESUME
 
 BOUND = 1 << 20

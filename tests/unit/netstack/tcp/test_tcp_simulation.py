@@ -12,7 +12,7 @@ import random
 import pytest
 
 from tests.unit.netstack.tcp.tcp_sim import Transfer, World
-from ztnode.netstack.tcp.config import TcpConfig
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 
 FIRST = int(os.environ.get("ZTNODE_SIM_FIRST", "0"))
 SEEDS = int(os.environ.get("ZTNODE_SIM_SEEDS", "320"))

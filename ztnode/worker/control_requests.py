@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 from ztnode.wire.endpoint import Endpoint
 from ztnode.worker import protocol
 from ztnode.worker.adoption import adopt
-from ztnode.worker.datagrams import DatagramHost, DatagramRelay
 from ztnode.worker.explain import explain
 from ztnode.worker.splice import Splice, SpliceHost
 from ztnode.worker.tcp_pair import PairStock
+from ztnode.worker.udp_pairs import DatagramHost, DatagramRelay
 
 if TYPE_CHECKING:
     from ztnode.netstack.stack import Stack

@@ -14,7 +14,7 @@ CHUNK = 256 * 1024
 def start(one: socket.socket, other: socket.socket) -> None:
     """Carry bytes both ways until both directions have ended; takes over both sockets (blocking). A reset on one side
     is one on the other."""
-    Relay(one, other)
+    ByteRelay(one, other)
 
 
 def reset(sock: socket.socket) -> None:
@@ -23,7 +23,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-class Relay:
+class ByteRelay:
     """Both directions, a thread each; the last one that ends closes the sockets."""
 
     def __init__(self, one: socket.socket, other: socket.socket) -> None:

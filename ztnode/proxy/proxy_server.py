@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ztnode.proxy.http import MAX_HEAD, BadRequest, HttpHandshake
-from ztnode.proxy.request import CheckPassword, Command, Failure, ProtocolError, Request
+from ztnode.proxy.request import BadHandshake, CheckPassword, Command, Refusal, Request
 from ztnode.proxy.socks4 import VERSION as SOCKS4
 from ztnode.proxy.socks4 import Socks4
 from ztnode.proxy.socks5 import VERSION as SOCKS5
@@ -41,7 +41,7 @@ class ProxyServer:
                 pass
         except BadRequest as error:
             self._end(error.answer)
-        except ProtocolError:
+        except BadHandshake:
             self._end(b"")
         if self.request is None and len(self._received) > MAX_BUFFERED:
             self._end(b"")
@@ -64,7 +64,7 @@ class ProxyServer:
         if first == SOCKS4:
             return Socks4(password_wanted=self._check_password is not None)
         if not 0x41 <= first <= 0x5A:  # methods are written in capitals
-            raise ProtocolError("neither SOCKS nor HTTP")
+            raise BadHandshake("neither SOCKS nor HTTP")
         return HttpHandshake(self._check_password)
 
     def succeeded(self, host: str, port: int) -> None:
@@ -72,7 +72,7 @@ class ProxyServer:
         if self._protocol is not None:
             self._out += self._protocol.succeeded(host, port)
 
-    def failed(self, failure: Failure) -> None:
+    def failed(self, failure: Refusal) -> None:
         """It was not."""
         self._end(b"" if self._protocol is None else self._protocol.failed(failure))
 
