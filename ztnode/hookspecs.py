@@ -1,7 +1,8 @@
 """Every hook of ztnode on one page, and the small interfaces that hook results must offer.
 
 A plugin is a Python package with an entry point in the group ``ztnode`` that names a module (or object) whose
-functions are decorated with ``hookimpl``. The built-ins under ``ztnode/plugins/`` are registered the same way.
+functions are decorated with ``hookimpl``. The built-ins under ``ztnode/plugins/`` use the same hooks and are
+registered by name.
 """
 
 from __future__ import annotations

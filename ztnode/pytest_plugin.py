@@ -45,10 +45,11 @@ class ZeroTierNetwork:
 
         return Controller(self._embedded.controller.node)
 
-    def add(self, *names: str) -> list[ztclient.Node]:
-        """Start one node a name, have each join, and wait until it has its address (``Node.ips``). Names are those of
-        processes and directories, each to be used once. Raises EmbeddedError, ztclient.Error."""
-        members = self._embedded.add_all(*names)
+    def add(self, count: int = 1) -> list[ztclient.Node]:
+        """Start so many nodes, have each join, and wait until it has its address (``Node.ips``). They run until the end
+        of the session. Raises ztnode.embedded.EmbeddedError, ztclient.Error."""
+        first = len(self._embedded.members)
+        members = self._embedded.add_all(*(f"node{number}" for number in range(first, first + count)))
         nodes = []
         for member in members:
             member.wait_online()
@@ -82,5 +83,5 @@ def zerotier_network(
 @pytest.fixture(scope="session")
 def zerotier_node(zerotier_network: ZeroTierNetwork) -> ztclient.Node:
     """A node that is a member of ``zerotier_network`` and has its address."""
-    (node,) = zerotier_network.add("node")
+    (node,) = zerotier_network.add()
     return node

@@ -217,8 +217,10 @@ async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda _s
 
 def _reload(served: Served) -> None:
     try:
-        served.control.reload()
-        log.info("the TLS files were read again")
+        if served.control.reload():
+            log.info("the TLS files were read again")
+        else:
+            log.info("SIGHUP: there are no TLS files to read again")
     except OSError as error:
         log.error("the TLS files were not read again: %s", error.strerror or error)
 

@@ -1,4 +1,4 @@
-"""A service of one's own and its test over ZeroTier: ``pip install ztnode pytest`` and ``pytest``.
+"""A service of one's own and its test over ZeroTier: install ztnode and pytest, then ``pytest``.
 
 The fixtures come with ztnode; they start a root, a controller and nodes on this machine, and end them.
 """
@@ -22,7 +22,7 @@ class Greeter(http.server.BaseHTTPRequestHandler):
 
 def test_a_visitor_is_greeted_by_its_address(zerotier_network, zerotier_node) -> None:
     """``zerotier_node`` serves; another member, added here, visits."""
-    (visitor,) = zerotier_network.add("visitor")
+    (visitor,) = zerotier_network.add()
     with ztclient.HTTPServer((zerotier_node.ips()[0], 8080), Greeter, node=zerotier_node) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         connection = ztclient.HTTPConnection(*server.server_address[:2], timeout=10, node=visitor)

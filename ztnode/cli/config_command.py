@@ -27,7 +27,8 @@ def config() -> None:
 @json_option
 def check(file: Path | None, as_json: bool) -> None:
     """Read FILE (or what ZTNODE_CONFIG names) and the environment as `ztnode serve` would, start nothing, and show what
-    was set and where. Exits 2 with the reason where serve would refuse it."""
+    was set and where. Exits 2 with the reason where serve would refuse an option; what plugins, the planet and the
+    state directory have to say comes with the start."""
     arguments = [] if file is None else ["--config", str(file)]
     with serve.make_context("ztnode serve", arguments) as ctx:
         refuse_contradictions(ctx)

@@ -140,11 +140,13 @@ class ControlServer:
                 if path.stat().st_ino == inode:
                     path.unlink()
 
-    def reload(self) -> None:
-        """Take the TLS files as they are now, for connections from here on. Raises OSError with one line for a person;
-        the old ones stay in use then."""
-        if self._certificates is not None:
-            self._certificates.reload()
+    def reload(self) -> bool:
+        """Take the TLS files as they are now, for connections from here on; False if there are none. Raises OSError
+        with one line for a person; the old ones stay in use then."""
+        if self._certificates is None:
+            return False
+        self._certificates.reload()
+        return True
 
     async def _start_unix(self, path: Path) -> None:
         _make_private(path.parent)
@@ -199,7 +201,8 @@ def _check(tcp: TcpOptions) -> None:
         raise ValueError("client certificates need TLS: give a certificate and a key too")
     if not tcp.tls and not tcp.insecure and not ipaddress.ip_address(host).is_loopback:
         raise ValueError(
-            f"{tcp.address} is not loopback, and the token would travel in clear: give a certificate and a key for TLS"
+            f"{tcp.address} is not loopback, and the token would travel in clear: give a certificate and a key for TLS, "
+            "or --insecure"
         )
 
 

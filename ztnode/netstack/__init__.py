@@ -40,7 +40,7 @@ _HOMES: Final = {
     "echo": ("EchoReply", "EchoSocket"),
     "frame": ("Frame",),
     "stack": ("Socket", "Stack"),
-    "tcp.config": ("TcpConfig",),
+    "tcp.tcp_config": ("TcpConfig",),
     "tcp.connection": ("TcpConnection",),
     "tcp.listener": ("TcpListener",),
     "udp": ("UdpSocket",),

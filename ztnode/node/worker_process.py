@@ -24,7 +24,7 @@ FROM_WORKER_BYTES: Final = 2 << 20
 """The stack is held back when it is full, so it need only bridge the node's absence; more would be delay alone."""
 READ_BYTES: Final = 512 << 10
 """Frames taken from a worker before the event loop has its turn."""
-READY_SECONDS: Final = 10.0
+READY_SECONDS: Final = 30.0
 """A worker is ready after 0.2 s; a machine that needs longer than this for it is out of service."""
 LAST_WORDS_SECONDS: Final = 0.5
 """What a worker said before its end is read within this time after it."""
