@@ -201,8 +201,8 @@ def _check(tcp: TcpOptions) -> None:
         raise ValueError("client certificates need TLS: give a certificate and a key too")
     if not tcp.tls and not tcp.insecure and not ipaddress.ip_address(host).is_loopback:
         raise ValueError(
-            f"{tcp.address} is not loopback, and the token would travel in clear: give a certificate and a key for TLS, "
-            "or --insecure"
+            f"{tcp.address} is not loopback, and the token would travel in clear: give a certificate and a key for "
+            "TLS, or --insecure"
         )
 
 
