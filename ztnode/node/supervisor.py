@@ -253,7 +253,8 @@ class Supervisor:
                 self._send_to(slot, share)
 
     def _send_to(self, slot: WorkerSlot, records: Sequence[Record]) -> None:
-        written = slot.process.send_frames(records) if slot.process is not None else 0
+        # One that has no listeners again yet would refuse connections that it is to take; the peers' SYN comes again.
+        written = slot.process.send_frames(records) if slot.process is not None and slot.ready.is_set() else 0
         self.counters["frames_to_worker"] += written
         if written < len(records):
             self.counters["to_worker_dropped"] += len(records) - written
