@@ -4,7 +4,7 @@
 #
 # The newest runs all unit tests, and what they cover is measured: from 3.12 on the interpreter tells that for little.
 # .venv/ runs what needs processes and networks. All but the newest run the unit tests in which a version can differ:
-# those about sockets, event loops, processes and text; codecs and simulations are arithmetic. There, warnings that a later
+# those about sockets, event loops and processes; codecs and simulations are arithmetic, and commands run in tests/system. There, warnings that a later
 # Python breaks something are errors.
 set -u
 cd "$(dirname "$0")/.."
@@ -12,10 +12,10 @@ uv=.venv/bin/uv
 failed=()
 pytest=(-m pytest -n auto --dist loadfile -p no:cacheprovider)
 differing=(
-    tests/unit/{cli,client,control,forwarding,node,plugins,proxy}
+    tests/unit/{client,control,node,plugins,proxy}
     tests/unit/worker/test_{adoption,handoff,loop,splice,watchdog,worker_protocol}.py
-    # Whole networks of processes, of which tests/system has enough; identities, which take long everywhere.
-    --ignore=tests/unit/cli/test_demo.py --ignore=tests/unit/node/test_identity_pool.py
+    # Identities take long everywhere.
+    --ignore=tests/unit/node/test_identity_pool.py
 )
 
 interpreter() {
