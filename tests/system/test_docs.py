@@ -34,9 +34,10 @@ def run(command: str, directory: Path) -> str:
 def test_a_network_of_your_own_and_joining_it(tmp_path: Path) -> None:
     port = free_udp_port()
     own = [line.replace("203.0.113.7/9993", f"127.0.0.1/{port}") for line in commands("A network of your own")]
-    identity, planet, serve, create = own
+    identity, planet, serve, create, member_line, authorize = own
     run(identity, tmp_path)
     run(planet, tmp_path)
+    assert member_line == "ztnode serve --state st --planet planet --join NWID &"
     assert serve.startswith("ztnode serve --state root --planet planet ") and serve.endswith(" &")
     flags = serve.removesuffix(" &").split()[6:]
     root = EmbeddedMember(
@@ -45,7 +46,7 @@ def test_a_network_of_your_own_and_joining_it(tmp_path: Path) -> None:
     member = None
     try:
         root.wait_online()
-        created = run(f"{create} --public --json", tmp_path)
+        created = run(f"{create} --json", tmp_path)
         nwid = re.search(r'"(?:nwid|id)": "([0-9a-f]{16})"', created)
         assert nwid
         _, serve, join, ips, _call = commands("Join your own network in five lines")
@@ -53,6 +54,7 @@ def test_a_network_of_your_own_and_joining_it(tmp_path: Path) -> None:
         member = EmbeddedMember("st", tmp_path / "st", ["--planet", str(tmp_path / "planet"), "--port", "0"], ())
         member.wait_online()
         environment = f"ZTNODE_STATE={tmp_path}/st "
+        run(authorize.replace("NWID", nwid[1]).replace("ADDRESS", member.node.status().address), tmp_path)
         run(environment + join.replace("9ad07d01093a69e3", nwid[1]), tmp_path)
         assert "10.121.15." in run(environment + ips, tmp_path)
     finally:
