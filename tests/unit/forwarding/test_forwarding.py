@@ -219,7 +219,9 @@ def test_a_hundred_mappings_cost_one_small_process(running_node: RunningNode) ->
             resident = re.search(r"VmRSS:\s+([0-9]+) kB", status)
             assert resident is not None
             print(resident[0])
-            assert int(resident[1]) <= 50 * 1024 or "COVERAGE_PROCESS_CONFIG" in os.environ  # it measures in there, too
+            if "COVERAGE_PROCESS_CONFIG" not in os.environ:  # it would be measured, too
+                # The interpreter itself takes 10 MB more from 3.12 on.
+                assert int(resident[1]) <= (50 if sys.version_info < (3, 12) else 60) * 1024
             assert not list(Path(f"/proc/{carrier.process.pid}").glob("task/*/children/*"))
 
 
