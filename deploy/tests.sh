@@ -4,8 +4,8 @@
 #
 # The newest runs all unit tests, and what they cover is measured: from 3.12 on the interpreter tells that for little.
 # .venv/ runs what needs processes and networks. All but the newest run the unit tests in which a version can differ:
-# those about sockets, event loops and processes; codecs and simulations are arithmetic, and commands run in tests/system. There, warnings that a later
-# Python breaks something are errors.
+# those about sockets, event loops and processes; codecs and simulations are arithmetic, and commands run in tests/system.
+# There, warnings that a later Python breaks something are errors.
 set -u
 cd "$(dirname "$0")/.."
 uv=.venv/bin/uv

@@ -42,6 +42,8 @@ def main() -> int:
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input through the target and end")
     arguments = parser.parse_args()
     if arguments.replay is not None:
+        if len(arguments.targets) != 1:
+            parser.error("--replay: of which one target?")
         importlib.import_module(f"tests.fuzz.targets.{arguments.targets[0]}").fuzz(arguments.replay.read_bytes())
         return 0
     if importlib.util.find_spec("atheris") is None:
