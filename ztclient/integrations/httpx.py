@@ -16,14 +16,18 @@ import contextlib
 import ssl as tls
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import httpcore
 import httpx
 
 from ztclient import aio
+from ztclient.integrations.httpx_pool import AsyncPool
 from ztclient.node import Node
 from ztclient.web import as_node
+
+LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+"""Those of httpx."""
 
 
 class _Stream(httpcore.NetworkStream):
@@ -172,8 +176,17 @@ class Transport(httpx.BaseTransport):
         limits: httpx.Limits | None = None,
         retries: int = 0,
     ) -> None:
-        options = _pool_options(verify, http1, http2, limits, retries)
-        self._connections = httpcore.ConnectionPool(network_backend=_Backend(node), **options)
+        limits = limits or LIMITS
+        self._connections = httpcore.ConnectionPool(
+            network_backend=_Backend(node),
+            ssl_context=_context(verify),
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            http1=http1,
+            http2=http2,
+            retries=retries,
+        )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """See httpx.BaseTransport."""
@@ -200,8 +213,14 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         limits: httpx.Limits | None = None,
         retries: int = 0,
     ) -> None:
-        options = _pool_options(verify, http1, http2, limits, retries)
-        self._connections = httpcore.AsyncConnectionPool(network_backend=_AsyncBackend(node), **options)
+        self._connections = AsyncPool(
+            _AsyncBackend(node),
+            ssl_context=_context(verify),
+            limits=limits or LIMITS,
+            http1=http1,
+            http2=http2,
+            retries=retries,
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """See httpx.AsyncBaseTransport."""
@@ -257,17 +276,8 @@ class _AsyncBody(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-def _pool_options(verify: Any, http1: bool, http2: bool, limits: httpx.Limits | None, retries: int) -> dict[str, Any]:
-    limits = limits or httpx.Limits(max_connections=100, max_keepalive_connections=20)
-    return {
-        "ssl_context": verify if isinstance(verify, tls.SSLContext) else httpx.create_ssl_context(verify=verify),
-        "max_connections": limits.max_connections,
-        "max_keepalive_connections": limits.max_keepalive_connections,
-        "keepalive_expiry": limits.keepalive_expiry,
-        "http1": http1,
-        "http2": http2,
-        "retries": retries,
-    }
+def _context(verify: Any) -> tls.SSLContext:
+    return verify if isinstance(verify, tls.SSLContext) else httpx.create_ssl_context(verify=verify)
 
 
 def _core(request: httpx.Request) -> httpcore.Request:
