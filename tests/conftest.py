@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import settings
 
 # The machine is shared and timings are no property of a codec; the limit on a whole test is pytest-timeout's.
-settings.register_profile("ztnode", deadline=None)
+settings.register_profile("ztnode", deadline=None, max_examples=40)
+# By hand, for as long as one likes: --hypothesis-profile thorough.
+settings.register_profile("thorough", deadline=None, max_examples=2000)
 # For the other Pythons, of which deploy/tests.sh asks whether all still works and not whether it is right.
 settings.register_profile("quick", deadline=None, max_examples=10)
 settings.load_profile("ztnode")

@@ -929,7 +929,7 @@ def test_backpressure_from_a_reader_that_stops() -> None:
     assert c.error is None
 
 
-def test_ten_thousand_short_connections_leave_nothing_behind() -> None:
+def test_thousands_of_short_connections_leave_nothing_behind() -> None:
     w = World(config_a=TcpConfig(time_wait_max=500))
     w.impair(delay=0.0001)
     listener = w.b.listen(80, backlog=200)
@@ -941,7 +941,7 @@ def test_ten_thousand_short_connections_leave_nothing_behind() -> None:
             server.close()
 
     w.b.poll = serve
-    while done < 10_000:
+    while done < 2_000:
         live = [w.a.connect() for _ in range(100)]
         assert w.run(partial(all_answered, live), 10.0)
         for c in live:
