@@ -4,9 +4,10 @@ BIN := .venv/bin
 # What is installed is pinned and checked: deploy/constraints.txt runs ztnode, deploy/constraints-dev.txt is that and the tools.
 PIP := PYTHON=$(PYTHON) deploy/pip.sh
 SECONDS ?= 60
+PYTHONS := 3.12 3.13
 PROJECTS := pyproject.toml ztclient/pyproject.toml
 
-.PHONY: help demo test fuzz check style types imports protocol docs bench proto constraints dist clean
+.PHONY: help demo test tools fuzz check style types imports protocol docs bench proto constraints dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -26,8 +27,7 @@ help:  ## this list
 
 .venv/.dev-installed: .venv/.made deploy/constraints-dev.txt $(PROJECTS)
 	@echo "fetching what ztnode and its tests run on into .venv/ (150 MB; a minute)"
-	@$(PIP) install --quiet --require-hashes -r deploy/constraints-dev.txt
-	@$(PIP) install --quiet --no-deps --no-build-isolation -e ./ztclient -e .
+	@PYTHON=$(PYTHON) deploy/dev.sh
 	@touch $@ .venv/.libraries
 
 demo: .venv/.libraries  ## two nodes and a network of their own; a page goes from one to the other
@@ -53,10 +53,14 @@ check: style types imports protocol  ## style, types, import rules; the protocol
 docs: .venv/.dev-installed  ## the documentation site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-test: check docs  ## everything that CI runs
-	$(MAKE) fuzz SECONDS=4
+tools: .venv/.dev-installed
 	@deploy/test-tools.sh
-	deploy/tests.sh 3.12 3.13
+	@deploy/pythons.sh $(PYTHONS) >/dev/null
+
+test: .venv/.dev-installed  ## everything that CI runs
+	$(MAKE) --jobs 2 --output-sync=target tools check docs
+	$(MAKE) fuzz SECONDS=4
+	deploy/tests.sh $(PYTHONS)
 
 fuzz: .venv/.dev-installed  ## every decoder and engine under atheris, SECONDS=60 each
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)

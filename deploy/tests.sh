@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Runs the tests on the Pythons there are: .venv/, and of the versions given those that are installed, as pythonX.Y or by
-# pyenv, each with an environment .venv-X.Y of the pinned versions.
+# Runs the tests on the Pythons there are: .venv/, and of the versions given those that are installed.
 #
 # The newest runs all unit tests, and what they cover is measured: from 3.12 on the interpreter tells that for little.
 # .venv/ runs what needs processes and networks. All but the newest run the unit tests in which a version can differ:
 # those about sockets, event loops and processes; codecs and simulations are arithmetic, and commands run in tests/system.
 # There, warnings that a later Python breaks something are errors.
+# What is between processes waits more than it computes: twice as many at a time as there are cores.
 set -u
 cd "$(dirname "$0")/.."
-uv=.venv/bin/uv
 failed=()
 pytest=(-m pytest -n auto --dist loadfile -p no:cacheprovider)
 differing=(
@@ -18,39 +17,18 @@ differing=(
     --ignore=tests/unit/node/test_identity_pool.py
 )
 
-interpreter() {
-    local found
-    for found in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do
-        # A pyenv shim is there for versions that are not in use, too, and fails.
-        "$found" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" 2>/dev/null && echo "$found" && return
-    done
-    return 1
-}
-
 version() { "$1/bin/python" -c 'import sys; print("%d%02d" % sys.version_info[:2])'; }
 run() {
     local what=$1
-    echo "== $what"
+    echo "== $what ($SECONDS s)"
     shift
     "$@" || failed+=("$what")
 }
 
+others=$(deploy/pythons.sh "$@") || failed+=("environments of other Pythons")
 newest=.venv
 environments=(.venv)
-for version in "$@"; do
-    environment=.venv-$version
-    [ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$version" ] && continue
-    if ! python="$(interpreter "$version")"; then
-        echo "left out, because it is not installed: Python $version"
-        continue
-    fi
-    export UV_PYTHON_DOWNLOADS=never
-    if [ ! -e "$environment/.installed" ] || [ -n "$(find deploy/constraints-dev.txt pyproject.toml -newer "$environment/.installed")" ]; then
-        "$uv" venv --quiet --clear --python "$python" "$environment" &&
-            VIRTUAL_ENV=$PWD/$environment "$uv" pip install --quiet --constraints deploy/constraints-dev.txt \
-                -e ./ztclient -e '.[test]' 'coverage>=7.10' &&
-            touch "$environment/.installed" || { failed+=("install $version"); continue; }
-    fi
+for environment in $others; do
     environments+=("$environment")
     [ "$(version "$environment")" -gt "$(version "$newest")" ] && newest=$environment
 done
@@ -61,7 +39,7 @@ core=ctrace
 run "all unit tests on $("$newest/bin/python" --version), measured" \
     env COVERAGE_CORE=$core "$newest/bin/coverage" run "${pytest[@]}" tests/unit
 run "coverage" deploy/coverage.sh "$newest/bin/coverage"
-run "processes and networks on $(.venv/bin/python --version)" .venv/bin/python "${pytest[@]}" --ignore=tests/unit
+run "processes and networks on $(.venv/bin/python --version)" .venv/bin/python "${pytest[@]}" -n "$((2 * $(nproc)))" --ignore=tests/unit
 for environment in "${environments[@]}"; do
     [ "$environment" = "$newest" ] && continue
     run "unit tests on $("$environment/bin/python" --version)" "$environment/bin/python" "${pytest[@]}" -q \
