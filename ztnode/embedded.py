@@ -26,8 +26,8 @@ from ztnode.node.node import HOME
 from ztnode.plugins.stores import FileStore
 from ztnode.wire.identity import Identity
 
-START_TIMEOUT: Final = 20.0
-"""Seconds for a node process to come up; a crowded machine takes long to start Python."""
+START_TIMEOUT: Final = 60.0
+"""Seconds for a node process to come up: on a crowded machine Python takes long to start, and an identity to make."""
 STOP_TIMEOUT: Final = 5.0
 
 

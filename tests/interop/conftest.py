@@ -12,6 +12,7 @@ import pytest
 
 from tests.interop.libzt_wheel import LibztFiles, LibztMissing, obtain
 from tests.interop.processes import REPOSITORY, Site, Talker, host_site, make_namespace, remove_namespace
+from tests.system.harness import identities
 
 ROOT_PORT = 29993
 
@@ -81,6 +82,8 @@ def libzt(
 def embedded(site: Site, folder: Path, talkers: list[Talker]) -> tuple[Talker, Path]:
     """Our root and controller, and the planet file that leads to it."""
     state = folder / "embedded"
+    state.mkdir()
+    (state / "identity.secret").write_text(next(identities()).build_text(include_secret=True))
     endpoint = f"{site.address}:{ROOT_PORT}"
     talker = site.talker("embedded", "embedded_network.py", folder, "--state", str(state), "--endpoint", endpoint)
     talkers.append(talker)

@@ -102,7 +102,7 @@ def start(state: Path, *arguments: str, wrap: Sequence[str] = ()) -> subprocess.
     return run([*wrap, *command(state, *arguments)])
 
 
-def wait_ready(process: subprocess.Popen[str], state: Path, seconds: float = 20.0) -> ztclient.Node:
+def wait_ready(process: subprocess.Popen[str], state: Path, seconds: float = 60.0) -> ztclient.Node:
     node = ztclient.Node(state=state)
     deadline = time.monotonic() + seconds
     while True:
@@ -297,7 +297,7 @@ def test_a_full_disk_at_the_first_start_is_one_line(small_disk: Path, planet: Pa
         (small_disk / "zerotier" / name).unlink()
     fill(small_disk)
     process = start(small_disk, "--planet", str(planet))
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=90)  # it makes an identity
     lines = [line for line in err.splitlines() if " INFO " not in line]
     assert process.returncode == 1, err
     assert len(lines) == 1 and "No space left" in lines[0], err
