@@ -31,11 +31,12 @@ def concerned(networks: Sequence[NetworkInfo], host: str, nwid: int | None) -> l
 
 def followed(network: NetworkInfo) -> list[tuple[str, str | None]]:
     """The managed routes that the stack is to take: target and gateway. A default route, which would draw everything,
-    only where the user allows it (the reference's ``allowDefault``)."""
+    only where the user allows it (the reference's ``allowDefault``), or where it is ourselves that it leads to."""
+    own = {address.partition("/")[0] for address in network.addresses}
     return [
         (route.target, route.via)
         for route in network.routes
-        if network.allow_default or ip_network(route.target, strict=False).prefixlen
+        if network.allow_default or route.via in own or ip_network(route.target, strict=False).prefixlen
     ]
 
 

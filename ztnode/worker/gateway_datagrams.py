@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from ztnode.netstack.transit import EchoFlow, UdpFlow
-from ztnode.worker.poller import READ, Poller
+from ztnode.worker.poller import ERROR, READ, Poller
 
 if TYPE_CHECKING:
     from ztnode.netstack.stack import Stack
@@ -29,6 +29,13 @@ BATCH: Final = 64
 """Datagrams of one flow before others have their turn."""
 MAX_DATAGRAM: Final = 65535
 
+_LINUX: Final = sys.platform == "linux"
+_RECVERR: Final = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+"""IP_RECVERR and IPV6_RECVERR of Linux: without them only a closed port is told, not a host that nobody finds."""
+_ERROR_QUEUE: Final = 0x2000
+"""MSG_ERRQUEUE of Linux."""
+_ERRNO: Final = struct.Struct("=I")
+"""What a struct sock_extended_err begins with."""
 _ECHO: Final = struct.Struct("!BBHHH")
 _REQUEST, _REQUEST_V6 = 8, 128
 _REPLY, _REPLY_V6 = 0, 129
@@ -104,8 +111,9 @@ class _Flows(ABC, Generic[Key]):
             except OSError as error:
                 if error.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
                     raise
-                # What became of one before; this one has not been sent yet.
-                self._host.stack.report(key, error.errno, self._host.now)
+                # What became of one before, perhaps; this one has not been sent yet.
+                if not _LINUX:  # there the queue of errors tells
+                    self._host.stack.report(key, error.errno, self._host.now)
                 flow.sock.send(data)
         except BlockingIOError:
             self._host.count("gateway_dropped")
@@ -145,6 +153,8 @@ class _Flows(ABC, Generic[Key]):
             return None
         try:
             sock.setblocking(False)
+            if _LINUX:
+                sock.setsockopt(*_RECVERR[sock.family], 1)
             sock.connect((socket.inet_ntop(sock.family, key.destination), port))
         except OSError as error:
             sock.close()
@@ -152,18 +162,21 @@ class _Flows(ABC, Generic[Key]):
             host.stack.report(key, error.errno or errno.EIO, host.now)
             return None
         flow = _Flow(key, sock, host.now)
-        host.poller.register(sock.fileno(), READ, lambda _mask: self._on_socket(flow))
+        host.poller.register(sock.fileno(), READ, lambda mask: self._on_socket(flow, mask))
         return flow
 
-    def _on_socket(self, flow: _Flow[Key]) -> None:
+    def _on_socket(self, flow: _Flow[Key], mask: int) -> None:
         host = self._host
+        if mask & ERROR and _LINUX:
+            self._take_errors(flow)
         for _ in range(BATCH):
             try:
                 data = flow.sock.recv(MAX_DATAGRAM)
             except BlockingIOError:
                 break
             except OSError as error:  # ICMP has reported something
-                host.stack.report(flow.key, error.errno or errno.EIO, host.now)
+                if not _LINUX:
+                    host.stack.report(flow.key, error.errno or errno.EIO, host.now)
                 continue
             if host.congested:
                 host.count("gateway_dropped")
@@ -172,6 +185,19 @@ class _Flows(ABC, Generic[Key]):
         idle = self._idle(flow.key)
         flow.expires = host.now + idle
         self._flows[idle][flow.key] = self._flows[idle].pop(flow.key)
+
+    def _take_errors(self, flow: _Flow[Key]) -> None:
+        """Pass on what ICMP, or the host's own kernel, said of what was sent."""
+        host = self._host
+        for _ in range(BATCH):
+            try:
+                _, ancillary, _, _ = flow.sock.recvmsg(0, 512, _ERROR_QUEUE)
+            except OSError:
+                return
+            for _, _, data in ancillary:
+                number = _ERRNO.unpack_from(data)[0] if len(data) >= _ERRNO.size else 0
+                if number and number != errno.EMSGSIZE:  # the kernel cuts the next one
+                    host.stack.report(flow.key, number, host.now)
 
     # Their end
 
