@@ -25,7 +25,21 @@ from ztclient.errors import (
     NodeUnavailableError,
     NotFoundError,
 )
-from ztclient.model import Connection, ManagedAddress, Moon, MoonRoot, Network, Path, Peer, Route, Status, Whois, Worker
+from ztclient.model import (
+    Connection,
+    Gateway,
+    GatewayRoute,
+    ManagedAddress,
+    Moon,
+    MoonRoot,
+    Network,
+    Path,
+    Peer,
+    Route,
+    Status,
+    Whois,
+    Worker,
+)
 from ztclient.node import DEFAULT_TIMEOUT, Node
 
 if TYPE_CHECKING:
@@ -49,6 +63,8 @@ __all__ = [
     "DatagramSocket",
     "Error",
     "ForeignNameError",
+    "Gateway",
+    "GatewayRoute",
     "HTTPConnection",
     "HTTPSConnection",
     "HTTPServer",

@@ -55,11 +55,33 @@ class Network:
     authentication_url: str
     from_cache: bool
     """True while the configuration is the one kept on disk and the controller has not confirmed it yet."""
+    allow_default: bool = False
+    """True where the node follows default routes of the network."""
 
     @property
     def ready(self) -> bool:
         """True once the network is configured and can be used."""
         return self.state == "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayRoute:
+    """A managed route by which members reach this node as a gateway: ``via`` is its address there."""
+
+    nwid: str
+    target: str
+    via: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """How it stands with a gateway. ``unrouted``: those of its targets that no managed route covers whole;
+    ``ping_ipv4`` and ``ping_ipv6``: whether the host's kernel lets pings be passed on."""
+
+    routes: tuple[GatewayRoute, ...]
+    unrouted: tuple[str, ...]
+    ping_ipv4: bool
+    ping_ipv6: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +230,17 @@ def network(message: pb.Network) -> Network:
         revision=message.revision,
         authentication_url=message.authentication_url,
         from_cache=message.from_cache,
+        allow_default=message.allow_default,
+    )
+
+
+def gateway(message: pb.GatewayResponse) -> Gateway:
+    """A Gateway from its message."""
+    return Gateway(
+        tuple(GatewayRoute(route.network_id, route.target, route.via) for route in message.routes),
+        tuple(message.unrouted),
+        message.ping_ipv4,
+        message.ping_ipv6,
     )
 
 

@@ -6,7 +6,7 @@ import errno
 import math
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ztclient import channel, dialling, model
@@ -141,17 +141,20 @@ class Node(NamedNode):
         wait: float | None = None,
         *,
         on_change: Callable[[model.Network], None] | None = None,
+        allow_default: bool | None = None,
     ) -> model.Network:
         """Join a network (nothing happens where it is joined already).
 
         ``wait``: seconds to wait until the network can be used; None: do not wait, give its state so far. ``on_change``
-        is called with each state on the way. Raises JoinTimeoutError with what is missing, Error when there is no such
-        network, ValueError for a malformed id.
+        is called with each state on the way. ``allow_default``: whether to follow default routes of the network from
+        now on (None: as before, at first not). Raises JoinTimeoutError with what is missing, Error when there is no
+        such network, ValueError for a malformed id.
         """
         from ztclient.v1 import node_pb2 as pb
 
         control = self.control
-        answer: pb.JoinResponse = control.call(control.stub.Join, pb.JoinRequest(network_id=network_id(nwid)))
+        request = pb.JoinRequest(network_id=network_id(nwid), allow_default=allow_default)
+        answer: pb.JoinResponse = control.call(control.stub.Join, request)
         network = model.network(answer.network)
         if wait is None or network.ready:
             return network
@@ -253,6 +256,27 @@ class Node(NamedNode):
         from ztclient.listener import Listener
 
         return Listener(self.control, listen_request(ip, port, backlog, nwid, delay=delay))
+
+    def gateway(
+        self, targets: Iterable[str], excepted: Iterable[str] = (), *, flows: int = 0
+    ) -> Generator[model.Gateway, None, None]:
+        """Make the node the gateway of managed routes to ``targets`` (CIDR) but for those ``excepted``, for as long as
+        the iterator is not closed: what members send there goes on by the sockets of the node's host, ``flows`` of
+        them at a time at most (0: 4096). Gives how it stands, at once and whenever the networks' routes change.
+
+        Raises ValueError for targets that are no networks.
+        """
+        from ztclient.v1 import node_pb2 as pb
+
+        control = self.control
+        request = pb.GatewayRequest(targets=targets, excepted=excepted, flows=flows)
+        with control.translated():
+            call = control.stub.Gateway(request, metadata=control.metadata)
+            try:
+                for response in call:
+                    yield model.gateway(response)
+            finally:
+                call.cancel()
 
     def open_udp(self, ip: str = "", port: int = 0, *, nwid: str | int | None = None) -> DatagramSocket:
         """A UDP socket bound to a managed address (empty: to all of them), port 0: any free one. Raises OSError

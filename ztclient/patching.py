@@ -21,7 +21,8 @@ _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Routes:
-    """What the joined networks of a node lead to. A default route is no reason to take a connection from the host."""
+    """What the joined networks of a node lead to. A default route is a reason to take a connection from the host only
+    where the node follows it."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -51,10 +52,12 @@ class Routes:
             if time.monotonic() < self._until:
                 return
             networks = self.node.networks()
-            texts = {route.target for network in networks for route in network.routes}
-            texts.update(address for network in networks for address in network.addresses)
-            targets = [ipaddress.ip_network(text, strict=False) for text in texts]
-            self._targets = [target for target in targets if target.prefixlen]
+            targets: set[_Network] = set()
+            for network in networks:
+                led = [ipaddress.ip_network(route.target, strict=False) for route in network.routes]
+                targets.update(target for target in led if target.prefixlen or network.allow_default)
+                targets.update(ipaddress.ip_network(address, strict=False) for address in network.addresses)
+            self._targets = list(targets)
             self._own = {address.partition("/")[0] for network in networks for address in network.addresses}
             self._until = time.monotonic() + ROUTES_SECONDS
 

@@ -56,6 +56,9 @@ class ServeOptions:
     proxy_protocol: int | None = None
     """Version of the PROXY protocol by which servers behind ``exposes`` learn who the peer is."""
     proxy: ProxyOptions | None = None
+    gateway: Sequence[str] = ()
+    """Networks (CIDR) that members reach through this node, but for ``gateway_excepted``."""
+    gateway_excepted: Sequence[str] = ()
     listed: bool = True
     """Whether this user's clients find the node without being told where it is."""
     until_eof: bool = False
@@ -106,6 +109,9 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
                 if options.listed:
                     stack.enter_context(Registration(server.addresses[0], options.node.state))
                 await stack.enter_async_context(_mapped(options, node, resolver))
+                if options.gateway:
+                    node.open_gateway(options.gateway, options.gateway_excepted)
+                    log.info("gateway to %s", ", ".join(options.gateway))
                 if options.proxy is not None:
                     await stack.enter_async_context(_proxied(options.proxy, node, resolver))
                 yield Served(node, server)

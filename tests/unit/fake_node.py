@@ -27,6 +27,7 @@ from ztnode.node import snapshots
 from ztnode.node.api import (
     ConnectionInfo,
     DialError,
+    GatewayInfo,
     Handoff,
     JoinState,
     MoonInfo,
@@ -38,6 +39,7 @@ from ztnode.node.api import (
     Whois,
     WorkerInfo,
 )
+from ztnode.node.gateways import Gateways
 from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World
 from ztnode.worker.handoff_server import JOINED
@@ -97,6 +99,8 @@ class FakeNode:
         self.dials: list[tuple[str, int, int | None, float]] = []
         self.nodelay: list[bool] = []
         self.joined = 0
+        self.led_to: Sequence[str] = ()
+        self._gateways = Gateways(self._lead)
         self.dialling = 0
         self.late = 0.0
         self.waiting: dict[bytes, socket.socket] = {}
@@ -240,11 +244,23 @@ class FakeNode:
     async def deorbit(self, moon: int) -> None:
         del self.orbited[moon]
 
-    async def join(self, nwid: int) -> NetworkInfo:
+    async def join(self, nwid: int, *, allow_default: bool | None = None) -> NetworkInfo:
         if self.failing is not None:
             raise self.failing
         self.change(self.known.get(nwid) or self.on_join(nwid))
         return self.known[nwid]
+
+    def _lead(self, targets: Sequence[str], _flows: int) -> None:
+        self.led_to = targets
+
+    def open_gateway(self, targets: Sequence[str], excepted: Sequence[str] = (), *, flows: int = 0) -> int:
+        return self._gateways.open(targets, excepted, flows)
+
+    def gateway(self, gateway: int) -> GatewayInfo:
+        return self._gateways.describe(gateway, self.networks())
+
+    def close_gateway(self, gateway: int) -> None:
+        self._gateways.close(gateway)
 
     async def leave(self, nwid: int) -> None:
         left = replace(self.known.pop(nwid), state=JoinState.LEFT)

@@ -336,6 +336,7 @@ class Network(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     AUTHENTICATION_URL_FIELD_NUMBER: _builtins.int
     FROM_CACHE_FIELD_NUMBER: _builtins.int
+    ALLOW_DEFAULT_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
     """The network id (16 hex digits); its first 10 digits are the controller's address."""
     name: _builtins.str
@@ -359,6 +360,8 @@ class Network(_message.Message):
     """Where a person signs in, while the state asks for it."""
     from_cache: _builtins.bool
     """True while the configuration is the one kept on disk and the controller has not confirmed it yet."""
+    allow_default: _builtins.bool
+    """True where a default route (0.0.0.0/0, ::/0) of the network is followed, as JoinRequest asked."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Managed addresses of this node, CIDR."""
@@ -389,10 +392,11 @@ class Network(_message.Message):
         revision: _builtins.int = ...,
         authentication_url: _builtins.str = ...,
         from_cache: _builtins.bool = ...,
+        allow_default: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "authentication_url", b"authentication_url", "broadcast", b"broadcast", "detail", b"detail", "dns_domain", b"dns_domain", "dns_servers", b"dns_servers", "from_cache", b"from_cache", "mac", b"mac", "mtu", b"mtu", "name", b"name", "network_id", b"network_id", "private", b"private", "revision", b"revision", "routes", b"routes", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "allow_default", b"allow_default", "authentication_url", b"authentication_url", "broadcast", b"broadcast", "detail", b"detail", "dns_domain", b"dns_domain", "dns_servers", b"dns_servers", "from_cache", b"from_cache", "mac", b"mac", "mtu", b"mtu", "name", b"name", "network_id", b"network_id", "private", b"private", "revision", b"revision", "routes", b"routes", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -433,18 +437,24 @@ class JoinRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
+    ALLOW_DEFAULT_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
     """16 hex digits."""
+    allow_default: _builtins.bool
+    """Whether to follow default routes of the network (0.0.0.0/0, ::/0), from now on; absent: as before, at first not."""
     def __init__(
         self,
         *,
         network_id: _builtins.str = ...,
+        allow_default: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_default", b"_allow_default", "allow_default", b"allow_default"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["network_id", b"network_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_default", b"_allow_default", "allow_default", b"allow_default", "network_id", b"network_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__allow_default: _TypeAlias = _typing.Literal["allow_default"]  # noqa: Y015
+    _WhichOneofArgType__allow_default: _TypeAlias = _typing.Literal["_allow_default", b"_allow_default"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_default) -> _WhichOneofReturnType__allow_default | None: ...
 
 Global___JoinRequest: _TypeAlias = JoinRequest  # noqa: Y015
 
@@ -1218,6 +1228,106 @@ class StreamOpened(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamOpened: _TypeAlias = StreamOpened  # noqa: Y015
+
+@_typing.final
+class GatewayRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGETS_FIELD_NUMBER: _builtins.int
+    EXCEPTED_FIELD_NUMBER: _builtins.int
+    FLOWS_FIELD_NUMBER: _builtins.int
+    flows: _builtins.int
+    """Connections and datagram flows at a time at most, of all gateways of the node; 0: 4096."""
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Networks (CIDR) to lead to. The host itself, its link, groups and the metadata services of clouds are in none of them
+        unless a target lies within those ranges.
+        """
+
+    @_builtins.property
+    def excepted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Networks within the targets that it does not lead to."""
+
+    def __init__(
+        self,
+        *,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
+        excepted: _abc.Iterable[_builtins.str] | None = ...,
+        flows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excepted", b"excepted", "flows", b"flows", "targets", b"targets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GatewayRequest: _TypeAlias = GatewayRequest  # noqa: Y015
+
+@_typing.final
+class GatewayResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTES_FIELD_NUMBER: _builtins.int
+    UNROUTED_FIELD_NUMBER: _builtins.int
+    PING_IPV4_FIELD_NUMBER: _builtins.int
+    PING_IPV6_FIELD_NUMBER: _builtins.int
+    ping_ipv4: _builtins.bool
+    """Whether the host's kernel lets this process pass IPv4 pings on."""
+    ping_ipv6: _builtins.bool
+    """The same of IPv6."""
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GatewayRoute]:
+        """The managed routes by which members reach some of the targets."""
+
+    @_builtins.property
+    def unrouted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the targets, as they were named, that no such route covers whole."""
+
+    def __init__(
+        self,
+        *,
+        routes: _abc.Iterable[Global___GatewayRoute] | None = ...,
+        unrouted: _abc.Iterable[_builtins.str] | None = ...,
+        ping_ipv4: _builtins.bool = ...,
+        ping_ipv6: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ping_ipv4", b"ping_ipv4", "ping_ipv6", b"ping_ipv6", "routes", b"routes", "unrouted", b"unrouted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GatewayResponse: _TypeAlias = GatewayResponse  # noqa: Y015
+
+@_typing.final
+class GatewayRoute(_message.Message):
+    """A managed route by which members reach this node's gateway."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    VIA_FIELD_NUMBER: _builtins.int
+    network_id: _builtins.str
+    """16 hex digits."""
+    target: _builtins.str
+    """CIDR."""
+    via: _builtins.str
+    """IP of this node."""
+    def __init__(
+        self,
+        *,
+        network_id: _builtins.str = ...,
+        target: _builtins.str = ...,
+        via: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network_id", b"network_id", "target", b"target", "via", b"via"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GatewayRoute: _TypeAlias = GatewayRoute  # noqa: Y015
 
 @_typing.final
 class OpenUdpRequest(_message.Message):

@@ -97,6 +97,11 @@ class NodeServiceStub(object):
                 request_serializer=ztnode_dot_v1_dot_node__pb2.StreamRequest.SerializeToString,
                 response_deserializer=ztnode_dot_v1_dot_node__pb2.StreamResponse.FromString,
                 _registered_method=True)
+        self.Gateway = channel.unary_stream(
+                '/ztnode.v1.NodeService/Gateway',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.GatewayRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.GatewayResponse.FromString,
+                _registered_method=True)
         self.OpenUdp = channel.unary_unary(
                 '/ztnode.v1.NodeService/OpenUdp',
                 request_serializer=ztnode_dot_v1_dot_node__pb2.OpenUdpRequest.SerializeToString,
@@ -274,6 +279,17 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Gateway(self, request, context):
+        """Be the gateway of managed routes: carry on, by the host's own sockets, what members send to the targets, wherever a
+        route of their network leads there by an address of this node. An answer comes at once and whenever the routes change;
+        the gateway lives as long as the call does.
+
+        INVALID_ARGUMENT for targets that are no networks, or cover nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def OpenUdp(self, request, context):
         """Open a UDP socket for a client on the same machine, which fetches it by hand-off; others use Datagrams.
 
@@ -437,6 +453,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Stream,
                     request_deserializer=ztnode_dot_v1_dot_node__pb2.StreamRequest.FromString,
                     response_serializer=ztnode_dot_v1_dot_node__pb2.StreamResponse.SerializeToString,
+            ),
+            'Gateway': grpc.unary_stream_rpc_method_handler(
+                    servicer.Gateway,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.GatewayRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.GatewayResponse.SerializeToString,
             ),
             'OpenUdp': grpc.unary_unary_rpc_method_handler(
                     servicer.OpenUdp,
@@ -816,6 +837,33 @@ class NodeService(object):
             '/ztnode.v1.NodeService/Stream',
             ztnode_dot_v1_dot_node__pb2.StreamRequest.SerializeToString,
             ztnode_dot_v1_dot_node__pb2.StreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Gateway(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ztnode.v1.NodeService/Gateway',
+            ztnode_dot_v1_dot_node__pb2.GatewayRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.GatewayResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -137,6 +137,13 @@ class NodeServiceStub:
     Before `opened`: as Dial; NOT_FOUND (TOKEN_NOT_FOUND) for a token that was used, or whose minute is over. After it:
     ABORTED (ECONNRESET, ECONNABORTED); INVALID_ARGUMENT for a message out of turn.
     """
+    Gateway: _grpc.UnaryStreamMultiCallable[_node_pb2.GatewayRequest, _node_pb2.GatewayResponse]
+    """Be the gateway of managed routes: carry on, by the host's own sockets, what members send to the targets, wherever a
+    route of their network leads there by an address of this node. An answer comes at once and whenever the routes change;
+    the gateway lives as long as the call does.
+
+    INVALID_ARGUMENT for targets that are no networks, or cover nothing.
+    """
     OpenUdp: _grpc.UnaryUnaryMultiCallable[_node_pb2.OpenUdpRequest, _node_pb2.OpenUdpResponse]
     """Open a UDP socket for a client on the same machine, which fetches it by hand-off; others use Datagrams.
 
@@ -276,6 +283,13 @@ class NodeServiceAsyncStub(NodeServiceStub):
 
     Before `opened`: as Dial; NOT_FOUND (TOKEN_NOT_FOUND) for a token that was used, or whose minute is over. After it:
     ABORTED (ECONNRESET, ECONNABORTED); INVALID_ARGUMENT for a message out of turn.
+    """
+    Gateway: _aio.UnaryStreamMultiCallable[_node_pb2.GatewayRequest, _node_pb2.GatewayResponse]  # type: ignore[assignment]
+    """Be the gateway of managed routes: carry on, by the host's own sockets, what members send to the targets, wherever a
+    route of their network leads there by an address of this node. An answer comes at once and whenever the routes change;
+    the gateway lives as long as the call does.
+
+    INVALID_ARGUMENT for targets that are no networks, or cover nothing.
     """
     OpenUdp: _aio.UnaryUnaryMultiCallable[_node_pb2.OpenUdpRequest, _node_pb2.OpenUdpResponse]  # type: ignore[assignment]
     """Open a UDP socket for a client on the same machine, which fetches it by hand-off; others use Datagrams.
@@ -485,6 +499,19 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Before `opened`: as Dial; NOT_FOUND (TOKEN_NOT_FOUND) for a token that was used, or whose minute is over. After it:
         ABORTED (ECONNRESET, ECONNABORTED); INVALID_ARGUMENT for a message out of turn.
+        """
+
+    @_abc_1.abstractmethod
+    def Gateway(
+        self,
+        request: _node_pb2.GatewayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.GatewayResponse], _abc.AsyncIterator[_node_pb2.GatewayResponse]]:
+        """Be the gateway of managed routes: carry on, by the host's own sockets, what members send to the targets, wherever a
+        route of their network leads there by an address of this node. An answer comes at once and whenever the routes change;
+        the gateway lives as long as the call does.
+
+        INVALID_ARGUMENT for targets that are no networks, or cover nothing.
         """
 
     @_abc_1.abstractmethod

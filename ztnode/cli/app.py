@@ -37,6 +37,7 @@ COMMANDS = {
     "expose": "ztnode.cli.forward_commands:expose",
     "nc": "ztnode.cli.nc_command:nc",
     "proxy": "ztnode.cli.proxy_command:proxy",
+    "gateway": "ztnode.cli.gateway_command:gateway",
     "capture": "ztnode.cli.capture_command:capture",
     "identity": "ztnode.cli.identity_command:identity",
     "world": "ztnode.cli.world_command:world",

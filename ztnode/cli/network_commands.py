@@ -33,15 +33,26 @@ from ztnode.cli.progress import Progress
     metavar="S",
     help="Wait up to S seconds until the network can be used; exit 1 if it cannot.",
 )
+@click.option(
+    "--allow-default/--no-allow-default",
+    default=None,
+    help="Whether default routes of the network (0.0.0.0/0, ::/0) are followed: all that no other route leads to then "
+    "goes by the member that offers them, see ztnode gateway. It stays as it is where this is not given; at first not.",
+)
 @json_option
 @node_option_with_patience(lambda arguments: arguments["wait"] or 0.0)
-def join(node: ztclient.Node, nwid: str, wait: float | None, as_json: bool) -> None:
+def join(node: ztclient.Node, nwid: str, wait: float | None, allow_default: bool | None, as_json: bool) -> None:
     """Join the network NWID; it stays joined over restarts."""
     if wait is None:
-        network = node.join(nwid)
+        network = node.join(nwid, allow_default=allow_default)
     else:
         with Progress(f"joining {nwid}") as progress:
-            network = node.join(nwid, wait, on_change=lambda now: progress.update(f"{nwid}: {_state(now)}"))
+            network = node.join(
+                nwid,
+                wait,
+                on_change=lambda now: progress.update(f"{nwid}: {_state(now)}"),
+                allow_default=allow_default,
+            )
     if as_json:
         print_json(network)
     else:
@@ -294,6 +305,7 @@ def _print_network(network: ztclient.Network) -> None:
             ("state", network.state.replace("_", " ")),
             ("detail", network.detail if network.detail != network.state else ""),
             ("addresses", ", ".join(network.addresses)),
+            ("default routes", "followed" if network.allow_default else ""),
             ("sign in at", network.authentication_url),
         )
     )

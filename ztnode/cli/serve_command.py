@@ -12,6 +12,7 @@ import click
 
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, example
 from ztnode.cli.forward_commands import flat, mapping_options
+from ztnode.cli.gateway_command import TARGET
 from ztnode.cli.option_sources import ConfigurableCommand, given
 from ztnode.cli.proxy_command import PROXY_ADDRESS
 from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress
@@ -153,6 +154,22 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     metavar="FILE",
     help="One line NAME:PASSWORD for --proxy; ZTNODE_PROXY_CREDENTIALS is the line itself.",
 )
+@click.option(
+    "--gateway",
+    "gateway_targets",
+    type=TARGET,
+    multiple=True,
+    metavar="NETWORK",
+    help="Lead members into this network, as ztnode gateway does; may be given several times.",
+)
+@click.option(
+    "--gateway-except",
+    "gateway_excepted",
+    type=TARGET,
+    multiple=True,
+    metavar="NETWORK",
+    help="As ztnode gateway --except.",
+)
 @click.option("--unlisted", is_flag=True, help="Clients find this node only where they are told its state or address.")
 @click.option(
     "--until-eof", is_flag=True, help="End with standard input too: for a program that must not leave its node behind."
@@ -207,6 +224,8 @@ def serve(
     proxy: LocalAddress | None,
     proxy_direct: bool,
     proxy_credentials: Path | None,
+    gateway_targets: tuple[str, ...],
+    gateway_excepted: tuple[str, ...],
     unlisted: bool,
     until_eof: bool,
     log_level: str,
@@ -254,6 +273,8 @@ def serve(
         exposes=flat(exposes),
         proxy_protocol=None if proxy_protocol is None else int(proxy_protocol),
         proxy=None if not isinstance(proxy, TcpAddress) else ProxyOptions(proxy, proxy_direct, proxy_credentials),
+        gateway=gateway_targets,
+        gateway_excepted=gateway_excepted,
         listed=not unlisted,
         until_eof=until_eof,
         ephemeral=ephemeral,
@@ -276,3 +297,5 @@ def refuse_contradictions(ctx: click.Context) -> None:
         raise click.UsageError("--tls-cert, --tls-key, --client-ca, --token-file and --insecure belong to --listen")
     if ctx.params["proxy"] is None and any(given(ctx, name) for name in _OF_PROXY):
         raise click.UsageError("--proxy-direct and --proxy-credentials belong to --proxy")
+    if ctx.params["gateway_excepted"] and not ctx.params["gateway_targets"]:
+        raise click.UsageError("--gateway-except belongs to --gateway")

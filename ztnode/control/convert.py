@@ -14,6 +14,7 @@ from ztnode.control.failure import invalid
 from ztnode.names import Found
 from ztnode.node.api import (
     ConnectionInfo,
+    GatewayInfo,
     Handoff,
     JoinState,
     MoonInfo,
@@ -130,6 +131,19 @@ def network(info: NetworkInfo) -> pb.Network:
         revision=info.revision,
         authentication_url=info.authentication_url,
         from_cache=info.from_cache,
+        allow_default=info.allow_default,
+    )
+
+
+def gateway(info: GatewayInfo) -> pb.GatewayResponse:
+    """How it stands with a gateway, as a message."""
+    return pb.GatewayResponse(
+        routes=[
+            pb.GatewayRoute(network_id=format_nwid(nwid), target=target, via=via) for nwid, target, via in info.routed
+        ],
+        unrouted=info.unrouted,
+        ping_ipv4=4 in info.ping,
+        ping_ipv6=6 in info.ping,
     )
 
 

@@ -40,7 +40,8 @@ class NodeService(rpc.NodeServiceServicer):
 
     @unary
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinResponse:
-        info = await self._node.join(convert.network_id(request.network_id))
+        allow_default = request.allow_default if request.HasField("allow_default") else None
+        info = await self._node.join(convert.network_id(request.network_id), allow_default=allow_default)
         return pb.JoinResponse(network=convert.network(info))
 
     @unary
@@ -127,6 +128,26 @@ class NodeService(rpc.NodeServiceServicer):
             await stream.carry(context, await claim(handoff), handoff)
         except Exception as error:
             await abort(context, error)
+
+    @streaming
+    async def Gateway(self, request: pb.GatewayRequest, context: Context) -> AsyncIterator[pb.GatewayResponse]:
+        try:
+            gateway = self._node.open_gateway(request.targets, request.excepted, flows=request.flows)
+        except ValueError as error:
+            raise invalid(str(error)) from None
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._node.close_gateway, gateway)
+            changes = self._node.watch()
+            if hasattr(changes, "aclose"):
+                stack.push_async_callback(changes.aclose)
+            last = convert.gateway(self._node.gateway(gateway))
+            yield last
+            async for _ in changes:
+                now = convert.gateway(self._node.gateway(gateway))
+                if now != last:
+                    last = now
+                    yield now
+            await asyncio.get_running_loop().create_future()  # the call is the lease, as with Listen
 
     @unary
     async def OpenUdp(self, request: pb.OpenUdpRequest, context: Context) -> pb.OpenUdpResponse:

@@ -34,7 +34,7 @@ class FlowTable:
         flow = self._flows.get(key)
         if flow is None:
             port = self._ports.get(port_index)
-            if port is None or local not in port.addresses:
+            if port is None or not (local in port.addresses or port.passes(local)):
                 return None
             flow = Flow(port, local, remote)
             if not self._route(flow):
@@ -86,7 +86,8 @@ class FlowTable:
     def _route(self, flow: Flow) -> bool:
         """(Re)compute next hop, neighbour and MTU of a flow. False when there is no way."""
         port = flow.port
-        if self._ports.get(port.index) is not port or flow.local not in port.addresses:
+        ours = flow.local in port.addresses or port.passes(flow.local)
+        if self._ports.get(port.index) is not port or not ours:
             flow.route(None, None, port.mtu)
             return False
         if flow.remote in port.addresses:

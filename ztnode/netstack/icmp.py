@@ -14,6 +14,7 @@ from ztnode.netstack.host import Host
 from ztnode.netstack.ndp import receive as receive_ndp
 from ztnode.netstack.port import Port
 from ztnode.netstack.tcp.layer import TcpLayer
+from ztnode.netstack.transit import Transit
 from ztnode.netstack.udp import UdpLayer
 from ztnode.token_bucket import TokenBucket
 from ztnode.wire import checksum, ethernet, icmp, icmpv6, ipv4, ipv6
@@ -35,7 +36,7 @@ _UNREACHABLE_IPV4: Final[dict[int, int]] = {
     10: errno.EHOSTUNREACH,  # host prohibited
     11: errno.ENETUNREACH,  # not with this type of service
     12: errno.EHOSTUNREACH,
-    13: errno.EHOSTUNREACH,  # prohibited by a filter
+    icmp.PROHIBITED: errno.EHOSTUNREACH,
 }
 _UNREACHABLE_IPV6: Final[dict[int, int]] = {
     icmpv6.NO_ROUTE: errno.ENETUNREACH,
@@ -45,6 +46,19 @@ _UNREACHABLE_IPV6: Final[dict[int, int]] = {
     icmpv6.PORT_UNREACHABLE: errno.ECONNREFUSED,
     icmpv6.POLICY_FAILED: errno.EACCES,
     icmpv6.ROUTE_REJECTED: errno.EACCES,
+}
+# What the host's own sockets say of a target, as a gateway reports it; anything else is an unreachable host.
+_REPORTED_IPV4: Final[dict[int, int]] = {
+    errno.ECONNREFUSED: icmp.PORT_UNREACHABLE,
+    errno.ENETUNREACH: icmp.NET_UNREACHABLE,
+    errno.EACCES: icmp.PROHIBITED,
+    errno.EPERM: icmp.PROHIBITED,
+}
+_REPORTED_IPV6: Final[dict[int, int]] = {
+    errno.ECONNREFUSED: icmpv6.PORT_UNREACHABLE,
+    errno.ENETUNREACH: icmpv6.NO_ROUTE,
+    errno.EACCES: icmpv6.PROHIBITED,
+    errno.EPERM: icmpv6.PROHIBITED,
 }
 _TIME_EXCEEDED: Final = errno.EHOSTUNREACH
 _PARAMETER_PROBLEM: Final = errno.EPROTO
@@ -61,11 +75,12 @@ _PLATEAUS: Final = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 552)
 class IcmpLayer:
     """Both versions of ICMP."""
 
-    def __init__(self, host: Host, tcp: TcpLayer, udp: UdpLayer, echo: EchoLayer) -> None:
+    def __init__(self, host: Host, tcp: TcpLayer, udp: UdpLayer, echo: EchoLayer, transit: Transit) -> None:
         self._host = host
         self._tcp = tcp
         self._udp = udp
         self._echo = echo
+        self._transit = transit
         self._echoes = TokenBucket(host.config.echo_per_second)
         self._errors = TokenBucket(host.config.errors_per_second)
 
@@ -81,6 +96,11 @@ class IcmpLayer:
         if kind == icmp.ECHO_REQUEST:
             # RFC 1122 section 3.2.2.6 lets an echo request to a group pass without an answer: no amplifier here.
             if to_group or not self._allow_echo(port):
+                return
+            if header.destination not in port.addresses:
+                self._transit.receive_echo(
+                    port, header.source, header.destination, message.first, message.second, bytes(message.body)
+                )
                 return
             reply = icmp.Icmp(icmp.ECHO_REPLY, 0, message.first, message.second, message.body)
             self._send(port, header.destination, header.source, ipv4.PROTOCOL_ICMP, icmp.build(reply))
@@ -141,6 +161,10 @@ class IcmpLayer:
             source = port.source_for(header.source)
         if source is None:
             return
+        if source not in port.addresses:
+            identifier, sequence = message.word >> 16, message.word & 0xFFFF
+            self._transit.receive_echo(port, header.source, source, identifier, sequence, bytes(message.body))
+            return
         reply = icmpv6.Icmpv6(icmpv6.ECHO_REPLY, 0, message.word, message.body)
         pseudo = checksum.pseudo_sum(source, header.source, icmpv6.PROTOCOL)
         self._send(port, source, header.source, icmpv6.PROTOCOL, icmpv6.build(reply, pseudo))
@@ -179,7 +203,7 @@ class IcmpLayer:
             port.count("bad_icmp")
             return
         # RFC 5927 section 4: an error about a packet that we did not send is forged or lost its way.
-        if source not in port.addresses:
+        if source not in port.addresses and not port.passes(source):
             port.count("icmp_not_ours")
             return
         if verdict is None and not mtu:
@@ -253,6 +277,24 @@ class IcmpLayer:
             self.deliver(port, source, destination, protocol, payload, errno.EHOSTUNREACH)
 
     # --- errors sent ---
+    def send_prohibited(self, port: Port, packet: Buffer) -> None:
+        """We are the gateway that a packet came to, and do not lead where it wants to go (RFC 1812 section 5.2.7.1,
+        RFC 4443 section 3.1)."""
+        code = icmp.PROHIBITED if packet[0] >> 4 == 4 else icmpv6.PROHIBITED
+        self.send_error(port, packet, icmp.UNREACHABLE if packet[0] >> 4 == 4 else icmpv6.UNREACHABLE, code)
+
+    def report(self, port: Port, source: bytes, destination: bytes, protocol: int, start: bytes, number: int) -> None:
+        """Tell ``source`` what became of its packet to ``destination``, which began with ``start``: ``number`` is the
+        errno that carrying it on ended with."""
+        if len(source) == 4:
+            header = ipv4.Header(source, destination, protocol, len(start), HOP_LIMIT, fragment=ipv4.DONT_FRAGMENT)
+            code = _REPORTED_IPV4.get(number, icmp.HOST_UNREACHABLE)
+            self.send_error(port, ipv4.build(header) + start, icmp.UNREACHABLE, code)
+        else:
+            header6 = ipv6.Header(source, destination, protocol, len(start), HOP_LIMIT)
+            code = _REPORTED_IPV6.get(number, icmpv6.ADDRESS_UNREACHABLE)
+            self.send_error(port, ipv6.build(header6) + start, icmpv6.UNREACHABLE, code)
+
     def send_error(
         self,
         port: Port,
@@ -275,7 +317,8 @@ class IcmpLayer:
 
     def _send_error_ipv4(self, port: Port, packet: Buffer, kind: int, code: int, word: int) -> None:
         header, payload = ipv4.parse(packet, quoted=True)
-        if header.destination not in port.addresses or header.fragment_offset or not _is_unicast(port, header.source):
+        source = _reporter(port, header.destination, header.source)
+        if source is None or header.fragment_offset or not _is_unicast(port, header.source):
             return
         if header.protocol == ipv4.PROTOCOL_ICMP and (not payload or payload[0] in icmp.ERRORS):
             return
@@ -284,18 +327,18 @@ class IcmpLayer:
             return
         total = min(len(header.options) + ipv4.HEADER_LENGTH + header.payload_length, _QUOTE_IPV4)
         message = icmp.Icmp(kind, code, word >> 16, word & 0xFFFF, bytes(packet[:total]))
-        self._send(port, header.destination, header.source, ipv4.PROTOCOL_ICMP, icmp.build(message))
+        self._send(port, source, header.source, ipv4.PROTOCOL_ICMP, icmp.build(message))
 
     def _send_error_ipv6(
         self, port: Port, packet: Buffer, kind: int, code: int, word: int, even_to_group: bool
     ) -> None:
         header, payload = ipv6.parse(packet, quoted=True)
-        source: bytes | None = header.destination
+        source = _reporter(port, header.destination, header.source)
         if ipv6.is_multicast(header.destination):
             if not even_to_group:
                 return
             source = port.source_for(header.source)
-        if source not in port.addresses or source is None or not _is_unicast(port, header.source):
+        if source is None or not _is_unicast(port, header.source):
             return
         if _is_icmpv6_error(header, payload):
             return
@@ -306,6 +349,14 @@ class IcmpLayer:
         message = icmpv6.Icmpv6(kind, code, word, bytes(packet[:total]))
         pseudo = checksum.pseudo_sum(source, header.source, icmpv6.PROTOCOL)
         self._send(port, source, header.source, icmpv6.PROTOCOL, icmpv6.build(message, pseudo))
+
+
+def _reporter(port: Port, destination: bytes, source: bytes) -> bytes | None:
+    """Whose word an error about a packet is: ours by the address that it came to or, of a gateway, by that which the
+    sender reaches it at; None when none may be sent."""
+    if destination in port.addresses:
+        return destination
+    return port.source_for(source) if port.transit is not None and _is_unicast(port, destination) else None
 
 
 def _is_unicast(port: Port, address: bytes) -> bool:

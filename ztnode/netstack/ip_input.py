@@ -7,6 +7,7 @@ from ztnode.netstack.icmp import IcmpLayer
 from ztnode.netstack.port import Port
 from ztnode.netstack.reassembler import Reassembler
 from ztnode.netstack.tcp.connection_key import ConnectionKey
+from ztnode.netstack.transit import Transit
 from ztnode.netstack.udp import UdpLayer
 from ztnode.wire import icmp, icmpv6, ipv4, ipv6
 from ztnode.wire.tcp import HEADER_LENGTH as TCP_HEADER_LENGTH
@@ -16,11 +17,19 @@ from ztnode.wire.wire_error import WireError
 class IpInput:
     """Checks packets, reassembles fragments, hands over to ICMP, UDP and TCP."""
 
-    def __init__(self, clock: Clock, reassembler: Reassembler, icmp_layer: IcmpLayer, udp_layer: UdpLayer) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        reassembler: Reassembler,
+        icmp_layer: IcmpLayer,
+        udp_layer: UdpLayer,
+        transit: Transit,
+    ) -> None:
         self._clock = clock
         self._reassembler = reassembler
         self._icmp = icmp_layer
         self._udp = udp_layer
+        self._transit = transit
         self.segments: list[tuple[ConnectionKey, memoryview]] = []
         """TCP segments of the batch at hand."""
 
@@ -33,8 +42,8 @@ class IpInput:
             return
         destination = header.destination
         to_group = destination in port.broadcasts or destination in port.groups
-        if destination not in port.addresses and not to_group:
-            port.count("not_for_us")
+        foreign = destination not in port.addresses and not to_group
+        if foreign and not self._may_pass(port, packet, destination, link_group):
             return
         if not port.source_ok(header.source):
             port.count("bad_source")
@@ -51,6 +60,8 @@ class IpInput:
             payload, packet = memoryview(whole[1]), memoryview(whole[2])
         if protocol == ipv4.PROTOCOL_TCP:
             self._tcp(port, header.source, destination, payload, to_group or link_group)
+        elif protocol == ipv4.PROTOCOL_UDP and foreign:
+            self._transit.receive_datagram(port, header.source, destination, payload)
         elif protocol == ipv4.PROTOCOL_UDP:
             found = self._udp.receive(port, header.source, destination, payload)
             if not found and not to_group and not link_group:
@@ -71,8 +82,9 @@ class IpInput:
             return
         destination = header.destination
         to_group = ipv6.is_multicast(destination)
-        if destination not in (port.groups if to_group else port.addresses):
-            port.count("not_for_us")
+        if destination not in (port.groups if to_group else port.addresses) and not self._may_pass(
+            port, packet, destination, to_group or link_group
+        ):
             return
         if header.source != ipv6.UNSPECIFIED and not port.source_ok(header.source):
             port.count("bad_source")
@@ -107,6 +119,21 @@ class IpInput:
             start = ipv6.HEADER_LENGTH + header.payload_length - len(extensions.payload)
             payload, packet = memoryview(whole), memoryview(first)
         self._ipv6_upper(port, packet, header, extensions, to_group or link_group)
+
+    def _may_pass(self, port: Port, packet: memoryview, destination: bytes, to_group: bool) -> bool:
+        """Whether a packet to an address that is not ours is for us as a gateway. The sender of one that came to us as
+        such, but goes where we do not lead, is told so."""
+        if to_group or not port.passes(destination):
+            self.refuse(port, packet, to_group=to_group)
+            return False
+        return True
+
+    def refuse(self, port: Port, packet: memoryview, *, to_group: bool = False) -> None:
+        """A packet to an address that is neither ours nor one that we lead to."""
+        port.count("not_for_us")
+        if port.transit is not None and not to_group:
+            port.count("transit_refused")
+            self._icmp.send_prohibited(port, packet)
 
     def _extensions(
         self, port: Port, packet: memoryview, next_header: int, payload: memoryview, start: int
@@ -143,6 +170,8 @@ class IpInput:
             port.count("bad_source")
         elif protocol == ipv6.NEXT_TCP:
             self._tcp(port, header.source, header.destination, payload, to_group)
+        elif protocol == ipv6.NEXT_UDP and not to_group and header.destination not in port.addresses:
+            self._transit.receive_datagram(port, header.source, header.destination, payload)
         elif protocol == ipv6.NEXT_UDP:
             found = self._udp.receive(port, header.source, header.destination, payload)
             if not found and not to_group:

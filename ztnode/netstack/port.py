@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Interface, ip_interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from typing import Final
 
 from ztnode.netstack.clock import Clock
@@ -38,6 +38,8 @@ class Port:
         self.counters = counters
         self.looping = False
         """The frames at hand are our own, turned round inside the stack."""
+        self.transit: Callable[[Port, bytes], bool] | None = None
+        """Whether packets to an address that is none of ours are for us all the same; None: never."""
         self.takes: dict[bytes, int] = {}
         """Longest IP packet, bytes, that gets through to us from a neighbour, by its MAC; others: the port's MTU."""
         self._loop = loop
@@ -84,6 +86,18 @@ class Port:
             for group in self.groups
         )
         """Multicast MACs that we receive: what the layer below should subscribe to."""
+        self.routed_here: list[IPv4Network | IPv6Network] = [
+            ip_network(target, strict=False)
+            for target, via in config.routes
+            if via is not None and ip_address(via).packed in self.addresses
+        ]
+        """Targets of the managed routes whose gateway we are."""
+        self._loopback: list[IPv4Network | IPv6Network] = [
+            network
+            for target, via in config.routes
+            if via is not None and (network := ip_network(target, strict=False)).is_loopback
+        ]
+        """Of a gateway's host, to which it leads because it was told to: they may be sources here."""
         self.accepted_macs: frozenset[bytes] = self.group_macs | {self.mac, ethernet.BROADCAST}
 
     def source_for(self, target: bytes) -> bytes | None:
@@ -103,14 +117,23 @@ class Port:
                 best, best_rank = address, (same_scope, common)
         return best
 
+    def passes(self, address: bytes) -> bool:
+        """Whether packets to an address that is none of ours are for us, as the gateway to it."""
+        return self.transit is not None and self.transit(self, address)
+
     def source_ok(self, source: bytes) -> bool:
         """Whether a packet may have come from there (RFC 1122 section 3.2.1.3): no group, broadcast, loopback or
         unspecified address; our own only on a packet that turned round inside."""
         if source in self.addresses:
             return self.looping
         if len(source) == 4:
-            return 0 < source[0] < 224 and source[0] != 127 and source not in self.broadcasts
-        return source[0] != 0xFF and source[:15] != bytes(15)
+            if source[0] == 127:
+                return self._is_behind_gateway(source)
+            return 0 < source[0] < 224 and source not in self.broadcasts
+        return source[0] != 0xFF and (source[:15] != bytes(15) or self._is_behind_gateway(source))
+
+    def _is_behind_gateway(self, source: bytes) -> bool:
+        return any(ip_address(source) in network for network in self._loopback)
 
     def neighbour_mac(self, destination: bytes) -> bytes | None:
         """The MAC that needs no asking: of a multicast group or a broadcast address."""

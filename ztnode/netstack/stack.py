@@ -27,14 +27,17 @@ from ztnode.netstack.neighbour_cache import Neighbour
 from ztnode.netstack.port import Port
 from ztnode.netstack.reassembler import Reassembler
 from ztnode.netstack.tcp.connection import TcpConnection
+from ztnode.netstack.tcp.held_syns import HeldSyn
 from ztnode.netstack.tcp.layer import TcpLayer
 from ztnode.netstack.tcp.listener import TcpListener
+from ztnode.netstack.transit import EchoFlow, Transit, UdpFlow, quoted_datagram, quoted_echo
 from ztnode.netstack.udp import UdpLayer, UdpSocket
 from ztnode.os_error import os_error
-from ztnode.wire import ethernet, icmp, icmpv6
+from ztnode.wire import checksum, ethernet, icmp, icmpv6, ipv4, udp
 from ztnode.wire.wire_error import WireError
 
-Socket: TypeAlias = TcpConnection | TcpListener | UdpSocket | EchoSocket
+Socket: TypeAlias = TcpConnection | TcpListener | UdpSocket | EchoSocket | Transit
+"""What ``Stack.ready`` names."""
 
 _IPV4_TCP: Final = struct.Struct("!6s6xHBxH2xHxB")
 """Of a frame: destination MAC, EtherType, version and header length, total length, fragment field, protocol."""
@@ -69,8 +72,11 @@ class Stack:
         self.tcp = TcpLayer(host.flows, random=random, now=now, config=self.config.tcp)
         self._udp = UdpLayer(host)
         self._echo = EchoLayer(host)
-        self._icmp = IcmpLayer(host, self.tcp, self._udp, self._echo)
-        self._ip = IpInput(self._clock, self._reassembler, self._icmp, self._udp)
+        self.transit = Transit(host)
+        """What comes to us as the gateway of other networks."""
+        self.tcp.held = self.transit.syns
+        self._icmp = IcmpLayer(host, self.tcp, self._udp, self._echo, self.transit)
+        self._ip = IpInput(self._clock, self._reassembler, self._icmp, self._udp, self.transit)
 
     # --- ports ---
     def add_port(self, index: int, config: PortConfig, now: float) -> None:
@@ -91,6 +97,7 @@ class Stack:
         )
         self._install_routes(port)
         self.ports[index] = port
+        self.transit.ports_changed()
         self._reroute()
         self._announce(port, port.addresses)
 
@@ -111,6 +118,7 @@ class Stack:
             raise
         for address in old_addresses - port.addresses:
             self.tcp.address_removed(index, address, now)
+        self.transit.ports_changed()
         self._reroute()
         self._announce(port, port.addresses if port.mac != old_mac else port.addresses - old_addresses)
 
@@ -141,6 +149,7 @@ class Stack:
         self.tcp.port_removed(index, now)
         self._udp.port_removed(index)
         self._reassembler.drop_port(index)
+        self.transit.ports_changed()
         self._reroute()
         self._queue[:] = [entry for entry in self._queue if entry[0] != index]
         self._loop[:] = [entry for entry in self._loop if entry[0] != index]
@@ -228,8 +237,8 @@ class Stack:
                     continue
                 key = bytes(frame[26:38])
                 if key != last_key:  # the packets of a batch mostly belong together
-                    if key[4:8] not in addresses:
-                        port.count("not_for_us")
+                    if key[4:8] not in addresses and not port.passes(key[4:8]):
+                        self._ip.refuse(port, frame[14:])
                         continue
                     if not port.source_ok(key[:4]):
                         port.count("bad_source")
@@ -242,8 +251,8 @@ class Stack:
                 if protocol == 6 and 20 <= total <= length - 54:
                     key = bytes(frame[22:58])
                     if key != last_key:
-                        if key[16:32] not in addresses:
-                            port.count("not_for_us")
+                        if key[16:32] not in addresses and not port.passes(key[16:32]):
+                            self._ip.refuse(port, frame[14:])
                             continue
                         if not port.source_ok(key[:16]):
                             port.count("bad_source")
@@ -364,6 +373,57 @@ class Stack:
         """A socket that sends echo requests to a numeric address. Raises OSError (ENETUNREACH ...), ValueError."""
         return self._echo.open(self.find_flow(ip_address(host).packed, now, port_index=port_index))
 
+    # --- as a gateway: answers to what ``transit`` gave ---
+    def accept(self, syn: HeldSyn, now: float) -> TcpConnection | None:
+        """The target is connected: go on with the handshake. None when the way back is gone."""
+        self._clock.now = now
+        return self.tcp.accept_held(syn, now)
+
+    def refuse(self, syn: HeldSyn, number: int, now: float) -> None:
+        """The target cannot be connected, for the reason that errno ``number`` names."""
+        self._clock.now = now
+        if number == errno.ECONNREFUSED:
+            self.tcp.refuse_held(syn, now)
+            return
+        self.transit.syns.settle(syn)
+        self._report(syn.port_index, syn.source, syn.destination, (ipv4.PROTOCOL_TCP, syn.start), number)
+
+    def answer_datagram(self, flow: UdpFlow, data: bytes, now: float) -> bool:
+        """A datagram from the target of the flow; False when the way back is gone."""
+        self._clock.now = now
+        way = self._host.flows.flow_to(flow.port_index, flow.destination, flow.source)
+        if way is None:
+            return False
+        pseudo = checksum.pseudo_sum(flow.destination, flow.source, ipv4.PROTOCOL_UDP)
+        header = udp.build(flow.destination_port, flow.source_port, data, pseudo)
+        self._host.output.send(way, ipv4.PROTOCOL_UDP, header + data)
+        return True
+
+    def answer_echo(self, flow: EchoFlow, sequence: int, body: bytes, now: float) -> None:
+        """An echo reply from the target of the flow."""
+        self._clock.now = now
+        way = self._host.flows.flow_to(flow.port_index, flow.destination, flow.source)
+        if way is None:
+            return
+        if len(flow.source) == 4:
+            reply = icmp.build(icmp.Icmp(icmp.ECHO_REPLY, 0, flow.identifier, sequence, body))
+            self._host.output.send(way, ipv4.PROTOCOL_ICMP, reply)
+            return
+        message = icmpv6.Icmpv6(icmpv6.ECHO_REPLY, 0, flow.identifier << 16 | sequence, body)
+        pseudo = checksum.pseudo_sum(flow.destination, flow.source, icmpv6.PROTOCOL)
+        self._host.output.send(way, icmpv6.PROTOCOL, icmpv6.build(message, pseudo))
+
+    def report(self, flow: UdpFlow | EchoFlow, number: int, now: float) -> None:
+        """What was sent to the target of the flow came to nothing, for the reason that errno ``number`` names."""
+        self._clock.now = now
+        quoted = quoted_datagram(flow) if isinstance(flow, UdpFlow) else quoted_echo(flow)
+        self._report(flow.port_index, flow.source, flow.destination, quoted, number)
+
+    def _report(self, index: int, source: bytes, destination: bytes, quoted: tuple[int, bytes], number: int) -> None:
+        port = self.ports.get(index)
+        if port is not None:
+            self._icmp.report(port, source, destination, *quoted, number)
+
     def _own_address(self, host: str | None, port_index: int | None) -> bytes | None:
         if host is None:
             return None
@@ -377,4 +437,4 @@ class Stack:
 
     def ready(self) -> list[Socket]:
         """Sockets of which something changed since the last call, each once; look at their properties."""
-        return [*self.tcp.ready(), *self._udp.ready(), *self._echo.ready()]
+        return [*self.tcp.ready(), *self._udp.ready(), *self._echo.ready(), *self.transit.ready()]

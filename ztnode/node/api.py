@@ -50,6 +50,19 @@ class NetworkInfo:
     authentication_url: str
     from_cache: bool
     """True while the configuration is the one kept on disk, not yet confirmed by the controller."""
+    allow_default: bool = False
+    """Whether its default routes are followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayInfo:
+    """What a gateway of this node leads to. ``routed``: the network, target and gateway of each managed route by which
+    members reach some of it; ``unrouted``: what was named and no such route covers. ``ping``: versions of IP in which
+    the host lets pings be passed on."""
+
+    routed: tuple[tuple[int, str, str], ...]
+    unrouted: tuple[str, ...]
+    ping: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +188,9 @@ class NodeApi(Protocol):
     async def deorbit(self, moon: int) -> None:
         """Leave a moon. Raises KeyError if there is none."""
 
-    async def join(self, nwid: int) -> NetworkInfo:
-        """Join (idempotent); returns at once with the state so far. Raises OSError if it cannot be kept on disk."""
+    async def join(self, nwid: int, *, allow_default: bool | None = None) -> NetworkInfo:
+        """Join (idempotent); returns at once with the state so far. ``allow_default``: whether to follow default routes
+        of the network from now on (None: as before). Raises OSError if it cannot be kept on disk."""
 
     async def leave(self, nwid: int) -> None:
         """Leave and forget. Raises KeyError if not joined."""
@@ -208,6 +222,17 @@ class NodeApi(Protocol):
     ) -> tuple[int, Endpoint]:
         """Listen on a managed address (None, "0.0.0.0" or "::": all of them); returns a listener id and what was bound.
         ``nodelay``, of what is accepted, as in ``dial``. Raises DialError."""
+
+    def open_gateway(self, targets: Sequence[str], excepted: Sequence[str] = (), *, flows: int = 0) -> int:
+        """Carry on what members send to these networks (CIDR) but for those ``excepted``, as the gateway of managed
+        routes, with the host's own sockets and ``flows`` of them at a time at most (0: the usual number). Returns a
+        number for it. Raises ValueError."""
+
+    def gateway(self, gateway: int) -> GatewayInfo:
+        """How it stands with one. Raises KeyError if unknown."""
+
+    def close_gateway(self, gateway: int) -> None:
+        """Lead there no more; flows that only this one allowed end. Raises KeyError if unknown."""
 
     async def whois(self, ip: str, *, nwid: int | None = None) -> Whois:
         """Who has an address on a network. Raises DialError when nobody answers for it."""

@@ -29,6 +29,17 @@ def concerned(networks: Sequence[NetworkInfo], host: str, nwid: int | None) -> l
     return [network for network in networks if any(address in target for target in targets[network.nwid])]
 
 
+def followed(network: NetworkInfo) -> list[tuple[str, str | None]]:
+    """The managed routes that the stack is to take: target and gateway. A default route, which would draw everything,
+    only where the user allows it (the reference's ``allowDefault``), or where it is ourselves that it leads to."""
+    own = {address.partition("/")[0] for address in network.addresses}
+    return [
+        (route.target, route.via)
+        for route in network.routes
+        if network.allow_default or route.via in own or ip_network(route.target, strict=False).prefixlen
+    ]
+
+
 async def persist(
     dial: Callable[[float], Awaitable[_T]], is_lonely: Callable[[], bool], timeout: float, *, pause: float = PAUSE
 ) -> _T:

@@ -2,9 +2,9 @@
 
 The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``), so that an existing home can be
 brought along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
-``moons.d/<id>.seed`` (ours: a moon that is looked for, and whom we ask for it), ``networks.d/<nwid>.conf``,
-``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``; of ``local.conf`` the part about
-physical paths is read.
+``moons.d/<id>.seed`` (ours: a moon that is looked for, and whom we ask for it), ``networks.d/<nwid>.conf``, of
+``networks.d/<nwid>.local.conf`` the setting ``allowDefault``, ``peers.d/`` (in a form of our own) and, on a controller,
+``controller.d/network/``; of ``local.conf`` the part about physical paths is read.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ NO_CONFIG: Final = b"\n"
 """What the reference keeps for a network that was joined but has no configuration yet."""
 
 _NETWORK_KEY: Final = re.compile(r"networks\.d/([0-9a-f]{16})\.conf")
+_SETTINGS_KEY: Final = re.compile(r"networks\.d/([0-9a-f]{16})\.local\.conf")
+_ALLOW_DEFAULT: Final = b"allowDefault="
 
 
 class StateError(Exception):
@@ -148,6 +150,22 @@ class Home:
             networks[nwid] = data
         return networks
 
+    def default_allowed(self) -> set[int]:
+        """The networks whose default routes the user lets us follow."""
+        found = set()
+        for key in self._store.keys(NETWORKS):
+            match = _SETTINGS_KEY.fullmatch(key)
+            lines = (self._store.read(key) or b"").splitlines() if match is not None else []
+            if match is not None and any(line.startswith((b"allowDefault=1", b"allowDefault=t")) for line in lines):
+                found.add(int(match[1], 16))
+        return found
+
+    def keep_allow_default(self, nwid: int, allowed: bool) -> Future[None]:
+        """Whether default routes of a network are followed; its other settings stay as they are."""
+        key = f"{NETWORKS}{format_nwid(nwid)}.local.conf"
+        lines = [line for line in (self._store.read(key) or b"").splitlines() if not line.startswith(_ALLOW_DEFAULT)]
+        return self._put(key, b"\n".join([*lines, _ALLOW_DEFAULT + b"%d" % allowed]) + b"\n")
+
     def known_peers(self, wall: int) -> KnownPeers:
         """The peers of the last run; none where that is damaged, for it is but a memory. ``wall``: Unix time in ms."""
         try:
@@ -200,7 +218,9 @@ class Home:
         return self._put(MOONS + moon_file_name(moon_id), None)
 
     def keep_network(self, nwid: int, config: bytes | None) -> Future[None]:
-        """A network's configuration; NO_CONFIG: joined, none yet; None: left."""
+        """A network's configuration; NO_CONFIG: joined, none yet; None: left, and what the user set for it is gone."""
+        if config is None:
+            self._put(f"{NETWORKS}{format_nwid(nwid)}.local.conf", None)
         return self._put(f"{NETWORKS}{format_nwid(nwid)}.conf", config)
 
     def keep_document(self, key: str, data: bytes | None) -> Future[None]:

@@ -29,6 +29,7 @@ from ztnode.node.administration import Administration
 from ztnode.node.api import (
     ConnectionInfo,
     DialError,
+    GatewayInfo,
     Handoff,
     JoinState,
     MoonInfo,
@@ -38,6 +39,7 @@ from ztnode.node.api import (
     Whois,
 )
 from ztnode.node.conflation import Conflation
+from ztnode.node.gateways import Gateways
 from ztnode.node.home import NO_CONFIG, Home
 from ztnode.node.identity_pool import IdentityChecks, generate_identity, usable_cores
 from ztnode.node.keeping import Complaints, Documents
@@ -59,7 +61,7 @@ from ztnode.vl1 import (
     Vl1Config,
 )
 from ztnode.vl1.trusted_paths import TrustedNetwork
-from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
+from ztnode.vl2 import ConfigStored, NetworkChanged, NetworkSnapshot, Vl2
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
@@ -140,6 +142,8 @@ class Node:
         self._supervisor = Supervisor(
             options.state, self._frames_from_stack, workers=options.workers, congestion=options.congestion
         )
+        self._default_allowed = home.default_allowed()
+        self._gateways = Gateways(self._supervisor.set_gateway)
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -471,7 +475,7 @@ class Node:
                 mac=info.mac,
                 mtu=info.mtu,
                 addresses=info.addresses,
-                routes=[(route.target, route.via) for route in info.routes],
+                routes=dialing.followed(info),
                 # Whether the network still exists is not known until its controller has answered.
                 metric=CACHED if info.from_cache else CONFIRMED,
             )
@@ -524,12 +528,15 @@ class Node:
 
     def networks(self) -> Sequence[NetworkInfo]:
         """See NodeApi."""
-        return [snapshots.network(network) for network in self._vl2.networks()]
+        return [self._describe(network) for network in self._vl2.networks()]
 
     def network(self, nwid: int) -> NetworkInfo | None:
         """See NodeApi."""
         snapshot = self._vl2.network(nwid)
-        return None if snapshot is None else snapshots.network(snapshot)
+        return None if snapshot is None else self._describe(snapshot)
+
+    def _describe(self, snapshot: NetworkSnapshot) -> NetworkInfo:
+        return snapshots.network(snapshot, allow_default=snapshot.nwid in self._default_allowed)
 
     def peers(self) -> Sequence[PeerInfo]:
         """See NodeApi."""
@@ -581,8 +588,12 @@ class Node:
         self._vl1.deorbit(moon, now)
         self._pump(now)
 
-    async def join(self, nwid: int) -> NetworkInfo:
+    async def join(self, nwid: int, *, allow_default: bool | None = None) -> NetworkInfo:
         """See NodeApi."""
+        if allow_default is not None and allow_default != (nwid in self._default_allowed):
+            await asyncio.wrap_future(self._home.keep_allow_default(nwid, allow_default))
+            self._default_allowed ^= {nwid}
+            self._network_changed(nwid)
         if self.network(nwid) is None:
             await self._join_new(nwid)
             self._pump(time.monotonic())
@@ -602,6 +613,7 @@ class Node:
             raise KeyError(nwid)
         # On the disk first: a network that the next start would join again was not left.
         await asyncio.wrap_future(self._home.keep_network(nwid, None))
+        self._default_allowed.discard(nwid)
         self._vl2.leave(nwid, time.monotonic())
         self._pump(time.monotonic())
         self._watchers.publish(nwid, snapshots.left(info))
@@ -642,6 +654,18 @@ class Node:
     ) -> tuple[int, Endpoint]:
         """See NodeApi."""
         return await self._supervisor.listen(host, port, nwid=nwid, backlog=backlog, nodelay=nodelay)
+
+    def open_gateway(self, targets: Sequence[str], excepted: Sequence[str] = (), *, flows: int = 0) -> int:
+        """See NodeApi."""
+        return self._gateways.open(targets, excepted, flows)
+
+    def gateway(self, gateway: int) -> GatewayInfo:
+        """See NodeApi."""
+        return self._gateways.describe(gateway, self.networks())
+
+    def close_gateway(self, gateway: int) -> None:
+        """See NodeApi."""
+        self._gateways.close(gateway)
 
     async def whois(self, ip: str, *, nwid: int | None = None) -> Whois:
         """See NodeApi."""

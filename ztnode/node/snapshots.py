@@ -17,8 +17,8 @@ def prefixed(layer: str, counters: Mapping[str, int]) -> dict[str, int]:
     return {f"{layer}.{name}": count for name, count in sorted(counters.items())}
 
 
-def network(snapshot: NetworkSnapshot) -> NetworkInfo:
-    """One joined network."""
+def network(snapshot: NetworkSnapshot, *, allow_default: bool = False) -> NetworkInfo:
+    """One joined network, with what we were told of it."""
     return NetworkInfo(
         nwid=snapshot.nwid,
         name=snapshot.name,
@@ -38,6 +38,7 @@ def network(snapshot: NetworkSnapshot) -> NetworkInfo:
         revision=snapshot.revision,
         authentication_url=snapshot.authentication_url,
         from_cache=snapshot.from_cache,
+        allow_default=allow_default,
     )
 
 

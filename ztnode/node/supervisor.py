@@ -79,6 +79,7 @@ class Supervisor:
         self._congestion = congestion
         self._ports: dict[int, protocol.PortUp] = {}
         self._indices: dict[int, int] = {}
+        self._gateway: protocol.SetGateway | None = None
         self._listeners: dict[int, SharedListener] = {}
         self._captures: dict[int, set[PacketCapture]] = {}
         self._ids = itertools.count(1)
@@ -143,6 +144,8 @@ class Supervisor:
         try:
             for port in self._ports.values():
                 process.send(port)
+            if self._gateway is not None:
+                process.send(self._gateway)
             await process.ready()
         except OSError as error:
             process.kill("")
@@ -236,6 +239,11 @@ class Supervisor:
         """IP packets of more than ``mtu`` bytes from this neighbour do not get through (None: all do)."""
         if index in self._ports:
             self._tell_all(protocol.LimitNeighbour(index, mac, mtu))
+
+    def set_gateway(self, targets: Sequence[str], flows: int) -> None:
+        """Carry on what members send to these networks (CIDR), ``flows`` at a time at most by all workers together."""
+        self._gateway = protocol.SetGateway(tuple(targets), -(-flows // self._count))
+        self._tell_all(self._gateway)
 
     def send_frames(self, records: Sequence[Record]) -> None:
         """Deliver Ethernet frames to the stack: (port index, parts of a frame), where the parts are either the whole

@@ -70,6 +70,15 @@ class LimitNeighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class SetGateway:
+    """Node → worker: carry on what comes for these networks (CIDR), in place of those of the last such message, with so
+    many flows at a time at most."""
+
+    targets: tuple[str, ...]
+    flows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Dial:
     """Node → worker: open a TCP connection. ``index`` None: whichever network has a route. ``timeout`` in
     seconds. ``token``, if there is one, shall be its token: its client may wait for it already. ``nodelay`` False:
@@ -277,7 +286,7 @@ class Dying:
 
 
 Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping | FindNeighbour | ListConnections
-ToWorker: TypeAlias = PortUp | PortDown | LimitNeighbour | Request | Cancel | Renew | Withdraw | Stop
+ToWorker: TypeAlias = PortUp | PortDown | LimitNeighbour | SetGateway | Request | Cancel | Renew | Withdraw | Stop
 Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | NeighbourFound | ConnectionList | Failed
 ToNode: TypeAlias = Ready | Answer | Stats | Trouble | Dying
 Message: TypeAlias = ToWorker | ToNode

@@ -16,6 +16,7 @@ from ztnode.netstack.config import LOOPED, PortConfig
 from ztnode.wire.address import format_nwid
 from ztnode.worker import protocol
 from ztnode.worker.control_requests import Requests
+from ztnode.worker.gateway import Gateway
 from ztnode.worker.give_back import GiveBack
 from ztnode.worker.handoff_server import HandoffServer
 from ztnode.worker.poller import READ, WRITE, Poller
@@ -63,6 +64,7 @@ class Worker:
         self.pairs = PairStock()
         self.give_back = GiveBack()
         self.handoff = HandoffServer(path, self.poller, lambda: self.now)
+        self.gateway = Gateway(self)
         self.round_number = 0
         """Odd while the loop waits; for the watchdog."""
         self._path = path
@@ -117,11 +119,8 @@ class Worker:
     def _timeout(self) -> float:
         if not self._ring_in.prepare_sleep() or self._changed:
             return 0.0
-        due = [
-            timer
-            for timer in (self.stack.next_timer(), self.handoff.next_timer(), self._requests.next_timer())
-            if timer is not None
-        ]
+        keepers = (self.stack, self.handoff, self._requests, self.gateway)
+        due = [timer for keeper in keepers if (timer := keeper.next_timer()) is not None]
         if self._stats_due:
             due.append(self._stats_due)
         if self.pairs.due:
@@ -182,12 +181,10 @@ class Worker:
         return frames
 
     def _own_timers(self, now: float) -> None:
-        due = self.handoff.next_timer()
-        if due is not None and due <= now:
-            self.handoff.handle_timer(now)
-        due = self._requests.next_timer()
-        if due is not None and due <= now:
-            self._requests.handle_timer(now)
+        for keeper in (self.handoff, self._requests, self.gateway):
+            due = keeper.next_timer()
+            if due is not None and due <= now:
+                keeper.handle_timer(now)
         if self.pairs.due and self.pairs.due <= now:
             self.pairs.refill()
         held = self.stack.tcp.unread.total + self.stack.tcp.unacked.total
@@ -207,6 +204,11 @@ class Worker:
             self._send_stats()
 
     # What hangs on the loop
+
+    @property
+    def congested(self) -> bool:
+        """Whether the node does not keep up with the frames of the stack."""
+        return bool(self._blocked)
 
     def splice_started(self, splice: Splice) -> None:
         """One more client."""
@@ -266,6 +268,8 @@ class Worker:
                     self.stack.remove_port(message.index, self.now)
             case protocol.LimitNeighbour(index, mac, mtu):
                 self.stack.limit_neighbour(index, mac, mtu, self.now)
+            case protocol.SetGateway(targets, flows):
+                self._set_gateway(targets, flows)
             case protocol.Cancel():
                 self._requests.cancel(message.id)
             case protocol.Renew():
@@ -304,10 +308,19 @@ class Worker:
         else:
             self._ports[message.index] = message.nwid
 
+        self.gateway.ports_changed()
+
+    def _set_gateway(self, targets: tuple[str, ...], flows: int) -> None:
+        try:
+            self.gateway.set(targets, flows)
+        except ValueError as error:
+            self.send(protocol.Trouble(f"the gateway cannot be opened: {error}"))
+
     def _send_stats(self) -> None:
         counters = self.stack.counters | self.stack.tcp.counters
         counters.update(self.handoff.counters)
         counters.update(self.counters)
+        counters.update(self.gateway.counters)
         counters["unread_bytes"] = self.stack.tcp.unread.total
         counters["unacked_bytes"] = self.stack.tcp.unacked.total
         counters["windows_withdrawn"] = self.stack.tcp.unread.pushed_back
@@ -325,6 +338,7 @@ class Worker:
     def _end(self) -> None:
         """Peers and clients learn at once, by a reset."""
         self._requests.close()
+        self.gateway.close()
         self.handoff.close()
         self.pairs.close()
         for splice in list(self._splices):

@@ -15,6 +15,7 @@ from ztnode.netstack.tcp.connection_key import ConnectionKey, addresses_of
 from ztnode.netstack.tcp.connection_table import ConnectionTable
 from ztnode.netstack.tcp.ending import fail
 from ztnode.netstack.tcp.framing import reset_for
+from ztnode.netstack.tcp.held_syns import HeldSyn, HeldSyns
 from ztnode.netstack.tcp.ip_service import FlowSource, IpFlow
 from ztnode.netstack.tcp.isn import InitialSequence
 from ztnode.netstack.tcp.listener import TcpListener
@@ -53,6 +54,8 @@ class TcpLayer:
         self.config = config if config is not None else TcpConfig()
         self.now = now
         self.counters: dict[str, int] = {}
+        self.held: HeldSyns | None = None
+        """Where SYNs go to addresses that are passed on (``netstack/transit.py``)."""
         self._flows = flows
         self._random = random
         self._sequence = InitialSequence(random(32))
@@ -194,6 +197,9 @@ class TcpLayer:
             return
         remote, local = addresses_of(key)
         if header.flags & (wire.SYN | wire.ACK | wire.FIN) == wire.SYN:
+            if self.held is not None and self.held.concerns(port_index, local):
+                self.held.arrived(HeldSyn(port_index, key, local, remote, header, bytes(segment[: wire.HEADER_LENGTH])))
+                return
             listener = self._listeners.find(port_index, local, header.destination_port)
             if listener is not None:
                 self._accept_syn(listener, port_index, key, local, remote, header, now)
@@ -233,6 +239,28 @@ class TcpLayer:
         connection.listener = listener
         half_open[key] = connection
         passive_open(connection, header.sequence, header.window, header.options, now)
+
+    def accept_held(self, syn: HeldSyn, now: float) -> TcpConnection | None:
+        """Answer a held SYN: the connection, whose handshake goes on; None when there is no way back any more."""
+        self.now = now
+        assert self.held is not None
+        self.held.settle(syn)
+        flow = self._flows.flow_to(syn.port_index, syn.destination, syn.source)
+        if flow is None or (syn.port_index, syn.key) in self._connections:
+            return None
+        connection = self._create(flow, syn.key, now)
+        connection.listener = self.held
+        passive_open(connection, syn.header.sequence, syn.header.window, syn.header.options, now)
+        return connection
+
+    def refuse_held(self, syn: HeldSyn, now: float) -> None:
+        """Answer a held SYN with a reset, as a port without a listener does."""
+        self.now = now
+        assert self.held is not None
+        self.held.settle(syn)
+        flow = self._flows.flow_to(syn.port_index, syn.destination, syn.source)
+        if flow is not None:
+            self.send_reset(flow, syn.destination_port, syn.source_port, 0, syn.header.sequence + 1 & MASK, wire.ACK)
 
     def copy_unread(self) -> None:
         """Copy the received payload that is still unread: the views of the last batches are about to vanish."""
