@@ -38,6 +38,7 @@ def network(snapshot: NetworkSnapshot) -> NetworkInfo:
         revision=snapshot.revision,
         authentication_url=snapshot.authentication_url,
         from_cache=snapshot.from_cache,
+        multicast_limit=snapshot.multicast_limit,
     )
 
 
