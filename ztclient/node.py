@@ -278,12 +278,15 @@ class Node(NamedNode):
             finally:
                 call.cancel()
 
-    def open_udp(self, ip: str = "", port: int = 0, *, nwid: str | int | None = None) -> DatagramSocket:
-        """A UDP socket bound to a managed address (empty: to all of them), port 0: any free one. Raises OSError
-        (EADDRINUSE, EADDRNOTAVAIL...)."""
+    def open_udp(
+        self, ip: str = "", port: int = 0, *, nwid: str | int | None = None, reuse: bool = False
+    ) -> DatagramSocket:
+        """A UDP socket bound to a managed address or a multicast group (empty: to all addresses), port 0: any free one.
+        ``reuse``: others that say so may have the same one. It takes the options of multicast and SO_BROADCAST. Raises
+        OSError (EADDRINUSE, EADDRNOTAVAIL...)."""
         from ztclient.datagrams import open_udp
 
-        return open_udp(self.control, udp_request(ip, port, nwid))
+        return open_udp(self.control, udp_request(ip, port, nwid, reuse))
 
     def ping(self, ip: str, timeout: float = 3.0, *, size: int = 56, nwid: str | int | None = None) -> float:
         """Seconds from an ICMP echo with ``size`` bytes of payload to its reply, waiting ``timeout`` seconds at most.

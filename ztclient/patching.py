@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import socket as standard
 import threading
@@ -10,12 +11,19 @@ import time
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
-from ztclient import sockets
+from ztclient import sockets, udp_options
 from ztclient.errors import ForeignNameError
 from ztclient.node import Node
 
 ROUTES_SECONDS: Final = 2.0
 """For how long the node's routes are believed."""
+
+_HOST: Final = standard.socket
+_UNTIL_OVERLAY: Final = (
+    *("connect_ex", "send", "sendall", "recv", "recvfrom", "recv_into", "recvfrom_into"),
+    *("getsockname", "getpeername", "getsockopt"),
+)
+"""Methods of a UDP socket whose meaning is the host's until it is the overlay's."""
 
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -66,8 +74,9 @@ class patch:
     """While it is entered, ``socket.socket`` makes TCP connections to addresses of the node's managed routes over the
     overlay, and listens there on the node's managed addresses; every other address is the host's, as before. Code that
     makes its sockets in Python is covered, on asyncio's own loop too, which is not held up; code that makes them in C,
-    such as uvloop and grpc, is not: see ``ztclient.aio``. UDP to such an address is refused (EOPNOTSUPP) rather than
-    sent to the host's network: see ``ztclient.socket``.
+    such as uvloop and grpc, is not: see ``ztclient.aio``. A UDP socket is the overlay's from the moment on when it is
+    bound to a managed address of the node, joins a multicast group by one, or, not being bound, sends to an address of
+    a managed route; being the host's already it refuses such an address (EOPNOTSUPP).
 
     ``node``: a Node or its address; left out, it is found. A context manager, for the whole process; ``start`` does it
     for good.
@@ -135,6 +144,72 @@ def _lookups(node: Node, getaddrinfo: Any, gethostbyname: Any) -> tuple[Any, Any
     return looked_up, by_name
 
 
+def _of_either(name: str) -> Any:
+    """A method that is the standard one's as long as the socket is the host's."""
+    host, overlay = getattr(_HOST, name), getattr(sockets.UdpSocket, name)
+
+    @functools.wraps(host)
+    def method(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        return (overlay if self._open else host)(self, *arguments, **keywords)
+
+    return method
+
+
+class _RoutedDatagrams(sockets.UdpSocket):
+    """Of the host until an address makes it one of the overlay."""
+
+    routes: Routes
+    _of_host = False
+    """The host has bound or connected it."""
+
+    def bind(self, address: Any, /) -> None:
+        """As the standard one."""
+        if self.routes.are_own(address) and not self._of_host:
+            super().bind(address)
+        else:
+            _HOST.bind(self, address)
+            self._of_host = True
+
+    def connect(self, address: Any, /) -> None:
+        """As the standard one."""
+        if self._goes_to(address):
+            super().connect(address)
+        else:
+            _HOST.connect(self, address)
+            self._of_host = True
+
+    def sendto(self, data: Any, *arguments: Any) -> int:
+        """As the standard one."""
+        if self._goes_to(arguments[-1]):
+            return super().sendto(data, *arguments)
+        return _HOST.sendto(self, data, *arguments)
+
+    def setsockopt(self, *arguments: Any) -> None:
+        """As the standard one."""
+        kind = udp_options.KNOWN.get(arguments[:2])
+        own = kind in ("join", "multicast_ip") and _names_interface(arguments[0], arguments[2], self.routes)
+        if own and not self._open:
+            port = _HOST.getsockname(self)[1] if self._of_host else 0
+            sockets.UdpSocket.bind(self, ("", port))
+        if not self._open:
+            _HOST.setsockopt(self, *arguments)
+        if self._open or kind not in ("join", "leave"):
+            super().setsockopt(*arguments)
+
+    def _goes_to(self, address: Any) -> bool:
+        """Whether the overlay is to have what goes to that address."""
+        if self._open or not self.routes.leads_to(address):
+            return self._open
+        if self._of_host:
+            reason = f"{address[0]} is on the overlay, and this socket is bound to the host's addresses"
+            raise OSError(errno.EOPNOTSUPP, reason)
+        return True
+
+
+for _name in _UNTIL_OVERLAY:
+    setattr(_RoutedDatagrams, _name, _of_either(_name))
+
+
 def _routed(routes: Routes) -> type[sockets.socket]:
     class RoutedSocket(sockets.socket):
         """Of the overlay or of the host, as the address has it."""
@@ -142,22 +217,30 @@ def _routed(routes: Routes) -> type[sockets.socket]:
         node = staticmethod(lambda: routes.node)
 
         def _on_overlay(self, address: Any) -> bool:
-            if not self._overlay or not routes.leads_to(address):
-                return False
-            if self.type != standard.SOCK_STREAM:
-                raise OSError(errno.EOPNOTSUPP, f"{address[0]} is on the overlay: use ztclient.socket for UDP to it")
-            return True
+            return self._overlay and self.type == standard.SOCK_STREAM and routes.leads_to(address)
 
         def _binds_on_overlay(self, address: Any) -> bool:
             return self._overlay and self.type == standard.SOCK_STREAM and routes.are_own(address)
 
-        def sendto(self, data: Any, *arguments: Any) -> int:
-            """As the standard one."""
-            self._on_overlay(arguments[-1])
-            return super().sendto(data, *arguments)
+        @classmethod
+        def _of_datagrams(cls) -> type[sockets.socket]:
+            return RoutedDatagrams if cls is RoutedSocket else cls
 
-    RoutedSocket.__name__ = RoutedSocket.__qualname__ = "socket"
+    class RoutedDatagrams(_RoutedDatagrams, RoutedSocket):
+        pass
+
+    RoutedDatagrams.routes = routes
+    for made in (RoutedSocket, RoutedDatagrams):
+        made.__name__ = made.__qualname__ = "socket"
     return RoutedSocket
+
+
+def _names_interface(level: int, value: Any, routes: Routes) -> bool:
+    """Whether an option names an interface by a managed address of the node. An index is always one of the host's."""
+    data = bytes(value) if isinstance(value, bytes | bytearray) else b""
+    if level != standard.IPPROTO_IP or len(data) not in (4, 8):
+        return False
+    return routes.are_own((standard.inet_ntoa(data[-4:]), 0))
 
 
 def _numeric(address: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

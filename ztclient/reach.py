@@ -108,7 +108,7 @@ def listen_request(
     )
 
 
-def udp_request(ip: str, port: int, nwid: str | int | None) -> pb.OpenUdpRequest:
+def udp_request(ip: str, port: int, nwid: str | int | None, reuse: bool = False) -> pb.OpenUdpRequest:
     """What asks for a UDP socket. Raises as ``dial_request`` does."""
     from ztclient.v1 import node_pb2 as pb
 
@@ -116,6 +116,7 @@ def udp_request(ip: str, port: int, nwid: str | int | None) -> pb.OpenUdpRequest
         ip=numeric(ip) if ip else "",
         port=port_number(port),
         network_id="" if nwid is None else network_id(nwid),
+        reuse_address=reuse,
     )
 
 

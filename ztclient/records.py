@@ -8,6 +8,8 @@ import struct
 
 DATAGRAM = 0
 FAILURE = 1
+REFUSED = 2
+"""As FAILURE: not sent at all, to a group or broadcast address."""
 MAX_DATAGRAM = 65507
 """Bytes of payload."""
 MAX_RECORD = MAX_DATAGRAM + 64
@@ -38,9 +40,9 @@ def parse(record: bytes) -> tuple[int, str, int, int]:
     return kind, _text(record[_HEADER.size : end]), port, end
 
 
-def failure(ip: str, port: int, number: int) -> bytes:
-    """A record of what ICMP reported."""
-    return header(FAILURE, ip, port) + _ERRNO.pack(number)
+def failure(ip: str, port: int, number: int, kind: int = FAILURE) -> bytes:
+    """A record of what ICMP reported, or of what was refused."""
+    return header(kind, ip, port) + _ERRNO.pack(number)
 
 
 def error_number(record: bytes, start: int) -> int:

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ztclient import byte_relay, byte_stream, handoff
+from ztclient import byte_relay, byte_stream, handoff, udp_options
 from ztclient.datagrams import DatagramSocket
 from ztclient.forms import is_numeric
 from ztclient.listener import BUFFER_BYTES, Listener
@@ -46,8 +46,13 @@ class socket(standard.socket):
     def __new__(cls, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> socket:  # noqa: ARG004
         """UDP has a class of its own."""
         datagrams = type != -1 and type & 0xF == standard.SOCK_DGRAM
-        kind = _UdpSocket if cls is socket and datagrams and _internet(family) and fileno is None else cls
+        kind = cls._of_datagrams() if datagrams and _internet(family) and fileno is None else cls
         return super().__new__(kind)
+
+    @classmethod
+    def _of_datagrams(cls) -> type[socket]:
+        """The class of this class's UDP sockets."""
+        return UdpSocket if cls is socket else cls
 
     def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
         super().__init__(family, type, proto, fileno)
@@ -202,7 +207,14 @@ class socket(standard.socket):
         return self._overlay
 
 
-class _UdpSocket(DatagramSocket, socket):
+_REUSE = {
+    (standard.SOL_SOCKET, getattr(standard, name))
+    for name in ("SO_REUSEADDR", "SO_REUSEPORT")
+    if hasattr(standard, name)
+}
+
+
+class UdpSocket(DatagramSocket, socket):
     """UDP: opened when it is first used."""
 
     def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
@@ -210,17 +222,39 @@ class _UdpSocket(DatagramSocket, socket):
         self._bound = overlay_address(_any(self.family), 0)
         self._peer = None
         self._open = False
+        self._token = b""
+        self._options = {}
+        self._control = lambda: self.node().control
+        self._reuse = False
+        self._wanted: list[tuple[tuple[int, int], Any]] = []
 
     def bind(self, address: Any, /) -> None:
         """Bind to a managed address (empty: all of them). Raises OSError."""
         if self._open:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         host = address[0] if address[0] not in ("", "0.0.0.0", "::") else ""
-        made = self.node().open_udp(_one_address(self.node, host, self.family) if host else "", int(address[1]))
-        bound = made.getsockname()
+        ip = _one_address(self.node, host, self.family) if host else ""
+        made = self.node().open_udp(ip, int(address[1]), reuse=self._reuse)
+        bound, self._token = made.getsockname(), made._token
         self._become(made)
         self._open = True
         self._bound = overlay_address(bound[0] if host else _any(self.family), bound[1])
+        wanted, self._wanted = self._wanted, []
+        for option, value in wanted:
+            self._configure(option, value)
+
+    def setsockopt(self, *arguments: Any) -> None:
+        """As the standard one; of a socket that is not bound yet, what the node refuses is raised by ``bind``, or by
+        what is sent first."""
+        if arguments[:2] in _REUSE:
+            self._reuse = self._reuse or bool(udp_options.integer(arguments[2]))
+        super().setsockopt(*arguments)
+
+    def _configure(self, option: tuple[int, int], value: Any) -> None:
+        if self._open:
+            super()._configure(option, value)
+        else:
+            self._wanted.append((option, value))
 
     def connect(self, address: Any, /) -> None:
         """Speak to one remote only."""
@@ -241,7 +275,7 @@ class _UdpSocket(DatagramSocket, socket):
 
     def _ensure(self) -> None:
         if not self._open:
-            self.bind(("", 0))
+            UdpSocket.bind(self, ("", 0))
 
 
 class _Pending:
@@ -402,6 +436,12 @@ def named(host: Any, flags: int = 0) -> str | None:
     return None if is_numeric(text.partition("%")[0]) else text
 
 
+def if_nameindex() -> list[tuple[int, str]]:
+    """As ``socket.if_nameindex``, of the node's networks: the index is what IPV6_JOIN_GROUP takes, the name is ``zt``
+    and the network id."""
+    return [(udp_options.interface_index(each.nwid), f"zt{each.nwid}") for each in default_node().networks()]
+
+
 def gethostbyname(hostname: str) -> str:
     """As ``socket.gethostbyname``, over the overlay."""
     return _one_address(default_node, hostname, standard.AF_INET)
@@ -424,4 +464,4 @@ def _end(connected: socket) -> OverlayAddress:
     return overlay_address(_any(connected.family), 0)
 
 
-__all__ = ["create_connection", "create_server", "getaddrinfo", "gethostbyname", "socket"]
+__all__ = ["create_connection", "create_server", "getaddrinfo", "gethostbyname", "if_nameindex", "socket"]

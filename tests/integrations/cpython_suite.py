@@ -61,7 +61,7 @@ def put_in_place(server: ztclient.Node, client: ztclient.Node) -> list[str]:
         def connect(self, address: Any, /) -> None:
             super().connect(placed(address) if self._overlay else address)
 
-    class OverlayUdp(sockets._UdpSocket):
+    class OverlayUdp(sockets.UdpSocket):
         """As OverlaySocket; what is not bound is the client's."""
 
         node = staticmethod(lambda: client)

@@ -101,6 +101,7 @@ class FakeNode:
         self.joined = 0
         self.led_to: Sequence[str] = ()
         self._gateways = Gateways(self._lead)
+        self.configured: list[tuple[str, str | None, str | None, int]] = []
         self.dialling = 0
         self.late = 0.0
         self.waiting: dict[bytes, socket.socket] = {}
@@ -377,7 +378,15 @@ class FakeNode:
         self.overlay = {bound: where for bound, where in self.overlay.items() if where != real}
         sock.close()
 
-    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+    async def configure_udp(
+        self, token: bytes, option: str, *, address: str | None = None, source: str | None = None, value: int = 0
+    ) -> None:
+        """Write it down; the group 224.0.0.9 is refused."""
+        if address == "224.0.0.9":
+            raise DialError(errno.EPERM, "the network carries no multicast")
+        self.configured.append((option, address, source, value))
+
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None, reuse: bool = False) -> Handoff:
         """A UDP socket that says back what it is sent, and that to port 9 nobody listens."""
         if host not in (None, IP):
             raise DialError(errno.EADDRNOTAVAIL, f"{host} is not a managed address of this node")
@@ -387,7 +396,10 @@ class FakeNode:
             with ours:
                 while record := ours.recv(records.MAX_RECORD):
                     _, ip, to, _ = records.parse(record)
-                    ours.send(records.failure(ip, to, errno.ECONNREFUSED) if to == 9 else record)
+                    if ip == "255.255.255.255":
+                        ours.send(records.failure(ip, to, errno.EACCES, records.REFUSED))
+                    else:
+                        ours.send(records.failure(ip, to, errno.ECONNREFUSED) if to == 9 else record)
 
         threading.Thread(target=echo, daemon=True).start()
         return self._offer(theirs, (host or "0.0.0.0", port or 40000), ("", 0))

@@ -131,7 +131,7 @@ async def open_udp(control: Control, request: pb.OpenUdpRequest) -> DatagramSock
         except (FileNotFoundError, PermissionError):
             pass  # in a container without the worker's socket
         else:
-            return _not_blocking(DatagramSocket(plain, (answer.local.ip, answer.local.port)))
+            return _not_blocking(DatagramSocket(plain, (answer.local.ip, answer.local.port), answer.token))
     return await _by_stream(control, request)
 
 
@@ -160,7 +160,7 @@ async def _by_stream(control: Control, request: pb.OpenUdpRequest) -> DatagramSo
     task = asyncio.get_running_loop().create_task(_pump(call, far))
     _pumps.add(task)
     task.add_done_callback(_pumps.discard)
-    return _not_blocking(DatagramSocket(near, (response.opened.ip, response.opened.port)))
+    return _not_blocking(DatagramSocket(near, (response.opened.ip, response.opened.port), response.token))
 
 
 async def _pump(call: Any, far: socket.socket) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+from ztclient import channel as blocking
 from ztclient import model
 from ztclient.aio import channel, dialling
 from ztclient.aio.datagrams import open_udp
@@ -182,7 +183,12 @@ class Node(NamedNode):
         answer = await control.call(control.stub.Ping, request, timeout + SLACK)
         return times.seconds(answer.round_trip)
 
-    async def open_udp(self, ip: str = "", port: int = 0, *, nwid: str | int | None = None) -> DatagramSocket:
-        """A UDP socket, which does not block, bound to a managed address (empty: to all of them), port 0: any free one.
-        Raises OSError."""
-        return await open_udp(self.control, udp_request(ip, port, nwid))
+    async def open_udp(
+        self, ip: str = "", port: int = 0, *, nwid: str | int | None = None, reuse: bool = False
+    ) -> DatagramSocket:
+        """A UDP socket, which does not block, bound to a managed address or a multicast group (empty: to all
+        addresses), port 0: any free one. ``reuse``: others that say so may have the same one. Its ``setsockopt``, for
+        groups and broadcast, asks the node and waits for the answer. Raises OSError."""
+        made = await open_udp(self.control, udp_request(ip, port, nwid, reuse))
+        made.ask_through(lambda: blocking.get(self._address, self._credentials))
+        return made

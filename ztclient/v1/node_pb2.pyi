@@ -1336,22 +1336,30 @@ class OpenUdpRequest(_message.Message):
     IP_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     NETWORK_ID_FIELD_NUMBER: _builtins.int
+    REUSE_ADDRESS_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
-    """IP of this node on a network; empty, "0.0.0.0" or "::": every one it has or will have."""
+    """IP of this node on a network; a multicast group, of which it then receives nothing else; empty, "0.0.0.0" or "::":
+    every address it has or will have.
+    """
     port: _builtins.int
     """1 to 65535; 0: any free one."""
     network_id: _builtins.str
     """16 hex digits: on this network alone. Empty: on all."""
+    reuse_address: _builtins.bool
+    """Others that say so, too, may have the same address and port: what comes to a multicast group goes to each that has
+    joined it, anything else to the last one.
+    """
     def __init__(
         self,
         *,
         ip: _builtins.str = ...,
         port: _builtins.int = ...,
         network_id: _builtins.str = ...,
+        reuse_address: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "network_id", b"network_id", "port", b"port", "reuse_address", b"reuse_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1368,7 +1376,8 @@ class OpenUdpResponse(_message.Message):
     """As of a Connection. What it fetches is a SOCK_SEQPACKET socket, each record of which is one datagram: kind (one byte,
     0), length of the address (one byte, 4 or 16), port (two bytes, network byte order), address, payload. The address is
     the remote's in both directions. Kind 1 goes to the client alone and has an errno of this machine (four bytes, network
-    byte order) in place of the payload: ICMP reported it for what was sent to this address.
+    byte order) in place of the payload: ICMP reported it for what was sent to this address. Kind 2 is the same for what
+    is not sent at all to a group or broadcast address: EACCES, EPERM.
     """
     handoff_path: _builtins.str
     """As of a Connection; empty for clients that came by TCP: they use Datagrams."""
@@ -1420,6 +1429,97 @@ class Datagram(_message.Message):
 Global___Datagram: _TypeAlias = Datagram  # noqa: Y015
 
 @_typing.final
+class GroupMembership(_message.Message):
+    """A multicast group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    INTERFACE_IP_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """IPv4 or IPv6."""
+    interface_ip: _builtins.str
+    """On the network on which this address is the node's. Empty: on every network that the socket is on."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        interface_ip: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "interface_ip", b"interface_ip"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupMembership: _TypeAlias = GroupMembership  # noqa: Y015
+
+@_typing.final
+class ConfigureUdpRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    JOIN_FIELD_NUMBER: _builtins.int
+    LEAVE_FIELD_NUMBER: _builtins.int
+    MULTICAST_IP_FIELD_NUMBER: _builtins.int
+    MULTICAST_HOPS_FIELD_NUMBER: _builtins.int
+    MULTICAST_LOOP_FIELD_NUMBER: _builtins.int
+    BROADCAST_FIELD_NUMBER: _builtins.int
+    token: _builtins.bytes
+    """Of OpenUdpResponse, or of the first DatagramsResponse."""
+    multicast_ip: _builtins.str
+    """Send to groups over the network on which this address is the node's; empty: as the routes have it."""
+    multicast_hops: _builtins.int
+    """TTL or hop limit of what is sent to groups, 0 to 255; at first 1."""
+    multicast_loop: _builtins.bool
+    """Whether what is sent to groups goes to members on this node, too; at first it does."""
+    broadcast: _builtins.bool
+    """Whether it may send to broadcast addresses; at first it may not."""
+    @_builtins.property
+    def join(self) -> Global___GroupMembership:
+        """Receive what is sent to a group."""
+
+    @_builtins.property
+    def leave(self) -> Global___GroupMembership:
+        """No longer; exactly as it was joined."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.bytes = ...,
+        join: Global___GroupMembership | None = ...,
+        leave: Global___GroupMembership | None = ...,
+        multicast_ip: _builtins.str = ...,
+        multicast_hops: _builtins.int = ...,
+        multicast_loop: _builtins.bool = ...,
+        broadcast: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["broadcast", b"broadcast", "change", b"change", "join", b"join", "leave", b"leave", "multicast_hops", b"multicast_hops", "multicast_ip", b"multicast_ip", "multicast_loop", b"multicast_loop"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broadcast", b"broadcast", "change", b"change", "join", b"join", "leave", b"leave", "multicast_hops", b"multicast_hops", "multicast_ip", b"multicast_ip", "multicast_loop", b"multicast_loop", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["join", "leave", "multicast_ip", "multicast_hops", "multicast_loop", "broadcast"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___ConfigureUdpRequest: _TypeAlias = ConfigureUdpRequest  # noqa: Y015
+
+@_typing.final
+class ConfigureUdpResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigureUdpResponse: _TypeAlias = ConfigureUdpResponse  # noqa: Y015
+
+@_typing.final
 class DatagramFailure(_message.Message):
     """What ICMP reported."""
 
@@ -1427,8 +1527,11 @@ class DatagramFailure(_message.Message):
 
     REMOTE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """The symbolic name of the error, such as "ECONNREFUSED"."""
+    refused: _builtins.bool
+    """It was not sent at all: the network or the socket allows no multicast (EPERM) or no broadcast (EACCES)."""
     @_builtins.property
     def remote(self) -> Global___Endpoint:
         """Where the datagram was sent."""
@@ -1438,10 +1541,11 @@ class DatagramFailure(_message.Message):
         *,
         remote: Global___Endpoint | None = ...,
         reason: _builtins.str = ...,
+        refused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["remote", b"remote"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "remote", b"remote"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "refused", b"refused", "remote", b"remote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1488,6 +1592,9 @@ class DatagramsResponse(_message.Message):
     OPENED_FIELD_NUMBER: _builtins.int
     DATAGRAM_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.bytes
+    """With `opened`: names the socket to ConfigureUdp."""
     @_builtins.property
     def opened(self) -> Global___Endpoint:
         """First: what was bound."""
@@ -1506,10 +1613,11 @@ class DatagramsResponse(_message.Message):
         opened: Global___Endpoint | None = ...,
         datagram: Global___Datagram | None = ...,
         failure: Global___DatagramFailure | None = ...,
+        token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["datagram", b"datagram", "failure", b"failure", "message", b"message", "opened", b"opened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datagram", b"datagram", "failure", b"failure", "message", b"message", "opened", b"opened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datagram", b"datagram", "failure", b"failure", "message", b"message", "opened", b"opened", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "datagram", "failure"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015

@@ -112,6 +112,11 @@ class NodeServiceStub(object):
                 request_serializer=ztnode_dot_v1_dot_node__pb2.DatagramsRequest.SerializeToString,
                 response_deserializer=ztnode_dot_v1_dot_node__pb2.DatagramsResponse.FromString,
                 _registered_method=True)
+        self.ConfigureUdp = channel.unary_unary(
+                '/ztnode.v1.NodeService/ConfigureUdp',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.ConfigureUdpRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.ConfigureUdpResponse.FromString,
+                _registered_method=True)
         self.Resolve = channel.unary_unary(
                 '/ztnode.v1.NodeService/Resolve',
                 request_serializer=ztnode_dot_v1_dot_node__pb2.ResolveRequest.SerializeToString,
@@ -311,6 +316,19 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ConfigureUdp(self, request, context):
+        """Change one thing about an open UDP socket: the multicast groups that it receives, and how it sends to groups and to
+        broadcast addresses. What is joined is left when the socket is closed.
+
+        INVALID_ARGUMENT; NOT_FOUND (EBADF: there is no such socket any more); FAILED_PRECONDITION (EADDRINUSE: joined
+        already; EADDRNOTAVAIL: not joined, or no address of this node; ENODEV: not on this address's network);
+        PERMISSION_DENIED (EPERM: the network has no multicast; EACCES: it has no broadcast); RESOURCE_EXHAUSTED (ENOBUFS:
+        more than 20 groups of one socket, or 256 in all).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Resolve(self, request, context):
         """The addresses of a name. The overlay's names are those in the DNS domains of the joined networks, which the networks'
         own servers are asked for over the overlay; names without a dot, looked for in each of these domains; those in the
@@ -468,6 +486,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Datagrams,
                     request_deserializer=ztnode_dot_v1_dot_node__pb2.DatagramsRequest.FromString,
                     response_serializer=ztnode_dot_v1_dot_node__pb2.DatagramsResponse.SerializeToString,
+            ),
+            'ConfigureUdp': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfigureUdp,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.ConfigureUdpRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.ConfigureUdpResponse.SerializeToString,
             ),
             'Resolve': grpc.unary_unary_rpc_method_handler(
                     servicer.Resolve,
@@ -918,6 +941,33 @@ class NodeService(object):
             '/ztnode.v1.NodeService/Datagrams',
             ztnode_dot_v1_dot_node__pb2.DatagramsRequest.SerializeToString,
             ztnode_dot_v1_dot_node__pb2.DatagramsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfigureUdp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ztnode.v1.NodeService/ConfigureUdp',
+            ztnode_dot_v1_dot_node__pb2.ConfigureUdpRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.ConfigureUdpResponse.FromString,
             options,
             channel_credentials,
             insecure,

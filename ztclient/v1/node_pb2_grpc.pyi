@@ -157,6 +157,15 @@ class NodeServiceStub:
 
     Before `opened`: as OpenUdp. After it: INVALID_ARGUMENT for a message out of turn.
     """
+    ConfigureUdp: _grpc.UnaryUnaryMultiCallable[_node_pb2.ConfigureUdpRequest, _node_pb2.ConfigureUdpResponse]
+    """Change one thing about an open UDP socket: the multicast groups that it receives, and how it sends to groups and to
+    broadcast addresses. What is joined is left when the socket is closed.
+
+    INVALID_ARGUMENT; NOT_FOUND (EBADF: there is no such socket any more); FAILED_PRECONDITION (EADDRINUSE: joined
+    already; EADDRNOTAVAIL: not joined, or no address of this node; ENODEV: not on this address's network);
+    PERMISSION_DENIED (EPERM: the network has no multicast; EACCES: it has no broadcast); RESOURCE_EXHAUSTED (ENOBUFS:
+    more than 20 groups of one socket, or 256 in all).
+    """
     Resolve: _grpc.UnaryUnaryMultiCallable[_node_pb2.ResolveRequest, _node_pb2.ResolveResponse]
     """The addresses of a name. The overlay's names are those in the DNS domains of the joined networks, which the networks'
     own servers are asked for over the overlay; names without a dot, looked for in each of these domains; those in the
@@ -303,6 +312,15 @@ class NodeServiceAsyncStub(NodeServiceStub):
     `failure` where ICMP reported what became of one. A client that does not read loses the newest, as everywhere.
 
     Before `opened`: as OpenUdp. After it: INVALID_ARGUMENT for a message out of turn.
+    """
+    ConfigureUdp: _aio.UnaryUnaryMultiCallable[_node_pb2.ConfigureUdpRequest, _node_pb2.ConfigureUdpResponse]  # type: ignore[assignment]
+    """Change one thing about an open UDP socket: the multicast groups that it receives, and how it sends to groups and to
+    broadcast addresses. What is joined is left when the socket is closed.
+
+    INVALID_ARGUMENT; NOT_FOUND (EBADF: there is no such socket any more); FAILED_PRECONDITION (EADDRINUSE: joined
+    already; EADDRNOTAVAIL: not joined, or no address of this node; ENODEV: not on this address's network);
+    PERMISSION_DENIED (EPERM: the network has no multicast; EACCES: it has no broadcast); RESOURCE_EXHAUSTED (ENOBUFS:
+    more than 20 groups of one socket, or 256 in all).
     """
     Resolve: _aio.UnaryUnaryMultiCallable[_node_pb2.ResolveRequest, _node_pb2.ResolveResponse]  # type: ignore[assignment]
     """The addresses of a name. The overlay's names are those in the DNS domains of the joined networks, which the networks'
@@ -537,6 +555,21 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         `failure` where ICMP reported what became of one. A client that does not read loses the newest, as everywhere.
 
         Before `opened`: as OpenUdp. After it: INVALID_ARGUMENT for a message out of turn.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfigureUdp(
+        self,
+        request: _node_pb2.ConfigureUdpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ConfigureUdpResponse, _abc.Awaitable[_node_pb2.ConfigureUdpResponse]]:
+        """Change one thing about an open UDP socket: the multicast groups that it receives, and how it sends to groups and to
+        broadcast addresses. What is joined is left when the socket is closed.
+
+        INVALID_ARGUMENT; NOT_FOUND (EBADF: there is no such socket any more); FAILED_PRECONDITION (EADDRINUSE: joined
+        already; EADDRNOTAVAIL: not joined, or no address of this node; ENODEV: not on this address's network);
+        PERMISSION_DENIED (EPERM: the network has no multicast; EACCES: it has no broadcast); RESOURCE_EXHAUSTED (ENOBUFS:
+        more than 20 groups of one socket, or 256 in all).
         """
 
     @_abc_1.abstractmethod

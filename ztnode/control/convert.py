@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -96,6 +97,22 @@ def host(text: str) -> tuple[str, bool]:
         return host_name(text), True
     except ValueError as error:
         raise invalid(str(error)) from None
+
+
+def udp_change(request: pb.ConfigureUdpRequest) -> dict[str, Any]:
+    """What ``NodeApi.configure_udp`` takes beside the token. Raises RpcFailure(INVALID_ARGUMENT)."""
+    match request.WhichOneof("change"):
+        case "join" | "leave" as option:
+            membership: pb.GroupMembership = getattr(request, option)
+            source = ip_address(membership.interface_ip) if membership.interface_ip else None
+            return {"option": option, "address": ip_address(membership.group), "source": source}
+        case "multicast_ip":
+            address = ip_address(request.multicast_ip) if request.multicast_ip else None
+            return {"option": "multicast_source", "address": address}
+        case "multicast_hops" | "multicast_loop" | "broadcast" as option:
+            return {"option": option, "value": int(getattr(request, option))}
+        case _:
+            raise invalid("a change of a UDP socket is join, leave, multicast_ip, multicast_hops, ... or broadcast")
 
 
 def port_number(number: int, *, lowest: int = 1) -> int:

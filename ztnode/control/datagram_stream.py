@@ -18,7 +18,7 @@ from ztnode.node.api import Handoff
 async def carry(context: Context, relay: socket.socket, handoff: Handoff) -> None:
     """Pump until the client ends its side; takes over ``relay`` (non-blocking). Raises RpcFailure, OSError."""
     with relay:
-        await context.write(pb.DatagramsResponse(opened=convert.endpoint(handoff.local)))
+        await context.write(pb.DatagramsResponse(opened=convert.endpoint(handoff.local), token=handoff.token))
         down = asyncio.create_task(_to_client(context, relay))
         up = asyncio.create_task(_to_socket(context, relay))
         try:
@@ -54,6 +54,8 @@ async def _to_client(context: Context, relay: socket.socket) -> None:
         else:
             number = records.error_number(record, start)
             reason = errno.errorcode.get(number, "EIO")
-            message = pb.DatagramsResponse(failure=pb.DatagramFailure(remote=remote, reason=reason))
+            message = pb.DatagramsResponse(
+                failure=pb.DatagramFailure(remote=remote, reason=reason, refused=kind == records.REFUSED)
+            )
         await context.write(message)
     raise OSError(errno.ENETDOWN, "the socket's network or its worker is gone")

@@ -32,6 +32,8 @@ _STATUS_OF_ERRNO: dict[int, grpc.StatusCode] = {
     errno.ENETDOWN: grpc.StatusCode.FAILED_PRECONDITION,
     errno.EADDRINUSE: grpc.StatusCode.FAILED_PRECONDITION,
     errno.EADDRNOTAVAIL: grpc.StatusCode.FAILED_PRECONDITION,
+    errno.ENODEV: grpc.StatusCode.FAILED_PRECONDITION,
+    errno.EBADF: grpc.StatusCode.NOT_FOUND,
     errno.ECONNREFUSED: grpc.StatusCode.UNAVAILABLE,
     errno.EHOSTUNREACH: grpc.StatusCode.UNAVAILABLE,
     errno.EHOSTDOWN: grpc.StatusCode.UNAVAILABLE,

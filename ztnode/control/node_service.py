@@ -155,6 +155,12 @@ class NodeService(rpc.NodeServiceServicer):
         path = handoff.path if context.peer().startswith("unix") else ""
         return pb.OpenUdpResponse(token=handoff.token, handoff_path=path, local=convert.endpoint(handoff.local))
 
+    @unary
+    async def ConfigureUdp(self, request: pb.ConfigureUdpRequest, context: Context) -> pb.ConfigureUdpResponse:
+        _check_token(request.token)
+        await self._node.configure_udp(request.token, **convert.udp_change(request))
+        return pb.ConfigureUdpResponse()
+
     async def Datagrams(  # type: ignore[override] # as Stream
         self, request_iterator: AsyncIterator[pb.DatagramsRequest], context: Context
     ) -> None:
@@ -273,6 +279,7 @@ class NodeService(rpc.NodeServiceServicer):
             convert.ip_address(request.ip) if request.ip else None,
             convert.port_number(request.port, lowest=0),
             nwid=self._joined(request.network_id),
+            reuse=request.reuse_address,
         )
 
     def _offer(self, handoff: Handoff, context: Context) -> pb.Connection:

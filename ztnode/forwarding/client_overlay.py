@@ -85,7 +85,7 @@ class ClientOverlay:
 
     async def open_udp(self) -> socket.socket:
         """See Overlay."""
-        plain, _bound = await asyncio.to_thread(open_records, self._node.control, udp_request("", 0, None))
+        plain, _bound, _token = await asyncio.to_thread(open_records, self._node.control, udp_request("", 0, None))
         plain.setblocking(False)
         return plain
 

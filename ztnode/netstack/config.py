@@ -25,6 +25,10 @@ class PortConfig:
     """(target network, gateway) with None for one that is reached directly."""
     metric: int = 0
     """Between equal prefixes on several ports the lowest metric wins, then the lowest index."""
+    multicast: bool = True
+    """Whether the network carries multicast at all; without it what is sent to a group is refused."""
+    broadcast: bool = True
+    """Whether the network carries broadcasts of IP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +58,7 @@ class StackConfig:
     """ICMP errors sent (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f)."""
     udp_receive_buffer: int = 256 << 10
     """Of one socket, payload bytes."""
+    udp_groups: int = 256
+    """Multicast groups that all sockets together may have joined, each once for each network."""
     udp_ports: tuple[int, int] = (32768, 60999)
     """Ephemeral ports, both ends included."""

@@ -43,6 +43,8 @@ class Port:
         self.takes: dict[bytes, int] = {}
         """Longest IP packet, bytes, that gets through to us from a neighbour, by its MAC; others: the port's MTU."""
         self._loop = loop
+        self.joined: frozenset[bytes] = frozenset()
+        """IP multicast groups that sockets have joined."""
         self.neighbours = NeighbourCache(
             clock,
             stack_config.neighbours,
@@ -66,8 +68,8 @@ class Port:
         self.mtu = config.mtu
         self.prefixes: list[tuple[bytes, int]] = []
         """(address, prefix length) in the order configured, the link-local IPv6 address last."""
-        self.groups: set[bytes] = {_ALL_SYSTEMS, ipv6.ALL_NODES}
-        """IP multicast groups that we receive (RFC 1112, RFC 4291 section 2.8)."""
+        self.own_groups: set[bytes] = {_ALL_SYSTEMS, ipv6.ALL_NODES}
+        """IP multicast groups that every host is in (RFC 1112, RFC 4291 section 2.8)."""
         self.broadcasts: set[bytes] = {ipv4.BROADCAST}
         for interface in interfaces:
             self.prefixes.append((interface.packed, interface.network.prefixlen))
@@ -75,17 +77,12 @@ class Port:
                 if interface.network.prefixlen < 31:  # RFC 3021
                     self.broadcasts.add(interface.network.broadcast_address.packed)
             else:
-                self.groups.add(ipv6.solicited_node(interface.packed))
+                self.own_groups.add(ipv6.solicited_node(interface.packed))
         if any(len(address) == 16 for address, _ in self.prefixes):
             local = ipv6.link_local(self.mac)
             self.prefixes.append((local, 64))
-            self.groups.add(ipv6.solicited_node(local))
+            self.own_groups.add(ipv6.solicited_node(local))
         self.addresses: frozenset[bytes] = frozenset(address for address, _ in self.prefixes)
-        self.group_macs: frozenset[bytes] = frozenset(
-            ethernet.ipv4_multicast(group) if len(group) == 4 else ethernet.ipv6_multicast(group)
-            for group in self.groups
-        )
-        """Multicast MACs that we receive: what the layer below should subscribe to."""
         self.routed_here: list[IPv4Network | IPv6Network] = [
             ip_network(target, strict=False)
             for target, via in config.routes
@@ -98,7 +95,21 @@ class Port:
             if via is not None and (network := ip_network(target, strict=False)).is_loopback
         ]
         """Of a gateway's host, to which it leads because it was told to: they may be sources here."""
+        self.join(self.joined)
+
+    def join(self, joined: frozenset[bytes]) -> None:
+        """Receive these IP multicast groups, beside those that every host is in."""
+        self.joined = joined
+        self.groups: frozenset[bytes] = joined | self.own_groups
+        """All IP multicast groups that we receive."""
+        self.group_macs: frozenset[bytes] = frozenset(map(_group_mac, self.groups))
+        """Multicast MACs that we receive: what the layer below should subscribe to."""
         self.accepted_macs: frozenset[bytes] = self.group_macs | {self.mac, ethernet.BROADCAST}
+
+    @property
+    def joined_macs(self) -> frozenset[bytes]:
+        """The multicast MACs of the groups that sockets have joined."""
+        return frozenset(map(_group_mac, self.joined))
 
     def source_for(self, target: bytes) -> bytes | None:
         """Our address to speak to ``target`` from (RFC 6724 rules 1, 2 and 8: the address itself, then the same scope,
@@ -192,3 +203,8 @@ class Port:
     def count(self, what: str, amount: int = 1) -> None:
         """Count a drop or an odd event."""
         self.counters[what] = self.counters.get(what, 0) + amount
+
+
+def _group_mac(group: bytes) -> bytes:
+    """The MAC of an IP multicast group (RFC 1112 section 6.4, RFC 2464 section 7)."""
+    return ethernet.ipv4_multicast(group) if len(group) == 4 else ethernet.ipv6_multicast(group)

@@ -98,6 +98,7 @@ class Stack:
         self._install_routes(port)
         self.ports[index] = port
         self.transit.ports_changed()
+        self._udp.port_added()
         self._reroute()
         self._announce(port, port.addresses)
 
@@ -360,14 +361,28 @@ class Stack:
             raise ValueError(f"port number {port} is not between 0 and 65535")
         return self.tcp.listen(port, backlog=backlog, port_index=port_index, local=self._own_address(host, port_index))
 
-    def udp(self, host: str | None = None, port: int = 0, *, port_index: int | None = None) -> UdpSocket:
-        """A UDP socket bound to one of our addresses, or to all. Port 0 picks a random one.
+    def udp(
+        self, host: str | None = None, port: int = 0, *, port_index: int | None = None, reuse: bool = False
+    ) -> UdpSocket:
+        """A UDP socket bound to one of our addresses, to a multicast group (it receives what is sent to that alone,
+        once it has joined it), or to all. Port 0 picks a random one. ``reuse``: see ``UdpSocket.reuse``.
 
         Raises OSError (EADDRINUSE, EADDRNOTAVAIL), ValueError.
         """
         if not 0 <= port <= 0xFFFF:
             raise ValueError(f"port number {port} is not between 0 and 65535")
-        return self._udp.open(self._own_address(host, port_index), port, port_index)
+        group = ip_address(host) if host is not None else None
+        local = group.packed if group and group.is_multicast else self._own_address(host, port_index)
+        return self._udp.open(local, port, port_index, reuse=reuse)
+
+    def regrouped(self) -> list[tuple[int, frozenset[bytes]]]:
+        """The ports, by index, of which sockets joined or left multicast groups since the last call, each with the MACs
+        of all groups that are joined now."""
+        if not self._udp.regrouped:
+            return []
+        changed = [(index, self.ports[index].joined_macs) for index in self._udp.regrouped if index in self.ports]
+        self._udp.regrouped.clear()
+        return changed
 
     def ping(self, host: str, now: float, *, port_index: int | None = None) -> EchoSocket:
         """A socket that sends echo requests to a numeric address. Raises OSError (ENETUNREACH ...), ValueError."""

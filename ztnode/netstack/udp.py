@@ -8,15 +8,20 @@ from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 from ztnode.netstack.ephemeral import choose_port
-from ztnode.netstack.flow import Flow
+from ztnode.netstack.flow import HOP_LIMIT, Flow
 from ztnode.netstack.host import Host
 from ztnode.netstack.port import Port
 from ztnode.os_error import os_error
-from ztnode.wire import checksum, ipv4, udp
+from ztnode.wire import checksum, ipv4, ipv6, udp
 from ztnode.wire.wire_error import WireError
 
 Address: TypeAlias = tuple[str, int]
 """(numeric IP address, port number)."""
+
+MAX_MEMBERSHIPS: Final = 20
+"""Of one socket, as Linux has it (igmp_max_memberships)."""
+MULTICAST_HOPS: Final = 1
+"""Of what is sent to a group, unless the socket wants more (RFC 1112 section 6.1, RFC 3493 section 5.2)."""
 
 _OVERHEAD: Final = 64
 """What one queued datagram costs beside its payload, so that a flood of empty ones is bounded too."""
@@ -29,7 +34,7 @@ class UdpSocket:
     """
 
     def __init__(
-        self, layer: UdpLayer, port_index: int | None, local: bytes | None, local_port: int, limit: int
+        self, layer: UdpLayer, port_index: int | None, local: bytes | None, local_port: int, limit: int, reuse: bool
     ) -> None:
         self._layer = layer
         self._queue: deque[tuple[bytes, bytes, int]] = deque()
@@ -43,6 +48,18 @@ class UdpSocket:
         self.local_port = local_port
         self.remote: tuple[bytes, int] | None = None
         """(packed address, port) once connected."""
+        self.reuse = reuse
+        """Others that say so, too, may have the same address and port (SO_REUSEADDR): what comes to a group goes to
+        each that has joined it, anything else to the one that came last."""
+        self.broadcast = False
+        """May send to broadcast addresses (SO_BROADCAST)."""
+        self.multicast_hops = MULTICAST_HOPS
+        self.multicast_loop = True
+        """What is sent to a group goes to this host's own members, too."""
+        self.multicast_source: bytes | None = None
+        """Our address from which, and so the network over which, groups are sent to; packed. None: the socket's."""
+        self.memberships: set[tuple[bytes, int | None]] = set()
+        """Groups, packed, each with the index of its port; None: of every port that the socket is on."""
         self.closed = False
         self.dropped = 0
         """Datagrams that found the queue full."""
@@ -99,6 +116,38 @@ class UdpSocket:
         flow = self._layer.flow(self, ip_address(address[0]).packed, now)
         self._layer.transmit(self, flow, address[1], data, now)
 
+    def join(self, group: str, source: str | None = None) -> None:
+        """Receive what is sent to a multicast group, on the network on which ``source`` is our address (None: on all
+        that the socket is on). Raises OSError (EINVAL: no group; ENODEV: no address of ours; EADDRINUSE: joined
+        already; ENOBUFS: too many; EPERM: the network has no multicast)."""
+        self._check_open()
+        self._layer.join(self, *self._layer.membership(self, group, source))
+
+    def leave(self, group: str, source: str | None = None) -> None:
+        """The contrary, with the same arguments. Raises OSError (EADDRNOTAVAIL: not joined)."""
+        self._check_open()
+        self._layer.leave(self, *self._layer.membership(self, group, source))
+
+    def set_broadcast(self, allowed: bool) -> None:
+        """Whether it may send to broadcast addresses. Raises OSError (EACCES: none of its networks carries
+        them)."""
+        self._check_open()
+        concerned = self._layer.ports_of(self)
+        if allowed and concerned and not any(port.config.broadcast for port in concerned):
+            raise os_error(errno.EACCES)
+        self.broadcast = allowed
+
+    def send_groups_from(self, source: str | None) -> None:
+        """Send to groups over the network on which ``source`` is our address (None: as the routes have it). Raises
+        OSError (EADDRNOTAVAIL)."""
+        if source is None:
+            self.multicast_source = None
+            return
+        packed = ip_address(source).packed
+        if self._layer.port_of(packed) is None:
+            raise os_error(errno.EADDRNOTAVAIL)
+        self.multicast_source = packed
+
     def recv(self) -> bytes | None:
         """The next datagram, or None. Raises what ICMP reported."""
         received = self.recvfrom()
@@ -143,6 +192,16 @@ class UdpSocket:
         if self.closed:
             raise os_error(errno.EBADF)
 
+    def wants(self, port: Port, destination: bytes) -> bool:
+        """Whether what came by ``port`` to that address, which may be a group or a broadcast address, is for us."""
+        if self.port_index is not None and self.port_index != port.index:
+            return False
+        if self.local_address is not None and self.local_address != destination:
+            return False
+        if destination in port.joined and destination not in port.own_groups:
+            return not self.memberships.isdisjoint(((destination, port.index), (destination, None)))
+        return True
+
 
 class UdpLayer:
     """All UDP sockets of a stack."""
@@ -151,9 +210,11 @@ class UdpLayer:
         self._host = host
         self._changed: dict[UdpSocket, None] = {}
         self._bound: dict[int, list[UdpSocket]] = {}
+        self.regrouped: set[int] = set()
+        """Indices of the ports whose ``joined`` changed; whoever tells the layer below empties it."""
 
     # --- sockets ---
-    def open(self, local: bytes | None, local_port: int, port_index: int | None) -> UdpSocket:
+    def open(self, local: bytes | None, local_port: int, port_index: int | None, *, reuse: bool = False) -> UdpSocket:
         """Bind. Raises OSError (EADDRINUSE)."""
         if not local_port:
             chosen = choose_port(self._host.random, self._host.config.udp_ports, self._bound)
@@ -162,12 +223,13 @@ class UdpLayer:
             local_port = chosen
         for other in self._bound.get(local_port, ()):
             if (
-                other.remote is None
+                not (reuse and other.reuse)
+                and other.remote is None
                 and (other.local_address is None or local is None or other.local_address == local)
                 and (other.port_index is None or port_index is None or other.port_index == port_index)
             ):
                 raise os_error(errno.EADDRINUSE)
-        socket = UdpSocket(self, port_index, local, local_port, self._host.config.udp_receive_buffer)
+        socket = UdpSocket(self, port_index, local, local_port, self._host.config.udp_receive_buffer, reuse)
         self._bound.setdefault(local_port, []).append(socket)
         return socket
 
@@ -177,20 +239,102 @@ class UdpLayer:
         sockets.remove(socket)
         if not sockets:
             del self._bound[socket.local_port]
+        if socket.memberships:
+            socket.memberships.clear()
+            self._regroup()
+
+    # --- groups ---
+    def port_of(self, address: bytes) -> Port | None:
+        """The port on which an address is ours."""
+        return next((port for port in self._host.ports.values() if address in port.addresses), None)
+
+    def ports_of(self, socket: UdpSocket) -> list[Port]:
+        """The ports that a socket is on."""
+        return [port for port in self._host.ports.values() if socket.port_index in (None, port.index)]
+
+    def membership(self, socket: UdpSocket, group: str, source: str | None) -> tuple[bytes, int | None]:
+        """A membership as ``UdpSocket.memberships`` has it. Raises OSError (EINVAL, ENODEV)."""
+        address = ip_address(group)
+        if not address.is_multicast:
+            raise os_error(errno.EINVAL)
+        if source is None:
+            return address.packed, socket.port_index
+        port = self.port_of(ip_address(source).packed)
+        if port is None or socket.port_index not in (None, port.index):
+            raise os_error(errno.ENODEV)
+        return address.packed, port.index
+
+    def join(self, socket: UdpSocket, group: bytes, index: int | None) -> None:
+        """Raises OSError."""
+        if (group, index) in socket.memberships:
+            raise os_error(errno.EADDRINUSE)
+        concerned = [port for port in self._host.ports.values() if index in (None, port.index)]
+        if concerned and not any(port.config.multicast for port in concerned):
+            raise os_error(errno.EPERM)
+        all_joined = {member for sockets in self._bound.values() for each in sockets for member in each.memberships}
+        if len(socket.memberships) >= MAX_MEMBERSHIPS or len(all_joined) >= self._host.config.udp_groups:
+            raise os_error(errno.ENOBUFS)
+        socket.memberships.add((group, index))
+        self._regroup()
+
+    def leave(self, socket: UdpSocket, group: bytes, index: int | None) -> None:
+        """Raises OSError (EADDRNOTAVAIL)."""
+        if (group, index) not in socket.memberships:
+            raise os_error(errno.EADDRNOTAVAIL)
+        socket.memberships.remove((group, index))
+        self._regroup()
+
+    def port_added(self) -> None:
+        """The sockets on all ports have their groups on the new one, too."""
+        self._regroup()
+
+    def _regroup(self) -> None:
+        joined: dict[int | None, set[bytes]] = {}
+        for sockets in self._bound.values():
+            for socket in sockets:
+                for group, index in socket.memberships:
+                    joined.setdefault(index, set()).add(group)
+        everywhere = joined.get(None, set())
+        for port in self._host.ports.values():
+            groups = frozenset(everywhere | joined.get(port.index, set()))
+            if groups != port.joined:
+                port.join(groups)
+                self.regrouped.add(port.index)
 
     def flow(self, socket: UdpSocket, remote: bytes, now: float) -> Flow:
         """The way from a socket to a remote. Raises OSError (ENETUNREACH)."""
         self._host.clock.now = now
-        return self._host.flows.find(remote, port_index=socket.port_index, local=socket.local_address)
+        local = socket.local_address
+        if local is not None and _is_group(local):
+            local = None  # what is bound to a group sends from an address of ours
+        if _is_group(remote):
+            local = socket.multicast_source or local
+        return self._host.flows.find(remote, port_index=socket.port_index, local=local)
 
     def transmit(self, socket: UdpSocket, flow: Flow, remote_port: int, data: bytes, now: float) -> None:
-        """Send one datagram. Raises OSError (EMSGSIZE)."""
+        """Send one datagram. Raises OSError (EMSGSIZE; EACCES: a broadcast address, and the socket or the network will
+        have none; EPERM: a group, and the network has no multicast)."""
         self._host.clock.now = now
+        port, remote = flow.port, flow.remote
+        to_group = _is_group(remote)
+        if to_group and not port.config.multicast:
+            raise os_error(errno.EPERM)
+        to_all = remote in port.broadcasts
+        if to_all and not (socket.broadcast and port.config.broadcast):
+            raise os_error(errno.EACCES)
         if len(data) > (65507 if len(flow.remote) == 4 else 65527):
             raise os_error(errno.EMSGSIZE)
         pseudo = checksum.pseudo_sum(flow.local, flow.remote, ipv4.PROTOCOL_UDP)
         header = udp.build(socket.local_port, remote_port, data, pseudo)
-        self._host.output.send(flow, ipv4.PROTOCOL_UDP, header + data)
+        if not (to_group or to_all):
+            self._host.output.send(flow, ipv4.PROTOCOL_UDP, header + data)
+            return
+        hops = socket.multicast_hops if to_group else HOP_LIMIT
+        frames = self._host.output.frames(flow, ipv4.PROTOCOL_UDP, header + data, hops)
+        if hops or to_all:
+            flow.send(frames)
+        if to_all or (socket.multicast_loop and (remote in port.groups or self._host.config.siblings)):
+            port.loop_back(frames)
 
     # --- input ---
     def receive(self, port: Port, source: bytes, destination: bytes, payload: memoryview) -> bool:
@@ -201,13 +345,21 @@ class UdpLayer:
         except WireError:
             port.count("bad_udp")
             return True
-        socket = self._find(port.index, destination, local_port, source, source_port)
-        if socket is None:
-            return False
-        if not socket.deliver(bytes(data), source, source_port):
-            port.count("udp_queue_full")
-        self._changed[socket] = None
-        return True
+        if destination in port.groups or destination in port.broadcasts:
+            found = [
+                each
+                for each in self._bound.get(local_port, ())
+                if each.wants(port, destination) and each.remote in (None, (source, source_port))
+            ]
+        else:
+            socket = self._find(port.index, destination, local_port, source, source_port)
+            found = [] if socket is None else [socket]
+        copied = bytes(data) if found else b""
+        for socket in found:
+            if not socket.deliver(copied, source, source_port):
+                port.count("udp_queue_full")
+            self._changed[socket] = None
+        return bool(found)
 
     def _find(
         self, port_index: int, local: bytes, local_port: int, remote: bytes, remote_port: int
@@ -226,7 +378,7 @@ class UdpLayer:
                 + 2 * (socket.local_address is not None)
                 + (socket.port_index is not None)
             )
-            if score > best_score:
+            if score >= best_score:
                 best, best_score = socket, score
         return best
 
@@ -253,6 +405,12 @@ class UdpLayer:
         """The network is gone."""
         for sockets in self._bound.values():
             for socket in sockets:
+                socket.memberships = {member for member in socket.memberships if member[1] != port_index}
                 if socket.port_index == port_index:
                     socket.fail(errno.ENETDOWN, socket.remote[0] if socket.remote else ipv4.UNSPECIFIED, 0)
                     self._changed[socket] = None
+
+
+def _is_group(address: bytes) -> bool:
+    """Whether a packed address is one of multicast."""
+    return ipv4.is_multicast(address) if len(address) == 4 else ipv6.is_multicast(address)

@@ -52,6 +52,8 @@ class NetworkInfo:
     """True while the configuration is the one kept on disk, not yet confirmed by the controller."""
     allow_default: bool = False
     """Whether its default routes are followed."""
+    multicast_limit: int = 32
+    """Members that one multicast frame reaches at most; 0: there is no multicast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +248,15 @@ class NodeApi(Protocol):
     async def close_listener(self, listener: int) -> None:
         """Stop listening. Raises KeyError if unknown."""
 
-    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
-        """A UDP socket on a managed address (None, "0.0.0.0" or "::": all of them); ``Handoff.remote`` means nothing.
-        Raises DialError."""
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None, reuse: bool = False) -> Handoff:
+        """A UDP socket on a managed address, a multicast group, or (None, "0.0.0.0" or "::") all addresses; others that
+        say ``reuse`` may have the same one. ``Handoff.remote`` means nothing. Raises DialError."""
+
+    async def configure_udp(
+        self, token: bytes, option: str, *, address: str | None = None, source: str | None = None, value: int = 0
+    ) -> None:
+        """Change the UDP socket that was opened with ``token``: ``option`` and what it takes are those of
+        ``ztnode.worker.protocol.ConfigureUdp``. Raises DialError."""
 
     async def ping(self, host: str, *, nwid: int | None = None, size: int = 56, timeout: float = 3.0) -> float:
         """Seconds from an ICMP echo with ``size`` bytes of payload to its reply. Raises DialError, ValueError."""

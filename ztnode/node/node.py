@@ -66,6 +66,7 @@ from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.mac import address_of, first_octet, format_mac, mac_of
+from ztnode.wire.multicast import MulticastGroup
 from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
 from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World, format_world_id
@@ -140,7 +141,11 @@ class Node:
         """What the control plane may do with the controller; None on a node that is none."""
         self._transport = transport
         self._supervisor = Supervisor(
-            options.state, self._frames_from_stack, workers=options.workers, congestion=options.congestion
+            options.state,
+            self._frames_from_stack,
+            on_groups=self._groups_changed,
+            workers=options.workers,
+            congestion=options.congestion,
         )
         self._default_allowed = home.default_allowed()
         self._gateways = Gateways(self._supervisor.set_gateway)
@@ -478,6 +483,8 @@ class Node:
                 routes=dialing.followed(info),
                 # Whether the network still exists is not known until its controller has answered.
                 metric=CACHED if info.from_cache else CONFIRMED,
+                multicast=info.multicast_limit > 0,
+                broadcast=info.broadcast,
             )
         elif (index := self._index_of.pop(nwid, None)) is not None:
             del self._nwid_of[index]
@@ -706,9 +713,22 @@ class Node:
         """See NodeApi."""
         await self._supervisor.close_listener(listener)
 
-    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None, reuse: bool = False) -> Handoff:
         """See NodeApi."""
-        return await self._supervisor.open_udp(host, port, nwid=nwid)
+        return await self._supervisor.open_udp(host, port, nwid=nwid, reuse=reuse)
+
+    async def configure_udp(
+        self, token: bytes, option: str, *, address: str | None = None, source: str | None = None, value: int = 0
+    ) -> None:
+        """See NodeApi."""
+        await self._supervisor.configure_udp(token, option, address=address, source=source, value=value)
+
+    def _groups_changed(self, index: int, macs: frozenset[int]) -> None:
+        nwid = self._nwid_of.get(index)
+        if nwid is not None:
+            now = time.monotonic()
+            self._vl2.join_groups(nwid, frozenset(MulticastGroup(mac) for mac in macs), now)
+            self._pump(now)
 
     async def ping(self, host: str, *, nwid: int | None = None, size: int = 56, timeout: float = 3.0) -> float:
         """See NodeApi."""

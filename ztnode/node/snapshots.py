@@ -39,6 +39,7 @@ def network(snapshot: NetworkSnapshot, *, allow_default: bool = False) -> Networ
         authentication_url=snapshot.authentication_url,
         from_cache=snapshot.from_cache,
         allow_default=allow_default,
+        multicast_limit=snapshot.multicast_limit,
     )
 
 

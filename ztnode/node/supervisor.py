@@ -60,12 +60,14 @@ class Supervisor:
         state: Path,
         on_frames: Callable[[list[tuple[int, memoryview]]], None],
         *,
+        on_groups: Callable[[int, frozenset[int]], None] = lambda _index, _macs: None,
         workers: int = 1,
         congestion: str = "cubic",
     ) -> None:
         """``state`` is the directory of the hand-off sockets. ``on_frames`` is called with each batch of whole Ethernet
-        frames that the stack sends, as (port index, frame); the views are good only during the call. ``congestion``
-        names TCP's congestion control.
+        frames that the stack sends, as (port index, frame); the views are good only during the call. ``on_groups`` is
+        told, by the port's index, the MACs of all multicast groups that sockets have joined, whenever they change.
+        ``congestion`` names TCP's congestion control.
 
         Raises ValueError for a number of workers that is not between 1 and 64.
         """
@@ -74,6 +76,7 @@ class Supervisor:
         self.counters = {"frames_to_worker": 0, "frames_from_worker": 0, "to_worker_dropped": 0, "worker_restarts": 0}
         self._state = state
         self._on_frames = on_frames
+        self._on_groups = on_groups
         self._steering = Steering(workers, self.counters)
         self._count = workers
         self._congestion = congestion
@@ -138,7 +141,7 @@ class Supervisor:
 
     async def _start_process(self, slot: WorkerSlot) -> None:
         """A new process for the slot, told of everything that the last one knew, and ready. Raises OSError."""
-        process = WorkerProcess(slot.index, slot.path, self._frames_from_worker, slot.ready.clear)
+        process = WorkerProcess(slot.index, slot.path, self._frames_from_worker, slot.ready.clear, self._groups_changed)
         await process.start(self._steering.ephemeral(slot.index), self._count, self._congestion)
         slot.process = process
         try:
@@ -175,8 +178,11 @@ class Supervisor:
             pid = slot.process.pid
             if loop.time() - born > STEADY_SECONDS:
                 deaths = 0
+            groups = slot.process.groups
             slot.process = None
             slot.ready.clear()
+            for index in groups:
+                self._groups_changed(index)  # its sockets are gone
             while slot.process is None and not self._stopping:
                 delay = BACKOFF[min(deaths, len(BACKOFF) - 1)]
                 deaths += 1
@@ -217,10 +223,12 @@ class Supervisor:
         addresses: Sequence[str],
         routes: Sequence[tuple[str, str | None]],
         metric: int = 0,
+        multicast: bool = True,
+        broadcast: bool = True,
     ) -> None:
-        """A network is there or has changed: addresses and route targets in CIDR form, gateways or None, and with which
-        metric it competes with others for a prefix."""
-        message = protocol.PortUp(index, nwid, mac, mtu, tuple(addresses), tuple(routes), metric)
+        """A network is there or has changed: addresses and route targets in CIDR form, gateways or None, with which
+        metric it competes with others for a prefix, and whether it carries multicast and broadcasts."""
+        message = protocol.PortUp(index, nwid, mac, mtu, tuple(addresses), tuple(routes), metric, multicast, broadcast)
         if self._ports.get(index) != message:
             self._ports[index] = message
             self._indices[nwid] = index
@@ -244,6 +252,11 @@ class Supervisor:
         """Carry on what members send to these networks (CIDR), ``flows`` at a time at most by all workers together."""
         self._gateway = protocol.SetGateway(tuple(targets), -(-flows // self._count))
         self._tell_all(self._gateway)
+
+    def _groups_changed(self, index: int) -> None:
+        if index in self._ports:
+            processes = (slot.process for slot in self._slots if slot.process is not None)
+            self._on_groups(index, frozenset().union(*(process.groups.get(index, ()) for process in processes)))
 
     def send_frames(self, records: Sequence[Record]) -> None:
         """Deliver Ethernet frames to the stack: (port index, parts of a frame), where the parts are either the whole
@@ -350,13 +363,27 @@ class Supervisor:
         """Stop listening; connections that nobody accepted are reset. Raises KeyError if unknown."""
         self._listeners.pop(listener).close()
 
-    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
-        """A UDP socket bound to an overlay address (None: all of them); ``worker/udp_pairs.py`` describes what the
-        client gets. Raises DialError."""
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None, reuse: bool = False) -> Handoff:
+        """A UDP socket bound to an overlay address (None: all of them), which others that say ``reuse`` may have, too;
+        ``worker/udp_pairs.py`` describes what the client gets. Raises DialError."""
         slot = self._slots[self._steering.udp_owner(port) if port else next(self._turn) % self._count]
-        request = protocol.OpenUdp(next(self._ids), host, port, self._index(nwid))
+        request = protocol.OpenUdp(next(self._ids), host, port, self._index(nwid), reuse)
         answer = await self._ask(slot, request, protocol.UdpOpened)
         return Handoff(slot.path, answer.token, answer.local, ("", 0))
+
+    async def configure_udp(
+        self, token: bytes, option: str, *, address: str | None = None, source: str | None = None, value: int = 0
+    ) -> None:
+        """Change the UDP socket that was opened with ``token``: see ``protocol.ConfigureUdp``. Raises DialError."""
+        for slot in self._slots:
+            request = protocol.ConfigureUdp(next(self._ids), token, option, address, source, value)
+            try:
+                await self._ask(slot, request, protocol.UdpConfigured)
+            except DialError as error:
+                if error.errno != errno.EBADF or slot is self._slots[-1]:
+                    raise
+            else:
+                return
 
     async def ping(self, host: str, *, nwid: int | None = None, size: int = 56, timeout: float = 3.0) -> float:
         """Round-trip time of one ICMP echo with ``size`` bytes of payload, in seconds. Raises DialError, ValueError."""

@@ -59,14 +59,25 @@ class _Channel(asyncio.Protocol):
 class WorkerProcess:
     """Lives once: started by ``start``, ended by ``terminate``, ``kill`` or itself, then of no more use."""
 
-    def __init__(self, index: int, path: str, on_frames: FramesHandler, on_lost: Callable[[], None]) -> None:
-        """``on_lost`` is called as soon as the worker answers no more, before ``wait`` returns."""
+    def __init__(
+        self,
+        index: int,
+        path: str,
+        on_frames: FramesHandler,
+        on_lost: Callable[[], None],
+        on_groups: Callable[[int], None],
+    ) -> None:
+        """``on_lost`` is called as soon as the worker answers no more, before ``wait`` returns; ``on_groups`` when
+        ``groups`` has changed for the port with this index."""
         self.index = index
         self.path = path
         """Of its hand-off socket."""
         self.stats = protocol.Stats(0, {})
+        self.groups: dict[int, frozenset[int]] = {}
+        """The MACs of the multicast groups that its sockets have joined, by the index of the port."""
         self._on_frames = on_frames
         self._on_lost = on_lost
+        self._on_groups = on_groups
         self._loop = asyncio.get_running_loop()
         self._process: asyncio.subprocess.Process | None = None
         self._transport: asyncio.WriteTransport | None = None
@@ -208,6 +219,9 @@ class WorkerProcess:
                     self._ready.set_result(None)
             case protocol.Stats():
                 self.stats = message
+            case protocol.Groups(index, macs):
+                self.groups[index] = frozenset(macs)
+                self._on_groups(index)
             case protocol.Trouble():
                 _log.warning("stack worker %d: %s", self.index, message.reason)
             case protocol.Dying():
@@ -217,6 +231,7 @@ class WorkerProcess:
                 | protocol.Listening()
                 | protocol.Accepted()
                 | protocol.UdpOpened()
+                | protocol.UdpConfigured()
                 | protocol.Pong()
                 | protocol.NeighbourFound()
                 | protocol.ConnectionList()

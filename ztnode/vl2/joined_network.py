@@ -532,6 +532,7 @@ class JoinedNetwork:
             dns=config.dns if config else Dns(),
             private=config.is_private if config else True,
             broadcast=config.broadcast if config else False,
+            multicast_limit=config.multicast_limit if config else 0,
             bridge=config is not None and self._core.address in config.with_role(SPECIALIST_ACTIVE_BRIDGE),
             revision=config.revision if config else 0,
             authentication_url=sso.authentication_url or sso.central_url or sso.issuer_url,

@@ -109,6 +109,7 @@ class Multicaster:
         self._unwanted: dict[tuple[MulticastGroup, int], None] = {}
         """Members that do not want a group, and so need not be asked about it."""
         self._extra: dict[MulticastGroup, None] = {}
+        self._joined: frozenset[MulticastGroup] = frozenset()
         self._announced: frozenset[MulticastGroup] = frozenset()
         self.subscriptions: Subscriptions[MulticastGroup] = Subscriptions()
         self.groups: tuple[MulticastGroup, ...] = ()
@@ -136,9 +137,19 @@ class Multicaster:
             self.next_announcement = now
         return True
 
+    def join(self, groups: frozenset[MulticastGroup], now: float) -> None:
+        """Subscribe to these beyond what follows from the configuration, and no longer to those of the last call. The
+        protocol has no word for leaving: others learn of it when they send to us, or forget us after ten minutes."""
+        if groups != self._joined:
+            news = groups - self._joined
+            self._joined = frozenset(sorted(groups)[:MAX_OWN_GROUPS])
+            self._derive_groups()
+            if news and self._config is not None:
+                self.next_announcement = now
+
     def _derive_groups(self) -> None:
         config = self._config
-        groups = dict(self._extra)
+        groups = dict.fromkeys((*self._extra, *self._joined))
         if config is not None:
             for address in config.static_addresses:
                 groups[MulticastGroup.for_resolution_of(address.ip)] = None

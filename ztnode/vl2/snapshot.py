@@ -34,6 +34,8 @@ class NetworkSnapshot:
     dns: Dns
     private: bool
     broadcast: bool
+    multicast_limit: int
+    """Members that one multicast frame reaches at most; 0: there is no multicast."""
     bridge: bool
     """True if the controller lets this node bridge other Ethernet hosts in."""
     revision: int

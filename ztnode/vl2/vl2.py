@@ -175,6 +175,11 @@ class Vl2:
         joined."""
         self._networks[nwid].subscribe(group, now)
 
+    def join_groups(self, nwid: int, groups: frozenset[MulticastGroup], now: float) -> None:
+        """Receive these groups, and no longer those of the last call that are not among them. KeyError if not
+        joined."""
+        self._networks[nwid].multicaster.join(groups, now)
+
     # Messages of VL1
 
     def receive(self, messages: Sequence[Message], now: float) -> None:

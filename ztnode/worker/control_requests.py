@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 
 CONNECTIONS_AT_ONCE: Final = 256
 """In one list; ten thousand would hold up the loop, and a message has its bound."""
+_UDP_REFUSALS: Final = {
+    errno.EPERM: "the network carries no multicast: its controller has set the multicast limit to 0",
+    errno.EACCES: "the network carries no broadcasts: its controller has them switched off",
+    errno.ENOBUFS: "too many multicast groups are joined",
+    errno.ENODEV: "this is no address of ours on the socket's networks",
+    errno.EADDRINUSE: "this group is joined already",
+    errno.EADDRNOTAVAIL: "this group is not joined, or this is no address of ours",
+    errno.EINVAL: "this is no multicast group, or no such option",
+}
 MAX_REQUESTS: Final = 16384
 """Requests under way, listeners included."""
 
@@ -258,6 +267,7 @@ class Requests:
         self.host = host
         self._open: dict[int, _Dial | _Listener | _Accept | _Ping | _FindNeighbour] = {}
         self._timed: set[_Ping | _FindNeighbour] = set()
+        self._relays: dict[bytes, DatagramRelay] = {}
 
     def handle(
         self,
@@ -276,6 +286,8 @@ class Requests:
                     self._accept(message)
                 case protocol.OpenUdp():
                     self._open_udp(message)
+                case protocol.ConfigureUdp():
+                    self._configure_udp(message)
                 case protocol.Ping():
                     self._ping(message)
                 case protocol.FindNeighbour():
@@ -320,9 +332,25 @@ class Requests:
         listener.accept(message.id)
 
     def _open_udp(self, message: protocol.OpenUdp) -> None:
-        udp = self.host.stack.udp(message.host, message.port, port_index=message.index)
-        token = self.host.handoff.offer(DatagramRelay(udp, self.host))
+        udp = self.host.stack.udp(message.host, message.port, port_index=message.index, reuse=message.reuse)
+        relay = DatagramRelay(udp, self.host)
+        token = self.host.handoff.offer(relay)
+        self._relays[token] = relay
+        relay.on_end = lambda: self._relays.pop(token, None)
         self.host.send(protocol.UdpOpened(message.id, token, udp.local))
+
+    def _configure_udp(self, message: protocol.ConfigureUdp) -> None:
+        relay = self._relays.get(message.token)
+        if relay is None:
+            self.fail(message.id, errno.EBADF, "no UDP socket has this token: it was closed")
+            return
+        try:
+            relay.configure(message.option, message.address, message.source, message.value)
+        except OSError as error:
+            number = error.errno or errno.EINVAL
+            self.fail(message.id, number, _UDP_REFUSALS.get(number, os.strerror(number)))
+        else:
+            self.host.send(protocol.UdpConfigured(message.id))
 
     def _ping(self, message: protocol.Ping) -> None:
         ping = self._open[message.id] = _Ping(self, message)

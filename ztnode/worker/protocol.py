@@ -50,6 +50,10 @@ class PortUp:
     routes: tuple[PortRoute, ...]
     metric: int
     """Of several networks that have a route to an equal prefix, the lowest wins, then the lowest index."""
+    multicast: bool = True
+    """Whether the network carries multicast."""
+    broadcast: bool = True
+    """Whether the network carries broadcasts of IP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +120,37 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class OpenUdp:
-    """Node → worker: a UDP socket; ``host`` None: every address. Answer: UdpOpened or Failed."""
+    """Node → worker: a UDP socket; ``host`` None: every address; ``reuse``: others may have the same one. Answer:
+    UdpOpened or Failed."""
 
     id: int
     host: str | None
     port: int
     index: int | None
+    reuse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureUdp:
+    """Node → worker: change one thing about the UDP socket that was opened with this ``token``. Answer: UdpConfigured
+    or Failed (EBADF when this worker has no such socket).
+
+    ========================  ===================================================================================
+    ``join``, ``leave``       a multicast group, which is ``address``; ``source``: on the network on which this
+                              address is ours (None: on all that the socket is on)
+    ``multicast_source``      send to groups from ``address`` (None: as the routes have it)
+    ``multicast_hops``        ``value``: TTL or hop limit of what is sent to groups
+    ``multicast_loop``        ``value``: whether this host's own members get that, too
+    ``broadcast``             ``value``: whether it may send to broadcast addresses
+    ========================  ===================================================================================
+    """
+
+    id: int
+    token: bytes
+    option: str
+    address: str | None
+    source: str | None
+    value: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +255,22 @@ class UdpOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class UdpConfigured:
+    """Worker → node: it is so now."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Worker → node: sockets on the port ``index`` have joined the multicast groups with these ``macs``, and no others,
+    beyond those that the managed addresses bring with them."""
+
+    index: int
+    macs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pong:
     """Worker → node: the echo came back after ``seconds``."""
 
@@ -285,10 +330,12 @@ class Dying:
     reason: str
 
 
-Request: TypeAlias = Dial | Listen | Accept | OpenUdp | Ping | FindNeighbour | ListConnections
+Request: TypeAlias = Dial | Listen | Accept | OpenUdp | ConfigureUdp | Ping | FindNeighbour | ListConnections
 ToWorker: TypeAlias = PortUp | PortDown | LimitNeighbour | SetGateway | Request | Cancel | Renew | Withdraw | Stop
-Answer: TypeAlias = Dialled | Listening | Accepted | UdpOpened | Pong | NeighbourFound | ConnectionList | Failed
-ToNode: TypeAlias = Ready | Answer | Stats | Trouble | Dying
+Answer: TypeAlias = (
+    Dialled | Listening | Accepted | UdpOpened | UdpConfigured | Pong | NeighbourFound | ConnectionList | Failed
+)
+ToNode: TypeAlias = Ready | Answer | Groups | Stats | Trouble | Dying
 Message: TypeAlias = ToWorker | ToNode
 
 _TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_args(Message)}
@@ -400,6 +447,10 @@ def _strings(value: object) -> tuple[str, ...]:
     return tuple(_str(item) for item in _list(value))
 
 
+def _ints(value: object) -> tuple[int, ...]:
+    return tuple(_int(item) for item in _list(value))
+
+
 def _routes(value: object) -> tuple[PortRoute, ...]:
     return tuple((_str(target), _optional(_str)(via)) for target, via in _list(value))
 
@@ -423,6 +474,7 @@ _BY_ANNOTATION: Final = {
     "bytes | None": _optional(_bytes),
     "Endpoint": _endpoint,
     "tuple[str, ...]": _strings,
+    "tuple[int, ...]": _ints,
     "tuple[PortRoute, ...]": _routes,
     "dict[str, int]": _counters,
 }

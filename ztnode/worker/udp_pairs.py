@@ -2,7 +2,8 @@
 
 Each record is one datagram: kind u8 (0), address length u8 (4 or 16), port u16 in network byte order, address, payload.
 The address is the remote's: where it came from, or where it shall go. Kind 1 goes to the client alone and carries an
-errno (u32, network byte order) in place of the payload: ICMP reported that for what was sent to this address.
+errno (u32, network byte order) in place of the payload: ICMP reported that for what was sent to this address. Kind 2
+is the same with what the stack itself would not send to a group or broadcast address.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import struct
 import sys
 from collections import deque
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 DATAGRAM: Final = 0
 FAILURE: Final = 1
+REFUSED: Final = 2
 MAX_DATAGRAM: Final = 65535
+MAX_REFUSALS: Final = 16
+"""That wait for a client; the oldest goes first."""
 BATCH: Final = 64
 """Datagrams relayed from one client before others have their turn."""
 _HEADER: Final = struct.Struct("!BBH")
@@ -55,7 +60,29 @@ class DatagramRelay:
         self._sock: socket.socket | None = None
         self._blocked: bytes | None = None
         self._failures: deque[tuple[OSError, Endpoint]] = deque()
+        self._refusals: deque[bytes] = deque(maxlen=MAX_REFUSALS)
+        self.on_end: Callable[[], object] = lambda: None
+        """Called when it is no more."""
         udp.owner = self
+
+    def configure(self, option: str, address: str | None, source: str | None, value: int) -> None:
+        """See ``protocol.ConfigureUdp``. Raises OSError, ValueError for text that is no address."""
+        udp = self._udp
+        match option:
+            case "join" if address is not None:
+                udp.join(address, source)
+            case "leave" if address is not None:
+                udp.leave(address, source)
+            case "multicast_source":
+                udp.send_groups_from(address)
+            case "multicast_hops" if 0 <= value <= 255:
+                udp.multicast_hops = value
+            case "multicast_loop":
+                udp.multicast_loop = bool(value)
+            case "broadcast":
+                udp.set_broadcast(bool(value))
+            case _:
+                raise OSError(errno.EINVAL, "no such option")
 
     def fetch(self) -> socket.socket:
         """The client's end. Raises OSError."""
@@ -77,6 +104,7 @@ class DatagramRelay:
 
     def expire(self) -> None:
         """Nobody came for it, or its client is gone."""
+        self.on_end()
         self._udp.owner = None
         self._udp.close()
         if self._sock is not None:
@@ -102,6 +130,8 @@ class DatagramRelay:
                 return
 
     def _next(self) -> bytes | None:
+        if self._refusals:
+            return self._refusals.popleft()
         if not self._failures:
             self._failures.extend(self._udp.errors())
         if self._failures:
@@ -137,10 +167,14 @@ class DatagramRelay:
         if kind != DATAGRAM or length not in (4, 16) or len(record) < end:
             counters["udp_bad_record"] += 1
             return
+        address = record[_HEADER.size : end]
         try:
-            self._udp.sendto(record[end:], (str(ip_address(record[_HEADER.size : end])), port), self._host.now)
-        except OSError:
+            self._udp.sendto(record[end:], (str(ip_address(address)), port), self._host.now)
+        except OSError as error:
             counters["udp_unsendable"] += 1
+            if error.errno in (errno.EACCES, errno.EPERM):
+                self._refusals.append(_HEADER.pack(REFUSED, length, port) + address + _ERRNO.pack(error.errno))
+                self.on_ready()
 
 
 def build_record(address: bytes, port: int, payload: bytes) -> bytes:

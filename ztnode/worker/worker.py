@@ -111,6 +111,7 @@ class Worker:
                 stack.handle_timer(now)
             self._own_timers(now)
             self._serve_owners(now)
+            self._tell_groups()
             if records:
                 stack.copy_unread()
                 ring_in.release()
@@ -179,6 +180,10 @@ class Worker:
             if frames and ring.prepare_wait():
                 break
         return frames
+
+    def _tell_groups(self) -> None:
+        for index, macs in self.stack.regrouped():
+            self.send(protocol.Groups(index, tuple(sorted(int.from_bytes(mac, "big") for mac in macs))))
 
     def _own_timers(self, now: float) -> None:
         for keeper in (self.handoff, self._requests, self.gateway):
@@ -281,6 +286,7 @@ class Worker:
                 | protocol.Listen()
                 | protocol.Accept()
                 | protocol.OpenUdp()
+                | protocol.ConfigureUdp()
                 | protocol.Ping()
                 | protocol.FindNeighbour()
                 | protocol.ListConnections()
@@ -296,6 +302,8 @@ class Worker:
             addresses=message.addresses,
             routes=message.routes,
             metric=message.metric,
+            multicast=message.multicast,
+            broadcast=message.broadcast,
         )
         try:
             if message.index in self._ports:

@@ -7,6 +7,7 @@ import errno
 import json
 import select
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 import uvloop
 
 import ztclient
-from tests.unit.fake_node import IP, RunningNode
+from tests.unit.fake_node import IP, NWID, FakeNode, RunningNode
 from ztclient import aio
+from ztclient.udp_options import interface_index
 from ztnode.cli.app import run as cli
 from ztnode.control.control_server import TcpOptions
 
@@ -23,15 +25,23 @@ HOST = "10.121.15.99"
 
 
 @pytest.fixture(params=["local", "remote"])
-def reached(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str | None]]:
-    """Address and token of a node."""
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[RunningNode, str | None]]:
+    """A node and the token that it wants."""
     state = tmp_path / "st"
     state.mkdir(mode=0o700)
     with RunningNode(state, TcpOptions("127.0.0.1:0") if request.param == "remote" else None) as running:
-        yield (
-            running.addresses[-1],
-            (state / "control.token").read_text().strip() if request.param == "remote" else None,
-        )
+        yield running, (state / "control.token").read_text().strip() if request.param == "remote" else None
+
+
+@pytest.fixture
+def reached(running: tuple[RunningNode, str | None]) -> tuple[str, str | None]:
+    """Address and token of a node."""
+    return running[0].addresses[-1], running[1]
+
+
+@pytest.fixture
+def node(running: tuple[RunningNode, str | None]) -> FakeNode:
+    return running[0].node
 
 
 @pytest.fixture
@@ -162,3 +172,36 @@ def test_ping_command(running_node: RunningNode, capsys: pytest.CaptureFixture[s
     assert "100% packet loss" in captured.out and "did not answer" in captured.err
     assert cli(["ping", "-c", "1", "--json", HOST]) == 0
     assert json.loads(capsys.readouterr().out)["round_trips_ms"] == [5.6]
+
+
+def test_options_of_groups_are_asked_of_the_node(udp: ztclient.DatagramSocket, node: FakeNode) -> None:
+    group, own = socket.inet_aton("224.0.0.251"), socket.inet_aton(IP)
+    udp.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + own)
+    udp.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, group + bytes(4))
+    udp.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, own)
+    udp.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 4)
+    udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, False)
+    index = interface_index(NWID)
+    group6 = socket.inet_pton(socket.AF_INET6, "ff02::fb")
+    udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group6 + struct.pack("@I", 0))
+    assert node.configured == [
+        ("join", "224.0.0.251", IP, 0),
+        ("leave", "224.0.0.251", None, 0),
+        ("multicast_source", IP, None, 0),
+        ("multicast_hops", None, None, 4),
+        ("multicast_loop", None, None, 0),
+        ("join", "ff02::fb", None, 0),
+    ]
+    assert udp.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL) == 4
+    for value, number in ((group[:3], errno.EINVAL), (group + bytes(4) + struct.pack("@i", index + 1), errno.ENODEV)):
+        with pytest.raises(OSError) as caught:
+            udp.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, value)
+        assert caught.value.errno == number
+    with pytest.raises(PermissionError, match="no multicast"):
+        udp.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("224.0.0.9") + bytes(4))
+    with pytest.raises(PermissionError, match="SO_BROADCAST"):
+        udp.sendto(b"x", ("255.255.255.255", 9))
+    udp.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    udp.sendto(b"x", ("255.255.255.255", 9))
+    with pytest.raises(PermissionError, match="nothing is sent to 255"):
+        udp.recv(10)

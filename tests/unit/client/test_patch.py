@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -91,15 +92,40 @@ def test_asyncio_is_not_held_up(running_node: RunningNode) -> None:
         asyncio.run(main())
 
 
-def test_udp_to_the_overlay_is_refused_not_sent_elsewhere(running_node: RunningNode) -> None:
+def test_udp_is_of_the_overlay_or_of_the_host_as_its_addresses_are(running_node: RunningNode) -> None:
+    with ztclient.patch(), contextlib.ExitStack() as stack:
+        bound, sending, connected, local = (
+            stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(4)
+        )
+        assert isinstance(bound, socket.socket)
+        bound.bind((IP, 5353))
+        assert bound.getsockname() == (IP, 5353)
+        sending.sendto(b"x", (HOST, 53))
+        assert sending.recvfrom(10) == (b"x", (HOST, 53))
+        connected.connect((HOST, 53))
+        connected.send(b"y")
+        assert connected.recv(10) == b"y"
+        local.bind(("127.0.0.1", 0))
+        local.sendto(b"x", local.getsockname())
+        assert local.recv(10) == b"x"
+        with pytest.raises(OSError, match="bound to the host") as caught:
+            local.sendto(b"x", (HOST, 53))
+        assert caught.value.errno == errno.EOPNOTSUPP
+
+
+def test_what_joins_a_group_by_an_overlay_address_moves_there(running_node: RunningNode) -> None:
     with ztclient.patch(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for attempt in (lambda: sock.sendto(b"x", (HOST, 53)), lambda: sock.connect((HOST, 53))):
-            with pytest.raises(OSError, match=r"ztclient\.socket") as caught:
-                attempt()
-            assert caught.value.errno == errno.EOPNOTSUPP
-        sock.bind(("127.0.0.1", 0))
-        sock.sendto(b"x", sock.getsockname())
-        assert sock.recv(10) == b"x"
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, b"\xff")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", 0))
+        group = socket.inet_aton("224.0.0.251")
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + socket.inet_aton(IP))
+        assert running_node.node.configured == [("multicast_hops", None, None, 255), ("join", "224.0.0.251", IP, 0)]
+        assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL) == 255
+        with pytest.raises(PermissionError, match="no multicast"):
+            sock.setsockopt(
+                socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("224.0.0.9") + socket.inet_aton(IP)
+            )
 
 
 PROGRAM = """

@@ -78,7 +78,7 @@ class Net:
     def networks(self) -> Sequence[NetworkInfo]:
         return self.infos
 
-    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None) -> Handoff:
+    async def open_udp(self, host: str | None, port: int, *, nwid: int | None = None, reuse: bool = False) -> Handoff:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
         def run() -> None:

@@ -150,6 +150,17 @@ def test_announcements_go_out_every_minute_and_at_once_for_a_new_group(pair: Wir
     assert len(pair.inboxes[ALICE]) == 1
 
 
+def test_groups_that_sockets_joined_are_announced_at_once_and_end_with_them(pair: Wire) -> None:
+    pair.run(1)
+    pair.log.clear()
+    mdns = MulticastGroup(0x01005E0000FB)
+    pair.nodes[ALICE].join_groups(NWID, frozenset({mdns}), pair.now)
+    pair.run(0.01)
+    assert Like(NWID, mdns) in parse_likes(pair.sent(ALICE, ROOT, VERB_MULTICAST_LIKE)[0])
+    pair.nodes[ALICE].join_groups(NWID, frozenset(), pair.now)
+    assert mdns not in pair.network(ALICE).groups
+
+
 def test_frames_wait_for_members_but_not_for_ever(pair: Wire) -> None:
     group = MulticastGroup(0x01005E0000FB)
     to_group = bytes.fromhex("01005e0000fb") + mac(ALICE) + b"\x08\x00"
