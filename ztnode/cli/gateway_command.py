@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from ipaddress import ip_interface, ip_network
 from typing import Final
 
 import click
@@ -36,7 +37,7 @@ TARGET = Target()
     short_help="Lead members into a network behind this host.",
     epilog=example(
         "ztnode gateway 192.168.55.0/24",
-        "ztnode controller set 9ad07d01093a69e3 --route 10.121.15.0/24 --route 192.168.55.0/24=10.121.15.7",
+        "ztnode controller update 9ad07d01093a69e3 --route 10.121.15.0/24 --route 192.168.55.0/24=10.121.15.7",
         "ztnode gateway 0.0.0.0/0 --except 192.168.0.0/16",
     ),
 )
@@ -74,20 +75,33 @@ def gateway(
         if as_json:
             click.echo(json.dumps(dataclasses.asdict(state)))
             continue
-        for line in lines(state, [*targets], first=first):
-            click.echo(line, err=True)
+        if first:
+            click.echo(f"gateway to {', '.join(targets)}", err=True)
+            if not state.ping_ipv4:
+                click.echo(
+                    f"pings are not passed on, the kernel has no sockets for them: sysctl -w {PING_SETTING}", err=True
+                )
         first = False
+        for route in state.routes:
+            click.echo(f"network {route.nwid} leads to {route.target} by {route.via}, this node", err=True)
+        for target in state.unrouted:
+            click.echo(_advice(target, node.networks()), err=True)
 
 
-def lines(state: ztclient.Gateway, targets: list[str], *, first: bool) -> list[str]:
-    """How it stands, for a person; what does not change only the ``first`` time."""
-    said = [f"gateway to {', '.join(targets)}"] if first else []
-    said += [f"network {route.nwid} leads to {route.target} by {route.via}, this node" for route in state.routes]
-    said += [
-        f"no managed route leads to {target} by this node yet: ztnode controller set NWID --route {target}=IP "
-        "on the controller, beside the routes that there are, with an IP of this node"
-        for target in state.unrouted
+def _advice(target: str, networks: list[ztclient.Network]) -> str:
+    """What is to be done at the controller, with our own words where there is one network that can be meant."""
+    version = ip_network(target).version
+    addresses = [
+        (network, str(interface.ip))
+        for network in networks
+        for interface in map(ip_interface, network.addresses)
+        if interface.version == version
     ]
-    if first and not state.ping_ipv4:
-        said.append(f"pings are not passed on, the kernel has no sockets for them here: sysctl -w {PING_SETTING}")
-    return said
+    said = f"no managed route leads to {target} by this node yet"
+    if len(addresses) != 1:
+        return f"{said}: give one, by an address of this node, on its network's controller"
+    network, ip = addresses[0]
+    # --route stands for all the routes of the network.
+    routes = [*((route.target, route.via) for route in network.routes), (target, ip)]
+    words = " ".join(f"--route {to}" if via is None else f"--route {to}={via}" for to, via in routes)
+    return f"{said}; on the controller: ztnode controller update {network.nwid} {words}"

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.unit.fake_node import IP, NWID, RunningNode, asking, configured
 from tests.unit.peers import echo, peer, read_to_end
 from tests.unit.tls_files import TlsFiles
 from ztnode.cli.app import cli, run
-from ztnode.node.api import JoinState
+from ztnode.node.api import JoinState, RouteInfo
 
 NETWORK = f"{NWID:016x}"
 OTHER = "8056c2e21c000001"
@@ -71,6 +72,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["serve", "--state", "x", "--port", "70000"],
         ["serve", "--state", "x", "--join", "12"],
         ["serve", "--state", "x", "--trusted-path", "10.0.0.0/24"],
+        ["serve", "--state", "x", "--gateway-except", "10.0.0.0/24"],
+        ["gateway", "192.168.55.1/24"],
         ["serve", "--state", "x", "--trusted-path", "10.0.0.0/24=0"],
         ["serve", "--state", "x", "--trusted-path", "10.0.0.1/24=25"],
         ["call", "10.1.2.3:http"],
@@ -386,6 +389,33 @@ def test_expose(running_node: RunningNode) -> None:
             assert read_to_end(connected) == b"hello"
         process.send_signal(signal.SIGINT)
         assert process.wait(5) == 130
+
+
+def test_gateway(running_node: RunningNode) -> None:
+    with subprocess.Popen(
+        command("gateway", "192.168.55.0/24", "--except", "192.168.55.8/29"), stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"gateway to 192.168.55.0/24\n"
+        lines = iter(process.stderr.readline, b"")
+        advice = next(line for line in lines if b"no managed route" in line)
+        assert f"controller update {NETWORK} --route 10.121.0.0/16".encode() in advice
+        assert f"--route 192.168.55.0/24={IP}".encode() in advice
+        assert "192.168.55.8/29" not in running_node.node.led_to and "192.168.55.0/29" in running_node.node.led_to
+        lan = RouteInfo("192.168.55.0/24", IP)
+        running_node.call(running_node.node.change, replace(configured(NWID), routes=(lan,)))
+        assert next(lines) == f"network {NETWORK} leads to 192.168.55.0/24 by {IP}, this node\n".encode()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+    with subprocess.Popen(command("gateway", "192.168.55.1", "--json"), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["routes"][0]["via"] == IP
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+    deadline = time.monotonic() + 5
+    while running_node.node.led_to and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not running_node.node.led_to
 
 
 @pytest.fixture(scope="module")

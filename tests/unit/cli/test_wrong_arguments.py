@@ -26,6 +26,7 @@ GOOD = {
     "ip": "10.121.15.99",
     "host": "10.121.15.99",
     "name": "db.lab.example",
+    "targets": "192.168.55.0/24",
     "source": "x",
     "file": "f",
     "moon": "000000deadbeef00",

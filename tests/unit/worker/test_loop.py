@@ -17,6 +17,15 @@ from ztnode.worker import protocol
 from ztnode.worker.worker import ChannelClosed, Worker
 
 
+class FakeTransit:
+    """What a gateway would carry on: nothing."""
+
+    owner: object = None
+
+    def leads(self, _index: int, _address: bytes) -> bool:
+        return False
+
+
 class FakeStack:
     """Frames out as the test puts them, frames in as they came."""
 
@@ -26,6 +35,7 @@ class FakeStack:
         self.ports: list[int] = []
         self.changed: list[Echo] = []
         self.echoes: list[Echo] = []
+        self.transit = FakeTransit()
 
     def ready(self) -> list[Echo]:
         taken, self.changed = self.changed, []
