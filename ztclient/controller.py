@@ -45,6 +45,10 @@ class NetworkSettings(TypedDict, total=False):
     """Number and default value (None: none)."""
     certificate_window: float
     """Seconds for which two members' certificates agree."""
+    ephemeral_members: bool
+    """New members are ephemeral; without it, those are that say so themselves. Default: False."""
+    ephemeral_timeout: float
+    """Seconds after which an ephemeral member that is not heard is forgotten, 120 to 2,592,000. Default: 900."""
 
 
 class MemberSettings(TypedDict, total=False):
@@ -57,6 +61,8 @@ class MemberSettings(TypedDict, total=False):
     """Its assigned IPs, in place of those it has."""
     tags: Sequence[tuple[int, int]]
     capabilities: Sequence[int]
+    ephemeral: bool
+    """It is forgotten when it says goodbye, or is not heard for so long as the network's settings say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ class ControllerNetwork:
     capabilities: tuple[dict[str, Any], ...]
     tags: tuple[tuple[int, int | None], ...]
     certificate_window: float
+    ephemeral_members: bool
+    ephemeral_timeout: float
     revision: int
     created: float
 
@@ -116,6 +124,7 @@ class ControllerMember:
     no_auto_assign: bool
     tags: tuple[tuple[int, int], ...]
     capabilities: tuple[int, ...]
+    ephemeral: bool
     identity: str
     authorized_by: str
     created: float | None
@@ -260,6 +269,7 @@ def _network_settings(settings: NetworkSettings) -> pb.NetworkSettings:
         assign_ipv6=settings.get("assign_ipv6"),
         rfc4193=settings.get("rfc4193"),
         sixplane=settings.get("sixplane"),
+        ephemeral_members=settings.get("ephemeral_members"),
     )
     if "pools" in settings:
         pools = [pb.AddressPool(first=first, last=last) for first, last in settings["pools"]]
@@ -279,6 +289,8 @@ def _network_settings(settings: NetworkSettings) -> pb.NetworkSettings:
         message.tags.CopyFrom(pb.NetworkTags(tags=tags))
     if "certificate_window" in settings:
         message.certificate_window.CopyFrom(times.duration(settings["certificate_window"]))
+    if "ephemeral_timeout" in settings:
+        message.ephemeral_timeout.CopyFrom(times.duration(settings["ephemeral_timeout"]))
     return message
 
 
@@ -289,6 +301,7 @@ def _member_settings(settings: MemberSettings) -> pb.MemberSettings:
         name=settings.get("name"),
         active_bridge=settings.get("active_bridge"),
         no_auto_assign=settings.get("no_auto_assign"),
+        ephemeral=settings.get("ephemeral"),
     )
     if "addresses" in settings:
         message.addresses.CopyFrom(pb.AddressList(addresses=settings["addresses"]))
@@ -325,6 +338,8 @@ def _network(message: pb.ControllerNetwork) -> ControllerNetwork:
             (tag.id, tag.default_value if tag.HasField("default_value") else None) for tag in settings.tags.tags
         ),
         certificate_window=times.seconds(settings.certificate_window),
+        ephemeral_members=settings.ephemeral_members,
+        ephemeral_timeout=times.seconds(settings.ephemeral_timeout),
         revision=message.revision,
         created=times.milliseconds(message.created_at) / 1000,
     )
@@ -347,6 +362,7 @@ def _member(message: pb.ControllerMember) -> ControllerMember:
         no_auto_assign=settings.no_auto_assign,
         tags=tuple((tag.id, tag.value) for tag in settings.tags.tags),
         capabilities=tuple(settings.capabilities.ids),
+        ephemeral=settings.ephemeral,
         identity=message.identity,
         authorized_by=message.authorized_by,
         created=_when(message.created_at),

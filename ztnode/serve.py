@@ -129,7 +129,7 @@ def _in_memory(options: NodeOptions) -> NodeOptions:
     # The lock and the pipe are of ztclient.run, which counts who uses the node.
     if options.state.is_dir() and any(entry.name not in RUN_FILES for entry in options.state.iterdir()):
         raise ValueError(f"{options.state} is not empty: the directory of an ephemeral node is removed when it ends")
-    return dataclasses.replace(options, store="memory:")
+    return dataclasses.replace(options, store="memory:", ephemeral=True)
 
 
 @contextlib.asynccontextmanager

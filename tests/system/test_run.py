@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import ztclient
+import ztclient.controller
 from tests.system.harness import PORT, Overlay, content, until
 from ztclient import aio
 
@@ -48,7 +49,11 @@ def test_from_nothing_to_a_response(overlay: Overlay) -> None:
         assert connection.getresponse().read() == content(1000)
         pid = node_pid(state)
         connection.close()
+        address = node.status().address
+        controller = ztclient.controller.Controller(overlay.network.controller.node)
+        assert controller.member(overlay.nwid, address).ephemeral
     assert not alive(pid) and not state.exists()
+    until(lambda: address not in {member.address for member in controller.members(overlay.nwid)})
 
 
 def test_async(overlay: Overlay) -> None:

@@ -225,6 +225,8 @@ class NetworkSettings(_message.Message):
     CAPABILITIES_JSON_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_WINDOW_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_MEMBERS_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_TIMEOUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A name for people, up to 127 bytes."""
     private: _builtins.bool
@@ -247,6 +249,8 @@ class NetworkSettings(_message.Message):
     """The rules as a JSON array in the form of ZeroTier One's controller API. Default: everything is accepted."""
     capabilities_json: _builtins.str
     """Capabilities as a JSON array of objects with id, default and rules."""
+    ephemeral_members: _builtins.bool
+    """New members are ephemeral; without it, those are that say so themselves. Default: false."""
     @_builtins.property
     def pools(self) -> Global___AddressPools:
         """Where addresses are assigned from. An address is assigned only where an on-link route covers it."""
@@ -267,6 +271,10 @@ class NetworkSettings(_message.Message):
     def certificate_window(self) -> _duration_pb2.Duration:
         """For how long two members' certificates agree, 5 minutes to 2 hours, in whole milliseconds. Default: 30 minutes."""
 
+    @_builtins.property
+    def ephemeral_timeout(self) -> _duration_pb2.Duration:
+        """Ephemeral members that are not heard for so long are forgotten, 2 minutes to 30 days. Default: 15 minutes."""
+
     def __init__(
         self,
         *,
@@ -286,10 +294,12 @@ class NetworkSettings(_message.Message):
         capabilities_json: _builtins.str | None = ...,
         tags: Global___NetworkTags | None = ...,
         certificate_window: _duration_pb2.Duration | None = ...,
+        ephemeral_members: _builtins.bool | None = ...,
+        ephemeral_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "tags", b"tags"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_ephemeral_members", b"_ephemeral_members", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "ephemeral_members", b"ephemeral_members", "ephemeral_timeout", b"ephemeral_timeout", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "tags", b"tags"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_ephemeral_members", b"_ephemeral_members", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "ephemeral_members", b"ephemeral_members", "ephemeral_timeout", b"ephemeral_timeout", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__assign_ipv4: _TypeAlias = _typing.Literal["assign_ipv4"]  # noqa: Y015
     _WhichOneofArgType__assign_ipv4: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4"]  # noqa: Y015
@@ -299,6 +309,8 @@ class NetworkSettings(_message.Message):
     _WhichOneofArgType__broadcast: _TypeAlias = _typing.Literal["_broadcast", b"_broadcast"]  # noqa: Y015
     _WhichOneofReturnType__capabilities_json: _TypeAlias = _typing.Literal["capabilities_json"]  # noqa: Y015
     _WhichOneofArgType__capabilities_json: _TypeAlias = _typing.Literal["_capabilities_json", b"_capabilities_json"]  # noqa: Y015
+    _WhichOneofReturnType__ephemeral_members: _TypeAlias = _typing.Literal["ephemeral_members"]  # noqa: Y015
+    _WhichOneofArgType__ephemeral_members: _TypeAlias = _typing.Literal["_ephemeral_members", b"_ephemeral_members"]  # noqa: Y015
     _WhichOneofReturnType__mtu: _TypeAlias = _typing.Literal["mtu"]  # noqa: Y015
     _WhichOneofArgType__mtu: _TypeAlias = _typing.Literal["_mtu", b"_mtu"]  # noqa: Y015
     _WhichOneofReturnType__multicast_limit: _TypeAlias = _typing.Literal["multicast_limit"]  # noqa: Y015
@@ -321,6 +333,8 @@ class NetworkSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__broadcast) -> _WhichOneofReturnType__broadcast | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__capabilities_json) -> _WhichOneofReturnType__capabilities_json | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ephemeral_members) -> _WhichOneofReturnType__ephemeral_members | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mtu) -> _WhichOneofReturnType__mtu | None: ...
     @_typing.overload
@@ -488,12 +502,17 @@ class MemberSettings(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A name for people, up to 127 bytes."""
     active_bridge: _builtins.bool
     """May pass frames of other hosts (an Ethernet bridge)."""
     no_auto_assign: _builtins.bool
     """Gets no addresses by itself, neither from the pools nor computed ones."""
+    ephemeral: _builtins.bool
+    """It is forgotten, and its addresses are free, when it says goodbye or is not heard for the network's
+    ephemeral_timeout.
+    """
     @_builtins.property
     def addresses(self) -> Global___AddressList:
         """Its addresses. An address belongs to one member."""
@@ -515,19 +534,24 @@ class MemberSettings(_message.Message):
         addresses: Global___AddressList | None = ...,
         tags: Global___MemberTags | None = ...,
         capabilities: Global___CapabilityList | None = ...,
+        ephemeral: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_active_bridge", b"_active_bridge", "_name", b"_name", "_no_auto_assign", b"_no_auto_assign", "active_bridge", b"active_bridge", "addresses", b"addresses", "capabilities", b"capabilities", "name", b"name", "no_auto_assign", b"no_auto_assign", "tags", b"tags"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active_bridge", b"_active_bridge", "_ephemeral", b"_ephemeral", "_name", b"_name", "_no_auto_assign", b"_no_auto_assign", "active_bridge", b"active_bridge", "addresses", b"addresses", "capabilities", b"capabilities", "ephemeral", b"ephemeral", "name", b"name", "no_auto_assign", b"no_auto_assign", "tags", b"tags"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active_bridge", b"_active_bridge", "_name", b"_name", "_no_auto_assign", b"_no_auto_assign", "active_bridge", b"active_bridge", "addresses", b"addresses", "capabilities", b"capabilities", "name", b"name", "no_auto_assign", b"no_auto_assign", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active_bridge", b"_active_bridge", "_ephemeral", b"_ephemeral", "_name", b"_name", "_no_auto_assign", b"_no_auto_assign", "active_bridge", b"active_bridge", "addresses", b"addresses", "capabilities", b"capabilities", "ephemeral", b"ephemeral", "name", b"name", "no_auto_assign", b"no_auto_assign", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__active_bridge: _TypeAlias = _typing.Literal["active_bridge"]  # noqa: Y015
     _WhichOneofArgType__active_bridge: _TypeAlias = _typing.Literal["_active_bridge", b"_active_bridge"]  # noqa: Y015
+    _WhichOneofReturnType__ephemeral: _TypeAlias = _typing.Literal["ephemeral"]  # noqa: Y015
+    _WhichOneofArgType__ephemeral: _TypeAlias = _typing.Literal["_ephemeral", b"_ephemeral"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
     _WhichOneofReturnType__no_auto_assign: _TypeAlias = _typing.Literal["no_auto_assign"]  # noqa: Y015
     _WhichOneofArgType__no_auto_assign: _TypeAlias = _typing.Literal["_no_auto_assign", b"_no_auto_assign"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__active_bridge) -> _WhichOneofReturnType__active_bridge | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ephemeral) -> _WhichOneofReturnType__ephemeral | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload

@@ -7,7 +7,7 @@ import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -94,6 +94,17 @@ def network_options(command: _Command) -> _Command:
         click.option("--mtu", type=click.IntRange(1280, 10000), metavar="N", help="Bytes of Ethernet payload."),
         click.option(
             "--multicast-limit", type=click.IntRange(0, 65535), metavar="N", help="Recipients of one multicast frame."
+        ),
+        click.option(
+            "--ephemeral-members/--no-ephemeral-members",
+            default=None,
+            help="Whether every new member is ephemeral; without it, those are that ask for it, as ztclient.run does.",
+        ),
+        click.option(
+            "--ephemeral-timeout",
+            type=click.FloatRange(120, 30 * 86400),
+            metavar="SECONDS",
+            help="Forget ephemeral members that are not heard for so long. [default: 900]",
         ),
         click.option("--dns", metavar="DOMAIN=IP[,IP…]", help="Search domain and name servers."),
         click.option(
@@ -192,7 +203,7 @@ def members(node: ztclient.Node, nwid: str, as_json: bool) -> None:
             (
                 member.address,
                 member.name,
-                "authorized" if member.authorized else "waiting" if member.last_deauthorized is None else "shut out",
+                _access(member),
                 "-" if member.last_seen_age is None else f"{member.last_seen_age:.0f} s ago",
                 member.version or "-",
                 ", ".join(member.managed_addresses),
@@ -242,6 +253,59 @@ for _command in (authorize, deauthorize):
     controller.add_command(_alias, str(_command.name).replace("ize", "ise"))
 
 
+@controller.group(epilog=example("ztnode controller member set 778cde71900a69e3 9ad07d0109 --ephemeral"))
+def member() -> None:
+    """One member of a network."""
+
+
+@member.command("set", epilog=example("ztnode controller member set 778cde71900a69e3 9ad07d0109 --ephemeral"))
+@click.argument("nwid", type=NWID)
+@click.argument("address", type=ADDRESS)
+@click.option("--name", metavar="TEXT", help="A name for people.")
+@click.option("--ip", "ips", metavar="IP", multiple=True, help="Give it this address, in place of those it has.")
+@click.option(
+    "--ephemeral/--no-ephemeral",
+    default=None,
+    help="Whether it is forgotten when it ends, or is not heard for the network's --ephemeral-timeout.",
+)
+@click.option("--bridge/--no-bridge", default=None, help="Whether it may pass frames of other hosts.")
+@json_option
+@node_option
+def set_member(
+    node: ztclient.Node,
+    nwid: str,
+    address: str,
+    name: str | None,
+    ips: tuple[str, ...],
+    ephemeral: bool | None,
+    bridge: bool | None,
+    as_json: bool,
+) -> None:
+    """Change settings of the member ADDRESS of the network NWID, whether or not it has asked yet."""
+    settings: MemberSettings = {}
+    if name is not None:
+        settings["name"] = name
+    if ips:
+        settings["addresses"] = ips
+    if ephemeral is not None:
+        settings["ephemeral"] = ephemeral
+    if bridge is not None:
+        settings["active_bridge"] = bridge
+    if not settings:
+        raise click.UsageError("give at least one setting to change")
+    _print_member(_controller(node).update_member(nwid, address, **settings), as_json)
+
+
+@member.command("show", epilog=example("ztnode controller member show 778cde71900a69e3 9ad07d0109 --json"))
+@click.argument("nwid", type=NWID)
+@click.argument("address", type=ADDRESS)
+@json_option
+@node_option
+def show_member(node: ztclient.Node, nwid: str, address: str, as_json: bool) -> None:
+    """Show the member ADDRESS of the network NWID."""
+    _print_member(_controller(node).member(nwid, address), as_json)
+
+
 @controller.command(epilog=example("ztnode controller forget 778cde71900a69e3 9ad07d0109"))
 @click.argument("nwid", type=NWID)
 @click.argument("address", type=ADDRESS)
@@ -259,22 +323,17 @@ def _controller(node: ztclient.Node) -> Controller:
 
 def _settings(
     *,
-    name: str | None,
-    private: bool | None,
     subnet: str | None,
     pools: tuple[str, ...],
     routes: tuple[str, ...],
-    rfc4193: bool | None,
-    sixplane: bool | None,
-    broadcast: bool | None,
-    mtu: int | None,
-    multicast_limit: int | None,
     dns: str | None,
     rules_file: Path | None,
+    **plain: Any,
 ) -> NetworkSettings:
+    """``plain``: options that are settings by the same name; None: not given."""
     from ztclient import controller as client
 
-    settings: NetworkSettings = {}
+    settings = cast("NetworkSettings", {name: value for name, value in plain.items() if value is not None})
     if subnet is not None:
         try:
             settings.update(client.subnet(subnet))
@@ -287,20 +346,6 @@ def _settings(
         settings["assign_ipv6"] = any(":" in first for first, _ in ranges)
     if routes:
         settings["routes"] = [*settings.get("routes", ()), *(_route(text) for text in routes)]
-    if name is not None:
-        settings["name"] = name
-    if private is not None:
-        settings["private"] = private
-    if rfc4193 is not None:
-        settings["rfc4193"] = rfc4193
-    if sixplane is not None:
-        settings["sixplane"] = sixplane
-    if broadcast is not None:
-        settings["broadcast"] = broadcast
-    if mtu is not None:
-        settings["mtu"] = mtu
-    if multicast_limit is not None:
-        settings["multicast_limit"] = multicast_limit
     if dns is not None:
         domain, equals, servers = dns.partition("=")
         if not equals:
@@ -350,10 +395,20 @@ def _print_network(network: ControllerNetwork, as_json: bool) -> None:
             ("computed IPs", ", ".join(computed)),
             ("DNS", f"{network.dns_domain} {' '.join(network.dns_servers)}".strip()),
             ("MTU", network.mtu),
+            (
+                "ephemeral",
+                f"{'all new members' if network.ephemeral_members else 'members that ask for it'}, "
+                f"forgotten after {network.ephemeral_timeout:g} s",
+            ),
             ("rules", len(network.rules)),
             ("revision", network.revision),
         )
     )
+
+
+def _access(member: ControllerMember) -> str:
+    access = "authorized" if member.authorized else "waiting" if member.last_deauthorized is None else "shut out"
+    return f"{access}, ephemeral" if member.ephemeral else access
 
 
 def _route_text(target: str, via: str | None) -> str:
@@ -369,6 +424,7 @@ def _print_member(member: ControllerMember, as_json: bool) -> None:
         (
             ("member", f"{member.address} {member.name}".strip()),
             ("access", "authorized" if member.authorized else "not authorized"),
+            ("ephemeral", "yes" if member.ephemeral else ""),
             (
                 "since",
                 "" if since is None else f"{datetime.datetime.fromtimestamp(since, datetime.UTC):%Y-%m-%d %H:%M} UTC",

@@ -188,6 +188,7 @@ class ControllerService(rpc.ControllerServiceServicer):
                 addresses=pb.AddressList(addresses=[str(address) for address in member.ip_assignments]),
                 tags=pb.MemberTags(tags=[pb.MemberTag(id=tag, value=value) for tag, value in member.tags]),
                 capabilities=pb.CapabilityList(ids=member.capabilities),
+                ephemeral=member.ephemeral,
             ),
             identity=member.identity,
             managed_addresses=self._admin.managed_addresses(member),
@@ -238,6 +239,10 @@ def network_settings(message: pb.NetworkSettings, present: Mapping[str, Any]) ->
             settings[key] = getattr(message, field)
     if "certificate_window" in given:
         settings["certificateTimeoutWindowSize"] = round(times.seconds(message.certificate_window) * 1000)
+    if "ephemeral_members" in given:
+        settings["ephemeralMembers"] = message.ephemeral_members
+    if "ephemeral_timeout" in given:
+        settings["ephemeralTimeout"] = round(times.seconds(message.ephemeral_timeout) * 1000)
     if "assign_ipv4" in given:
         settings["v4AssignMode"] = {"zt": message.assign_ipv4}
     six = {
@@ -283,6 +288,8 @@ def member_settings(message: pb.MemberSettings) -> dict[str, Any]:
         settings["tags"] = [[tag.id, tag.value] for tag in message.tags.tags]
     if "capabilities" in given:
         settings["capabilities"] = list(message.capabilities.ids)
+    if "ephemeral" in given:
+        settings["ephemeral"] = message.ephemeral
     return settings
 
 
@@ -322,4 +329,6 @@ def _network_settings_message(network: ControlledNetwork) -> pb.NetworkSettings:
         capabilities_json=json.dumps(document["capabilities"]),
         tags=pb.NetworkTags(tags=[pb.NetworkTag(id=tag, default_value=default) for tag, default in network.tags]),
         certificate_window=times.duration(network.credential_window / 1000),
+        ephemeral_members=network.ephemeral_members,
+        ephemeral_timeout=times.duration(network.ephemeral_timeout / 1000),
     )

@@ -47,6 +47,8 @@ ONLINE_SECONDS: Final = 120.0
 PUSHES_PER_TURN: Final = 32
 """Configurations and revocations sent in one go, each about 100 µs of signing: a change to a network of thousands of
 members must not stop the node for seconds."""
+EPHEMERAL_SWEEP: Final = 30.0
+"""Seconds between two looks for ephemeral members that are to be forgotten."""
 _MAX_STRANGERS: Final = 4096
 _NWID_TRIALS: Final = 10_000
 
@@ -127,6 +129,9 @@ class Controller:
         self._revocations: deque[tuple[int, bytes]] = deque()
         self._events: dict[tuple[int, int | None], ControllerEvent] = {}
         self._due: float | None = None
+        self._unheard: dict[_Key, float] = {}
+        """Ephemeral members that have not asked since this process started: since when we have waited for them."""
+        self._next_sweep = float("-inf")
         self.counters: Counter[str] = Counter()
 
     # Driven by the owner
@@ -142,12 +147,17 @@ class Controller:
                     self.counters["drop_malformed_request"] += 1
 
     def handle_timer(self, now: float, wall: int) -> None:
-        """Send the next of the pushes that wait."""
+        """Send the next of the pushes that wait, and forget ephemeral members whose time is over."""
+        if now >= self._next_sweep and self._database.has_ephemeral():
+            self._sweep(now, wall)
         if self._due is not None and now >= self._due:
             self._drain(now, wall)
 
     def next_timer(self) -> float | None:
-        """When ``handle_timer`` wants to be called next: at once while pushes wait, else never."""
+        """When ``handle_timer`` wants to be called next: at once while pushes wait, now and then while there are
+        ephemeral members, else never."""
+        if self._due is None and self._database.has_ephemeral():
+            return self._next_sweep
         return self._due
 
     def changed_documents(self) -> list[tuple[str, bytes | None]]:
@@ -263,15 +273,50 @@ class Controller:
 
     def delete_member(self, nwid: int, address: int, now: float, wall: int) -> None:
         """Forget a member; its addresses become free. A member that asks again is new."""
-        member = self.member(nwid, address)
-        self._database.delete_member(nwid, address, asked=True)
+        self._forget(self.member(nwid, address), now, wall, asked=True)
+
+    def _forget(self, member: ControlledMember, now: float, wall: int, *, asked: bool) -> None:
+        """``asked``: by an administrator."""
+        nwid, address = member.nwid, member.address
+        self._database.delete_member(nwid, address, asked=asked)
         self._events[nwid, address] = MemberChanged(nwid, address, None)
         if member.authorized:
             self._expel(nwid, address, now, wall)
             if member.active_bridge:
                 self._push_all(nwid)
         self._contacts.pop((nwid, address), None)
+        self._unheard.pop((nwid, address), None)
         self._drain(now, wall)
+
+    # Ephemeral members
+
+    def _sweep(self, now: float, wall: int) -> None:
+        """Forget the ephemeral members that were not heard for too long. What was heard before this process started is
+        not known: those have as long again."""
+        self._next_sweep = now + EPHEMERAL_SWEEP
+        waited: dict[_Key, float] = {}
+        for member in self._database.ephemeral():
+            key = (member.nwid, member.address)
+            contact = self._contacts.get(key)
+            if contact is None:
+                heard = waited[key] = self._unheard.get(key, now)
+            else:
+                heard = contact.last_request
+            if now - heard >= self.network(member.nwid).ephemeral_timeout / 1000:
+                self.counters["ephemeral_members_forgotten"] += 1
+                self._forget(member, now, wall, asked=False)
+                waited.pop(key, None)
+        self._unheard = waited
+
+    def _take_leave(self, peer: Peer, nwid: int, now: float, wall: int) -> None:
+        """A member ends. One that is not ephemeral stays what it is."""
+        member = self._database.member(nwid, peer.address)
+        if member is None or not member.ephemeral or member.identity != peer.identity.build_text():
+            return
+        # It needs no word that it is out, and what it asked before comes too late now.
+        self._contacts.pop((nwid, peer.address), None)
+        self._forget(member, now, wall, asked=False)
+        self._note_stranger((nwid, peer.address), now)
 
     # A member asks
 
@@ -280,6 +325,9 @@ class Controller:
         nwid, address = request.network_id, peer.address
         if controller_of(nwid) != self._identity.address:
             self.counters["drop_request_for_other_controller"] += 1
+            return
+        if RequestMetadata.parse_dictionary(request.metadata).goodbye:
+            self._take_leave(peer, nwid, now, wall)
             return
         if not self._may_ask(nwid, address, now):
             self.counters["drop_request_too_soon"] += 1
@@ -311,11 +359,15 @@ class Controller:
             self.counters["drop_request_network_full"] += 1
             return ERROR_NETWORK_ACCESS_DENIED
         before = known or ControlledMember(nwid, address, creation_time=wall)
-        member = before if before.identity else replace(before, identity=text)
+        said = RequestMetadata.parse_dictionary(request.metadata)
+        member = before
+        if not before.identity:  # heard for the first time
+            ephemeral = before.ephemeral or network.ephemeral_members or said.ephemeral
+            member = replace(before, identity=text, ephemeral=ephemeral)
         contact = self._contacts.setdefault((nwid, address), _Contact())
         contact.last_request = now
         contact.packet_id = packet_id
-        contact.metadata = RequestMetadata.parse_dictionary(request.metadata)
+        contact.metadata = said
         self._strangers.pop((nwid, address), None)
         if not member.authorized and not network.private:
             member = replace(member, authorized=True, last_authorized_time=wall, authorized_by="public")
@@ -332,11 +384,14 @@ class Controller:
         last = self._strangers.get(key)
         if last is not None and now - last < self._limits.min_request_interval:
             return False
+        self._note_stranger(key, now)
+        return True
+
+    def _note_stranger(self, key: _Key, now: float) -> None:
         self._strangers[key] = now
         self._strangers.move_to_end(key)
         if len(self._strangers) > _MAX_STRANGERS:
             self._strangers.popitem(last=False)
-        return True
 
     def _room_for_another(self, network: ControlledNetwork) -> bool:
         """Whether one more member may be recorded; on a private network a mere applicant makes room for it if need

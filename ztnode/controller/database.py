@@ -26,7 +26,7 @@ from ztnode.wire.network_config import IpAddress
 class _Entry:
     """One network and what is counted about its members."""
 
-    __slots__ = ("bridges", "members", "network", "pending", "taken")
+    __slots__ = ("bridges", "ephemeral", "members", "network", "pending", "taken")
 
     def __init__(self, network: ControlledNetwork) -> None:
         self.network = network
@@ -34,6 +34,7 @@ class _Entry:
         self.taken: Counter[IpAddress] = Counter()
         self.bridges: set[int] = set()
         self.pending: set[int] = set()
+        self.ephemeral: set[int] = set()
 
 
 class Database:
@@ -184,12 +185,22 @@ class Database:
         """Members that asked and on which no administrator has ever acted. KeyError if there is no such network."""
         return self._entries[nwid].pending
 
+    def ephemeral(self) -> list[ControlledMember]:
+        """The ephemeral members of all networks."""
+        return [entry.members[address] for entry in self._entries.values() for address in entry.ephemeral]
+
+    def has_ephemeral(self) -> bool:
+        """Whether there is one."""
+        return any(entry.ephemeral for entry in self._entries.values())
+
     @staticmethod
     def _index(entry: _Entry, member: ControlledMember) -> None:
         entry.members[member.address] = member
         entry.taken.update(member.ip_assignments)
         if member.active_bridge and member.authorized:
             entry.bridges.add(member.address)
+        if member.ephemeral:
+            entry.ephemeral.add(member.address)
         if is_pending(member):
             entry.pending.add(member.address)
 
@@ -201,6 +212,7 @@ class Database:
                 del entry.taken[ip]
         entry.bridges.discard(member.address)
         entry.pending.discard(member.address)
+        entry.ephemeral.discard(member.address)
 
 
 def is_pending(member: ControlledMember) -> bool:

@@ -46,6 +46,11 @@ MIN_CREDENTIAL_WINDOW: Final = 5 * 60 * 1000
 MAX_CREDENTIAL_WINDOW: Final = 2 * 60 * 60 * 1000
 """Milliseconds within which two members' certificates agree (reference: ``node/NetworkConfig.hpp``)."""
 
+DEFAULT_EPHEMERAL_TIMEOUT: Final = 15 * 60 * 1000
+MIN_EPHEMERAL_TIMEOUT: Final = 2 * 60 * 1000
+MAX_EPHEMERAL_TIMEOUT: Final = 30 * 24 * 60 * 60 * 1000
+"""Milliseconds after which an ephemeral member that is not heard is forgotten. Members ask once a minute."""
+
 ACCEPT_ALL: Final = (Rule(RuleType.ACTION_ACCEPT),)
 """What a network without rules of its own has: everything may pass, as on a flat Ethernet segment."""
 
@@ -110,6 +115,9 @@ class ControlledNetwork:
     tags: tuple[tuple[int, int | None], ...] = ()
     """(tag id, default value or None)."""
     credential_window: int = DEFAULT_CREDENTIAL_WINDOW
+    ephemeral_members: bool = False
+    """New members are ephemeral; without it, those are that say so themselves."""
+    ephemeral_timeout: int = DEFAULT_EPHEMERAL_TIMEOUT
     creation_time: int = 0
     revision: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -131,6 +139,8 @@ class ControlledMember:
     tags: tuple[tuple[int, int], ...] = ()
     capabilities: tuple[int, ...] = ()
     name: str = ""
+    ephemeral: bool = False
+    """Is forgotten when it says goodbye, or is not heard for the network's ``ephemeral_timeout``."""
     version: tuple[int, int, int, int] = (-1, -1, -1, -1)
     creation_time: int = 0
     last_authorized_time: int = 0
@@ -203,6 +213,10 @@ def parse_network(document: Mapping[str, Any], nwid: int) -> ControlledNetwork:
         capabilities=tuple(_capability(item) for item in _items(document, "capabilities", MAX_CAPABILITIES)),
         tags=tuple(_network_tag(item) for item in _items(document, "tags", MAX_TAGS)),
         credential_window=max(MIN_CREDENTIAL_WINDOW, min(window, MAX_CREDENTIAL_WINDOW)),
+        ephemeral_members=_boolean(document, "ephemeralMembers", False),
+        ephemeral_timeout=_integer(
+            document, "ephemeralTimeout", DEFAULT_EPHEMERAL_TIMEOUT, MIN_EPHEMERAL_TIMEOUT, MAX_EPHEMERAL_TIMEOUT
+        ),
         creation_time=_integer(document, "creationTime", 0, 0, 1 << 62),
         revision=_integer(document, "revision", 0, 0, 1 << 62),
         extra={k: v for k, v in document.items() if k not in NETWORK_KEYS and k not in _VOLATILE},
@@ -234,6 +248,8 @@ def build_network(network: ControlledNetwork) -> Document:
         ],
         "tags": [{"id": tag, "default": default} for tag, default in network.tags],
         "certificateTimeoutWindowSize": network.credential_window,
+        "ephemeralMembers": network.ephemeral_members,
+        "ephemeralTimeout": network.ephemeral_timeout,
         "creationTime": network.creation_time,
         "revision": network.revision,
     }
@@ -270,6 +286,7 @@ def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> Contro
             dict.fromkeys(_uint32(item, "capabilities") for item in _items(document, "capabilities", MAX_CAPABILITIES))
         ),
         name=_string(document, "name", MAX_NAME_LENGTH),
+        ephemeral=_boolean(document, "ephemeral", False),
         version=(
             _integer(document, "vMajor", -1, -1, 65535),
             _integer(document, "vMinor", -1, -1, 65535),
@@ -302,6 +319,7 @@ def build_member(member: ControlledMember) -> Document:
         "tags": [list(tag) for tag in member.tags],
         "capabilities": list(member.capabilities),
         "name": member.name,
+        "ephemeral": member.ephemeral,
         "vMajor": member.version[0],
         "vMinor": member.version[1],
         "vRev": member.version[2],
@@ -320,7 +338,7 @@ def build_member(member: ControlledMember) -> Document:
 
 MEMBER_KEYS: Final = frozenset(build_member(ControlledMember(0, 0, identity="known")))
 MEMBER_SETTINGS: Final = frozenset(
-    ("authorized", "activeBridge", "noAutoAssignIps", "ipAssignments", "tags", "capabilities", "name")
+    ("authorized", "activeBridge", "noAutoAssignIps", "ipAssignments", "tags", "capabilities", "name", "ephemeral")
 )
 """What an administrator may set on a member."""
 

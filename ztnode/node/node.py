@@ -115,6 +115,8 @@ class NodeOptions:
     root: bool = False
     controller: bool = False
     networks: tuple[int, ...] = ()
+    ephemeral: bool = False
+    """The identity ends with the node: controllers are asked to forget it then."""
     trusted_paths: tuple[TrustedNetwork, ...] = ()
     """Beside those of ``local.conf``."""
 
@@ -233,6 +235,7 @@ class Node:
                 upstreams=vl1.upstreams,
                 acquaintances=vl1.acquaintances,
                 os_arch=os_arch(sys.platform, platform.machine()),
+                ephemeral=options.ephemeral,
                 authorized=None if controller is None else controller.authorizes,
                 controller=controller is not None,
             )
@@ -278,6 +281,9 @@ class Node:
         for timer in (self._timer, self._interfaces, self._remembering):
             if timer is not None:
                 timer.cancel()
+        if self._options.ephemeral:
+            self._vl2.say_goodbye(time.monotonic())
+            self._flush()
         self._watchers.close()
         self._online_watchers.close()
         self._roots.close()

@@ -33,17 +33,10 @@ class FileStore:
     def __init__(self, root: Path) -> None:
         """Open, making the directory where there is none. Raises OSError: not writable, or in use."""
         self._root = root
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        refuse_other_owner(root)
-        refuse_running_service(root)
-        self._lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise OSError(
-                error.errno, "in use by another node; stop that one or give another --state", str(root)
-            ) from None
+        self._made = not root.exists()
+        while (lock := _locked(root)) is None:
+            pass  # whoever had it removed it with all the rest this moment
+        self._lock = lock
         self._remove_scratch()
 
     def read(self, key: str) -> bytes | None:
@@ -79,7 +72,13 @@ class FileStore:
                 yield key
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back. Where nothing was kept, as after a first start that failed, the lock goes with it,
+        and so does the directory that we made."""
+        if [entry.name for entry in self._root.iterdir()] == [LOCK]:
+            (self._root / LOCK).unlink()
+            if self._made:
+                with contextlib.suppress(OSError):
+                    self._root.rmdir()
         os.close(self._lock)
 
     def _path(self, key: str) -> Path:
@@ -100,6 +99,26 @@ class FileStore:
         for path in self._root.rglob(f"{SCRATCH_PREFIX}*{SCRATCH_SUFFIX}"):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _locked(root: Path) -> int | None:
+    """The descriptor of the directory's lock, made where there is none; None if the file was removed meanwhile, so that
+    another node would not find it locked. Raises OSError: not writable, or in use."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    refuse_other_owner(root)
+    refuse_running_service(root)
+    lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), (root / LOCK).stat()):
+            return lock
+    except FileNotFoundError:
+        pass
+    except BlockingIOError as error:
+        os.close(lock)
+        raise OSError(error.errno, "in use by another node; stop that one or give another --state", str(root)) from None
+    os.close(lock)
+    return None
 
 
 def refuse_other_owner(root: Path) -> None:

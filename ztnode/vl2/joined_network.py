@@ -143,15 +143,26 @@ class JoinedNetwork:
 
     def request_config(self, now: float) -> None:
         """Ask the controller, now."""
-        config = self.config
-        vl1 = self._core.vl1
-        said = RequestMetadata(protocol=vl1.config.protocol, version=vl1.config.version, os_arch=self._core.os_arch)
-        metadata = said.build_dictionary()
+        self._client.requested(self._send_request(now), now)
+
+    def say_goodbye(self, now: float) -> None:
+        """Tell the controller that this member ends, so that one of ours forgets it if it is ephemeral."""
+        if not is_adhoc(self.nwid):
+            self._send_request(now, goodbye=True)
+
+    def _send_request(self, now: float, *, goodbye: bool = False) -> int:
+        """The packet's id."""
+        core, config = self._core, self.config
+        said = RequestMetadata(
+            protocol=core.vl1.config.protocol,
+            version=core.vl1.config.version,
+            os_arch=core.os_arch,
+            ephemeral=core.ephemeral,
+            goodbye=goodbye,
+        )
         revision, timestamp = (config.revision, config.timestamp) if config is not None else (0, 0)
-        request = ConfigRequest(self.nwid, metadata, revision, timestamp)
-        packet = request.build()
-        packet_id = self._core.send(self.controller, VERB_NETWORK_CONFIG_REQUEST, packet, now, compress=True)
-        self._client.requested(packet_id, now)
+        request = ConfigRequest(self.nwid, said.build_dictionary(), revision, timestamp)
+        return core.send(self.controller, VERB_NETWORK_CONFIG_REQUEST, request.build(), now, compress=True)
 
     def went_online(self, now: float) -> None:
         """Roots can be reached (again): what was said to them before may be lost."""

@@ -90,6 +90,7 @@ class Vl2:
         upstreams: Callable[[], Sequence[int]] | None = None,
         acquaintances: Callable[[int, float], Sequence[int]] | None = None,
         os_arch: str = "",
+        ephemeral: bool = False,
     ) -> None:
         """``now``: monotonic seconds; ``wall``: Unix time in ms at ``now``.
 
@@ -113,6 +114,7 @@ class Vl2:
             upstreams=upstreams,
             acquaintances=acquaintances or (lambda _count, _now: ()),
             os_arch=os_arch,
+            ephemeral=ephemeral,
         )
         self._wall_offset = wall - round(now * 1000)
         self._is_upstream = is_upstream
@@ -158,11 +160,17 @@ class Vl2:
         """Leave and forget. Raises KeyError if not joined."""
         left = self._networks.pop(nwid)
         self._core.now = now
+        left.say_goodbye(now)
         still_wanted = {address for network in self._networks.values() for address in network.contacts()}
         for address in left.contacts() - still_wanted:
             self._core.vl1.release(address)
         self._forget_inflows()
         self._core.events += (ConfigStored(nwid, None), NetworkChanged(nwid))
+
+    def say_goodbye(self, now: float) -> None:
+        """Tell the controllers that this node ends for good."""
+        for network in self._networks.values():
+            network.say_goodbye(now)
 
     def is_lonely(self, nwid: int) -> bool:
         """Whether no other member's subscriptions are known: a question to all then reaches nobody, and that nobody

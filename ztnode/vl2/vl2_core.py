@@ -33,6 +33,8 @@ class Vl2Core:
     acquaintances: Callable[[int, float], Sequence[int]] = lambda _count, _now: ()
     """Peers that share or shared a network with us, up to so many."""
     os_arch: str = ""
+    ephemeral: bool = False
+    """Our identity ends with this process, and controllers are told so."""
 
     @property
     def address(self) -> int:

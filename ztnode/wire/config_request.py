@@ -28,6 +28,8 @@ MAX_METADATA_SIZE: Final = 1024
 MAX_AUTH_INFO_SIZE: Final = 8192
 RULES_ENGINE_REVISION: Final = 1
 _VENDOR_ZEROTIER: Final = 1
+_KEY_EPHEMERAL: Final = "ztnode.e"
+_KEY_GOODBYE: Final = "ztnode.bye"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ class RequestMetadata:
     rules_engine_revision: int = RULES_ENGINE_REVISION
     os_arch: str = ""
     auth_token: str = ""
+    ephemeral: bool = False
+    """This node's identity ends with it: whoever keeps members may forget it soon. Ours; others ignore the key."""
+    goodbye: bool = False
+    """It ends now, and wants no configuration. Ours; others answer as always, which nobody hears."""
 
     def build_dictionary(self) -> Dictionary:
         """The metadata as it is sent."""
@@ -70,6 +76,9 @@ class RequestMetadata:
             result.put_text("o", self.os_arch)
         if self.auth_token:
             result.put_text("a", self.auth_token)
+        for key, said in ((_KEY_EPHEMERAL, self.ephemeral), (_KEY_GOODBYE, self.goodbye)):
+            if said:
+                result.put_unsigned(key, 1)
         return result
 
     @classmethod
@@ -86,6 +95,8 @@ class RequestMetadata:
             rules_engine_revision=source.unsigned("revr"),
             os_arch=source.text("o"),
             auth_token=source.text("a"),
+            ephemeral=bool(source.unsigned(_KEY_EPHEMERAL)),
+            goodbye=bool(source.unsigned(_KEY_GOODBYE)),
         )
 
 

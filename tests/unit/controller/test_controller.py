@@ -534,3 +534,63 @@ def test_a_bridge_that_is_deleted_is_none_any_more_for_the_others(bench: Bench) 
     bench.controller.delete_member(nwid, 0xAA00000001, bench.now, bench.wall)
     pushed = assemble([sent for sent in bench.vl1.take() if sent.address == 0xAA00000002])
     assert pushed.with_role(SPECIALIST_ACTIVE_BRIDGE) == ()
+
+
+MEMBER = 0xAA00000001
+
+
+def goes(bench: Bench, nwid: int, address: int, who: Identity | None = None) -> bool:
+    """Whether a member is gone after a goodbye in its name; it gets no answer."""
+    assert bench.ask(nwid, address, who=who, goodbye=True) == []
+    return all(member.address != address for member in bench.controller.members(nwid))
+
+
+def test_an_ephemeral_member_is_forgotten_when_it_says_goodbye(bench: Bench) -> None:
+    nwid = bench.network(private=False)
+    first = bench.config(nwid, MEMBER, ephemeral=True).static_addresses
+    bench.config(nwid, MEMBER + 1)
+    bench.save()
+    assert bench.controller.member(nwid, MEMBER).ephemeral
+    assert not goes(bench, nwid, MEMBER, who=identity(0xBB00000009)), "somebody else said so"
+    assert not goes(bench, nwid, MEMBER + 1), "it is not ephemeral"
+    bench.now += 0.001 - 1.0  # right after it asked
+    assert goes(bench, nwid, MEMBER)
+    assert bench.save() == [member_key(nwid, MEMBER)] and member_key(nwid, MEMBER) not in bench.store
+    bench.now -= 0.9
+    assert bench.ask(nwid, MEMBER, ephemeral=True) == [], "what was on the way does not make it a member again"
+    assert set(first) & set(bench.config(nwid, MEMBER, ephemeral=True).static_addresses)
+
+
+def test_an_ephemeral_member_that_is_not_heard_is_forgotten(bench: Bench) -> None:
+    nwid = bench.network(private=False, ephemeralMembers=True, ephemeralTimeout=300_000)
+    for address in (MEMBER, MEMBER + 1, MEMBER + 2):
+        bench.config(nwid, address)
+    bench.controller.update_member(nwid, MEMBER + 1, {"ephemeral": False}, bench.now, bench.wall)
+    bench.vl1.take()
+
+    def after(seconds: float) -> list[int]:
+        end = bench.now + seconds
+        while (due := bench.controller.next_timer()) is not None and due <= end:
+            bench.now = max(bench.now, due)
+            bench.controller.handle_timer(bench.now, bench.wall)
+        bench.now = end
+        return [member.address - MEMBER for member in bench.controller.members(nwid)]
+
+    assert after(200) == [0, 1, 2]
+    bench.config(nwid, MEMBER + 2)
+    assert after(150) == [1, 2]
+    revoked = [sent.address - MEMBER for sent in bench.vl1.take() if sent.verb == VERB_NETWORK_CREDENTIALS]
+    assert revoked == [2], "those who are there learn that its certificate is void"
+    bench.save()
+    bench = Bench(bench.store)
+    assert after(299) == [1, 2], "after a restart it has as long again"
+    assert after(60) == [1]
+    assert bench.controller.next_timer() is None
+
+
+@pytest.mark.parametrize(
+    "setting", [{"ephemeralTimeout": 1000}, {"ephemeralTimeout": 1 << 40}, {"ephemeralMembers": 1}]
+)
+def test_ephemeral_settings_are_bounded(bench: Bench, setting: dict[str, Any]) -> None:
+    with pytest.raises(ControllerError, match=r"ephemeral"):
+        bench.network(**setting)

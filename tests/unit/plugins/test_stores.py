@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ztnode.hookspecs import StateStore
-from ztnode.plugins.stores import MAX_VALUE_BYTES, FileStore, MemoryStore
+from ztnode.plugins.stores import LOCK, MAX_VALUE_BYTES, FileStore, MemoryStore
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -155,3 +155,16 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyt
     os.chown(tmp_path, 0, 0)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     FileStore(tmp_path).close()  # a volume that root mounted
+
+
+def test_a_start_that_failed_leaves_nothing_behind(tmp_path: Path) -> None:
+    FileStore(tmp_path / "home").close()
+    assert not (tmp_path / "home").exists()
+    there = tmp_path / "there"
+    there.mkdir()
+    FileStore(there).close()
+    assert list(there.iterdir()) == []
+    store = FileStore(there)
+    store.write("planet", b"kept")
+    store.close()
+    assert (there / LOCK).exists() and (there / "planet").exists()
