@@ -21,9 +21,10 @@ from ztnode.control import readiness
 from ztnode.control.control_server import ControlServer, TcpOptions, node_service
 from ztnode.forwarding import Expose, Forward, TcpAddress
 from ztnode.names import Resolver
-from ztnode.node.node import Node, NodeOptions
+from ztnode.node.node import HOME, Node, NodeOptions
 from ztnode.node.registry import Registration
 from ztnode.service_manager import ServiceManager
+from ztnode.web.options import WebOptions
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class ServeOptions:
     proxy_protocol: int | None = None
     """Version of the PROXY protocol by which servers behind ``exposes`` learn who the peer is."""
     proxy: ProxyOptions | None = None
+    api: WebOptions | None = None
     gateway: Sequence[str] = ()
     """Networks (CIDR) that members reach through this node, but for ``gateway_excepted``."""
     gateway_excepted: Sequence[str] = ()
@@ -114,6 +116,8 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
                     log.info("gateway to %s", ", ".join(options.gateway))
                 if options.proxy is not None:
                     await stack.enter_async_context(_proxied(options.proxy, node, resolver))
+                if options.api is not None:
+                    await stack.enter_async_context(_api(options.api, node, options.node.state))
                 yield Served(node, server)
         finally:
             published.cancel()
@@ -183,6 +187,19 @@ async def _proxied(options: ProxyOptions, node: Node, resolver: Resolver) -> Asy
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _api(options: WebOptions, node: Node, state: Path) -> AsyncIterator[None]:
+    """The service API. Raises OSError, ValueError."""
+    try:
+        from ztnode.web import web_server
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--api needs {error.name}, which is not installed: pip install 'ztnode[web]'") from None
+    home = state / HOME if (state / HOME).is_dir() else state
+    async with web_server.serving(options, node, home) as url:
+        log.info("service API at %s, its token in %s", url, home / web_server.TOKEN)
+        yield
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -244,6 +244,11 @@ class FakeNode:
 
     async def deorbit(self, moon: int) -> None:
         del self.orbited[moon]
+
+    async def set_network(self, nwid: int, settings: Mapping[str, bool]) -> NetworkInfo:
+        info = self.known[nwid]
+        self.change(replace(info, settings=replace(info.settings, **settings)))
+        return self.known[nwid]
 
     async def join(self, nwid: int, *, allow_default: bool | None = None) -> NetworkInfo:
         if self.failing is not None:

@@ -45,7 +45,8 @@ class TrustedPath(Parameter["TrustedNetwork"]):
             self.fail(f"{value!r} is no network with a number from 1 on, such as 10.0.0.0/24=25", param, ctx)
 
 
-_OF_LISTEN: Final = ("tls_cert", "tls_key", "client_ca", "token_file", "insecure")
+_OF_LISTEN: Final = ("client_ca", "token_file")
+_OF_EITHER: Final = ("tls_cert", "tls_key", "insecure")
 _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
 
 
@@ -170,6 +171,11 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     metavar="NETWORK",
     help="As ztnode gateway --except.",
 )
+@click.option(
+    "--api",
+    metavar="[IP:]PORT",
+    help="Serve the HTTP API of zerotier-one there, for zerotier-cli and user interfaces; needs ztnode[web].",
+)
 @click.option("--unlisted", is_flag=True, help="Clients find this node only where they are told its state or address.")
 @click.option(
     "--until-eof", is_flag=True, help="End with standard input too: for a program that must not leave its node behind."
@@ -226,6 +232,7 @@ def serve(
     proxy_credentials: Path | None,
     gateway_targets: tuple[str, ...],
     gateway_excepted: tuple[str, ...],
+    api: str | None,
     unlisted: bool,
     until_eof: bool,
     log_level: str,
@@ -248,6 +255,7 @@ def serve(
     from ztnode.descriptors import raise_descriptor_limit
     from ztnode.node.node import NodeOptions
     from ztnode.serve import ProxyOptions, ServeOptions, run
+    from ztnode.web.options import WebOptions
 
     logs.set_up(log_level, log_format, logger_levels)
     raise_descriptor_limit()
@@ -275,6 +283,7 @@ def serve(
         proxy=None if not isinstance(proxy, TcpAddress) else ProxyOptions(proxy, proxy_direct, proxy_credentials),
         gateway=gateway_targets,
         gateway_excepted=gateway_excepted,
+        api=None if api is None else WebOptions(_with_host(api), tls_cert, tls_key, insecure),
         listed=not unlisted,
         until_eof=until_eof,
         ephemeral=ephemeral,
@@ -290,11 +299,17 @@ def serve(
     uvloop.run(run(options, ready))
 
 
+def _with_host(address: str) -> str:
+    return f"127.0.0.1:{address}" if address.isdigit() else address
+
+
 def refuse_contradictions(ctx: click.Context) -> None:
     """Raises click.UsageError where an option has no meaning without another that is missing."""
     # What the environment has may be there for clients, such as ZTNODE_TOKEN_FILE.
     if ctx.params["listen"] is None and any(given(ctx, name) for name in _OF_LISTEN):
-        raise click.UsageError("--tls-cert, --tls-key, --client-ca, --token-file and --insecure belong to --listen")
+        raise click.UsageError("--client-ca and --token-file belong to --listen")
+    if ctx.params["listen"] is None and ctx.params["api"] is None and any(given(ctx, name) for name in _OF_EITHER):
+        raise click.UsageError("--tls-cert, --tls-key and --insecure belong to --listen or --api")
     if ctx.params["proxy"] is None and any(given(ctx, name) for name in _OF_PROXY):
         raise click.UsageError("--proxy-direct and --proxy-credentials belong to --proxy")
     if ctx.params["gateway_excepted"] and not ctx.params["gateway_targets"]:

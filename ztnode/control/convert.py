@@ -148,7 +148,7 @@ def network(info: NetworkInfo) -> pb.Network:
         revision=info.revision,
         authentication_url=info.authentication_url,
         from_cache=info.from_cache,
-        allow_default=info.allow_default,
+        allow_default=info.settings.allow_default,
     )
 
 

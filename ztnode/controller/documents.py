@@ -261,10 +261,14 @@ NETWORK_SETTINGS: Final = NETWORK_KEYS - _NETWORK_FIXED
 """What an administrator may set on a network."""
 
 
+NETWORK_KEPT: Final = frozenset(("remoteTraceTarget", "remoteTraceLevel", "rulesSource"))
+"""What an administrator may set and this controller keeps as it was given."""
+
+
 def change_network(network: ControlledNetwork, settings: Mapping[str, Any]) -> ControlledNetwork:
     """The network with ``settings`` (a part of a document) applied. Raises ControllerError, also for a key that is
     not a setting: a misspelt one must not look as if it had worked."""
-    _known(settings, NETWORK_SETTINGS, "network")
+    _known(settings, NETWORK_SETTINGS | NETWORK_KEPT, "network")
     return parse_network({**build_network(network), **settings}, network.nwid)
 
 
@@ -341,11 +345,13 @@ MEMBER_SETTINGS: Final = frozenset(
     ("authorized", "activeBridge", "noAutoAssignIps", "ipAssignments", "tags", "capabilities", "name", "ephemeral")
 )
 """What an administrator may set on a member."""
+MEMBER_KEPT: Final = frozenset(("remoteTraceTarget", "remoteTraceLevel"))
+"""What an administrator may set beside and this controller keeps as it was given."""
 
 
 def change_member(member: ControlledMember, settings: Mapping[str, Any]) -> ControlledMember:
     """The member with ``settings`` applied. Raises ControllerError. Times of authorization are the caller's."""
-    _known(settings, MEMBER_SETTINGS, "member")
+    _known(settings, MEMBER_SETTINGS | MEMBER_KEPT, "member")
     return parse_member({**build_member(member), **settings}, member.nwid, member.address)
 
 

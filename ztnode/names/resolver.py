@@ -97,7 +97,7 @@ class Resolver:
         failure: socket.gaierror | None = None
         for network in networks:
             domain = _domain(network)
-            if domain and network.dns_servers:
+            if domain and _servers(network):
                 try:
                     if found := await self._ask(network, f"{name}.{domain}", family, networks):
                         return found
@@ -187,12 +187,17 @@ def _domain(network: NetworkInfo) -> str:
     return network.dns_domain.lower().strip(".")
 
 
+def _servers(network: NetworkInfo) -> tuple[str, ...]:
+    """Those that the user lets us ask."""
+    return network.dns_servers if network.settings.allow_dns else ()
+
+
 def _owner(name: str, networks: Sequence[NetworkInfo]) -> NetworkInfo | None:
     """The network whose DNS domain a name lies in, the longest first."""
     owners = [
         network
         for network in networks
-        if (domain := _domain(network)) and network.dns_servers and (name == domain or name.endswith(f".{domain}"))
+        if (domain := _domain(network)) and _servers(network) and (name == domain or name.endswith(f".{domain}"))
     ]
     return max(owners, key=lambda network: len(_domain(network)), default=None)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ztnode.node.network_settings import DEFAULTS, NetworkSettings
 from ztnode.wire.endpoint import Endpoint
 
 
@@ -50,8 +51,8 @@ class NetworkInfo:
     authentication_url: str
     from_cache: bool
     """True while the configuration is the one kept on disk, not yet confirmed by the controller."""
-    allow_default: bool = False
-    """Whether its default routes are followed."""
+    settings: NetworkSettings = DEFAULTS
+    """What the user lets it do; ``addresses`` and ``routes`` are what that leaves."""
     multicast_limit: int = 32
     """Members that one multicast frame reaches at most; 0: there is no multicast."""
 
@@ -153,6 +154,10 @@ class MoonInfo:
     seed: int | None
     timestamp: int
     roots: tuple[tuple[int, str, tuple[str, ...]], ...]
+    signature: bytes = b""
+    """96 bytes, by the key that the version before this one named."""
+    updates_signed_by: bytes = b""
+    """64 bytes: the public key that must sign the next version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +198,10 @@ class NodeApi(Protocol):
     async def join(self, nwid: int, *, allow_default: bool | None = None) -> NetworkInfo:
         """Join (idempotent); returns at once with the state so far. ``allow_default``: whether to follow default routes
         of the network from now on (None: as before). Raises OSError if it cannot be kept on disk."""
+
+    async def set_network(self, nwid: int, settings: Mapping[str, bool]) -> NetworkInfo:
+        """Change what the user lets a joined network do: fields of NetworkSettings. Raises KeyError if it is not
+        joined, OSError if that cannot be kept on disk."""
 
     async def leave(self, nwid: int) -> None:
         """Leave and forget. Raises KeyError if not joined."""

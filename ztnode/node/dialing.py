@@ -36,7 +36,7 @@ def followed(network: NetworkInfo) -> list[tuple[str, str | None]]:
     return [
         (route.target, route.via)
         for route in network.routes
-        if network.allow_default or route.via in own or ip_network(route.target, strict=False).prefixlen
+        if network.settings.allow_default or route.via in own or ip_network(route.target, strict=False).prefixlen
     ]
 
 

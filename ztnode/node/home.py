@@ -3,7 +3,7 @@
 The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``), so that an existing home can be
 brought along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
 ``moons.d/<id>.seed`` (ours: a moon that is looked for, and whom we ask for it), ``networks.d/<nwid>.conf``, of
-``networks.d/<nwid>.local.conf`` the setting ``allowDefault``, ``peers.d/`` (in a form of our own) and, on a controller,
+``networks.d/<nwid>.local.conf``, ``peers.d/`` (in a form of our own) and, on a controller,
 ``controller.d/network/``; of ``local.conf`` the part about physical paths is read.
 """
 
@@ -16,8 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from ztnode.hookspecs import StateStore
+from ztnode.node import network_settings
 from ztnode.node.local_conf import LocalConf
 from ztnode.node.local_conf import parse as parse_local_conf
+from ztnode.node.network_settings import NetworkSettings
 from ztnode.wire import c25519
 from ztnode.wire.address import format_address, format_nwid, parse_address
 from ztnode.wire.dictionary import Dictionary
@@ -42,7 +44,6 @@ NO_CONFIG: Final = b"\n"
 
 _NETWORK_KEY: Final = re.compile(r"networks\.d/([0-9a-f]{16})\.conf")
 _SETTINGS_KEY: Final = re.compile(r"networks\.d/([0-9a-f]{16})\.local\.conf")
-_ALLOW_DEFAULT: Final = b"allowDefault="
 
 
 class StateError(Exception):
@@ -150,21 +151,19 @@ class Home:
             networks[nwid] = data
         return networks
 
-    def default_allowed(self) -> set[int]:
-        """The networks whose default routes the user lets us follow."""
-        found = set()
+    def network_settings(self) -> dict[int, NetworkSettings]:
+        """What the user lets networks do, where that is kept."""
+        found = {}
         for key in self._store.keys(NETWORKS):
             match = _SETTINGS_KEY.fullmatch(key)
-            lines = (self._store.read(key) or b"").splitlines() if match is not None else []
-            if match is not None and any(line.startswith((b"allowDefault=1", b"allowDefault=t")) for line in lines):
-                found.add(int(match[1], 16))
+            if match is not None:
+                found[int(match[1], 16)] = network_settings.parse(self._store.read(key) or b"")
         return found
 
-    def keep_allow_default(self, nwid: int, allowed: bool) -> Future[None]:
-        """Whether default routes of a network are followed; its other settings stay as they are."""
+    def keep_network_settings(self, nwid: int, settings: NetworkSettings) -> Future[None]:
+        """What the user lets a network do; what else its file says stays as it is."""
         key = f"{NETWORKS}{format_nwid(nwid)}.local.conf"
-        lines = [line for line in (self._store.read(key) or b"").splitlines() if not line.startswith(_ALLOW_DEFAULT)]
-        return self._put(key, b"\n".join([*lines, _ALLOW_DEFAULT + b"%d" % allowed]) + b"\n")
+        return self._put(key, network_settings.build(settings, self._store.read(key) or b""))
 
     def known_peers(self, wall: int) -> KnownPeers:
         """The peers of the last run; none where that is damaged, for it is but a memory. ``wall``: Unix time in ms."""
@@ -184,6 +183,14 @@ class Home:
             return LocalConf() if data is None else parse_local_conf(data)
         except ValueError as error:
             raise StateError(f"{LOCAL_CONF} in the state directory: {error}") from None
+
+    def local_conf_text(self) -> bytes | None:
+        """``local.conf`` as it is; None where there is none."""
+        return self._store.read(LOCAL_CONF)
+
+    def keep_local_conf(self, data: bytes) -> Future[None]:
+        """``local.conf``, for the next start to act on."""
+        return self._put(LOCAL_CONF, data)
 
     def controller_documents(self) -> dict[str, bytes]:
         """The network controller's documents by key."""

@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
@@ -43,6 +43,7 @@ from ztnode.node.gateways import Gateways
 from ztnode.node.home import NO_CONFIG, Home
 from ztnode.node.identity_pool import IdentityChecks, generate_identity, usable_cores
 from ztnode.node.keeping import Complaints, Documents
+from ztnode.node.network_settings import DEFAULTS
 from ztnode.node.os_arch import os_arch
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
@@ -149,7 +150,7 @@ class Node:
             workers=options.workers,
             congestion=options.congestion,
         )
-        self._default_allowed = home.default_allowed()
+        self._network_settings = home.network_settings()
         self._gateways = Gateways(self._supervisor.set_gateway)
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
@@ -539,6 +540,14 @@ class Node:
             )
         return ""
 
+    def local_conf(self) -> bytes | None:
+        """``local.conf`` of the home as it is; None where there is none."""
+        return self._home.local_conf_text()
+
+    async def keep_local_conf(self, data: bytes) -> None:
+        """Write ``local.conf``; the next start acts on it. Raises OSError."""
+        await asyncio.wrap_future(self._home.keep_local_conf(data))
+
     def networks(self) -> Sequence[NetworkInfo]:
         """See NodeApi."""
         return [self._describe(network) for network in self._vl2.networks()]
@@ -549,7 +558,7 @@ class Node:
         return None if snapshot is None else self._describe(snapshot)
 
     def _describe(self, snapshot: NetworkSnapshot) -> NetworkInfo:
-        return snapshots.network(snapshot, allow_default=snapshot.nwid in self._default_allowed)
+        return snapshots.network(snapshot, self._network_settings.get(snapshot.nwid, DEFAULTS))
 
     def peers(self) -> Sequence[PeerInfo]:
         """See NodeApi."""
@@ -603,10 +612,8 @@ class Node:
 
     async def join(self, nwid: int, *, allow_default: bool | None = None) -> NetworkInfo:
         """See NodeApi."""
-        if allow_default is not None and allow_default != (nwid in self._default_allowed):
-            await asyncio.wrap_future(self._home.keep_allow_default(nwid, allow_default))
-            self._default_allowed ^= {nwid}
-            self._network_changed(nwid)
+        if allow_default is not None:
+            await self._keep_network_settings(nwid, {"allow_default": allow_default})
         if self.network(nwid) is None:
             await self._join_new(nwid)
             self._pump(time.monotonic())
@@ -614,6 +621,24 @@ class Node:
         if info is None:
             raise KeyError(nwid)
         return info
+
+    async def set_network(self, nwid: int, settings: Mapping[str, bool]) -> NetworkInfo:
+        """See NodeApi."""
+        if self.network(nwid) is None:
+            raise KeyError(nwid)
+        await self._keep_network_settings(nwid, settings)
+        info = self.network(nwid)
+        if info is None:
+            raise KeyError(nwid)
+        return info
+
+    async def _keep_network_settings(self, nwid: int, settings: Mapping[str, bool]) -> None:
+        before = self._network_settings.get(nwid, DEFAULTS)
+        after = replace(before, **settings)
+        if after != before:
+            await asyncio.wrap_future(self._home.keep_network_settings(nwid, after))
+            self._network_settings[nwid] = after
+            self._network_changed(nwid)
 
     async def _join_new(self, nwid: int) -> None:
         await asyncio.wrap_future(self._home.keep_network(nwid, NO_CONFIG))
@@ -626,7 +651,7 @@ class Node:
             raise KeyError(nwid)
         # On the disk first: a network that the next start would join again was not left.
         await asyncio.wrap_future(self._home.keep_network(nwid, None))
-        self._default_allowed.discard(nwid)
+        self._network_settings.pop(nwid, None)
         self._vl2.leave(nwid, time.monotonic())
         self._pump(time.monotonic())
         self._watchers.publish(nwid, snapshots.left(info))

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from ztnode.node.api import JoinState, MoonInfo, NetworkInfo, PathInfo, PeerInfo, RouteInfo
+from ztnode.node.network_settings import DEFAULTS, NetworkSettings
 from ztnode.vl1 import Path, Peer
 from ztnode.vl2 import NetworkSnapshot
 from ztnode.wire.endpoint import format_endpoint
@@ -17,8 +18,8 @@ def prefixed(layer: str, counters: Mapping[str, int]) -> dict[str, int]:
     return {f"{layer}.{name}": count for name, count in sorted(counters.items())}
 
 
-def network(snapshot: NetworkSnapshot, *, allow_default: bool = False) -> NetworkInfo:
-    """One joined network, with what we were told of it."""
+def network(snapshot: NetworkSnapshot, settings: NetworkSettings = DEFAULTS) -> NetworkInfo:
+    """One joined network, with as much of its addresses and routes as the user lets it have."""
     return NetworkInfo(
         nwid=snapshot.nwid,
         name=snapshot.name,
@@ -26,10 +27,11 @@ def network(snapshot: NetworkSnapshot, *, allow_default: bool = False) -> Networ
         detail=snapshot.detail,
         mac=snapshot.mac,
         mtu=snapshot.mtu,
-        addresses=tuple(str(address) for address in snapshot.addresses),
+        addresses=tuple(filter(settings.allows_address, map(str, snapshot.addresses))),
         routes=tuple(
             RouteInfo(str(route.target), None if route.via is None else str(route.via), route.metric)
             for route in snapshot.routes
+            if settings.allows_route(str(route.target))
         ),
         dns_domain=snapshot.dns.domain,
         dns_servers=tuple(str(server) for server in snapshot.dns.servers),
@@ -38,7 +40,7 @@ def network(snapshot: NetworkSnapshot, *, allow_default: bool = False) -> Networ
         revision=snapshot.revision,
         authentication_url=snapshot.authentication_url,
         from_cache=snapshot.from_cache,
-        allow_default=allow_default,
+        settings=settings,
         multicast_limit=snapshot.multicast_limit,
     )
 
@@ -72,6 +74,8 @@ def moon(value: World) -> MoonInfo:
             (root.identity.address, root.identity.build_text(), tuple(map(format_endpoint, root.endpoints)))
             for root in value.roots
         ),
+        signature=value.signature,
+        updates_signed_by=value.updates_signed_by,
     )
 
 
