@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -45,6 +45,21 @@ class NetworkSettings(TypedDict, total=False):
     """Number and default value (None: none)."""
     certificate_window: float
     """Seconds for which two members' certificates agree."""
+    sso: SingleSignOn
+    """Where members log in. Default: they need not."""
+    auth_tokens: Mapping[str, float | None]
+    """What admits the nodes that show it, and until when (Unix seconds; None: for ever)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SingleSignOn:
+    """An OpenID Connect provider; ``client_id``: what the network is called there, a public client with the redirect
+    URI ``http://localhost:9993/sso``. ``provider``: auth0, keycloak, okta, onelogin or default."""
+
+    enabled: bool = False
+    issuer: str = ""
+    client_id: str = ""
+    provider: str = "default"
 
 
 class MemberSettings(TypedDict, total=False):
@@ -57,6 +72,8 @@ class MemberSettings(TypedDict, total=False):
     """Its assigned IPs, in place of those it has."""
     tags: Sequence[tuple[int, int]]
     capabilities: Sequence[int]
+    sso_exempt: bool
+    """Needs no log-in where others do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +108,8 @@ class ControllerNetwork:
     capabilities: tuple[dict[str, Any], ...]
     tags: tuple[tuple[int, int | None], ...]
     certificate_window: float
+    sso: SingleSignOn
+    auth_tokens: dict[str, float | None]
     revision: int
     created: float
 
@@ -118,6 +137,10 @@ class ControllerMember:
     capabilities: tuple[int, ...]
     identity: str
     authorized_by: str
+    sso_exempt: bool
+    sso_subject: str
+    """Who is logged in, as the provider names them."""
+    authentication_expires: float | None
     created: float | None
     last_authorized: float | None
     last_deauthorized: float | None
@@ -279,6 +302,17 @@ def _network_settings(settings: NetworkSettings) -> pb.NetworkSettings:
         message.tags.CopyFrom(pb.NetworkTags(tags=tags))
     if "certificate_window" in settings:
         message.certificate_window.CopyFrom(times.duration(settings["certificate_window"]))
+    if "sso" in settings:
+        sso = settings["sso"]
+        message.sso.CopyFrom(
+            pb.SingleSignOn(enabled=sso.enabled, issuer=sso.issuer, client_id=sso.client_id, provider=sso.provider)
+        )
+    if "auth_tokens" in settings:
+        tokens = [
+            pb.AuthToken(token=token, expires_at=None if until is None else times.timestamp(round(until * 1000)))
+            for token, until in settings["auth_tokens"].items()
+        ]
+        message.auth_tokens.CopyFrom(pb.AuthTokens(tokens=tokens))
     return message
 
 
@@ -289,6 +323,7 @@ def _member_settings(settings: MemberSettings) -> pb.MemberSettings:
         name=settings.get("name"),
         active_bridge=settings.get("active_bridge"),
         no_auto_assign=settings.get("no_auto_assign"),
+        sso_exempt=settings.get("sso_exempt"),
     )
     if "addresses" in settings:
         message.addresses.CopyFrom(pb.AddressList(addresses=settings["addresses"]))
@@ -325,6 +360,8 @@ def _network(message: pb.ControllerNetwork) -> ControllerNetwork:
             (tag.id, tag.default_value if tag.HasField("default_value") else None) for tag in settings.tags.tags
         ),
         certificate_window=times.seconds(settings.certificate_window),
+        sso=SingleSignOn(settings.sso.enabled, settings.sso.issuer, settings.sso.client_id, settings.sso.provider),
+        auth_tokens={each.token: _when(each.expires_at) for each in settings.auth_tokens.tokens},
         revision=message.revision,
         created=times.milliseconds(message.created_at) / 1000,
     )
@@ -349,6 +386,9 @@ def _member(message: pb.ControllerMember) -> ControllerMember:
         capabilities=tuple(settings.capabilities.ids),
         identity=message.identity,
         authorized_by=message.authorized_by,
+        sso_exempt=settings.sso_exempt,
+        sso_subject=message.sso_subject,
+        authentication_expires=_when(message.authentication_expires_at),
         created=_when(message.created_at),
         last_authorized=_when(message.last_authorized_at),
         last_deauthorized=_when(message.last_deauthorized_at),

@@ -240,7 +240,7 @@ class FakeNode:
     async def deorbit(self, moon: int) -> None:
         del self.orbited[moon]
 
-    async def join(self, nwid: int) -> NetworkInfo:
+    async def join(self, nwid: int, auth_token: str = "") -> NetworkInfo:
         if self.failing is not None:
             raise self.failing
         self.change(self.known.get(nwid) or self.on_join(nwid))

@@ -106,13 +106,15 @@ class Node(NamedNode):
         nwid: str | int,
         wait: float | None = None,
         *,
+        auth_token: str = "",
         on_change: Callable[[model.Network], None] | None = None,
     ) -> model.Network:
         """Join a network (nothing happens where it is joined already); as ``ztclient.Node.join``."""
         from ztclient.v1 import node_pb2 as pb
 
         control = self.control
-        answer = await control.call(control.stub.Join, pb.JoinRequest(network_id=network_id(nwid)))
+        request = pb.JoinRequest(network_id=network_id(nwid), auth_token=auth_token)
+        answer = await control.call(control.stub.Join, request)
         network = model.network(answer.network)
         if wait is None or network.ready:
             return network

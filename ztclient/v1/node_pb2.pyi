@@ -356,7 +356,7 @@ class Network(_message.Message):
     revision: _builtins.int
     """The configuration's revision, counted by the controller."""
     authentication_url: _builtins.str
-    """Where a person signs in, while the state asks for it."""
+    """Where a person signs in, while the state asks for it; empty: `detail` says why there is no URL yet."""
     from_cache: _builtins.bool
     """True while the configuration is the one kept on disk and the controller has not confirmed it yet."""
     @_builtins.property
@@ -433,16 +433,22 @@ class JoinRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
+    AUTH_TOKEN_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
     """16 hex digits."""
+    auth_token: _builtins.str
+    """What the network's controller may let this node in for, kept until the network is left; empty: nothing, or what was
+    given before.
+    """
     def __init__(
         self,
         *,
         network_id: _builtins.str = ...,
+        auth_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["network_id", b"network_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth_token", b"auth_token", "network_id", b"network_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,7 @@ import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -27,7 +27,14 @@ from ztnode.cli.common import (
 from ztnode.wire.address import format_address, parse_address
 
 if TYPE_CHECKING:
-    from ztclient.controller import Controller, ControllerMember, ControllerNetwork, MemberSettings, NetworkSettings
+    from ztclient.controller import (
+        Controller,
+        ControllerMember,
+        ControllerNetwork,
+        MemberSettings,
+        NetworkSettings,
+        SingleSignOn,
+    )
 
 MAX_RULES_FILE = 1 << 20
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -103,6 +110,25 @@ def network_options(command: _Command) -> _Command:
             metavar="FILE",
             help="The rules as JSON, in the form of ZeroTier One's controller API.",
         ),
+        click.option(
+            "--sso",
+            metavar="ISSUER=CLIENT_ID",
+            help="Members log in at this OpenID Connect provider: see docs/SIGN_ON.md.",
+        ),
+        click.option("--no-sso", is_flag=True, help="Members need no log-in."),
+        click.option(
+            "--sso-provider",
+            type=click.Choice(["default", "auth0", "keycloak", "okta", "onelogin"]),
+            help="The make of the provider, where --sso names one. [default: default]",
+        ),
+        click.option(
+            "--auth-token",
+            "auth_tokens",
+            metavar="TOKEN",
+            multiple=True,
+            help="Let in who joins with this token; may be given several times, in place of all that there are.",
+        ),
+        click.option("--no-auth-tokens", is_flag=True, help="Let nobody in for a token any more."),
     )
     for option in reversed(options):
         command = option(command)
@@ -208,10 +234,17 @@ def members(node: ztclient.Node, nwid: str, as_json: bool) -> None:
 @click.argument("address", type=ADDRESS)
 @click.option("--ip", "ips", metavar="IP", multiple=True, help="Give it this address; may be given several times.")
 @click.option("--name", metavar="TEXT", help="A name for people.")
+@click.option("--sso-exempt/--no-sso-exempt", default=None, help="Whether it needs no log-in where others do.")
 @json_option
 @node_option
 def authorize(
-    node: ztclient.Node, nwid: str, address: str, ips: tuple[str, ...], name: str | None, as_json: bool
+    node: ztclient.Node,
+    nwid: str,
+    address: str,
+    ips: tuple[str, ...],
+    name: str | None,
+    sso_exempt: bool | None,
+    as_json: bool,
 ) -> None:
     """Let the node ADDRESS into the network NWID, whether or not it has asked yet."""
     administration = _controller(node)
@@ -220,6 +253,8 @@ def authorize(
         settings["addresses"] = ips
     if name is not None:
         settings["name"] = name
+    if sso_exempt is not None:
+        settings["sso_exempt"] = sso_exempt
     if settings:  # first, so that it enters with what it shall have
         administration.update_member(nwid, address, **settings)
     _print_member(administration.authorize(nwid, address), as_json)
@@ -271,10 +306,24 @@ def _settings(
     multicast_limit: int | None,
     dns: str | None,
     rules_file: Path | None,
+    sso: str | None,
+    no_sso: bool,
+    sso_provider: str | None,
+    auth_tokens: tuple[str, ...],
+    no_auth_tokens: bool,
 ) -> NetworkSettings:
     from ztclient import controller as client
 
-    settings: NetworkSettings = {}
+    plain = {
+        "name": name,
+        "private": private,
+        "rfc4193": rfc4193,
+        "sixplane": sixplane,
+        "broadcast": broadcast,
+        "mtu": mtu,
+        "multicast_limit": multicast_limit,
+    }
+    settings = cast("NetworkSettings", {key: value for key, value in plain.items() if value is not None})
     if subnet is not None:
         try:
             settings.update(client.subnet(subnet))
@@ -287,20 +336,6 @@ def _settings(
         settings["assign_ipv6"] = any(":" in first for first, _ in ranges)
     if routes:
         settings["routes"] = [*settings.get("routes", ()), *(_route(text) for text in routes)]
-    if name is not None:
-        settings["name"] = name
-    if private is not None:
-        settings["private"] = private
-    if rfc4193 is not None:
-        settings["rfc4193"] = rfc4193
-    if sixplane is not None:
-        settings["sixplane"] = sixplane
-    if broadcast is not None:
-        settings["broadcast"] = broadcast
-    if mtu is not None:
-        settings["mtu"] = mtu
-    if multicast_limit is not None:
-        settings["multicast_limit"] = multicast_limit
     if dns is not None:
         domain, equals, servers = dns.partition("=")
         if not equals:
@@ -308,7 +343,25 @@ def _settings(
         settings["dns"] = (domain, [server for server in servers.split(",") if server])
     if rules_file is not None:
         settings["rules"] = _rules(rules_file)
+    if sso is not None or sso_provider is not None or no_sso:
+        settings["sso"] = _sso(sso, no_sso, sso_provider)
+    if auth_tokens or no_auth_tokens:
+        settings["auth_tokens"] = dict.fromkeys(auth_tokens)
     return settings
+
+
+def _sso(text: str | None, off: bool, provider: str | None) -> SingleSignOn:
+    from ztclient.controller import SingleSignOn
+
+    if off:
+        if text is not None or provider is not None:
+            raise click.UsageError("give --sso or --no-sso, not both")
+        return SingleSignOn()
+    # From the right: an issuer may have a query, a client id has no "=".
+    issuer, equals, client_id = (text or "").rpartition("=")
+    if not equals:
+        raise click.UsageError("--sso takes ISSUER=CLIENT_ID, such as https://login.example.org=ztnode")
+    return SingleSignOn(True, issuer, client_id, provider or "default")
 
 
 def _range(text: str) -> tuple[str, str]:
@@ -350,6 +403,8 @@ def _print_network(network: ControllerNetwork, as_json: bool) -> None:
             ("computed IPs", ", ".join(computed)),
             ("DNS", f"{network.dns_domain} {' '.join(network.dns_servers)}".strip()),
             ("MTU", network.mtu),
+            ("log-in", f"{network.sso.issuer} as {network.sso.client_id}" if network.sso.enabled else ""),
+            ("auth tokens", len(network.auth_tokens) or ""),
             ("rules", len(network.rules)),
             ("revision", network.revision),
         )
@@ -358,6 +413,13 @@ def _print_network(network: ControllerNetwork, as_json: bool) -> None:
 
 def _route_text(target: str, via: str | None) -> str:
     return target if via is None else f"{target} via {via}"
+
+
+def _log_in(member: ControllerMember) -> str:
+    if member.authentication_expires is None:
+        return ""
+    until = datetime.datetime.fromtimestamp(member.authentication_expires, datetime.UTC)
+    return f"{member.sso_subject} until {until:%Y-%m-%d %H:%M} UTC"
 
 
 def _print_member(member: ControllerMember, as_json: bool) -> None:
@@ -373,6 +435,7 @@ def _print_member(member: ControllerMember, as_json: bool) -> None:
                 "since",
                 "" if since is None else f"{datetime.datetime.fromtimestamp(since, datetime.UTC):%Y-%m-%d %H:%M} UTC",
             ),
+            ("log-in", "exempt" if member.sso_exempt else _log_in(member)),
             ("online", "yes" if member.online else "no"),
             ("addresses", ", ".join(member.managed_addresses)),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import socket
+import sys
 
 import click
 
@@ -22,10 +23,14 @@ from ztnode.cli.common import (
     print_json,
     print_table,
 )
+from ztnode.cli.log_in import LogIn
 from ztnode.cli.progress import Progress
 
 
-@click.command(short_help="Join a network.", epilog=example("ztnode join 9ad07d01093a69e3 --wait 60"))
+@click.command(
+    short_help="Join a network.",
+    epilog=example("ztnode join 9ad07d01093a69e3 --wait 60", "ztnode join 9ad07d01093a69e3 --auth-token - <token.txt"),
+)
 @click.argument("nwid", type=NWID)
 @click.option(
     "--wait",
@@ -33,15 +38,32 @@ from ztnode.cli.progress import Progress
     metavar="S",
     help="Wait up to S seconds until the network can be used; exit 1 if it cannot.",
 )
+@click.option(
+    "--auth-token",
+    metavar="TOKEN",
+    help="What the network's controller lets this node in for; -: the first line of standard input.",
+)
+@click.option("--no-browser", is_flag=True, help="Where somebody must log in, say the URL and leave the browser alone.")
 @json_option
 @node_option_with_patience(lambda arguments: arguments["wait"] or 0.0)
-def join(node: ztclient.Node, nwid: str, wait: float | None, as_json: bool) -> None:
-    """Join the network NWID; it stays joined over restarts."""
+def join(
+    node: ztclient.Node, nwid: str, wait: float | None, auth_token: str | None, no_browser: bool, as_json: bool
+) -> None:
+    """Join the network NWID; it stays joined over restarts. Where members log in at an identity provider, --wait says
+    the URL, opens it in a browser on the same host and waits for the log-in; without it see `ztnode networks`."""
+    token = sys.stdin.readline().strip() if auth_token == "-" else auth_token or ""
     if wait is None:
-        network = node.join(nwid)
+        network = node.join(nwid, auth_token=token)
     else:
         with Progress(f"joining {nwid}") as progress:
-            network = node.join(nwid, wait, on_change=lambda now: progress.update(f"{nwid}: {_state(now)}"))
+            login = LogIn(browser=not no_browser and node.address.startswith("unix:"))
+
+            def on_change(now: ztclient.Network) -> None:
+                if now.authentication_url:
+                    login.ask(now.authentication_url, progress.note)
+                progress.update(f"{nwid}: {_state(now)}")
+
+            network = node.join(nwid, wait, auth_token=token, on_change=on_change)
     if as_json:
         print_json(network)
     else:
@@ -77,7 +99,7 @@ def networks(node: ztclient.Node, as_json: bool) -> None:
                 network.state.replace("_", " "),
                 network.mtu or "",
                 ", ".join(network.addresses),
-                "" if network.ready else network.detail,
+                "" if network.ready else network.authentication_url or network.detail,
             )
             for network in found
         ],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from ztclient.forms import format_host_port
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, example
 from ztnode.cli.forward_commands import flat, mapping_options
 from ztnode.cli.option_sources import ConfigurableCommand, given
@@ -45,6 +46,7 @@ class TrustedPath(Parameter["TrustedNetwork"]):
 
 
 _OF_LISTEN: Final = ("tls_cert", "tls_key", "client_ca", "token_file", "insecure")
+_OF_CONTROLLER: Final = ("sso_listen", "sso_url")
 _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
 
 
@@ -153,6 +155,27 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     metavar="FILE",
     help="One line NAME:PASSWORD for --proxy; ZTNODE_PROXY_CREDENTIALS is the line itself.",
 )
+@click.option(
+    "--sso-port",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    default=9993,
+    show_default=True,
+    help="Port of localhost where a browser ends a log-in to a joined network. Identity providers know the URL: change "
+    "it there, too.",
+)
+@click.option(
+    "--sso-listen",
+    type=PROXY_ADDRESS,
+    metavar="[IP:]PORT",
+    help="With --controller: take log-ins of members of its networks there, by HTTP.",
+)
+@click.option(
+    "--sso-url",
+    metavar="URL",
+    help="How members reach --sso-listen: the https:// URL of what adds TLS before it. [default: that itself, for "
+    "members on this host]",
+)
 @click.option("--unlisted", is_flag=True, help="Clients find this node only where they are told its state or address.")
 @click.option(
     "--until-eof", is_flag=True, help="End with standard input too: for a program that must not leave its node behind."
@@ -207,6 +230,9 @@ def serve(
     proxy: LocalAddress | None,
     proxy_direct: bool,
     proxy_credentials: Path | None,
+    sso_port: int,
+    sso_listen: LocalAddress | None,
+    sso_url: str | None,
     unlisted: bool,
     until_eof: bool,
     log_level: str,
@@ -246,6 +272,7 @@ def serve(
             physical_mtu=physical_mtu,
             root=root,
             controller=controller,
+            sso_url=_sso_url(sso_listen, sso_url),
             networks=tuple(parse_nwid(nwid) for nwid in networks),
             trusted_paths=trusted_paths,
         ),
@@ -254,6 +281,8 @@ def serve(
         exposes=flat(exposes),
         proxy_protocol=None if proxy_protocol is None else int(proxy_protocol),
         proxy=None if not isinstance(proxy, TcpAddress) else ProxyOptions(proxy, proxy_direct, proxy_credentials),
+        sso_port=sso_port,
+        sso_listen=sso_listen if isinstance(sso_listen, TcpAddress) else None,
         listed=not unlisted,
         until_eof=until_eof,
         ephemeral=ephemeral,
@@ -274,5 +303,15 @@ def refuse_contradictions(ctx: click.Context) -> None:
     # What the environment has may be there for clients, such as ZTNODE_TOKEN_FILE.
     if ctx.params["listen"] is None and any(given(ctx, name) for name in _OF_LISTEN):
         raise click.UsageError("--tls-cert, --tls-key, --client-ca, --token-file and --insecure belong to --listen")
+    if not ctx.params["controller"] and any(given(ctx, name) for name in _OF_CONTROLLER):
+        raise click.UsageError("--sso-listen and --sso-url belong to --controller")
+    if ctx.params["sso_url"] is not None and ctx.params["sso_listen"] is None:
+        raise click.UsageError("--sso-url belongs to --sso-listen")
     if ctx.params["proxy"] is None and any(given(ctx, name) for name in _OF_PROXY):
         raise click.UsageError("--proxy-direct and --proxy-credentials belong to --proxy")
+
+
+def _sso_url(listen: LocalAddress | None, url: str | None) -> str:
+    if url is not None or not isinstance(listen, TcpAddress):
+        return url or ""
+    return f"http://{format_host_port(listen.host, listen.port)}/sso"

@@ -188,6 +188,7 @@ class ControllerService(rpc.ControllerServiceServicer):
                 addresses=pb.AddressList(addresses=[str(address) for address in member.ip_assignments]),
                 tags=pb.MemberTags(tags=[pb.MemberTag(id=tag, value=value) for tag, value in member.tags]),
                 capabilities=pb.CapabilityList(ids=member.capabilities),
+                sso_exempt=member.sso_exempt,
             ),
             identity=member.identity,
             managed_addresses=self._admin.managed_addresses(member),
@@ -200,6 +201,8 @@ class ControllerService(rpc.ControllerServiceServicer):
             last_deauthorized_at=times.timestamp(member.last_deauthorized_time),
             authorized_by=member.authorized_by or "",
             revision=member.revision,
+            authentication_expires_at=times.timestamp(member.authentication_expiry),
+            sso_subject=member.sso_subject,
         )
 
     def _watch_message(self, event: ControllerEvent) -> pb.ControllerServiceWatchResponse:
@@ -264,6 +267,15 @@ def network_settings(message: pb.NetworkSettings, present: Mapping[str, Any]) ->
             {"id": tag.id, "default": tag.default_value if tag.HasField("default_value") else None}
             for tag in message.tags.tags
         ]
+    if "sso" in given:
+        sso = message.sso
+        settings["ssoEnabled"] = sso.enabled
+        settings["ssoConfig"] = {"issuer": sso.issuer, "clientId": sso.client_id, "provider": sso.provider}
+    if "auth_tokens" in given:
+        settings["authTokens"] = {
+            each.token: times.milliseconds(each.expires_at) if each.HasField("expires_at") else 0
+            for each in message.auth_tokens.tokens
+        }
     return settings
 
 
@@ -283,6 +295,8 @@ def member_settings(message: pb.MemberSettings) -> dict[str, Any]:
         settings["tags"] = [[tag.id, tag.value] for tag in message.tags.tags]
     if "capabilities" in given:
         settings["capabilities"] = list(message.capabilities.ids)
+    if "sso_exempt" in given:
+        settings["ssoExempt"] = message.sso_exempt
     return settings
 
 
@@ -322,4 +336,15 @@ def _network_settings_message(network: ControlledNetwork) -> pb.NetworkSettings:
         capabilities_json=json.dumps(document["capabilities"]),
         tags=pb.NetworkTags(tags=[pb.NetworkTag(id=tag, default_value=default) for tag, default in network.tags]),
         certificate_window=times.duration(network.credential_window / 1000),
+        sso=pb.SingleSignOn(
+            enabled=network.sso.enabled,
+            issuer=network.sso.issuer,
+            client_id=network.sso.client_id,
+            provider=network.sso.provider,
+        ),
+        auth_tokens=pb.AuthTokens(
+            tokens=[
+                pb.AuthToken(token=token, expires_at=times.timestamp(until)) for token, until in network.auth_tokens
+            ]
+        ),
     )

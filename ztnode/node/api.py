@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.network_config import SingleSignOn
 
 
 class JoinState(enum.Enum):
@@ -48,8 +49,11 @@ class NetworkInfo:
     broadcast: bool
     revision: int
     authentication_url: str
+    """Where a person logs in; empty while there is no URL, and ``detail`` says why."""
     from_cache: bool
     """True while the configuration is the one kept on disk, not yet confirmed by the controller."""
+    sign_on: SingleSignOn = field(default_factory=SingleSignOn)
+    """What a URL is made from where the controller gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +179,9 @@ class NodeApi(Protocol):
     async def deorbit(self, moon: int) -> None:
         """Leave a moon. Raises KeyError if there is none."""
 
-    async def join(self, nwid: int) -> NetworkInfo:
-        """Join (idempotent); returns at once with the state so far. Raises OSError if it cannot be kept on disk."""
+    async def join(self, nwid: int, auth_token: str = "") -> NetworkInfo:
+        """Join (idempotent); returns at once with the state so far. ``auth_token``: what the controller may let us in
+        for, kept until the network is left. Raises OSError if it cannot be kept on disk."""
 
     async def leave(self, nwid: int) -> None:
         """Leave and forget. Raises KeyError if not joined."""

@@ -59,7 +59,7 @@ from ztnode.vl1 import (
     Vl1Config,
 )
 from ztnode.vl1.trusted_paths import TrustedNetwork
-from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
+from ztnode.vl2 import ConfigStored, NetworkChanged, NetworkSnapshot, Vl2
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
@@ -111,6 +111,8 @@ class NodeOptions:
     """Congestion control of TCP, a name that ``netstack.tcp.congestion`` knows."""
     root: bool = False
     controller: bool = False
+    sso_url: str = ""
+    """Where members of the networks that it controls hand in their log-ins; empty: nowhere."""
     networks: tuple[int, ...] = ()
     trusted_paths: tuple[TrustedNetwork, ...] = ()
     """Beside those of ``local.conf``."""
@@ -149,6 +151,7 @@ class Node:
         self._nwid_of: dict[int, int] = {}
         self._next_index = 0
         self._watchers: Conflation[int, NetworkInfo] = Conflation()
+        self._log_ins: dict[int, tuple[str, str]] = {}
         self._online_watchers: Conflation[None, bool] = Conflation()
         self._complaints = Complaints()
         self._collided = False
@@ -213,7 +216,14 @@ class Node:
             controller = None
             if options.controller:
                 kept = home.controller_documents()
-                controller = Controller(vl1, identity, random=os.urandom, documents=kept, commit=documents.commit)
+                controller = Controller(
+                    vl1,
+                    identity,
+                    random=os.urandom,
+                    documents=kept,
+                    commit=documents.commit,
+                    sso_url=options.sso_url,
+                )
             vl2 = Vl2(
                 vl1,
                 identity,
@@ -236,8 +246,9 @@ class Node:
             # Greet the roots before anything slow is done: so the node is online while the workers still start.
             node._look_at_host()
             node._flush()
+            tokens = home.auth_tokens()
             for nwid, cached in networks.items():
-                node._vl2.join(nwid, time.monotonic(), cached=cached)
+                node._vl2.join(nwid, time.monotonic(), cached=cached, auth_token=tokens.get(nwid, ""))
             for nwid in options.networks:
                 if nwid not in networks:
                     await node._join_new(nwid)
@@ -524,12 +535,28 @@ class Node:
 
     def networks(self) -> Sequence[NetworkInfo]:
         """See NodeApi."""
-        return [snapshots.network(network) for network in self._vl2.networks()]
+        return [self._info(snapshot) for snapshot in self._vl2.networks()]
 
     def network(self, nwid: int) -> NetworkInfo | None:
         """See NodeApi."""
         snapshot = self._vl2.network(nwid)
-        return None if snapshot is None else snapshots.network(snapshot)
+        return None if snapshot is None else self._info(snapshot)
+
+    def _info(self, snapshot: NetworkSnapshot) -> NetworkInfo:
+        return snapshots.with_log_in(snapshots.network(snapshot), *self._log_ins.get(snapshot.nwid, ("", "")))
+
+    def show_log_in(self, nwid: int, url: str, detail: str) -> None:
+        """Where a person logs in to a network, or (``url`` empty) why that cannot be yet."""
+        self._log_ins[nwid] = url, detail
+        info = self.network(nwid)
+        if info is not None:
+            self._watchers.publish(nwid, info)
+
+    def ask_controller(self, nwid: int) -> None:
+        """Something was done that may change what a network's controller says."""
+        now = time.monotonic()
+        self._vl2.ask_again(nwid, now)
+        self._pump(now)
 
     def peers(self) -> Sequence[PeerInfo]:
         """See NodeApi."""
@@ -581,19 +608,24 @@ class Node:
         self._vl1.deorbit(moon, now)
         self._pump(now)
 
-    async def join(self, nwid: int) -> NetworkInfo:
+    async def join(self, nwid: int, auth_token: str = "") -> NetworkInfo:
         """See NodeApi."""
+        if auth_token:
+            await asyncio.wrap_future(self._home.keep_auth_token(nwid, auth_token))
         if self.network(nwid) is None:
-            await self._join_new(nwid)
+            await self._join_new(nwid, auth_token)
+            self._pump(time.monotonic())
+        elif auth_token:
+            self._vl2.join(nwid, time.monotonic(), auth_token=auth_token)
             self._pump(time.monotonic())
         info = self.network(nwid)
         if info is None:
             raise KeyError(nwid)
         return info
 
-    async def _join_new(self, nwid: int) -> None:
+    async def _join_new(self, nwid: int, auth_token: str = "") -> None:
         await asyncio.wrap_future(self._home.keep_network(nwid, NO_CONFIG))
-        self._vl2.join(nwid, time.monotonic())
+        self._vl2.join(nwid, time.monotonic(), auth_token=auth_token)
 
     async def leave(self, nwid: int) -> None:
         """See NodeApi."""
@@ -601,7 +633,9 @@ class Node:
         if info is None:
             raise KeyError(nwid)
         # On the disk first: a network that the next start would join again was not left.
+        self._home.keep_auth_token(nwid, None)
         await asyncio.wrap_future(self._home.keep_network(nwid, None))
+        self._log_ins.pop(nwid, None)
         self._vl2.leave(nwid, time.monotonic())
         self._pump(time.monotonic())
         self._watchers.publish(nwid, snapshots.left(info))
