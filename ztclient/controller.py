@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -49,6 +49,21 @@ class NetworkSettings(TypedDict, total=False):
     """New members are ephemeral; without it, those are that say so themselves. Default: False."""
     ephemeral_timeout: float
     """Seconds after which an ephemeral member that is not heard is forgotten, 120 to 2,592,000. Default: 900."""
+    sso: SingleSignOn
+    """Where members log in. Default: they need not."""
+    auth_tokens: Mapping[str, float | None]
+    """What admits the nodes that show it, and until when (Unix seconds; None: for ever)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SingleSignOn:
+    """An OpenID Connect provider; ``client_id``: what the network is called there, a public client with the redirect
+    URI ``http://localhost:9993/sso``. ``provider``: auth0, keycloak, okta, onelogin or default."""
+
+    enabled: bool = False
+    issuer: str = ""
+    client_id: str = ""
+    provider: str = "default"
 
 
 class MemberSettings(TypedDict, total=False):
@@ -63,6 +78,8 @@ class MemberSettings(TypedDict, total=False):
     capabilities: Sequence[int]
     ephemeral: bool
     """It is forgotten when it says goodbye, or is not heard for so long as the network's settings say."""
+    sso_exempt: bool
+    """Needs no log-in where others do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +116,8 @@ class ControllerNetwork:
     certificate_window: float
     ephemeral_members: bool
     ephemeral_timeout: float
+    sso: SingleSignOn
+    auth_tokens: dict[str, float | None]
     revision: int
     created: float
 
@@ -127,6 +146,10 @@ class ControllerMember:
     ephemeral: bool
     identity: str
     authorized_by: str
+    sso_exempt: bool
+    sso_subject: str
+    """Who is logged in, as the provider names them."""
+    authentication_expires: float | None
     created: float | None
     last_authorized: float | None
     last_deauthorized: float | None
@@ -291,6 +314,17 @@ def _network_settings(settings: NetworkSettings) -> pb.NetworkSettings:
         message.certificate_window.CopyFrom(times.duration(settings["certificate_window"]))
     if "ephemeral_timeout" in settings:
         message.ephemeral_timeout.CopyFrom(times.duration(settings["ephemeral_timeout"]))
+    if "sso" in settings:
+        sso = settings["sso"]
+        message.sso.CopyFrom(
+            pb.SingleSignOn(enabled=sso.enabled, issuer=sso.issuer, client_id=sso.client_id, provider=sso.provider)
+        )
+    if "auth_tokens" in settings:
+        tokens = [
+            pb.AuthToken(token=token, expires_at=None if until is None else times.timestamp(round(until * 1000)))
+            for token, until in settings["auth_tokens"].items()
+        ]
+        message.auth_tokens.CopyFrom(pb.AuthTokens(tokens=tokens))
     return message
 
 
@@ -302,6 +336,7 @@ def _member_settings(settings: MemberSettings) -> pb.MemberSettings:
         active_bridge=settings.get("active_bridge"),
         no_auto_assign=settings.get("no_auto_assign"),
         ephemeral=settings.get("ephemeral"),
+        sso_exempt=settings.get("sso_exempt"),
     )
     if "addresses" in settings:
         message.addresses.CopyFrom(pb.AddressList(addresses=settings["addresses"]))
@@ -340,6 +375,8 @@ def _network(message: pb.ControllerNetwork) -> ControllerNetwork:
         certificate_window=times.seconds(settings.certificate_window),
         ephemeral_members=settings.ephemeral_members,
         ephemeral_timeout=times.seconds(settings.ephemeral_timeout),
+        sso=SingleSignOn(settings.sso.enabled, settings.sso.issuer, settings.sso.client_id, settings.sso.provider),
+        auth_tokens={each.token: _when(each.expires_at) for each in settings.auth_tokens.tokens},
         revision=message.revision,
         created=times.milliseconds(message.created_at) / 1000,
     )
@@ -365,6 +402,9 @@ def _member(message: pb.ControllerMember) -> ControllerMember:
         ephemeral=settings.ephemeral,
         identity=message.identity,
         authorized_by=message.authorized_by,
+        sso_exempt=settings.sso_exempt,
+        sso_subject=message.sso_subject,
+        authentication_expires=_when(message.authentication_expires_at),
         created=_when(message.created_at),
         last_authorized=_when(message.last_authorized_at),
         last_deauthorized=_when(message.last_deauthorized_at),

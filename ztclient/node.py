@@ -140,20 +140,22 @@ class Node(NamedNode):
         nwid: str | int,
         wait: float | None = None,
         *,
+        auth_token: str = "",
         on_change: Callable[[model.Network], None] | None = None,
         allow_default: bool | None = None,
     ) -> model.Network:
         """Join a network (nothing happens where it is joined already).
 
-        ``wait``: seconds to wait until the network can be used; None: do not wait, give its state so far. ``on_change``
-        is called with each state on the way. ``allow_default``: whether to follow default routes of the network from
-        now on (None: as before, at first not). Raises JoinTimeoutError with what is missing, Error when there is no
-        such network, ValueError for a malformed id.
+        ``wait``: seconds to wait until the network can be used; None: do not wait, give its state so far.
+        ``auth_token``: what the network's controller may let this node in for. ``on_change`` is called with each state
+        on the way. ``allow_default``: whether to follow default routes of the network from now on (None: as before, at
+        first not). Raises JoinTimeoutError with what is missing, Error when there is no such network, ValueError for a
+        malformed id.
         """
         from ztclient.v1 import node_pb2 as pb
 
         control = self.control
-        request = pb.JoinRequest(network_id=network_id(nwid), allow_default=allow_default)
+        request = pb.JoinRequest(network_id=network_id(nwid), auth_token=auth_token, allow_default=allow_default)
         answer: pb.JoinResponse = control.call(control.stub.Join, request)
         network = model.network(answer.network)
         if wait is None or network.ready:

@@ -108,10 +108,11 @@ class EmbeddedNetwork:
         host: str = "127.0.0.1",
         prefix: Sequence[str] = (),
         identities: Iterable[Identity] = (),
+        controller_arguments: Sequence[str] = (),
     ) -> None:
         """``host``: the physical address at which members reach the root; it must be one where ``prefix`` runs.
         ``identities`` are taken in turn, secrets included; when there are no more, each node makes its own, which takes
-        seconds."""
+        seconds. ``controller_arguments`` go to the root's ``ztnode serve``."""
         self._identities = iter(identities)
         self.directory = directory
         self.planet = directory / "planet"
@@ -121,7 +122,8 @@ class EmbeddedNetwork:
         root = worldtool.parse_root(identity.build_text(), [f"{host}/{port}"])
         secret = worldtool.WorldSecret.generate(os.urandom)
         self.planet.write_bytes(worldtool.create_world([root], secret, time.time_ns() // 1_000_000))
-        self.controller = self._start("root", identity, ["--root", "--controller", "--port", str(port)], prefix)
+        arguments = ["--root", "--controller", "--port", str(port), *controller_arguments]
+        self.controller = self._start("root", identity, arguments, prefix)
         self.controller.wait_online()
 
     def create(self, *, name: str = "embedded", private: bool = False, subnet: str = "10.121.15.0/24") -> str:

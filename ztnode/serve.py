@@ -24,6 +24,8 @@ from ztnode.names import Resolver
 from ztnode.node.node import HOME, Node, NodeOptions
 from ztnode.node.registry import Registration
 from ztnode.service_manager import ServiceManager
+from ztnode.sign_on.authority import Authority
+from ztnode.sign_on.members import MemberSignOn
 from ztnode.web.options import WebOptions
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,10 @@ class ServeOptions:
     gateway: Sequence[str] = ()
     """Networks (CIDR) that members reach through this node, but for ``gateway_excepted``."""
     gateway_excepted: Sequence[str] = ()
+    sso_port: int = 9993
+    """Of localhost, where a browser ends a log-in to a joined network."""
+    sso_listen: TcpAddress | None = None
+    """Where members of the controller's networks hand in their log-ins."""
     listed: bool = True
     """Whether this user's clients find the node without being told where it is."""
     until_eof: bool = False
@@ -110,6 +116,7 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
             async with contextlib.AsyncExitStack() as stack:
                 if options.listed:
                     stack.enter_context(Registration(server.addresses[0], options.node.state))
+                await stack.enter_async_context(_signing_on(options, node))
                 await stack.enter_async_context(_mapped(options, node, resolver))
                 if options.gateway:
                     node.open_gateway(options.gateway, options.gateway_excepted)
@@ -134,6 +141,24 @@ def _in_memory(options: NodeOptions) -> NodeOptions:
     if options.state.is_dir() and any(entry.name not in RUN_FILES for entry in options.state.iterdir()):
         raise ValueError(f"{options.state} is not empty: the directory of an ephemeral node is removed when it ends")
     return dataclasses.replace(options, store="memory:", ephemeral=True)
+
+
+@contextlib.asynccontextmanager
+async def _signing_on(options: ServeOptions, node: Node) -> AsyncIterator[None]:
+    """Log-ins: to the joined networks, and by members of the controller's. Raises OSError."""
+    async with contextlib.AsyncExitStack() as stack:
+        if options.sso_listen is not None and node.administration is not None:
+            authority = Authority(node.administration)
+            await authority.open(options.sso_listen.host, options.sso_listen.port)
+            stack.push_async_callback(authority.close)
+            log.info("log-ins are taken at %s", options.node.sso_url)
+        running = asyncio.create_task(MemberSignOn(node, options.sso_port).run())
+        running.add_done_callback(_tell_failure)
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

@@ -250,7 +250,7 @@ class FakeNode:
         self.change(replace(info, settings=replace(info.settings, **settings)))
         return self.known[nwid]
 
-    async def join(self, nwid: int, *, allow_default: bool | None = None) -> NetworkInfo:
+    async def join(self, nwid: int, auth_token: str = "", *, allow_default: bool | None = None) -> NetworkInfo:
         if self.failing is not None:
             raise self.failing
         self.change(self.known.get(nwid) or self.on_join(nwid))

@@ -107,6 +107,7 @@ class Node(NamedNode):
         nwid: str | int,
         wait: float | None = None,
         *,
+        auth_token: str = "",
         on_change: Callable[[model.Network], None] | None = None,
         allow_default: bool | None = None,
     ) -> model.Network:
@@ -114,7 +115,7 @@ class Node(NamedNode):
         from ztclient.v1 import node_pb2 as pb
 
         control = self.control
-        request = pb.JoinRequest(network_id=network_id(nwid), allow_default=allow_default)
+        request = pb.JoinRequest(network_id=network_id(nwid), auth_token=auth_token, allow_default=allow_default)
         answer = await control.call(control.stub.Join, request)
         network = model.network(answer.network)
         if wait is None or network.ready:

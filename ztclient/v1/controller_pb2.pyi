@@ -202,6 +202,90 @@ class NetworkTags(_message.Message):
 Global___NetworkTags: _TypeAlias = NetworkTags  # noqa: Y015
 
 @_typing.final
+class SingleSignOn(_message.Message):
+    """An OpenID Connect provider at which members log in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    """Members need a log-in, and lose their access when it ends and is not renewed."""
+    issuer: _builtins.str
+    """The provider's issuer, an https:// URL."""
+    client_id: _builtins.str
+    """What the network is called there: a public client with the redirect URI http://localhost:9993/sso."""
+    provider: _builtins.str
+    """Its make, by which members choose what they ask it for: auth0, keycloak, okta, onelogin or default (also if empty)."""
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool = ...,
+        issuer: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "enabled", b"enabled", "issuer", b"issuer", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SingleSignOn: _TypeAlias = SingleSignOn  # noqa: Y015
+
+@_typing.final
+class AuthToken(_message.Message):
+    """What admits the node that shows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Up to 505 bytes."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Until when; absent: for ever. Who is in stays in."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthToken: _TypeAlias = AuthToken  # noqa: Y015
+
+@_typing.final
+class AuthTokens(_message.Message):
+    """A list of tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthToken]: ...
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[Global___AuthToken] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthTokens: _TypeAlias = AuthTokens  # noqa: Y015
+
+@_typing.final
 class NetworkSettings(_message.Message):
     """Settings of a network. In a request what is absent stays as it is (in CreateNetwork: takes its default); in an answer
     everything is there.
@@ -227,6 +311,8 @@ class NetworkSettings(_message.Message):
     CERTIFICATE_WINDOW_FIELD_NUMBER: _builtins.int
     EPHEMERAL_MEMBERS_FIELD_NUMBER: _builtins.int
     EPHEMERAL_TIMEOUT_FIELD_NUMBER: _builtins.int
+    SSO_FIELD_NUMBER: _builtins.int
+    AUTH_TOKENS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A name for people, up to 127 bytes."""
     private: _builtins.bool
@@ -275,6 +361,14 @@ class NetworkSettings(_message.Message):
     def ephemeral_timeout(self) -> _duration_pb2.Duration:
         """Ephemeral members that are not heard for so long are forgotten, 2 minutes to 30 days. Default: 15 minutes."""
 
+    @_builtins.property
+    def sso(self) -> Global___SingleSignOn:
+        """Where members log in. Default: they need not."""
+
+    @_builtins.property
+    def auth_tokens(self) -> Global___AuthTokens:
+        """What admits nodes without an administrator. Default: nothing."""
+
     def __init__(
         self,
         *,
@@ -296,10 +390,12 @@ class NetworkSettings(_message.Message):
         certificate_window: _duration_pb2.Duration | None = ...,
         ephemeral_members: _builtins.bool | None = ...,
         ephemeral_timeout: _duration_pb2.Duration | None = ...,
+        sso: Global___SingleSignOn | None = ...,
+        auth_tokens: Global___AuthTokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_ephemeral_members", b"_ephemeral_members", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "ephemeral_members", b"ephemeral_members", "ephemeral_timeout", b"ephemeral_timeout", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "tags", b"tags"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_ephemeral_members", b"_ephemeral_members", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "auth_tokens", b"auth_tokens", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "ephemeral_members", b"ephemeral_members", "ephemeral_timeout", b"ephemeral_timeout", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "sso", b"sso", "tags", b"tags"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_ephemeral_members", b"_ephemeral_members", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "ephemeral_members", b"ephemeral_members", "ephemeral_timeout", b"ephemeral_timeout", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_ephemeral_members", b"_ephemeral_members", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "auth_tokens", b"auth_tokens", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "ephemeral_members", b"ephemeral_members", "ephemeral_timeout", b"ephemeral_timeout", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "sso", b"sso", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__assign_ipv4: _TypeAlias = _typing.Literal["assign_ipv4"]  # noqa: Y015
     _WhichOneofArgType__assign_ipv4: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4"]  # noqa: Y015
@@ -503,6 +599,7 @@ class MemberSettings(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     EPHEMERAL_FIELD_NUMBER: _builtins.int
+    SSO_EXEMPT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A name for people, up to 127 bytes."""
     active_bridge: _builtins.bool
@@ -513,6 +610,8 @@ class MemberSettings(_message.Message):
     """It is forgotten, and its addresses are free, when it says goodbye or is not heard for the network's
     ephemeral_timeout.
     """
+    sso_exempt: _builtins.bool
+    """Needs no log-in where others do."""
     @_builtins.property
     def addresses(self) -> Global___AddressList:
         """Its addresses. An address belongs to one member."""
@@ -535,10 +634,11 @@ class MemberSettings(_message.Message):
         tags: Global___MemberTags | None = ...,
         capabilities: Global___CapabilityList | None = ...,
         ephemeral: _builtins.bool | None = ...,
+        sso_exempt: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_active_bridge", b"_active_bridge", "_ephemeral", b"_ephemeral", "_name", b"_name", "_no_auto_assign", b"_no_auto_assign", "active_bridge", b"active_bridge", "addresses", b"addresses", "capabilities", b"capabilities", "ephemeral", b"ephemeral", "name", b"name", "no_auto_assign", b"no_auto_assign", "tags", b"tags"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active_bridge", b"_active_bridge", "_ephemeral", b"_ephemeral", "_name", b"_name", "_no_auto_assign", b"_no_auto_assign", "_sso_exempt", b"_sso_exempt", "active_bridge", b"active_bridge", "addresses", b"addresses", "capabilities", b"capabilities", "ephemeral", b"ephemeral", "name", b"name", "no_auto_assign", b"no_auto_assign", "sso_exempt", b"sso_exempt", "tags", b"tags"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active_bridge", b"_active_bridge", "_ephemeral", b"_ephemeral", "_name", b"_name", "_no_auto_assign", b"_no_auto_assign", "active_bridge", b"active_bridge", "addresses", b"addresses", "capabilities", b"capabilities", "ephemeral", b"ephemeral", "name", b"name", "no_auto_assign", b"no_auto_assign", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active_bridge", b"_active_bridge", "_ephemeral", b"_ephemeral", "_name", b"_name", "_no_auto_assign", b"_no_auto_assign", "_sso_exempt", b"_sso_exempt", "active_bridge", b"active_bridge", "addresses", b"addresses", "capabilities", b"capabilities", "ephemeral", b"ephemeral", "name", b"name", "no_auto_assign", b"no_auto_assign", "sso_exempt", b"sso_exempt", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__active_bridge: _TypeAlias = _typing.Literal["active_bridge"]  # noqa: Y015
     _WhichOneofArgType__active_bridge: _TypeAlias = _typing.Literal["_active_bridge", b"_active_bridge"]  # noqa: Y015
@@ -548,6 +648,8 @@ class MemberSettings(_message.Message):
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
     _WhichOneofReturnType__no_auto_assign: _TypeAlias = _typing.Literal["no_auto_assign"]  # noqa: Y015
     _WhichOneofArgType__no_auto_assign: _TypeAlias = _typing.Literal["_no_auto_assign", b"_no_auto_assign"]  # noqa: Y015
+    _WhichOneofReturnType__sso_exempt: _TypeAlias = _typing.Literal["sso_exempt"]  # noqa: Y015
+    _WhichOneofArgType__sso_exempt: _TypeAlias = _typing.Literal["_sso_exempt", b"_sso_exempt"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__active_bridge) -> _WhichOneofReturnType__active_bridge | None: ...
     @_typing.overload
@@ -556,6 +658,8 @@ class MemberSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__no_auto_assign) -> _WhichOneofReturnType__no_auto_assign | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sso_exempt) -> _WhichOneofReturnType__sso_exempt | None: ...
 
 Global___MemberSettings: _TypeAlias = MemberSettings  # noqa: Y015
 
@@ -580,6 +684,8 @@ class ControllerMember(_message.Message):
     LAST_DEAUTHORIZED_AT_FIELD_NUMBER: _builtins.int
     AUTHORIZED_BY_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    AUTHENTICATION_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    SSO_SUBJECT_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
     """16 hex digits."""
     address: _builtins.str
@@ -595,9 +701,11 @@ class ControllerMember(_message.Message):
     online: _builtins.bool
     """True if it asked for its configuration within the last two minutes."""
     authorized_by: _builtins.str
-    """What let it in: "api" (an administrator), "public" (the network admits everybody) or empty."""
+    """What let it in: "api" (an administrator), "public" (the network admits everybody), "token", "sso" (a log-in) or empty."""
     revision: _builtins.int
     """Counts every change."""
+    sso_subject: _builtins.str
+    """Who is logged in, as the provider names them."""
     @_builtins.property
     def settings(self) -> Global___MemberSettings: ...
     @_builtins.property
@@ -620,6 +728,10 @@ class ControllerMember(_message.Message):
     def last_deauthorized_at(self) -> _timestamp_pb2.Timestamp:
         """When it was last deauthorized; absent: never."""
 
+    @_builtins.property
+    def authentication_expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Until when somebody is logged in at it; absent: nobody ever was."""
+
     def __init__(
         self,
         *,
@@ -638,10 +750,12 @@ class ControllerMember(_message.Message):
         last_deauthorized_at: _timestamp_pb2.Timestamp | None = ...,
         authorized_by: _builtins.str = ...,
         revision: _builtins.int = ...,
+        authentication_expires_at: _timestamp_pb2.Timestamp | None = ...,
+        sso_subject: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_authorized_at", b"last_authorized_at", "last_deauthorized_at", b"last_deauthorized_at", "last_seen_age", b"last_seen_age", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authentication_expires_at", b"authentication_expires_at", "created_at", b"created_at", "last_authorized_at", b"last_authorized_at", "last_deauthorized_at", b"last_deauthorized_at", "last_seen_age", b"last_seen_age", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "authorized", b"authorized", "authorized_by", b"authorized_by", "created_at", b"created_at", "identity", b"identity", "last_authorized_at", b"last_authorized_at", "last_deauthorized_at", b"last_deauthorized_at", "last_seen_age", b"last_seen_age", "managed_addresses", b"managed_addresses", "network_id", b"network_id", "online", b"online", "protocol", b"protocol", "revision", b"revision", "settings", b"settings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "authentication_expires_at", b"authentication_expires_at", "authorized", b"authorized", "authorized_by", b"authorized_by", "created_at", b"created_at", "identity", b"identity", "last_authorized_at", b"last_authorized_at", "last_deauthorized_at", b"last_deauthorized_at", "last_seen_age", b"last_seen_age", "managed_addresses", b"managed_addresses", "network_id", b"network_id", "online", b"online", "protocol", b"protocol", "revision", b"revision", "settings", b"settings", "sso_subject", b"sso_subject", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -357,7 +357,7 @@ class Network(_message.Message):
     revision: _builtins.int
     """The configuration's revision, counted by the controller."""
     authentication_url: _builtins.str
-    """Where a person signs in, while the state asks for it."""
+    """Where a person signs in, while the state asks for it; empty: `detail` says why there is no URL yet."""
     from_cache: _builtins.bool
     """True while the configuration is the one kept on disk and the controller has not confirmed it yet."""
     allow_default: _builtins.bool
@@ -438,19 +438,25 @@ class JoinRequest(_message.Message):
 
     NETWORK_ID_FIELD_NUMBER: _builtins.int
     ALLOW_DEFAULT_FIELD_NUMBER: _builtins.int
+    AUTH_TOKEN_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
     """16 hex digits."""
     allow_default: _builtins.bool
     """Whether to follow default routes of the network (0.0.0.0/0, ::/0), from now on; absent: as before, at first not."""
+    auth_token: _builtins.str
+    """What the network's controller may let this node in for, kept until the network is left; empty: nothing, or what was
+    given before.
+    """
     def __init__(
         self,
         *,
         network_id: _builtins.str = ...,
         allow_default: _builtins.bool | None = ...,
+        auth_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_default", b"_allow_default", "allow_default", b"allow_default"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_default", b"_allow_default", "allow_default", b"allow_default", "network_id", b"network_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_default", b"_allow_default", "allow_default", b"allow_default", "auth_token", b"auth_token", "network_id", b"network_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_default: _TypeAlias = _typing.Literal["allow_default"]  # noqa: Y015
     _WhichOneofArgType__allow_default: _TypeAlias = _typing.Literal["_allow_default", b"_allow_default"]  # noqa: Y015

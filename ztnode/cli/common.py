@@ -71,12 +71,13 @@ class NetworkId(Parameter[str]):
 
 
 class Seconds(click.FloatRange):
-    """A time in seconds, more than 0, at most a year: what is called for ever still fits the system's timers."""
+    """A time in seconds, more than 0 or at least ``least``, at most a year: what is called for ever still fits the
+    system's timers."""
 
     name = "number of seconds"
 
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True, max=365 * 86400)
+    def __init__(self, least: float = 0, most: float = 365 * 86400) -> None:
+        super().__init__(min=least, min_open=not least, max=most)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """See click.ParamType. Not a number is neither below a bound nor above."""

@@ -17,6 +17,7 @@ from ztnode.cli.common import (
     NWID,
     Failure,
     Parameter,
+    Seconds,
     example,
     json_option,
     node_option,
@@ -27,7 +28,14 @@ from ztnode.cli.common import (
 from ztnode.wire.address import format_address, parse_address
 
 if TYPE_CHECKING:
-    from ztclient.controller import Controller, ControllerMember, ControllerNetwork, MemberSettings, NetworkSettings
+    from ztclient.controller import (
+        Controller,
+        ControllerMember,
+        ControllerNetwork,
+        MemberSettings,
+        NetworkSettings,
+        SingleSignOn,
+    )
 
 MAX_RULES_FILE = 1 << 20
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -102,7 +110,7 @@ def network_options(command: _Command) -> _Command:
         ),
         click.option(
             "--ephemeral-timeout",
-            type=click.FloatRange(120, 30 * 86400),
+            type=Seconds(120, 30 * 86400),
             metavar="SECONDS",
             help="Forget ephemeral members that are not heard for so long. [default: 900]",
         ),
@@ -114,6 +122,25 @@ def network_options(command: _Command) -> _Command:
             metavar="FILE",
             help="The rules as JSON, in the form of ZeroTier One's controller API.",
         ),
+        click.option(
+            "--sso",
+            metavar="ISSUER=CLIENT_ID",
+            help="Members log in at this OpenID Connect provider: see docs/SIGN_ON.md.",
+        ),
+        click.option("--no-sso", is_flag=True, help="Members need no log-in."),
+        click.option(
+            "--sso-provider",
+            type=click.Choice(["default", "auth0", "keycloak", "okta", "onelogin"]),
+            help="The make of the provider, where --sso names one. [default: default]",
+        ),
+        click.option(
+            "--auth-token",
+            "auth_tokens",
+            metavar="TOKEN",
+            multiple=True,
+            help="Let in who joins with this token; may be given several times, in place of all that there are.",
+        ),
+        click.option("--no-auth-tokens", is_flag=True, help="Let nobody in for a token any more."),
     )
     for option in reversed(options):
         command = option(command)
@@ -219,10 +246,17 @@ def members(node: ztclient.Node, nwid: str, as_json: bool) -> None:
 @click.argument("address", type=ADDRESS)
 @click.option("--ip", "ips", metavar="IP", multiple=True, help="Give it this address; may be given several times.")
 @click.option("--name", metavar="TEXT", help="A name for people.")
+@click.option("--sso-exempt/--no-sso-exempt", default=None, help="Whether it needs no log-in where others do.")
 @json_option
 @node_option
 def authorize(
-    node: ztclient.Node, nwid: str, address: str, ips: tuple[str, ...], name: str | None, as_json: bool
+    node: ztclient.Node,
+    nwid: str,
+    address: str,
+    ips: tuple[str, ...],
+    name: str | None,
+    sso_exempt: bool | None,
+    as_json: bool,
 ) -> None:
     """Let the node ADDRESS into the network NWID, whether or not it has asked yet."""
     administration = _controller(node)
@@ -231,6 +265,8 @@ def authorize(
         settings["addresses"] = ips
     if name is not None:
         settings["name"] = name
+    if sso_exempt is not None:
+        settings["sso_exempt"] = sso_exempt
     if settings:  # first, so that it enters with what it shall have
         administration.update_member(nwid, address, **settings)
     _print_member(administration.authorize(nwid, address), as_json)
@@ -328,6 +364,11 @@ def _settings(
     routes: tuple[str, ...],
     dns: str | None,
     rules_file: Path | None,
+    sso: str | None,
+    no_sso: bool,
+    sso_provider: str | None,
+    auth_tokens: tuple[str, ...],
+    no_auth_tokens: bool,
     **plain: Any,
 ) -> NetworkSettings:
     """``plain``: options that are settings by the same name; None: not given."""
@@ -353,7 +394,25 @@ def _settings(
         settings["dns"] = (domain, [server for server in servers.split(",") if server])
     if rules_file is not None:
         settings["rules"] = _rules(rules_file)
+    if sso is not None or sso_provider is not None or no_sso:
+        settings["sso"] = _sso(sso, no_sso, sso_provider)
+    if auth_tokens or no_auth_tokens:
+        settings["auth_tokens"] = dict.fromkeys(auth_tokens)
     return settings
+
+
+def _sso(text: str | None, off: bool, provider: str | None) -> SingleSignOn:
+    from ztclient.controller import SingleSignOn
+
+    if off:
+        if text is not None or provider is not None:
+            raise click.UsageError("give --sso or --no-sso, not both")
+        return SingleSignOn()
+    # From the right: an issuer may have a query, a client id has no "=".
+    issuer, equals, client_id = (text or "").rpartition("=")
+    if not equals:
+        raise click.UsageError("--sso takes ISSUER=CLIENT_ID, such as https://login.example.org=ztnode")
+    return SingleSignOn(True, issuer, client_id, provider or "default")
 
 
 def _range(text: str) -> tuple[str, str]:
@@ -400,6 +459,8 @@ def _print_network(network: ControllerNetwork, as_json: bool) -> None:
                 f"{'all new members' if network.ephemeral_members else 'members that ask for it'}, "
                 f"forgotten after {network.ephemeral_timeout:g} s",
             ),
+            ("log-in", f"{network.sso.issuer} as {network.sso.client_id}" if network.sso.enabled else ""),
+            ("auth tokens", len(network.auth_tokens) or ""),
             ("rules", len(network.rules)),
             ("revision", network.revision),
         )
@@ -413,6 +474,13 @@ def _access(member: ControllerMember) -> str:
 
 def _route_text(target: str, via: str | None) -> str:
     return target if via is None else f"{target} via {via}"
+
+
+def _log_in(member: ControllerMember) -> str:
+    if member.authentication_expires is None:
+        return ""
+    until = datetime.datetime.fromtimestamp(member.authentication_expires, datetime.UTC)
+    return f"{member.sso_subject} until {until:%Y-%m-%d %H:%M} UTC"
 
 
 def _print_member(member: ControllerMember, as_json: bool) -> None:
@@ -429,6 +497,7 @@ def _print_member(member: ControllerMember, as_json: bool) -> None:
                 "since",
                 "" if since is None else f"{datetime.datetime.fromtimestamp(since, datetime.UTC):%Y-%m-%d %H:%M} UTC",
             ),
+            ("log-in", "exempt" if member.sso_exempt else _log_in(member)),
             ("online", "yes" if member.online else "no"),
             ("addresses", ", ".join(member.managed_addresses)),
         )

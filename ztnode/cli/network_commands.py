@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import socket
+import sys
 
 import click
 
@@ -22,10 +23,14 @@ from ztnode.cli.common import (
     print_json,
     print_table,
 )
+from ztnode.cli.log_in import LogIn
 from ztnode.cli.progress import Progress
 
 
-@click.command(short_help="Join a network.", epilog=example("ztnode join 9ad07d01093a69e3 --wait 60"))
+@click.command(
+    short_help="Join a network.",
+    epilog=example("ztnode join 9ad07d01093a69e3 --wait 60", "ztnode join 9ad07d01093a69e3 --auth-token - <token.txt"),
+)
 @click.argument("nwid", type=NWID)
 @click.option(
     "--wait",
@@ -39,20 +44,38 @@ from ztnode.cli.progress import Progress
     help="Whether default routes of the network (0.0.0.0/0, ::/0) are followed: all that no other route leads to then "
     "goes by the member that offers them, see ztnode gateway. It stays as it is where this is not given; at first not.",
 )
+@click.option(
+    "--auth-token",
+    metavar="TOKEN",
+    help="What the network's controller lets this node in for; -: the first line of standard input.",
+)
+@click.option("--no-browser", is_flag=True, help="Where somebody must log in, say the URL and leave the browser alone.")
 @json_option
 @node_option_with_patience(lambda arguments: arguments["wait"] or 0.0)
-def join(node: ztclient.Node, nwid: str, wait: float | None, allow_default: bool | None, as_json: bool) -> None:
-    """Join the network NWID; it stays joined over restarts."""
+def join(
+    node: ztclient.Node,
+    nwid: str,
+    wait: float | None,
+    allow_default: bool | None,
+    auth_token: str | None,
+    no_browser: bool,
+    as_json: bool,
+) -> None:
+    """Join the network NWID; it stays joined over restarts. Where members log in at an identity provider, --wait says
+    the URL, opens it in a browser on the same host and waits for the log-in; without it see `ztnode networks`."""
+    token = sys.stdin.readline().strip() if auth_token == "-" else auth_token or ""
     if wait is None:
-        network = node.join(nwid, allow_default=allow_default)
+        network = node.join(nwid, auth_token=token, allow_default=allow_default)
     else:
         with Progress(f"joining {nwid}") as progress:
-            network = node.join(
-                nwid,
-                wait,
-                on_change=lambda now: progress.update(f"{nwid}: {_state(now)}"),
-                allow_default=allow_default,
-            )
+            login = LogIn(browser=not no_browser and node.address.startswith("unix:"))
+
+            def on_change(now: ztclient.Network) -> None:
+                if now.authentication_url:
+                    login.ask(now.authentication_url, progress.note)
+                progress.update(f"{nwid}: {_state(now)}")
+
+            network = node.join(nwid, wait, auth_token=token, on_change=on_change, allow_default=allow_default)
     if as_json:
         print_json(network)
     else:
@@ -88,7 +111,7 @@ def networks(node: ztclient.Node, as_json: bool) -> None:
                 network.state.replace("_", " "),
                 network.mtu or "",
                 ", ".join(network.addresses),
-                "" if network.ready else network.detail,
+                "" if network.ready else network.authentication_url or network.detail,
             )
             for network in found
         ],

@@ -43,6 +43,11 @@ class Progress:
         if not self._spinning:
             click.echo(text, err=True)
 
+    def note(self, text: str) -> None:
+        """Say a line that stays."""
+        before = "\r\x1b[2K" if self._spinning else ""
+        click.echo(before + printable(text), err=True)
+
     def tick(self, text: str) -> None:
         """Show a count that goes on and on; on a terminal only."""
         if self._spinning:

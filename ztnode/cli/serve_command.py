@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from ztclient.forms import format_host_port
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, example
 from ztnode.cli.forward_commands import flat, mapping_options
 from ztnode.cli.gateway_command import TARGET
@@ -47,6 +48,7 @@ class TrustedPath(Parameter["TrustedNetwork"]):
 
 _OF_LISTEN: Final = ("client_ca", "token_file")
 _OF_EITHER: Final = ("tls_cert", "tls_key", "insecure")
+_OF_CONTROLLER: Final = ("sso_listen", "sso_url")
 _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
 
 
@@ -176,6 +178,27 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     metavar="[IP:]PORT",
     help="Serve the HTTP API of zerotier-one there, for zerotier-cli and user interfaces; needs ztnode[web].",
 )
+@click.option(
+    "--sso-port",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    default=9993,
+    show_default=True,
+    help="Port of localhost where a browser ends a log-in to a joined network. Identity providers know the URL: change "
+    "it there, too.",
+)
+@click.option(
+    "--sso-listen",
+    type=PROXY_ADDRESS,
+    metavar="[IP:]PORT",
+    help="With --controller: take log-ins of members of its networks there, by HTTP.",
+)
+@click.option(
+    "--sso-url",
+    metavar="URL",
+    help="How members reach --sso-listen: the https:// URL of what adds TLS before it. [default: that itself, for "
+    "members on this host]",
+)
 @click.option("--unlisted", is_flag=True, help="Clients find this node only where they are told its state or address.")
 @click.option(
     "--until-eof", is_flag=True, help="End with standard input too: for a program that must not leave its node behind."
@@ -233,6 +256,9 @@ def serve(
     gateway_targets: tuple[str, ...],
     gateway_excepted: tuple[str, ...],
     api: str | None,
+    sso_port: int,
+    sso_listen: LocalAddress | None,
+    sso_url: str | None,
     unlisted: bool,
     until_eof: bool,
     log_level: str,
@@ -273,6 +299,7 @@ def serve(
             physical_mtu=physical_mtu,
             root=root,
             controller=controller,
+            sso_url=_sso_url(sso_listen, sso_url),
             networks=tuple(parse_nwid(nwid) for nwid in networks),
             trusted_paths=trusted_paths,
         ),
@@ -284,6 +311,8 @@ def serve(
         gateway=gateway_targets,
         gateway_excepted=gateway_excepted,
         api=None if api is None else WebOptions(_with_host(api), tls_cert, tls_key, insecure),
+        sso_port=sso_port,
+        sso_listen=sso_listen if isinstance(sso_listen, TcpAddress) else None,
         listed=not unlisted,
         until_eof=until_eof,
         ephemeral=ephemeral,
@@ -310,7 +339,17 @@ def refuse_contradictions(ctx: click.Context) -> None:
         raise click.UsageError("--client-ca and --token-file belong to --listen")
     if ctx.params["listen"] is None and ctx.params["api"] is None and any(given(ctx, name) for name in _OF_EITHER):
         raise click.UsageError("--tls-cert, --tls-key and --insecure belong to --listen or --api")
+    if not ctx.params["controller"] and any(given(ctx, name) for name in _OF_CONTROLLER):
+        raise click.UsageError("--sso-listen and --sso-url belong to --controller")
+    if ctx.params["sso_url"] is not None and ctx.params["sso_listen"] is None:
+        raise click.UsageError("--sso-url belongs to --sso-listen")
     if ctx.params["proxy"] is None and any(given(ctx, name) for name in _OF_PROXY):
         raise click.UsageError("--proxy-direct and --proxy-credentials belong to --proxy")
     if ctx.params["gateway_excepted"] and not ctx.params["gateway_targets"]:
         raise click.UsageError("--gateway-except belongs to --gateway")
+
+
+def _sso_url(listen: LocalAddress | None, url: str | None) -> str:
+    if url is not None or not isinstance(listen, TcpAddress):
+        return url or ""
+    return f"http://{format_host_port(listen.host, listen.port)}/sso"

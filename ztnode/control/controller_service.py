@@ -189,6 +189,7 @@ class ControllerService(rpc.ControllerServiceServicer):
                 tags=pb.MemberTags(tags=[pb.MemberTag(id=tag, value=value) for tag, value in member.tags]),
                 capabilities=pb.CapabilityList(ids=member.capabilities),
                 ephemeral=member.ephemeral,
+                sso_exempt=member.sso_exempt,
             ),
             identity=member.identity,
             managed_addresses=self._admin.managed_addresses(member),
@@ -201,6 +202,8 @@ class ControllerService(rpc.ControllerServiceServicer):
             last_deauthorized_at=times.timestamp(member.last_deauthorized_time),
             authorized_by=member.authorized_by or "",
             revision=member.revision,
+            authentication_expires_at=times.timestamp(member.authentication_expiry),
+            sso_subject=member.sso_subject,
         )
 
     def _watch_message(self, event: ControllerEvent) -> pb.ControllerServiceWatchResponse:
@@ -234,15 +237,16 @@ def network_settings(message: pb.NetworkSettings, present: Mapping[str, Any]) ->
         ("broadcast", "enableBroadcast"),
         ("mtu", "mtu"),
         ("multicast_limit", "multicastLimit"),
+        ("ephemeral_members", "ephemeralMembers"),
     ):
         if field in given:
             settings[key] = getattr(message, field)
-    if "certificate_window" in given:
-        settings["certificateTimeoutWindowSize"] = round(times.seconds(message.certificate_window) * 1000)
-    if "ephemeral_members" in given:
-        settings["ephemeralMembers"] = message.ephemeral_members
-    if "ephemeral_timeout" in given:
-        settings["ephemeralTimeout"] = round(times.seconds(message.ephemeral_timeout) * 1000)
+    for field, key in (
+        ("certificate_window", "certificateTimeoutWindowSize"),
+        ("ephemeral_timeout", "ephemeralTimeout"),
+    ):
+        if field in given:
+            settings[key] = round(times.seconds(getattr(message, field)) * 1000)
     if "assign_ipv4" in given:
         settings["v4AssignMode"] = {"zt": message.assign_ipv4}
     six = {
@@ -269,6 +273,15 @@ def network_settings(message: pb.NetworkSettings, present: Mapping[str, Any]) ->
             {"id": tag.id, "default": tag.default_value if tag.HasField("default_value") else None}
             for tag in message.tags.tags
         ]
+    if "sso" in given:
+        sso = message.sso
+        settings["ssoEnabled"] = sso.enabled
+        settings["ssoConfig"] = {"issuer": sso.issuer, "clientId": sso.client_id, "provider": sso.provider}
+    if "auth_tokens" in given:
+        settings["authTokens"] = {
+            each.token: times.milliseconds(each.expires_at) if each.HasField("expires_at") else 0
+            for each in message.auth_tokens.tokens
+        }
     return settings
 
 
@@ -290,6 +303,8 @@ def member_settings(message: pb.MemberSettings) -> dict[str, Any]:
         settings["capabilities"] = list(message.capabilities.ids)
     if "ephemeral" in given:
         settings["ephemeral"] = message.ephemeral
+    if "sso_exempt" in given:
+        settings["ssoExempt"] = message.sso_exempt
     return settings
 
 
@@ -331,4 +346,15 @@ def _network_settings_message(network: ControlledNetwork) -> pb.NetworkSettings:
         certificate_window=times.duration(network.credential_window / 1000),
         ephemeral_members=network.ephemeral_members,
         ephemeral_timeout=times.duration(network.ephemeral_timeout / 1000),
+        sso=pb.SingleSignOn(
+            enabled=network.sso.enabled,
+            issuer=network.sso.issuer,
+            client_id=network.sso.client_id,
+            provider=network.sso.provider,
+        ),
+        auth_tokens=pb.AuthTokens(
+            tokens=[
+                pb.AuthToken(token=token, expires_at=times.timestamp(until)) for token, until in network.auth_tokens
+            ]
+        ),
     )

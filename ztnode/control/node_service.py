@@ -24,6 +24,8 @@ from ztnode.wire.address import format_nwid
 from ztnode.wire.world import format_world_id
 
 MAX_BACKLOG = 4096
+MAX_AUTH_TOKEN_LENGTH = 505
+"""With ``token:`` before it, what a controller of the reference reads of it."""
 
 
 class NodeService(rpc.NodeServiceServicer):
@@ -40,8 +42,11 @@ class NodeService(rpc.NodeServiceServicer):
 
     @unary
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinResponse:
+        nwid, token = convert.network_id(request.network_id), request.auth_token
+        if len(token.encode()) > MAX_AUTH_TOKEN_LENGTH or not token.isprintable():
+            raise invalid(f"an authorization token is printable and has up to {MAX_AUTH_TOKEN_LENGTH} bytes")
         allow_default = request.allow_default if request.HasField("allow_default") else None
-        info = await self._node.join(convert.network_id(request.network_id), allow_default=allow_default)
+        info = await self._node.join(nwid, token, allow_default=allow_default)
         return pb.JoinResponse(network=convert.network(info))
 
     @unary

@@ -21,15 +21,16 @@ MIN_TOKEN = 16
 """Characters; a shorter token can be guessed."""
 
 
-def load_or_create(path: Path) -> str:
-    """The token kept in ``path``; a new one of 256 bits, readable by the owner alone, where there is no such file.
+def load_or_create(path: Path, *, end: str = "\n") -> str:
+    """The token kept in ``path``; a new one of 256 bits, readable by the owner alone, where there is no such file, with
+    ``end`` after it.
 
     Raises OSError, also when others may read the file, and ValueError when it holds no usable token.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return _create(path)
+        return _create(path, end)
     with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
         mode = os.fstat(descriptor).st_mode & 0o777
         if mode & 0o077:
@@ -40,9 +41,9 @@ def load_or_create(path: Path) -> str:
     return token
 
 
-def _create(path: Path) -> str:
+def _create(path: Path, end: str) -> str:
     token = secrets.token_urlsafe(32)
-    write_atomically(path, f"{token}\n".encode())
+    write_atomically(path, f"{token}{end}".encode())
     return token
 
 

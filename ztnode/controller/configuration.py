@@ -26,9 +26,11 @@ from ztnode.wire.network_config import (
     IpInterface,
     NetworkConfig,
     NetworkType,
+    SingleSignOn,
 )
 from ztnode.wire.tag import Tag
 
+NO_SSO: Final = SingleSignOn()
 LEGACY_CONFIG_VERSION: Final = 6
 """Members whose metadata claims less read text fields in place of some binary ones."""
 
@@ -54,9 +56,11 @@ def issue(
     metadata: RequestMetadata,
     bridges: Iterable[int],
     wall: int,
+    sso: SingleSignOn = NO_SSO,
 ) -> NetworkConfig:
     """The signed configuration of an authorized member. ``identity`` is the member's, ``controller`` has its secret
-    key, ``bridges`` are the addresses of active bridges, ``wall`` (Unix milliseconds) is the certificates' time."""
+    key, ``bridges`` are the addresses of active bridges, ``wall`` (Unix milliseconds) is the certificates' time,
+    ``sso`` how it is logged in."""
     addresses = managed_addresses(network, member)[:MAX_STATIC_ADDRESSES]
     computed = (network.rfc4193 or network.sixplane) and not member.no_auto_assign_ips
     # A node without a rules engine gets "accept"; the others enforce the real rules on what it sends them.
@@ -84,6 +88,7 @@ def issue(
         ).sign(controller),
         certificates_of_ownership=tuple(_ownership(addresses, member, controller, wall)),
         dns=network.dns,
+        sso=sso,
     )
 
 

@@ -12,26 +12,30 @@ is never given to a second member while another holds it.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from ztnode.controller.address_pools import assign
-from ztnode.controller.configuration import LEGACY_CONFIG_VERSION, grant_defaults, issue
+from ztnode.controller.configuration import LEGACY_CONFIG_VERSION, NO_SSO, grant_defaults, issue
 from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.database import Database
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, change_member, change_network
+from ztnode.controller.sign_ons import SignOns
 from ztnode.vl1 import Message, Peer, Vl1
 from ztnode.wire.address import controller_of, format_address, format_nwid, is_reserved
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.config_chunk import split_config
-from ztnode.wire.config_request import ConfigRequest, RequestMetadata
+from ztnode.wire.config_request import ConfigRequest, RequestMetadata, build_auth_info
 from ztnode.wire.credential import CredentialType
 from ztnode.wire.identity import Identity
+from ztnode.wire.network_config import SingleSignOn
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import (
     ERROR_NETWORK_ACCESS_DENIED,
+    ERROR_NETWORK_AUTHENTICATION_REQUIRED,
     ERROR_OBJ_NOT_FOUND,
     VERB_ERROR,
     VERB_NETWORK_CONFIG,
@@ -111,9 +115,11 @@ class Controller:
         documents: Mapping[str, bytes] | None = None,
         commit: Callable[[str, bytes | None], None] | None = None,
         limits: ControllerLimits | None = None,
+        sso_url: str = "",
     ) -> None:
         """``identity`` has its private keys. ``documents``: what the state store has under ``controller.d/network/``,
         by key. ``commit`` keeps one document (None: deletes it) and returns when that is done; see "Administration".
+        ``sso_url``: where members hand in their log-ins; empty: nowhere.
         Raises ControllerError that names the key of a document it cannot use: a controller that forgot a member would
         hand its address to another."""
         self._vl1 = vl1
@@ -128,6 +134,15 @@ class Controller:
         self._pushes: dict[_Key, None] = {}
         self._revocations: deque[tuple[int, bytes]] = deque()
         self._events: dict[tuple[int, int | None], ControllerEvent] = {}
+        self.sso_url = sso_url
+        self._sign_ons = SignOns(random)
+        for network in self._database.networks():
+            for member in self._database.members(network.nwid):
+                if member.sso_nonce:
+                    self._sign_ons.settle((network.nwid, member.address), member.sso_nonce)
+        # When log-ins end, by the monotonic clock; each member that asked has one place.
+        self._endings: list[tuple[float, _Key]] = []
+        self._ending: set[_Key] = set()
         self._due: float | None = None
         self._unheard: dict[_Key, float] = {}
         """Ephemeral members that have not asked since this process started: since when we have waited for them."""
@@ -147,18 +162,22 @@ class Controller:
                     self.counters["drop_malformed_request"] += 1
 
     def handle_timer(self, now: float, wall: int) -> None:
-        """Send the next of the pushes that wait, and forget ephemeral members whose time is over."""
+        """Send the next of the pushes that wait, end log-ins and forget ephemeral members whose time is over."""
+        self._end_log_ins(now, wall)
         if now >= self._next_sweep and self._database.has_ephemeral():
             self._sweep(now, wall)
         if self._due is not None and now >= self._due:
             self._drain(now, wall)
 
     def next_timer(self) -> float | None:
-        """When ``handle_timer`` wants to be called next: at once while pushes wait, now and then while there are
-        ephemeral members, else never."""
-        if self._due is None and self._database.has_ephemeral():
-            return self._next_sweep
-        return self._due
+        """When ``handle_timer`` wants to be called next: at once while pushes wait, else when a log-in ends, and now
+        and then while there are ephemeral members."""
+        if self._due is not None:
+            return self._due
+        due = [self._endings[0][0]] if self._endings else []
+        if self._database.has_ephemeral():
+            due.append(self._next_sweep)
+        return min(due, default=None)
 
     def changed_documents(self) -> list[tuple[str, bytes | None]]:
         """State-store keys with their new values (None: delete) since the last call. Write them before ``to_send``:
@@ -198,11 +217,19 @@ class Controller:
             raise ControllerError(f"{format_nwid(nwid)} is not an id for this controller: ids begin with {ours}")
         elif nwid in self._database:
             raise ControllerError(f"the network {format_nwid(nwid)} exists already")
-        return self._put_network(change_network(ControlledNetwork(nwid, creation_time=wall), settings), now, wall)
+        network = change_network(ControlledNetwork(nwid, creation_time=wall), settings)
+        return self._put_network(self._checked(network), now, wall)
 
     def update_network(self, nwid: int, settings: Mapping[str, Any], now: float, wall: int) -> ControlledNetwork:
         """Change settings; members that are online get the new configuration at once."""
-        return self._put_network(change_network(self.network(nwid), settings), now, wall)
+        return self._put_network(self._checked(change_network(self.network(nwid), settings)), now, wall)
+
+    def _checked(self, network: ControlledNetwork) -> ControlledNetwork:
+        if network.sso.enabled and not self.sso_url:
+            raise ControllerError(
+                "members would have nowhere to hand in their log-ins: start the node with --sso-listen"
+            )
+        return network
 
     def delete_network(self, nwid: int, now: float) -> None:
         """Delete the network and all its members; those online are told."""
@@ -210,7 +237,7 @@ class Controller:
         members = self._database.addresses(nwid)
         self._database.delete_network(nwid)
         for address in members:
-            self._tell(nwid, address, ERROR_OBJ_NOT_FOUND, now)
+            self._tell(nwid, address, ERROR_OBJ_NOT_FOUND, now, 0)
             self._contacts.pop((nwid, address), None)
         for key in [key for key in self._events if key[0] == nwid]:
             del self._events[key]
@@ -279,6 +306,7 @@ class Controller:
         """``asked``: by an administrator."""
         nwid, address = member.nwid, member.address
         self._database.delete_member(nwid, address, asked=asked)
+        self._sign_ons.forget((nwid, address), member.sso_nonce)
         self._events[nwid, address] = MemberChanged(nwid, address, None)
         if member.authorized:
             self._expel(nwid, address, now, wall)
@@ -318,6 +346,71 @@ class Controller:
         self._forget(member, now, wall, asked=False)
         self._note_stranger((nwid, peer.address), now)
 
+    # A person logs in at a member
+
+    def offered(self, nonce: str, state: str, wall: int) -> _Key | None:
+        """The network and member that a log-in was offered to, or (``state`` "refresh") that is logged in by it."""
+        return self._sign_ons.find(nonce, state, wall)
+
+    def logged_in(
+        self, nwid: int, address: int, nonce: str, subject: str, expiry: int, now: float, wall: int
+    ) -> ControlledMember:
+        """The provider has said who uses a member, until ``expiry`` (Unix milliseconds): it is let in. Raises KeyError
+        for what is gone, ControllerError where that changes nothing."""
+        before = self.member(nwid, address)
+        if not self.network(nwid).sso.enabled:
+            raise ControllerError("this network asks for no log-in")
+        if _is_shut_out(before):
+            raise ControllerError("the network's administrator has shut this member out")
+        if nonce == before.sso_nonce and subject != before.sso_subject:
+            raise ControllerError("somebody else is logged in here")
+        member = replace(before, authentication_expiry=expiry, sso_nonce=nonce, sso_subject=subject)
+        if not member.authorized:
+            member = replace(member, authorized=True, last_authorized_time=wall, authorized_by="sso")
+        member = self._put_member(member, before, asked=True)
+        self._sign_ons.settle((nwid, address), nonce, before.sso_nonce)
+        self._pushes[nwid, address] = None
+        self._drain(now, wall)
+        return member
+
+    def _needs_log_in(self, network: ControlledNetwork, member: ControlledMember, wall: int) -> bool:
+        return network.sso.enabled and not member.sso_exempt and member.authentication_expiry <= wall
+
+    def _sign_on(self, network: ControlledNetwork, nonce: str) -> SingleSignOn:
+        """What a member needs to know to log in, or is logged in by."""
+        sso = network.sso
+        return SingleSignOn(
+            enabled=True,
+            version=1,
+            issuer_url=sso.issuer,
+            central_url=self.sso_url,
+            nonce=nonce,
+            state=f"{self._sign_ons.state(nonce)}_{format_nwid(network.nwid)}",
+            client_id=sso.client_id,
+            provider=sso.provider,
+        )
+
+    def _watch_log_in(self, member: ControlledMember, now: float, wall: int) -> None:
+        key = member.nwid, member.address
+        if key not in self._ending:
+            self._ending.add(key)
+            heapq.heappush(self._endings, (now + (member.authentication_expiry - wall) / 1000, key))
+
+    def _end_log_ins(self, now: float, wall: int) -> None:
+        while self._endings and self._endings[0][0] <= now:
+            _, key = heapq.heappop(self._endings)
+            self._ending.discard(key)
+            network, member = self._database.network(key[0]), self._database.member(*key)
+            if network is None or member is None or not member.authorized:
+                continue
+            if self._needs_log_in(network, member, wall):
+                self._void(*key, now, wall)
+                self._tell(*key, ERROR_NETWORK_AUTHENTICATION_REQUIRED, now, wall)
+                self.counters["log_ins_ended"] += 1
+                self._drain(now, wall)
+            elif network.sso.enabled and not member.sso_exempt:
+                self._watch_log_in(member, now, wall)  # it was renewed
+
     # A member asks
 
     def _request(self, peer: Peer, packet_id: int, payload: Buffer, now: float, wall: int) -> None:
@@ -334,7 +427,7 @@ class Controller:
             return
         admitted = self._admit(peer.identity, request, packet_id, now, wall)
         if isinstance(admitted, int):
-            self._refuse(nwid, address, packet_id, admitted, now)
+            self._refuse(nwid, address, packet_id, admitted, now, wall)
             return
         for chunk in self._chunks(admitted, wall):
             self._vl1.reply_ok(peer, VERB_NETWORK_CONFIG_REQUEST, packet_id, chunk, now)
@@ -371,9 +464,16 @@ class Controller:
         self._strangers.pop((nwid, address), None)
         if not member.authorized and not network.private:
             member = replace(member, authorized=True, last_authorized_time=wall, authorized_by="public")
+        elif not member.authorized and not _is_shut_out(member):
+            member = _let_in_by_token(network, member, contact.metadata.auth_token, wall)
+        if self._needs_log_in(network, member, wall) and not _is_shut_out(member):
+            self._put_member(member, before, asked=False)
+            return ERROR_NETWORK_AUTHENTICATION_REQUIRED
         if not member.authorized:
             self._put_member(member, before, asked=False)
             return ERROR_NETWORK_ACCESS_DENIED
+        if network.sso.enabled and not member.sso_exempt:
+            self._watch_log_in(member, now, wall)
         return self._put_member(self._equip(network, member, new=known is None), before, asked=False)
 
     def _may_ask(self, nwid: int, address: int, now: float) -> bool:
@@ -409,8 +509,13 @@ class Controller:
         contact = self._contacts.get((nwid, address))
         return float("-inf") if contact is None else contact.last_request
 
-    def _refuse(self, nwid: int, address: int, packet_id: int, code: int, now: float) -> None:
-        error = build_error(VERB_NETWORK_CONFIG_REQUEST, packet_id, code, nwid.to_bytes(8, "big"))
+    def _refuse(self, nwid: int, address: int, packet_id: int, code: int, now: float, wall: int) -> None:
+        payload = nwid.to_bytes(8, "big")
+        network = self._database.network(nwid)
+        if code == ERROR_NETWORK_AUTHENTICATION_REQUIRED and network is not None:
+            nonce = self._sign_ons.offer((nwid, address), wall)
+            payload += build_auth_info(self._sign_on(network, nonce))
+        error = build_error(VERB_NETWORK_CONFIG_REQUEST, packet_id, code, payload)
         self._vl1.send(address, VERB_ERROR, error[1:], now)
         self.counters["requests_refused"] += 1
 
@@ -431,7 +536,9 @@ class Controller:
         assert network is not None
         metadata = self._contacts[member.nwid, member.address].metadata
         identity, bridges = Identity.parse_text(member.identity), self._database.bridges(member.nwid)
-        config = issue(network, member, identity, self._identity, metadata, bridges, wall)
+        logged_in = network.sso.enabled and not member.sso_exempt
+        sso = self._sign_on(network, member.sso_nonce) if logged_in else NO_SSO
+        config = issue(network, member, identity, self._identity, metadata, bridges, wall, sso)
         return config.build(legacy=metadata.config_version < LEGACY_CONFIG_VERSION)
 
     def _chunks(self, member: ControlledMember, wall: int) -> Iterator[bytes]:
@@ -464,7 +571,12 @@ class Controller:
             self._pushes[nwid, address] = None
 
     def _expel(self, nwid: int, address: int, now: float, wall: int) -> None:
-        """Void the member's certificate with everybody who is online, and tell the member."""
+        """Void the member's certificate, and tell the member."""
+        self._void(nwid, address, now, wall)
+        self._tell(nwid, address, ERROR_NETWORK_ACCESS_DENIED, now, wall)
+
+    def _void(self, nwid: int, address: int, now: float, wall: int) -> None:
+        """Revoke the member's certificate with everybody who is online."""
         revocation = Revocation(
             network_id=nwid,
             id=int.from_bytes(self._random(4), "big"),
@@ -478,13 +590,12 @@ class Controller:
         for other in self._database.addresses(nwid):
             if other != address and self._is_online(nwid, other, now):
                 self._revocations.append((other, payload))
-        self._tell(nwid, address, ERROR_NETWORK_ACCESS_DENIED, now)
 
-    def _tell(self, nwid: int, address: int, code: int, now: float) -> None:
+    def _tell(self, nwid: int, address: int, code: int, now: float, wall: int) -> None:
         """Answer a member's last request once more, now with an error."""
         contact = self._contacts.get((nwid, address))
         if contact is not None and self._is_online(nwid, address, now):
-            self._refuse(nwid, address, contact.packet_id, code, now)
+            self._refuse(nwid, address, contact.packet_id, code, now, wall)
 
     def _is_online(self, nwid: int, address: int, now: float) -> bool:
         return now - self._heard(nwid, address) < ONLINE_SECONDS
@@ -509,7 +620,12 @@ class Controller:
             return False
         if not before.authorized or not self._is_online(nwid, address, now):
             return False
+        if self._needs_log_in(network, before, wall):
+            self._tell(nwid, address, ERROR_NETWORK_AUTHENTICATION_REQUIRED, now, wall)
+            return True
         member = self._put_member(self._equip(network, before, new=False), before, asked=False)
+        if network.sso.enabled and not member.sso_exempt:
+            self._watch_log_in(member, now, wall)
         for chunk in self._chunks(member, wall):
             self._vl1.send(address, VERB_NETWORK_CONFIG, chunk, now, compress=True)
         self.counters["configurations_pushed"] += 1
@@ -521,6 +637,21 @@ class Controller:
             if nwid & 0xFFFFFF and nwid not in self._database:
                 return nwid
         raise ControllerError("no free network id found")
+
+
+def _is_shut_out(member: ControlledMember) -> bool:
+    """Whether an administrator took its authorization back: neither a token nor a log-in gives it again."""
+    return not member.authorized and member.last_deauthorized_time > 0
+
+
+def _let_in_by_token(network: ControlledNetwork, member: ControlledMember, shown: str, wall: int) -> ControlledMember:
+    """The member, authorized if what it shows is a token of the network."""
+    kind, _, token = shown.partition(":")
+    until = dict(network.auth_tokens).get(token) if kind == "token" else None
+    if until is None or (until and until <= wall):
+        return member
+    extra = {**member.extra, "lastAuthorizedCredential": token}
+    return replace(member, authorized=True, last_authorized_time=wall, authorized_by="token", extra=extra)
 
 
 def _version(metadata: RequestMetadata) -> tuple[int, int, int, int]:

@@ -56,6 +56,14 @@ ACCEPT_ALL: Final = (Rule(RuleType.ACTION_ACCEPT),)
 
 NO_DNS: Final = Dns()
 
+MAX_URL_LENGTH: Final = 2047
+MAX_CLIENT_ID_LENGTH: Final = 255
+MAX_PROVIDER_LENGTH: Final = 63
+"""Bytes; the reference's members have no room for more (``node/NetworkConfig.hpp``)."""
+MAX_AUTH_TOKENS: Final = 1024
+MAX_AUTH_TOKEN_LENGTH: Final = 505
+"""Bytes: with ``token:`` before it, what the reference's controller reads of it."""
+
 _PREFIX: Final = "controller.d/network/"
 _KEY: Final = re.compile(r"controller\.d/network/([0-9a-f]{16})(?:\.json|/member/([0-9a-f]{10})\.json)")
 
@@ -94,6 +102,18 @@ class CapabilityGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class SsoSettings:
+    """Where members log in: an OpenID Connect provider, and what this network is called there. ``provider``: its make
+    (auth0, keycloak, okta, onelogin or default), by which members choose what they ask it for. The reference keeps this
+    in a database of its own; the names in the document are those of its web API."""
+
+    enabled: bool = False
+    issuer: str = ""
+    client_id: str = ""
+    provider: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
 class ControlledNetwork:
     """One network's settings. Times are Unix milliseconds."""
 
@@ -118,6 +138,9 @@ class ControlledNetwork:
     ephemeral_members: bool = False
     """New members are ephemeral; without it, those are that say so themselves."""
     ephemeral_timeout: int = DEFAULT_EPHEMERAL_TIMEOUT
+    sso: SsoSettings = SsoSettings()
+    auth_tokens: tuple[tuple[str, int], ...] = ()
+    """(token, until when it admits whoever shows it, 0: for ever)."""
     creation_time: int = 0
     revision: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -146,7 +169,16 @@ class ControlledMember:
     last_authorized_time: int = 0
     last_deauthorized_time: int = 0
     authorized_by: str | None = None
-    """What authorized it: ``api`` (an administrator) or ``public`` (the network lets everyone in)."""
+    """What authorized it: ``api`` (an administrator), ``public`` (the network lets everyone in), ``token`` (it showed
+    one) or ``sso`` (somebody logged in)."""
+    sso_exempt: bool = False
+    """Needs no log-in on a network where others do."""
+    authentication_expiry: int = 0
+    """Until when somebody is logged in at it."""
+    sso_nonce: str = ""
+    """Of that log-in; renewals name it."""
+    sso_subject: str = ""
+    """Who is logged in, as the provider names them; nobody else can renew it."""
     revision: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -217,6 +249,8 @@ def parse_network(document: Mapping[str, Any], nwid: int) -> ControlledNetwork:
         ephemeral_timeout=_integer(
             document, "ephemeralTimeout", DEFAULT_EPHEMERAL_TIMEOUT, MIN_EPHEMERAL_TIMEOUT, MAX_EPHEMERAL_TIMEOUT
         ),
+        sso=_sso(document),
+        auth_tokens=_auth_tokens(document.get("authTokens")),
         creation_time=_integer(document, "creationTime", 0, 0, 1 << 62),
         revision=_integer(document, "revision", 0, 0, 1 << 62),
         extra={k: v for k, v in document.items() if k not in NETWORK_KEYS and k not in _VOLATILE},
@@ -250,6 +284,13 @@ def build_network(network: ControlledNetwork) -> Document:
         "certificateTimeoutWindowSize": network.credential_window,
         "ephemeralMembers": network.ephemeral_members,
         "ephemeralTimeout": network.ephemeral_timeout,
+        "ssoEnabled": network.sso.enabled,
+        "ssoConfig": {
+            "issuer": network.sso.issuer,
+            "clientId": network.sso.client_id,
+            "provider": network.sso.provider,
+        },
+        "authTokens": dict(network.auth_tokens),
         "creationTime": network.creation_time,
         "revision": network.revision,
     }
@@ -269,7 +310,11 @@ def change_network(network: ControlledNetwork, settings: Mapping[str, Any]) -> C
     """The network with ``settings`` (a part of a document) applied. Raises ControllerError, also for a key that is
     not a setting: a misspelt one must not look as if it had worked."""
     _known(settings, NETWORK_SETTINGS | NETWORK_KEPT, "network")
-    return parse_network({**build_network(network), **settings}, network.nwid)
+    changed = parse_network({**build_network(network), **settings}, network.nwid)
+    sso = changed.sso
+    if sso.enabled and not (sso.client_id and sso.issuer.startswith(("https://", "http://"))):
+        raise ControllerError("single sign-on needs the provider's issuer, an https:// URL, and a client id there")
+    return changed
 
 
 # Members
@@ -301,6 +346,10 @@ def parse_member(document: Mapping[str, Any], nwid: int, address: int) -> Contro
         last_authorized_time=_integer(document, "lastAuthorizedTime", 0, 0, 1 << 62),
         last_deauthorized_time=_integer(document, "lastDeauthorizedTime", 0, 0, 1 << 62),
         authorized_by=_string(document, "lastAuthorizedCredentialType", 32) or None,
+        sso_exempt=_boolean(document, "ssoExempt", False),
+        authentication_expiry=_integer(document, "authenticationExpiryTime", 0, -1, 1 << 62),
+        sso_nonce=_string(document, "ssoNonce", 64),
+        sso_subject=_string(document, "ssoSubject", 255),
         revision=_integer(document, "revision", 0, 0, 1 << 62),
         extra={k: v for k, v in document.items() if k not in MEMBER_KEYS and k not in _VOLATILE},
     )
@@ -332,6 +381,10 @@ def build_member(member: ControlledMember) -> Document:
         "lastAuthorizedTime": member.last_authorized_time,
         "lastDeauthorizedTime": member.last_deauthorized_time,
         "lastAuthorizedCredentialType": member.authorized_by,
+        "ssoExempt": member.sso_exempt,
+        "authenticationExpiryTime": member.authentication_expiry,
+        "ssoNonce": member.sso_nonce,
+        "ssoSubject": member.sso_subject,
         "revision": member.revision,
     }
     if not member.identity:
@@ -342,7 +395,17 @@ def build_member(member: ControlledMember) -> Document:
 
 MEMBER_KEYS: Final = frozenset(build_member(ControlledMember(0, 0, identity="known")))
 MEMBER_SETTINGS: Final = frozenset(
-    ("authorized", "activeBridge", "noAutoAssignIps", "ipAssignments", "tags", "capabilities", "name", "ephemeral")
+    (
+        "authorized",
+        "activeBridge",
+        "noAutoAssignIps",
+        "ipAssignments",
+        "tags",
+        "capabilities",
+        "name",
+        "ephemeral",
+        "ssoExempt",
+    )
 )
 """What an administrator may set on a member."""
 MEMBER_KEPT: Final = frozenset(("remoteTraceTarget", "remoteTraceLevel"))
@@ -489,6 +552,33 @@ def _dns(value: Any) -> Dns:
     return Dns(
         _string(entry, "domain", MAX_DNS_DOMAIN_LENGTH), tuple(_address(item, "dns: servers") for item in servers)
     )
+
+
+def _sso(document: Mapping[str, Any]) -> SsoSettings:
+    entry = _object(document.get("ssoConfig") or {}, "ssoConfig")
+    return SsoSettings(
+        enabled=_boolean(document, "ssoEnabled", False),
+        issuer=_string(entry, "issuer", MAX_URL_LENGTH),
+        client_id=_string(entry, "clientId", MAX_CLIENT_ID_LENGTH),
+        provider=_string(entry, "provider", MAX_PROVIDER_LENGTH) or "default",
+    )
+
+
+def _auth_tokens(value: Any) -> tuple[tuple[str, int], ...]:
+    """As the reference reads them: what is no object holds none, and an expiry that is no time is none."""
+    if not isinstance(value, Mapping):
+        return ()
+    if len(value) > MAX_AUTH_TOKENS:
+        raise ControllerError(f"authTokens has more than {MAX_AUTH_TOKENS} entries")
+    found = []
+    for token, until in value.items():
+        if (
+            _text(token, "authTokens", MAX_AUTH_TOKEN_LENGTH)
+            and isinstance(until, (int, float))
+            and 0 <= until < 1 << 62
+        ):
+            found.append((token, int(until)))
+    return tuple(sorted(found))
 
 
 def _rules(document: Mapping[str, Any], key: str, limit: int) -> tuple[Rule, ...]:

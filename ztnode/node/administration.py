@@ -94,6 +94,19 @@ class Administration:
         self._controller.delete_member(nwid, address, time.monotonic(), wall_clock())
         self._carry_out()
 
+    # Logging in
+
+    def offered(self, nonce: str, state: str) -> tuple[int, int] | None:
+        """The network and member that a log-in was offered to, or (``state`` "refresh") that is logged in by it."""
+        return self._controller.offered(nonce, state, wall_clock())
+
+    def logged_in(self, nwid: int, address: int, nonce: str, subject: str, expiry: int) -> ControlledMember:
+        """A provider has said who uses a member, until ``expiry`` (Unix seconds)."""
+        now, wall = time.monotonic(), wall_clock()
+        member = self._controller.logged_in(nwid, address, nonce, subject, expiry * 1000, now, wall)
+        self._carry_out()
+        return member
+
     # Watching
 
     def publish(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ztnode.node.network_settings import DEFAULTS, NetworkSettings
 from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.network_config import SingleSignOn
 
 
 class JoinState(enum.Enum):
@@ -49,12 +50,15 @@ class NetworkInfo:
     broadcast: bool
     revision: int
     authentication_url: str
+    """Where a person logs in; empty while there is no URL, and ``detail`` says why."""
     from_cache: bool
     """True while the configuration is the one kept on disk, not yet confirmed by the controller."""
     settings: NetworkSettings = DEFAULTS
     """What the user lets it do; ``addresses`` and ``routes`` are what that leaves."""
     multicast_limit: int = 32
     """Members that one multicast frame reaches at most; 0: there is no multicast."""
+    sign_on: SingleSignOn = field(default_factory=SingleSignOn)
+    """What a URL is made from where the controller gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +199,10 @@ class NodeApi(Protocol):
     async def deorbit(self, moon: int) -> None:
         """Leave a moon. Raises KeyError if there is none."""
 
-    async def join(self, nwid: int, *, allow_default: bool | None = None) -> NetworkInfo:
-        """Join (idempotent); returns at once with the state so far. ``allow_default``: whether to follow default routes
-        of the network from now on (None: as before). Raises OSError if it cannot be kept on disk."""
+    async def join(self, nwid: int, auth_token: str = "", *, allow_default: bool | None = None) -> NetworkInfo:
+        """Join (idempotent); returns at once with the state so far. ``auth_token``: what the controller may let us in
+        for, kept until the network is left. ``allow_default``: whether to follow default routes of the network from now
+        on (None: as before). Raises OSError if it cannot be kept on disk."""
 
     async def set_network(self, nwid: int, settings: Mapping[str, bool]) -> NetworkInfo:
         """Change what the user lets a joined network do: fields of NetworkSettings. Raises KeyError if it is not

@@ -2,9 +2,10 @@
 
 The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``), so that an existing home can be
 brought along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
-``moons.d/<id>.seed`` (ours: a moon that is looked for, and whom we ask for it), ``networks.d/<nwid>.conf``, of
-``networks.d/<nwid>.local.conf``, ``peers.d/`` (in a form of our own) and, on a controller,
-``controller.d/network/``; of ``local.conf`` the part about physical paths is read.
+``moons.d/<id>.seed`` (ours: a moon that is looked for, and whom we ask for it), ``networks.d/<nwid>.conf``, its
+``networks.d/<nwid>.local.conf``, ``networks.d/<nwid>.secret`` (ours: what the controller may let us in for),
+``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``; of ``local.conf`` the part about
+physical paths is read.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ CONTROLLER: Final = "controller.d/network/"
 NO_CONFIG: Final = b"\n"
 """What the reference keeps for a network that was joined but has no configuration yet."""
 
+_TOKEN_KEY: Final = re.compile(r"networks\.d/([0-9a-f]{16})\.secret")
 _NETWORK_KEY: Final = re.compile(r"networks\.d/([0-9a-f]{16})\.conf")
 _SETTINGS_KEY: Final = re.compile(r"networks\.d/([0-9a-f]{16})\.local\.conf")
 
@@ -229,6 +231,19 @@ class Home:
         if config is None:
             self._put(f"{NETWORKS}{format_nwid(nwid)}.local.conf", None)
         return self._put(f"{NETWORKS}{format_nwid(nwid)}.conf", config)
+
+    def auth_tokens(self) -> dict[int, str]:
+        """What the controllers of joined networks may let us in for."""
+        found = {}
+        for key in self._store.keys(NETWORKS):
+            match, data = _TOKEN_KEY.fullmatch(key), self._store.read(key)
+            if match is not None and data is not None:
+                found[int(match[1], 16)] = data.decode("utf-8", "replace").strip()
+        return found
+
+    def keep_auth_token(self, nwid: int, token: str | None) -> Future[None]:
+        """What a network's controller may let us in for; None: nothing any more."""
+        return self._put(f"{NETWORKS}{format_nwid(nwid)}.secret", None if token is None else token.encode())
 
     def keep_document(self, key: str, data: bytes | None) -> Future[None]:
         """A document of the network controller."""

@@ -115,6 +115,8 @@ class NodeOptions:
     """Congestion control of TCP, a name that ``netstack.tcp.congestion`` knows."""
     root: bool = False
     controller: bool = False
+    sso_url: str = ""
+    """Where members of the networks that it controls hand in their log-ins; empty: nowhere."""
     networks: tuple[int, ...] = ()
     ephemeral: bool = False
     """The identity ends with the node: controllers are asked to forget it then."""
@@ -161,6 +163,7 @@ class Node:
         self._nwid_of: dict[int, int] = {}
         self._next_index = 0
         self._watchers: Conflation[int, NetworkInfo] = Conflation()
+        self._log_ins: dict[int, tuple[str, str]] = {}
         self._online_watchers: Conflation[None, bool] = Conflation()
         self._complaints = Complaints()
         self._collided = False
@@ -225,7 +228,14 @@ class Node:
             controller = None
             if options.controller:
                 kept = home.controller_documents()
-                controller = Controller(vl1, identity, random=os.urandom, documents=kept, commit=documents.commit)
+                controller = Controller(
+                    vl1,
+                    identity,
+                    random=os.urandom,
+                    documents=kept,
+                    commit=documents.commit,
+                    sso_url=options.sso_url,
+                )
             vl2 = Vl2(
                 vl1,
                 identity,
@@ -249,8 +259,9 @@ class Node:
             # Greet the roots before anything slow is done: so the node is online while the workers still start.
             node._look_at_host()
             node._flush()
+            tokens = home.auth_tokens()
             for nwid, cached in networks.items():
-                node._vl2.join(nwid, time.monotonic(), cached=cached)
+                node._vl2.join(nwid, time.monotonic(), cached=cached, auth_token=tokens.get(nwid, ""))
             for nwid in options.networks:
                 if nwid not in networks:
                     await node._join_new(nwid)
@@ -550,15 +561,29 @@ class Node:
 
     def networks(self) -> Sequence[NetworkInfo]:
         """See NodeApi."""
-        return [self._describe(network) for network in self._vl2.networks()]
+        return [self._info(snapshot) for snapshot in self._vl2.networks()]
 
     def network(self, nwid: int) -> NetworkInfo | None:
         """See NodeApi."""
         snapshot = self._vl2.network(nwid)
-        return None if snapshot is None else self._describe(snapshot)
+        return None if snapshot is None else self._info(snapshot)
 
-    def _describe(self, snapshot: NetworkSnapshot) -> NetworkInfo:
-        return snapshots.network(snapshot, self._network_settings.get(snapshot.nwid, DEFAULTS))
+    def _info(self, snapshot: NetworkSnapshot) -> NetworkInfo:
+        info = snapshots.network(snapshot, self._network_settings.get(snapshot.nwid, DEFAULTS))
+        return snapshots.with_log_in(info, *self._log_ins.get(snapshot.nwid, ("", "")))
+
+    def show_log_in(self, nwid: int, url: str, detail: str) -> None:
+        """Where a person logs in to a network, or (``url`` empty) why that cannot be yet."""
+        self._log_ins[nwid] = url, detail
+        info = self.network(nwid)
+        if info is not None:
+            self._watchers.publish(nwid, info)
+
+    def ask_controller(self, nwid: int) -> None:
+        """Something was done that may change what a network's controller says."""
+        now = time.monotonic()
+        self._vl2.ask_again(nwid, now)
+        self._pump(now)
 
     def peers(self) -> Sequence[PeerInfo]:
         """See NodeApi."""
@@ -610,12 +635,17 @@ class Node:
         self._vl1.deorbit(moon, now)
         self._pump(now)
 
-    async def join(self, nwid: int, *, allow_default: bool | None = None) -> NetworkInfo:
+    async def join(self, nwid: int, auth_token: str = "", *, allow_default: bool | None = None) -> NetworkInfo:
         """See NodeApi."""
         if allow_default is not None:
             await self._keep_network_settings(nwid, {"allow_default": allow_default})
+        if auth_token:
+            await asyncio.wrap_future(self._home.keep_auth_token(nwid, auth_token))
         if self.network(nwid) is None:
-            await self._join_new(nwid)
+            await self._join_new(nwid, auth_token)
+            self._pump(time.monotonic())
+        elif auth_token:
+            self._vl2.join(nwid, time.monotonic(), auth_token=auth_token)
             self._pump(time.monotonic())
         info = self.network(nwid)
         if info is None:
@@ -640,9 +670,9 @@ class Node:
             self._network_settings[nwid] = after
             self._network_changed(nwid)
 
-    async def _join_new(self, nwid: int) -> None:
+    async def _join_new(self, nwid: int, auth_token: str = "") -> None:
         await asyncio.wrap_future(self._home.keep_network(nwid, NO_CONFIG))
-        self._vl2.join(nwid, time.monotonic())
+        self._vl2.join(nwid, time.monotonic(), auth_token=auth_token)
 
     async def leave(self, nwid: int) -> None:
         """See NodeApi."""
@@ -650,8 +680,10 @@ class Node:
         if info is None:
             raise KeyError(nwid)
         # On the disk first: a network that the next start would join again was not left.
+        self._home.keep_auth_token(nwid, None)
         await asyncio.wrap_future(self._home.keep_network(nwid, None))
         self._network_settings.pop(nwid, None)
+        self._log_ins.pop(nwid, None)
         self._vl2.leave(nwid, time.monotonic())
         self._pump(time.monotonic())
         self._watchers.publish(nwid, snapshots.left(info))

@@ -38,11 +38,21 @@ def network(snapshot: NetworkSnapshot, settings: NetworkSettings = DEFAULTS) -> 
         private=snapshot.private,
         broadcast=snapshot.broadcast,
         revision=snapshot.revision,
-        authentication_url=snapshot.authentication_url,
+        authentication_url=snapshot.sso.authentication_url,
         from_cache=snapshot.from_cache,
         settings=settings,
         multicast_limit=snapshot.multicast_limit,
+        sign_on=snapshot.sso,
     )
+
+
+def with_log_in(info: NetworkInfo, url: str, detail: str) -> NetworkInfo:
+    """A network whose controller leaves it to us to say where to log in."""
+    if info.state is not JoinState.AUTHENTICATION_REQUIRED or info.sign_on.version != 1:
+        return info
+    if not url:
+        detail = detail or f"asking {info.sign_on.issuer_url} where to log in"
+    return dataclasses.replace(info, authentication_url=url, detail=detail or info.detail)
 
 
 def left(info: NetworkInfo) -> NetworkInfo:

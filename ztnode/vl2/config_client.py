@@ -61,10 +61,12 @@ class ConfigClient:
         self._requested_at = float("-inf")
         self._refused_since = float("inf")
         self._ids: deque[int] = deque(maxlen=16)
+        self._last_id: int | None = None
 
     def requested(self, packet_id: int, now: float) -> None:
         """A request has gone out."""
         self._ids.append(packet_id)
+        self._last_id = packet_id
         self._requested_at = now
         self.next_request = now + RETRY_DELAYS[min(self._tries, len(RETRY_DELAYS) - 1)]
         self._tries += 1
@@ -96,7 +98,9 @@ class ConfigClient:
         """Take an ERROR of the controller; ``details`` is what follows the network id. False if it means nothing to us:
         an unknown code, or not an answer to a recent request. Raises WireError."""
         status = _REFUSALS.get(code)
-        if status is None or request_id not in self._ids:
+        # Our controller takes a configuration back by answering once more what it answered with it. An earlier request
+        # that was refused does not count: what came of the later one is newer.
+        if status is None or (request_id not in self._ids and request_id != self._last_id):
             return False
         login = status is NetworkStatus.AUTHENTICATION_REQUIRED
         self.sso = parse_auth_info(details) if login else SingleSignOn()

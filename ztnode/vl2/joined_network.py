@@ -91,6 +91,8 @@ class JoinedNetwork:
         self._members: dict[int, Membership] = {}
         self._deferred: list[_Deferred] = []
         self._held = 0
+        self.auth_token = ""
+        """Shown to the controller, which may let us in for it; ``token:`` and the token, empty for none."""
         self._next_housekeeping = now + HOUSEKEEPING_INTERVAL
         self.multicaster = Multicaster(core, nwid, self.mac, self.controller, self.push_credentials, self._members)
         self.forwarding = Forwarding(core, nwid, self.mac, self, self.multicaster)
@@ -157,12 +159,18 @@ class JoinedNetwork:
             protocol=core.vl1.config.protocol,
             version=core.vl1.config.version,
             os_arch=core.os_arch,
+            auth_token=self.auth_token,
             ephemeral=core.ephemeral,
             goodbye=goodbye,
         )
         revision, timestamp = (config.revision, config.timestamp) if config is not None else (0, 0)
         request = ConfigRequest(self.nwid, said.build_dictionary(), revision, timestamp)
         return core.send(self.controller, VERB_NETWORK_CONFIG_REQUEST, request.build(), now, compress=True)
+
+    def ask_again(self, now: float) -> None:
+        """The controller may have another answer for us now."""
+        if not is_adhoc(self.nwid):
+            self._client.ask_again(now)
 
     def went_online(self, now: float) -> None:
         """Roots can be reached (again): what was said to them before may be lost."""
@@ -530,7 +538,6 @@ class JoinedNetwork:
         """Everything a person may want to know."""
         config = self.config
         status = self.status
-        sso = self._client.sso
         return NetworkSnapshot(
             nwid=self.nwid,
             status=status,
@@ -546,7 +553,7 @@ class JoinedNetwork:
             multicast_limit=config.multicast_limit if config else 0,
             bridge=config is not None and self._core.address in config.with_role(SPECIALIST_ACTIVE_BRIDGE),
             revision=config.revision if config else 0,
-            authentication_url=sso.authentication_url or sso.central_url or sso.issuer_url,
+            sso=self._client.sso,
             from_cache=self._from_cache,
             groups=self.multicaster.groups,
             members=len(self._members),

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from ztnode.wire.multicast import MulticastGroup
-from ztnode.wire.network_config import Dns, IpInterface, ManagedRoute
+from ztnode.wire.network_config import Dns, IpInterface, ManagedRoute, SingleSignOn
 
 
 class NetworkStatus(enum.Enum):
@@ -39,7 +39,8 @@ class NetworkSnapshot:
     bridge: bool
     """True if the controller lets this node bridge other Ethernet hosts in."""
     revision: int
-    authentication_url: str
+    sso: SingleSignOn
+    """How a person logs in, as the controller said last."""
     from_cache: bool
     """True while the configuration is the one kept on disk, not yet confirmed by the controller."""
     groups: tuple[MulticastGroup, ...]

@@ -146,15 +146,27 @@ class Vl2:
 
     # Networks
 
-    def join(self, nwid: int, now: float, *, cached: bytes | None = None) -> None:
+    def join(self, nwid: int, now: float, *, cached: bytes | None = None, auth_token: str = "") -> None:
         """Join (idempotent). ``cached`` is what ``ConfigStored`` gave last, as kept in ``networks.d/<nwid>.conf``; it
-        is used at once if it is a configuration for this node, and ignored otherwise."""
+        is used at once if it is a configuration for this node, and ignored otherwise. ``auth_token``: what the
+        controller may let us in for; another one than before is shown at once."""
         if nwid in self._networks:
+            if auth_token:
+                self._networks[nwid].auth_token = f"token:{auth_token}"
+                self.ask_again(nwid, now)
             return
         self._core.now = now
         wall = self._wall_offset + round(now * 1000)
         network = self._networks[nwid] = JoinedNetwork(self._core, nwid, now, wall)
+        if auth_token:
+            network.auth_token = f"token:{auth_token}"
         network.start(cached, now)
+
+    def ask_again(self, nwid: int, now: float) -> None:
+        """Something was done that may change the controller's answer. Nothing happens if not joined."""
+        network = self._networks.get(nwid)
+        if network is not None:
+            network.ask_again(now)
 
     def leave(self, nwid: int, now: float) -> None:
         """Leave and forget. Raises KeyError if not joined."""

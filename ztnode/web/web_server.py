@@ -74,10 +74,9 @@ async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[
             f"--api {options.address} is beyond loopback, where the token would travel in clear: give --tls-cert and "
             "--tls-key, or --insecure"
         )
-    token = load_or_create(home / TOKEN)
-    app = web.Application(
-        middlewares=[guard(token, load_or_create(home / METRICS_TOKEN))], client_max_size=MAX_BODY, logger=log
-    )
+    # zerotier-cli sends what the file holds as it is, the end of a line too.
+    token, metrics_token = (load_or_create(home / name, end="") for name in (TOKEN, METRICS_TOKEN))
+    app = web.Application(middlewares=[guard(token, metrics_token)], client_max_size=MAX_BODY, logger=log)
     app.add_routes(ServiceApi(node, LocalConf(node, home)).routes())
     if node.administration is not None:
         from ztnode.web.controller_api import ControllerApi

@@ -62,7 +62,7 @@ def test_every_option_has_a_variable_and_a_key(tmp_path: Path, monkeypatch: pyte
         "client-ca": existing,
         "proxy-credentials": existing,
     }
-    samples |= {"join": f"{NETWORK} 8056c2e21c000001", "proxy": "1080", "log": "ztnode.vl1=debug"}
+    samples |= {"join": f"{NETWORK} 8056c2e21c000001", "proxy": "1080", "log": "ztnode.vl1=debug", "sso-listen": "8443"}
     samples |= {"forward": "80:10.0.0.1:80", "expose": "80:127.0.0.1:80", "proxy-protocol": "2"}
     samples |= {"log-level": "debug", "log-format": "json", "congestion": "bbr", "trusted-path": "10.0.0.0/24=25"}
     samples |= {"gateway": "192.168.55.0/24 10.9.0.0/16", "gateway-except": "10.9.8.0/24"}

@@ -53,7 +53,7 @@ def test_what_is_not_understood_is_kept() -> None:
         else:
             written = documents.build_member(documents.parse_member(original, nwid, address))
         assert original.keys() <= written.keys()
-        for name in ("ssoEnabled", "clientId", "ssoExempt", "remoteTraceLevel", "authTokens"):
+        for name in ("ssoEnabled", "clientId", "ssoExempt", "remoteTraceLevel"):
             assert written.get(name) == original.get(name)
 
 

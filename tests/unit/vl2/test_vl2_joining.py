@@ -146,7 +146,7 @@ def test_authentication_required_gives_the_url(wire: Wire) -> None:
     _error(wire, ERROR_NETWORK_AUTHENTICATION_REQUIRED, build_auth_info(sso))
     snapshot = wire.network(ALICE)
     assert snapshot.status is NetworkStatus.AUTHENTICATION_REQUIRED
-    assert snapshot.authentication_url == "https://login.example/abc"
+    assert snapshot.sso.authentication_url == "https://login.example/abc"
 
 
 def test_errors_that_prove_nothing_are_ignored(wire: Wire) -> None:

@@ -1,0 +1,179 @@
+"""``serve --api``: what a real zerotier-one 1.14.1 answered to each request, this node answers in the same form."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.harness import Overlay, until
+from ztnode.embedded import EmbeddedMember
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors/service_api.json").read_text())
+
+VARIES = frozenset(
+    """
+    address allowGlobal allowTcpFallbackRelay assignedAddresses broadcastEnabled clock creationTime default homeDir id
+    identity lastAuthorizedTime lastDeauthorizedTime latency listeningOn mac multicastSubscriptions name netconfRevision
+    networkCount nwid online paths planetWorldId planetWorldTimestamp portDeviceName portMappingEnabled primaryPort
+    publicIdentity revision routes secondaryPort status surfaceAddresses tertiaryPort version versionMajor versionMinor
+    versionRev
+    """.split()
+)
+"""Depends on the node, its network or its host; the type is compared all the same. (``allowGlobal`` is true here and
+``portDeviceName`` always "ztnode": docs/CONTROLLER.md.)"""
+OWN = {"ephemeral", "ephemeralMembers", "ephemeralTimeout", "ssoConfig", "ssoNonce", "ssoSubject"}
+"""What is said here beside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    member: EmbeddedMember
+    port: int
+    token: str
+
+    def ask(self, method: str, path: str, body: Any = None, token: str | None = "") -> tuple[int, Any]:
+        """The status and what the JSON says; ``token`` empty: the right one."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        with contextlib.closing(connection):
+            headers = {} if token is None else {"X-ZT1-Auth": token or self.token}
+            data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+            connection.request(method, path, data, headers)
+            answer = connection.getresponse()
+            text = answer.read()
+            return answer.status, json.loads(text) if text else None
+
+
+@pytest.fixture(scope="module")
+def api(overlay: Overlay) -> Iterator[Api]:
+    member = overlay.network.add("api", "--controller", "--api", "127.0.0.1:0")
+    member.wait_online()
+    home = member.state / "zerotier"
+    until(lambda: (home / "zerotier-one.port").exists())
+    yield Api(member, int((home / "zerotier-one.port").read_text()), (home / "authtoken.secret").read_text())
+    overlay.network.members.pop("api").stop()
+
+
+def same_form(theirs: Any, ours: Any, where: str) -> None:
+    """The same members of the same types, and values but for those that vary."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        assert set(theirs) <= set(ours) and set(ours) <= set(theirs) | OWN, f"{where}: {set(theirs) ^ set(ours)}"
+        for key in theirs:
+            if key in VARIES:
+                assert type(theirs[key]) is type(ours[key]), f"{where}.{key}: {ours[key]!r}"
+            else:
+                same_form(theirs[key], ours[key], f"{where}.{key}")
+    elif isinstance(theirs, list) and isinstance(ours, list):
+        if theirs and isinstance(theirs[0], dict):
+            assert ours, where
+            same_form(theirs[0], ours[0], f"{where}[]")
+        elif not (theirs and re.fullmatch("[0-9a-f]{16}", str(theirs[0]))):
+            assert theirs == ours, where
+    else:
+        assert theirs == ours, f"{where}: {theirs!r} there, {ours!r} here"
+
+
+def test_each_request_is_answered_as_zerotier_one_answered_it(api: Api) -> None:
+    address = api.member.node.status().address
+    networks = dict.fromkeys(VECTORS["networks"], "")
+    status, made = api.ask("POST", "/controller/network", {})
+    assert status == 200
+    networks[VECTORS["networks"][0]] = made["id"]
+    peer = api.member.node.peers()[0].address
+    for request in VECTORS["requests"]:
+        path = request["path"].replace("778cde7190", peer)
+        for theirs, ours in networks.items():
+            path = path.replace(theirs, ours or theirs)
+        path = path.replace(VECTORS["address"], address)
+        token = "wrong" if request["status"] == 401 else None if path == "/health" else ""
+        status, answer = api.ask(request["method"], path, request["sent"], token)
+        assert status == request["status"], (request["method"], path, answer)
+        if isinstance(answer, dict) and request["path"].endswith("______") and status == 200:
+            networks[VECTORS["networks"][1]] = answer["id"]
+        same_form(request["answer"], answer, f"{request['method']} {request['path']}")
+
+
+def test_what_is_set_by_it_is_acted_on_and_kept(api: Api, overlay: Overlay) -> None:
+    status, network = api.ask("POST", f"/network/{overlay.nwid}", {"allowManaged": False, "allowDefault": True})
+    assert status == 200 and network["allowDefault"] and not network["allowManaged"]
+    until(lambda: api.ask("GET", f"/network/{overlay.nwid}")[1]["status"] == "OK")
+    assert api.ask("GET", f"/network/{overlay.nwid}")[1]["assignedAddresses"] == []
+    assert api.member.node.ips() == []
+    api.ask("POST", f"/network/{overlay.nwid}", {"allowManaged": True})
+    until(lambda: api.member.node.ips())
+    kept = (api.member.state / f"zerotier/networks.d/{overlay.nwid}.local.conf").read_text()
+    assert "allowDefault=1\n" in kept and "allowManaged=1\n" in kept
+    assert api.ask("POST", "/config/settings", {"portMappingEnabled": True}) == (200, {})
+    assert api.ask("GET", "/config")[1] == {"settings": {"portMappingEnabled": True}}
+    assert api.ask("DELETE", f"/network/{overlay.nwid}") == (200, {"result": True})
+
+
+def test_what_is_no_use_is_refused_and_named(api: Api, overlay: Overlay) -> None:
+    status, made = api.ask("POST", "/controller/network", {})
+    network = f"/controller/network/{made['id']}"
+    for path, body, named in (
+        (network, b"{", "not JSON"),
+        (network, b"[" * 100_000, "not JSON"),
+        (network, [1], "object"),
+        (network, {"mtu": "large"}, "mtu"),
+        (network, {"routes": [{"target": "nowhere"}]}, "target"),
+        (network, {"rules": [{"type": "MATCH_NOTHING"}]}, "MATCH_NOTHING"),
+        (f"{network}/member/0123456789", {"authorized": "yes"}, "authorized"),
+        (f"{network}/member/0123456789", {"ipAssignments": ["x"]}, "ipAssignments"),
+        (f"/network/{made['id']}", {"allowManaged": 1}, "allowManaged"),
+        ("/moon/1234567890", {"seed": "moon"}, "seed"),
+    ):
+        status, answer = api.ask("POST", path, body)
+        assert status == 400 and named in answer["description"], (path, body, answer)
+    assert api.ask("POST", network, {"name": "x" * (2 << 20)})[0] == 413
+    for secret in (None, "wrong", api.token + "x"):
+        assert api.ask("POST", network, {"name": "taken"}, secret) == (401, {})
+    assert api.ask("GET", network)[1]["name"] == ""
+    assert api.ask("GET", f"/status?auth={api.token}", token=None)[0] == 200
+    assert {
+        path.name: path.stat().st_mode & 0o777 for path in (api.member.state / "zerotier").glob("*token.secret")
+    } == {
+        "authtoken.secret": 0o600,
+        "metricstoken.secret": 0o600,
+    }
+
+
+def test_ready_when_the_networks_can_be_used(api: Api, overlay: Overlay) -> None:
+    def asked(path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=20)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    assert asked("/healthz") == (200, "ok\n")
+    assert asked("/readyz") == (200, "ok\n")
+    status, reason = asked("/readyz?network=1234567890abcdef")
+    assert status == 503 and "not joined" in reason
+    api.member.node.join("1234567890abcdef")
+    status, reason = asked("/readyz")
+    assert status == 503 and "1234567890abcdef" in reason
+    api.member.node.leave("1234567890abcdef")
+
+
+def test_beyond_loopback_it_wants_tls(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ztnode", "serve", "--state", str(tmp_path), "--unlisted", "--port", "0"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for address, reason in (("0.0.0.0:1", "--tls-cert"), (f"127.0.0.1:{port}", "in use"), ("nowhere", "nowhere")):
+            done = subprocess.run([*command, "--api", address], capture_output=True, text=True, timeout=90, check=False)
+            assert done.returncode != 0
+            last = done.stderr.strip().splitlines()[-1]
+            assert reason in last and "Traceback" not in done.stderr, done.stderr

@@ -1,0 +1,156 @@
+"""The few HTTP requests that logging in takes: a browser that comes back, a token that is handed in.
+
+Bounded for strangers: so many connections, one request on each, a short time and a small body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl, urlsplit
+
+if TYPE_CHECKING:
+    import h11
+
+PATIENCE: Final = 10.0
+"""Seconds for a request to come."""
+MAX_CONNECTIONS: Final = 64
+MAX_BODY: Final = 65536
+MAX_FIELDS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``fields``: those of the query of a GET, of the form of a POST."""
+
+    method: str
+    path: str
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``content_type``: of ``body``, which is sent as UTF-8."""
+
+    status: int
+    content_type: str
+    body: str
+
+
+class SmallWebServer:
+    """Calls ``answer`` with each request."""
+
+    def __init__(self, answer: Callable[[Request], Awaitable[Answer]]) -> None:
+        self._answer = answer
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def port(self) -> int | None:
+        """Where it listens; None: nowhere."""
+        return int(self._servers[0].sockets[0].getsockname()[1]) if self._servers else None
+
+    async def open(self, hosts: Sequence[str], port: int) -> None:
+        """Listen. Raises OSError where the first of ``hosts`` cannot be listened on; others may not exist here."""
+        for host in hosts:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            try:
+                listener = socket.create_server((host, self.port or port), family=family)
+            except OSError:
+                if not self._servers:
+                    raise
+                continue
+            self._servers.append(await asyncio.start_server(self._connected, sock=listener, limit=MAX_BODY))
+
+    async def close(self) -> None:
+        """Listen no more. Whoever is being answered gets the answer."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+
+    def abort(self) -> None:
+        """Break off what is under way, too."""
+        for task in self._connections:
+            task.cancel()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            if len(self._connections) < MAX_CONNECTIONS:
+                self._connections.add(task)
+                await self._converse(reader, writer)
+        except (TimeoutError, OSError, asyncio.CancelledError):
+            writer.transport.abort()
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        import h11
+
+        connection = h11.Connection(h11.SERVER)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                request = await _receive(connection, reader)
+        except h11.RemoteProtocolError as error:
+            answer = Answer(error.error_status_hint, "text/plain", "this is no request that can be answered here\n")
+        else:
+            if request is None:
+                return
+            answer = await self._answer(request)
+        body = answer.body.encode()
+        headers = [
+            ("Content-Type", f"{answer.content_type}; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("Referrer-Policy", "no-referrer"),  # the address of the page holds the code
+            ("Connection", "close"),
+        ]
+        with contextlib.suppress(h11.LocalProtocolError):
+            for event in (
+                h11.Response(status_code=answer.status, headers=headers),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                writer.write(connection.send(event) or b"")
+        async with asyncio.timeout(PATIENCE):
+            await writer.drain()
+
+
+async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
+    """One request; None where the client said nothing. Raises h11.RemoteProtocolError, OSError."""
+    import h11
+
+    head: h11.Request | None = None
+    body = b""
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await reader.read(MAX_BODY))
+        elif isinstance(event, h11.Request):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > MAX_BODY:
+                raise h11.RemoteProtocolError("the body is too long", error_status_hint=413)
+        elif head is not None and isinstance(event, h11.EndOfMessage):
+            return _parse(head, body)
+        else:
+            return None
+
+
+def _parse(head: h11.Request, body: bytes) -> Request:
+    import h11
+
+    try:
+        target = urlsplit(head.target.decode("ascii"))
+        text = body.decode("ascii") if head.method == b"POST" else target.query
+        fields = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError:
+        raise h11.RemoteProtocolError("the request cannot be read") from None
+    return Request(head.method.decode("ascii"), target.path, fields)
