@@ -21,17 +21,9 @@ from ztnode.embedded import EmbeddedMember
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/service_api.json").read_text())
 
-VARIES = frozenset(
-    """
-    address allowGlobal allowTcpFallbackRelay assignedAddresses broadcastEnabled clock creationTime default homeDir id
-    identity lastAuthorizedTime lastDeauthorizedTime latency listeningOn mac multicastSubscriptions name netconfRevision
-    networkCount nwid online paths planetWorldId planetWorldTimestamp portDeviceName portMappingEnabled primaryPort
-    publicIdentity revision routes secondaryPort status surfaceAddresses tertiaryPort version versionMajor versionMinor
-    versionRev
-    """.split()
-)
-"""Depends on the node, its network or its host; the type is compared all the same. (``allowGlobal`` is true here and
-``portDeviceName`` always "ztnode": docs/CONTROLLER.md.)"""
+VARIES = frozenset(VECTORS["varies"])
+"""Depends on the node, its network or its host; the type is compared all the same. (``allowGlobal`` is true here,
+``portDeviceName`` always "ztnode", and ``rulesSource`` kept: docs/CONTROLLER.md.)"""
 OWN = {"ephemeral", "ephemeralMembers", "ephemeralTimeout", "ssoConfig", "ssoNonce", "ssoSubject"}
 """What is said here beside."""
 
@@ -89,6 +81,7 @@ def test_each_request_is_answered_as_zerotier_one_answered_it(api: Api) -> None:
     status, made = api.ask("POST", "/controller/network", {})
     assert status == 200
     networks[VECTORS["networks"][0]] = made["id"]
+    assert api.ask("POST", f"/network/{made['id']}", {})[0] == 200
     peer = api.member.node.peers()[0].address
     for request in VECTORS["requests"]:
         path = request["path"].replace("778cde7190", peer)
@@ -101,6 +94,7 @@ def test_each_request_is_answered_as_zerotier_one_answered_it(api: Api) -> None:
         if isinstance(answer, dict) and request["path"].endswith("______") and status == 200:
             networks[VECTORS["networks"][1]] = answer["id"]
         same_form(request["answer"], answer, f"{request['method']} {request['path']}")
+    api.ask("DELETE", f"/network/{made['id']}")
 
 
 def test_what_is_set_by_it_is_acted_on_and_kept(api: Api, overlay: Overlay) -> None:
@@ -126,7 +120,7 @@ def test_what_is_no_use_is_refused_and_named(api: Api, overlay: Overlay) -> None
         (network, b"[" * 100_000, "not JSON"),
         (network, [1], "object"),
         (network, {"mtu": "large"}, "mtu"),
-        (network, {"routes": [{"target": "nowhere"}]}, "target"),
+        (network, {"routes": [{"target": "nowhere"}]}, "routes"),
         (network, {"rules": [{"type": "MATCH_NOTHING"}]}, "MATCH_NOTHING"),
         (f"{network}/member/0123456789", {"authorized": "yes"}, "authorized"),
         (f"{network}/member/0123456789", {"ipAssignments": ["x"]}, "ipAssignments"),

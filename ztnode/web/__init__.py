@@ -1,5 +1,5 @@
 """HTTP: the local service API of ZeroTier One, so that its tools and user interfaces work with this node.
 
-aiohttp serves it, which runs in a loop that is not its own and leaves signals alone (uvicorn takes them). It is the
-extra ``ztnode[web]`` and is imported only when an address is given.
+Starlette routes and uvicorn serves, with httptools: zerotier-cli sends no Host, at which h11 and aiohttp stop. They are
+the extra ``ztnode[web]`` and are imported only when an address is given.
 """

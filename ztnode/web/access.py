@@ -7,11 +7,13 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ztnode.controller import ControllerError
-from ztnode.web.answers import answer, refusal
+from ztnode.web.answers import Refused, answer, refusal
 
 log = logging.getLogger(__name__)
 
@@ -20,35 +22,52 @@ OPEN: Final = frozenset(("/health", "/healthz", "/readyz"))
 METRICS: Final = "/metrics"
 
 
-def guard(token: str, metrics_token: str) -> Middleware:
+def _answer_failure(_request: Request, error: Exception) -> Response:
+    match error:
+        case Refused():
+            return error.answer
+        case ControllerError():
+            return refusal(400, str(error))
+        case OSError():
+            return refusal(507, error.strerror or str(error))
+        case HTTPException():  # of the router: no such path, or not by this method, which is one thing to the reference
+            return answer(None, 404 if error.status_code == 405 else error.status_code)
+        case _:
+            return refusal(500, "an error of the node's own, which its log has")
+
+
+FAILURES: Final = dict.fromkeys((Refused, ControllerError, OSError, HTTPException, Exception), _answer_failure)
+"""For the application's ``exception_handlers``."""
+
+
+class Guard:
     """Lets through who shows the token, as X-ZT1-Auth, as bearer or as ``auth`` in the query (OneService.cpp,
     ``authCheck``); the metrics' own token opens those alone. Others get 401 and nothing of theirs is read."""
 
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        allowed = (token, metrics_token) if request.path == METRICS else (token,)
-        if request.path not in OPEN and not _shows(request, allowed):
-            return answer({}, 401)
+    def __init__(self, app: ASGIApp, token: str, metrics_token: str) -> None:
+        self._app = app
+        self._token = token
+        self._metrics_token = metrics_token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            return
+        request = Request(scope)
+        allowed = (self._token, self._metrics_token) if request.url.path == METRICS else (self._token,)
+        if request.url.path not in OPEN and not _shows(request, allowed):
+            await answer({}, 401)(scope, receive, send)
+            return
         try:
-            return await handler(request)
-        except web.HTTPException as error:
-            # What the router says: no such path, or not by this method; the reference has one answer for both.
-            return answer(None, 404 if error.status == 405 else error.status)
-        except ControllerError as error:
-            return refusal(400, str(error))
-        except OSError as error:
-            return refusal(507 if error.errno is not None else 500, error.strerror or str(error))
-        except Exception:
-            log.exception("%s %s", request.method, request.path)
-            return refusal(500, "an error of the node's own, which its log has")
-
-    return check
+            await self._app(scope, receive, send)
+        except Exception:  # answered already
+            log.exception("%s %s", request.method, request.url.path)
 
 
-def _shows(request: web.Request, allowed: Sequence[str]) -> bool:
+def _shows(request: Request, allowed: Sequence[str]) -> bool:
     given = request.headers.get("X-ZT1-Auth")
     if given is None:
-        given = request.query.get("auth")
+        given = request.query_params.get("auth")
     if given is None:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":

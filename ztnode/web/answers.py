@@ -5,44 +5,52 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from aiohttp import web
+from starlette.requests import Request
+from starlette.responses import Response
 
 MAX_BODY: Final = 1 << 20
 """Bytes: as much as a controller's document may have."""
 
 
-class BadRequest(web.HTTPBadRequest):
+class Refused(Exception):
     """The client's fault, with one line that says which field and what is wrong with it."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(body=_encode({"error": 400, "description": reason}), content_type="application/json")
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.answer = refusal(status, reason)
 
 
-def answer(value: Any, status: int = 200) -> web.Response:
+def bad(reason: str) -> Refused:
+    """400."""
+    return Refused(400, reason)
+
+
+def answer(value: Any, status: int = 200) -> Response:
     """``value`` as JSON with sorted keys; None: no body."""
     if value is None:
-        return web.Response(status=status)
-    return web.Response(body=_encode(value), status=status, content_type="application/json")
+        return Response(status_code=status)
+    body = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return Response(body, status, media_type="application/json")
 
 
-def refusal(status: int, reason: str) -> web.Response:
+def refusal(status: int, reason: str) -> Response:
     """One line for a person, in the form of the reference's exception handler."""
     return answer({"error": status, "description": reason}, status)
 
 
-async def read_object(request: web.Request) -> dict[str, Any]:
-    """The JSON object in the body; none is an empty one. Raises BadRequest, HTTPRequestEntityTooLarge."""
-    body = await request.read()
+async def read_object(request: Request) -> dict[str, Any]:
+    """The JSON object in the body; none is an empty one. Raises Refused."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY:
+            raise Refused(413, f"the body is longer than {MAX_BODY} bytes")
     if not body.strip():
         return {}
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is not JSON: {error}") from None
+        raise bad(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise BadRequest("the body is not a JSON object")
+        raise bad("the body is not a JSON object")
     return value
-
-
-def _encode(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

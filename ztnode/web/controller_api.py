@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from aiohttp import web
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from ztnode.controller.documents import (
     DEFAULT_CREDENTIAL_WINDOW,
@@ -23,7 +25,7 @@ from ztnode.controller.documents import (
 from ztnode.node.administration import Administration
 from ztnode.node.wall_clock import wall_clock
 from ztnode.web.answers import answer, read_object
-from ztnode.web.service_api import ADDRESS, NETWORK
+from ztnode.web.service_api import ADDRESS, CHANGE, DELETE, NETWORK
 from ztnode.wire.address import format_address, format_nwid
 
 API_VERSION: Final = 4
@@ -52,41 +54,35 @@ class ControllerApi:
 
     def __init__(self, administration: Administration, address: int) -> None:
         self._admin = administration
-        self._address = format_address(address)
+        self._address = address
 
-    def routes(self) -> list[web.RouteDef]:
-        """For ``Application.add_routes``."""
+    def routes(self) -> list[Route]:
+        """For the application."""
         return [
-            web.get("/controller", self.controller),
-            web.get("/controller/network", self.networks),
-            web.get("/unstable/controller/network", self.networks_whole),
-            web.get(f"/unstable/controller/network/{NETWORK}/member", self.members_whole),
-            web.get(f"/controller/network/{NETWORK}", self.network),
-            web.delete(f"/controller/network/{NETWORK}", self.delete_network),
-            web.get(f"/controller/network/{NETWORK}/member", self.members),
-            web.get(f"/controller/network/{NETWORK}/member/{ADDRESS}", self.member),
-            web.delete(f"/controller/network/{NETWORK}/member/{ADDRESS}", self.delete_member),
-            *(
-                way(path, handler)
-                for path, handler in (
-                    ("/controller/network", self.create_network),
-                    (f"/controller/network/{ADDRESS}______", self.create_network),
-                    (f"/controller/network/{NETWORK}", self.update_network),
-                    (f"/controller/network/{NETWORK}/member/{ADDRESS}", self.update_member),
-                )
-                for way in (web.post, web.put)
-            ),
+            Route("/controller", self.controller),
+            Route("/controller/network", self.networks),
+            Route("/controller/network", self.create_network, methods=CHANGE),
+            Route(f"/controller/network/{ADDRESS}______", self.create_network, methods=CHANGE),
+            Route(f"/controller/network/{NETWORK}", self.network),
+            Route(f"/controller/network/{NETWORK}", self.update_network, methods=CHANGE),
+            Route(f"/controller/network/{NETWORK}", self.delete_network, methods=DELETE),
+            Route(f"/controller/network/{NETWORK}/member", self.members),
+            Route(f"/controller/network/{NETWORK}/member/{ADDRESS}", self.member),
+            Route(f"/controller/network/{NETWORK}/member/{ADDRESS}", self.update_member, methods=CHANGE),
+            Route(f"/controller/network/{NETWORK}/member/{ADDRESS}", self.delete_member, methods=DELETE),
+            Route("/unstable/controller/network", self.networks_whole),
+            Route(f"/unstable/controller/network/{NETWORK}/member", self.members_whole),
         ]
 
-    async def controller(self, _request: web.Request) -> web.Response:
+    async def controller(self, _request: Request) -> Response:
         return answer({"controller": True, "apiVersion": API_VERSION, "clock": wall_clock(), "databaseReady": True})
 
     # Networks
 
-    async def networks(self, _request: web.Request) -> web.Response:
+    async def networks(self, _request: Request) -> Response:
         return answer([format_nwid(network.nwid) for network in self._admin.networks()])
 
-    async def networks_whole(self, _request: web.Request) -> web.Response:
+    async def networks_whole(self, _request: Request) -> Response:
         shown = []
         for network in self._admin.networks():
             total, authorized = self._admin.count_members(network.nwid)
@@ -94,24 +90,24 @@ class ControllerApi:
             shown.append({**network_json(network), "meta": meta})
         return answer({"data": shown, "meta": {"networkCount": len(shown)}})
 
-    async def network(self, request: web.Request) -> web.Response:
+    async def network(self, request: Request) -> Response:
         network = self._network(request)
         return answer(None, 404) if network is None else answer(network_json(network))
 
-    async def create_network(self, request: web.Request) -> web.Response:
-        if request.match_info.get("address", self._address).lower() != self._address:
+    async def create_network(self, request: Request) -> Response:
+        if request.path_params.get("address", self._address) != self._address:
             return answer(None, 400)
         settings = _taken(await read_object(request), NETWORK_SETTINGS | NETWORK_KEPT)
         return answer(network_json(self._admin.create_network(settings)))
 
-    async def update_network(self, request: web.Request) -> web.Response:
+    async def update_network(self, request: Request) -> Response:
         settings = _taken(await read_object(request), NETWORK_SETTINGS | NETWORK_KEPT)
-        nwid = int(request.match_info["nwid"], 16)
+        nwid = request.path_params["nwid"]
         if self._network(request) is None:
             return answer(network_json(self._admin.create_network(settings, nwid)))
         return answer(network_json(self._admin.update_network(nwid, settings)))
 
-    async def delete_network(self, request: web.Request) -> web.Response:
+    async def delete_network(self, request: Request) -> Response:
         network = self._network(request)
         if network is None:
             return answer(None, 404)
@@ -120,14 +116,14 @@ class ControllerApi:
 
     # Members
 
-    async def members(self, request: web.Request) -> web.Response:
+    async def members(self, request: Request) -> Response:
         network = self._network(request)
         if network is None:
             return answer(None, 404)
         members = self._admin.members(network.nwid)
         return answer({format_address(member.address): member.revision for member in members})
 
-    async def members_whole(self, request: web.Request) -> web.Response:
+    async def members_whole(self, request: Request) -> Response:
         network = self._network(request)
         if network is None:
             return answer(None, 404)
@@ -135,34 +131,34 @@ class ControllerApi:
         shown = [member_json(member) for member in self._admin.members(network.nwid)]
         return answer({"data": shown, "meta": {"totalCount": total, "authorizedCount": authorized}})
 
-    async def member(self, request: web.Request) -> web.Response:
+    async def member(self, request: Request) -> Response:
         member = self._member(request)
         return answer(None, 404) if member is None else answer(member_json(member))
 
-    async def update_member(self, request: web.Request) -> web.Response:
+    async def update_member(self, request: Request) -> Response:
         settings = _taken(await read_object(request), MEMBER_SETTINGS | MEMBER_KEPT)
         network = self._network(request)
         if network is None:
             return answer(None, 404)
-        address = int(request.match_info["address"], 16)
+        address = request.path_params["address"]
         return answer(member_json(self._admin.update_member(network.nwid, address, settings)))
 
-    async def delete_member(self, request: web.Request) -> web.Response:
+    async def delete_member(self, request: Request) -> Response:
         member = self._member(request)
         if member is None:
             return answer(None, 404)
         self._admin.delete_member(member.nwid, member.address)
         return answer(member_json(member))
 
-    def _network(self, request: web.Request) -> ControlledNetwork | None:
+    def _network(self, request: Request) -> ControlledNetwork | None:
         try:
-            return self._admin.network(int(request.match_info["nwid"], 16))
+            return self._admin.network(request.path_params["nwid"])
         except KeyError:
             return None
 
-    def _member(self, request: web.Request) -> ControlledMember | None:
+    def _member(self, request: Request) -> ControlledMember | None:
         try:
-            return self._admin.member(int(request.match_info["nwid"], 16), int(request.match_info["address"], 16))
+            return self._admin.member(request.path_params["nwid"], request.path_params["address"])
         except KeyError:
             return None
 

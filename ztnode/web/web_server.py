@@ -6,35 +6,33 @@ import asyncio
 import contextlib
 import ipaddress
 import json
-import logging
+import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from aiohttp import web
+import uvicorn
+from starlette.applications import Starlette
 
 from ztclient.forms import format_host_port, split_host_port
 from ztnode.atomic_file import write_atomically
 from ztnode.control.token import load_or_create
 from ztnode.node.node import Node
-from ztnode.web.access import guard
+from ztnode.web.access import FAILURES, Guard
 from ztnode.web.answers import MAX_BODY
 from ztnode.web.options import WebOptions
 from ztnode.web.service_api import ServiceApi
-
-log = logging.getLogger(__name__)
 
 TOKEN: Final = "authtoken.secret"
 METRICS_TOKEN: Final = "metricstoken.secret"
 PORT_FILE: Final = "zerotier-one.port"
 """In the home: where zerotier-cli looks for them."""
 MAX_CONNECTIONS: Final = 256
-"""Open at a time; whoever comes then is hung up on."""
-MAX_HEADER: Final = 8190
-KEEP_ALIVE: Final = 20.0
+"""At a time; whoever comes then gets 503."""
+KEEP_ALIVE: Final = 20
 """Seconds that a connection may rest between requests."""
-STOP_GRACE: Final = 0.5
+STOP_GRACE: Final = 1
 
 
 class LocalConf:
@@ -76,40 +74,57 @@ async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[
         )
     # zerotier-cli sends what the file holds as it is, the end of a line too.
     token, metrics_token = (load_or_create(home / name, end="") for name in (TOKEN, METRICS_TOKEN))
-    app = web.Application(middlewares=[guard(token, metrics_token)], client_max_size=MAX_BODY, logger=log)
-    app.add_routes(ServiceApi(node, LocalConf(node, home)).routes())
+    routes = ServiceApi(node, LocalConf(node, home)).routes()
     if node.administration is not None:
         from ztnode.web.controller_api import ControllerApi
 
-        app.add_routes(ControllerApi(node.administration, node.status().address).routes())
-    runner = web.AppRunner(app, handle_signals=False, access_log=None, keepalive_timeout=KEEP_ALIVE)
-    await runner.setup()
-    try:
-        server = await asyncio.get_running_loop().create_server(_bounded(runner), host, port, ssl=context)
+        routes += ControllerApi(node.administration, node.status().address).routes()
+    app = Starlette(routes=routes, exception_handlers=FAILURES)
+    config = uvicorn.Config(
+        Guard(app, token, metrics_token),
+        http="httptools",  # h11 has no answer for requests without Host, which zerotier-cli sends
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=STOP_GRACE,
+    )
+    config.load()
+    config.ssl = context
+    with _bound(host, port) as sock:
+        write_atomically(home / PORT_FILE, str(sock.getsockname()[1]).encode(), mode=0o644)
+        server = _Server(config)
+        running = asyncio.create_task(server.serve([sock]))
         try:
-            bound = server.sockets[0].getsockname()[1]
-            write_atomically(home / PORT_FILE, str(bound).encode(), mode=0o644)
-            yield f"{'http' if context is None else 'https'}://{format_host_port(host, bound)}"
+            scheme = "http" if context is None else "https"
+            yield f"{scheme}://{format_host_port(host, sock.getsockname()[1])}"
         finally:
-            server.close()
-    finally:
-        await runner.cleanup()
+            server.should_exit = True
+            await running
 
 
-def _bounded(runner: web.AppRunner) -> Any:
-    """The runner's protocol for each connection, up to MAX_CONNECTIONS."""
-    serve = runner.server
-    assert serve is not None
-
-    def connect() -> asyncio.Protocol:
-        return serve() if len(serve.connections) < MAX_CONNECTIONS else _HangUp()
-
-    return connect
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the node's."""
+        yield
 
 
-class _HangUp(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+def _bound(host: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"--api {format_host_port(host, port)}: {error.strerror}") from None
+        raise
+    return sock
 
 
 def _tls(options: WebOptions) -> ssl.SSLContext | None:

@@ -382,6 +382,8 @@ def build_rule_json(rule: Rule) -> dict[str, Any]:
         return {"type": "UNKNOWN", "number": rule.type, "value": _raw(rule).hex(), **flags}
     codec = _CODECS.get(rule.type)
     fields = codec.build_json(rule.value) if codec is not None else {}
+    if name.startswith("ACTION_") and not rule.negate and not rule.alternative:
+        flags = {}  # they mean nothing there, and the reference shows none
     return {"type": name.replace("MATCH_INTEGER", "INTEGER"), **fields, **flags}
 
 
