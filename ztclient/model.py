@@ -55,6 +55,9 @@ class Network:
     authentication_url: str
     from_cache: bool
     """True while the configuration is the one kept on disk and the controller has not confirmed it yet."""
+    clock_offset: float | None = None
+    """Seconds by which the controller's clock was ahead of this node's when the last configuration came; None: none
+    has come since the node started."""
 
     @property
     def ready(self) -> bool:
@@ -208,6 +211,7 @@ def network(message: pb.Network) -> Network:
         revision=message.revision,
         authentication_url=message.authentication_url,
         from_cache=message.from_cache,
+        clock_offset=times.seconds(message.clock_offset) if message.HasField("clock_offset") else None,
     )
 
 

@@ -27,6 +27,8 @@ from ztnode.cli.common import (
 from ztnode.wire.address import format_address, parse_address
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from ztclient.controller import Controller, ControllerMember, ControllerNetwork, MemberSettings, NetworkSettings
 
 MAX_RULES_FILE = 1 << 20
@@ -44,6 +46,12 @@ class ZeroTierAddress(Parameter[str]):
             return format_address(parse_address(value.strip()))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """See click.ParamType."""
+        from ztnode.cli import completion
+
+        return completion.members(ctx, incomplete)
 
 
 ADDRESS = ZeroTierAddress()
@@ -102,7 +110,7 @@ def network_options(command: _Command) -> _Command:
         ),
         click.option(
             "--ephemeral-timeout",
-            type=click.FloatRange(120, 30 * 86400),
+            type=click.IntRange(120, 30 * 86400),
             metavar="SECONDS",
             help="Forget ephemeral members that are not heard for so long. [default: 900]",
         ),

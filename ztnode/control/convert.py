@@ -147,6 +147,7 @@ def network(info: NetworkInfo) -> pb.Network:
         revision=info.revision,
         authentication_url=info.authentication_url,
         from_cache=info.from_cache,
+        clock_offset=None if info.clock_offset is None else times.duration(info.clock_offset),
     )
 
 

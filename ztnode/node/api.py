@@ -52,6 +52,9 @@ class NetworkInfo:
     """True while the configuration is the one kept on disk, not yet confirmed by the controller."""
     multicast_limit: int = 32
     """Members that one multicast frame reaches at most; 0: there is no multicast."""
+    clock_offset: float | None = field(default=None, compare=False)
+    """Seconds by which the controller's clock was ahead of this host's when the last configuration came; None: none has
+    come since the start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ from ztnode.vl1 import (
     Vl1Config,
 )
 from ztnode.vl1.trusted_paths import TrustedNetwork
-from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
+from ztnode.vl2 import ConfigStored, NetworkChanged, NetworkSnapshot, Vl2
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
@@ -501,10 +501,13 @@ class Node:
 
     def status(self) -> NodeStatus:
         """See NodeApi."""
+        to_stack, from_stack = self._supervisor.traffic()
         counters = {
             **snapshots.prefixed("vl1", self._vl1.counters),
             **snapshots.prefixed("vl2", self._vl2.counters),
             **snapshots.prefixed("worker", self._supervisor.counters),
+            "worker.bytes_to_worker": to_stack,
+            "worker.bytes_from_worker": from_stack,
             "transport.drop_send": self._send_drops,
         }
         if self.controller is not None:
@@ -524,6 +527,10 @@ class Node:
             identity_conflict=self._conflict(),
         )
 
+    @staticmethod
+    def _network_info(snapshot: NetworkSnapshot) -> NetworkInfo:
+        return snapshots.network(snapshot, time.monotonic(), wall_clock())
+
     def _conflict(self) -> str:
         """What is wrong with our identity, and what to do about it."""
         if self._collided:
@@ -537,12 +544,12 @@ class Node:
 
     def networks(self) -> Sequence[NetworkInfo]:
         """See NodeApi."""
-        return [snapshots.network(network) for network in self._vl2.networks()]
+        return [self._network_info(network) for network in self._vl2.networks()]
 
     def network(self, nwid: int) -> NetworkInfo | None:
         """See NodeApi."""
         snapshot = self._vl2.network(nwid)
-        return None if snapshot is None else snapshots.network(snapshot)
+        return None if snapshot is None else self._network_info(snapshot)
 
     def peers(self) -> Sequence[PeerInfo]:
         """See NodeApi."""

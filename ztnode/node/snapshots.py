@@ -11,14 +11,20 @@ from ztnode.vl2 import NetworkSnapshot
 from ztnode.wire.endpoint import format_endpoint
 from ztnode.wire.world import World
 
+_MOST_SECONDS = 1e10
+
 
 def prefixed(layer: str, counters: Mapping[str, int]) -> dict[str, int]:
     """Counters with the layer's name in front of each."""
     return {f"{layer}.{name}": count for name, count in sorted(counters.items())}
 
 
-def network(snapshot: NetworkSnapshot) -> NetworkInfo:
-    """One joined network."""
+def network(snapshot: NetworkSnapshot, now: float, wall: int) -> NetworkInfo:
+    """One joined network. ``now``: monotonic seconds; ``wall``: Unix milliseconds."""
+    offset = None
+    if snapshot.received_at is not None:
+        offset = snapshot.issued_at / 1000 - (wall / 1000 - (now - snapshot.received_at))
+        offset = max(-_MOST_SECONDS, min(offset, _MOST_SECONDS))  # a controller can say anything
     return NetworkInfo(
         nwid=snapshot.nwid,
         name=snapshot.name,
@@ -39,6 +45,7 @@ def network(snapshot: NetworkSnapshot) -> NetworkInfo:
         authentication_url=snapshot.authentication_url,
         from_cache=snapshot.from_cache,
         multicast_limit=snapshot.multicast_limit,
+        clock_offset=offset,
     )
 
 
