@@ -57,6 +57,9 @@ class Network:
     """True while the configuration is the one kept on disk and the controller has not confirmed it yet."""
     allow_default: bool = False
     """True where the node follows default routes of the network."""
+    clock_offset: float | None = None
+    """Seconds by which the controller's clock was ahead of this node's when the last configuration came; None: none
+    has come since the node started."""
 
     @property
     def ready(self) -> bool:
@@ -231,6 +234,7 @@ def network(message: pb.Network) -> Network:
         authentication_url=message.authentication_url,
         from_cache=message.from_cache,
         allow_default=message.allow_default,
+        clock_offset=times.seconds(message.clock_offset) if message.HasField("clock_offset") else None,
     )
 
 

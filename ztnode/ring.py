@@ -161,6 +161,11 @@ class Ring:
             self._data.release()
             self._map.close()
 
+    @property
+    def written(self) -> int:
+        """Bytes that the producer has written since the ring was made, headers and padding included."""
+        return self._indices[_HEAD]
+
     # Producer
 
     @property

@@ -337,6 +337,7 @@ class Network(_message.Message):
     AUTHENTICATION_URL_FIELD_NUMBER: _builtins.int
     FROM_CACHE_FIELD_NUMBER: _builtins.int
     ALLOW_DEFAULT_FIELD_NUMBER: _builtins.int
+    CLOCK_OFFSET_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
     """The network id (16 hex digits); its first 10 digits are the controller's address."""
     name: _builtins.str
@@ -374,6 +375,12 @@ class Network(_message.Message):
     def dns_servers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The network's DNS servers (IP)."""
 
+    @_builtins.property
+    def clock_offset(self) -> _duration_pb2.Duration:
+        """By how much the controller's clock was ahead of this node's when the last configuration came, give or take its way
+        here; absent: none has come since the node started.
+        """
+
     def __init__(
         self,
         *,
@@ -393,10 +400,11 @@ class Network(_message.Message):
         authentication_url: _builtins.str = ...,
         from_cache: _builtins.bool = ...,
         allow_default: _builtins.bool = ...,
+        clock_offset: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_offset", b"clock_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "allow_default", b"allow_default", "authentication_url", b"authentication_url", "broadcast", b"broadcast", "detail", b"detail", "dns_domain", b"dns_domain", "dns_servers", b"dns_servers", "from_cache", b"from_cache", "mac", b"mac", "mtu", b"mtu", "name", b"name", "network_id", b"network_id", "private", b"private", "revision", b"revision", "routes", b"routes", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "allow_default", b"allow_default", "authentication_url", b"authentication_url", "broadcast", b"broadcast", "clock_offset", b"clock_offset", "detail", b"detail", "dns_domain", b"dns_domain", "dns_servers", b"dns_servers", "from_cache", b"from_cache", "mac", b"mac", "mtu", b"mtu", "name", b"name", "network_id", b"network_id", "private", b"private", "revision", b"revision", "routes", b"routes", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

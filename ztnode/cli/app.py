@@ -27,6 +27,8 @@ COMMANDS = {
     "whois": "ztnode.cli.network_commands:whois",
     "resolve": "ztnode.cli.network_commands:resolve",
     "status": "ztnode.cli.network_commands:status",
+    "top": "ztnode.cli.top_command:top",
+    "doctor": "ztnode.cli.doctor_command:doctor",
     "orbit": "ztnode.cli.moon_commands:orbit",
     "deorbit": "ztnode.cli.moon_commands:deorbit",
     "moons": "ztnode.cli.moon_commands:moons",

@@ -35,6 +35,8 @@ from ztnode.cli.table import lay_out
 from ztnode.wire.address import format_nwid, parse_nwid
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     import ztclient
 
 P = ParamSpec("P")
@@ -68,6 +70,12 @@ class NetworkId(Parameter[str]):
             return format_nwid(parse_nwid(value.strip()))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """See click.ParamType."""
+        from ztnode.cli import completion
+
+        return completion.networks(ctx, incomplete)
 
 
 class Seconds(click.FloatRange):

@@ -17,7 +17,6 @@ from ztnode.cli.common import (
     NWID,
     Failure,
     Parameter,
-    Seconds,
     example,
     json_option,
     node_option,
@@ -28,6 +27,8 @@ from ztnode.cli.common import (
 from ztnode.wire.address import format_address, parse_address
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from ztclient.controller import (
         Controller,
         ControllerMember,
@@ -52,6 +53,12 @@ class ZeroTierAddress(Parameter[str]):
             return format_address(parse_address(value.strip()))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """See click.ParamType."""
+        from ztnode.cli import completion
+
+        return completion.members(ctx, incomplete)
 
 
 ADDRESS = ZeroTierAddress()
@@ -110,7 +117,7 @@ def network_options(command: _Command) -> _Command:
         ),
         click.option(
             "--ephemeral-timeout",
-            type=Seconds(120, 30 * 86400),
+            type=click.IntRange(120, 30 * 86400),
             metavar="SECONDS",
             help="Forget ephemeral members that are not heard for so long. [default: 900]",
         ),

@@ -149,6 +149,7 @@ def network(info: NetworkInfo) -> pb.Network:
         authentication_url=info.authentication_url,
         from_cache=info.from_cache,
         allow_default=info.settings.allow_default,
+        clock_offset=None if info.clock_offset is None else times.duration(info.clock_offset),
     )
 
 

@@ -59,6 +59,9 @@ class NetworkInfo:
     """Members that one multicast frame reaches at most; 0: there is no multicast."""
     sign_on: SingleSignOn = field(default_factory=SingleSignOn)
     """What a URL is made from where the controller gives none."""
+    clock_offset: float | None = field(default=None, compare=False)
+    """Seconds by which the controller's clock was ahead of this host's when the last configuration came; None: none has
+    come since the start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -517,10 +517,13 @@ class Node:
 
     def status(self) -> NodeStatus:
         """See NodeApi."""
+        to_stack, from_stack = self._supervisor.traffic()
         counters = {
             **snapshots.prefixed("vl1", self._vl1.counters),
             **snapshots.prefixed("vl2", self._vl2.counters),
             **snapshots.prefixed("worker", self._supervisor.counters),
+            "worker.bytes_to_worker": to_stack,
+            "worker.bytes_from_worker": from_stack,
             "transport.drop_send": self._send_drops,
         }
         if self.controller is not None:
@@ -569,7 +572,9 @@ class Node:
         return None if snapshot is None else self._info(snapshot)
 
     def _info(self, snapshot: NetworkSnapshot) -> NetworkInfo:
-        info = snapshots.network(snapshot, self._network_settings.get(snapshot.nwid, DEFAULTS))
+        info = snapshots.network(
+            snapshot, time.monotonic(), wall_clock(), self._network_settings.get(snapshot.nwid, DEFAULTS)
+        )
         return snapshots.with_log_in(info, *self._log_ins.get(snapshot.nwid, ("", "")))
 
     def show_log_in(self, nwid: int, url: str, detail: str) -> None:

@@ -12,14 +12,21 @@ from ztnode.vl2 import NetworkSnapshot
 from ztnode.wire.endpoint import format_endpoint
 from ztnode.wire.world import World
 
+_MOST_SECONDS = 1e10
+
 
 def prefixed(layer: str, counters: Mapping[str, int]) -> dict[str, int]:
     """Counters with the layer's name in front of each."""
     return {f"{layer}.{name}": count for name, count in sorted(counters.items())}
 
 
-def network(snapshot: NetworkSnapshot, settings: NetworkSettings = DEFAULTS) -> NetworkInfo:
-    """One joined network, with as much of its addresses and routes as the user lets it have."""
+def network(snapshot: NetworkSnapshot, now: float, wall: int, settings: NetworkSettings = DEFAULTS) -> NetworkInfo:
+    """One joined network, with as much of its addresses and routes as the user lets it have. ``now``: monotonic
+    seconds; ``wall``: Unix milliseconds."""
+    offset = None
+    if snapshot.received_at is not None:
+        offset = snapshot.issued_at / 1000 - (wall / 1000 - (now - snapshot.received_at))
+        offset = max(-_MOST_SECONDS, min(offset, _MOST_SECONDS))  # a controller can say anything
     return NetworkInfo(
         nwid=snapshot.nwid,
         name=snapshot.name,
@@ -43,6 +50,7 @@ def network(snapshot: NetworkSnapshot, settings: NetworkSettings = DEFAULTS) -> 
         settings=settings,
         multicast_limit=snapshot.multicast_limit,
         sign_on=snapshot.sso,
+        clock_offset=offset,
     )
 
 

@@ -88,6 +88,7 @@ class Supervisor:
         self._ids = itertools.count(1)
         self._turn = itertools.count()
         self._stopping = False
+        self._past_traffic = 0, 0
         self._short_directory: str | None = None
         self._slots = [WorkerSlot(index, self._socket_path(index)) for index in range(workers)]
 
@@ -179,6 +180,7 @@ class Supervisor:
             if loop.time() - born > STEADY_SECONDS:
                 deaths = 0
             groups = slot.process.groups
+            self._past_traffic = _sum(self._past_traffic, slot.process.traffic)
             slot.process = None
             slot.ready.clear()
             for index in groups:
@@ -427,6 +429,14 @@ class Supervisor:
             if not self._captures[index]:
                 del self._captures[index]
 
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of Ethernet frames to and from the stack since the node started, with some 12 more for each frame."""
+        total = self._past_traffic
+        for slot in self._slots:
+            if slot.process is not None:
+                total = _sum(total, slot.process.traffic)
+        return total
+
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Each worker as of its last report, at most a second old while there is traffic."""
         return tuple(
@@ -472,6 +482,10 @@ class Supervisor:
             raise DialError(errno.ECONNRESET, f"{error}; try again") from error
         except TimeoutError as error:
             raise DialError(errno.ETIMEDOUT, f"stack worker {slot.index} does not answer") from error
+
+
+def _sum(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return one[0] + other[0], one[1] + other[1]
 
 
 def _expect(answer: protocol.Answer, kind: type[_A]) -> _A:

@@ -85,6 +85,7 @@ class WorkerProcess:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._cause = ""
         self._rings_open = False
+        self._traffic = 0, 0
         self._lost = asyncio.Event()
 
     @property
@@ -162,6 +163,13 @@ class WorkerProcess:
         self.send(protocol.Stop())
 
     # Frames
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of frames that went to it and that came from it, with some 12 for each frame on the way."""
+        if self._rings_open:
+            self._traffic = self._to_worker.written, self._from_worker.written
+        return self._traffic
 
     def send_frames(self, records: Sequence[Record]) -> int:
         """How many frames found room; none when the worker has ended."""
@@ -280,6 +288,7 @@ class WorkerProcess:
             message = f"the last frames of stack worker {self.index} were not handled"
             self._loop.call_exception_handler({"message": message, "exception": error})
         finally:
+            self._traffic = self._to_worker.written, self._from_worker.written
             self._to_worker.close()
             self._from_worker.close()
 

@@ -558,6 +558,8 @@ class JoinedNetwork:
             groups=self.multicaster.groups,
             members=len(self._members),
             counters=dict(self.forwarding.counters),
+            issued_at=config.timestamp if config else 0,
+            received_at=self._config_received_at if config and not self._from_cache else None,
         )
 
     def _detail(self, status: NetworkStatus) -> str:

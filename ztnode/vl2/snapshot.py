@@ -47,3 +47,7 @@ class NetworkSnapshot:
     members: int = field(compare=False)
     """Other members that this node has been in contact with."""
     counters: dict[str, int] = field(compare=False)
+    issued_at: int = field(default=0, compare=False)
+    """When the controller made the configuration, by its own clock, Unix milliseconds."""
+    received_at: float | None = field(default=None, compare=False)
+    """When that came, monotonic seconds; None: not since the start."""

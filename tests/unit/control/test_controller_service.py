@@ -190,6 +190,16 @@ def test_the_commands(served: Served, capsys: pytest.CaptureFixture[str]) -> Non
     assert "not authorized" not in command("authorise", nwid, MEMBER)
     assert "not authorized" in command("deauthorise", nwid, MEMBER)
     assert "authorise" not in command("--help")
+    shown = command("member", "set", nwid, MEMBER, "--ephemeral", "--name", "job")
+    assert "ephemeral" in shown and "job" in shown and "shut out, ephemeral" in command("members", nwid)
+    assert json.loads(command("member", "show", nwid, MEMBER, "--json"))["ephemeral"] is True
+    assert "setting" in command("member", "set", nwid, MEMBER, code=2)
+    assert (
+        json.loads(command("update", nwid, "--ephemeral-members", "--ephemeral-timeout", "3600", "--json"))[
+            "ephemeral_timeout"
+        ]
+        == 3600
+    )
     command("forget", nwid, MEMBER)
     assert "no member" in command("forget", nwid, MEMBER, code=1)
     assert "setting" in command("update", nwid, code=2)
