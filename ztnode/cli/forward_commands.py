@@ -114,9 +114,9 @@ def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "exposes",
             type=ExposeSpec(),
             multiple=True,
-            metavar="[IP:]PORT:HOST:PORT",
+            metavar="[udp:][IP:]PORT:HOST:PORT",
             help="Listen on the overlay and carry connections to HOST:PORT here, or to unix:PATH; may be given several "
-            "times, with ranges of ports too: -R 8000-8009:127.0.0.1:8000-8009.",
+            "times, with ranges of ports too: -R 8000-8009:127.0.0.1:8000-8009. With udp: datagrams.",
         ),
         click.option(
             "-L",
@@ -124,9 +124,9 @@ def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "forwards",
             type=ForwardSpec(),
             multiple=True,
-            metavar="[ADDR:]PORT:IP:PORT",
+            metavar="[udp:][ADDR:]PORT:IP:PORT",
             help="Listen here, on loopback or ADDR or at unix:PATH, and carry connections over the overlay to IP:PORT; "
-            "may be given several times, with ranges of ports too.",
+            "may be given several times, with ranges of ports too. With udp: datagrams.",
         ),
     ):
         command = option(command)
@@ -139,6 +139,7 @@ def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "ztnode forward 8080 10.121.15.99:5380",
         "curl http://127.0.0.1:8080/",
         "ztnode forward -L 5432:10.121.15.7:5432 -L 8000-8009:10.121.15.8:8000-8009",
+        "ztnode forward -L udp:5353:10.121.15.7:53",
     ),
 )
 @click.argument("local", metavar="[[HOST:]PORT", type=Where("127.0.0.1"), required=False)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ztclient.loopback import reset_on_close
+from ztnode.forwarding.datagram_mappings import UdpExposing, UdpForwarding
 from ztnode.forwarding.local import Crowd, connect, listen, next_connection
 from ztnode.forwarding.mapping import Expose, Forward, LocalAddress, TcpAddress
 from ztnode.forwarding.overlay import Overlay
@@ -21,6 +22,8 @@ WAITING: Final = 256
 """Connections of one mapping that wait for their other half; more stay in the kernel's or the overlay's queue."""
 QUIET_SECONDS: Final = 5.0
 """The same complaint is not told again sooner."""
+LOOKS: Final = 8
+"""Targets that are looked at at a time."""
 AGAIN_SECONDS: Final = 2.0
 """Before a node tries again to listen where it could not."""
 PROXY_PROTOCOLS: Final = {1: build_version_1, 2: build_version_2}
@@ -45,8 +48,20 @@ class Mappings:
         tell servers behind exposes who the peer is, by the PROXY protocol of this version (1 or 2). ``patient``: wait
         for overlay addresses that are not there yet, instead of raising."""
         reports = _Reports(report)
-        self._forwards = [_Forwarding(overlay, mapping, reports) for mapping in forwards]
-        self._exposes = [_Exposing(overlay, mapping, reports, proxy_protocol, patient=patient) for mapping in exposes]
+        # Several hundred dials at once, at a start, would be a flood.
+        looks = asyncio.Semaphore(LOOKS)
+        self._forwards = [
+            UdpForwarding(overlay, mapping, reports.tell)
+            if mapping.udp
+            else _Forwarding(overlay, mapping, reports, None if patient else looks)
+            for mapping in forwards
+        ]
+        self._exposes = [
+            UdpExposing(overlay, mapping, reports.tell, patient=patient)
+            if mapping.udp
+            else _Exposing(overlay, mapping, reports, proxy_protocol, patient=patient)
+            for mapping in exposes
+        ]
 
     async def open(self) -> list[str]:
         """Listen everywhere; a line on each mapping. Raises OSError with one line for a person."""
@@ -73,7 +88,10 @@ class Mappings:
         for forwarding in self._forwards:
             forwarding.close()
         for exposing in self._exposes:
-            await exposing.close()
+            if isinstance(exposing, UdpExposing):
+                exposing.close()
+            else:
+                await exposing.close()
 
 
 class _Reports:
@@ -92,7 +110,9 @@ class _Reports:
 
 
 class _Forwarding:
-    def __init__(self, overlay: Overlay, mapping: Forward, reports: _Reports) -> None:
+    def __init__(self, overlay: Overlay, mapping: Forward, reports: _Reports, looks: asyncio.Semaphore | None) -> None:
+        """``looks``: how many may look at a time whether their target is there; None: not at all."""
+        self._looks = looks
         self._overlay = overlay
         self._mapping = mapping
         self._reports = reports
@@ -112,9 +132,23 @@ class _Forwarding:
     async def run(self) -> None:
         listener = self._listener
         assert listener is not None
-        async with Crowd(WAITING) as crowd:
-            while True:
-                await crowd.take(lambda: next_connection(listener), self._carry)
+        probing = None if self._looks is None else asyncio.create_task(self._probe(self._looks))
+        try:
+            async with Crowd(WAITING) as crowd:
+                while True:
+                    await crowd.take(lambda: next_connection(listener), self._carry)
+        finally:
+            if probing is not None:
+                probing.cancel()
+
+    async def _probe(self, looks: asyncio.Semaphore) -> None:
+        """Whether there is a server at all is better said now than at the first connection."""
+        remote = self._mapping.remote
+        async with looks:
+            try:
+                await self._overlay.drop(await self._overlay.dial(remote.host, remote.port, DIAL_SECONDS))
+            except OSError as error:
+                self._reports.tell(f"{remote}: {error.strerror or error}; there is no server yet")
 
     async def _carry(self, near: socket.socket) -> None:
         remote = self._mapping.remote
