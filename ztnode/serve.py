@@ -55,6 +55,8 @@ class ServeOptions:
     exposes: Sequence[Expose] = ()
     proxy_protocol: int | None = None
     """Version of the PROXY protocol by which servers behind ``exposes`` learn who the peer is."""
+    forwarded_for: bool = False
+    """Whether HTTP servers behind ``exposes`` are told it in X-Forwarded-For."""
     proxy: ProxyOptions | None = None
     gateway: Sequence[str] = ()
     """Networks (CIDR) that members reach through this node, but for ``gateway_excepted``."""
@@ -147,6 +149,7 @@ async def _mapped(options: ServeOptions, node: Node, resolver: Resolver) -> Asyn
         options.exposes,
         log.warning,
         proxy_protocol=options.proxy_protocol,
+        forwarded_for=options.forwarded_for,
         patient=True,
     )
     running: asyncio.Task[None] | None = None

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ztclient.loopback import reset_on_close
 from ztnode.forwarding.datagram_mappings import UdpExposing, UdpForwarding
@@ -17,11 +17,16 @@ from ztnode.forwarding.overlay import Overlay
 from ztnode.node.api import Handoff
 from ztnode.proxy.proxy_protocol import build_version_1, build_version_2
 
+if TYPE_CHECKING:
+    from ztnode.forwarding.reverse_proxy import ReverseProxy
+
 DIAL_SECONDS: Final = 30.0
 WAITING: Final = 256
 """Connections of one mapping that wait for their other half; more stay in the kernel's or the overlay's queue."""
 QUIET_SECONDS: Final = 5.0
 """The same complaint is not told again sooner."""
+CLIENTS: Final = 1024
+"""Connections of one mapping whose requests this process reads."""
 LOOKS: Final = 8
 """Targets that are looked at at a time."""
 AGAIN_SECONDS: Final = 2.0
@@ -42,10 +47,12 @@ class Mappings:
         report: Report,
         *,
         proxy_protocol: int | None = None,
+        forwarded_for: bool = False,
         patient: bool = False,
     ) -> None:
         """``report`` gets one line for a person on what goes wrong, the same one not too often. ``proxy_protocol``:
-        tell servers behind exposes who the peer is, by the PROXY protocol of this version (1 or 2). ``patient``: wait
+        tell servers behind exposes who the peer is, by the PROXY protocol of this version (1 or 2).
+        ``forwarded_for``: tell HTTP servers behind exposes, in each request. ``patient``: wait
         for overlay addresses that are not there yet, instead of raising."""
         reports = _Reports(report)
         # Several hundred dials at once, at a start, would be a flood.
@@ -59,7 +66,7 @@ class Mappings:
         self._exposes = [
             UdpExposing(overlay, mapping, reports.tell, patient=patient)
             if mapping.udp
-            else _Exposing(overlay, mapping, reports, proxy_protocol, patient=patient)
+            else _Exposing(overlay, mapping, reports, proxy_protocol, forwarded_for, patient=patient)
             for mapping in exposes
         ]
 
@@ -163,12 +170,20 @@ class _Forwarding:
 
 class _Exposing:
     def __init__(
-        self, overlay: Overlay, mapping: Expose, reports: _Reports, proxy_protocol: int | None, *, patient: bool
+        self,
+        overlay: Overlay,
+        mapping: Expose,
+        reports: _Reports,
+        proxy_protocol: int | None,
+        forwarded_for: bool,
+        *,
+        patient: bool,
     ) -> None:
         self._overlay = overlay
         self._mapping = mapping
         self._reports = reports
         self._header = None if proxy_protocol is None else PROXY_PROTOCOLS[proxy_protocol]
+        self._http = _http(mapping.local, forwarded_for)
         self._patient = patient
         self._listener: int | None = None
 
@@ -191,7 +206,7 @@ class _Exposing:
     async def run(self) -> None:
         probing = asyncio.create_task(self._probe())
         try:
-            async with Crowd(WAITING) as crowd:
+            async with Crowd(WAITING if self._http is None else CLIENTS) as crowd:
                 while True:
                     try:
                         await self._listen(crowd)
@@ -224,6 +239,9 @@ class _Exposing:
             self._reports.tell(f"{error.strerror or error}: there is no server yet")
 
     async def _carry(self, handoff: Handoff) -> None:
+        if self._http is not None:
+            await self._converse(self._http, handoff)
+            return
         try:
             far = await connect(self._mapping.local)
         except OSError as error:
@@ -240,3 +258,19 @@ class _Exposing:
                 with contextlib.suppress(OSError):
                     await self._overlay.drop(handoff)
                 self._reports.tell(f"{self._mapping.local}: {error.strerror or error}")
+
+    async def _converse(self, http: ReverseProxy, handoff: Handoff) -> None:
+        from ztnode.forwarding.http_service import converse
+
+        try:
+            await converse(http, await self._overlay.fetch(handoff), handoff.remote[0])
+        except OSError as error:
+            self._reports.tell(f"{self._mapping.local}: {error.strerror or error}")
+
+
+def _http(server: LocalAddress, forwarded_for: bool) -> ReverseProxy | None:
+    if not forwarded_for:
+        return None
+    from ztnode.forwarding.reverse_proxy import ReverseProxy, Upstream
+
+    return ReverseProxy(Upstream(server))
