@@ -58,6 +58,8 @@ class ServeOptions:
     exposes: Sequence[Expose] = ()
     proxy_protocol: int | None = None
     """Version of the PROXY protocol by which servers behind ``exposes`` learn who the peer is."""
+    forwarded_for: bool = False
+    """Whether HTTP servers behind ``exposes`` are told it in X-Forwarded-For."""
     proxy: ProxyOptions | None = None
     api: WebOptions | None = None
     gateway: Sequence[str] = ()
@@ -176,6 +178,7 @@ async def _mapped(options: ServeOptions, node: Node, resolver: Resolver) -> Asyn
         options.exposes,
         log.warning,
         proxy_protocol=options.proxy_protocol,
+        forwarded_for=options.forwarded_for,
         patient=True,
     )
     running: asyncio.Task[None] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ import pytest
 from tests.system.harness import PORT, Overlay, content, ipv4
 from ztclient.controller import Controller
 from ztnode.embedded import EmbeddedMember
+
+UDP_PORT = 15353
+"""Of loopback, for the carrier's forward of datagrams."""
 
 
 def free_port() -> int:
@@ -33,6 +37,7 @@ def carrier(overlay: Overlay, server: socket.socket) -> Iterator[tuple[EmbeddedM
     member = overlay.network.add(
         "carrier",
         *("--join", overlay.nwid, "-L", f"{forward}:{overlay.ip}:{PORT}"),
+        *("-L", f"udp:{UDP_PORT}:{overlay.ip}:9090", "-R", f"udp:9091:127.0.0.1:{server.getsockname()[1]}"),
         *("-R", f"7070:127.0.0.1:{server.getsockname()[1]}", "--proxy-protocol", "1", "--proxy", str(proxy)),
     )
     try:
@@ -72,6 +77,29 @@ def test_the_proxy_by_connect_and_in_absolute_form(
     # No network has a route to it, and the node was not told to let the host dial.
     with socket.create_connection(("127.0.0.1", carrier[3]), 30) as connected:
         assert b"not allowed" in page(connected, "http://192.0.2.1/")
+
+
+def test_datagrams_both_ways(
+    overlay: Overlay, carrier: tuple[EmbeddedMember, str, int, int], server: socket.socket
+) -> None:
+    """From two senders each way, whose answers are not mixed up."""
+    with contextlib.ExitStack() as stack:
+        far = stack.enter_context(overlay.alpha.node.open_udp(overlay.ip, 9090))
+        near = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        near.bind(server.getsockname())
+        locals_ = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2)]
+        remotes = [stack.enter_context(overlay.beta.node.open_udp()) for _ in range(2)]
+        for each in (far, near, *locals_, *remotes):
+            each.settimeout(30)
+        for senders, target, listener in ((locals_, ("127.0.0.1", UDP_PORT), far), (remotes, (carrier[1], 9091), near)):
+            for number, sender in enumerate(senders):
+                sender.sendto(b"question %d" % number, target)
+            seen = dict(listener.recvfrom(100) for _ in senders)
+            assert set(seen) == {b"question 0", b"question 1"}
+            for question, where in seen.items():
+                listener.sendto(b"answer to " + question, where)
+            for number, sender in enumerate(senders):
+                assert sender.recvfrom(100)[0] == b"answer to question %d" % number
 
 
 def test_the_expose_names_the_peer_and_passes_its_reset_on(

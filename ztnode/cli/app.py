@@ -37,6 +37,7 @@ COMMANDS = {
     "exec": "ztnode.cli.exec_command:execute",
     "forward": "ztnode.cli.forward_commands:forward",
     "expose": "ztnode.cli.forward_commands:expose",
+    "serve-http": "ztnode.cli.serve_http_command:serve_http",
     "nc": "ztnode.cli.nc_command:nc",
     "proxy": "ztnode.cli.proxy_command:proxy",
     "gateway": "ztnode.cli.gateway_command:gateway",

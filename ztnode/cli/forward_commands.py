@@ -100,8 +100,15 @@ def flat(lists: Iterable[list[T]]) -> list[T]:
 
 
 def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``-L``, ``-R`` and ``--proxy-protocol``: ``forwards`` and ``exposes``, lists of lists, ``proxy_protocol``."""
+    """Add ``-L``, ``-R``, ``--proxy-protocol`` and ``--forwarded-for``: ``forwards`` and ``exposes``, lists of lists,
+    ``proxy_protocol``, ``forwarded_for``."""
     for option in (
+        click.option(
+            "--forwarded-for",
+            is_flag=True,
+            help="Tell HTTP servers behind -R who the peer is: in X-Forwarded-For of each request, in place of what a "
+            "client says there itself.",
+        ),
         click.option(
             "--proxy-protocol",
             type=click.Choice(["1", "2"]),
@@ -114,9 +121,9 @@ def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "exposes",
             type=ExposeSpec(),
             multiple=True,
-            metavar="[IP:]PORT:HOST:PORT",
+            metavar="[udp:][IP:]PORT:HOST:PORT",
             help="Listen on the overlay and carry connections to HOST:PORT here, or to unix:PATH; may be given several "
-            "times, with ranges of ports too: -R 8000-8009:127.0.0.1:8000-8009.",
+            "times, with ranges of ports too: -R 8000-8009:127.0.0.1:8000-8009. With udp: datagrams.",
         ),
         click.option(
             "-L",
@@ -124,9 +131,9 @@ def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "forwards",
             type=ForwardSpec(),
             multiple=True,
-            metavar="[ADDR:]PORT:IP:PORT",
+            metavar="[udp:][ADDR:]PORT:IP:PORT",
             help="Listen here, on loopback or ADDR or at unix:PATH, and carry connections over the overlay to IP:PORT; "
-            "may be given several times, with ranges of ports too.",
+            "may be given several times, with ranges of ports too. With udp: datagrams.",
         ),
     ):
         command = option(command)
@@ -139,6 +146,7 @@ def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "ztnode forward 8080 10.121.15.99:5380",
         "curl http://127.0.0.1:8080/",
         "ztnode forward -L 5432:10.121.15.7:5432 -L 8000-8009:10.121.15.8:8000-8009",
+        "ztnode forward -L udp:5353:10.121.15.7:53",
     ),
 )
 @click.argument("local", metavar="[[HOST:]PORT", type=Where("127.0.0.1"), required=False)
@@ -152,6 +160,7 @@ def forward(
     forwards: tuple[list[Forward], ...],
     exposes: tuple[list[Expose], ...],
     proxy_protocol: str | None,
+    forwarded_for: bool,
 ) -> None:
     """Listen on a local port and carry each connection over the overlay to IP:PORT, until Ctrl-C. -L and -R add more of
     them in the same process; connections that stand go on when it ends."""
@@ -160,12 +169,16 @@ def forward(
         if not isinstance(remote, TcpAddress):
             raise click.UsageError("to which IP:PORT?")
         first = [Forward(local, remote)]
-    _run(node, [*first, *flat(forwards)], flat(exposes), proxy_protocol)
+    _run(node, [*first, *flat(forwards)], flat(exposes), proxy_protocol, forwarded_for)
 
 
 @click.command(
     short_help="Offer local servers on the overlay.",
-    epilog=example("ztnode expose 80 127.0.0.1:8000", "ztnode expose -R 22:127.0.0.1:22 -R 80:unix:/run/web.sock"),
+    epilog=example(
+        "ztnode expose 80 127.0.0.1:8000",
+        "ztnode expose -R 22:127.0.0.1:22 -R 80:unix:/run/web.sock",
+        "ztnode expose --forwarded-for 80 127.0.0.1:8000",
+    ),
 )
 @click.argument("overlay", metavar="[[IP:]PORT", type=Where("", numeric=True), required=False)
 @click.argument("local", metavar="HOST:PORT]", type=Where(None), required=False)
@@ -178,6 +191,7 @@ def expose(
     forwards: tuple[list[Forward], ...],
     exposes: tuple[list[Expose], ...],
     proxy_protocol: str | None,
+    forwarded_for: bool,
 ) -> None:
     """Listen on the overlay and carry each connection to a local server at HOST:PORT (or unix:PATH), until Ctrl-C. -R
     and -L add more of them in the same process; connections that stand go on when it ends."""
@@ -186,17 +200,35 @@ def expose(
         if local is None:
             raise click.UsageError("to which HOST:PORT?")
         first = [Expose(overlay, local)]
-    _run(node, flat(forwards), [*first, *flat(exposes)], proxy_protocol)
+    _run(node, flat(forwards), [*first, *flat(exposes)], proxy_protocol, forwarded_for)
 
 
-def _run(node: ztclient.Node, forwards: list[Forward], exposes: list[Expose], proxy_protocol: str | None) -> None:
+def refuse_two_words(proxy_protocol: str | None, forwarded_for: bool) -> None:
+    """Raises click.UsageError where servers would be told of the peer in two ways."""
+    if proxy_protocol is not None and forwarded_for:
+        raise click.UsageError("--proxy-protocol or --forwarded-for, not both")
+
+
+def _run(
+    node: ztclient.Node,
+    forwards: list[Forward],
+    exposes: list[Expose],
+    proxy_protocol: str | None,
+    forwarded_for: bool,
+) -> None:
     if not forwards and not exposes:
         raise click.UsageError("nothing to carry: give two addresses, -L or -R")
-    asyncio.run(_carry(node, forwards, exposes, None if proxy_protocol is None else int(proxy_protocol)))
+    refuse_two_words(proxy_protocol, forwarded_for)
+    version = None if proxy_protocol is None else int(proxy_protocol)
+    asyncio.run(_carry(node, forwards, exposes, version, forwarded_for))
 
 
 async def _carry(
-    node: ztclient.Node, forwards: list[Forward], exposes: list[Expose], proxy_protocol: int | None
+    node: ztclient.Node,
+    forwards: list[Forward],
+    exposes: list[Expose],
+    proxy_protocol: int | None,
+    forwarded_for: bool,
 ) -> None:
     from ztnode.forwarding.client_overlay import ClientOverlay
     from ztnode.forwarding.mappings import Mappings
@@ -207,6 +239,7 @@ async def _carry(
         exposes,
         lambda text: click.echo(f"ztnode: {printable(text)}", err=True),
         proxy_protocol=proxy_protocol,
+        forwarded_for=forwarded_for,
     )
     try:
         for line in await mappings.open():

@@ -12,7 +12,7 @@ import click
 
 from ztclient.forms import format_host_port
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, example
-from ztnode.cli.forward_commands import flat, mapping_options
+from ztnode.cli.forward_commands import flat, mapping_options, refuse_two_words
 from ztnode.cli.gateway_command import TARGET
 from ztnode.cli.option_sources import ConfigurableCommand, given
 from ztnode.cli.proxy_command import PROXY_ADDRESS
@@ -250,6 +250,7 @@ def serve(
     forwards: tuple[list[Forward], ...],
     exposes: tuple[list[Expose], ...],
     proxy_protocol: str | None,
+    forwarded_for: bool,
     proxy: LocalAddress | None,
     proxy_direct: bool,
     proxy_credentials: Path | None,
@@ -268,6 +269,7 @@ def serve(
 ) -> None:
     """Run a node until Ctrl-C or SIGTERM. The other commands and ztclient talk to it."""
     refuse_contradictions(ctx)
+    refuse_two_words(proxy_protocol, forwarded_for)
     step_aside()
 
     # The node starts processes and none of them uses this one's channels; gRPC's fork handlers would only say on stderr
@@ -307,6 +309,7 @@ def serve(
         forwards=flat(forwards),
         exposes=flat(exposes),
         proxy_protocol=None if proxy_protocol is None else int(proxy_protocol),
+        forwarded_for=forwarded_for,
         proxy=None if not isinstance(proxy, TcpAddress) else ProxyOptions(proxy, proxy_direct, proxy_credentials),
         gateway=gateway_targets,
         gateway_excepted=gateway_excepted,

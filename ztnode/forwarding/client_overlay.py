@@ -12,7 +12,7 @@ import ztclient
 from ztclient.byte_stream import Pump
 from ztclient.datagrams import open_records
 from ztclient.loopback import reset_on_close, socket_pair, tuned
-from ztclient.reach import SLACK, udp_request
+from ztclient.reach import SLACK, resolved, udp_request
 from ztclient.times import duration
 from ztclient.v1 import node_pb2 as pb
 from ztnode.node.api import Handoff
@@ -83,11 +83,18 @@ class ClientOverlay:
         near.setblocking(False)
         return near
 
-    async def open_udp(self) -> socket.socket:
+    async def open_udp(self, host: str | None = None, port: int = 0) -> socket.socket:
         """See Overlay."""
-        plain, _bound, _token = await asyncio.to_thread(open_records, self._node.control, udp_request("", 0, None))
+        request = udp_request(host or "", port, None)
+        plain, _bound, _token = await asyncio.to_thread(open_records, self._node.control, request)
         plain.setblocking(False)
         return plain
+
+    async def resolve(self, name: str) -> str:
+        """See Overlay."""
+        control = self._node.control
+        call = control.stub.Resolve.future(pb.ResolveRequest(name=name), metadata=control.metadata)
+        return resolved(name, await _answer(control, call))[0]
 
     async def is_foreign(self, name: str) -> bool:
         """See Overlay."""

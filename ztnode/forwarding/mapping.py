@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from ztclient.forms import host_name, is_numeric, numeric_ip
@@ -16,6 +16,7 @@ MAX_RANGE: Final = 1024
 _FIELD: Final = re.compile(r"\[([^\[\]]*)\](?::|$)|([^:\[\]]*)(?::|$)")
 _PORTS: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _UNIX: Final = "unix"
+_UDP: Final = "udp:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +45,35 @@ LocalAddress: TypeAlias = TcpAddress | UnixAddress
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Listen at ``local`` and carry each connection over the overlay to ``remote``, an IP or a name of the overlay."""
+    """Listen at ``local`` and carry each connection over the overlay to ``remote``, an IP or a name of the overlay;
+    ``udp``: carry datagrams instead."""
 
     local: LocalAddress
     remote: TcpAddress
+    udp: bool = False
 
     def __str__(self) -> str:
-        return f"{self.local} -> {self.remote}"
+        return f"{'UDP ' if self.udp else ''}{self.local} -> {self.remote}"
 
 
 @dataclass(frozen=True, slots=True)
 class Expose:
-    """Listen on the overlay at ``overlay`` (no host: every managed address) and carry each connection to ``local``."""
+    """Listen on the overlay at ``overlay`` (no host: every managed address) and carry each connection to ``local``;
+    ``udp``: carry datagrams instead."""
 
     overlay: TcpAddress
     local: LocalAddress
+    udp: bool = False
 
     def __str__(self) -> str:
-        return f"{self.overlay} -> {self.local}"
+        return f"{'UDP ' if self.udp else ''}{self.overlay} -> {self.local}"
 
 
 def parse_forward(text: str) -> list[Forward]:
-    """``[ADDR:]PORT:HOST:PORT`` or ``unix:PATH:HOST:PORT``; either port may be a range (``8000-8009``), then so is the
-    other. Without an address it is loopback. Raises ValueError with one line for a person."""
+    """``[udp:][ADDR:]PORT:HOST:PORT`` or ``unix:PATH:HOST:PORT``; either port may be a range (``8000-8009``), then so
+    is the other. Without an address it is loopback. Raises ValueError with one line for a person."""
+    if text.startswith(_UDP):
+        return [replace(each, udp=True) for each in parse_forward(_without_unix(text))]
     fields = _fields(text)
     if fields[0] == _UNIX and len(fields) == 4:
         return [Forward(UnixAddress(_path(fields[1], text)), _remote(fields[2], fields[3], text))]
@@ -80,8 +87,10 @@ def parse_forward(text: str) -> list[Forward]:
 
 
 def parse_expose(text: str) -> list[Expose]:
-    """``[IP:]PORT:HOST:PORT`` or ``[IP:]PORT:unix:PATH``; ports may be ranges, both or none. Raises ValueError with one
-    line for a person."""
+    """``[udp:][IP:]PORT:HOST:PORT`` or ``[IP:]PORT:unix:PATH``; ports may be ranges, both or none. Raises ValueError
+    with one line for a person."""
+    if text.startswith(_UDP):
+        return [replace(each, udp=True) for each in parse_expose(_without_unix(text))]
     before, unix, path = text.partition(f":{_UNIX}:")
     fields = _fields(before)
     if len(fields) in (1, 2) and unix:
@@ -97,6 +106,14 @@ def parse_expose(text: str) -> list[Expose]:
     pairs = _pair(_ports(overlay_ports, text, lowest=0), _ports(local_ports, text), text)
     on = _optional(address, text)
     return [Expose(TcpAddress(on, here), TcpAddress(host, there)) for here, there in pairs]
+
+
+def _without_unix(text: str) -> str:
+    """What follows ``udp:``; a Unix socket is for streams."""
+    rest = text.removeprefix(_UDP)
+    if rest.startswith(_UDP) or f":{_UNIX}:" in f":{rest}":
+        raise ValueError(f"{text!r}: UDP goes from a port to a port")
+    return rest
 
 
 def _fields(text: str) -> list[str]:

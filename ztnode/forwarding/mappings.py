@@ -7,20 +7,28 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ztclient.loopback import reset_on_close
+from ztnode.forwarding.datagram_mappings import UdpExposing, UdpForwarding
 from ztnode.forwarding.local import Crowd, connect, listen, next_connection
 from ztnode.forwarding.mapping import Expose, Forward, LocalAddress, TcpAddress
 from ztnode.forwarding.overlay import Overlay
 from ztnode.node.api import Handoff
 from ztnode.proxy.proxy_protocol import build_version_1, build_version_2
 
+if TYPE_CHECKING:
+    from ztnode.forwarding.reverse_proxy import ReverseProxy
+
 DIAL_SECONDS: Final = 30.0
 WAITING: Final = 256
 """Connections of one mapping that wait for their other half; more stay in the kernel's or the overlay's queue."""
 QUIET_SECONDS: Final = 5.0
 """The same complaint is not told again sooner."""
+CLIENTS: Final = 1024
+"""Connections of one mapping whose requests this process reads."""
+LOOKS: Final = 8
+"""Targets that are looked at at a time."""
 AGAIN_SECONDS: Final = 2.0
 """Before a node tries again to listen where it could not."""
 PROXY_PROTOCOLS: Final = {1: build_version_1, 2: build_version_2}
@@ -39,14 +47,28 @@ class Mappings:
         report: Report,
         *,
         proxy_protocol: int | None = None,
+        forwarded_for: bool = False,
         patient: bool = False,
     ) -> None:
         """``report`` gets one line for a person on what goes wrong, the same one not too often. ``proxy_protocol``:
-        tell servers behind exposes who the peer is, by the PROXY protocol of this version (1 or 2). ``patient``: wait
+        tell servers behind exposes who the peer is, by the PROXY protocol of this version (1 or 2).
+        ``forwarded_for``: tell HTTP servers behind exposes, in each request. ``patient``: wait
         for overlay addresses that are not there yet, instead of raising."""
         reports = _Reports(report)
-        self._forwards = [_Forwarding(overlay, mapping, reports) for mapping in forwards]
-        self._exposes = [_Exposing(overlay, mapping, reports, proxy_protocol, patient=patient) for mapping in exposes]
+        # Several hundred dials at once, at a start, would be a flood.
+        looks = asyncio.Semaphore(LOOKS)
+        self._forwards = [
+            UdpForwarding(overlay, mapping, reports.tell)
+            if mapping.udp
+            else _Forwarding(overlay, mapping, reports, None if patient else looks)
+            for mapping in forwards
+        ]
+        self._exposes = [
+            UdpExposing(overlay, mapping, reports.tell, patient=patient)
+            if mapping.udp
+            else _Exposing(overlay, mapping, reports, proxy_protocol, forwarded_for, patient=patient)
+            for mapping in exposes
+        ]
 
     async def open(self) -> list[str]:
         """Listen everywhere; a line on each mapping. Raises OSError with one line for a person."""
@@ -73,7 +95,10 @@ class Mappings:
         for forwarding in self._forwards:
             forwarding.close()
         for exposing in self._exposes:
-            await exposing.close()
+            if isinstance(exposing, UdpExposing):
+                exposing.close()
+            else:
+                await exposing.close()
 
 
 class _Reports:
@@ -92,7 +117,9 @@ class _Reports:
 
 
 class _Forwarding:
-    def __init__(self, overlay: Overlay, mapping: Forward, reports: _Reports) -> None:
+    def __init__(self, overlay: Overlay, mapping: Forward, reports: _Reports, looks: asyncio.Semaphore | None) -> None:
+        """``looks``: how many may look at a time whether their target is there; None: not at all."""
+        self._looks = looks
         self._overlay = overlay
         self._mapping = mapping
         self._reports = reports
@@ -112,9 +139,23 @@ class _Forwarding:
     async def run(self) -> None:
         listener = self._listener
         assert listener is not None
-        async with Crowd(WAITING) as crowd:
-            while True:
-                await crowd.take(lambda: next_connection(listener), self._carry)
+        probing = None if self._looks is None else asyncio.create_task(self._probe(self._looks))
+        try:
+            async with Crowd(WAITING) as crowd:
+                while True:
+                    await crowd.take(lambda: next_connection(listener), self._carry)
+        finally:
+            if probing is not None:
+                probing.cancel()
+
+    async def _probe(self, looks: asyncio.Semaphore) -> None:
+        """Whether there is a server at all is better said now than at the first connection."""
+        remote = self._mapping.remote
+        async with looks:
+            try:
+                await self._overlay.drop(await self._overlay.dial(remote.host, remote.port, DIAL_SECONDS))
+            except OSError as error:
+                self._reports.tell(f"{remote}: {error.strerror or error}; there is no server yet")
 
     async def _carry(self, near: socket.socket) -> None:
         remote = self._mapping.remote
@@ -129,12 +170,20 @@ class _Forwarding:
 
 class _Exposing:
     def __init__(
-        self, overlay: Overlay, mapping: Expose, reports: _Reports, proxy_protocol: int | None, *, patient: bool
+        self,
+        overlay: Overlay,
+        mapping: Expose,
+        reports: _Reports,
+        proxy_protocol: int | None,
+        forwarded_for: bool,
+        *,
+        patient: bool,
     ) -> None:
         self._overlay = overlay
         self._mapping = mapping
         self._reports = reports
         self._header = None if proxy_protocol is None else PROXY_PROTOCOLS[proxy_protocol]
+        self._http = _http(mapping.local, forwarded_for)
         self._patient = patient
         self._listener: int | None = None
 
@@ -157,7 +206,7 @@ class _Exposing:
     async def run(self) -> None:
         probing = asyncio.create_task(self._probe())
         try:
-            async with Crowd(WAITING) as crowd:
+            async with Crowd(WAITING if self._http is None else CLIENTS) as crowd:
                 while True:
                     try:
                         await self._listen(crowd)
@@ -190,6 +239,9 @@ class _Exposing:
             self._reports.tell(f"{error.strerror or error}: there is no server yet")
 
     async def _carry(self, handoff: Handoff) -> None:
+        if self._http is not None:
+            await self._converse(self._http, handoff)
+            return
         try:
             far = await connect(self._mapping.local)
         except OSError as error:
@@ -206,3 +258,19 @@ class _Exposing:
                 with contextlib.suppress(OSError):
                     await self._overlay.drop(handoff)
                 self._reports.tell(f"{self._mapping.local}: {error.strerror or error}")
+
+    async def _converse(self, http: ReverseProxy, handoff: Handoff) -> None:
+        from ztnode.forwarding.http_service import converse
+
+        try:
+            await converse(http, await self._overlay.fetch(handoff), handoff.remote[0])
+        except OSError as error:
+            self._reports.tell(f"{self._mapping.local}: {error.strerror or error}")
+
+
+def _http(server: LocalAddress, forwarded_for: bool) -> ReverseProxy | None:
+    if not forwarded_for:
+        return None
+    from ztnode.forwarding.reverse_proxy import ReverseProxy, Upstream
+
+    return ReverseProxy(Upstream(server))

@@ -39,8 +39,12 @@ class Overlay(Protocol):
     async def drop(self, handoff: Handoff) -> None:
         """Reset a connection."""
 
-    async def open_udp(self) -> socket.socket:
-        """A UDP socket on every managed address, non-blocking; its records are those of ``worker/udp_pairs.py``."""
+    async def open_udp(self, host: str | None = None, port: int = 0) -> socket.socket:
+        """A UDP socket on a managed address (None: on all), port 0: any free one; non-blocking, and its records are
+        those of ``worker/udp_pairs.py``."""
+
+    async def resolve(self, name: str) -> str:
+        """The preferred address of a name of the overlay."""
 
     async def is_foreign(self, name: str) -> bool:
         """Whether a name is not the overlay's, but perhaps the host's. Raises ValueError for what is no name."""
@@ -87,9 +91,13 @@ class NodeOverlay:
         """See Overlay."""
         await drop(handoff)
 
-    async def open_udp(self) -> socket.socket:
+    async def open_udp(self, host: str | None = None, port: int = 0) -> socket.socket:
         """See Overlay."""
-        return await claim_records(await self._node.open_udp(None, 0))
+        return await claim_records(await self._node.open_udp(host, port))
+
+    async def resolve(self, name: str) -> str:
+        """See Overlay."""
+        return (await racing.first(self._resolver, name, None))[0]
 
     async def is_foreign(self, name: str) -> bool:
         """See Overlay."""

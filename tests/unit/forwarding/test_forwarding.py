@@ -105,6 +105,13 @@ def test_many_mappings_of_both_kinds_in_one_process(running_node: RunningNode, t
         assert running_node.node.joined == 4, "no byte passes through the command"
 
 
+def test_a_target_that_is_dead_is_said_at_once(running_node: RunningNode) -> None:
+    with carrying("forward", "-L", f"0:{HOST}:7", "-R", f"{IP}:80:127.0.0.1:1", mappings=2) as carrier:
+        said = sorted(carrier.line() for _ in range(2))
+        assert all(line.endswith("there is no server yet") for line in said), said
+        assert any(HOST in line for line in said) and any("127.0.0.1" in line for line in said), said
+
+
 def test_a_stale_unix_socket_is_replaced_and_nothing_else(running_node: RunningNode, tmp_path: Path) -> None:
     stale, taken, file = tmp_path / "stale", tmp_path / "taken", tmp_path / "file"
     for path in (stale, taken):

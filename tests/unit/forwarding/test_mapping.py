@@ -23,6 +23,7 @@ from ztnode.forwarding import Expose, Forward, TcpAddress, UnixAddress, parse_ex
             "8000-8002:10.1.2.3:9000-9002",
             [Forward(TcpAddress("127.0.0.1", 8000 + port), TcpAddress("10.1.2.3", 9000 + port)) for port in range(3)],
         ),
+        ("udp:53:10.1.2.3:53", [Forward(TcpAddress("127.0.0.1", 53), TcpAddress("10.1.2.3", 53), udp=True)]),
         ("unix:/run/a b.sock:10.1.2.3:80", [Forward(UnixAddress("/run/a b.sock"), TcpAddress("10.1.2.3", 80))]),
     ],
 )
@@ -37,6 +38,7 @@ def test_forwards(text: str, expected: list[Forward]) -> None:
         ("*:80:localhost:8000", [Expose(TcpAddress("", 80), TcpAddress("localhost", 8000))]),
         ("10.1.2.3:80:web:8000", [Expose(TcpAddress("10.1.2.3", 80), TcpAddress("web", 8000))]),
         ("[fd00::1]:80:[::1]:8000", [Expose(TcpAddress("fd00::1", 80), TcpAddress("::1", 8000))]),
+        ("udp:[fd00::1]:53:[::1]:53", [Expose(TcpAddress("fd00::1", 53), TcpAddress("::1", 53), udp=True)]),
         ("80:unix:/run/web.sock", [Expose(TcpAddress("", 80), UnixAddress("/run/web.sock"))]),
         ("10.1.2.3:80:unix:/odd:name", [Expose(TcpAddress("10.1.2.3", 80), UnixAddress("/odd:name"))]),
         (
@@ -55,6 +57,7 @@ def test_exposes(text: str, expected: list[Expose]) -> None:
         *("", ":", "80", "80:10.1.2.3", "x:10.1.2.3:80", "80:10.1.2.3:0", "80:10.1.2.3:65536", "80:10.1.2.3:80:90:1"),
         *("80-70:10.1.2.3:80-70", "80-81:10.1.2.3:80", "0-1:10.1.2.3:80-81", "1-65535:10.1.2.3:1-65535"),
         *("80:[fd00::1:80", "80:fd00::1:80", "80:[fd00::1]x:80", "unix:/a:10.1.2.3:80-81", "unix::10.1.2.3:80"),
+        *("udp:", "udp:udp:53:10.1.2.3:53", "udp:unix:/a:10.1.2.3:53", "udp:53:unix:/a"),
         *("80-81:unix:/a", "80:unix:", "²:10.1.2.3:80", "80:10.1.2.3:80\n"),
     ],
 )
