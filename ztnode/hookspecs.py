@@ -8,7 +8,7 @@ registered by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import pluggy
 
@@ -17,7 +17,7 @@ from ztnode.wire.endpoint import Endpoint
 hookspec = pluggy.HookspecMarker("ztnode")
 hookimpl = pluggy.HookimplMarker("ztnode")
 
-__all__ = ["Datagrams", "Endpoint", "StateStore", "Transport", "hookimpl", "hookspec"]
+__all__ = ["Datagrams", "Endpoint", "StateStore", "TellsPeersApart", "Transport", "hookimpl", "hookspec"]
 
 Datagrams: TypeAlias = Sequence[tuple[bytes, Endpoint]]
 """A batch of received datagrams, each with where it came from: an address and a port, or what a transport plugin uses
@@ -60,6 +60,17 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Close; no ``receive`` call comes after."""
+
+
+@runtime_checkable
+class TellsPeersApart(Protocol):
+    """What a ``Transport`` may offer besides, so that a flood of strangers costs peers little."""
+
+    def favor(self, endpoints: Sequence[Endpoint]) -> None:
+        """What comes from these, in place of those named before, gets queues that strangers do not fill."""
+
+    def let_others_wait(self, seconds: float) -> None:
+        """For so long nobody else is read."""
 
 
 @hookspec(firstresult=True)

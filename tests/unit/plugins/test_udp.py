@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 
 import pytest
 
@@ -82,3 +84,56 @@ def test_a_port_in_use_is_an_error() -> None:
 
     with pytest.raises(OSError, match="in use"):
         asyncio.run(run())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not choose the connected one")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_flood_of_strangers_fills_another_queue_than_a_favored_peers(host: str) -> None:
+    async def run() -> tuple[list[bytes], list[bytes]]:
+        got: list[bytes] = []
+        more = asyncio.Event()
+
+        def receive(batch: Datagrams) -> None:
+            got.extend(data for data, _ in batch)
+            more.set()
+
+        receiver, peer = UdpTransport(), UdpTransport()
+        await receiver.open(0, receive)
+        await peer.open(0, lambda batch: None)
+        port = receiver.local_endpoints()[0][1]
+        receiver.favor([(host, peer.local_endpoints()[0][1])])
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as stranger:
+            for _ in range(20_000):  # 15 MB in the kernel's accounts: three times what the queue may have
+                stranger.sendto(b"junk", (host, port))
+        frames = [number.to_bytes(2, "big") * 700 for number in range(100)]
+        peer.send((host, port), frames)
+        receiver.let_others_wait(30)
+        while len(got) < len(frames):
+            more.clear()
+            await more.wait()
+        of_the_peer = list(got)
+        receiver.favor([])  # the peer is nobody special any more
+        receiver._read_others()
+        while b"after" not in got:
+            more.clear()
+            peer.send((host, port), [b"after"])
+            await more.wait()
+        await peer.close()
+        await receiver.close()
+        return frames, of_the_peer
+
+    frames, of_the_peer = asyncio.run(run())
+    assert of_the_peer == frames
+
+
+def test_a_second_transport_cannot_take_the_port_of_one_with_favored_peers() -> None:
+    async def run() -> None:
+        first, second = UdpTransport(), UdpTransport()
+        await first.open(0, lambda batch: None)
+        first.favor([("127.0.0.1", 9), ("::1", 9), ("127.0.0.1", 99999)])
+        with pytest.raises(OSError):
+            await second.open(first.local_endpoints()[0][1], lambda batch: None)
+        await first.close()
+
+    asyncio.run(run())
