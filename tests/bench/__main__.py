@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import beside_libzt, machine, netstack, overlay, profiles
+from tests.bench import beside_libzt, doors, machine, netstack, overlay, profiles
 from tests.bench.options import Options
 from tests.bench.report import LeftOut, Result, Row, number, show
 from ztnode.netstack.tcp.congestion import ALGORITHMS
@@ -25,6 +25,7 @@ from ztnode.netstack.tcp.congestion import ALGORITHMS
 SECTIONS: dict[str, Callable[[Options], Iterator[Result]]] = {
     "netstack": netstack.measure,
     "nodes": overlay.measure,
+    "doors": doors.measure,
     "libzt": beside_libzt.measure,
     "lossy": beside_libzt.measure_lossy,
 }
