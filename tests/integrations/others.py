@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.system.harness import Overlay
+from tests.unit.tls_files import TlsFiles
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 BODY = os.urandom(1 << 20) * 64
@@ -57,8 +58,8 @@ def redis(directory: Path) -> contextlib.AbstractContextManager[int]:
 
 
 @contextlib.contextmanager
-def postgres(directory: Path) -> Iterator[int]:
-    """PostgreSQL with a user and a database "app", and no password."""
+def postgres(directory: Path, tls: TlsFiles | None = None) -> Iterator[int]:
+    """PostgreSQL with a user and a database "app", and no password; with ``tls`` it lets nobody in without."""
     account = pwd.getpwnam("postgres") if os.getuid() == 0 else None
     data, port = directory / "data", free_port()
     if account is not None:
@@ -73,6 +74,17 @@ def postgres(directory: Path) -> Iterator[int]:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=directory)
     settings = ["-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
     settings += ["-c", f"unix_socket_directories={directory}"]
+    if tls is not None:
+        key = directory / "server.key"  # which nobody else may read
+        key.write_bytes(tls.key.read_bytes())
+        key.chmod(0o600)
+        if account is not None:
+            os.chown(key, account.pw_uid, account.pw_gid)
+        certificate = directory / "server.pem"
+        certificate.write_bytes(tls.certificate.read_bytes())
+        certificate.chmod(0o644)
+        settings += ["-c", "ssl=on", "-c", f"ssl_cert_file={certificate}", "-c", f"ssl_key_file={key}"]
+        (data / "pg_hba.conf").write_text("hostssl all all all trust\n")
     with process([*who, str(binaries / "postgres"), "-D", str(data), *settings], port, cwd=directory):
         made = [str(binaries / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "app", "app"]
         subprocess.run(made, check=True)

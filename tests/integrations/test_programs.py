@@ -8,6 +8,7 @@ import http.server
 import os
 import shlex
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 from tests.integrations import others
 from tests.system.harness import Overlay
+from tests.unit import tls_files
 from ztclient import aio
 
 pytestmark = pytest.mark.timeout(300)
@@ -144,6 +146,51 @@ def test_postgresql_by_forward_and_libraries(overlay: Overlay, tmp_path: Path) -
                 assert await asyncio.gather(*(pool.fetchval("select $1::int", n) for n in range(9))) == list(range(9))
             with pytest.raises(ConnectionRefusedError):
                 await overlay_asyncpg.connect(f"postgresql://app@{overlay.ip}:9/app")
+
+        asyncio.run(main())
+
+
+@pytest.mark.skipif(not others.POSTGRES, reason="not installed: postgresql")
+def test_postgresql_by_tls_with_the_name_checked(overlay: Overlay, tmp_path: Path) -> None:
+    import asyncpg
+    import psycopg
+
+    from ztclient.integrations import asyncpg as overlay_asyncpg
+    from ztclient.integrations.psycopg import async_connect, connect
+
+    hosts = overlay.beta.state / "hosts"
+    hosts.write_text(f"{overlay.ip} db.internal.example other.internal.example\n")
+    tls = tls_files.make(tmp_path, "db", host="db.internal.example")
+    ours, other = "db.internal.example", "other.internal.example"
+    (tmp_path / "server").mkdir()
+    with others.postgres(tmp_path / "server", tls) as port, others.exposed(overlay, {5432: port}):
+        which = "user=app dbname=app"
+        checked = f"{which} sslmode=verify-full sslrootcert={tls.certificate}"
+        with connect(f"{which} host={ours}") as connection:
+            assert connection.pgconn.ssl_in_use, "TLS is tried where nothing is said of it, as by libpq itself"
+        with connect(f"{checked} host={ours}") as connection:
+            assert connection.pgconn.ssl_in_use and connection.info.host == ours
+        for host in (other, overlay.ip):
+            with pytest.raises(psycopg.OperationalError, match="does not match host name"):
+                connect(f"{checked} host={host}")
+        with pytest.raises(psycopg.OperationalError, match="no encryption"):
+            connect(f"{which} host={ours} sslmode=disable")
+
+        async def main() -> None:
+            async with await async_connect(f"{checked} host={ours}") as connection:
+                assert connection.pgconn.ssl_in_use
+            context = ssl.create_default_context(cafile=tls.certificate)
+            plain = await overlay_asyncpg.connect(f"postgresql://app@{ours}/app", ssl=context)
+            assert await plain.fetchval("select ssl from pg_stat_ssl where pid = pg_backend_pid()") is True
+            await plain.close()
+            by_name = f"postgresql://app@{ours}/app?sslmode=verify-full&sslrootcert={tls.certificate}"
+            async with overlay_asyncpg.create_pool(by_name, min_size=2, max_size=2) as pool:
+                assert await pool.fetchval("select 6 * 7") == 42
+            for host in (other, overlay.ip):
+                with pytest.raises(ssl.SSLCertVerificationError, match=r"mismatch|not valid for"):
+                    await overlay_asyncpg.connect(f"postgresql://app@{host}/app", ssl=context)
+            with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="no encryption"):
+                await overlay_asyncpg.connect(f"postgresql://app@{ours}/app", ssl=False)
 
         asyncio.run(main())
 

@@ -5,8 +5,9 @@ from ztclient.integrations.psycopg import connect
 with connect("host=10.121.15.99 dbname=app user=me") as connection:
     print(connection.execute("select 1").fetchone())
 
-libpq makes its own socket: it is given a Unix socket of this user's or, where TLS is asked for, a port on loopback
-(``hostaddr``), with ``host`` as it was, so that the certificate is checked against the real name.
+libpq makes its own socket: it is given a port on loopback (``hostaddr``), with ``host`` as it was, so that TLS is used
+and the certificate checked against the real name, all as ``sslmode`` and ``sslrootcert`` have it; with
+``sslmode=disable`` it gets a Unix socket of this user's.
 """
 
 from __future__ import annotations
@@ -62,13 +63,13 @@ def _arguments(
         raise ValueError("one host on the overlay must be named")
     port = int(settings.get("port") or PORT)
     tls = str(options.get("sslmode") or settings.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer")
-    if tls in ("require", "verify-ca", "verify-full"):
-        ip, local_port, way = local_way.loopback(node, host, port)
-        settings.update(host=settings.get("host") or host, hostaddr=ip, port=local_port)
-    else:
+    if tls == "disable":
         path, way = local_way.unix_socket(node, host, port, f".s.PGSQL.{port}")
         settings.pop("hostaddr", None)
         settings.update(host=os.path.dirname(path), port=port)  # noqa: PTH120
+    else:  # libpq never tries TLS on a Unix socket, and many servers let nobody in without
+        ip, local_port, way = local_way.loopback(node, host, port)
+        settings.update(host=settings.get("host") or host, hostaddr=ip, port=local_port)
     return make_conninfo(**settings), options, way
 
 
