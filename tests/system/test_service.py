@@ -57,6 +57,7 @@ def test_readiness_is_more_than_being_alive(overlay: Overlay, state: Path, tmp_p
             return str(health_pb2.HealthCheckResponse.ServingStatus.Name(found))
 
         until(lambda: status("online") == "SERVING", what="never online")
+        until(lambda: status("identity") == "SERVING", what="its identity is not its own")
         until(lambda: status(f"network/{overlay.nwid}") == "SERVING", what="its network is never ready")
         assert status("network/8056c2e21c0fffff") == "NOT_FOUND"
     process.send_signal(signal.SIGTERM)

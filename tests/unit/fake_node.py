@@ -292,6 +292,9 @@ class FakeNode:
     async def watch_online(self) -> AsyncIterator[bool]:
         yield True
 
+    async def watch_identity(self) -> AsyncIterator[str]:
+        yield ""
+
     async def dial(
         self,
         host: str,

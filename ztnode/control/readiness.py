@@ -1,7 +1,8 @@
-"""What the health service says beyond "the process answers": whether the node is online, and each network usable.
+"""What the health service says beyond "the process answers": whether the node is online, its identity its own, and each
+network usable.
 
-The names are ``online`` and ``network/<nwid>``. That of a network that is not joined is unknown, as the protocol wants
-it for services that are not there (grpc.health.v1, Check).
+The names are ``online``, ``identity`` and ``network/<nwid>``. That of a network that is not joined is unknown, as the
+protocol wants it for services that are not there (grpc.health.v1, Check).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ztnode.node.api import JoinState, NodeApi
 from ztnode.wire.address import format_nwid
 
 ONLINE: Final = "online"
+IDENTITY: Final = "identity"
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -26,12 +28,18 @@ async def publish(node: NodeApi, servicers: Sequence[health.aio.HealthServicer])
     """Keep the health services as the node is, until it closes or this is cancelled."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_publish_online(node, servicers))
+        group.create_task(_publish_identity(node, servicers))
         group.create_task(_publish_networks(node, servicers))
 
 
 async def _publish_online(node: NodeApi, servicers: Sequence[health.aio.HealthServicer]) -> None:
     async for online in node.watch_online():
         await _set(servicers, ONLINE, _SERVING if online else _NOT_SERVING)
+
+
+async def _publish_identity(node: NodeApi, servicers: Sequence[health.aio.HealthServicer]) -> None:
+    async for conflict in node.watch_identity():
+        await _set(servicers, IDENTITY, _NOT_SERVING if conflict else _SERVING)
 
 
 async def _publish_networks(node: NodeApi, servicers: Sequence[health.aio.HealthServicer]) -> None:

@@ -221,6 +221,9 @@ class NodeApi(Protocol):
     def watch_online(self) -> AsyncIterator[bool]:
         """Whether a root answers: as it is now, then again whenever it changes."""
 
+    def watch_identity(self) -> AsyncIterator[str]:
+        """``NodeStatus.identity_conflict`` as it is now, then again whenever it changes."""
+
     async def dial(
         self,
         host: str,

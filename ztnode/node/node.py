@@ -78,6 +78,8 @@ HOME: Final = "zerotier"
 """The state directory's part that is laid out as a ZeroTier One home."""
 INTERFACES_PERIOD: Final = 60.0
 """Seconds between two looks at the host's own addresses."""
+CONFLICT_CHECK: Final = 60.0
+"""Seconds between two looks at whether another host has our identity, once it did."""
 FIRST_MEMORY: Final = 30.0
 MEMORY_PERIOD: Final = 300.0
 """Seconds after the start when, and between which, the known peers are written."""
@@ -171,6 +173,8 @@ class Node:
         self._watchers: Conflation[int, NetworkInfo] = Conflation()
         self._log_ins: dict[int, tuple[str, str]] = {}
         self._online_watchers: Conflation[None, bool] = Conflation()
+        self._identity_watchers: Conflation[None, str] = Conflation()
+        self._conflict_check: asyncio.TimerHandle | None = None
         self._complaints = Complaints()
         self._collided = False
         self._roots = RootWatch(self._loop)
@@ -297,7 +301,7 @@ class Node:
         if self._closed:
             return
         self._closed = True
-        for timer in (self._timer, self._interfaces, self._remembering):
+        for timer in (self._timer, self._interfaces, self._remembering, self._conflict_check):
             if timer is not None:
                 timer.cancel()
         if self._options.ephemeral:
@@ -305,6 +309,7 @@ class Node:
             self._flush()
         self._watchers.close()
         self._online_watchers.close()
+        self._identity_watchers.close()
         self._roots.close()
         if self.administration is not None:
             self.administration.close()
@@ -443,8 +448,10 @@ class Node:
                 case IdentityCollision(root):
                     self._collided = True
                     log.error("root %s: %s", format_address(root), self._conflict())
+                    self._tell_conflict()
                 case IdentityShared():
                     log.error("%s", self._conflict())
+                    self._tell_conflict()
                 case PeerShared(address, one, other):
                     log.info(
                         "the traffic of %s comes from %s and %s in turn: do two hosts have one identity?",
@@ -568,6 +575,14 @@ class Node:
                 "remove identity.* from the state directory of one of the two"
             )
         return ""
+
+    def _tell_conflict(self) -> None:
+        """Tell the watchers, and again when there are no signs of it any more."""
+        conflict = self._conflict()
+        self._identity_watchers.publish(None, conflict)
+        if self._conflict_check is not None:
+            self._conflict_check.cancel()
+        self._conflict_check = self._loop.call_later(CONFLICT_CHECK, self._tell_conflict) if conflict else None
 
     def local_conf(self) -> bytes | None:
         """``local.conf`` of the home as it is; None where there is none."""
@@ -715,6 +730,10 @@ class Node:
     def watch_online(self) -> AsyncIterator[bool]:
         """See NodeApi."""
         return self._online_watchers.watch([(None, self._vl1.online)])
+
+    def watch_identity(self) -> AsyncIterator[str]:
+        """See NodeApi."""
+        return self._identity_watchers.watch([(None, self._conflict())])
 
     async def dial(
         self,

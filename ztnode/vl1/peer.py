@@ -50,14 +50,15 @@ class Peer:
         "last_frame",
         "last_hello",
         "last_receive",
+        "last_redirect",
         "last_traffic",
         "next_path_push",
-        "next_redirect",
         "path",
         "paths",
         "persistent",
         "protocol",
         "push_gate",
+        "redirect_pause",
         "traffic_from",
         "trusted_until",
         "version",
@@ -93,7 +94,10 @@ class Peer:
         self.trusted_until = _NEVER
         """Until when this peer counts as one that shares a network with us."""
         self.next_path_push = _NEVER
-        self.next_redirect = _NEVER
+        self.last_redirect = _NEVER
+        """When we last asked it to send to another endpoint of ours."""
+        self.redirect_pause = 5.0
+        """Seconds from then to the next time."""
         self.persistent = False
         """Stay in contact, whether or not there is traffic."""
         self.push_gate = Cutoff(8, 30.0)  # ZT_PUSH_DIRECT_PATHS_CUTOFF_LIMIT, _TIME

@@ -29,7 +29,8 @@ from ztnode.wire.world import World
 REDIRECT_WITHIN: Final = 40.0
 """Seconds after a frame during which a connection may be waiting for the peer to find us again."""
 REDIRECT_INTERVAL: Final = 5.0
-"""Seconds between two such requests: a peer takes a handful of PUSH_DIRECT_PATHS in 30 s."""
+"""Seconds between two such requests: a peer takes a handful of PUSH_DIRECT_PATHS in 30 s. Twice as many each time
+while nothing but the memory of a dead path is the reason: who has heard it once need not hear it for ever."""
 Message: TypeAlias = tuple[Peer, int, int, Buffer]
 """``(peer, verb, packet id, payload)``: an authenticated, decompressed packet; the payload begins after the verb byte.
 That of OK is ``in-re verb (1) | in-re packet id (8) | ...`` and that of ERROR has the error code (1) after these
@@ -177,7 +178,10 @@ class Vl1Core:
         changed = self.awareness.report(peer.address, endpoint, surface, trusted=trusted, now=now, known=known)
         if surface not in before and surface in self.awareness.surface_addresses():
             self.emit(SurfaceAddress(surface, peer.address))
-        if seen_before not in (None, surface) or _has_lost_a_path(peer):
+        if seen_before not in (None, surface):
+            peer.redirect_pause = REDIRECT_INTERVAL
+            self._redirect(peer, endpoint, now)
+        elif _has_lost_a_path(peer):
             self._redirect(peer, endpoint, now)
         if changed is not None:
             self.counters["path_resets"] += 1
@@ -190,12 +194,13 @@ class Vl1Core:
         surface = self.awareness.seen_by(peer.address, endpoint)
         path = peer.paths.get(endpoint)
         stalled = now - peer.last_frame < REDIRECT_WITHIN and peer.trusts_through(now)
-        if path is None or not stalled or now < peer.next_redirect:
+        if path is None or not stalled or now - peer.last_redirect < peer.redirect_pause:
             return
         if surface is None:  # its answer says so
             self.contacts.hello(peer, endpoint, now)
             return
-        peer.next_redirect = now + REDIRECT_INTERVAL
+        peer.last_redirect = now
+        peer.redirect_pause *= 2
         self.counters["redirects_sent"] += 1
         parts = (build_push_direct_paths([DirectPath(surface, FLAG_CLUSTER_REDIRECT)]),)
         self.transmit.send(peer, VERB_PUSH_DIRECT_PATHS, parts, path, now)
@@ -225,6 +230,7 @@ class Vl1Core:
             else:
                 self.introductions.root_reachable(now)
         if peer.path is not None and _has_lost_a_path(peer):
+            peer.redirect_pause = REDIRECT_INTERVAL
             self._redirect(peer, peer.path.endpoint, now)
         if peer.path is not None and peer.address in self.introductions.waiting:
             self.introductions.met(peer, now)

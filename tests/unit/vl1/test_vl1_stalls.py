@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, Host, Nat, Network, planet
 from ztnode.vl1 import verbs
+from ztnode.vl1.path import Path
 from ztnode.vl1.vl1_core import Vl1Core
 from ztnode.wire.packet import VERB_FRAME, VERB_PUSH_DIRECT_PATHS
 from ztnode.wire.push_direct_paths import DirectPath, parse_push_direct_paths
@@ -123,6 +124,26 @@ def test_peer_is_asked_to_send_to_where_we_are_now() -> None:
         network.run(60)
         seen_at(50005)  # nobody waits for us
         assert len(told) == 2
+
+
+def test_a_dead_path_that_is_remembered_is_no_reason_to_ask_for_ever() -> None:
+    network = Network()
+    client, server, _ = behind_a_nat(network)
+    peer, core = client.vl1.peer(server.address), client.vl1._core
+    assert peer is not None
+    asked = []
+    for second in range(240):
+        peer.last_frame = now = network.now + second
+        client.vl1.trust(peer, now)
+        if second == 0:
+            lost = peer.paths[SERVER[0], 9] = Path((SERVER[0], 9), now)
+            lost.dead = True
+        before = core.counters["redirects_sent"]
+        # The NAT gave us another port once, long after the path was lost: that is news.
+        core.surface_reported(peer, SERVER, (OUTER, 50001 if second < 200 else 50002), now)
+        if core.counters["redirects_sent"] > before:
+            asked.append(second)
+    assert asked[-3:] == [200, 210, 230] and len(asked) <= 8, asked
 
 
 def test_idle_peers_are_left_in_peace() -> None:
