@@ -14,8 +14,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +30,6 @@ from ztnode.node.api import (
     DialError,
     GatewayInfo,
     Handoff,
-    JoinState,
     MoonInfo,
     NetworkInfo,
     NodeStatus,
@@ -40,10 +38,11 @@ from ztnode.node.api import (
 )
 from ztnode.node.conflation import Conflation
 from ztnode.node.gateways import Gateways
-from ztnode.node.home import NO_CONFIG, Home
+from ztnode.node.home import Home
 from ztnode.node.identity_pool import IdentityChecks, generate_identity, usable_cores
 from ztnode.node.keeping import Complaints, Documents
-from ztnode.node.network_settings import DEFAULTS
+from ztnode.node.memberships import Memberships
+from ztnode.node.moon_orbits import MoonOrbits
 from ztnode.node.os_arch import os_arch
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
@@ -62,15 +61,14 @@ from ztnode.vl1 import (
     Vl1Config,
 )
 from ztnode.vl1.trusted_paths import TrustedNetwork
-from ztnode.vl2 import ConfigStored, NetworkChanged, NetworkSnapshot, Vl2
+from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.mac import address_of, first_octet, format_mac, mac_of
 from ztnode.wire.multicast import MulticastGroup
 from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
-from ztnode.wire.wire_error import WireError
-from ztnode.wire.world import World, format_world_id
+from ztnode.wire.world import format_world_id
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +86,6 @@ HASHES_PER_CORE: Final = 4.0
 MAX_PEERS: Final = 16384
 MAX_PEERS_OF_LEAF: Final = 4096
 """Peers kept in memory, at 10 KB each: what strangers with good identities can take of a leaf is 40 MB."""
-CONFIRMED, CACHED = 0, 1
-"""Metrics of a network whose controller has answered in this run, and of one that is known from the last run alone."""
 FRAME_OVERHEAD: Final = 51
 """Bytes of an EXT_FRAME around an IP packet: header and verb (28), network, flags, two MAC addresses, EtherType."""
 CROWD: Final = 128
@@ -160,18 +156,14 @@ class Node:
             workers=options.workers,
             congestion=options.congestion,
         )
-        self._network_settings = home.network_settings()
         self._gateways = Gateways(self._supervisor.set_gateway)
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._interfaces: asyncio.TimerHandle | None = None
-        self._index_of: dict[int, int] = {}
-        self._nwid_of: dict[int, int] = {}
-        self._next_index = 0
-        self._watchers: Conflation[int, NetworkInfo] = Conflation()
-        self._log_ins: dict[int, tuple[str, str]] = {}
+        self._memberships = Memberships(vl1, vl2, home, self._supervisor, self._pump)
+        self._moons = MoonOrbits(vl1, home, self._pump)
         self._online_watchers: Conflation[None, bool] = Conflation()
         self._identity_watchers: Conflation[None, str] = Conflation()
         self._conflict_check: asyncio.TimerHandle | None = None
@@ -186,7 +178,6 @@ class Node:
         self._state_lost = False
         self._send_drops = 0
         self._favor_at = 0.0
-        self._avoided: tuple[IPv4Network | IPv6Network, ...] = ()
         self._closed = False
 
     # Life
@@ -262,7 +253,7 @@ class Node:
                 controller=controller is not None,
             )
             node = cls(options, home, vl1, vl2, controller, documents, transport)
-            node._avoided = local_conf.avoided
+            node._memberships.avoided = local_conf.avoided
             vl1.avoid_networks(local_conf.avoided)
             undo.pop_all()  # from here on the node owns its parts
             undo.push_async_callback(node.close)
@@ -275,7 +266,7 @@ class Node:
                 node._vl2.join(nwid, time.monotonic(), cached=cached, auth_token=tokens.get(nwid, ""))
             for nwid in options.networks:
                 if nwid not in networks:
-                    await node._join_new(nwid)
+                    await node._memberships.join_new(nwid)
             node._pump(time.monotonic())
             node._remembering = node._loop.call_later(FIRST_MEMORY, node._remember_peers)
             await node._supervisor.start()
@@ -307,7 +298,7 @@ class Node:
         if self._options.ephemeral:
             self._vl2.say_goodbye(time.monotonic())
             self._flush()
-        self._watchers.close()
+        self._memberships.close()
         self._online_watchers.close()
         self._identity_watchers.close()
         self._roots.close()
@@ -338,7 +329,7 @@ class Node:
 
     def _frames_from_stack(self, records: list[tuple[int, memoryview]]) -> None:
         now = time.monotonic()
-        nwids = self._nwid_of
+        nwids = self._memberships.nwid_of
         if len(nwids) == 1:
             ((index, nwid),) = nwids.items()
             self._vl2.send_frames(nwid, [frame for tag, frame in records if tag == index], now)
@@ -371,7 +362,7 @@ class Node:
 
     def _deliver(self) -> None:
         for nwid, frames in self._vl2.frames():
-            index = self._index_of.get(nwid)
+            index = self._memberships.index_of.get(nwid)
             if index is not None:
                 self._supervisor.send_frames([(index, frame) for frame in frames])
 
@@ -464,7 +455,7 @@ class Node:
         for change in self._vl2.events():
             match change:
                 case NetworkChanged(nwid):
-                    self._network_changed(nwid)
+                    self._memberships.changed(nwid)
                 case ConfigStored(nwid, config):
                     self._keep(
                         self._home.keep_network(nwid, config), f"the configuration of network {format_nwid(nwid)}"
@@ -473,7 +464,7 @@ class Node:
     def _limit_peer(self, address: int, mtu: int | None) -> None:
         """The way to a peer is narrow: what it sends to us is to be short too, as far as we can have a say in that."""
         longest = None if mtu is None else mtu - FRAME_OVERHEAD
-        for index, nwid in self._nwid_of.items():
+        for index, nwid in self._memberships.nwid_of.items():
             self._supervisor.limit_neighbour(index, mac_of(address, nwid), longest)
 
     def _check_identity(self, identity: Identity) -> None:
@@ -505,35 +496,6 @@ class Node:
                 self._complaints.tell(f"cannot keep {what}", error)
 
         asyncio.wrap_future(write, loop=self._loop).add_done_callback(done)
-
-    def _network_changed(self, nwid: int) -> None:
-        info = self.network(nwid)
-        if info is not None and info.addresses and info.state is not JoinState.LEFT:
-            index = self._index_of.get(nwid)
-            if index is None:
-                index = self._index_of[nwid] = self._next_index
-                self._nwid_of[index] = nwid
-                self._next_index += 1
-            self._supervisor.port_up(
-                index,
-                nwid=nwid,
-                mac=info.mac,
-                mtu=info.mtu,
-                addresses=info.addresses,
-                routes=dialing.followed(info),
-                # Whether the network still exists is not known until its controller has answered.
-                metric=CACHED if info.from_cache else CONFIRMED,
-                multicast=info.multicast_limit > 0,
-                broadcast=info.broadcast,
-            )
-        elif (index := self._index_of.pop(nwid, None)) is not None:
-            del self._nwid_of[index]
-            self._supervisor.port_down(index)
-        if info is not None:
-            self._watchers.publish(nwid, info)
-        # Where ZeroTier runs on this host too, a path to a managed address would lead packets in a circle.
-        managed = (address for network in self._vl2.networks() for address in network.addresses)
-        self._vl1.avoid_networks({address.network for address in managed} | set(self._avoided))
 
     # NodeApi
 
@@ -594,25 +556,15 @@ class Node:
 
     def networks(self) -> Sequence[NetworkInfo]:
         """See NodeApi."""
-        return [self._info(snapshot) for snapshot in self._vl2.networks()]
+        return self._memberships.all()
 
     def network(self, nwid: int) -> NetworkInfo | None:
         """See NodeApi."""
-        snapshot = self._vl2.network(nwid)
-        return None if snapshot is None else self._info(snapshot)
-
-    def _info(self, snapshot: NetworkSnapshot) -> NetworkInfo:
-        info = snapshots.network(
-            snapshot, time.monotonic(), wall_clock(), self._network_settings.get(snapshot.nwid, DEFAULTS)
-        )
-        return snapshots.with_log_in(info, *self._log_ins.get(snapshot.nwid, ("", "")))
+        return self._memberships.one(nwid)
 
     def show_log_in(self, nwid: int, url: str, detail: str) -> None:
         """Where a person logs in to a network, or (``url`` empty) why that cannot be yet."""
-        self._log_ins[nwid] = url, detail
-        info = self.network(nwid)
-        if info is not None:
-            self._watchers.publish(nwid, info)
+        self._memberships.show_log_in(nwid, url, detail)
 
     def ask_controller(self, nwid: int) -> None:
         """Something was done that may change what a network's controller says."""
@@ -629,103 +581,35 @@ class Node:
 
     def moons(self) -> Sequence[MoonInfo]:
         """See NodeApi."""
-        wanted = [MoonInfo(moon, seed, 0, ()) for moon, seed in self._vl1.moon_seeds.items()]
-        return [snapshots.moon(moon) for moon in self._vl1.moons] + wanted
-
-    def _moon(self, moon_id: int) -> MoonInfo:
-        return next(moon for moon in self.moons() if moon.id == moon_id)
+        return self._moons.all()
 
     async def orbit(self, moon: int, seed: int) -> MoonInfo:
         """See NodeApi."""
-        now = time.monotonic()
-        self._vl1.orbit(moon, seed, now)
-        info = self._moon(moon)
-        if info.seed is not None:
-            try:
-                await asyncio.wrap_future(self._home.keep_seed(moon, seed))
-            except OSError:
-                self._vl1.deorbit(moon, now)
-                raise
-        self._pump(time.monotonic())
-        return info
+        return await self._moons.orbit(moon, seed)
 
     async def orbit_world(self, data: bytes) -> MoonInfo:
         """See NodeApi."""
-        try:
-            moon = World.parse(data)
-        except WireError as error:
-            raise ValueError(f"this is no moon file: {error}") from None
-        now = time.monotonic()
-        self._vl1.add_moon(moon, now)
-        await asyncio.wrap_future(self._home.keep_moon(moon.id, data))
-        self._pump(time.monotonic())
-        return self._moon(moon.id)
+        return await self._moons.orbit_world(data)
 
     async def deorbit(self, moon: int) -> None:
         """See NodeApi."""
-        if all(known.id != moon for known in self.moons()):
-            raise KeyError(moon)
-        await asyncio.wrap_future(self._home.forget_moon(moon))
-        now = time.monotonic()
-        self._vl1.deorbit(moon, now)
-        self._pump(now)
+        await self._moons.deorbit(moon)
 
     async def join(self, nwid: int, auth_token: str = "", *, allow_default: bool | None = None) -> NetworkInfo:
         """See NodeApi."""
-        if allow_default is not None:
-            await self._keep_network_settings(nwid, {"allow_default": allow_default})
-        if auth_token:
-            await asyncio.wrap_future(self._home.keep_auth_token(nwid, auth_token))
-        if self.network(nwid) is None:
-            await self._join_new(nwid, auth_token)
-            self._pump(time.monotonic())
-        elif auth_token:
-            self._vl2.join(nwid, time.monotonic(), auth_token=auth_token)
-            self._pump(time.monotonic())
-        info = self.network(nwid)
-        if info is None:
-            raise KeyError(nwid)
-        return info
+        return await self._memberships.join(nwid, auth_token, allow_default=allow_default)
 
     async def set_network(self, nwid: int, settings: Mapping[str, bool]) -> NetworkInfo:
         """See NodeApi."""
-        if self.network(nwid) is None:
-            raise KeyError(nwid)
-        await self._keep_network_settings(nwid, settings)
-        info = self.network(nwid)
-        if info is None:
-            raise KeyError(nwid)
-        return info
-
-    async def _keep_network_settings(self, nwid: int, settings: Mapping[str, bool]) -> None:
-        before = self._network_settings.get(nwid, DEFAULTS)
-        after = replace(before, **settings)
-        if after != before:
-            await asyncio.wrap_future(self._home.keep_network_settings(nwid, after))
-            self._network_settings[nwid] = after
-            self._network_changed(nwid)
-
-    async def _join_new(self, nwid: int, auth_token: str = "") -> None:
-        await asyncio.wrap_future(self._home.keep_network(nwid, NO_CONFIG))
-        self._vl2.join(nwid, time.monotonic(), auth_token=auth_token)
+        return await self._memberships.set(nwid, settings)
 
     async def leave(self, nwid: int) -> None:
         """See NodeApi."""
-        info = self.network(nwid)
-        if info is None:
-            raise KeyError(nwid)
-        # On the disk first: a network that the next start would join again was not left.
-        self._home.keep_auth_token(nwid, None)
-        await asyncio.wrap_future(self._home.keep_network(nwid, None))
-        self._network_settings.pop(nwid, None)
-        self._log_ins.pop(nwid, None)
-        self._vl2.leave(nwid, time.monotonic())
-        self._pump(time.monotonic())
-        self._watchers.publish(nwid, snapshots.left(info))
+        await self._memberships.leave(nwid)
 
     def watch(self) -> AsyncIterator[NetworkInfo]:
         """See NodeApi."""
-        return self._watchers.watch((info.nwid, info) for info in self.networks())
+        return self._memberships.watch()
 
     def watch_online(self) -> AsyncIterator[bool]:
         """See NodeApi."""
@@ -779,7 +663,7 @@ class Node:
     async def whois(self, ip: str, *, nwid: int | None = None) -> Whois:
         """See NodeApi."""
         found = await self._supervisor.find_neighbour(ip, nwid=nwid)
-        on = self._nwid_of.get(found.index)
+        on = self._memberships.nwid_of.get(found.index)
         if on is None:
             raise DialError(errno.ENETDOWN, f"the network of {ip} was left")
         address = address_of(found.mac, on)
@@ -826,7 +710,7 @@ class Node:
         await self._supervisor.configure_udp(token, option, address=address, source=source, value=value)
 
     def _groups_changed(self, index: int, macs: frozenset[int]) -> None:
-        nwid = self._nwid_of.get(index)
+        nwid = self._memberships.nwid_of.get(index)
         if nwid is not None:
             now = time.monotonic()
             self._vl2.join_groups(nwid, frozenset(MulticastGroup(mac) for mac in macs), now)
