@@ -93,6 +93,8 @@ def test_each_request_is_answered_as_zerotier_one_answered_it(api: Api) -> None:
         assert status == request["status"], (request["method"], path, answer)
         if isinstance(answer, dict) and request["path"].endswith("______") and status == 200:
             networks[VECTORS["networks"][1]] = answer["id"]
+        if path == "/unstable/controller/network":
+            answer["data"] = [each for each in answer["data"] if each["id"] == networks[VECTORS["networks"][1]]]
         same_form(request["answer"], answer, f"{request['method']} {request['path']}")
     api.ask("DELETE", f"/network/{made['id']}")
 
