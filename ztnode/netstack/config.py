@@ -52,7 +52,7 @@ class StackConfig:
     """Echo requests answered; what is above is dropped."""
     errors_per_second: int = 100
     """ICMP errors sent (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f)."""
-    udp_receive_buffer: int = 256 << 10
+    udp_receive_buffer: int = 1 << 20
     """Of one socket, payload bytes."""
     udp_ports: tuple[int, int] = (32768, 60999)
     """Ephemeral ports, both ends included."""

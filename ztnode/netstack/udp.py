@@ -18,6 +18,8 @@ from ztnode.wire.wire_error import WireError
 Address: TypeAlias = tuple[str, int]
 """(numeric IP address, port number)."""
 
+_WAYS: Final = 64
+"""Remotes of one socket whose way is remembered: to find it costs as much as the rest of a datagram."""
 _OVERHEAD: Final = 64
 """What one queued datagram costs beside its payload, so that a flood of empty ones is bounded too."""
 
@@ -36,6 +38,9 @@ class UdpSocket:
         self._queued = 0
         self._limit = limit
         self._flow: Flow | None = None
+        self.ways: dict[bytes, Flow] = {}
+        """The ways to the remotes that were sent to last, as of ``ways_version`` of the flow table."""
+        self.ways_version = -1
         self._errors: deque[tuple[OSError, Address]] = deque(maxlen=16)
         self.port_index = port_index
         self.local_address = local
@@ -77,6 +82,7 @@ class UdpSocket:
         Raises OSError (ENETUNREACH), ValueError for text that is no address.
         """
         self._check_open()
+        self.ways.clear()
         self._flow = self._layer.flow(self, ip_address(address[0]).packed, now)
         self.remote = (self._flow.remote, address[1])
         self.local_address = self._flow.local
@@ -93,11 +99,14 @@ class UdpSocket:
 
     def sendto(self, data: bytes, address: Address, now: float) -> None:
         """To any remote. Raises OSError (ENETUNREACH, EMSGSIZE), ValueError for text that is no address."""
+        self.sendto_packed(data, ip_address(address[0]).packed, address[1], now)
+
+    def sendto_packed(self, data: bytes, remote: bytes, port: int, now: float) -> None:
+        """As ``sendto``, to a packed address."""
         self._check_open()
-        if not 0 < address[1] <= 0xFFFF:
+        if not 0 < port <= 0xFFFF:
             raise os_error(errno.EINVAL)
-        flow = self._layer.flow(self, ip_address(address[0]).packed, now)
-        self._layer.transmit(self, flow, address[1], data, now)
+        self._layer.transmit(self, self._layer.flow(self, remote, now), port, data, now)
 
     def recv(self) -> bytes | None:
         """The next datagram, or None. Raises what ICMP reported."""
@@ -106,13 +115,18 @@ class UdpSocket:
 
     def recvfrom(self) -> tuple[bytes, Address] | None:
         """The next datagram and whom it is from, or None. Raises what ICMP reported to a connected socket."""
+        received = self.recvfrom_packed()
+        return None if received is None else (received[0], (str(ip_address(received[1])), received[2]))
+
+    def recvfrom_packed(self) -> tuple[bytes, bytes, int] | None:
+        """As ``recvfrom``, with the address packed: data, address, port."""
         self._check_open()
         self._raise_error()
         if not self._queue:
             return None
-        data, source, port = self._queue.popleft()
-        self._queued -= len(data) + _OVERHEAD
-        return data, (str(ip_address(source)), port)
+        received = self._queue.popleft()
+        self._queued -= len(received[0]) + _OVERHEAD
+        return received
 
     def close(self) -> None:
         """Free the port number. What was not read is gone."""
@@ -181,7 +195,14 @@ class UdpLayer:
     def flow(self, socket: UdpSocket, remote: bytes, now: float) -> Flow:
         """The way from a socket to a remote. Raises OSError (ENETUNREACH)."""
         self._host.clock.now = now
-        return self._host.flows.find(remote, port_index=socket.port_index, local=socket.local_address)
+        flows, ways = self._host.flows, socket.ways
+        if socket.ways_version != flows.version or len(ways) >= _WAYS:
+            ways.clear()
+            socket.ways_version = flows.version
+        flow = ways.get(remote)
+        if flow is None:
+            flow = ways[remote] = flows.find(remote, port_index=socket.port_index, local=socket.local_address)
+        return flow
 
     def transmit(self, socket: UdpSocket, flow: Flow, remote_port: int, data: bytes, now: float) -> None:
         """Send one datagram. Raises OSError (EMSGSIZE)."""

@@ -107,8 +107,11 @@ class DatagramRelay:
         if self._failures:
             error, (host, port) = self._failures.popleft()
             return _header(FAILURE, host, port) + _ERRNO.pack(error.errno or 0)
-        received = self._udp.recvfrom()
-        return None if received is None else _header(DATAGRAM, *received[1]) + received[0]
+        received = self._udp.recvfrom_packed()
+        if received is None:
+            return None
+        data, address, port = received
+        return build_record(address, port, data)
 
     def _on_client(self, mask: int) -> None:
         if mask & WRITE:
@@ -138,7 +141,7 @@ class DatagramRelay:
             counters["udp_bad_record"] += 1
             return
         try:
-            self._udp.sendto(record[end:], (str(ip_address(record[_HEADER.size : end])), port), self._host.now)
+            self._udp.sendto_packed(record[end:], record[_HEADER.size : end], port, self._host.now)
         except OSError:
             counters["udp_unsendable"] += 1
 
