@@ -170,7 +170,7 @@ async def _mapped(options: ServeOptions, node: Node, resolver: Resolver) -> Asyn
         yield
         return
     from ztnode.forwarding.mappings import Mappings
-    from ztnode.forwarding.overlay import NodeOverlay
+    from ztnode.forwarding.node_overlay import NodeOverlay
 
     mappings = Mappings(
         NodeOverlay(node, resolver),
@@ -200,7 +200,7 @@ async def _proxied(options: ProxyOptions, node: Node, resolver: Resolver) -> Asy
     """The node's own proxy at work. Raises OSError, ValueError."""
     from ztnode.forwarding import admission
     from ztnode.forwarding.local import listen
-    from ztnode.forwarding.overlay import NodeOverlay
+    from ztnode.forwarding.node_overlay import NodeOverlay
     from ztnode.forwarding.proxy_service import ProxyService
 
     check_password = admission.load(options.credentials)

@@ -1,16 +1,12 @@
-"""What a mapping asks of the overlay: the same of a node in this process and of one that is reached by its control
-plane (``ztnode.forwarding.client_overlay``)."""
+"""What a mapping asks of the overlay: the same of a node in this process (``node_overlay``) and of one that is reached
+by its control plane (``client_overlay``)."""
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from typing import Protocol
 
-from ztclient.forms import is_numeric
-from ztnode.names import Resolver, racing
-from ztnode.node.api import Handoff, NodeApi
-from ztnode.node.handoffs import claim, claim_records, drop, give
+from ztnode.node.api import Handoff
 from ztnode.wire.endpoint import Endpoint
 
 
@@ -48,57 +44,3 @@ class Overlay(Protocol):
 
     async def is_foreign(self, name: str) -> bool:
         """Whether a name is not the overlay's, but perhaps the host's. Raises ValueError for what is no name."""
-
-
-class NodeOverlay:
-    """The overlay of the node in this process."""
-
-    def __init__(self, node: NodeApi, resolver: Resolver) -> None:
-        self._node = node
-        self._resolver = resolver
-
-    async def dial(self, host: str, port: int, timeout: float) -> Handoff:
-        """See Overlay."""
-        if is_numeric(host):
-            return await self._node.dial(host, port, timeout=timeout)
-        return await racing.dial(self._node, self._resolver, host, port, timeout=timeout)
-
-    async def listen(self, host: str | None, port: int) -> tuple[int, Endpoint]:
-        """See Overlay."""
-        return await self._node.listen(host, port)
-
-    async def accept(self, listener: int) -> Handoff:
-        """See Overlay."""
-        try:
-            return await self._node.accept(listener)
-        except KeyError:
-            raise ConnectionAbortedError(f"listener {listener} is closed") from None
-
-    async def close_listener(self, listener: int) -> None:
-        """See Overlay."""
-        with contextlib.suppress(KeyError):  # its network went, and it with it
-            await self._node.close_listener(listener)
-
-    async def join(self, handoff: Handoff, connected: socket.socket) -> None:
-        """See Overlay."""
-        await give(handoff, connected)
-
-    async def fetch(self, handoff: Handoff) -> socket.socket:
-        """See Overlay."""
-        return await claim(handoff)
-
-    async def drop(self, handoff: Handoff) -> None:
-        """See Overlay."""
-        await drop(handoff)
-
-    async def open_udp(self, host: str | None = None, port: int = 0) -> socket.socket:
-        """See Overlay."""
-        return await claim_records(await self._node.open_udp(host, port))
-
-    async def resolve(self, name: str) -> str:
-        """See Overlay."""
-        return (await racing.first(self._resolver, name, None))[0]
-
-    async def is_foreign(self, name: str) -> bool:
-        """See Overlay."""
-        return await racing.within(racing.PATIENCE, self._resolver, name) is None

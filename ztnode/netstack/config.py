@@ -56,7 +56,7 @@ class StackConfig:
     """Echo requests answered; what is above is dropped."""
     errors_per_second: int = 100
     """ICMP errors sent (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f)."""
-    udp_receive_buffer: int = 256 << 10
+    udp_receive_buffer: int = 1 << 20
     """Of one socket, payload bytes."""
     udp_groups: int = 256
     """Multicast groups that all sockets together may have joined, each once for each network."""

@@ -24,6 +24,8 @@ class FlowTable:
     def __init__(self, clock: Clock, ports: dict[int, Port]) -> None:
         self.routes = RoutingTable()
         self.path_mtus = PathMtuCache()
+        self.version = 0
+        """Another one whenever the way that ``find`` gives may be another one."""
         self._clock = clock
         self._ports = ports
         self._flows: WeakValueDictionary[tuple[int, bytes, bytes], Flow] = WeakValueDictionary()
@@ -108,6 +110,7 @@ class FlowTable:
 
     def reroute(self) -> list[Flow]:
         """Ports, addresses or routes changed. Returns the flows that have no way any more."""
+        self.version += 1
         return [flow for flow in list(self._flows.values()) if not self._route(flow)]
 
     # --- path MTU ---

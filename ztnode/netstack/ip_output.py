@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ztnode.netstack.flow import HOP_LIMIT, Flow
 from ztnode.netstack.frame import Frame
 from ztnode.netstack.neighbour_cache import NO_MAC
-from ztnode.wire import ethernet, ipv4, ipv6
+from ztnode.wire import checksum, ethernet, ipv4, ipv6
 
 
 class IpOutput:
@@ -35,10 +35,13 @@ class IpOutput:
 
     def _ipv4(self, flow: Flow, protocol: int, payload: bytes, hops: int) -> list[Frame]:
         link = self._ethernet(flow, ethernet.TYPE_IPV4)
-        if ipv4.HEADER_LENGTH + len(payload) <= flow.mtu:
+        total = ipv4.HEADER_LENGTH + len(payload)
+        if total <= flow.mtu:
             # DF and ID 0: an atomic datagram (RFC 6864 section 4.1); a smaller MTU on the way is reported to us.
-            header = ipv4.Header(flow.local, flow.remote, protocol, len(payload), hops, fragment=ipv4.DONT_FRAGMENT)
-            return [(link + ipv4.build(header), payload)]
+            fields = (0x45, 0, total, 0, ipv4.DONT_FRAGMENT, hops, protocol)
+            ends = flow.local, flow.remote
+            sum_of = checksum.checksum(ipv4.FIXED.pack(*fields, 0, *ends))
+            return [(link + ipv4.FIXED.pack(*fields, sum_of, *ends), payload)]
         self._identification = self._identification + 1 & 0xFFFF
         step = flow.mtu - ipv4.HEADER_LENGTH & ~7
         frames: list[Frame] = []

@@ -247,6 +247,8 @@ class Stack:
                     last_key = key
                 segments.append((key, frame[34 : 14 + total]))
                 continue
+            if protocol == 17 and ethertype == type_ipv4 and mac == our_mac and self._receive_udp(port, frame):
+                continue
             if ethertype == type_ipv6 and version_length >> 4 == 6 and mac == our_mac and length >= 74:
                 total, protocol = unpack6(frame)
                 if protocol == 6 and 20 <= total <= length - 54:
@@ -262,6 +264,22 @@ class Stack:
                     segments.append((key, frame[54 : 54 + total]))
                     continue
             self._receive_other(port, frame)
+
+    def _receive_udp(self, port: Port, frame: memoryview) -> bool:
+        """A whole datagram over IPv4 to one of our sockets, in a few steps; False, with nothing done, for what is not
+        just that."""
+        _, _, version_length, total, fragment, _ = _IPV4_TCP.unpack_from(frame)
+        source, destination = bytes(frame[26:30]), bytes(frame[30:34])
+        if (
+            version_length != 0x45
+            or fragment & 0x3FFF
+            or not 28 <= total <= len(frame) - 14
+            or int.from_bytes(frame[14:34], "big") % 65535
+            or destination not in port.addresses
+            or not port.source_ok(source)
+        ):
+            return False
+        return self._udp.receive(port, source, destination, frame[34 : 14 + total])
 
     def _receive_other(self, port: Port, frame: memoryview) -> None:
         try:

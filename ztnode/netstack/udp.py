@@ -23,6 +23,8 @@ MAX_MEMBERSHIPS: Final = 20
 MULTICAST_HOPS: Final = 1
 """Of what is sent to a group, unless the socket wants more (RFC 1112 section 6.1, RFC 3493 section 5.2)."""
 
+_WAYS: Final = 64
+"""Remotes of one socket whose way is remembered: to find it costs as much as the rest of a datagram."""
 _OVERHEAD: Final = 64
 """What one queued datagram costs beside its payload, so that a flood of empty ones is bounded too."""
 
@@ -41,6 +43,9 @@ class UdpSocket:
         self._queued = 0
         self._limit = limit
         self._flow: Flow | None = None
+        self.ways: dict[bytes, Flow] = {}
+        """The ways to the remotes that were sent to last, as of ``ways_version`` of the flow table."""
+        self.ways_version = -1
         self._errors: deque[tuple[OSError, Address]] = deque(maxlen=16)
         self.port_index = port_index
         self.local_address = local
@@ -94,6 +99,7 @@ class UdpSocket:
         Raises OSError (ENETUNREACH), ValueError for text that is no address.
         """
         self._check_open()
+        self.ways.clear()
         self._flow = self._layer.flow(self, ip_address(address[0]).packed, now)
         self.remote = (self._flow.remote, address[1])
         self.local_address = self._flow.local
@@ -110,11 +116,14 @@ class UdpSocket:
 
     def sendto(self, data: bytes, address: Address, now: float) -> None:
         """To any remote. Raises OSError (ENETUNREACH, EMSGSIZE), ValueError for text that is no address."""
+        self.sendto_packed(data, ip_address(address[0]).packed, address[1], now)
+
+    def sendto_packed(self, data: bytes, remote: bytes, port: int, now: float) -> None:
+        """As ``sendto``, to a packed address."""
         self._check_open()
-        if not 0 < address[1] <= 0xFFFF:
+        if not 0 < port <= 0xFFFF:
             raise os_error(errno.EINVAL)
-        flow = self._layer.flow(self, ip_address(address[0]).packed, now)
-        self._layer.transmit(self, flow, address[1], data, now)
+        self._layer.transmit(self, self._layer.flow(self, remote, now), port, data, now)
 
     def join(self, group: str, source: str | None = None) -> None:
         """Receive what is sent to a multicast group, on the network on which ``source`` is our address (None: on all
@@ -140,6 +149,7 @@ class UdpSocket:
     def send_groups_from(self, source: str | None) -> None:
         """Send to groups over the network on which ``source`` is our address (None: as the routes have it). Raises
         OSError (EADDRNOTAVAIL)."""
+        self.ways.clear()
         if source is None:
             self.multicast_source = None
             return
@@ -155,13 +165,18 @@ class UdpSocket:
 
     def recvfrom(self) -> tuple[bytes, Address] | None:
         """The next datagram and whom it is from, or None. Raises what ICMP reported to a connected socket."""
+        received = self.recvfrom_packed()
+        return None if received is None else (received[0], (str(ip_address(received[1])), received[2]))
+
+    def recvfrom_packed(self) -> tuple[bytes, bytes, int] | None:
+        """As ``recvfrom``, with the address packed: data, address, port."""
         self._check_open()
         self._raise_error()
         if not self._queue:
             return None
-        data, source, port = self._queue.popleft()
-        self._queued -= len(data) + _OVERHEAD
-        return data, (str(ip_address(source)), port)
+        received = self._queue.popleft()
+        self._queued -= len(received[0]) + _OVERHEAD
+        return received
 
     def close(self) -> None:
         """Free the port number. What was not read is gone."""
@@ -304,12 +319,19 @@ class UdpLayer:
     def flow(self, socket: UdpSocket, remote: bytes, now: float) -> Flow:
         """The way from a socket to a remote. Raises OSError (ENETUNREACH)."""
         self._host.clock.now = now
-        local = socket.local_address
-        if local is not None and _is_group(local):
-            local = None  # what is bound to a group sends from an address of ours
-        if _is_group(remote):
-            local = socket.multicast_source or local
-        return self._host.flows.find(remote, port_index=socket.port_index, local=local)
+        flows, ways = self._host.flows, socket.ways
+        if socket.ways_version != flows.version or len(ways) >= _WAYS:
+            ways.clear()
+            socket.ways_version = flows.version
+        flow = ways.get(remote)
+        if flow is None:
+            local = socket.local_address
+            if local is not None and _is_group(local):
+                local = None  # what is bound to a group sends from an address of ours
+            if _is_group(remote):
+                local = socket.multicast_source or local
+            flow = ways[remote] = flows.find(remote, port_index=socket.port_index, local=local)
+        return flow
 
     def transmit(self, socket: UdpSocket, flow: Flow, remote_port: int, data: bytes, now: float) -> None:
         """Send one datagram. Raises OSError (EMSGSIZE; EACCES: a broadcast address, and the socket or the network will

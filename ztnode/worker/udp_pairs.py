@@ -137,8 +137,11 @@ class DatagramRelay:
         if self._failures:
             error, (host, port) = self._failures.popleft()
             return _header(FAILURE, host, port) + _ERRNO.pack(error.errno or 0)
-        received = self._udp.recvfrom()
-        return None if received is None else _header(DATAGRAM, *received[1]) + received[0]
+        received = self._udp.recvfrom_packed()
+        if received is None:
+            return None
+        data, address, port = received
+        return build_record(address, port, data)
 
     def _on_client(self, mask: int) -> None:
         if mask & WRITE:
@@ -169,7 +172,7 @@ class DatagramRelay:
             return
         address = record[_HEADER.size : end]
         try:
-            self._udp.sendto(record[end:], (str(ip_address(address)), port), self._host.now)
+            self._udp.sendto_packed(record[end:], address, port, self._host.now)
         except OSError as error:
             counters["udp_unsendable"] += 1
             if error.errno in (errno.EACCES, errno.EPERM):

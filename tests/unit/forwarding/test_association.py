@@ -11,7 +11,7 @@ from typing import cast
 from tests.unit.worker.worker_pair import B6, B, on_loop, running_pair
 from ztnode.forwarding.local import listen
 from ztnode.forwarding.mapping import TcpAddress
-from ztnode.forwarding.overlay import NodeOverlay
+from ztnode.forwarding.node_overlay import NodeOverlay
 from ztnode.forwarding.proxy_service import ProxyService
 from ztnode.names import Resolver
 from ztnode.node.api import NodeApi
