@@ -150,10 +150,10 @@ def test_block(overlay: Overlay, number: int, tmp_path: Path, request: pytest.Fi
 
 
 @pytest.mark.parametrize("number", range(len(SERVERS)))
-def test_server(overlay: Overlay, number: int) -> None:
+def test_server(overlay: Overlay, number: int, tmp_path: Path) -> None:
     """Alpha asks what beta serves."""
     command = [sys.executable, "-c", adapted(SERVERS[number], overlay)]
-    child = subprocess.Popen(command, env=environment(overlay), stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, env=environment(overlay), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     try:
         here, deadline = ipv4(overlay.beta, overlay.nwid), time.monotonic() + 60
         while True:
