@@ -169,7 +169,7 @@ class Contacts:
         return not any(parsed in network for network in self._avoided)
 
     def attempt(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
-        """Send HELLO to an endpoint where the peer may be, a few times until it answers."""
+        """Ask whether the peer is at an endpoint, a few times until it answers."""
         if not self.is_usable(peer.address, endpoint):
             self._counters["drop_unusable_endpoint"] += 1
             return
@@ -181,7 +181,14 @@ class Contacts:
         attempt = self._attempts[key] = _Attempt(now + ATTEMPT_RETRY[0])
         if self._next_attempt is None or attempt.next_try < self._next_attempt:
             self._next_attempt = attempt.next_try
-        self.hello(peer, endpoint, now)
+        self._ask_at(peer, endpoint, now)
+
+    def _ask_at(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
+        """As little as it takes (Peer::attemptToContactAt): who has said HELLO before answers an ECHO."""
+        if peer.protocol >= PROTOCOL_VERSION_ECHO:
+            self._transmit.send_to(endpoint, peer, VERB_ECHO, (), now)
+        else:
+            self.hello(peer, endpoint, now)
 
     def confirm(self, peer: Peer, endpoint: Endpoint, now: float, *, by_hello: bool = False) -> None:
         """Ask once whether the peer is at an endpoint that it, or whoever writes its packets' sender, has named: with
@@ -190,10 +197,10 @@ class Contacts:
         if not self.is_usable(peer.address, endpoint):
             self._counters["drop_unusable_endpoint"] += 1
         elif self._confirmations.admit((peer.address, endpoint), now):
-            if peer.protocol >= PROTOCOL_VERSION_ECHO and not by_hello:
-                self._transmit.send_to(endpoint, peer, VERB_ECHO, (), now)
-            else:
+            if by_hello:
                 self.hello(peer, endpoint, now)
+            else:
+                self._ask_at(peer, endpoint, now)
 
     def answered(self, peer: Peer, endpoint: Endpoint) -> None:
         """The peer has answered from this endpoint: no need to try it further."""
@@ -248,7 +255,7 @@ class Contacts:
                     continue
                 attempt.next_try = now + ATTEMPT_RETRY[attempt.tries]
                 attempt.tries += 1
-                self.hello(peer, key[1], now)
+                self._ask_at(peer, key[1], now)
             if self._next_attempt is None or attempt.next_try < self._next_attempt:
                 self._next_attempt = attempt.next_try
 

@@ -59,6 +59,7 @@ class Peer:
         "protocol",
         "push_gate",
         "redirect_pause",
+        "redirects",
         "traffic_from",
         "trusted_until",
         "version",
@@ -98,6 +99,8 @@ class Peer:
         """When we last asked it to send to another endpoint of ours."""
         self.redirect_pause = 5.0
         """Seconds from then to the next time."""
+        self.redirects = 0
+        """How often we have asked it, as far as that is counted."""
         self.persistent = False
         """Stay in contact, whether or not there is traffic."""
         self.push_gate = Cutoff(8, 30.0)  # ZT_PUSH_DIRECT_PATHS_CUTOFF_LIMIT, _TIME

@@ -31,6 +31,8 @@ REDIRECT_WITHIN: Final = 40.0
 REDIRECT_INTERVAL: Final = 5.0
 """Seconds between two such requests: a peer takes a handful of PUSH_DIRECT_PATHS in 30 s. Twice as many each time
 while nothing but the memory of a dead path is the reason: who has heard it once need not hear it for ever."""
+MAX_REDIRECTS: Final = 16
+"""Times that one message names the endpoint: so many changes of path a peer follows before one of its paths expires."""
 Message: TypeAlias = tuple[Peer, int, int, Buffer]
 """``(peer, verb, packet id, payload)``: an authenticated, decompressed packet; the payload begins after the verb byte.
 That of OK is ``in-re verb (1) | in-re packet id (8) | ...`` and that of ERROR has the error code (1) after these
@@ -202,7 +204,10 @@ class Vl1Core:
         peer.last_redirect = now
         peer.redirect_pause *= 2
         self.counters["redirects_sent"] += 1
-        parts = (build_push_direct_paths([DirectPath(surface, FLAG_CLUSTER_REDIRECT)]),)
+        # The reference gives the endpoint the priority of the path that this comes by, 1 unless it was sent there so,
+        # and 2 more; what has no less stays in its choice, so where it was sent to before must be outbid.
+        peer.redirects = min(peer.redirects + 1, MAX_REDIRECTS)
+        parts = (build_push_direct_paths([DirectPath(surface, FLAG_CLUSTER_REDIRECT)] * peer.redirects),)
         self.transmit.send(peer, VERB_PUSH_DIRECT_PATHS, parts, path, now)
 
     def world_offered(self, world: World, now: float) -> None:

@@ -29,10 +29,12 @@ from ztnode.wire.packet import (
     VERB_NOP,
     VERB_OK,
     VERB_PUSH_DIRECT_PATHS,
+    VERB_RENDEZVOUS,
     VERB_USER_MESSAGE,
     VERB_WHOIS,
 )
 from ztnode.wire.push_direct_paths import DirectPath, build_push_direct_paths
+from ztnode.wire.rendezvous import Rendezvous, build_rendezvous
 from ztnode.wire.reply import build_ok
 from ztnode.wire.whois import build_whois
 
@@ -388,6 +390,16 @@ def test_packet_from_elsewhere_is_answered_by_one_of_its_size() -> None:
     network.run(5)
     assert [len(datagrams) for datagrams in tally.sent.values()] == [1]
     assert tally.bytes <= len(data)
+
+
+def test_an_endpoint_that_a_root_names_gets_small_packets() -> None:
+    network = Network()
+    root, one, two = pair(network)
+    tally = Tally(network, two, {"192.0.2.77"})
+    body = bytes((VERB_RENDEZVOUS,)) + build_rendezvous(Rendezvous(one.address, ("192.0.2.77", 7)))
+    network.inject(sealed(root.vl1.identity, two.vl1.identity, body), root.endpoint, two.endpoint)
+    network.run(10)
+    assert 1 <= tally.bytes / 28 <= 4
 
 
 def test_copy_of_a_hello_from_a_second_socket_is_answered() -> None:

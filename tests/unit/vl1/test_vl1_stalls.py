@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_peer_is_asked_to_send_to_where_we_are_now() -> None:
 
     def listen(core: Vl1Core, arrival: verbs.ArrivedPacket) -> None:
         if core is server.vl1._core:
-            told.extend(path for path in parse_push_direct_paths(arrival.payload) if path.redirect)
+            told.extend({path for path in parse_push_direct_paths(arrival.payload) if path.redirect})
         handler(core, arrival)
 
     def seen_at(port: int) -> None:
@@ -124,6 +125,39 @@ def test_peer_is_asked_to_send_to_where_we_are_now() -> None:
         network.run(60)
         seen_at(50005)  # nobody waits for us
         assert len(told) == 2
+
+
+def test_a_peer_of_the_reference_follows_one_change_of_path_after_another() -> None:
+    """``Peer::clusterRedirect`` to the letter: paths with their priorities, and which of them it keeps."""
+    network = Network()
+    client, server, _ = behind_a_nat(network)
+    peer, core = client.vl1.peer(server.address), client.vl1._core
+    assert peer is not None
+    sent: list[list[DirectPath]] = []
+    transmit = core.transmit.send
+
+    def noted(to: Any, verb: int, parts: Any, *more: Any, **options: Any) -> int:
+        if verb == VERB_PUSH_DIRECT_PATHS:
+            sent.append(list(parse_push_direct_paths(b"".join(parts))))
+        return transmit(to, verb, parts, *more, **options)
+
+    ours = [(OUTER, 50001), ("198.51.100.2", 50001)]
+    theirs = dict.fromkeys(ours, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core.transmit, "send", noted)
+        for turn in range(8):
+            way = ours[turn % 2]
+            peer.last_frame = now = network.now + 20.0 * turn
+            client.vl1.trust(peer, now)
+            core.surface_reported(peer, SERVER, way, now)
+            for path in sent.pop() if turn else []:
+                priority = theirs.get(way, 1) + 2
+                theirs = {known: had for known, had in theirs.items() if had >= priority and known != way}
+                theirs[path.endpoint] = priority
+            if turn:
+                assert list(theirs) == [way], f"change {turn}: it may still choose {theirs}"
+            for known in ours:  # what comes by the other way makes it a path again
+                theirs.setdefault(known, 1)
 
 
 def test_a_dead_path_that_is_remembered_is_no_reason_to_ask_for_ever() -> None:
