@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -44,7 +43,9 @@ PROXY_ADDRESS = Where("127.0.0.1", tcp=True)
 def proxy(node: ztclient.Node, listen: LocalAddress, credentials: Path | None, direct: bool) -> None:
     """Serve SOCKS5, SOCKS4a, HTTP CONNECT and plain HTTP requests on one port, until Ctrl-C."""
     assert isinstance(listen, TcpAddress)
-    asyncio.run(_serve(node, listen, credentials, direct))
+    import uvloop
+
+    uvloop.run(_serve(node, listen, credentials, direct))
 
 
 async def _serve(node: ztclient.Node, address: TcpAddress, credentials: Path | None, direct: bool) -> None:

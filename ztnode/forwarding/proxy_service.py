@@ -165,6 +165,7 @@ class _Fetching:
         self._target: tuple[str, int] | None = None
         self._upstream: socket.socket | None = None
         self._answers: asyncio.Task[None] | None = None
+        self._woken: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -175,9 +176,8 @@ class _Fetching:
                     if request is not None and (request.host, request.port) != self._target:
                         await self._switch(request.host, request.port)
                     assert self._upstream is not None
-                    await loop.sock_sendall(self._upstream, piece)
-                async with asyncio.timeout(IDLE_SECONDS):
-                    data = await self._next()
+                    await _send(self._upstream, piece)
+                data = await self._next()
             if self._upstream is not None and self._answers is not None:
                 self._upstream.shutdown(socket.SHUT_WR)
                 await self._answers
@@ -195,21 +195,32 @@ class _Fetching:
 
     async def _next(self) -> bytes:
         """What the client sends next. Raises _Answered when the server ended its side: there is nobody to ask any
-        more, and an answer may end by just that."""
+        more, and an answer may end by just that; TimeoutError."""
         loop = asyncio.get_running_loop()
-        reading = asyncio.ensure_future(loop.sock_recv(self._client, CHUNK))
-        answers = self._answers
-        try:
-            await asyncio.wait(
-                [reading] if answers is None else [reading, answers], return_when=asyncio.FIRST_COMPLETED
-            )
-            if answers is not None and answers.done():
-                answers.result()
+        while True:
+            # No task for each request: whichever comes first wakes us.
+            woken = self._woken = loop.create_future()
+            loop.add_reader(self._client, self._wake)
+            idle = loop.call_later(IDLE_SECONDS, self._wake, TimeoutError())
+            try:
+                if self._answers is None or not self._answers.done():
+                    await woken
+            finally:
+                idle.cancel()
+                loop.remove_reader(self._client)
+            if self._answers is not None and self._answers.done():
+                self._answers.result()
                 raise _Answered
-            return reading.result()
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            with contextlib.suppress(BlockingIOError):
+                return self._client.recv(CHUNK)
+
+    def _wake(self, problem: object = None) -> None:
+        """Something came, the answers ended, or (an exception) it took too long."""
+        if self._woken is not None and not self._woken.done():
+            if isinstance(problem, Exception):
+                self._woken.set_exception(problem)
+            else:
+                self._woken.set_result(None)
 
     async def _switch(self, host: str, port: int) -> None:
         """To the server of the next request, once the one before has said all that it has to say."""
@@ -225,6 +236,7 @@ class _Fetching:
             raise _Unreached(_failure(error)) from None
         self._target = host, port
         self._answers = asyncio.create_task(_copy(self._upstream, self._client))
+        self._answers.add_done_callback(self._wake)
 
     async def _leave(self) -> None:
         if self._answers is not None:
@@ -249,10 +261,25 @@ class _Unreached(Exception):
 
 async def _copy(source: socket.socket, sink: socket.socket) -> None:
     """Until the end of ``source``, which is not passed on. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    while data := await loop.sock_recv(source, CHUNK):
+    while True:
+        # Always a turn of the loop: two that are never dry would keep everybody else from theirs.
+        await readable(source)
+        with contextlib.suppress(BlockingIOError):
+            data = source.recv(CHUNK)
+            if not data:
+                return
+            await _send(sink, data)
+
+
+async def _send(sink: socket.socket, data: bytes) -> None:
+    """All of ``data``, mostly at once. Raises TimeoutError, OSError."""
+    try:
+        sent = sink.send(data)
+    except BlockingIOError:
+        sent = 0
+    if sent < len(data):
         async with asyncio.timeout(IDLE_SECONDS):
-            await loop.sock_sendall(sink, data)
+            await asyncio.get_running_loop().sock_sendall(sink, memoryview(data)[sent:])
 
 
 async def _copy_both_ways(one: socket.socket, other: socket.socket) -> None:
