@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ztclient import times
@@ -57,7 +57,7 @@ class Network:
     """True while the configuration is the one kept on disk and the controller has not confirmed it yet."""
     allow_default: bool = False
     """True where the node follows default routes of the network."""
-    clock_offset: float | None = None
+    clock_offset: float | None = field(default=None, compare=False)
     """Seconds by which the controller's clock was ahead of this node's when the last configuration came; None: none
     has come since the node started."""
 

@@ -15,7 +15,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,6 +24,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import click
 
 import ztclient
+from ztnode import __version__
 from ztnode.cli.common import (
     EXISTING_FILE,
     FILE,
@@ -87,21 +88,31 @@ class Url(Parameter[SplitResult]):
 @click.argument("url", type=Url())
 @click.option("-X", "--request", "method", metavar="METHOD", help="The method. [default: GET, or POST with -d]")
 @click.option(
-    "-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header; may be given several times."
+    "-H",
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME:VALUE",
+    help="A header; may be given several times. 'NAME:' leaves one of ours out, 'NAME;' sends an empty one.",
 )
 @click.option(
     "-d",
     "--data",
     "--data-binary",
     "data",
+    multiple=True,
     metavar="DATA|@FILE",
-    help="The body; @FILE sends what a file, pipe or device gives, as it is, @- stdin.",
+    help="The body; @FILE sends what a file, pipe or device gives, as it is, @- stdin. Several are joined with '&'.",
 )
+@click.option("-I", "--head", "head_only", is_flag=True, help="Ask for the head alone (HEAD), and print it.")
+@click.option("-u", "--user", metavar="NAME:PASSWORD", help="Basic authentication; without a password it is asked for.")
+@click.option("-A", "--user-agent", metavar="TEXT", help="In place of ztnode's own name.")
 @click.option(
     "-o", "--output", type=FILE, metavar="FILE", help="Write the body to FILE, which appears when it is whole."
 )
 @click.option("-i", "--include", is_flag=True, help="Print the status line and headers before the body.")
 @click.option("-L", "--location", is_flag=True, help="Follow redirections.")
+@click.option("-s", "-S", "--silent", "--show-error", is_flag=True, expose_value=False, hidden=True)
 @click.option("-v", "--verbose", is_flag=True, help="Show both heads on stderr.")
 @click.option("-f", "--fail", is_flag=True, help="Exit 1 on an HTTP status of 400 or more.")
 @click.option("-k", "--insecure", is_flag=True, help="Do not check the certificate (https).")
@@ -129,7 +140,10 @@ def call(
     url: SplitResult,
     method: str | None,
     headers: tuple[str, ...],
-    data: str | None,
+    data: tuple[str, ...],
+    head_only: bool,
+    user: str | None,
+    user_agent: str | None,
     output: Path | None,
     include: bool,
     location: bool,
@@ -140,18 +154,24 @@ def call(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Make one HTTP request to URL (http or https) over the overlay and print the answer's body."""
-    fields = [_header(text) for text in headers]
+    """Make one HTTP request to URL (http or https) over the overlay and print the answer's body. Options are curl's, as
+    far as there are such; docs/OPERATING.md says what differs."""
+    if head_only and data:
+        raise click.UsageError("-I asks for a head, and -d sends a body: give one of them")
+    fields = _fields(headers, user, user_agent)
     started = time.perf_counter()
     with contextlib.ExitStack() as files:
-        body = None if data is None else _body(data, files)
-        request = _Request(method or ("GET" if body is None else "POST"), url, fields, body)
+        body = _body(data, files) if data else None
+        usual = "HEAD" if head_only else "GET" if body is None else "POST"
+        request = _Request(method or usual, url, fields, body, keeps_method=method is not None)
+        heads = b""
         for _ in range(MAX_REDIRECTIONS + 1):
             shown = request.url.geturl()
             connection = _connection(node, request.url, timeout, insecure, cacert)
             files.callback(connection.close)
             with _told(shown):
                 response = _exchange(connection, request, verbose)
+            heads += _head(response) if include or head_only else b""
             following = _redirected(request, response) if location else None
             if following is None:
                 break
@@ -163,12 +183,7 @@ def call(
             if as_json:
                 _print_as_json(shown, response, output, started)
             else:
-                head = _head(response) if include else b""
-                if output is None:
-                    _copy(shown, response, standard_output(), head)
-                else:
-                    with _whole_file(output) as file:
-                        _copy(shown, response, file, head)
+                _deliver(shown, response, output, heads)
         if fail and response.status >= 400:
             raise Failure(f"{shown}: HTTP {response.status} {response.reason}")
 
@@ -179,6 +194,8 @@ class _Request:
     url: SplitResult
     fields: list[tuple[str, str]]
     body: _Body | None
+    keeps_method: bool
+    """Whoever named the method means it, for what a redirection leads to, too."""
 
     @property
     def target(self) -> str:
@@ -238,14 +255,40 @@ def _connection(
     return ztclient.HTTPSConnection(url.hostname, url.port, timeout=timeout, context=context, node=node)
 
 
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise click.UsageError(f"{text!r} is not a header such as 'Accept: text/plain'")
-    return name.strip(), value.strip()
+def _fields(headers: Sequence[str], user: str | None, user_agent: str | None) -> list[tuple[str, str]]:
+    """The headers of a request: ours as curl has them, but for those that ``headers`` gives or leaves out."""
+    ours = [("User-Agent", user_agent or f"ztnode/{__version__}"), ("Accept", "*/*")]
+    if user is not None:
+        name, colon, password = user.partition(":")
+        if not colon:
+            password = click.prompt(f"password of {name}", hide_input=True, err=True)
+        ours.append(("Authorization", "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()))
+    given, named = [], set()
+    for text in headers:
+        name, mark, value = text.partition(":")
+        if not mark and text.rstrip().endswith(";"):
+            name, mark, value = text.rstrip()[:-1], ";", ""
+        name, value = name.strip(), value.strip()
+        if not mark or not name:
+            raise click.UsageError(f"{text!r} is not a header such as 'Accept: text/plain'")
+        named.add(name.lower())
+        if value or mark == ";":
+            given.append((name, value))
+    return [field for field in ours if field[0].lower() not in named] + given
 
 
-def _body(data: str, files: contextlib.ExitStack) -> _Body:
+def _body(data: Sequence[str], files: contextlib.ExitStack) -> _Body:
+    if len(data) == 1:
+        return _one_body(data[0], files)
+    kept = files.enter_context(tempfile.SpooledTemporaryFile(MAX_IN_MEMORY))  # noqa: SIM115 - closed by ``files``
+    for number, each in enumerate(data):
+        kept.write(b"&" if number else b"")
+        for piece in _one_body(each, files).pieces():
+            kept.write(piece)
+    return _Body(kept, kept.tell())
+
+
+def _one_body(data: str, files: contextlib.ExitStack) -> _Body:
     if not data.startswith("@"):
         content = data.encode()
         return _Body(io.BytesIO(content), len(content))
@@ -357,9 +400,9 @@ def _redirected(request: _Request, response: http.client.HTTPResponse) -> _Reque
     if (url.scheme, url.netloc) != (request.url.scheme, request.url.netloc):
         fields = [field for field in fields if field[0].lower() not in ("authorization", "cookie", "host")]
     if response.status == 303 or (response.status in (301, 302) and method == "POST"):
-        method, body = "HEAD" if method == "HEAD" else "GET", None
+        method, body = method if request.keeps_method or method == "HEAD" else "GET", None
         fields = [field for field in fields if not field[0].lower().startswith(("content-", "transfer-"))]
-    return _Request(method, url, fields, body)
+    return _Request(method, url, fields, body, request.keeps_method)
 
 
 def _head(response: http.client.HTTPResponse) -> bytes:
@@ -378,6 +421,14 @@ def _parts(url: str, response: http.client.HTTPResponse) -> Iterator[bytes]:
             raise http.client.IncompleteRead(b"", response.length)
     except (OSError, http.client.HTTPException) as error:
         raise Failure(f"{url}: the answer is not whole: {describe(error)}") from None
+
+
+def _deliver(url: str, response: http.client.HTTPResponse, output: Path | None, heads: bytes) -> None:
+    if output is None:
+        _copy(url, response, standard_output(), heads)
+    else:
+        with _whole_file(output) as file:
+            _copy(url, response, file, heads)
 
 
 def _copy(url: str, response: http.client.HTTPResponse, file: IO[bytes], head: bytes) -> None:

@@ -139,7 +139,8 @@ def ips(node: ztclient.Node, nwid: str | None, as_json: bool) -> None:
 @json_option
 @node_option
 def peers(node: ztclient.Node, as_json: bool) -> None:
-    """List the ZeroTier peers that the node knows, and how they are reached."""
+    """List the ZeroTier peers that the node knows, and how they are reached. VERSION is what a peer says of itself:
+    ztnode says 1.14.1, the ZeroTier One whose protocol it speaks."""
     found = node.peers()
     if as_json:
         print_json(found)

@@ -17,6 +17,7 @@ import pytest
 
 from tests.unit.fake_node import RunningNode
 from tests.unit.peers import LINGER_RESET, peer, read_to_end
+from ztnode import __version__
 from ztnode.cli.app import run
 
 HOST = "10.121.15.99"
@@ -189,7 +190,8 @@ def test_verbose_shows_both_heads(web: str, capsys: pytest.CaptureFixture[str]) 
     assert run(["call", "-v", f"{web}/x", "-H", "X-Test: yes"]) == 0
     captured = capsys.readouterr()
     assert captured.out == "GET /x 0 None\n"
-    assert captured.err.startswith(f"> GET /x HTTP/1.1\n> Host: {web}\n> X-Test: yes\n>\n< HTTP/1.1 200 OK\n")
+    ours = f"> User-Agent: ztnode/{__version__}\n> Accept: */*\n"
+    assert captured.err.startswith(f"> GET /x HTTP/1.1\n> Host: {web}\n{ours}> X-Test: yes\n>\n< HTTP/1.1 200 OK\n")
 
 
 def test_words_of_zerotier_cli(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) -> None:
