@@ -7,7 +7,7 @@ import pytest
 from ztnode.control import convert
 from ztnode.node import snapshots
 from ztnode.vl2.snapshot import NetworkSnapshot, NetworkStatus
-from ztnode.wire.network_config import Dns
+from ztnode.wire.network_config import Dns, SingleSignOn
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from ztnode.wire.network_config import Dns
 )
 def test_the_controllers_clock(issued_at: int, received_at: float | None, offset: float | None) -> None:
     snapshot = NetworkSnapshot(
-        1, NetworkStatus.OK, "", "", 2, 2800, (), (), Dns(), True, True, 32, False, 1, "", False, (), 0, {},
+        1, NetworkStatus.OK, "", "", 2, 2800, (), (), Dns(), True, True, 32, False, 1, SingleSignOn(), False, (), 0, {},
         issued_at, received_at,
     )  # fmt: skip
     info = snapshots.network(snapshot, 100.0, 1_700_000_070_000)
