@@ -34,7 +34,7 @@ def identities() -> Iterator[Identity]:
     return map(Identity.parse_text, pool.read_text().splitlines())
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0, what: str = "did not come to pass") -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0, what: str = "did not come to pass") -> None:
     """Wait for ``condition()`` to hold; how long that takes decides nothing, unless it is for ever."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -84,7 +84,7 @@ def test_state_in_sqlite(tmp_path: Path, overlay: Overlay, installed: Path) -> N
         ip = ipv4(node, overlay.nwid)
         base = node.command[: node.command.index("--state")]
         command = [*base, "--state", str(tmp_path / "other"), "--store", f"sqlite:{database}"]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert second.returncode == 1 and "another node" in second.stderr
     assert not (tmp_path / "st/zerotier").exists()
     assert database.stat().st_mode & 0o077 == 0
@@ -200,4 +200,4 @@ def serve(state: Path, path: Path) -> subprocess.CompletedProcess[str]:
     """What ``ztnode serve`` does where ``path`` is on the module path."""
     command = [sys.executable, "-m", "ztnode", "serve", "--state", str(state), "--store", "memory:", "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(path)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)

