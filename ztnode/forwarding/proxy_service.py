@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from ztclient.aio.handoff import readable
@@ -20,6 +21,7 @@ from ztnode.forwarding.association import associate
 from ztnode.forwarding.local import Crowd, connect, next_connection
 from ztnode.forwarding.mapping import TcpAddress
 from ztnode.forwarding.overlay import Overlay
+from ztnode.forwarding.read_waiter import ReadWaiter
 from ztnode.node.api import Handoff
 from ztnode.proxy import Command, ProxyServer, Refusal, Request
 from ztnode.proxy.http import BadRequest, RequestStream
@@ -165,10 +167,15 @@ class _Fetching:
         self._target: tuple[str, int] | None = None
         self._upstream: socket.socket | None = None
         self._answers: asyncio.Task[None] | None = None
-        self._woken: asyncio.Future[None] | None = None
+        self._waiter = ReadWaiter(client)
+        self._idle: asyncio.TimerHandle | None = None
+        self._since = 0.0
+        """When it last asked or was sent something."""
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
+        self._touch()
+        self._check_idle()
         try:
             data = self._handshake.rest
             while data:
@@ -191,36 +198,36 @@ class _Fetching:
         except OSError:
             reset_on_close(self._client)
         finally:
+            if self._idle is not None:
+                self._idle.cancel()
+            self._waiter.close()
             await self._leave()
 
     async def _next(self) -> bytes:
         """What the client sends next. Raises _Answered when the server ended its side: there is nobody to ask any
         more, and an answer may end by just that; TimeoutError."""
-        loop = asyncio.get_running_loop()
         while True:
             # No task for each request: whichever comes first wakes us.
-            woken = self._woken = loop.create_future()
-            loop.add_reader(self._client, self._wake)
-            idle = loop.call_later(IDLE_SECONDS, self._wake, TimeoutError())
-            try:
-                if self._answers is None or not self._answers.done():
-                    await woken
-            finally:
-                idle.cancel()
-                loop.remove_reader(self._client)
+            if self._answers is None or not self._answers.done():
+                await self._waiter.wait()
             if self._answers is not None and self._answers.done():
                 self._answers.result()
                 raise _Answered
             with contextlib.suppress(BlockingIOError):
-                return self._client.recv(CHUNK)
+                data = self._client.recv(CHUNK)
+                self._touch()
+                return data
 
-    def _wake(self, problem: object = None) -> None:
-        """Something came, the answers ended, or (an exception) it took too long."""
-        if self._woken is not None and not self._woken.done():
-            if isinstance(problem, Exception):
-                self._woken.set_exception(problem)
-            else:
-                self._woken.set_result(None)
+    def _touch(self) -> None:
+        self._since = asyncio.get_running_loop().time()
+
+    def _check_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = self._since + IDLE_SECONDS
+        if end <= loop.time():
+            self._waiter.fail(TimeoutError())
+            end = loop.time() + IDLE_SECONDS
+        self._idle = loop.call_at(end, self._check_idle)
 
     async def _switch(self, host: str, port: int) -> None:
         """To the server of the next request, once the one before has said all that it has to say."""
@@ -235,8 +242,8 @@ class _Fetching:
         except OSError as error:
             raise _Unreached(_failure(error)) from None
         self._target = host, port
-        self._answers = asyncio.create_task(_copy(self._upstream, self._client))
-        self._answers.add_done_callback(self._wake)
+        self._answers = asyncio.create_task(_copy(self._upstream, self._client, self._touch))
+        self._answers.add_done_callback(lambda _: self._waiter.wake())
 
     async def _leave(self) -> None:
         if self._answers is not None:
@@ -259,16 +266,18 @@ class _Unreached(Exception):
         self.failure = failure
 
 
-async def _copy(source: socket.socket, sink: socket.socket) -> None:
-    """Until the end of ``source``, which is not passed on. Raises OSError."""
-    while True:
-        # Always a turn of the loop: two that are never dry would keep everybody else from theirs.
-        await readable(source)
-        with contextlib.suppress(BlockingIOError):
-            data = source.recv(CHUNK)
-            if not data:
-                return
-            await _send(sink, data)
+async def _copy(source: socket.socket, sink: socket.socket, moved: Callable[[], None] = lambda: None) -> None:
+    """Until the end of ``source``, which is not passed on; ``moved`` is called for what was. Raises OSError."""
+    with contextlib.closing(ReadWaiter(source)) as waiter:
+        while True:
+            # Always a turn of the loop: two that are never dry would keep everybody else from theirs.
+            await waiter.wait()
+            with contextlib.suppress(BlockingIOError):
+                data = source.recv(CHUNK)
+                if not data:
+                    return
+                await _send(sink, data)
+                moved()
 
 
 async def _send(sink: socket.socket, data: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -100,6 +101,7 @@ def parse_head(data: bytes | bytearray | memoryview) -> Head | None:
     return Head(request[1], request[2], request[3], tuple(fields), end + len(_HEAD_END))
 
 
+@functools.lru_cache(256)
 def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
     """``host:port`` with IPv6 addresses in brackets. Raises BadRequest."""
     match = _AUTHORITY.fullmatch(text)
