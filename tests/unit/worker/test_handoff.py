@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
 
@@ -374,13 +375,16 @@ class FakeUdp:
         taken, self.failures = self.failures, []
         return taken
 
-    def recvfrom(self) -> tuple[bytes, tuple[str, int]] | None:
-        return self.queue.pop(0) if self.queue else None
+    def recvfrom_packed(self) -> tuple[bytes, bytes, int] | None:
+        if not self.queue:
+            return None
+        data, (host, port) = self.queue.pop(0)
+        return data, ip_address(host).packed, port
 
-    def sendto(self, data: bytes, address: tuple[str, int], _now: float) -> None:
-        if address[1] == 0:
+    def sendto_packed(self, data: bytes, remote: bytes, port: int, _now: float) -> None:
+        if port == 0:
             raise OSError(22, "Invalid argument")
-        self.sent.append((data, address))
+        self.sent.append((data, (str(ip_address(remote)), port)))
 
     def close(self) -> None:
         self.closed = True

@@ -198,7 +198,7 @@ async def test_worker_that_dies_with_a_connection_on_offer(tmp_path: Path) -> No
         assert 10 < len(got) < 30
         assert all(worker_of(handoff) != "worker-2.sock" for handoff in got[1:])
         assert {handoff.remote for handoff in got} < remotes
-        await asyncio.wait_for(connected(pair, listener, port), 2)
+        await asyncio.wait_for(connected(pair, listener, port), 20)
 
 
 @on_loop
@@ -216,7 +216,7 @@ async def test_cancelled_accepts_lose_nothing(tmp_path: Path) -> None:
             done, _ = await asyncio.wait(accepting)
             accepted |= {task.result().remote for task in done if not task.cancelled()}
         while len(accepted) < len(remotes):
-            accepted.add((await asyncio.wait_for(pair.b.accept(listener), 2)).remote)
+            accepted.add((await asyncio.wait_for(pair.b.accept(listener), 20)).remote)
         assert accepted == remotes
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(pair.b.accept(listener), 0.1)
