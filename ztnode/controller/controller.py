@@ -12,6 +12,7 @@ is never given to a second member while another holds it.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from ztnode.controller.sign_ons import SignOns
 from ztnode.vl1 import Message, Peer, Vl1
 from ztnode.wire.address import controller_of, format_address, format_nwid, is_reserved
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.config_chunk import split_config
+from ztnode.wire.config_chunk import parse_accepted, split_config
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata, build_auth_info
 from ztnode.wire.credential import CredentialType
 from ztnode.wire.identity import Identity
@@ -41,13 +42,14 @@ from ztnode.wire.packet import (
     VERB_NETWORK_CONFIG,
     VERB_NETWORK_CONFIG_REQUEST,
     VERB_NETWORK_CREDENTIALS,
+    VERB_OK,
 )
-from ztnode.wire.reply import build_error
+from ztnode.wire.reply import build_error, parse_ok
 from ztnode.wire.revocation import FLAG_FAST_PROPAGATE, Revocation
 from ztnode.wire.wire_error import WireError
 
 ONLINE_SECONDS: Final = 120.0
-"""A member is online if it asked within two refresh periods (ZT_NETWORK_AUTOCONF_DELAY is 60 s)."""
+"""A member is online if it was heard within two refresh periods (ZT_NETWORK_AUTOCONF_DELAY is 60 s)."""
 PUSHES_PER_TURN: Final = 32
 """Configurations and revocations sent in one go, each about 100 µs of signing: a change to a network of thousands of
 members must not stop the node for seconds."""
@@ -95,10 +97,12 @@ _Key: TypeAlias = tuple[int, int]
 class _Contact:
     """What is known of a member that asked since this process started, and is kept nowhere else."""
 
-    __slots__ = ("last_request", "metadata", "packet_id")
+    __slots__ = ("last_heard", "last_request", "metadata", "packet_id")
 
     def __init__(self) -> None:
         self.last_request = float("-inf")
+        self.last_heard = float("-inf")
+        """When it asked, or took what was pushed to it: its next request comes a minute after either."""
         self.packet_id = 0
         self.metadata = RequestMetadata()
 
@@ -160,6 +164,9 @@ class Controller:
                     self._request(peer, packet_id, payload, now, wall)
                 except WireError:
                     self.counters["drop_malformed_request"] += 1
+            elif verb == VERB_OK:
+                with contextlib.suppress(WireError):
+                    self._accepted(peer, payload, now)
 
     def handle_timer(self, now: float, wall: int) -> None:
         """Send the next of the pushes that wait, end log-ins and forget ephemeral members whose time is over."""
@@ -267,7 +274,7 @@ class Controller:
     def last_seen(self, nwid: int, address: int) -> float | None:
         """When the member asked last, in the ``now`` of the calls; None if not since this process started."""
         contact = self._contacts.get((nwid, address))
-        return None if contact is None else contact.last_request
+        return None if contact is None else contact.last_heard
 
     def update_member(
         self, nwid: int, address: int, settings: Mapping[str, Any], now: float, wall: int
@@ -329,7 +336,7 @@ class Controller:
             if contact is None:
                 heard = waited[key] = self._unheard.get(key, now)
             else:
-                heard = contact.last_request
+                heard = contact.last_heard
             if now - heard >= self.network(member.nwid).ephemeral_timeout / 1000:
                 self.counters["ephemeral_members_forgotten"] += 1
                 self._forget(member, now, wall, asked=False)
@@ -458,7 +465,7 @@ class Controller:
             ephemeral = before.ephemeral or network.ephemeral_members or said.ephemeral
             member = replace(before, identity=text, ephemeral=ephemeral)
         contact = self._contacts.setdefault((nwid, address), _Contact())
-        contact.last_request = now
+        contact.last_request = contact.last_heard = now
         contact.packet_id = packet_id
         contact.metadata = said
         self._strangers.pop((nwid, address), None)
@@ -475,6 +482,15 @@ class Controller:
         if network.sso.enabled and not member.sso_exempt:
             self._watch_log_in(member, now, wall)
         return self._put_member(self._equip(network, member, new=known is None), before, asked=False)
+
+    def _accepted(self, peer: Peer, payload: Buffer, now: float) -> None:
+        """A member confirms what was pushed to it."""
+        ok = parse_ok(payload)
+        if ok.in_re_verb == VERB_NETWORK_CONFIG:
+            nwid, _ = parse_accepted(ok.payload)
+            contact = self._contacts.get((nwid, peer.address))
+            if contact is not None:
+                contact.last_heard = now
 
     def _may_ask(self, nwid: int, address: int, now: float) -> bool:
         """The gate that bounds how often one node gets an answer about one network."""
@@ -507,7 +523,7 @@ class Controller:
 
     def _heard(self, nwid: int, address: int) -> float:
         contact = self._contacts.get((nwid, address))
-        return float("-inf") if contact is None else contact.last_request
+        return float("-inf") if contact is None else contact.last_heard
 
     def _refuse(self, nwid: int, address: int, packet_id: int, code: int, now: float, wall: int) -> None:
         payload = nwid.to_bytes(8, "big")

@@ -15,7 +15,7 @@ from ztnode.controller import ControlledNetworkChanged, Controller, ControllerEr
 from ztnode.controller.documents import member_key, network_key
 from ztnode.vl1 import Vl1
 from ztnode.wire import c25519
-from ztnode.wire.config_chunk import ConfigChunk
+from ztnode.wire.config_chunk import ConfigChunk, build_accepted
 from ztnode.wire.config_request import ConfigRequest, RequestMetadata
 from ztnode.wire.dictionary import Dictionary
 from ztnode.wire.identity import Identity
@@ -30,6 +30,7 @@ from ztnode.wire.packet import (
     VERB_NETWORK_CREDENTIALS,
     VERB_OK,
 )
+from ztnode.wire.reply import build_ok
 
 WALL = 1_700_000_000_000
 SETTINGS = {
@@ -586,6 +587,22 @@ def test_an_ephemeral_member_that_is_not_heard_is_forgotten(bench: Bench) -> Non
     assert after(299) == [1, 2], "after a restart it has as long again"
     assert after(60) == [1]
     assert bench.controller.next_timer() is None
+
+
+def test_a_member_that_takes_what_is_pushed_to_it_is_heard(bench: Bench) -> None:
+    """Each push puts off its next request by a minute; what it confirms counts as well."""
+    nwid = bench.network(private=False, ephemeralMembers=True, ephemeralTimeout=120_000)
+    bench.config(nwid, MEMBER)
+    bench.config(nwid, MEMBER + 1)
+    for number in range(8):
+        bench.now += 40
+        bench.controller.update_network(nwid, {"name": str(number)}, bench.now, bench.wall)
+        peer = SimpleNamespace(address=MEMBER, identity=identity(MEMBER).without_secret())
+        taken = build_ok(VERB_NETWORK_CONFIG, 7, build_accepted(nwid, 1))[1:]
+        for payload in (taken[:12], taken):
+            bench.controller.receive([(cast(Any, peer), VERB_OK, 8, payload)], bench.now, bench.wall)
+        bench.controller.handle_timer(bench.now, bench.wall)
+    assert [member.address for member in bench.controller.members(nwid)] == [MEMBER]
 
 
 @pytest.mark.parametrize(
