@@ -28,6 +28,7 @@ from ztnode import __version__
 from ztnode.cli.common import (
     EXISTING_FILE,
     FILE,
+    NODE_SECONDS,
     SECONDS,
     Failure,
     Parameter,
@@ -45,8 +46,6 @@ CHUNK = 1 << 18
 MAX_IN_MEMORY = 8 << 20
 """Bytes of a body without a length that are kept in memory; more go to a temporary file."""
 MAX_REDIRECTIONS = 50
-NODE_SECONDS = 5.0
-"""How long to wait for a node that is starting."""
 
 
 class Url(Parameter[SplitResult]):

@@ -19,13 +19,14 @@ import enum
 import functools
 import json
 import math
+import os
 import shutil
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 
 import click
 
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     import ztclient
+
+LOCK: Final = "zerotier/.ztnode.lock"
+"""In a state directory: held by the node that has it."""
+NODE_SECONDS: Final = 5.0
+"""For how long commands that people paste right behind ``serve &`` wait for the node."""
+START_SECONDS: Final = 30.0
+"""And for how long all do, for one that is seen to start."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -156,25 +164,44 @@ def _with_node(
 
 
 def _find(address: str | None, state: Path | None, patience: float) -> ztclient.Node:
-    """The node; waited for where it is not there yet. Raises ValueError, ztclient.NodeUnavailableError."""
+    """The node; waited for ``patience`` seconds where it is not there yet, and longer where it is seen to start. Raises
+    ValueError, ztclient.NodeUnavailableError."""
     import ztclient
     from ztnode.cli.progress import Progress
 
-    deadline = time.monotonic() + patience
+    if state is None and address is None and (named := os.environ.get("ZTNODE_STATE")):
+        state = Path(named)
+    began = time.monotonic()
     told = False
+
+    def over() -> bool:
+        waited = time.monotonic() - began
+        return waited >= (patience if state is None or not _is_taken(state) else max(patience, START_SECONDS))
+
     with contextlib.ExitStack() as waiting:
         while True:
             try:
                 node = ztclient.Node(address, state=state)
-                if time.monotonic() >= deadline or _answers(node.address):
+                if _answers(node.address) or over():
                     return node
             except ztclient.NodeUnavailableError:
-                if time.monotonic() >= deadline:
+                if over():
                     raise
             if not told:
                 told = True
                 waiting.enter_context(Progress("waiting for a node to start"))
             time.sleep(0.1)
+
+
+def _is_taken(state: Path) -> bool:
+    """Whether a process holds the lock of a state directory: a node that does not answer yet is starting, perhaps with
+    an identity to make. Looks without taking the lock, which would keep the node out; only Linux shows it that way."""
+    try:
+        inode = (state / LOCK).stat().st_ino
+        held = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.split()[-3].endswith(f":{inode}") for line in held if " FLOCK " in line)
 
 
 def _answers(address: str) -> bool:

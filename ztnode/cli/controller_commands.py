@@ -14,12 +14,14 @@ import click
 import ztclient
 from ztnode.cli.common import (
     EXISTING_FILE,
+    NODE_SECONDS,
     NWID,
     Failure,
     Parameter,
     example,
     json_option,
     node_option,
+    node_option_with_patience,
     print_fields,
     print_json,
     print_table,
@@ -185,7 +187,7 @@ def list_networks(node: ztclient.Node, as_json: bool) -> None:
 )
 @network_options
 @json_option
-@node_option
+@node_option_with_patience(lambda _arguments: NODE_SECONDS)
 def create(node: ztclient.Node, /, nwid: str | None, as_json: bool, **options: Any) -> None:
     """Make a network and print it."""
     _print_network(_controller(node).create_network(nwid, **_settings(**options)), as_json)

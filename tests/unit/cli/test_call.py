@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.server
 import os
 import socket
@@ -222,6 +223,26 @@ def test_call_and_join_wait_for_a_node_that_is_starting(
             timer.join()
             assert status == 0, capsys.readouterr().err
         assert "waiting for a node" in capsys.readouterr().err
+
+
+def test_all_wait_for_a_node_that_holds_its_state_and_does_not_answer_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not Path("/proc/locks").exists():
+        pytest.skip("locks are seen in /proc alone")
+    state = tmp_path / "late"
+    (state / "zerotier").mkdir(mode=0o700, parents=True)
+    state.chmod(0o700)
+    monkeypatch.delenv("ZTNODE_ADDRESS", raising=False)
+    assert run(["status", "--state", str(state)]) == 1
+    capsys.readouterr()
+    with contextlib.ExitStack() as stack, (state / "zerotier/.ztnode.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        timer = threading.Timer(0.5, lambda: stack.enter_context(RunningNode(state)))
+        timer.start()
+        status = run(["status", "--state", str(state)])
+        timer.join()
+        assert status == 0 and "waiting for a node" in capsys.readouterr().err
 
 
 def answer(connected: socket.socket) -> None:
