@@ -96,14 +96,17 @@ def read(path: Path, command: click.Command) -> dict[str, Any]:
     for key, value in table.items():
         option = options.get(key)
         if option is None:
-            close = difflib.get_close_matches(key, options, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(options)}"
-            raise click.UsageError(f"{path}: there is no option {key!r}{hint}")
+            close = difflib.get_close_matches(key, options, 2)
+            meant = f"; did you mean {' or '.join(map(repr, close))}" if close else f"; there are {', '.join(options)}"
+            raise click.UsageError(f"{path}: there is no option {key!r}{meant}")
         assert option.name is not None
         try:
             values[option.name] = _plain(value, option)
+            option.type_cast_value(click.Context(command), values[option.name])
         except ValueError as error:
             raise click.UsageError(f"{path}: {key}: {error}") from None
+        except click.BadParameter as error:
+            raise click.UsageError(f"{path}: {key}: {error.message}") from None
     return values
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from ztclient.forms import format_host_port
+from ztclient.forms import format_host_port, split_host_port
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, example
 from ztnode.cli.forward_commands import flat, mapping_options, refuse_two_words
 from ztnode.cli.gateway_command import TARGET
@@ -331,6 +332,15 @@ def serve(
     uvloop.run(run(options, ready))
 
 
+def _refuse_clear_tokens(option: str, address: str) -> None:
+    with contextlib.suppress(ValueError):  # what is no address is refused where it is used
+        if not ip_address(split_host_port(_with_host(address))[0]).is_loopback:
+            raise click.UsageError(
+                f"{option} {address} is beyond loopback, where the token would travel in clear: give --tls-cert and "
+                "--tls-key, or --insecure"
+            )
+
+
 def _with_host(address: str) -> str:
     return f"127.0.0.1:{address}" if address.isdigit() else address
 
@@ -342,6 +352,9 @@ def refuse_contradictions(ctx: click.Context) -> None:
         raise click.UsageError("--client-ca and --token-file belong to --listen")
     if ctx.params["listen"] is None and ctx.params["api"] is None and any(given(ctx, name) for name in _OF_EITHER):
         raise click.UsageError("--tls-cert, --tls-key and --insecure belong to --listen or --api")
+    for name in ("listen", "api"):
+        if ctx.params[name] is not None and ctx.params["tls_cert"] is None and not ctx.params["insecure"]:
+            _refuse_clear_tokens(f"--{name}", ctx.params[name])
     if not ctx.params["controller"] and any(given(ctx, name) for name in _OF_CONTROLLER):
         raise click.UsageError("--sso-listen and --sso-url belong to --controller")
     if ctx.params["sso_url"] is not None and ctx.params["sso_listen"] is None:

@@ -12,7 +12,8 @@ _TEXTS: Final = {
     errno.ECONNREFUSED: "{target} refused the connection: nothing listens on that port",
     errno.ECONNRESET: "{target} reset the connection",
     errno.ETIMEDOUT: "no answer from {target} within {timeout:g} s",
-    errno.EHOSTUNREACH: "{target} does not answer on the network: is that host online and authorized?",
+    errno.EHOSTUNREACH: "{target} does not answer on the network, or a gateway to it refuses this: is that host online "
+    "and authorized?",
     errno.ENETUNREACH: "no joined network has a route to {target}",
     errno.ENETDOWN: "the network of {target} is not up (not joined, or not authorized yet)",
     errno.EADDRNOTAVAIL: "{target} is not an address of this node",
