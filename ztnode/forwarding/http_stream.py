@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
 import socket
 import ssl
 from typing import Final, TypeAlias
@@ -58,7 +59,10 @@ class HttpStream:
         ``next_event``."""
         async with asyncio.timeout(seconds):
             event = await self.next_event(seconds)
-        return event if isinstance(event, h11.Request) else None
+        if not isinstance(event, h11.Request):
+            return None
+        _check_framing(event)
+        return event
 
     async def read(self, seconds: float) -> bytes:
         """The next bytes; none at the end of the stream. Raises TimeoutError, OSError."""
@@ -132,7 +136,20 @@ async def answer(
 
 async def refuse_garbage(client: HttpStream, error: h11.RemoteProtocolError) -> None:
     """Tell a client that is not speaking HTTP/1.1 as it should, unless an answer is under way."""
+    await refuse(client, error.error_status_hint, "not HTTP/1.1 as it should be")
+
+
+async def refuse(client: HttpStream, status: int, why: str) -> None:
+    """An answer of our own that ends the connection, unless another one is under way. Raises as ``HttpStream.send``."""
     if client.http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-        reason = "ztnode: not HTTP/1.1 as it should be"
-        await answer(client, error.error_status_hint, "Bad Request", reason, ("Connection", "close"))
+        await answer(client, status, http.HTTPStatus(status).phrase, f"ztnode: {why}", ("Connection", "close"))
         await client.linger()
+
+
+def _check_framing(request: h11.Request) -> None:
+    """Two lengths of one body are how a second request hides in it, for whoever behind us believes the other one
+    (RFC 9112, section 6.3); a chunked body of HTTP/1.0 is the same to a server that knows no chunks (section 6.1).
+    Raises h11.RemoteProtocolError."""
+    names = {name for name, _ in request.headers}
+    if b"transfer-encoding" in names and (b"content-length" in names or request.http_version < b"1.1"):
+        raise h11.RemoteProtocolError("a body that could be read in two ways", error_status_hint=400)

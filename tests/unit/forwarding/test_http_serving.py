@@ -267,6 +267,14 @@ def test_no_request_hides() -> None:
     """Neither in a body that could be read in two ways, nor after an upgrade that the server does not want."""
     hidden = b"GET /hidden HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"
     with proxied() as (port, _):
+        chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(hidden), hidden)
+        for version, lengths in (
+            (b"1.1", b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n"),
+            (b"1.1", b"transfer-encoding: Chunked\r\ncontent-length: %d\r\n" % len(chunk)),
+            (b"1.0", b"Transfer-Encoding: chunked\r\n"),
+        ):
+            answer = raw(port, b"PUT / HTTP/" + version + b"\r\nHost: a\r\n" + lengths + b"\r\n" + chunk)
+            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n") and answer.count(b"HTTP/1.1 ") == 1, lengths
         for framing in (
             b"Content-Length: 0\r\nContent-Length: %d\r\n" % len(hidden),
             b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
