@@ -192,7 +192,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         if self.path == "/echo":
             self.send_response(101)
             self.send_header("Connection", "upgrade")
-            self.send_header("Upgrade", "echo")
+            self.send_header("Upgrade", "websocket")
             self.end_headers()
             while data := self.rfile.read1(1000):
                 self.wfile.write(data)
@@ -201,14 +201,21 @@ class Server(http.server.BaseHTTPRequestHandler):
         if self.path == "/dies":
             self.close_connection = True
             return
-        body = f"{self.path}|{'+'.join(self.headers.get_all('X-Forwarded-For', []))}|{self.headers['X-Mine']}".encode()
+        if self.path.endswith("/fields"):
+            page = "\n".join((self.requestline, *(f"{name.lower()}: {value}" for name, value in self.headers.items())))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page.encode())
+            return
+        page = f"{self.path}|{'+'.join(self.headers.get_all('X-Forwarded-For', []))}|{self.headers['X-Mine']}".encode()
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(page)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(page)
 
-    do_HEAD = do_GET
+    do_HEAD = do_OPTIONS = do_GET
 
     def do_PUT(self) -> None:
         if self.path == "/large":
@@ -274,7 +281,7 @@ def test_no_request_hides() -> None:
             (b"1.0", b"Transfer-Encoding: chunked\r\n"),
         ):
             answer = raw(port, b"PUT / HTTP/" + version + b"\r\nHost: a\r\n" + lengths + b"\r\n" + chunk)
-            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n") and answer.count(b"HTTP/1.1 ") == 1, lengths
+            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n") and b"/hidden" not in answer, lengths
         for framing in (
             b"Content-Length: 0\r\nContent-Length: %d\r\n" % len(hidden),
             b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
@@ -283,11 +290,68 @@ def test_no_request_hides() -> None:
         ):
             answer = raw(port, b"PUT / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n" + hidden)
             assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")) and b"/hidden" not in answer, framing
-        upgrade = b"GET /plain HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"
+        upgrade = b"GET /plain HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
         answer = raw(port, upgrade + hidden)
         assert b"/plain|" + PEER.encode() in answer and b"/hidden|" + PEER.encode() in answer
         switched = raw(port, upgrade.replace(b"/plain", b"/echo") + b"spoken otherwise")
         assert switched.startswith(b"HTTP/1.1 101") and switched.endswith(b"\r\n\r\nspoken otherwise")
+
+
+def told(port: int, *fields: bytes, line: bytes = b"GET /fields HTTP/1.1") -> list[str]:
+    """What the server is told: the line of the request, then its fields in lower case but for what is always there."""
+    answer = raw(port, b"\r\n".join((line, *fields, b"", b"")))
+    lines = answer.partition(b"\r\n\r\n")[2].decode().split("\n")
+    assert answer.startswith(b"HTTP/1.1 200 ") and f"x-forwarded-for: {PEER}" in lines, answer
+    return [line for line in lines if line not in ("host: a", f"x-forwarded-for: {PEER}")]
+
+
+def test_what_the_server_is_not_told() -> None:
+    plain = "GET /fields HTTP/1.1"
+    with proxied() as (port, complaints):
+        for name in (
+            *("X_Forwarded_For", "x-forwarded_FOR", "X.Forwarded.For", "X-Forwarded-Proto", "X_FORWARDED_HOST"),
+            *("X-Forwarded-Prefix", "Forwarded", "X-Real-IP", "X_Real_Ip", "Content_Length", "Transfer_Encoding"),
+        ):
+            assert told(port, b"Host: a", name.encode() + b": 127.0.0.1") == [plain], name
+        for fields in (
+            (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"),
+            (b"Connection: upgrade", b"Upgrade: TLS/1.0"),
+            (b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",),
+            (b"Upgrade: websocket",),
+            (b"Connection: x-one, host", b"X-One: 1"),
+        ):
+            assert told(port, b"Host: a", *fields) == [plain], fields
+        websocket = [plain, "upgrade: websocket", "connection: upgrade"]
+        assert told(port, b"Host: a", b"Connection: upgrade", b"Upgrade: h2c, WebSocket") == websocket
+        old = told(port, line=b"GET /fields HTTP/1.0")
+        assert old[0] == plain and old[1].startswith("host: 127.0.0.1:")
+        body = b"Connection: transfer-encoding, content-length\r\n%b\r\n\r\n3\r\nabc\r\n0\r\nX-Forwarded-For: 1.2.3.4"
+        put = b"PUT / HTTP/1.1\r\nHost: a\r\n" + body % b"Transfer-Encoding: chunked" + b"\r\n\r\n"
+        assert raw(port, put).endswith(b"\r\n\r\n1\r\n3\r\n0\r\n\r\n")
+        answer = raw(port, b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 501 Not Implemented\r\n")
+        answer = raw(port, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * (1 << 17) + b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+        assert not complaints
+
+
+@pytest.mark.parametrize("prefix", ["", "/app"])
+def test_targets_of_requests(prefix: str) -> None:
+    with proxied(prefix) as (port, complaints):
+        for target in (b"/fields", b"http://b:80/fields", b"HTTPS://[fd00::1]/fields"):
+            lines = told(port, b"Host: a", line=b"GET %b HTTP/1.1" % target)
+            assert lines[0] == f"GET {prefix}/fields HTTP/1.1"
+            assert target.startswith(b"/") or lines[1] in ("host: b:80", "host: [fd00::1]")
+        assert b"\r\n\r\n*|" in raw(port, b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        for target in (b"*", b"fields", b"ftp://b/fields", b"http://", b"http:///x", b"http://u@b/x", b"a:80"):
+            answer = raw(port, b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target)
+            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), target
+        climbing = (b"/..", b"/../x", b"/a/%2e%2E/x", b"/.%2e/x", b"/a%2f..%2fx", b"/..\\x", b"/..%5cx", b"/..;a/x")
+        for target in (*climbing, b"/%252e%252e/x", b"http://a/../x"):
+            answer = raw(port, b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % target)
+            assert answer.startswith(b"HTTP/1.1 400 " if prefix else b"HTTP/1.1 200 "), target
+        assert get(port, "/a..b/...?../x")[0].status == 200
+        assert not complaints
 
 
 def test_bodies_early_answers_and_dead_servers(monkeypatch: pytest.MonkeyPatch) -> None:
