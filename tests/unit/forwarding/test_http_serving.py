@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +95,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (root / "out.txt").symlink_to(outside / "secret")
     (root / "circle").symlink_to("circle")
     os.mkfifo(root / "pipe")
+    (root / "list" / "circle").symlink_to("circle")
+    for name in (".git", ".well-known"):
+        (root / "list" / name).mkdir()
+        (root / "list" / name / "config").write_text("dotted")
     with offered(Files(root)) as (port, complaints):
         yield port
         assert not complaints
@@ -119,6 +124,9 @@ def get(port: int, target: str, method: str = "GET", **headers: str) -> tuple[ht
         ("http://any/page.txt", 200, b"\0\1\2"),
         *((target, 404, b"404") for target in ("/none", "/out/secret", "/out.txt", "/circle", "/page.txt/x", "/a%00b")),
         *((target, 404, b"404") for target in ("/../secret", "/%2e%2e/secret", "/sub/..%2f..%2fsecret", "//../../etc")),
+        *((target, 404, b"404") for target in ("/page.txt/", "/page.txt/.", "/list/.git/config", "/list/%2egit/")),
+        ("/list/.well-known/config", 200, b"dotted"),
+        ("/list/", 200, b'<a href="./circle">circle</a>'),
         ("/pipe", 403, b"403"),
         ("*", 400, b"400"),
     ],
@@ -129,6 +137,22 @@ def test_what_of_a_folder_is_reached(folder: int, target: str, status: int, part
     head, nothing = get(folder, target, "HEAD")
     assert (head.status, nothing) == (status, b"")
     assert head.headers["Content-Length"] == str(len(body))
+
+
+def test_what_a_list_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (".git", "a", "b", "c"):
+        (tmp_path / name).touch()
+    with offered(Files(tmp_path)) as (port, _):
+        page = get(port, "/")[1]
+        assert page.count(b"<li>") == 3 and b"more" not in page
+        monkeypatch.setattr("ztnode.forwarding.files.MAX_LISTED", 2)
+        page = get(port, "/")[1]
+        assert page.count(b"<li>") == 2 and b"There are more than these 2." in page
+    with offered(Files(tmp_path, hidden=True)) as (port, _):
+        monkeypatch.setattr("ztnode.forwarding.files.MAX_LISTED", 4)
+        page = get(port, "/")[1]
+        assert page.count(b"<li>") == 4 and b"more" not in page
+        assert get(port, "/.git")[0].status == 200
 
 
 def test_a_folder_without_its_slash_stays_on_this_host(folder: int) -> None:
@@ -202,18 +226,20 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if self.path.endswith("/fields"):
-            page = "\n".join((self.requestline, *(f"{name.lower()}: {value}" for name, value in self.headers.items())))
+            fields = "\n".join(
+                (self.requestline, *(f"{name.lower()}: {value}" for name, value in self.headers.items()))
+            )
             self.send_response(200)
-            self.send_header("Content-Length", str(len(page)))
+            self.send_header("Content-Length", str(len(fields)))
             self.end_headers()
-            self.wfile.write(page.encode())
+            self.wfile.write(fields.encode())
             return
-        page = f"{self.path}|{'+'.join(self.headers.get_all('X-Forwarded-For', []))}|{self.headers['X-Mine']}".encode()
+        body = f"{self.path}|{'+'.join(self.headers.get_all('X-Forwarded-For', []))}|{self.headers['X-Mine']}".encode()
         self.send_response(200)
-        self.send_header("Content-Length", str(len(page)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(page)
+            self.wfile.write(body)
 
     do_HEAD = do_OPTIONS = do_GET
 
