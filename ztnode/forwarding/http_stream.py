@@ -14,7 +14,7 @@ import h11
 HEAD_SECONDS: Final = 20.0
 """For the head of a request, from the beginning of the connection or the end of the one before."""
 BODY_SECONDS: Final = 60.0
-"""For the next bytes of a body, or until a reader takes some."""
+"""For the next bytes of a body; for a reader, to take the next CHUNK."""
 ANSWER_SECONDS: Final = 300.0
 """For the next that a server says: some think long."""
 LINGER_SECONDS: Final = 2.0
@@ -22,6 +22,8 @@ LINGER_SECONDS: Final = 2.0
 HANDSHAKE_SECONDS: Final = 10.0
 MAX_HEAD: Final = 64 * 1024
 CHUNK: Final = 64 * 1024
+LOW_WATER: Final = 16 * 1024
+"""A writer that had to wait goes on when no more is left; it waits from a CHUNK above that on."""
 
 Role: TypeAlias = type[h11.CLIENT] | type[h11.SERVER]
 """Whose part is ours."""
@@ -44,6 +46,8 @@ class HttpStream:
         self.http = h11.Connection(role, max_incomplete_event_size=MAX_HEAD)
         self.reader = reader
         self.writer = writer
+        # By TLS it would be 512 KB, for each that does not read.
+        writer.transport.set_write_buffer_limits(LOW_WATER + CHUNK, LOW_WATER)
 
     async def next_event(self, seconds: float) -> Event:
         """What comes next, at least every ``seconds`` something. Raises h11.RemoteProtocolError, TimeoutError,
@@ -92,6 +96,17 @@ class HttpStream:
     def close(self) -> None:
         """Give it up; a reset if not everything was sent and read."""
         self.writer.close()
+
+    async def finish(self) -> None:
+        """Close it when the last has been taken: who takes none holds it no longer than BODY_SECONDS."""
+        self.writer.close()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                await self.writer.wait_closed()
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            self.writer.transport.abort()
 
 
 async def open_stream(

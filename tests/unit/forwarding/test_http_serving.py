@@ -12,13 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from ztnode.forwarding import TcpAddress, http_stream
 from ztnode.forwarding.files import Files
-from ztnode.forwarding.http_service import Answers, converse
+from ztnode.forwarding.http_service import Answers, HttpService, converse
+from ztnode.forwarding.overlay import Overlay
 from ztnode.forwarding.reverse_proxy import BadGatewayError, ReverseProxy, Upstream
+from ztnode.node.api import Handoff
+from ztnode.wire.endpoint import Endpoint
 
 PEER = "10.121.15.9"
 
@@ -400,3 +404,78 @@ def test_bodies_early_answers_and_dead_servers(monkeypatch: pytest.MonkeyPatch) 
     with offered(ReverseProxy(Upstream(TcpAddress("127.0.0.1", dead)))) as (port, complaints):
         assert raw(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").startswith(b"HTTP/1.1 502 ")
         until(lambda: complaints == [f"127.0.0.1 port {dead}: Connection refused"])
+
+
+class Arrivals:
+    """As much of an overlay as a listener needs: connections from the addresses that are put in; those it was asked to
+    reset are ``dropped``."""
+
+    def __init__(self) -> None:
+        self.waiting: asyncio.Queue[Handoff] = asyncio.Queue()
+        self.clients: list[socket.socket] = []
+        self.dropped: list[str] = []
+        self.seen: asyncio.Queue[None] = asyncio.Queue()
+
+    async def listen(self, _host: str | None, port: int) -> tuple[int, Endpoint]:
+        return 1, ("10.121.15.7", port)
+
+    async def accept(self, _listener: int) -> Handoff:
+        return await self.waiting.get()
+
+    async def fetch(self, _handoff: Handoff) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.clients.append(theirs)
+        self.seen.put_nowait(None)
+        return ours
+
+    async def drop(self, handoff: Handoff) -> None:
+        self.dropped.append(handoff.remote[0])
+        self.seen.put_nowait(None)
+
+
+def test_no_peer_shuts_the_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ztnode.forwarding.http_service.CLIENTS", 8)
+
+    async def scenario() -> None:
+        arrivals = Arrivals()
+        service = HttpService(cast(Overlay, arrivals), Files(tmp_path), pytest.fail)
+        await service.open(None, 80)
+        running = asyncio.create_task(service.run())
+        try:
+            # One member's are all addresses of its /80 in a 6PLANE network.
+            peers = ["10.121.15.9"] * 20 + ["fc00:0:0:0:1::1", "fc00:0:0:0:1::2", "fc00:0:0:0:1::3", "10.121.15.10"]
+            for peer in peers:
+                arrivals.waiting.put_nowait(Handoff("", b"", ("10.121.15.7", 80), (peer, 1)))
+            async with asyncio.timeout(10):
+                for _ in peers:
+                    await arrivals.seen.get()
+            assert arrivals.dropped == ["10.121.15.9"] * 18 + ["fc00:0:0:0:1::3"]
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            for client in arrivals.clients:
+                client.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("size", [100_000, 50_000_000])
+def test_who_takes_no_answer_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Be it one that fits into what is held for a client, whose end nothing else waits for, or a longer one."""
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(size)
+    for name, seconds in (("BODY_SECONDS", 0.3), ("LINGER_SECONDS", 0.1)):
+        monkeypatch.setattr(http_stream, name, seconds)
+
+    async def scenario() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            theirs.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            async with asyncio.timeout(10):
+                await converse(Files(tmp_path), ours, PEER)
+            assert ours.fileno() == -1
+
+    asyncio.run(scenario())
