@@ -42,6 +42,7 @@ PORTS = {"http": 80, "https": 443}
 )
 @click.option("--cert", type=EXISTING_FILE, metavar="FILE", help="Serve HTTPS: certificate chain, PEM.")
 @click.option("--key", type=EXISTING_FILE, metavar="FILE", help="Its private key, PEM, if it is not in the same file.")
+@click.option("--hidden", is_flag=True, help="Of a folder, serve names with a dot in front too, such as .git.")
 @json_option
 @node_option
 def serve_http(
@@ -50,29 +51,32 @@ def serve_http(
     listen: LocalAddress | None,
     cert: Path | None,
     key: Path | None,
+    hidden: bool,
     as_json: bool,
 ) -> None:
     """Offer a folder, or the web server at URL, on this node's managed addresses by HTTP or HTTPS, until Ctrl-C.
 
-    Of a folder, files are read and listed, with ranges; what is outside is not reached, by symbolic links either. A
-    web server gets the requests as they come, with the peer's address in X-Forwarded-For in place of what a client says
-    there itself."""
+    Of a folder, files are read and listed, with ranges; what is outside is not reached, by symbolic links either, nor,
+    without --hidden, what has a dot in front of its name (.well-known is). A web server gets the requests with the
+    peer's address in X-Forwarded-For in place of what a client says there itself."""
     if key is not None and cert is None:
         raise click.UsageError("--key belongs to --cert")
     scheme = "http" if cert is None else "https"
-    answers = _answers(source, scheme)
+    answers = _answers(source, scheme, hidden=hidden)
     where = listen if isinstance(listen, TcpAddress) else TcpAddress("", PORTS[scheme])
     asyncio.run(_serve(node, where, answers, scheme, _context(cert, key), source, as_json))
 
 
-def _answers(source: str, scheme: str) -> Answers:
+def _answers(source: str, scheme: str, *, hidden: bool) -> Answers:
     if "://" not in source:
         from ztnode.forwarding.files import Files
 
         try:
-            return Files(Path(source))
+            return Files(Path(source), hidden=hidden)
         except OSError as error:
             raise click.UsageError(f"{source}: {error.strerror or error}") from None
+    if hidden:
+        raise click.UsageError("--hidden is for a folder")
     from ztnode.forwarding.reverse_proxy import ReverseProxy, Upstream
 
     try:

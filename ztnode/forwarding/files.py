@@ -1,6 +1,7 @@
 """A folder by HTTP: GET and HEAD, ranges (RFC 9110, section 14), validators, index.html or a list of what is there.
 
-Nothing outside the folder is reached, by ``..`` or by a symbolic link, and nothing but regular files is read.
+Nothing outside the folder is reached, by ``..`` or by a symbolic link, nothing but regular files is read, and what is
+hidden (``.git``, ``.env``) stays so unless asked for.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ import h11
 
 from ztnode.forwarding.http_stream import HEAD_SECONDS, HttpStream, answer, refuse_garbage
 
-PIECE: Final = 256 * 1024
+PIECE: Final = 64 * 1024
+"""Read and held at a time for one client."""
 MAX_LISTED: Final = 10_000
 """Entries of one list."""
 INDEX: Final = "index.html"
+_PUBLIC: Final = b".well-known"
+"""The name with a dot in front that is there to be read (RFC 8615)."""
 _RANGE: Final = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _CHARSET: Final = frozenset(("application/javascript", "application/json", "application/xml"))
 
@@ -40,8 +44,9 @@ class _Problem(Exception):
 class Files:
     """One folder."""
 
-    def __init__(self, root: Path) -> None:
-        """Raises OSError where there is none."""
+    def __init__(self, root: Path, *, hidden: bool = False) -> None:
+        """``hidden``: names with a dot in front are served too. Raises OSError where there is no folder."""
+        self._hidden = hidden
         self._root = root.resolve(strict=True)
         if not self._root.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{root} is no folder")
@@ -78,15 +83,20 @@ class Files:
     def _find(self, path: bytes, query: str) -> Path | bytes:
         """The file that is meant, or a page that lists a folder. Raises _Problem."""
         parts = [part for part in path.split(b"/") if part not in (b"", b".")]
-        if b".." in parts or b"\0" in path:
+        if b".." in parts or b"\0" in path or not all(map(self._is_shown, parts)):
             raise _Problem(404, "Not Found")
         found = self._inside(self._root.joinpath(*map(os.fsdecode, parts)))
         if not found.is_dir():
+            if path.rpartition(b"/")[2] in (b"", b"."):  # a folder is asked for
+                raise _Problem(404, "Not Found")
             return found
         if not path.endswith(b"/"):
             raise _Problem(301, "Moved Permanently", (("Location", _quoted(path) + "/" + query),))
         index = found / INDEX
-        return self._inside(index) if os.path.lexists(index) else _listing(path, found)
+        return self._inside(index) if os.path.lexists(index) else self._listing(path, found)
+
+    def _is_shown(self, name: bytes) -> bool:
+        return self._hidden or not name.startswith(b".") or name == _PUBLIC
 
     def _inside(self, path: Path) -> Path:
         """Where it really is, if that is in the folder."""
@@ -97,6 +107,37 @@ class Files:
         if not real.is_relative_to(self._root):
             raise _Problem(404, "Not Found")
         return real
+
+    def _listing(self, path: bytes, directory: Path) -> bytes:
+        try:
+            with os.scandir(os.fsencode(directory)) as found:
+                shown = (entry for entry in found if self._is_shown(entry.name))
+                names = [
+                    entry.name + (b"/" if _is_folder(entry) else b"") for entry in itertools.islice(shown, MAX_LISTED)
+                ]
+                cut = next(shown, None) is not None
+        except OSError:
+            raise _Problem(403, "Forbidden") from None
+        return _page(path, names, cut=cut)
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in circles, or to where we may not look
+        return False
+
+
+def _page(path: bytes, names: list[bytes], *, cut: bool) -> bytes:
+    title = html.escape(path.decode(errors="replace"))
+    up = [] if not path.strip(b"/") else ['<li><a href="../">../</a></li>']
+    rows = [
+        f'<li><a href="./{urllib.parse.quote(name)}">{html.escape(name.decode(errors="replace"))}</a></li>'
+        for name in sorted(names)
+    ]
+    rest = [f"<p>There are more than these {len(names)}.</p>"] if cut else []
+    lines = ("<!doctype html>", '<meta charset="utf-8">', f"<title>{title}</title>", f"<h1>{title}</h1>")
+    return "\n".join((*lines, "<ul>", *up, *rows, "</ul>", *rest, "")).encode()
 
 
 def _path_of(target: bytes) -> tuple[bytes, str]:
@@ -113,24 +154,6 @@ def _path_of(target: bytes) -> tuple[bytes, str]:
 def _quoted(path: bytes) -> str:
     """As a reference of this host: two slashes in front would name another one."""
     return "/" + urllib.parse.quote(path.strip(b"/"))
-
-
-def _listing(path: bytes, directory: Path) -> bytes:
-    entries: list[bytes] = []
-    try:
-        with os.scandir(os.fsencode(directory)) as found:
-            for entry in itertools.islice(found, MAX_LISTED):
-                entries.append(entry.name + (b"/" if entry.is_dir() else b""))
-    except OSError:
-        raise _Problem(403, "Forbidden") from None
-    title = html.escape(path.decode(errors="replace"))
-    up = [] if not path.strip(b"/") else ['<li><a href="../">../</a></li>']
-    rows = [
-        f'<li><a href="./{urllib.parse.quote(name)}">{html.escape(name.decode(errors="replace"))}</a></li>'
-        for name in sorted(entries)
-    ]
-    page = '<!doctype html>\n<meta charset="utf-8">\n<title>{0}</title>\n<h1>{0}</h1>\n<ul>\n{1}\n</ul>\n'
-    return page.format(title, "\n".join(up + rows)).encode()
 
 
 async def _send_text(client: HttpStream, page: bytes, *, bare: bool) -> None:

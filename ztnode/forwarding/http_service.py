@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
 from typing import Final, Protocol
 
 import h11
@@ -14,12 +13,14 @@ import h11
 from ztnode.forwarding.http_stream import HttpStream, open_stream
 from ztnode.forwarding.local import Crowd
 from ztnode.forwarding.overlay import Overlay
+from ztnode.forwarding.reports import Report, Reports
 from ztnode.forwarding.reverse_proxy import BadGatewayError
+from ztnode.forwarding.shares import Shares
 from ztnode.node.api import Handoff
 from ztnode.wire.endpoint import Endpoint
 
 CLIENTS: Final = 1024
-"""Connections at a time; more wait to be accepted."""
+"""Connections at a time; more wait to be accepted. Of one peer a quarter of them; more are reset."""
 
 
 class Answers(Protocol):
@@ -43,19 +44,21 @@ async def converse(answers: Answers, sock: socket.socket, peer: str, context: ss
     except (OSError, TimeoutError, h11.ProtocolError, ExceptionGroup):
         client.writer.transport.abort()
     finally:
-        client.close()
+        await client.finish()
 
 
 class HttpService:
     """``open`` once, then ``run`` until cancelled; ``close`` in any case."""
 
     def __init__(
-        self, overlay: Overlay, answers: Answers, report: Callable[[str], None], context: ssl.SSLContext | None = None
+        self, overlay: Overlay, answers: Answers, report: Report, context: ssl.SSLContext | None = None
     ) -> None:
-        """``report`` gets a line for a person when the server behind does not do its part. ``context``: for HTTPS."""
+        """``report`` gets a line for a person when the server behind does not do its part, the same one not too often.
+        ``context``: for HTTPS."""
         self._overlay = overlay
         self._answers = answers
-        self._report = report
+        self._reports = Reports(report)
+        self._shares = Shares(CLIENTS // 4)
         self._context = context
         self._listener: int | None = None
 
@@ -79,12 +82,16 @@ class HttpService:
                 await crowd.take(lambda: self._overlay.accept(listener), self._serve)
 
     async def _serve(self, handoff: Handoff) -> None:
-        with contextlib.suppress(OSError):
+        peer = handoff.remote[0]
+        with contextlib.suppress(OSError), self._shares.one(peer) as room:
+            if not room:
+                await self._overlay.drop(handoff)
+                return
             sock = await self._overlay.fetch(handoff)
             try:
-                await converse(self._answers, sock, handoff.remote[0], self._context)
+                await converse(self._answers, sock, peer, self._context)
             except BadGatewayError as error:
-                self._report(error.strerror or str(error))
+                self._reports.tell(error.strerror or str(error))
             except asyncio.CancelledError:
                 sock.close()
                 raise

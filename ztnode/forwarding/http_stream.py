@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
 import socket
 import ssl
 from typing import Final, TypeAlias
@@ -13,7 +14,7 @@ import h11
 HEAD_SECONDS: Final = 20.0
 """For the head of a request, from the beginning of the connection or the end of the one before."""
 BODY_SECONDS: Final = 60.0
-"""For the next bytes of a body, or until a reader takes some."""
+"""For the next bytes of a body; for a reader, to take the next CHUNK."""
 ANSWER_SECONDS: Final = 300.0
 """For the next that a server says: some think long."""
 LINGER_SECONDS: Final = 2.0
@@ -21,6 +22,8 @@ LINGER_SECONDS: Final = 2.0
 HANDSHAKE_SECONDS: Final = 10.0
 MAX_HEAD: Final = 64 * 1024
 CHUNK: Final = 64 * 1024
+LOW_WATER: Final = 16 * 1024
+"""A writer that had to wait goes on when no more is left; it waits from a CHUNK above that on."""
 
 Role: TypeAlias = type[h11.CLIENT] | type[h11.SERVER]
 """Whose part is ours."""
@@ -43,6 +46,8 @@ class HttpStream:
         self.http = h11.Connection(role, max_incomplete_event_size=MAX_HEAD)
         self.reader = reader
         self.writer = writer
+        # By TLS it would be 512 KB, for each that does not read.
+        writer.transport.set_write_buffer_limits(LOW_WATER + CHUNK, LOW_WATER)
 
     async def next_event(self, seconds: float) -> Event:
         """What comes next, at least every ``seconds`` something. Raises h11.RemoteProtocolError, TimeoutError,
@@ -58,7 +63,10 @@ class HttpStream:
         ``next_event``."""
         async with asyncio.timeout(seconds):
             event = await self.next_event(seconds)
-        return event if isinstance(event, h11.Request) else None
+        if not isinstance(event, h11.Request):
+            return None
+        _check_framing(event)
+        return event
 
     async def read(self, seconds: float) -> bytes:
         """The next bytes; none at the end of the stream. Raises TimeoutError, OSError."""
@@ -88,6 +96,17 @@ class HttpStream:
     def close(self) -> None:
         """Give it up; a reset if not everything was sent and read."""
         self.writer.close()
+
+    async def finish(self) -> None:
+        """Close it when the last has been taken: who takes none holds it no longer than BODY_SECONDS."""
+        self.writer.close()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                await self.writer.wait_closed()
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            self.writer.transport.abort()
 
 
 async def open_stream(
@@ -132,7 +151,20 @@ async def answer(
 
 async def refuse_garbage(client: HttpStream, error: h11.RemoteProtocolError) -> None:
     """Tell a client that is not speaking HTTP/1.1 as it should, unless an answer is under way."""
+    await refuse(client, error.error_status_hint, "not HTTP/1.1 as it should be")
+
+
+async def refuse(client: HttpStream, status: int, why: str) -> None:
+    """An answer of our own that ends the connection, unless another one is under way. Raises as ``HttpStream.send``."""
     if client.http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-        reason = "ztnode: not HTTP/1.1 as it should be"
-        await answer(client, error.error_status_hint, "Bad Request", reason, ("Connection", "close"))
+        await answer(client, status, http.HTTPStatus(status).phrase, f"ztnode: {why}", ("Connection", "close"))
         await client.linger()
+
+
+def _check_framing(request: h11.Request) -> None:
+    """Two lengths of one body are how a second request hides in it, for whoever behind us believes the other one
+    (RFC 9112, section 6.3); a chunked body of HTTP/1.0 is the same to a server that knows no chunks (section 6.1).
+    Raises h11.RemoteProtocolError."""
+    names = {name for name, _ in request.headers}
+    if b"transfer-encoding" in names and (b"content-length" in names or request.http_version < b"1.1"):
+        raise h11.RemoteProtocolError("a body that could be read in two ways", error_status_hint=400)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from ztclient.loopback import reset_on_close
@@ -14,6 +14,8 @@ from ztnode.forwarding.datagram_mappings import UdpExposing, UdpForwarding
 from ztnode.forwarding.local import Crowd, connect, listen, next_connection
 from ztnode.forwarding.mapping import Expose, Forward, LocalAddress, TcpAddress
 from ztnode.forwarding.overlay import Overlay
+from ztnode.forwarding.reports import Report, Reports
+from ztnode.forwarding.shares import Shares
 from ztnode.node.api import Handoff
 from ztnode.proxy.proxy_protocol import build_version_1, build_version_2
 
@@ -23,17 +25,13 @@ if TYPE_CHECKING:
 DIAL_SECONDS: Final = 30.0
 WAITING: Final = 256
 """Connections of one mapping that wait for their other half; more stay in the kernel's or the overlay's queue."""
-QUIET_SECONDS: Final = 5.0
-"""The same complaint is not told again sooner."""
 CLIENTS: Final = 1024
-"""Connections of one mapping whose requests this process reads."""
+"""Connections of one mapping whose requests this process reads; of one peer, a quarter of them."""
 LOOKS: Final = 8
 """Targets that are looked at at a time."""
 AGAIN_SECONDS: Final = 2.0
 """Before a node tries again to listen where it could not."""
 PROXY_PROTOCOLS: Final = {1: build_version_1, 2: build_version_2}
-
-Report = Callable[[str], None]
 
 
 class Mappings:
@@ -54,7 +52,7 @@ class Mappings:
         tell servers behind exposes who the peer is, by the PROXY protocol of this version (1 or 2).
         ``forwarded_for``: tell HTTP servers behind exposes, in each request. ``patient``: wait
         for overlay addresses that are not there yet, instead of raising."""
-        reports = _Reports(report)
+        reports = Reports(report)
         # Several hundred dials at once, at a start, would be a flood.
         looks = asyncio.Semaphore(LOOKS)
         self._forwards = [
@@ -101,23 +99,8 @@ class Mappings:
                 await exposing.close()
 
 
-class _Reports:
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._last: dict[str, float] = {}
-
-    def tell(self, text: str) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._last.get(text, -QUIET_SECONDS) < QUIET_SECONDS:
-            return
-        if len(self._last) >= WAITING:
-            self._last.clear()
-        self._last[text] = now
-        self._report(text)
-
-
 class _Forwarding:
-    def __init__(self, overlay: Overlay, mapping: Forward, reports: _Reports, looks: asyncio.Semaphore | None) -> None:
+    def __init__(self, overlay: Overlay, mapping: Forward, reports: Reports, looks: asyncio.Semaphore | None) -> None:
         """``looks``: how many may look at a time whether their target is there; None: not at all."""
         self._looks = looks
         self._overlay = overlay
@@ -173,7 +156,7 @@ class _Exposing:
         self,
         overlay: Overlay,
         mapping: Expose,
-        reports: _Reports,
+        reports: Reports,
         proxy_protocol: int | None,
         forwarded_for: bool,
         *,
@@ -184,6 +167,7 @@ class _Exposing:
         self._reports = reports
         self._header = None if proxy_protocol is None else PROXY_PROTOCOLS[proxy_protocol]
         self._http = _http(mapping.local, forwarded_for)
+        self._shares = Shares(CLIENTS // 4)
         self._patient = patient
         self._listener: int | None = None
 
@@ -262,10 +246,14 @@ class _Exposing:
     async def _converse(self, http: ReverseProxy, handoff: Handoff) -> None:
         from ztnode.forwarding.http_service import converse
 
-        try:
-            await converse(http, await self._overlay.fetch(handoff), handoff.remote[0])
-        except OSError as error:
-            self._reports.tell(f"{self._mapping.local}: {error.strerror or error}")
+        with self._shares.one(handoff.remote[0]) as room:
+            try:
+                if room:
+                    await converse(http, await self._overlay.fetch(handoff), handoff.remote[0])
+                else:
+                    await self._overlay.drop(handoff)
+            except OSError as error:
+                self._reports.tell(f"{self._mapping.local}: {error.strerror or error}")
 
 
 def _http(server: LocalAddress, forwarded_for: bool) -> ReverseProxy | None:

@@ -11,13 +11,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
 
 import pytest
 
 from ztnode.forwarding import TcpAddress, http_stream
 from ztnode.forwarding.files import Files
-from ztnode.forwarding.http_service import Answers, converse
+from ztnode.forwarding.http_service import Answers, HttpService, converse
+from ztnode.forwarding.overlay import Overlay
 from ztnode.forwarding.reverse_proxy import BadGatewayError, ReverseProxy, Upstream
+from ztnode.node.api import Handoff
+from ztnode.wire.endpoint import Endpoint
 
 PEER = "10.121.15.9"
 
@@ -94,6 +99,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (root / "out.txt").symlink_to(outside / "secret")
     (root / "circle").symlink_to("circle")
     os.mkfifo(root / "pipe")
+    (root / "list" / "circle").symlink_to("circle")
+    for name in (".git", ".well-known"):
+        (root / "list" / name).mkdir()
+        (root / "list" / name / "config").write_text("dotted")
     with offered(Files(root)) as (port, complaints):
         yield port
         assert not complaints
@@ -119,6 +128,9 @@ def get(port: int, target: str, method: str = "GET", **headers: str) -> tuple[ht
         ("http://any/page.txt", 200, b"\0\1\2"),
         *((target, 404, b"404") for target in ("/none", "/out/secret", "/out.txt", "/circle", "/page.txt/x", "/a%00b")),
         *((target, 404, b"404") for target in ("/../secret", "/%2e%2e/secret", "/sub/..%2f..%2fsecret", "//../../etc")),
+        *((target, 404, b"404") for target in ("/page.txt/", "/page.txt/.", "/list/.git/config", "/list/%2egit/")),
+        ("/list/.well-known/config", 200, b"dotted"),
+        ("/list/", 200, b'<a href="./circle">circle</a>'),
         ("/pipe", 403, b"403"),
         ("*", 400, b"400"),
     ],
@@ -129,6 +141,22 @@ def test_what_of_a_folder_is_reached(folder: int, target: str, status: int, part
     head, nothing = get(folder, target, "HEAD")
     assert (head.status, nothing) == (status, b"")
     assert head.headers["Content-Length"] == str(len(body))
+
+
+def test_what_a_list_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (".git", "a", "b", "c"):
+        (tmp_path / name).touch()
+    with offered(Files(tmp_path)) as (port, _):
+        page = get(port, "/")[1]
+        assert page.count(b"<li>") == 3 and b"more" not in page
+        monkeypatch.setattr("ztnode.forwarding.files.MAX_LISTED", 2)
+        page = get(port, "/")[1]
+        assert page.count(b"<li>") == 2 and b"There are more than these 2." in page
+    with offered(Files(tmp_path, hidden=True)) as (port, _):
+        monkeypatch.setattr("ztnode.forwarding.files.MAX_LISTED", 4)
+        page = get(port, "/")[1]
+        assert page.count(b"<li>") == 4 and b"more" not in page
+        assert get(port, "/.git")[0].status == 200
 
 
 def test_a_folder_without_its_slash_stays_on_this_host(folder: int) -> None:
@@ -192,7 +220,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         if self.path == "/echo":
             self.send_response(101)
             self.send_header("Connection", "upgrade")
-            self.send_header("Upgrade", "echo")
+            self.send_header("Upgrade", "websocket")
             self.end_headers()
             while data := self.rfile.read1(1000):
                 self.wfile.write(data)
@@ -201,6 +229,15 @@ class Server(http.server.BaseHTTPRequestHandler):
         if self.path == "/dies":
             self.close_connection = True
             return
+        if self.path.endswith("/fields"):
+            fields = "\n".join(
+                (self.requestline, *(f"{name.lower()}: {value}" for name, value in self.headers.items()))
+            )
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(fields)))
+            self.end_headers()
+            self.wfile.write(fields.encode())
+            return
         body = f"{self.path}|{'+'.join(self.headers.get_all('X-Forwarded-For', []))}|{self.headers['X-Mine']}".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -208,7 +245,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_HEAD = do_GET
+    do_HEAD = do_OPTIONS = do_GET
 
     def do_PUT(self) -> None:
         if self.path == "/large":
@@ -267,6 +304,14 @@ def test_no_request_hides() -> None:
     """Neither in a body that could be read in two ways, nor after an upgrade that the server does not want."""
     hidden = b"GET /hidden HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"
     with proxied() as (port, _):
+        chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(hidden), hidden)
+        for version, lengths in (
+            (b"1.1", b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n"),
+            (b"1.1", b"transfer-encoding: Chunked\r\ncontent-length: %d\r\n" % len(chunk)),
+            (b"1.0", b"Transfer-Encoding: chunked\r\n"),
+        ):
+            answer = raw(port, b"PUT / HTTP/" + version + b"\r\nHost: a\r\n" + lengths + b"\r\n" + chunk)
+            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n") and b"/hidden" not in answer, lengths
         for framing in (
             b"Content-Length: 0\r\nContent-Length: %d\r\n" % len(hidden),
             b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
@@ -275,11 +320,68 @@ def test_no_request_hides() -> None:
         ):
             answer = raw(port, b"PUT / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n" + hidden)
             assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")) and b"/hidden" not in answer, framing
-        upgrade = b"GET /plain HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"
+        upgrade = b"GET /plain HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
         answer = raw(port, upgrade + hidden)
         assert b"/plain|" + PEER.encode() in answer and b"/hidden|" + PEER.encode() in answer
         switched = raw(port, upgrade.replace(b"/plain", b"/echo") + b"spoken otherwise")
         assert switched.startswith(b"HTTP/1.1 101") and switched.endswith(b"\r\n\r\nspoken otherwise")
+
+
+def told(port: int, *fields: bytes, line: bytes = b"GET /fields HTTP/1.1") -> list[str]:
+    """What the server is told: the line of the request, then its fields in lower case but for what is always there."""
+    answer = raw(port, b"\r\n".join((line, *fields, b"", b"")))
+    lines = answer.partition(b"\r\n\r\n")[2].decode().split("\n")
+    assert answer.startswith(b"HTTP/1.1 200 ") and f"x-forwarded-for: {PEER}" in lines, answer
+    return [line for line in lines if line not in ("host: a", f"x-forwarded-for: {PEER}")]
+
+
+def test_what_the_server_is_not_told() -> None:
+    plain = "GET /fields HTTP/1.1"
+    with proxied() as (port, complaints):
+        for name in (
+            *("X_Forwarded_For", "x-forwarded_FOR", "X.Forwarded.For", "X-Forwarded-Proto", "X_FORWARDED_HOST"),
+            *("X-Forwarded-Prefix", "Forwarded", "X-Real-IP", "X_Real_Ip", "Content_Length", "Transfer_Encoding"),
+        ):
+            assert told(port, b"Host: a", name.encode() + b": 127.0.0.1") == [plain], name
+        for fields in (
+            (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"),
+            (b"Connection: upgrade", b"Upgrade: TLS/1.0"),
+            (b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",),
+            (b"Upgrade: websocket",),
+            (b"Connection: x-one, host", b"X-One: 1"),
+        ):
+            assert told(port, b"Host: a", *fields) == [plain], fields
+        websocket = [plain, "upgrade: websocket", "connection: upgrade"]
+        assert told(port, b"Host: a", b"Connection: upgrade", b"Upgrade: h2c, WebSocket") == websocket
+        old = told(port, line=b"GET /fields HTTP/1.0")
+        assert old[0] == plain and old[1].startswith("host: 127.0.0.1:")
+        body = b"Connection: transfer-encoding, content-length\r\n%b\r\n\r\n3\r\nabc\r\n0\r\nX-Forwarded-For: 1.2.3.4"
+        put = b"PUT / HTTP/1.1\r\nHost: a\r\n" + body % b"Transfer-Encoding: chunked" + b"\r\n\r\n"
+        assert raw(port, put).endswith(b"\r\n\r\n1\r\n3\r\n0\r\n\r\n")
+        answer = raw(port, b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 501 Not Implemented\r\n")
+        answer = raw(port, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * (1 << 17) + b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+        assert not complaints
+
+
+@pytest.mark.parametrize("prefix", ["", "/app"])
+def test_targets_of_requests(prefix: str) -> None:
+    with proxied(prefix) as (port, complaints):
+        for target in (b"/fields", b"http://b:80/fields", b"HTTPS://[fd00::1]/fields"):
+            lines = told(port, b"Host: a", line=b"GET %b HTTP/1.1" % target)
+            assert lines[0] == f"GET {prefix}/fields HTTP/1.1"
+            assert target.startswith(b"/") or lines[1] in ("host: b:80", "host: [fd00::1]")
+        assert b"\r\n\r\n*|" in raw(port, b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        for target in (b"*", b"fields", b"ftp://b/fields", b"http://", b"http:///x", b"http://u@b/x", b"a:80"):
+            answer = raw(port, b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target)
+            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), target
+        climbing = (b"/..", b"/../x", b"/a/%2e%2E/x", b"/.%2e/x", b"/a%2f..%2fx", b"/..\\x", b"/..%5cx", b"/..;a/x")
+        for target in (*climbing, b"/%252e%252e/x", b"http://a/../x"):
+            answer = raw(port, b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % target)
+            assert answer.startswith(b"HTTP/1.1 400 " if prefix else b"HTTP/1.1 200 "), target
+        assert get(port, "/a..b/...?../x")[0].status == 200
+        assert not complaints
 
 
 def test_bodies_early_answers_and_dead_servers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,3 +404,78 @@ def test_bodies_early_answers_and_dead_servers(monkeypatch: pytest.MonkeyPatch) 
     with offered(ReverseProxy(Upstream(TcpAddress("127.0.0.1", dead)))) as (port, complaints):
         assert raw(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").startswith(b"HTTP/1.1 502 ")
         until(lambda: complaints == [f"127.0.0.1 port {dead}: Connection refused"])
+
+
+class Arrivals:
+    """As much of an overlay as a listener needs: connections from the addresses that are put in; those it was asked to
+    reset are ``dropped``."""
+
+    def __init__(self) -> None:
+        self.waiting: asyncio.Queue[Handoff] = asyncio.Queue()
+        self.clients: list[socket.socket] = []
+        self.dropped: list[str] = []
+        self.seen: asyncio.Queue[None] = asyncio.Queue()
+
+    async def listen(self, _host: str | None, port: int) -> tuple[int, Endpoint]:
+        return 1, ("10.121.15.7", port)
+
+    async def accept(self, _listener: int) -> Handoff:
+        return await self.waiting.get()
+
+    async def fetch(self, _handoff: Handoff) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.clients.append(theirs)
+        self.seen.put_nowait(None)
+        return ours
+
+    async def drop(self, handoff: Handoff) -> None:
+        self.dropped.append(handoff.remote[0])
+        self.seen.put_nowait(None)
+
+
+def test_no_peer_shuts_the_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ztnode.forwarding.http_service.CLIENTS", 8)
+
+    async def scenario() -> None:
+        arrivals = Arrivals()
+        service = HttpService(cast(Overlay, arrivals), Files(tmp_path), pytest.fail)
+        await service.open(None, 80)
+        running = asyncio.create_task(service.run())
+        try:
+            # One member's are all addresses of its /80 in a 6PLANE network.
+            peers = ["10.121.15.9"] * 20 + ["fc00:0:0:0:1::1", "fc00:0:0:0:1::2", "fc00:0:0:0:1::3", "10.121.15.10"]
+            for peer in peers:
+                arrivals.waiting.put_nowait(Handoff("", b"", ("10.121.15.7", 80), (peer, 1)))
+            async with asyncio.timeout(10):
+                for _ in peers:
+                    await arrivals.seen.get()
+            assert arrivals.dropped == ["10.121.15.9"] * 18 + ["fc00:0:0:0:1::3"]
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            for client in arrivals.clients:
+                client.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("size", [100_000, 50_000_000])
+def test_who_takes_no_answer_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Be it one that fits into what is held for a client, whose end nothing else waits for, or a longer one."""
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(size)
+    for name, seconds in (("BODY_SECONDS", 0.3), ("LINGER_SECONDS", 0.1)):
+        monkeypatch.setattr(http_stream, name, seconds)
+
+    async def scenario() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            theirs.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            async with asyncio.timeout(10):
+                await converse(Files(tmp_path), ours, PEER)
+            assert ours.fileno() == -1
+
+    asyncio.run(scenario())
