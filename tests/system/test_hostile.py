@@ -740,6 +740,7 @@ def test_garbage_on_the_control_socket(overlay: Overlay) -> None:
                         call(body, timeout=5)
 
 
+@pytest.mark.timeout(300)
 def test_two_hundred_streams_and_readers_that_never_read(overlay: Overlay) -> None:
     """Each stream is a download that nobody takes: it holds what windows hold, and ends with its call."""
     ip = overlay.ip

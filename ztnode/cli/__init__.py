@@ -11,8 +11,8 @@ from ztnode.descriptors import open_missing_standard_descriptors
 
 def main() -> NoReturn:
     """The console script. Ends the process: 0 done, 1 an error in one line, 2 bad usage, 130 Ctrl-C."""
-    open_missing_standard_descriptors()
     try:
+        open_missing_standard_descriptors()
         from ztnode.cli.app import run
 
         code = run(sys.argv[1:])
