@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 if TYPE_CHECKING:
     import h11
+
+log = logging.getLogger(__name__)
 
 PATIENCE: Final = 10.0
 """Seconds for a request to come."""
@@ -94,15 +97,9 @@ class SmallWebServer:
         import h11
 
         connection = h11.Connection(h11.SERVER)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                request = await _receive(connection, reader)
-        except h11.RemoteProtocolError as error:
-            answer = Answer(error.error_status_hint, "text/plain", "this is no request that can be answered here\n")
-        else:
-            if request is None:
-                return
-            answer = await self._answer(request)
+        answer = await self._answered(connection, reader)
+        if answer is None:
+            return
         body = answer.body.encode()
         headers = [
             ("Content-Type", f"{answer.content_type}; charset=utf-8"),
@@ -120,6 +117,24 @@ class SmallWebServer:
                 writer.write(connection.send(event) or b"")
         async with asyncio.timeout(PATIENCE):
             await writer.drain()
+
+    async def _answered(self, connection: h11.Connection, reader: asyncio.StreamReader) -> Answer | None:
+        """The answer to one request; None where there was none."""
+        import h11
+
+        try:
+            async with asyncio.timeout(PATIENCE):
+                request = await _receive(connection, reader)
+        except h11.RemoteProtocolError as error:
+            return Answer(error.error_status_hint, "text/plain", "this is no request that can be answered here\n")
+        if request is None:
+            return None
+        try:
+            return await self._answer(request)
+        except Exception as error:  # or it would be a traceback, and the client hung up at without a word
+            reason = " ".join(str(error).split())[:200]
+            log.error("%s %.80r is not answered: %s: %s", request.method, request.path, type(error).__name__, reason)
+            return Answer(500, "text/plain", "this went wrong here; the node's log has why\n")
 
 
 async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
