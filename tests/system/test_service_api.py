@@ -162,6 +162,25 @@ def test_ready_when_the_networks_can_be_used(api: Api, overlay: Overlay) -> None
     api.member.node.leave("1234567890abcdef")
 
 
+def test_silent_connections_are_bounded_and_leave_no_line(api: Api) -> None:
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", api.port), 20)) for _ in range(400)]
+        assert silent[-1].recv(1) == b"", "hung up at once"
+        assert api.member.node.status().address
+    until(lambda: _answers(api))
+    with socket.create_connection(("127.0.0.1", api.port), 20) as junk:
+        junk.sendall(b"junk\r\n\r\n")
+        assert b" 400 " in junk.recv(100)
+    log = (api.member.state / "serve.log").read_text()
+    assert not any(line in log for line in ("server process", "concurrency", "Invalid HTTP")), log
+
+
+def _answers(api: Api) -> bool:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return api.ask("GET", "/health")[0] == 200
+    return False
+
+
 def test_beyond_loopback_it_wants_tls(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ztnode", "serve", "--state", str(tmp_path), "--unlisted", "--port", "0"]
     with socket.socket() as taken:
