@@ -127,6 +127,7 @@ def test_what_is_no_use_is_refused_and_named(api: Api, overlay: Overlay) -> None
         (f"{network}/member/0123456789", {"authorized": "yes"}, "authorized"),
         (f"{network}/member/0123456789", {"ipAssignments": ["x"]}, "ipAssignments"),
         (f"/network/{made['id']}", {"allowManaged": 1}, "allowManaged"),
+        ("/network/" + "0" * 16, {}, "no controller"),
         ("/moon/1234567890", {"seed": "moon"}, "seed"),
     ):
         status, answer = api.ask("POST", path, body)
