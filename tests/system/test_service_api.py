@@ -127,6 +127,7 @@ def test_what_is_no_use_is_refused_and_named(api: Api, overlay: Overlay) -> None
         (f"{network}/member/0123456789", {"authorized": "yes"}, "authorized"),
         (f"{network}/member/0123456789", {"ipAssignments": ["x"]}, "ipAssignments"),
         (f"/network/{made['id']}", {"allowManaged": 1}, "allowManaged"),
+        ("/network/" + "0" * 16, {}, "no controller"),
         ("/moon/1234567890", {"seed": "moon"}, "seed"),
     ):
         status, answer = api.ask("POST", path, body)
@@ -160,6 +161,25 @@ def test_ready_when_the_networks_can_be_used(api: Api, overlay: Overlay) -> None
     status, reason = asked("/readyz")
     assert status == 503 and "1234567890abcdef" in reason
     api.member.node.leave("1234567890abcdef")
+
+
+def test_silent_connections_are_bounded_and_leave_no_line(api: Api) -> None:
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", api.port), 20)) for _ in range(400)]
+        assert silent[-1].recv(1) == b"", "hung up at once"
+        assert api.member.node.status().address
+    until(lambda: _answers(api))
+    with socket.create_connection(("127.0.0.1", api.port), 20) as junk:
+        junk.sendall(b"junk\r\n\r\n")
+        assert b" 400 " in junk.recv(100)
+    log = (api.member.state / "serve.log").read_text()
+    assert not any(line in log for line in ("server process", "concurrency", "Invalid HTTP")), log
+
+
+def _answers(api: Api) -> bool:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return api.ask("GET", "/health")[0] == 200
+    return False
 
 
 def test_beyond_loopback_it_wants_tls(tmp_path: Path) -> None:

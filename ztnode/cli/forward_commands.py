@@ -203,10 +203,12 @@ def expose(
     _run(node, flat(forwards), [*first, *flat(exposes)], proxy_protocol, forwarded_for)
 
 
-def refuse_two_words(proxy_protocol: str | None, forwarded_for: bool) -> None:
-    """Raises click.UsageError where servers would be told of the peer in two ways."""
+def refuse_odd_words(proxy_protocol: str | None, forwarded_for: bool, exposes: Iterable[Expose]) -> None:
+    """Raises click.UsageError where servers would be told of the peer in two ways, or by HTTP of datagrams."""
     if proxy_protocol is not None and forwarded_for:
         raise click.UsageError("--proxy-protocol or --forwarded-for, not both")
+    if forwarded_for and any(expose.udp for expose in exposes):
+        raise click.UsageError("--forwarded-for is for HTTP, and -R udp: carries datagrams")
 
 
 def _run(
@@ -218,7 +220,7 @@ def _run(
 ) -> None:
     if not forwards and not exposes:
         raise click.UsageError("nothing to carry: give two addresses, -L or -R")
-    refuse_two_words(proxy_protocol, forwarded_for)
+    refuse_odd_words(proxy_protocol, forwarded_for, exposes)
     version = None if proxy_protocol is None else int(proxy_protocol)
     asyncio.run(_carry(node, forwards, exposes, version, forwarded_for))
 

@@ -13,7 +13,7 @@ import click
 
 from ztclient.forms import format_host_port, split_host_port
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, example
-from ztnode.cli.forward_commands import flat, mapping_options, refuse_two_words
+from ztnode.cli.forward_commands import flat, mapping_options, refuse_odd_words
 from ztnode.cli.gateway_command import TARGET
 from ztnode.cli.option_sources import ConfigurableCommand, given
 from ztnode.cli.proxy_command import PROXY_ADDRESS
@@ -270,7 +270,7 @@ def serve(
 ) -> None:
     """Run a node until Ctrl-C or SIGTERM. The other commands and ztclient talk to it."""
     refuse_contradictions(ctx)
-    refuse_two_words(proxy_protocol, forwarded_for)
+    refuse_odd_words(proxy_protocol, forwarded_for, flat(exposes))
     step_aside()
 
     # The node starts processes and none of them uses this one's channels; gRPC's fork handlers would only say on stderr

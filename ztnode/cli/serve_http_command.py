@@ -100,7 +100,9 @@ def _context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(cert, key)
     except (OSError, ValueError) as error:
-        raise Failure(f"{cert} and its key cannot be used: {getattr(error, 'reason', None) or error}") from None
+        rest = "with its private key" if key is None else f"and {key} its private key"
+        files = f"{cert} should hold a certificate chain {rest}, in PEM form"
+        raise Failure(f"{files}: {getattr(error, 'reason', None) or error}") from None
     return context
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shutil
 import sys
 import time
@@ -73,12 +74,12 @@ class View:
 @node_option
 def top(node: ztclient.Node, interval: float, count: int | None, as_json: bool) -> None:
     """Show networks, peers with their paths, rates and TCP connections of the node, and again every few seconds. Into a
-    pipe it prints once; with --json one object a line, until Ctrl-C."""
+    pipe, or where TERM is "dumb", it prints once; with --json one object a line, until Ctrl-C."""
     if as_json:
         for view in _views(node, interval, count):
             click.echo(json.dumps(as_object(view), ensure_ascii=False))
         return
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         seconds = min(interval, _FIRST_SECONDS) if count is None else interval
         *_, last = _views(node, seconds, 2 if count is None else count)
         for line in lines(last, _WIDTH_OF_PIPE, _ROWS_OF_PIPE):

@@ -327,10 +327,12 @@ class Controller:
 
     def _sweep(self, now: float, wall: int) -> None:
         """Forget the ephemeral members that were not heard for too long. What was heard before this process started is
-        not known: those have as long again."""
+        not known: those have as long again. One that is shut out is not forgotten: it would come back as a new one."""
         self._next_sweep = now + EPHEMERAL_SWEEP
         waited: dict[_Key, float] = {}
         for member in self._database.ephemeral():
+            if _is_shut_out(member):
+                continue
             key = (member.nwid, member.address)
             contact = self._contacts.get(key)
             if contact is None:
@@ -344,9 +346,11 @@ class Controller:
         self._unheard = waited
 
     def _take_leave(self, peer: Peer, nwid: int, now: float, wall: int) -> None:
-        """A member ends. One that is not ephemeral stays what it is."""
+        """A member ends. One that is not ephemeral, or is shut out, stays what it is."""
         member = self._database.member(nwid, peer.address)
-        if member is None or not member.ephemeral or member.identity != peer.identity.build_text():
+        if member is None or not member.ephemeral or _is_shut_out(member):
+            return
+        if member.identity != peer.identity.build_text():
             return
         # It needs no word that it is out, and what it asked before comes too late now.
         self._contacts.pop((nwid, peer.address), None)

@@ -30,15 +30,24 @@ SPECIAL: Final = tuple(
         "100.100.100.200/32",  # metadata services outside link-local: Alibaba,
         "168.63.129.16/32",  # Azure,
         "192.0.0.192/32",  # Oracle,
-        "fd00:ec2::/32",  # Amazon
+        "fd00:ec2::/32",  # Amazon,
+        "fd20:ce::254/128",  # Google,
+        "fd00:c1::a9fe:a9fe/128",  # Oracle,
+        "fd00:42::42/128",  # Scaleway
         "::/96",  # unspecified, loopback, and IPv4 addresses in an obsolete form
-        "::ffff:0:0/96",  # IPv4 addresses once more
+        "::ffff:0:0/96",  # IPv4 addresses once more,
+        "64:ff9b::/96",  # by NAT64 (RFC 6052),
+        "64:ff9b:1::/48",  # of whichever prefix (RFC 8215),
+        "2002::/16",  # by 6to4
+        "2001::/32",  # and by Teredo
         "fe80::/10",
+        "fec0::/10",  # site-local, as of old
         "ff00::/8",
     )
 )
-"""What a wider target does not stand for: the host itself, its link, groups, and the services that tell a cloud's
-machine its secrets. To reach them through a gateway they must be named, by a network inside one of these."""
+"""What a wider target does not stand for: the host itself, its link, groups, IPv4 addresses in disguise, and the
+services that tell a cloud's machine its secrets. To reach them through a gateway they must be named, by a network
+inside one of these."""
 
 
 def targets(named: Sequence[str], excepted: Sequence[str] = ()) -> list[Network]:

@@ -14,11 +14,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import requests
-from authlib.common.errors import AuthlibBaseError
 from authlib.common.security import generate_token
 from authlib.integrations.requests_client import OAuth2Session
 from joserfc import jwt
-from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from requests.adapters import HTTPAdapter
 
@@ -129,7 +127,7 @@ class Provider:
             if response.status_code != 200:
                 raise SignOnError(f"{url} answers {response.status_code}")
             found = response.json()
-        except (requests.RequestException, ValueError) as error:
+        except (requests.RequestException, ValueError, RecursionError) as error:
             raise SignOnError(f"{url} cannot be read: {_reason(error)}") from None
         if not isinstance(found, dict):
             raise SignOnError(f"{url} gives no JSON object")
@@ -143,9 +141,10 @@ class Provider:
                 return None
             if self._keys is None or renewed:
                 self._keys_at = now
+                found: Any = self._get(self._keys_url)
                 try:
-                    self._keys = KeySet.import_key_set(self._get(self._keys_url))  # type: ignore[arg-type] # checked there
-                except (JoseError, ValueError, TypeError, KeyError) as error:
+                    self._keys = KeySet.import_key_set(found)
+                except Exception as error:  # as in ``_decode``
                     raise SignOnError(f"the keys of {self.issuer} cannot be used: {_reason(error)}") from None
             return self._keys
 
@@ -155,15 +154,12 @@ class Provider:
         keys = self._key_set()
         assert keys is not None
         try:
-            claims = jwt.decode(id_token, keys, algorithms=ALGORITHMS).claims
-        except (JoseError, ValueError) as error:
+            claims = _decode(id_token, keys)
+        except SignOnError:
             fresh = self._key_set(renewed=True)  # providers change their keys
             if fresh is None:
-                raise SignOnError(f"the id token cannot be verified: {_reason(error)}") from None
-            try:
-                claims = jwt.decode(id_token, fresh, algorithms=ALGORITHMS).claims
-            except (JoseError, ValueError) as again:
-                raise SignOnError(f"the id token cannot be verified: {_reason(again)}") from None
+                raise
+            claims = _decode(id_token, fresh)
         return self._check(claims, client_id, nonce)
 
     def _check(self, claims: dict[str, Any], client_id: str, nonce: str | None) -> Claims:
@@ -180,9 +176,24 @@ class Provider:
             raise SignOnError("the id token is of another log-in")
         if not isinstance(expiry, (int, float)) or isinstance(expiry, bool) or not time.time() - LEEWAY < expiry < 1e11:
             raise SignOnError("the id token has expired")
+        for name in ("nbf", "iat"):
+            begins = claims.get(name, 0)
+            if not isinstance(begins, (int, float)) or isinstance(begins, bool) or not begins <= time.time() + LEEWAY:
+                raise SignOnError(f"the id token is not valid yet ({name}), or this host's clock is behind")
         if not isinstance(subject, str) or not 0 < len(subject) <= 255:
             raise SignOnError("the id token names nobody")
         return Claims(subject, int(expiry))
+
+
+def _decode(id_token: str, keys: KeySet) -> dict[str, Any]:
+    """What the token says, by a signature of one of the keys. Raises SignOnError."""
+    try:
+        claims = jwt.decode(id_token, keys, algorithms=ALGORITHMS).claims
+    except Exception as error:  # strangers write the header, and the library trips over more than it says it does
+        raise SignOnError(f"the id token cannot be verified: {_reason(error)}") from None
+    if not isinstance(claims, dict):
+        raise SignOnError("the id token says nothing")
+    return claims
 
 
 class Attempt:
@@ -215,7 +226,7 @@ class Attempt:
             answer = self._client.fetch_token(
                 self._provider.token_endpoint, code=code, code_verifier=self._verifier, grant_type="authorization_code"
             )
-        except (AuthlibBaseError, requests.RequestException, ValueError) as error:
+        except Exception as error:  # whatever the library makes of what the provider answers
             raise SignOnError(f"{self._provider.issuer} gives no token: {_reason(error)}") from None
         return self._tokens(answer, self._nonce, None)
 
@@ -225,7 +236,7 @@ class Attempt:
             answer = self._client.refresh_token(self._provider.token_endpoint, refresh_token=refresh)
         except (requests.ConnectionError, requests.Timeout) as error:
             raise ConnectionError(_reason(error)) from None
-        except (AuthlibBaseError, requests.RequestException, ValueError) as error:
+        except Exception as error:  # as above
             raise SignOnError(f"{self._provider.issuer} does not renew: {_reason(error)}") from None
         return self._tokens(answer, None, refresh)
 
@@ -258,7 +269,7 @@ def hand_in(central_url: str, form: dict[str, str]) -> None:
 def _told(response: requests.Response) -> str:
     try:
         return str(response.json()["errorMessage"])[:200]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"it answers {response.status_code}"
 
 

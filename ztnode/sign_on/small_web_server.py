@@ -1,24 +1,31 @@
 """The few HTTP requests that logging in takes: a browser that comes back, a token that is handed in.
 
-Bounded for strangers: so many connections, one request on each, a short time and a small body.
+Bounded for strangers: so many connections, a share of them for each address, one request on each, a short time and a
+small body. Where there is no room, the connection that has waited longest without a request gives way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 if TYPE_CHECKING:
     import h11
 
+log = logging.getLogger(__name__)
+
 PATIENCE: Final = 10.0
 """Seconds for a request to come."""
 MAX_CONNECTIONS: Final = 64
+ADDRESS_SHARE: Final = 16
+"""Of these for one address (IPv6: one /64). Loopback may have all: all members come from there by a proxy for TLS."""
 MAX_BODY: Final = 65536
 MAX_FIELDS: Final = 64
 
@@ -41,13 +48,38 @@ class Answer:
     body: str
 
 
+class _Place:
+    """What one connection takes up."""
+
+    __slots__ = ("asked", "origin")
+
+    def __init__(self, origin: bytes) -> None:
+        self.origin = origin
+        self.asked = False
+        """Whether its request has come, whole."""
+
+
+_LOOPBACK: Final = b"loopback"
+
+
+def _origin(peername: Any) -> bytes:
+    """Who counts as one: an IPv4 address, the 64 bits that one IPv6 host has, this host."""
+    if not peername:  # gone already
+        return b""
+    address = ipaddress.ip_address(peername[0].partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    return _LOOPBACK if address.is_loopback else address.packed[:8]
+
+
 class SmallWebServer:
     """Calls ``answer`` with each request."""
 
     def __init__(self, answer: Callable[[Request], Awaitable[Answer]]) -> None:
         self._answer = answer
         self._servers: list[asyncio.Server] = []
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], _Place] = {}
+        """The oldest first."""
 
     @property
     def port(self) -> int | None:
@@ -80,29 +112,38 @@ class SmallWebServer:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        place = _Place(_origin(writer.get_extra_info("peername")))
         try:
-            if len(self._connections) < MAX_CONNECTIONS:
-                self._connections.add(task)
-                await self._converse(reader, writer)
+            if self._make_room(place.origin):
+                self._connections[task] = place
+                await self._converse(reader, writer, place)
         except (TimeoutError, OSError, asyncio.CancelledError):
             writer.transport.abort()
         finally:
-            self._connections.discard(task)
+            self._connections.pop(task, None)
             writer.close()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _make_room(self, origin: bytes) -> bool:
+        """Whether one more from there may come; another one may have to go."""
+        rivals = list(self._connections.items())
+        if len(rivals) < MAX_CONNECTIONS:
+            rivals = [each for each in rivals if each[1].origin == origin]
+            if origin == _LOOPBACK or len(rivals) < ADDRESS_SHARE:
+                return True
+        for task, place in rivals:
+            if not place.asked:
+                del self._connections[task]
+                task.cancel()
+                return True
+        return False
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: _Place) -> None:
         import h11
 
         connection = h11.Connection(h11.SERVER)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                request = await _receive(connection, reader)
-        except h11.RemoteProtocolError as error:
-            answer = Answer(error.error_status_hint, "text/plain", "this is no request that can be answered here\n")
-        else:
-            if request is None:
-                return
-            answer = await self._answer(request)
+        answer = await self._answered(connection, reader, place)
+        if answer is None:
+            return
         body = answer.body.encode()
         headers = [
             ("Content-Type", f"{answer.content_type}; charset=utf-8"),
@@ -120,6 +161,25 @@ class SmallWebServer:
                 writer.write(connection.send(event) or b"")
         async with asyncio.timeout(PATIENCE):
             await writer.drain()
+
+    async def _answered(self, connection: h11.Connection, reader: asyncio.StreamReader, place: _Place) -> Answer | None:
+        """The answer to one request; None where there was none."""
+        import h11
+
+        try:
+            async with asyncio.timeout(PATIENCE):
+                request = await _receive(connection, reader)
+        except h11.RemoteProtocolError as error:
+            return Answer(error.error_status_hint, "text/plain", "this is no request that can be answered here\n")
+        if request is None:
+            return None
+        place.asked = True
+        try:
+            return await self._answer(request)
+        except Exception as error:  # or it would be a traceback, and the client hung up at without a word
+            reason = " ".join(str(error).split())[:200]
+            log.error("%s %.80r is not answered: %s: %s", request.method, request.path, type(error).__name__, reason)
+            return Answer(500, "text/plain", "this went wrong here; the node's log has why\n")
 
 
 async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:

@@ -139,6 +139,8 @@ class ServiceApi:
 
     async def join(self, request: Request) -> Response:
         settings = _network_settings(await read_object(request))
+        if not request.path_params["nwid"]:
+            raise bad("no controller has the network 0000000000000000")
         network = await self._node.join(request.path_params["nwid"])
         if settings:
             network = await self._node.set_network(network.nwid, settings)

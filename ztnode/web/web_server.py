@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -21,6 +22,7 @@ from ztnode.control.token import load_or_create
 from ztnode.node.node import Node
 from ztnode.web.access import FAILURES, Guard
 from ztnode.web.answers import MAX_BODY
+from ztnode.web.connections import TimedProtocol, accept
 from ztnode.web.options import WebOptions
 from ztnode.web.service_api import ServiceApi
 
@@ -28,8 +30,6 @@ TOKEN: Final = "authtoken.secret"
 METRICS_TOKEN: Final = "metricstoken.secret"
 PORT_FILE: Final = "zerotier-one.port"
 """In the home: where zerotier-cli looks for them."""
-MAX_CONNECTIONS: Final = 256
-"""At a time; whoever comes then gets 503."""
 KEEP_ALIVE: Final = 20
 """Seconds that a connection may rest between requests."""
 STOP_GRACE: Final = 1
@@ -82,27 +82,33 @@ async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[
     app = Starlette(routes=routes, exception_handlers=FAILURES)
     config = uvicorn.Config(
         Guard(app, token, metrics_token),
-        http="httptools",  # h11 has no answer for requests without Host, which zerotier-cli sends
+        http=TimedProtocol,  # of httptools: h11 has no answer for requests without Host, which zerotier-cli sends
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=STOP_GRACE,
     )
     config.load()
-    config.ssl = context
+    # It has a line for its start, and one for each request that is none.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     with _bound(host, port) as sock:
         write_atomically(home / PORT_FILE, str(sock.getsockname()[1]).encode(), mode=0o644)
+        sock.listen(config.backlog)
+        sock.setblocking(False)
         server = _Server(config)
-        running = asyncio.create_task(server.serve([sock]))
+        state = server.server_state
+        running = asyncio.create_task(server.serve([]))
+        accepting = asyncio.create_task(accept(sock, lambda: TimedProtocol(config, state, {}), state, context))
         try:
             scheme = "http" if context is None else "https"
             yield f"{scheme}://{format_host_port(host, sock.getsockname()[1])}"
         finally:
+            accepting.cancel()
+            await asyncio.wait([accepting])
             server.should_exit = True
             await running
 

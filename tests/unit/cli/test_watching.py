@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -125,6 +126,19 @@ def test_top_on_a_terminal_leaves_it_as_it_was(running_node: RunningNode) -> Non
         pass  # the terminal went with the process
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
     assert shown.startswith(b"\x1b[?1049h") and shown.rstrip().endswith(b"\x1b[?25h\x1b[?1049l")
+
+
+def test_top_where_no_cursor_moves_prints_once(running_node: RunningNode) -> None:
+    pid, terminal = pty.fork()
+    if not pid:
+        command = [sys.executable, "-m", "ztnode", "top", "--interval", "0.05"]
+        os.execve(sys.executable, command, {**os.environ, "TERM": "dumb"})
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal goes with the process
+        while data := os.read(terminal, 65536):
+            shown += data
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert shown and b"\x1b" not in shown
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -136,6 +136,32 @@ def test_wrong_usage_is_one_line_and_exit_2(
     assert "; try ztnode " in captured.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["expose", "--forwarded-for", "-R", "udp:53:127.0.0.1:53"], 2, "carries datagrams"),
+        (["serve", "--forwarded-for", "-R", "udp:53:127.0.0.1:53"], 2, "carries datagrams"),
+        (["join", "0" * 16], 2, "not a network id"),
+        (["serve-http", ".", "--cert", "f"], 1, "f should hold a certificate chain with its private key"),
+        (["serve-http", ".", "--cert", "f", "--key", "f"], 1, "and f its private key"),
+    ],
+)
+def test_what_can_not_be_meant_says_why(
+    running_node: RunningNode,
+    arguments: list[str],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f").write_text("x")
+    assert run(arguments) == code
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1, err
+
+
 def test_nothing_that_a_node_may_say_back_breaks_a_command(
     running_node: RunningNode, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -605,6 +605,24 @@ def test_a_member_that_takes_what_is_pushed_to_it_is_heard(bench: Bench) -> None
     assert [member.address for member in bench.controller.members(nwid)] == [MEMBER]
 
 
+def test_an_ephemeral_member_that_is_shut_out_stays_so(bench: Bench) -> None:
+    """If it were forgotten it would be new when it asks again, and its token would let it in."""
+    nwid = bench.network(authTokens={"sesame": 0}, ephemeralTimeout=300_000)
+    shown: dict[str, Any] = {"ephemeral": True, "auth_token": "token:sesame"}
+    assert bench.config(nwid, MEMBER, **shown).static_addresses
+    bench.controller.update_member(nwid, MEMBER, {"authorized": False}, bench.now, bench.wall)
+    assert not goes(bench, nwid, MEMBER)
+    bench.save()
+    bench = Bench(bench.store)  # it has never been heard there
+    for _ in range(2):
+        bench.now += 1000
+        bench.controller.handle_timer(bench.now, bench.wall)
+    (refusal,) = bench.ask(nwid, MEMBER, **shown)
+    assert refusal.code == ERROR_NETWORK_ACCESS_DENIED
+    bench.authorize(nwid, MEMBER)
+    assert goes(bench, nwid, MEMBER), "let in again it is as ephemeral as before"
+
+
 @pytest.mark.parametrize(
     "setting", [{"ephemeralTimeout": 1000}, {"ephemeralTimeout": 1 << 40}, {"ephemeralMembers": 1}]
 )

@@ -12,7 +12,7 @@ from tests.unit.netstack.test_netstack_stack import A4, A6, B4, B6, MAC_A, MAC_B
 from ztnode.netstack.config import PortConfig, StackConfig
 from ztnode.netstack.stack import Stack
 from ztnode.netstack.tcp.connection import TcpConnection
-from ztnode.netstack.tcp.held_syns import HELD_MAX
+from ztnode.netstack.tcp.held_syns import HELD_BY_ONE, HELD_MAX, HeldSyn
 
 ROUTES = (("192.0.2.0/24", B4), ("2001:db8::/64", B6), ("198.51.100.0/24", B4))
 VERSIONS = pytest.mark.parametrize("target", ["192.0.2.7", "2001:db8::7"], ids=["ipv4", "ipv6"])
@@ -84,12 +84,30 @@ def test_where_it_does_not_lead_is_told(wire: Wire, target: str) -> None:
     assert wire.b.counters["transit_refused"] == 2
 
 
-def test_held_syns_are_bounded(wire: Wire) -> None:
-    for port in range(1, HELD_MAX + 9):
+def test_held_syns_are_bounded_and_one_address_has_a_share(wire: Wire) -> None:
+    """Else whoever dials what answers nothing would keep all others out."""
+    for port in range(1, HELD_BY_ONE + 9):
         wire.a.connect("192.0.2.7", port, 0.0)
     wire.run(0.3)  # the first are lost while the neighbour is looked for
-    assert len(wire.b.transit.syns.take()) == HELD_MAX
-    assert wire.b.counters["held_syns_full"] >= 8
+    held = wire.b.transit.syns.take()
+    assert len(held) == HELD_BY_ONE
+    assert wire.b.counters["held_syns_share_full"] >= 8
+    (first, *others), syns = held, wire.b.transit.syns
+
+    def another(source: bytes, port: int) -> HeldSyn:
+        key = source + first.destination + port.to_bytes(2, "big") + first.key[-2:]
+        return HeldSyn(0, key, first.destination, source, first.header, b"")
+
+    for number in range(HELD_MAX):
+        syns.arrived(another(bytes([10, 0, 1, number // 64]), number))
+    assert len(syns.take()) == HELD_MAX - HELD_BY_ONE and wire.b.counters["held_syns_full"] == HELD_BY_ONE
+    for syn in (first, first):  # settled once more, it frees nothing more
+        syns.settle(syn)
+    for port in range(2):
+        syns.arrived(another(first.source, 60_000 + port))
+    assert len(syns.take()) == 1
+    for syn in others:
+        syns.settle(syn)
 
 
 @VERSIONS

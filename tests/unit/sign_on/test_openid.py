@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from typing import Any
 
 import pytest
+import requests
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
+from requests.adapters import HTTPAdapter
 
 from ztnode.sign_on import SignOnError
 from ztnode.sign_on.openid import Attempt, Provider, check_url
@@ -70,12 +73,69 @@ def test_a_good_token_says_who_it_is_and_until_when() -> None:
         {"sub": None},
         {"sub": 7},
         {"sub": "x" * 256},
+        {"nbf": int(time.time()) + 90},
+        {"iat": int(time.time()) + 90},
+        {"iat": "now"},
     ],
     ids=str,
 )
 def test_what_a_token_must_say(claims: dict[str, Any]) -> None:
     with pytest.raises(SignOnError):
         Found().verify(token(**claims), "lab", "1")
+
+
+def part(value: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [],
+        5,
+        None,
+        {},
+        {"alg": None},
+        {"alg": ["ES256"]},
+        {"alg": {}},
+        {"alg": "ES256", "kid": []},
+        {"alg": "ES256", "kid": {}},
+        {"alg": "RS256", "crit": 5},
+        {"alg": "ES256", "crit": ["b64"], "b64": False},
+        {"alg": "ES256", "jwk": 5, "x5c": 3},
+        {"enc": "A128GCM", "alg": "dir"},
+    ],
+    ids=str,
+)
+def test_whatever_the_library_trips_over_is_a_refusal(head: Any) -> None:
+    """Strangers write the header, and a refusal is one line."""
+    _, body, signature = token().split(".")
+    for forged in (f"{part(head)}.{body}.{signature}", f"{part(head)}.{body}.", f"{part(head)}.{part([])}.{signature}"):
+        with pytest.raises(SignOnError):
+            Found().verify(forged, "lab", "1")
+
+
+@pytest.mark.parametrize("keys", [5, [5], [{"kty": "EC", "crv": 5}], [{"kty": []}], {"keys": 1}], ids=str)
+def test_keys_that_are_none_are_a_refusal(keys: Any) -> None:
+    provider = Found()
+    provider._get = lambda url: {"keys": keys}  # type: ignore[method-assign]
+    with pytest.raises(SignOnError):
+        provider.verify(token(), "lab", "1")
+
+
+@pytest.mark.parametrize("said", ["5", "[]", "null", "{", '"x"', "{}"])
+def test_a_provider_that_answers_nonsense_gives_no_tokens(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(_adapter: object, request: requests.PreparedRequest, **_: Any) -> requests.Response:
+        response = requests.Response()
+        response.status_code, response._content, response.request = 200, said.encode(), request
+        return response
+
+    monkeypatch.setattr(HTTPAdapter, "send", answer)
+    attempt = Attempt(Found(), "lab", "", "http://localhost:9993/sso", state="s", nonce="1")
+    with pytest.raises(SignOnError):
+        attempt.exchange("code")
+    with pytest.raises(SignOnError):
+        attempt.renew("refresh")
 
 
 def test_signatures_of_others_do_not_count_and_fetch_keys_seldom() -> None:

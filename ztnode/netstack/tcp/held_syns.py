@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -10,6 +11,8 @@ from ztnode.wire import tcp as wire
 
 HELD_MAX: Final = 512
 """SYNs held at a time; another one is dropped, and its sender repeats it."""
+HELD_BY_ONE: Final = HELD_MAX // 4
+"""Of these from one address: what answers nothing is held for long, and one member is not to keep the others out."""
 
 
 class HeldSyn:
@@ -35,13 +38,15 @@ class HeldSyn:
 class HeldSyns:
     """Those of one stack. ``foreign`` says whether an address of one network is passed on instead of being ours."""
 
-    __slots__ = ("_count", "_foreign", "_fresh", "_held")
+    __slots__ = ("_count", "_foreign", "_fresh", "_held", "_shares")
 
     def __init__(self, foreign: Callable[[int, bytes], bool], count: Callable[[str], None]) -> None:
         self._foreign = foreign
         self._count = count
         self._held: dict[tuple[int, ConnectionKey], HeldSyn] = {}
         self._fresh: list[HeldSyn] = []
+        self._shares: Counter[tuple[int, bytes]] = Counter()
+        """How many each address (of one network) has here."""
 
     @property
     def fresh(self) -> bool:
@@ -61,8 +66,11 @@ class HeldSyns:
             held.header, held.start = syn.header, syn.start
         elif len(self._held) >= HELD_MAX:
             self._count("held_syns_full")
+        elif self._shares[share := (syn.port_index, syn.source)] >= HELD_BY_ONE:
+            self._count("held_syns_share_full")
         else:
             self._held[place] = syn
+            self._shares[share] += 1
             self._fresh.append(syn)
 
     def take(self) -> list[HeldSyn]:
@@ -72,7 +80,12 @@ class HeldSyns:
 
     def settle(self, syn: HeldSyn) -> None:
         """It was answered, or is to be forgotten; a repetition would be a new one."""
-        self._held.pop((syn.port_index, syn.key), None)
+        held = self._held.pop((syn.port_index, syn.key), None)
+        if held is not None:
+            share = (held.port_index, held.source)
+            self._shares[share] -= 1
+            if not self._shares[share]:
+                del self._shares[share]
 
     # --- as a connection's listener ---
     def opened(self, key: ConnectionKey) -> None:

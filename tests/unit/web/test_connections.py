@@ -1,0 +1,76 @@
+"""Connections to the API that say nothing, over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs ztnode[web]")
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from tests.unit.tls_files import make as make_tls_files
+from ztnode.web import connections
+
+MOST = 8
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def _app(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+    await send({"type": "http.response.body", "body": b"here"})
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
+def test_silent_connections_are_bounded_and_end(
+    encrypted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", MOST)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    tls = client = None
+    if encrypted:
+        files = make_tls_files(tmp_path, "api", "127.0.0.1")
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(files.certificate, files.key)
+        client = ssl.create_default_context(cafile=files.certificate)
+
+    async def scenario() -> None:
+        config = uvicorn.Config(_app, http=connections.TimedProtocol, ws="none", lifespan="off", log_config=None)
+        config.load()
+        state = ServerState()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            port = listener.getsockname()[1]
+
+            def make() -> connections.TimedProtocol:
+                return connections.TimedProtocol(config, state, {})
+
+            accepting = asyncio.create_task(connections.accept(listener, make, state, tls))
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MOST)]
+            silent[0][1].write(REQUEST[:20])  # of TLS no part, and of HTTP half a head
+            refused, late = await asyncio.open_connection("127.0.0.1", port)
+            assert await asyncio.wait_for(refused.read(), 10) == b""
+            late.close()
+            for reader, writer in silent:
+                with contextlib.suppress(ConnectionResetError):
+                    await asyncio.wait_for(reader.read(), 10)
+                writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client)
+            for _ in range(2):
+                writer.write(REQUEST)
+                assert (await reader.readuntil(b"here")).startswith(b"HTTP/1.1 200 ")
+            writer.write(b"G")  # and no more
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+            accepting.cancel()
+            await asyncio.wait([accepting])
+
+    asyncio.run(scenario())
