@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 failed=()
 pytest=(-m pytest -n auto --dist loadfile -p no:cacheprovider)
 differing=(
-    tests/unit/{client,control,node,plugins,proxy} tests/unit/forwarding/test_forwarding.py
+    tests/unit/{client,control,node,plugins} tests/unit/forwarding/test_forwarding.py
     tests/unit/worker/test_{adoption,handoff,loop,splice,watchdog,worker_protocol}.py
     # Identities take long everywhere.
     --ignore=tests/unit/node/test_identity_pool.py
