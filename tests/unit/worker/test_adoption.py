@@ -174,7 +174,7 @@ def test_what_cannot_be_joined_resets_the_connection_and_is_closed(bench: Bench,
     os.close(descriptor)
     assert connection.aborted
     assert not bench.live
-    assert open_descriptors() == before
+    assert open_descriptors() <= before  # threads of earlier tests may still close theirs
     assert bench.server.counters["handoff_failed"] == 1
 
 
