@@ -195,5 +195,5 @@ def test_no_descriptor_stays_behind(bench: Bench) -> None:
             bench.server.handle_timer(bench.now)
             assert slow.recv(1) == b""
         bench.turn()
-        assert open_descriptors() == before
+        assert open_descriptors() <= before  # as above
         assert bench.bring(token, accepted.fileno()) == JOINED
