@@ -27,8 +27,6 @@ WAITING: Final = 256
 """Connections of one mapping that wait for their other half; more stay in the kernel's or the overlay's queue."""
 CLIENTS: Final = 1024
 """Connections of one mapping whose requests this process reads; of one peer, a quarter of them."""
-LOOKS: Final = 8
-"""Targets that are looked at at a time."""
 AGAIN_SECONDS: Final = 2.0
 """Before a node tries again to listen where it could not."""
 PROXY_PROTOCOLS: Final = {1: build_version_1, 2: build_version_2}
@@ -53,12 +51,8 @@ class Mappings:
         ``forwarded_for``: tell HTTP servers behind exposes, in each request. ``patient``: wait
         for overlay addresses that are not there yet, instead of raising."""
         reports = Reports(report)
-        # Several hundred dials at once, at a start, would be a flood.
-        looks = asyncio.Semaphore(LOOKS)
         self._forwards = [
-            UdpForwarding(overlay, mapping, reports.tell)
-            if mapping.udp
-            else _Forwarding(overlay, mapping, reports, None if patient else looks)
+            UdpForwarding(overlay, mapping, reports.tell) if mapping.udp else _Forwarding(overlay, mapping, reports)
             for mapping in forwards
         ]
         self._exposes = [
@@ -100,9 +94,7 @@ class Mappings:
 
 
 class _Forwarding:
-    def __init__(self, overlay: Overlay, mapping: Forward, reports: Reports, looks: asyncio.Semaphore | None) -> None:
-        """``looks``: how many may look at a time whether their target is there; None: not at all."""
-        self._looks = looks
+    def __init__(self, overlay: Overlay, mapping: Forward, reports: Reports) -> None:
         self._overlay = overlay
         self._mapping = mapping
         self._reports = reports
@@ -122,23 +114,9 @@ class _Forwarding:
     async def run(self) -> None:
         listener = self._listener
         assert listener is not None
-        probing = None if self._looks is None else asyncio.create_task(self._probe(self._looks))
-        try:
-            async with Crowd(WAITING) as crowd:
-                while True:
-                    await crowd.take(lambda: next_connection(listener), self._carry)
-        finally:
-            if probing is not None:
-                probing.cancel()
-
-    async def _probe(self, looks: asyncio.Semaphore) -> None:
-        """Whether there is a server at all is better said now than at the first connection."""
-        remote = self._mapping.remote
-        async with looks:
-            try:
-                await self._overlay.drop(await self._overlay.dial(remote.host, remote.port, DIAL_SECONDS))
-            except OSError as error:
-                self._reports.tell(f"{remote}: {error.strerror or error}; there is no server yet")
+        async with Crowd(WAITING) as crowd:
+            while True:
+                await crowd.take(lambda: next_connection(listener), self._carry)
 
     async def _carry(self, near: socket.socket) -> None:
         remote = self._mapping.remote
