@@ -8,6 +8,8 @@
 # What is between processes waits more than it computes: twice as many at a time as there are cores.
 set -u
 cd "$(dirname "$0")/.."
+# With it every process that a test starts would compile itself and its libraries anew, for a second or more.
+unset PYTHONDONTWRITEBYTECODE
 failed=()
 pytest=(-m pytest -n auto --dist loadfile -p no:cacheprovider)
 differing=(
