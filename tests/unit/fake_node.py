@@ -14,8 +14,9 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import uvloop
 
@@ -40,9 +41,11 @@ from ztnode.node.api import (
     WorkerInfo,
 )
 from ztnode.node.gateways import Gateways
+from ztnode.proxy.http import AnotherTarget, BadRequest, RequestStream
 from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World
 from ztnode.worker.handoff_server import JOINED
+from ztnode.worker.loan import MAX_MESSAGE, Return, build_return, parse_loan, split
 
 T = TypeVar("T")
 
@@ -84,6 +87,38 @@ def asking(nwid: int, state: JoinState = JoinState.REQUESTING, detail: str = "as
         dns_domain="",
         dns_servers=(),
     )
+
+
+def borrow(server: socket.socket, client: socket.socket, way_back: socket.socket) -> None:
+    """What a worker's ``RequestSplice`` does, by two threads, for clients that behave."""
+
+    def answer() -> None:
+        while data := server.recv(65536):
+            client.sendall(data)
+
+    with server, client, way_back:
+        way_back.setblocking(True)
+        message = split(way_back.recv(MAX_MESSAGE))
+        assert message is not None
+        loan = parse_loan(message)
+        credentials = loan.credentials
+        requests = RequestStream(None if credentials is None else lambda *shown: shown == credentials)
+        answers = threading.Thread(target=answer, daemon=True)
+        answers.start()
+        data = loan.data
+        given_back = None
+        try:
+            while data:
+                for _request, piece in requests.receive(data, (loan.host, loan.port)):
+                    server.sendall(piece)
+                data = client.recv(65536)
+        except (AnotherTarget, BadRequest) as error:
+            rest = requests.rest
+            given_back = Return(False, rest) if rest is not None else Return(True, cast(BadRequest, error).answer)
+        server.shutdown(socket.SHUT_WR)
+        answers.join()
+        if given_back is not None:
+            socket.send_fds(way_back, [build_return(given_back)], [client.fileno()])
 
 
 class FakeNode:
@@ -138,12 +173,13 @@ class FakeNode:
             channel, _ = await loop.sock_accept(self._handoff)
             await asyncio.sleep(self.late)
             channel.settimeout(5)
-            message, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 32, 1)
+            message, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 32, 2)
             token = message[-16:]
             connected = self.waiting.pop(token, None)
             brought = socket.socket(fileno=descriptors[0]) if descriptors else None
+            way_back = socket.socket(fileno=descriptors[1]) if len(descriptors) > 1 else None
             if connected is not None and brought is not None:
-                self._join(channel, connected, brought)
+                self._join(channel, connected, brought, way_back)
             elif brought is not None:
                 brought.close()
                 channel.close()
@@ -154,7 +190,9 @@ class FakeNode:
             else:
                 channel.close()
 
-    def _join(self, channel: socket.socket, connected: socket.socket, brought: socket.socket) -> None:
+    def _join(
+        self, channel: socket.socket, connected: socket.socket, brought: socket.socket, way_back: socket.socket | None
+    ) -> None:
         """What a worker's splice does, by two threads."""
 
         def copy(source: socket.socket, sink: socket.socket) -> None:
@@ -178,7 +216,8 @@ class FakeNode:
         for each in (connected, brought):
             each.setblocking(True)
         self.joined += 1
-        threading.Thread(target=both, daemon=True).start()
+        target = both if way_back is None else partial(borrow, connected, brought, way_back)
+        threading.Thread(target=target, daemon=True).start()
         with channel:
             channel.send(JOINED)
 

@@ -70,9 +70,16 @@ class ClientOverlay:
                 return
         await self._pump(handoff, connected)
 
+    async def lend(self, handoff: Handoff, client: socket.socket, way_back: socket.socket) -> bool:
+        """See Overlay."""
+        if not _within_reach(handoff):
+            return False
+        await give(handoff, client, way_back)
+        return True
+
     async def fetch(self, handoff: Handoff) -> socket.socket:
         """See Overlay."""
-        if handoff.path and os.access(handoff.path, os.W_OK):
+        if _within_reach(handoff):
             return await claim(handoff)
         near, far = socket_pair()
         try:
@@ -122,6 +129,10 @@ class ClientOverlay:
             tuned(far)
         pump = Pump(self._node.control, pb.StreamRequest(token=handoff.token), far)
         await asyncio.wrap_future(pump.opened)
+
+
+def _within_reach(handoff: Handoff) -> bool:
+    return bool(handoff.path) and os.access(handoff.path, os.W_OK)
 
 
 async def _answer(control: Control, call: Any) -> Any:

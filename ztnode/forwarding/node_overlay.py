@@ -46,6 +46,11 @@ class NodeOverlay:
         """See Overlay."""
         await give(handoff, connected)
 
+    async def lend(self, handoff: Handoff, client: socket.socket, way_back: socket.socket) -> bool:
+        """See Overlay."""
+        await give(handoff, client, way_back)
+        return True
+
     async def fetch(self, handoff: Handoff) -> socket.socket:
         """See Overlay."""
         return await claim(handoff)

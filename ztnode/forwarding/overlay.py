@@ -29,6 +29,10 @@ class Overlay(Protocol):
         """Join a connection and a connected socket, which is no longer the caller's. When this returns, neither needs
         anybody's care."""
 
+    async def lend(self, handoff: Handoff, client: socket.socket, way_back: socket.socket) -> bool:
+        """As ``join``, of a client that comes back by ``way_back`` (``worker/loan.py``); that stays the caller's. False
+        where the worker is out of reach: then nothing has happened."""
+
     async def fetch(self, handoff: Handoff) -> socket.socket:
         """The connection's socket, non-blocking, for who has to see the bytes."""
 

@@ -1,8 +1,8 @@
 """A proxy for local programs: SOCKS5, SOCKS4a and HTTP on one port, onto the overlay.
 
 The handshake is read here and peeked at, so that what a client sends beyond its request is still in its socket when the
-stack worker gets that: the bytes of a CONNECT pass through the worker alone. Requests in absolute form are read one by
-one, for the next may be for another host.
+stack worker gets that: the bytes of a CONNECT pass through the worker alone. A client that asks in absolute form, whose
+next request may be for another host, is lent to the worker until it is.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from ztnode.forwarding.overlay import Overlay
 from ztnode.forwarding.read_waiter import ReadWaiter
 from ztnode.node.api import Handoff
 from ztnode.proxy import Command, ProxyServer, Refusal, Request
-from ztnode.proxy.http import BadRequest, RequestStream
+from ztnode.proxy.http import AnotherTarget, BadRequest, RequestStream, check_authorization, parse_head, target_of
 from ztnode.proxy.request import CheckPassword
+from ztnode.worker.loan import ARE_THEY_THERE, Loan, Return, build_loan, channel, parse_return, split
 
 CLIENTS: Final = 2048
 """Clients whose bytes, or whose handshake, this process has to do with; more wait in the kernel's queue."""
@@ -66,7 +67,7 @@ class ProxyService:
             if handshake is None or (request := handshake.request) is None:
                 return
             if request.command is Command.FETCH:
-                await _Fetching(self, client, handshake).run()
+                await _Fetching(self, self._overlay, client, handshake).run()
             elif request.command is Command.CONNECT:
                 await self._connect(client, handshake, request)
             else:
@@ -145,11 +146,6 @@ class ProxyService:
             raise OSError(errno.EACCES, f"{host} is no name of the overlay, and --direct was not given")
         return await connect(TcpAddress(host, port), DIAL_SECONDS)
 
-    async def fetch(self, host: str, port: int) -> socket.socket:
-        """A socket of ours for ``reach``, non-blocking. Raises OSError."""
-        reached = await self.reach(host, port)
-        return await self._overlay.fetch(reached) if isinstance(reached, Handoff) else reached
-
     @property
     def check_password(self) -> CheckPassword | None:
         """For each request in absolute form: a connection may be shared by several users' requests."""
@@ -157,66 +153,124 @@ class ProxyService:
 
 
 class _Fetching:
-    """One client that asks in absolute form, as long as its connection stands."""
+    """One client that asks in absolute form, as long as its connection stands: one server after the other."""
 
-    def __init__(self, service: ProxyService, client: socket.socket, handshake: ProxyServer) -> None:
+    def __init__(self, service: ProxyService, overlay: Overlay, client: socket.socket, handshake: ProxyServer) -> None:
         self._service = service
+        self._overlay = overlay
         self._client = client
         self._handshake = handshake
-        self._requests = RequestStream(service.check_password)
-        self._target: tuple[str, int] | None = None
-        self._upstream: socket.socket | None = None
-        self._answers: asyncio.Task[None] | None = None
-        self._waiter = ReadWaiter(client)
-        self._idle: asyncio.TimerHandle | None = None
-        self._since = 0.0
-        """When it last asked or was sent something."""
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        self._touch()
-        self._check_idle()
         try:
             data = self._handshake.rest
             while data:
-                for request, piece in self._requests.receive(data):
-                    if request is not None and (request.host, request.port) != self._target:
-                        await self._switch(request.host, request.port)
-                    assert self._upstream is not None
-                    await _send(self._upstream, piece)
-                data = await self._next()
-            if self._upstream is not None and self._answers is not None:
-                self._upstream.shutdown(socket.SHUT_WR)
-                await self._answers
+                head = parse_head(data)
+                if head is None:
+                    break
+                credentials = check_authorization(head, self._service.check_password)
+                request = target_of(head)
+                try:
+                    reached = await self._service.reach(request.host, request.port)
+                except OSError as error:
+                    raise _Unreached(_failure(error)) from None
+                loan = Loan(request.host, request.port, credentials, data)
+                if isinstance(reached, socket.socket):
+                    data = await self._copy(loan, reached)
+                else:
+                    data = await self._lend(loan, reached)
         except BadRequest as error:
             await loop.sock_sendall(self._client, error.answer)
         except _Unreached as error:
             self._handshake.failed(error.failure)
             await loop.sock_sendall(self._client, self._handshake.to_send())
-        except (TimeoutError, _Answered):
+        except TimeoutError:
             pass
         except OSError:
             reset_on_close(self._client)
         finally:
+            self._client.close()
+
+    async def _lend(self, loan: Loan, handoff: Handoff) -> bytes:
+        """The client's socket to the worker, and what the client asks of somebody else once it is back; nothing when
+        its connection has ended. Raises OSError."""
+        ours, way_back = channel()
+        with ours:
+            with way_back:
+                ours.send(build_loan(loan))
+                lent = await self._overlay.lend(handoff, self._client, way_back)
+            if not lent:
+                return await self._copy(loan, await self._overlay.fetch(handoff))
+            returned = await _returned(ours)
+        if returned is None:
+            return b""
+        self._client, given_back = returned
+        if given_back.last:
+            await asyncio.get_running_loop().sock_sendall(self._client, given_back.data)
+            return b""
+        return given_back.data
+
+    async def _copy(self, loan: Loan, server: socket.socket) -> bytes:
+        """As ``_lend``, where the bytes have to pass through this process."""
+        with server:
+            return await _Copying(self._service.check_password, self._client, server).run(loan)
+
+
+class _Copying:
+    """Requests to a server, and its answers, passed on from here. Raises BadRequest, TimeoutError and OSError."""
+
+    def __init__(self, check_password: CheckPassword | None, client: socket.socket, server: socket.socket) -> None:
+        self._client = client
+        self._server = server
+        self._requests = RequestStream(check_password)
+        self._answers = asyncio.create_task(_copy(server, client, self._touch))
+        self._waiter = ReadWaiter(client)
+        self._answers.add_done_callback(lambda _: self._waiter.wake())
+        self._idle: asyncio.TimerHandle | None = None
+        self._since = 0.0
+        """When the client last asked or was sent something."""
+
+    async def run(self, loan: Loan) -> bytes:
+        """What comes for another server, or nothing."""
+        self._touch()
+        self._check_idle()
+        data = loan.data
+        try:
+            while data:
+                for _request, piece in self._requests.receive(data, (loan.host, loan.port)):
+                    await _send(self._server, piece)
+                data = await self._next()
+            if not self._answers.done():
+                self._server.shutdown(socket.SHUT_WR)
+            await self._answers
+        except AnotherTarget:
+            self._server.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DIAL_SECONDS):
+                    await self._answers
+            return self._requests.rest or b""
+        finally:
             if self._idle is not None:
                 self._idle.cancel()
             self._waiter.close()
-            await self._leave()
+            self._answers.cancel()
+            await asyncio.gather(self._answers, return_exceptions=True)
+        return b""
 
     async def _next(self) -> bytes:
-        """What the client sends next. Raises _Answered when the server ended its side: there is nobody to ask any
-        more, and an answer may end by just that; TimeoutError."""
-        while True:
+        """What the client sends next; nothing when the server ended its side: there is nobody to ask any more, and an
+        answer may end by just that. Raises TimeoutError."""
+        while not self._answers.done():
             # No task for each request: whichever comes first wakes us.
-            if self._answers is None or not self._answers.done():
-                await self._waiter.wait()
-            if self._answers is not None and self._answers.done():
-                self._answers.result()
-                raise _Answered
+            await self._waiter.wait()
+            if self._answers.done():
+                break
             with contextlib.suppress(BlockingIOError):
                 data = self._client.recv(CHUNK)
                 self._touch()
                 return data
+        return b""
 
     def _touch(self) -> None:
         self._since = asyncio.get_running_loop().time()
@@ -229,41 +283,44 @@ class _Fetching:
             end = loop.time() + IDLE_SECONDS
         self._idle = loop.call_at(end, self._check_idle)
 
-    async def _switch(self, host: str, port: int) -> None:
-        """To the server of the next request, once the one before has said all that it has to say."""
-        if self._upstream is not None and self._answers is not None:
-            self._upstream.shutdown(socket.SHUT_WR)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DIAL_SECONDS):
-                    await asyncio.shield(self._answers)
-        await self._leave()
-        try:
-            self._upstream = await self._service.fetch(host, port)
-        except OSError as error:
-            raise _Unreached(_failure(error)) from None
-        self._target = host, port
-        self._answers = asyncio.create_task(_copy(self._upstream, self._client, self._touch))
-        self._answers.add_done_callback(lambda _: self._waiter.wake())
-
-    async def _leave(self) -> None:
-        if self._answers is not None:
-            self._answers.cancel()
-            await asyncio.gather(self._answers, return_exceptions=True)
-            self._answers = None
-        if self._upstream is not None:
-            self._upstream.close()
-            self._upstream = None
-        self._target = None
-
-
-class _Answered(Exception):
-    """The server closed its side after its answers."""
-
 
 class _Unreached(Exception):
     def __init__(self, failure: Refusal) -> None:
         super().__init__(failure.value)
         self.failure = failure
+
+
+async def _returned(ours: socket.socket) -> tuple[socket.socket, Return] | None:
+    """A lent socket and what came with it, when it comes back; None when its connection has ended. Meanwhile the worker
+    is asked whether anything moves."""
+    received = bytearray()
+    client: socket.socket | None = None
+    try:
+        while (message := split(received)) is None:
+            try:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await readable(ours)
+            except TimeoutError:
+                ours.send(ARE_THEY_THERE)
+                continue
+            data, descriptors, _flags, _ = socket.recv_fds(ours, CHUNK, 1)
+            received += data
+            if descriptors:
+                client = socket.socket(fileno=descriptors[0])
+            if not data:
+                return None
+        if client is None:
+            return None
+        given_back = parse_return(message)
+        client.set_inheritable(False)
+        client.setblocking(False)
+        kept, client = client, None
+        return kept, given_back
+    except (ConnectionError, ValueError):
+        return None  # the worker is gone, and the client's connection with it
+    finally:
+        if client is not None:
+            client.close()
 
 
 async def _copy(source: socket.socket, sink: socket.socket, moved: Callable[[], None] = lambda: None) -> None:

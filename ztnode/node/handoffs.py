@@ -36,15 +36,18 @@ async def claim_records(handoff: Handoff) -> socket.socket:
     return records
 
 
-async def give(handoff: Handoff, connected: socket.socket) -> None:
+async def give(handoff: Handoff, connected: socket.socket, way_back: socket.socket | None = None) -> None:
     """Bring the worker the connected socket of a client that is to be joined to the connection; ours is closed. Its
-    bytes then pass through the worker alone. Raises OSError; ECONNRESET when the worker no longer has the connection,
-    FileNotFoundError or PermissionError where its Unix socket is out of reach: then ``connected`` is still ours."""
+    bytes then pass through the worker alone. With a ``way_back`` it is lent (``worker/loan.py``). Raises OSError;
+    ECONNRESET when the worker no longer has the connection, FileNotFoundError or PermissionError where its Unix socket
+    is out of reach: then ``connected`` is still ours."""
     async with client.worker_channel(handoff.path) as channel:
         with connected:
             try:
                 with _gone():
-                    socket.send_fds(channel, [handoff.token], [connected.fileno()])
+                    socket.send_fds(
+                        channel, [handoff.token], [each.fileno() for each in (connected, way_back) if each is not None]
+                    )
                     await client.readable(channel)
                     if not channel.recv(1):
                         raise ConnectionResetError(errno.ECONNRESET, "the connection ended before it was joined")

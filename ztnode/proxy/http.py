@@ -11,6 +11,7 @@ import base64
 import binascii
 import functools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -114,10 +115,11 @@ def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
         raise BadRequest(400, "Bad Request", str(error)) from None
 
 
-def check_authorization(head: Head, check_password: CheckPassword | None) -> None:
-    """Raises BadRequest with a challenge unless the request has the right ``Proxy-Authorization`` (RFC 7617)."""
+def check_authorization(head: Head, check_password: CheckPassword | None) -> tuple[str, str] | None:
+    """The name and the password in ``Proxy-Authorization`` (RFC 7617) that are right; None where none are needed.
+    Raises BadRequest with a challenge."""
     if check_password is None:
-        return
+        return None
     for value in head.values(b"proxy-authorization"):
         scheme, _, credentials = value.partition(b" ")
         if scheme.lower() != b"basic":
@@ -127,7 +129,7 @@ def check_authorization(head: Head, check_password: CheckPassword | None) -> Non
         except (binascii.Error, UnicodeDecodeError):
             continue
         if separator and check_password(name, password):
-            return
+            return name, password
     challenge = 'Proxy-Authenticate: Basic realm="ztnode", charset="UTF-8"'
     raise BadRequest(407, "Proxy Authentication Required", "this proxy wants a user name and a password", challenge)
 
@@ -266,6 +268,10 @@ def _for_the_server(head: Head) -> bytes:
     return b"\r\n".join(lines) + _HEAD_END
 
 
+class AnotherTarget(Exception):
+    """The next request is for somebody else than was asked for."""
+
+
 class RequestStream:
     """The requests that a client sends one after the other, made ready for the servers that they are for."""
 
@@ -275,39 +281,48 @@ class RequestStream:
         self._body: _Length | _Chunked | None = None
         self._raw = False
 
-    def receive(self, data: bytes) -> list[tuple[Request | None, bytes]]:
-        """Take what the client sent. Returns what goes out, in order: the head of a request with whom it is for, and
-        pieces of its body with None. Raises BadRequest."""
-        if self._raw:
-            return [(None, data)]
+    def receive(self, data: bytes, target: tuple[str, int] | None = None) -> Iterator[tuple[Request | None, bytes]]:
+        """Take what the client sent. Yields what goes out, in order: the head of a request with whom it is for, and
+        pieces of its body with None. Raises BadRequest, and AnotherTarget for a request that is not for ``target``
+        (host, port) where that is given; neither has taken anything of what it complains of."""
         self._buffer += data
-        out: list[tuple[Request | None, bytes]] = []
         while self._buffer:
-            if self._body is None:
+            if self._raw:
+                yield None, self._take(len(self._buffer))
+            elif self._body is None:
                 head = parse_head(self._buffer)
                 if head is None:
-                    break
-                out.append(self._begin(head))
-                del self._buffer[: head.length]
-                if self._raw:
-                    break
-                continue
-            taken = self._body.measure(self._buffer)
-            if taken:
-                out.append((None, bytes(self._buffer[:taken])))
-                del self._buffer[:taken]
-            if not self._body.done:
-                break
-            self._body = None
-        if self._raw and self._buffer:
-            out.append((None, bytes(self._buffer)))
-            self._buffer.clear()
-        return out
+                    return
+                yield self._begin(head, target)
+            else:
+                taken = self._body.measure(self._buffer)
+                done = self._body.done
+                if done:
+                    self._body = None
+                if taken:
+                    yield None, self._take(taken)
+                if not done:
+                    return
 
-    def _begin(self, head: Head) -> tuple[Request, bytes]:
+    @property
+    def rest(self) -> bytes | None:
+        """What was received and not taken, where a request begins with it; None in the middle of one."""
+        return None if self._raw or self._body is not None else bytes(self._buffer)
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+    def _begin(self, head: Head, target: tuple[str, int] | None) -> tuple[Request, bytes]:
         check_authorization(head, self._check_password)
         request = target_of(head)
-        self._body = _body_of(head)
+        if target is not None and target != (request.host, request.port):
+            raise AnotherTarget
+        body = _body_of(head)
+        piece = _for_the_server(head)
+        self._body = body
         # What the two agree on after an upgrade is theirs alone.
         self._raw = bool(head.values(b"upgrade")) and b"upgrade" in head.tokens(b"connection")
-        return request, _for_the_server(head)
+        self._take(head.length)
+        return request, piece

@@ -80,9 +80,14 @@ class ParkedConnection:
         if self._ours is not None:
             Splice(self._connection, self._ours, self._host)
 
-    def bring(self, descriptor: int) -> None:
-        """Join the connection to a socket that its client brought. Raises OSError."""
-        Splice(self._connection, adopt(descriptor, self._host.pairs.clients), self._host)
+    def bring(self, descriptor: int, way_back: int | None) -> None:
+        """Join the connection to a socket that its client brought or lends. Raises OSError."""
+        if way_back is None:
+            Splice(self._connection, adopt(descriptor, self._host.pairs.clients), self._host)
+            return
+        from ztnode.worker.request_splice import borrow  # regular expressions, for proxies alone
+
+        borrow(self._connection, descriptor, way_back, self._host, self._host.pairs.clients)
 
     def expire(self) -> None:
         """Nobody came for it."""

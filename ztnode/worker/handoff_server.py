@@ -6,6 +6,8 @@ attached (SCM_RIGHTS); then the worker closes. A token that is unknown, used or 
 A client that has a connected socket already, such as one that a port forward accepted, attaches its descriptor to the
 token instead of asking for one: the worker joins that socket to the connection, and says so by a byte (one).
 
+A proxy's client may be lent instead: a second descriptor is the way back (``ztnode.worker.loan``).
+
 A client that chose the token itself may come while what it stands for is still being made: it sends ``WAIT`` and
 the token, and receives its descriptor as soon as there is one, or the close as soon as it is certain that there will be
 none. Until the node has said that the token is expected it has as long as any client that is about to send its token.
@@ -51,9 +53,9 @@ class Offer(Protocol):
     def fetched(self) -> None:
         """The client has its end: begin. Raises OSError."""
 
-    def bring(self, descriptor: int) -> None:
-        """Begin with a socket that the client brought, whose ``descriptor`` is the offer's now, whatever happens.
-        Raises OSError for what is no socket of the right kind."""
+    def bring(self, descriptor: int, way_back: int | None) -> None:
+        """Begin with a socket that the client brought, or, with a ``way_back``, lends; both descriptors are the offer's
+        now, whatever happens. Raises OSError for what is no socket of the right kind."""
 
     def expire(self) -> None:
         """Nobody came, or the client went away before it had its end."""
@@ -71,7 +73,7 @@ class HandoffServer:
         # Every entry lives equally long, so both tables are in the order in which their entries expire.
         self._offers: dict[bytes, tuple[float, Offer]] = {}
         self._clients: dict[socket.socket, tuple[float, bytearray]] = {}
-        self._brought: dict[socket.socket, int] = {}
+        self._brought: dict[socket.socket, list[int]] = {}
         # Tokens that clients chose for connections that are still being made, and the clients that wait for one.
         self._expected: set[bytes] = set()
         self._waiting: dict[bytes, socket.socket] = {}
@@ -204,14 +206,14 @@ class HandoffServer:
         """Whether all of it has come; then the client is served, sent away, or waits."""
         _, received = self._clients[client]
         try:
-            data, descriptors, _flags, _ = socket.recv_fds(client, len(WAIT) + TOKEN_BYTES - len(received), 1)
+            data, descriptors, _flags, _ = socket.recv_fds(client, len(WAIT) + TOKEN_BYTES - len(received), 2)
         except BlockingIOError:
             return False
         except OSError:
             data, descriptors = b"", []
         received += data
-        for descriptor in descriptors:
-            self._keep(client, descriptor)
+        if descriptors:
+            self._keep(client, descriptors)
         start = len(WAIT) if received.startswith(WAIT) else 0
         token = bytes(received[start : start + TOKEN_BYTES])
         if data and len(token) < TOKEN_BYTES:
@@ -239,21 +241,22 @@ class HandoffServer:
     def _leave(self, token: bytes) -> None:
         self._drop(self._waiting.pop(token))
 
-    def _keep(self, client: socket.socket, descriptor: int) -> None:
-        """Of several that a client sends the last one counts."""
+    def _keep(self, client: socket.socket, descriptors: list[int]) -> None:
+        """Of what a client sends at several times the last counts."""
         self._forget(client)
-        os.set_inheritable(descriptor, False)
-        self._brought[client] = descriptor
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        self._brought[client] = descriptors
 
     def _forget(self, client: socket.socket) -> None:
-        if (descriptor := self._brought.pop(client, None)) is not None:
+        for descriptor in self._brought.pop(client, ()):
             os.close(descriptor)
 
     def _serve(self, client: socket.socket, offer: Offer) -> None:
         brought = self._brought.pop(client, None)
         try:
             if brought is not None:
-                offer.bring(brought)
+                offer.bring(brought[0], brought[1] if len(brought) > 1 else None)
                 with contextlib.suppress(OSError):  # who does not wait to hear it has gone, and left us its socket
                     client.send(JOINED)
             else:

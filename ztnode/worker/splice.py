@@ -130,16 +130,21 @@ class Splice:
             return
         if connection.eof and not self._overlay_done and not self._pending:
             self._overlay_done = True
-            try:
-                self._sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                self._client_gone()
-                return
-            if self._client_done:
-                self._finish()
+            self._overlay_ended()
+            if self._fd < 0:
                 return
         if not self._mask & READ and not self._client_done and connection.writable >= RESUME:
             self._watch(self._mask | READ)
+
+    def _overlay_ended(self) -> None:
+        """Everything before the end of the overlay's stream has been written."""
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._client_gone()
+            return
+        if self._client_done:
+            self._finish()
 
     def _deliver(self) -> bool:
         """Write what there is; False when the splice has ended over it."""
@@ -201,7 +206,7 @@ class Splice:
             return
         try:
             if data:
-                connection.write(data)
+                self._pass_on(data)
             else:
                 connection.shutdown()
         except OSError:
@@ -220,6 +225,10 @@ class Splice:
                 self._read_size = size * 2
         elif size > FIRST_READ and len(data) < size >> 2:
             self._read_size = size >> 1
+
+    def _pass_on(self, data: bytes) -> None:
+        """Send what the client wrote. Raises OSError."""
+        self.connection.write(data)
 
     def _probe_half_closed(self) -> None:
         """A client that closed altogether looks like one that half-closed until something is sent to it. Probes of

@@ -97,9 +97,11 @@ class DatagramRelay:
             self._host.poller.register(self._sock.fileno(), READ, self._on_client)
             self.on_ready()
 
-    def bring(self, descriptor: int) -> None:
+    def bring(self, descriptor: int, way_back: int | None) -> None:
         """A client of datagrams brings nothing. Raises OSError."""
-        os.close(descriptor)
+        for each in (descriptor, way_back):
+            if each is not None:
+                os.close(each)
         raise OSError(errno.EOPNOTSUPP, "a UDP socket is fetched, not brought")
 
     def expire(self) -> None:

@@ -102,7 +102,7 @@ class Proxy:
         data = first
         while data:
             try:
-                pieces = stream.receive(data)
+                pieces = list(stream.receive(data))
             except BadRequest as error:
                 client.sendall(error.answer)
                 return

@@ -88,16 +88,15 @@ def test_what_is_no_request(data: bytes) -> None:
 )  # fmt: skip
 def test_a_length_that_can_be_read_in_two_ways_is_refused(fields: bytes) -> None:
     with pytest.raises(BadRequest) as refused:
-        RequestStream(None).receive(b"POST http://a/ HTTP/1.1\r\n" + fields + b"\r\n\r\nhello")
+        list(RequestStream(None).receive(b"POST http://a/ HTTP/1.1\r\n" + fields + b"\r\n\r\nhello"))
     assert refused.value.answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
 
 
 def test_a_chunk_without_a_size_is_refused() -> None:
     for chunk in (b"-1\r\n", b"\r\n", b"5 5\r\n", b"5\n", b"1" * 2000):
         with pytest.raises(BadRequest):
-            RequestStream(None).receive(
-                b"POST http://a/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk + b"\r\n" * 9
-            )
+            head = b"POST http://a/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+            list(RequestStream(None).receive(head + chunk + b"\r\n" * 9))
 
 
 def test_heads_are_made_ready_for_the_server() -> None:
@@ -114,9 +113,11 @@ def test_heads_are_made_ready_for_the_server() -> None:
 
 def test_after_an_upgrade_everything_passes() -> None:
     stream = RequestStream(None)
-    pieces = stream.receive(b"GET http://a/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x05")
+    pieces = list(
+        stream.receive(b"GET http://a/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x05")
+    )
     assert b"\r\nConnection: upgrade\r\n" in pieces[0][1] and pieces[1] == (None, b"\x81\x05")
-    assert stream.receive(b"GET http://b/ HTTP/1.1\r\n\r\n") == [(None, b"GET http://b/ HTTP/1.1\r\n\r\n")]
+    assert list(stream.receive(b"GET http://b/ HTTP/1.1\r\n\r\n")) == [(None, b"GET http://b/ HTTP/1.1\r\n\r\n")]
 
 
 @given(
@@ -135,7 +136,7 @@ def test_no_bytes_do_harm_to_a_request_stream(pieces: list[bytes]) -> None:
     head = b"POST http://a/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     try:
         for piece in (head, *pieces):
-            stream.receive(piece)
+            list(stream.receive(piece))
     except BadRequest:
         pass
 
