@@ -154,7 +154,9 @@ def main() -> None:
         gc.collect()
         tracemalloc.start()
         cost(wire, case, BURST)
-        wire.inboxes.clear(), wire.log.clear(), gc.collect()
+        wire.inboxes.clear()
+        wire.log.clear()
+        gc.collect()
         held = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         wire = lab()
