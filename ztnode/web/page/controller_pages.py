@@ -185,7 +185,6 @@ class ControllerPages:
     async def members(self, request: Request) -> Response:
         network = self._network(request)
         search = request.query_params.get("search", "")[:MAX_SEARCH].strip()
-        peers = {peer.address: peer for peer in self._node.peers()}
         found = [member for member in self._admin.members(network.nwid) if self._matches(member, search)]
         found.sort(key=lambda member: member.authorized)  # who waits comes first
         part = part_of(found, request)
@@ -193,7 +192,7 @@ class ControllerPages:
         values = {
             "network": network,
             "part": part,
-            "rows": [self._row(member, peers.get(member.address)) for member in part.rows],
+            "rows": [self._row(member) for member in part.rows],
             "search": search,
             "query": "&" + urlencode({"search": search}) if search else "",
             "total": total,
@@ -207,14 +206,14 @@ class ControllerPages:
         text = f"{format_address(member.address)} {member.name} {' '.join(self._admin.managed_addresses(member))}"
         return search.casefold() in text.casefold()
 
-    def _row(self, member: ControlledMember, peer: PeerInfo | None) -> Row:
+    def _row(self, member: ControlledMember) -> Row:
         return Row(
             format_address(member.address),
             member,
             self._admin.managed_addresses(member),
             self._admin.last_seen_age(member),
             self._admin.is_online(member),
-            peer,
+            self._node.peer(member.address),
         )
 
     async def admit(self, request: Request) -> Response:
@@ -234,10 +233,9 @@ class ControllerPages:
     def _show_member(
         self, request: Request, member: ControlledMember, given: Mapping[str, Any], error: FieldError | None = None
     ) -> Response:
-        peer = next((peer for peer in self._node.peers() if peer.address == member.address), None)
         values = {
             "network": self._admin.network(member.nwid),
-            "row": self._row(member, peer),
+            "row": self._row(member),
             "fields": MEMBER_FIELDS,
             "given": given,
             "error": error,
