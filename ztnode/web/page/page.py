@@ -29,6 +29,7 @@ from ztnode.web.page.throughput import PERIOD, Throughput
 from ztnode.wire.address import format_address
 
 _FILES: Final = {"icon.svg": "image/svg+xml", "page.css": "text/css", "page.js": "text/javascript"}
+_TO_PAGE: Final = RedirectResponse(f"{PREFIX}/", 307, HEADERS)
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 
@@ -59,7 +60,7 @@ class Page:
             # Their addresses change with what is in them.
             static={name: f"{STATIC}{name}?{_digest(data)}" for name, data in self._static.items()},
         )
-        routes = [Route(f"{STATIC}{{name}}", self._serve_static), Route("/", _to_page), Route(PREFIX, _to_page)]
+        routes = [Route(f"{STATIC}{{name}}", self._serve_static)]
         routes += NodePages(node, self._renderer, self._throughput, self._logs).routes()
         if administration is not None:
             routes += ControllerPages(administration, node, self._renderer).routes()
@@ -70,8 +71,10 @@ class Page:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         path = scope.get("path", "")
-        ours = path in ("/", PREFIX) or path.startswith(f"{PREFIX}/")
-        await (self._gate if ours else self._beside)(scope, receive, send)
+        if path in ("/", PREFIX):
+            await _TO_PAGE(scope, receive, send)
+        else:
+            await (self._gate if path.startswith(f"{PREFIX}/") else self._beside)(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[Page]:
@@ -105,10 +108,6 @@ class Page:
             case _:
                 status, reason = 500, "an error of the node's own, which its log has"
         return self._renderer.page(request, "error.html", status, {"reason": reason})
-
-
-async def _to_page(_request: Request) -> Response:
-    return RedirectResponse(f"{PREFIX}/", 307, HEADERS)
 
 
 def _digest(data: bytes) -> str:
