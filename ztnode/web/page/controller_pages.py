@@ -16,7 +16,7 @@ from ztclient.controller import subnet
 from ztnode.controller import ControllerError
 from ztnode.controller.documents import ControlledMember, ControlledNetwork
 from ztnode.node.administration import Administration
-from ztnode.node.api import NodeApi, PeerInfo
+from ztnode.node.api import NodeApi
 from ztnode.web.page import rules_field
 from ztnode.web.page.forms import (
     MEMBER_FIELDS,
@@ -44,25 +44,20 @@ _RULES: Final = (Field(rules_field.FIELD, "Rules"),)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A member in the table. ``age``: seconds since it asked last, None: not since the start."""
+    """A member in the table. ``age``: seconds since it asked last, None: not since the start; ``way``: how it is
+    reached."""
 
     id: str
     member: ControlledMember
     addresses: tuple[str, ...]
     age: float | None
     online: bool
-    peer: PeerInfo | None
+    way: str
 
     @property
     def version(self) -> str:
         """Empty while it is unknown."""
         return "" if self.member.version[0] < 0 else ".".join(map(str, self.member.version[:3]))
-
-    @property
-    def path(self) -> str:
-        """Where it is reached; empty while it is relayed or unknown."""
-        paths = () if self.peer is None else self.peer.paths
-        return next((path.endpoint for path in paths if path.preferred), "")
 
 
 class ControllerPages:
@@ -71,6 +66,7 @@ class ControllerPages:
     def __init__(self, administration: Administration, node: NodeApi, renderer: Renderer) -> None:
         self._admin = administration
         self._node = node
+        self._own = node.status().address
         self._render = renderer.page
 
     def routes(self) -> list[Route]:
@@ -213,8 +209,17 @@ class ControllerPages:
             self._admin.managed_addresses(member),
             self._admin.last_seen_age(member),
             self._admin.is_online(member),
-            self._node.peer(member.address),
+            self._way_to(member.address),
         )
+
+    def _way_to(self, address: int) -> str:
+        if address == self._own:
+            return "this node"
+        peer = self._node.peer(address)
+        if peer is None:
+            return "unknown"
+        endpoint = next((path.endpoint for path in peer.paths if path.preferred), "relayed")
+        return f"{endpoint}, {peer.latency_ms:.1f} ms" if peer.latency_ms >= 0 else endpoint
 
     async def admit(self, request: Request) -> Response:
         """The click: who is in ``authorize`` may come in, who is in ``shut-out`` may not any more."""
