@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,7 +88,7 @@ class Parts(HTMLParser):
 
 
 class Site:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, secure: bool = False) -> None:
         secret = b"\x01" * c25519.SECRET_LENGTH
         identity = Identity(0x1122334455, c25519.derive_public(secret), secret)
         vl1 = SimpleNamespace(send=lambda *_, **__: 0, reply_ok=lambda *_, **__: 0)
@@ -102,7 +102,7 @@ class Site:
             token=TOKEN,
             secrets=(TOKEN,),
             port=9993,
-            secure=False,
+            secure=secure,
         )
         self.browser = Browser(self.page)
 
@@ -162,6 +162,23 @@ def test_a_form_of_another_site_or_session_does_nothing(site: Site) -> None:
             answer = site.browser.post(path, data=data, headers=headers)
             assert answer.status_code == 403, (path, headers)
     assert site.administration.network(nwid).name == "kept" and NWID in site.node.known
+
+
+def test_by_https_the_cookie_is_for_that_alone(tmp_path: Path) -> None:
+    site = Site(tmp_path, secure=True)
+    cookie = site.browser.post("/ui/login", data={"token": TOKEN}).headers["set-cookie"]
+    assert cookie.startswith("__Secure-ztnode-9993=") and "; Secure" in cookie
+
+
+def test_a_form_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ztnode.web.page.forms.FORM_SECONDS", 0.01)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"token="
+        await asyncio.Event().wait()
+
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert site.browser.post("/ui/login", content=never(), headers=form).status_code == 408
 
 
 def test_a_form_has_bounds(site: Site) -> None:
@@ -342,6 +359,10 @@ def test_the_node_joins_and_leaves(site: Site) -> None:
     for nwid, token in (("short", ""), ("0" * 16, ""), (f"{NWID:x}", "x" * 506)):
         answer = site.browser.send("/join", nwid=nwid, token=token)
         assert answer.status_code == 400 and ("token-error" if token else "nwid-error") in answer.text
+    assert site.browser.send("/allow", nwid=f"{NWID:x}", allowDefault="on", allowDNS="on").status_code == 303
+    allowed = site.node.known[NWID].settings
+    assert allowed.allow_default and allowed.allow_dns and not allowed.allow_managed and not allowed.allow_global
+    assert "nwid-error" in site.browser.send("/allow", nwid="1" * 16).text
     assert site.browser.send("/leave", nwid=f"{NWID:x}").status_code == 303
     assert NWID not in site.node.known
 
@@ -352,7 +373,7 @@ def test_no_answer_is_long(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = '"' * 127
     nwid = site.network(
         name=wide,
-        routes=[{"target": f"fd00:0:0:{number:x}::/64"} for number in range(32)],
+        routes=[{"target": "fd00:1111::/32"}, *({"target": f"fd00:0:0:{number:x}::/64"} for number in range(31))],
         rules=[{"type": "MATCH_IPV6_SOURCE", "ip": f"fd00::{number:x}/128"} for number in range(1023)]
         + [{"type": "ACTION_ACCEPT"}],
     )
@@ -399,8 +420,9 @@ def test_no_answer_is_long(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         "".join(site.browser.get(f"/ui{network}/members?page={page}").text for page in range(1, 21)),
     )
     assert len(rows) == len(set(rows)) == 1000
-    found = site.browser.get(f"/ui{network}/members", params={"search": f"{0x0100000000 + 77:010x}"}).text
-    assert found.count('<tr id="member-') == 1
+    for search in (f"{0x0100000000 + 59:010x}", "5555:3b:", wide + "x"):
+        found = site.browser.get(f"/ui{network}/members", params={"search": search[-64:]}).text
+        assert found.count('<tr id="member-') == (not search.endswith("x")), search
 
 
 def test_log_lines_are_few_and_tell_no_secret(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from ztnode.wire.network_config import MAX_MTU, MIN_MTU
 MAX_FORM: Final = 1 << 18
 """Bytes, percent-encoded; the longest is the one with rules."""
 MAX_FIELDS: Final = 64
+FORM_SECONDS: Final = 10.0
+"""For all of it to come."""
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 
 Form = Mapping[str, str]
@@ -47,10 +50,14 @@ async def read_form(request: Request) -> dict[str, str]:
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != FORM_TYPE:
         raise Refused(415, f"not {FORM_TYPE}")
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_FORM:
-            raise Refused(413, f"the form is longer than {MAX_FORM} bytes")
+    try:
+        async with asyncio.timeout(FORM_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_FORM:
+                    raise Refused(413, f"the form is longer than {MAX_FORM} bytes")
+    except TimeoutError:
+        raise Refused(408, f"the form did not come within {FORM_SECONDS:g} s") from None
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
     except ValueError:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ztnode.node.api import DialError, NetworkInfo, NodeApi, PeerInfo
+from ztnode.node.network_settings import NAMES
 from ztnode.web.page.forms import FieldError
 from ztnode.web.page.forms import nwid as nwid_field
 from ztnode.web.page.recent_logs import LogLine, RecentLogs
@@ -29,6 +30,12 @@ LOG_ROOM: Final = 48 << 10
 PHONE_LINK: Final = "https://joinzt.com/addnetwork?nwid={nwid}&v=1"
 """What ZeroTier's programs for phones read from a code."""
 MAX_AUTH_TOKEN: Final = 505
+LABELS: Final = {
+    "allow_managed": "Have its addresses and routes",
+    "allow_global": "… those of the public internet too",
+    "allow_default": "Follow its default routes",
+    "allow_dns": "Ask its name servers",
+}
 _ROLES: Final = {"planet": 0, "moon": 1}
 
 
@@ -46,6 +53,7 @@ class NodePages:
         return [
             Route(f"{PREFIX}/", self.overview),
             Route(f"{PREFIX}/join", self.join, methods=["POST"]),
+            Route(f"{PREFIX}/allow", self.allow, methods=["POST"]),
             Route(f"{PREFIX}/leave", self.leave, methods=["POST"]),
             Route(f"{PREFIX}/code/{NETWORK}.svg", self.code),
             Route(f"{PREFIX}/peers", self.peers),
@@ -78,6 +86,18 @@ class NodePages:
         except UnicodeEncodeError:
             return self._overview(request, FieldError("token", "the token is not valid Unicode"))
         return to("/", fragment=f"#network-{format_nwid(nwid)}")
+
+    async def allow(self, request: Request) -> Response:
+        """What the user lets a joined network do."""
+        form = request.state.form
+        try:
+            nwid = nwid_field(form, "nwid")
+            await self._node.set_network(nwid, {name: key in form for name, key in NAMES.items()})
+        except FieldError as error:
+            return self._overview(request, error)
+        except KeyError:
+            return self._overview(request, FieldError("nwid", f"nwid: network {form['nwid']} is not joined"))
+        return to("/", saved=True, fragment=f"#network-{format_nwid(nwid)}")
 
     async def leave(self, request: Request) -> Response:
         try:
@@ -127,6 +147,7 @@ class _Joined:
         self.id = format_nwid(info.nwid)
         self.state = info.state.value.replace("_", " ")
         # A controller can say anything, javascript: too.
+        self.allowed = [(NAMES[name], label, getattr(info.settings, name)) for name, label in LABELS.items()]
         self.log_in = info.authentication_url if info.authentication_url.startswith(("https://", "http://")) else ""
 
 
