@@ -223,11 +223,21 @@ async def _api(options: WebOptions, node: Node, state: Path) -> AsyncIterator[No
     try:
         from ztnode.web import web_server
     except ModuleNotFoundError as error:
-        raise ValueError(f"--api needs {error.name}, which is not installed: pip install 'ztnode[web]'") from None
+        raise _not_installed("--api", error) from None
     home = state / HOME if (state / HOME).is_dir() else state
-    async with web_server.serving(options, node, home) as url:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            url = await stack.enter_async_context(web_server.serving(options, node, home))
+        except ModuleNotFoundError as error:
+            raise _not_installed("--web", error) from None
         log.info("service API at %s, its token in %s", url, home / web_server.TOKEN)
+        if options.page:
+            log.info("page at %s/, to log in with that token", url)
         yield
+
+
+def _not_installed(option: str, error: ModuleNotFoundError) -> ValueError:
+    return ValueError(f"{option} needs {error.name}, which is not installed: pip install 'ztnode[web]'")
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

@@ -267,6 +267,9 @@ class FakeNode:
             PeerInfo(0x3A46F1BF30, "planet", "1.14.1", 21.5, True, (PathInfo("198.51.100.2:9993", True, 1.0, -1.0),)),
         ]
 
+    def peer(self, address: int) -> PeerInfo | None:
+        return next((peer for peer in self.peers() if peer.address == address), None)
+
     def moons(self) -> Sequence[MoonInfo]:
         return list(self.orbited.values())
 

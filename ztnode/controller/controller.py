@@ -292,7 +292,7 @@ class Controller:
         for ip in set(member.ip_assignments) - set(before.ip_assignments):
             holder = self._database.holder(nwid, ip)
             if holder is not None and holder != address:
-                raise ControllerError(f"{ip} is assigned to the member {format_address(holder)}")
+                raise ControllerError(f"ipAssignments: {ip} is assigned to the member {format_address(holder)}")
         if member.authorized and not before.authorized:
             member = replace(member, last_authorized_time=wall, authorized_by="api")
         elif before.authorized and not member.authorized:

@@ -190,6 +190,9 @@ class NodeApi(Protocol):
     def network(self, nwid: int) -> NetworkInfo | None: ...
     def peers(self) -> Sequence[PeerInfo]: ...
 
+    def peer(self, address: int) -> PeerInfo | None:
+        """The one with this ZeroTier address; None while the node does not know it."""
+
     def moons(self) -> Sequence[MoonInfo]: ...
 
     async def orbit(self, moon: int, seed: int) -> MoonInfo:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -55,6 +55,7 @@ from ztnode.vl1 import (
     Online,
     PathMtuFound,
     PathNotTrusted,
+    Peer,
     PeerShared,
     PlanetUpdated,
     Vl1,
@@ -574,10 +575,18 @@ class Node:
 
     def peers(self) -> Sequence[PeerInfo]:
         """See NodeApi."""
+        return self._described(self._vl1.peers())
+
+    def peer(self, address: int) -> PeerInfo | None:
+        """See NodeApi."""
+        found = self._vl1.peer(address)
+        return None if found is None else self._described([found])[0]
+
+    def _described(self, peers: Iterable[Peer]) -> list[PeerInfo]:
         now = time.monotonic()
         roots = {root.identity.address for root in self._vl1.planet.roots}
         moon_roots = {root.identity.address for moon in self._vl1.moons for root in moon.roots}
-        return [snapshots.peer(peer, roots, moon_roots, now) for peer in self._vl1.peers()]
+        return [snapshots.peer(peer, roots, moon_roots, now) for peer in peers]
 
     def moons(self) -> Sequence[MoonInfo]:
         """See NodeApi."""
@@ -683,7 +692,7 @@ class Node:
             mac=found.mac,
             address=address,
             public_identity="" if identity is None else identity.build_text(),
-            peer=next((each for each in self.peers() if each.address == address), None),
+            peer=self.peer(address),
             name=name,
         )
 

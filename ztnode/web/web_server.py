@@ -15,12 +15,13 @@ from typing import Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from ztclient.forms import format_host_port, split_host_port
 from ztnode.atomic_file import write_atomically
 from ztnode.control.token import load_or_create
 from ztnode.node.node import Node
-from ztnode.web.access import FAILURES, Guard
+from ztnode.web.access import FAILURES, FailureLog, Guard
 from ztnode.web.answers import MAX_BODY
 from ztnode.web.connections import TimedProtocol, accept
 from ztnode.web.options import WebOptions
@@ -79,9 +80,45 @@ async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[
         from ztnode.web.controller_api import ControllerApi
 
         routes += ControllerApi(node.administration, node.status().address).routes()
-    app = Starlette(routes=routes, exception_handlers=FAILURES)
+    api = Guard(Starlette(routes=routes, exception_handlers=FAILURES), token, metrics_token)
+    async with contextlib.AsyncExitStack() as stack:
+        sock = stack.enter_context(_bound(host, port))
+        port = sock.getsockname()[1]
+        app: ASGIApp = api
+        if options.page:
+            from ztnode.web.page.page import Page
+
+            page = Page(
+                node,
+                node.administration,
+                api,
+                token=token,
+                secrets=(token, metrics_token),
+                port=port,
+                secure=context is not None,
+            )
+            app = await stack.enter_async_context(page.at_work())
+        config = _configuration(FailureLog(app))
+        write_atomically(home / PORT_FILE, str(port).encode(), mode=0o644)
+        sock.listen(config.backlog)
+        sock.setblocking(False)
+        server = _Server(config)
+        state = server.server_state
+        running = asyncio.create_task(server.serve([]))
+        accepting = asyncio.create_task(accept(sock, lambda: TimedProtocol(config, state, {}), state, context))
+        try:
+            scheme = "http" if context is None else "https"
+            yield f"{scheme}://{format_host_port(host, port)}"
+        finally:
+            accepting.cancel()
+            await asyncio.wait([accepting])
+            server.should_exit = True
+            await running
+
+
+def _configuration(app: ASGIApp) -> uvicorn.Config:
     config = uvicorn.Config(
-        Guard(app, token, metrics_token),
+        app,
         http=TimedProtocol,  # of httptools: h11 has no answer for requests without Host, which zerotier-cli sends
         ws="none",
         lifespan="off",
@@ -95,22 +132,7 @@ async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[
     config.load()
     # It has a line for its start, and one for each request that is none.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    with _bound(host, port) as sock:
-        write_atomically(home / PORT_FILE, str(sock.getsockname()[1]).encode(), mode=0o644)
-        sock.listen(config.backlog)
-        sock.setblocking(False)
-        server = _Server(config)
-        state = server.server_state
-        running = asyncio.create_task(server.serve([]))
-        accepting = asyncio.create_task(accept(sock, lambda: TimedProtocol(config, state, {}), state, context))
-        try:
-            scheme = "http" if context is None else "https"
-            yield f"{scheme}://{format_host_port(host, sock.getsockname()[1])}"
-        finally:
-            accepting.cancel()
-            await asyncio.wait([accepting])
-            server.should_exit = True
-            await running
+    return config
 
 
 class _Server(uvicorn.Server):
