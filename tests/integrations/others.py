@@ -86,8 +86,12 @@ def postgres(directory: Path, tls: TlsFiles | None = None) -> Iterator[int]:
         settings += ["-c", "ssl=on", "-c", f"ssl_cert_file={certificate}", "-c", f"ssl_key_file={key}"]
         (data / "pg_hba.conf").write_text("hostssl all all all trust\n")
     with process([*who, str(binaries / "postgres"), "-D", str(data), *settings], port, cwd=directory):
-        made = [str(binaries / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "app", "app"]
-        subprocess.run(made, check=True)
+        at = ["-h", "127.0.0.1", "-p", str(port), "-U", "app"]
+        deadline = time.monotonic() + 60
+        while subprocess.run([str(binaries / "pg_isready"), *at], stdout=subprocess.DEVNULL, check=False).returncode:
+            assert time.monotonic() < deadline, "PostgreSQL listens, and is never ready"
+            time.sleep(0.1)
+        subprocess.run([str(binaries / "createdb"), *at, "app"], check=True)
         yield port
 
 

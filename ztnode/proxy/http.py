@@ -20,6 +20,8 @@ from ztnode.proxy.request import BadHandshake, CheckPassword, Command, Refusal, 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request line and its fields."""
 _MAX_CHUNK_LINE: Final = 1024
+_REMEMBERED: Final = 1024
+"""A client says the same fields again and again; blocks of so many bytes are remembered, a few dozen of them."""
 _HEAD_END: Final = b"\r\n\r\n"
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) (HTTP/1\.[01])")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
@@ -89,17 +91,23 @@ def parse_head(data: bytes | bytearray | memoryview) -> Head | None:
         if len(text) > MAX_HEAD:
             raise BadRequest(431, "Request Header Fields Too Large", f"a head longer than {MAX_HEAD} bytes")
         return None
-    line, *lines = text[:end].split(b"\r\n")
+    line, _, block = text[:end].partition(b"\r\n")
     request = _REQUEST_LINE.fullmatch(line)
     if request is None:
         raise BadRequest(400, "Bad Request", "not an HTTP/1.1 request line")
+    fields = _parse_fields(block) if len(block) <= _REMEMBERED else _parse_fields.__wrapped__(block)
+    return Head(request[1], request[2], request[3], fields, end + len(_HEAD_END))
+
+
+@functools.lru_cache(64)
+def _parse_fields(block: bytes) -> tuple[tuple[bytes, bytes], ...]:
     fields = []
-    for line in lines:
+    for line in block.split(b"\r\n") if block else ():
         field = _FIELD.fullmatch(line)
         if field is None:
             raise BadRequest(400, "Bad Request", "a header line that is not one")
         fields.append((field[1], field[2].rstrip(b" \t")))
-    return Head(request[1], request[2], request[3], tuple(fields), end + len(_HEAD_END))
+    return tuple(fields)
 
 
 @functools.lru_cache(256)
@@ -172,10 +180,21 @@ class HttpHandshake:
 
 def target_of(head: Head) -> Request:
     """Whom a request in absolute form is for. Raises BadRequest."""
-    match = _ABSOLUTE.fullmatch(head.target.partition(b"#")[0])
+    return _split_target(head.target)[0]
+
+
+def _split_target(target: bytes) -> tuple[Request, bytes, bytes]:
+    """Whom it is for, and the authority and the path as the server gets them. Raises BadRequest."""
+    return (_split_short_target if len(target) <= _REMEMBERED else _split_short_target.__wrapped__)(target)
+
+
+@functools.lru_cache(64)
+def _split_short_target(target: bytes) -> tuple[Request, bytes, bytes]:
+    match = _ABSOLUTE.fullmatch(target.partition(b"#")[0])
     if match is None:
         raise BadRequest(400, "Bad Request", "this is a proxy: it wants CONNECT, or GET http://host/ in full")
-    return Request(Command.FETCH, *parse_authority(match[1].decode("ascii"), 80))
+    request = Request(Command.FETCH, *parse_authority(match[1].decode("ascii"), 80))
+    return request, match[1], match[2] if match[2].startswith(b"/") else b"/" + match[2]
 
 
 class _Length:
@@ -230,8 +249,8 @@ class _Chunked:
         return position
 
 
-def _body_of(head: Head) -> _Length | _Chunked | None:
-    """How the body of a request ends (RFC 9112, section 6.3); None: there is none. Raises BadRequest."""
+def _body_of(head: Head) -> int | None:
+    """How many bytes of body a request has (RFC 9112, section 6.3); None: it comes in chunks. Raises BadRequest."""
     lengths = head.values(b"content-length")
     codings = head.tokens(b"transfer-encoding")
     if codings:
@@ -239,24 +258,30 @@ def _body_of(head: Head) -> _Length | _Chunked | None:
             raise BadRequest(400, "Bad Request", "two notions of where the request ends")
         if codings != [b"chunked"]:
             raise BadRequest(501, "Not Implemented", "a transfer coding other than chunked")
-        return _Chunked()
-    if not lengths:
         return None
+    if not lengths:
+        return 0
     if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 18:
         raise BadRequest(400, "Bad Request", "not one length")
-    return _Length(int(lengths[0])) if int(lengths[0]) else None
+    return int(lengths[0])
 
 
-def _for_the_server(head: Head) -> bytes:
-    """The head as the server gets it: in origin form, with the host that the target names (RFC 9112, section 3.2.2),
-    and without what was meant for the proxy (RFC 9110, section 7.6.1)."""
-    match = _ABSOLUTE.fullmatch(head.target.partition(b"#")[0])
-    assert match is not None  # target_of has seen to it
-    path = match[2] if match[2].startswith(b"/") else b"/" + match[2]
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """What the fields of a request come to. ``lines``: those for the server, after Host; ``body`` as ``_body_of`` has
+    it; ``upgrade``: what follows is another protocol."""
+
+    lines: bytes
+    body: int | None
+    upgrade: bool
+
+
+def _pass(head: Head) -> _Passed:
+    """The fields without what was meant for the proxy (RFC 9110, section 7.6.1). Raises BadRequest."""
     named = set(head.tokens(b"connection"))
     upgrade = b"upgrade" in named and bool(head.values(b"upgrade"))
     dropped = (_FOR_THE_PROXY | named) - {b"close", b"keep-alive", b"upgrade", b"content-length", b"transfer-encoding"}
-    lines = [head.method + b" " + path + b" " + head.version, b"Host: " + match[1]]
+    lines = []
     for name, value in head.fields:
         key = name.lower()
         if key not in dropped and key != b"connection" and (upgrade or key != b"upgrade"):
@@ -265,7 +290,7 @@ def _for_the_server(head: Head) -> bytes:
     if b"keep-alive" in named and head.version == b"HTTP/1.0":
         lines.append(b"Connection: keep-alive")
     lines.append(b"Via: " + head.version.removeprefix(b"HTTP/") + b" ztnode")
-    return b"\r\n".join(lines) + _HEAD_END
+    return _Passed(b"\r\n".join(lines) + _HEAD_END, _body_of(head), upgrade)
 
 
 class AnotherTarget(Exception):
@@ -280,6 +305,10 @@ class RequestStream:
         self._buffer = bytearray()
         self._body: _Length | _Chunked | None = None
         self._raw = False
+        # Of the last request: what the same fields come to needs no second look, and ``parse_head`` remembers them.
+        self._fields: tuple[tuple[bytes, bytes], ...] | None = None
+        self._version = b""
+        self._passed = _Passed(b"", 0, False)
 
     def receive(self, data: bytes, target: tuple[str, int] | None = None) -> Iterator[tuple[Request | None, bytes]]:
         """Take what the client sent. Yields what goes out, in order: the head of a request with whom it is for, and
@@ -316,13 +345,17 @@ class RequestStream:
 
     def _begin(self, head: Head, target: tuple[str, int] | None) -> tuple[Request, bytes]:
         check_authorization(head, self._check_password)
-        request = target_of(head)
+        request, authority, path = _split_target(head.target)
         if target is not None and target != (request.host, request.port):
             raise AnotherTarget
-        body = _body_of(head)
-        piece = _for_the_server(head)
-        self._body = body
+        if self._fields is not head.fields or self._version != head.version:
+            self._passed = _pass(head)
+            self._fields, self._version = head.fields, head.version
+        passed = self._passed
+        if passed.body != 0:
+            self._body = _Chunked() if passed.body is None else _Length(passed.body)
         # What the two agree on after an upgrade is theirs alone.
-        self._raw = bool(head.values(b"upgrade")) and b"upgrade" in head.tokens(b"connection")
-        self._take(head.length)
-        return request, piece
+        self._raw = passed.upgrade
+        del self._buffer[: head.length]
+        # In origin form, with the host that the target names (RFC 9112, section 3.2.2).
+        return request, b"%b %b %b\r\nHost: %b\r\n%b" % (head.method, path, head.version, authority, passed.lines)

@@ -39,6 +39,11 @@ be sealed with Salsa20/12, which is slow here. (The reference sends HELLO along 
 ATTEMPT_RETRY: Final = (0.2, 0.8, 1.0)
 """Seconds after which HELLO is sent to a possible endpoint again: the first may be what opens our own NAT for the
 peer's, and neither may arrive. After the last of these the endpoint may be suggested anew."""
+PUNCH: Final = bytes(4)
+"""Too short to be a packet, and enough to open our own NAT for the peer's (IncomingPacket::_doRENDEZVOUS)."""
+PUNCH_LEAD: Final = 0.1
+"""Seconds from a punch to the ECHO. The way from the root to the peer is seldom longer than that by us: so the ECHO
+finds the peer's NAT open."""
 MAX_ATTEMPTS: Final = 1024
 CONFIRM_INTERVAL: Final = 1.0
 """Seconds between two questions whether a peer is at the same endpoint."""
@@ -74,9 +79,9 @@ class _Attempt:
 
     __slots__ = ("next_try", "tries")
 
-    def __init__(self, next_try: float) -> None:
+    def __init__(self, next_try: float, tries: int) -> None:
         self.next_try = next_try
-        self.tries = 1
+        self.tries = tries
 
 
 class Contacts:
@@ -174,15 +179,30 @@ class Contacts:
         if not self.is_usable(peer.address, endpoint):
             self._counters["drop_unusable_endpoint"] += 1
             return
-        key = (peer.address, endpoint)
-        if key in self._attempts:
-            return
+        if (peer.address, endpoint) not in self._attempts:
+            self._schedule(peer, endpoint, now + ATTEMPT_RETRY[0])
+            self._ask_at(peer, endpoint, now)
+
+    def meet(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
+        """Ask where a root says that the peer is, who is told of us in the same moment. An endpoint that one root names
+        gets no more bytes than of the reference: an ECHO, late enough to arrive, behind a punch. If neither end's
+        arrives, the root introduces us again."""
+        if not self.is_usable(peer.address, endpoint):
+            self._counters["drop_unusable_endpoint"] += 1
+        elif (peer.address, endpoint) not in self._attempts:
+            if scope_of(endpoint[0]) is not Scope.LOOPBACK:
+                self._transmit.put(endpoint, PUNCH)
+                self._schedule(peer, endpoint, now + PUNCH_LEAD, tries=len(ATTEMPT_RETRY) - 1)
+            else:
+                self._ask_at(peer, endpoint, now)  # no NAT lies between
+                self._schedule(peer, endpoint, now + ATTEMPT_RETRY[-1], tries=len(ATTEMPT_RETRY))
+
+    def _schedule(self, peer: Peer, endpoint: Endpoint, next_try: float, tries: int = 1) -> None:
         if len(self._attempts) >= MAX_ATTEMPTS:
             del self._attempts[next(iter(self._attempts))]
-        attempt = self._attempts[key] = _Attempt(now + ATTEMPT_RETRY[0])
-        if self._next_attempt is None or attempt.next_try < self._next_attempt:
-            self._next_attempt = attempt.next_try
-        self._ask_at(peer, endpoint, now)
+        self._attempts[peer.address, endpoint] = _Attempt(next_try, tries)
+        if self._next_attempt is None or next_try < self._next_attempt:
+            self._next_attempt = next_try
 
     def _ask_at(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
         """As little as it takes (Peer::attemptToContactAt): who has said HELLO before answers an ECHO."""

@@ -167,7 +167,7 @@ class Introductions:
         """A root says that a peer is at ``endpoint``, perhaps before we know the peer."""
         peer = self._topology.by_address.get(address)
         if peer is not None:
-            self._contacts.attempt(peer, endpoint, now)
+            self._contacts.meet(peer, endpoint, now)
             return
         if len(self._suggestions) >= MAX_SUGGESTIONS:
             del self._suggestions[next(iter(self._suggestions))]
@@ -342,4 +342,4 @@ class Introductions:
             for arrived in incoming:
                 self._deliver(peer, arrived.packet, arrived.endpoint, now)
         if (suggested := self._suggestions.pop(peer.address, None)) is not None:
-            self._contacts.attempt(peer, suggested, now)
+            self._contacts.meet(peer, suggested, now)

@@ -63,6 +63,10 @@ class Relay:
             if datagram[OFFSET_FLAGS] & FLAGS_HOPS_MASK >= RELAY_MAX_HOPS:
                 self._counters["drop_hops"] += 1
                 return
+            if datagram[8:13] == datagram[13:18]:
+                # To its own sender: a root of the reference further up would stand still over it (Peer::introduce).
+                self._counters["drop_to_itself"] += 1
+                return
             sender = self._topology.by_wire.get(datagram[13:18])
             if sender is not None and sender.path is None and not datagram[OFFSET_FLAGS] & FLAGS_HOPS_MASK:
                 # It takes us for reachable, and would not be reached: our question where it is was lost.

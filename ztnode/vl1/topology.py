@@ -62,7 +62,9 @@ class Topology:
 
     def add(self, identity: Identity) -> Peer:
         """The peer with this identity, made if it is not known yet. The identity must have been proved to be the
-        address's own. WireError if no key can be agreed upon, or if the address is known with another key."""
+        address's own. WireError if no key can be agreed upon, or if the address is ours or known with another key."""
+        if identity.address == self.identity.address:
+            raise WireError("this address is our own")
         peer = self.by_address.get(identity.address)
         if peer is None:
             return self.insert(Peer(identity, PeerKeys(self.identity.agree(identity))))

@@ -4,6 +4,10 @@ still running beside us with our home. The address then leads to one or the othe
 No rule of the protocol finds them: keys and addresses agree. What gives them away: packets to our own address, which
 a root sends wherever it believes us to be, arrive from somebody else who has our key; answers arrive to what we never
 asked; and to others, the traffic of one peer keeps coming from two places in turn.
+
+A packet to our own address goes as the second fragment of one whose first there is not: a root of the reference
+introduces the sender of what it relays to its receiver, and waits for ever for itself where the two are the same
+(``Peer::introduce`` takes the lock of both); fragments name no sender.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from ztnode.vl1.topology import Topology
 from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.vl1_events import Event, IdentityShared, PeerShared
 from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.fragment import INDICATOR, OFFSET_DATA
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.packet import VERB_NOP
 
@@ -38,6 +43,9 @@ TURNS: Final = 12
 """Turns of a peer's traffic between two IP addresses within REMEMBERED that are a sign. A peer that moves does not
 return; one that bonds several links does, all the time, and says so by verbs of its own."""
 REPORT_INTERVAL: Final = 3600.0
+PROBE_LENGTH: Final = OFFSET_DATA + 44
+"""Bytes of a packet to ourselves: the fragment's head, and the packet whole."""
+_SECOND_OF_TWO: Final = bytes((INDICATOR, 0x21, 0))
 _MAX_WATCHED: Final = 1024
 _OPENED_PER_SECOND: Final = (2.0, 8.0)
 
@@ -94,8 +102,13 @@ class Twins:
         self._interval = min(PROBE_INTERVAL, 2 * self._interval)
         own = self._topology.identity.address
         content = bytes((VERB_NOP,)) + self._mark + self._wall_clock(now).to_bytes(8, "big")
-        self._transmit.put(upstream.path.endpoint, self._keys.seal(self._transmit.new_id(), own, own, (content,)))
+        sealed = self._keys.seal(self._transmit.new_id(), own, own, (content,))
+        self._transmit.put(upstream.path.endpoint, sealed[:13] + _SECOND_OF_TWO + sealed)
         upstream.path.last_send = now
+
+    def is_probe(self, fragment: bytes) -> bool:
+        """Whether a fragment for us is a packet to ourselves, by its look."""
+        return len(fragment) == PROBE_LENGTH and fragment[OFFSET_DATA : OFFSET_DATA + 8] == fragment[:8]
 
     def received(self, packet: bytes, now: float) -> None:
         """A packet that says it is from us. What we did not send, and was made since we run, is from a twin."""

@@ -25,7 +25,7 @@ from ztnode.vl1.waiting_room import Outgoing
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import decompress
 from ztnode.wire.endpoint import Endpoint
-from ztnode.wire.fragment import INDICATOR, MIN_FRAGMENT_LENGTH, OFFSET_INDICATOR
+from ztnode.wire.fragment import INDICATOR, MIN_FRAGMENT_LENGTH, OFFSET_DATA, OFFSET_INDICATOR
 from ztnode.wire.hello import hello_identity
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
@@ -149,6 +149,9 @@ class Vl1:
                 self._not_for_us(data, endpoint, now)
                 continue
             if data[OFFSET_INDICATOR] == INDICATOR:
+                if self._core.twins.is_probe(data):
+                    self._core.twins.received(data[OFFSET_DATA:], now)
+                    continue
                 whole = self._reassembler(endpoint).fragment(data, endpoint, now)
                 if whole is None:
                     continue

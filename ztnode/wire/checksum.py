@@ -24,8 +24,9 @@ NATIVE_FACTOR: Final = 256 if sys.byteorder == "little" else 1
 """Multiply a native-order sum by this to have it in network order, modulo 65535 (256 is its own inverse:
 256 * 256 = 65536 = 1)."""
 
-_SMALL: Final = 64
-"""Below this many bytes int.from_bytes is quicker than numpy's call overhead (measured: 0.3 µs against 1.3 µs)."""
+_SMALL: Final = 1024
+"""Up to this many bytes int.from_bytes and a remainder are quicker than numpy's call overhead (measured: 0.9 µs against
+4.7 at 100 bytes, 3.5 against 5.0 at 1,000)."""
 
 
 def region_sum(data: Buffer) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.unit.vl1.vl1_network import IDENTITIES, Host, Nat, Network, planet, triangle
 from ztnode.vl1 import IdentityShared, PeerShared
 from ztnode.vl1.twins import PROBE_INTERVAL, REMEMBERED, SETTLED, STRAY_ANSWERS
+from ztnode.wire.fragment import INDICATOR
 from ztnode.wire.packet import VERB_NETWORK_CONFIG_REQUEST, VERB_NOP, VERB_OK, VERB_USER_MESSAGE
 from ztnode.wire.reply import build_ok
 
@@ -59,14 +60,17 @@ def test_what_was_recorded_before_a_restart_is_no_sign() -> None:
     network.tampers = record
     network.run(20)
     own = one.vl1.identity.address.to_bytes(5, "big")
-    to_self = [datagram for datagram in recorded if datagram[8:18] == own * 2]
+    to_self = [datagram for datagram in recorded if datagram[24:34] == own * 2]
     assert to_self
+    # A root of the reference stands still over a packet from its own receiver; a fragment names no sender.
+    assert not any(datagram[8:13] == datagram[13:18] for datagram in recorded)
     again = network.add(IDENTITIES[1], one.endpoint, one.vl1.planet)
     for datagram in to_self:
         again.vl1.receive([(datagram, root.endpoint)], network.now)
     assert not again.vl1.is_shared(network.now)
     # And what anybody makes up costs little and means nothing.
-    forged = bytes(8) + own * 2 + b"\x18" + bytes(30)
+    packet = bytes(8) + own * 2 + b"\x18" + bytes(25)
+    forged = packet[:13] + bytes((INDICATOR, 0x21, 0)) + packet
     again.vl1.receive([(forged, ("192.0.2.1", 1))] * 100, network.now)
     assert again.vl1.counters["drop_own_address"] == 100 and not again.vl1.is_shared(network.now)
 
