@@ -24,11 +24,9 @@ _Json: TypeAlias = Mapping[str, Any]
 
 _AS_HERE: Final[dict[str, tuple[Any, ...]]] = {
     "allowSecondaryPort": (False,),
-    "allowTcpFallbackRelay": (False,),
     "cpuPinningEnabled": (False,),
     "defaultBondingPolicy": ("none", ""),
     "enableWebServer": (False,),
-    "forceTcpRelay": (False,),
     "lowBandwidthMode": (False,),
     "multicoreEnabled": (False,),
     "portMappingEnabled": (False,),
@@ -38,6 +36,12 @@ _AS_HERE: Final[dict[str, tuple[Any, ...]]] = {
     "tertiaryPort": (0,),
 }
 """Settings that ask for what a node of ours does anyway, if they have such a value."""
+
+
+_RELAY_SETTINGS: Final = ("tcpFallbackRelay", "allowTcpFallbackRelay", "forceTcpRelay")
+_ACTED_ON: Final = frozenset(("primaryPort", "interfacePrefixBlacklist", *_RELAY_SETTINGS))
+TCP_RELAY: Final = ("204.80.128.1", 443)
+"""ZT_TCP_FALLBACK_RELAY: that of ZeroTier, Inc., for those who allow a relay and name none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,10 @@ class LocalConf:
     """The UDP port (``primaryPort``); 0: any."""
     avoided_interfaces: tuple[str, ...] = ()
     """Beginnings of names of network devices whose addresses are told to nobody (``interfacePrefixBlacklist``)."""
+    tcp_relay: Endpoint | None = None
+    """What carries packets where UDP does not (``tcpFallbackRelay``)."""
+    force_tcp_relay: bool = False
+    """UDP is not used at all."""
     unused: tuple[str, ...] = ()
     """What else it says."""
 
@@ -91,7 +99,7 @@ def parse(data: bytes) -> LocalConf:
     for text, entry in _entries(document, "virtual"):
         address = _address(text)
         if given := _texts(entry, "try", f"virtual: {text}", _MAX_OF_PEER):
-            hints[address] = tuple(_endpoint(each, text) for each in given)
+            hints[address] = tuple(_endpoint(each, f"virtual: {text}: try") for each in given)
         if given := _texts(entry, "blacklist", f"virtual: {text}", _MAX_OF_PEER):
             avoided_of[address] = tuple(_network(each, f"virtual: {text}: blacklist") for each in given)
         unused += [f"virtual.{text}.{key}" for key in entry if key not in ("try", "blacklist")]
@@ -105,12 +113,14 @@ def parse(data: bytes) -> LocalConf:
         avoided_of=avoided_of,
         port=_port(settings),
         avoided_interfaces=_texts(settings, "interfacePrefixBlacklist", "settings", _MAX_ENTRIES),
+        tcp_relay=_tcp_relay(settings),
+        force_tcp_relay=settings.get("forceTcpRelay") is True,
         unused=tuple(unused),
     )
 
 
 def _is_unused(key: str, value: Any) -> bool:
-    if key in ("primaryPort", "interfacePrefixBlacklist"):
+    if key in _ACTED_ON:
         return False
     # By type too: 0 is False, and a number where a word belongs is something that somebody meant.
     return not any(type(value) is type(each) and value == each for each in _AS_HERE.get(key, ()))
@@ -157,14 +167,26 @@ def _address(text: str) -> int:
         raise ValueError(f"virtual: {text!r} is no ZeroTier address, 10 hexadecimal digits") from None
 
 
-def _endpoint(text: str, peer: str) -> Endpoint:
+def _tcp_relay(settings: _Json) -> Endpoint | None:
+    named, allowed, forced = map(settings.get, _RELAY_SETTINGS)
+    for key, value in (("allowTcpFallbackRelay", allowed), ("forceTcpRelay", forced)):
+        if value is not None and not isinstance(value, bool):
+            raise ValueError(f"settings: {key} is true or false")
+    if named is not None and not isinstance(named, str):
+        raise ValueError("settings: tcpFallbackRelay is text, IP/PORT")
+    if not forced and (allowed is False or not (named or allowed)):
+        return None
+    return _endpoint(named, "settings: tcpFallbackRelay") if named else TCP_RELAY
+
+
+def _endpoint(text: str, where: str) -> Endpoint:
     host, _, port = text.partition("/")
     try:
         if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
             raise ValueError
         return str(ipaddress.ip_address(host)), int(port)
     except ValueError:
-        raise ValueError(f"virtual: {peer}: try: {text!r} is not IP/PORT, such as 192.0.2.1/9993") from None
+        raise ValueError(f"{where}: {text!r} is not IP/PORT, such as 192.0.2.1/9993") from None
 
 
 def _port(settings: _Json) -> int | None:

@@ -47,6 +47,7 @@ from ztnode.node.moon_orbits import MoonOrbits
 from ztnode.node.os_arch import os_arch
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
+from ztnode.node.tcp_relay import TcpRelay
 from ztnode.node.wall_clock import wall_clock
 from ztnode.vl1 import (
     IdentityCollision,
@@ -205,6 +206,8 @@ class Node:
             planet = home.planet(given, chosen=options.planet is not None)
             moons, networks, local_conf = home.moons(), home.networks(), home.local_conf()
             identity = await home.identity(_make_identity)
+            if local_conf.tcp_relay is not None:
+                transport = TcpRelay(transport, local_conf.tcp_relay, always=local_conf.force_tcp_relay)
             if local_conf.unused:
                 log.warning("local.conf: nothing here acts on %s", _listed(local_conf.unused))
             for nwid, keys in home.unused_network_settings().items():
@@ -539,6 +542,7 @@ class Node:
             workers=self._supervisor.workers(),
             counters=counters,
             identity_conflict=self._conflict(),
+            tcp_relay=isinstance(self._transport, TcpRelay) and self._transport.is_active,
         )
 
     def _conflict(self) -> str:

@@ -40,8 +40,8 @@ def test_peers_ports_and_what_means_nothing() -> None:
             "secondaryPort": 0,
             "tertiaryPort": 1234,
             "allowTcpFallbackRelay": False,
-            "forceTcpRelay": 0,
             "tcpFallbackRelay": "192.0.2.9/443",
+            "lowBandwidthMode": 0,
         },
         "notes": "",
     }
@@ -56,10 +56,26 @@ def test_peers_ports_and_what_means_nothing() -> None:
             "virtual.89e92ceee5.bond",
             "settings.portMappingEnabled",
             "settings.tertiaryPort",
-            "settings.forceTcpRelay",
-            "settings.tcpFallbackRelay",
+            "settings.lowBandwidthMode",
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "relay", "forced"),
+    [
+        ({}, None, False),
+        ({"allowTcpFallbackRelay": True}, ("204.80.128.1", 443), False),
+        ({"tcpFallbackRelay": "192.0.2.9/8443"}, ("192.0.2.9", 8443), False),
+        ({"tcpFallbackRelay": "192.0.2.9/8443", "allowTcpFallbackRelay": False}, None, False),
+        ({"allowTcpFallbackRelay": False, "forceTcpRelay": True}, ("204.80.128.1", 443), True),
+    ],
+)
+def test_a_tcp_relay_is_for_those_who_ask_for_one(
+    settings: dict[str, object], relay: tuple[str, int] | None, forced: bool
+) -> None:
+    found = parse(json.dumps({"settings": settings}).encode())
+    assert (found.tcp_relay, found.force_tcp_relay, found.unused) == (relay, forced, ())
 
 
 @pytest.mark.parametrize(
@@ -69,6 +85,8 @@ def test_peers_ports_and_what_means_nothing() -> None:
         (b'{"settings": {"primaryPort": 65536}}', "primaryPort"),
         (b'{"settings": {"interfacePrefixBlacklist": "docker"}}', "interfacePrefixBlacklist"),
         (b'{"settings": []}', "settings"),
+        (b'{"settings": {"tcpFallbackRelay": "home/443"}}', "tcpFallbackRelay"),
+        (b'{"settings": {"forceTcpRelay": "true"}}', "forceTcpRelay"),
         (b'{"virtual": {"89e92ceee": {}}}', "'89e92ceee'"),
         (b'{"virtual": {"89e92ceee5": []}}', "89e92ceee5"),
         (b'{"virtual": {"89e92ceee5": {"try": "192.0.2.1/9993"}}}', "try"),
