@@ -203,3 +203,28 @@ def test_process_1_of_a_container(state: Path) -> None:
 def children(pid: int) -> list[int]:
     """The processes that ``pid`` has started."""
     return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("kind", ["open to all", "of somebody else", "a file", "not there"])
+def test_a_runtime_directory_that_is_no_use_is_a_warning(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    runtime = tmp_path / "run"
+    if kind == "a file":
+        runtime.write_text("")
+    elif kind == "not there":
+        runtime = Path("/proc/nothing/there")
+    else:
+        (runtime / "ztnode").mkdir(parents=True)
+        (runtime / "ztnode").chmod(0o755)
+        if kind == "of somebody else":
+            if os.geteuid():
+                pytest.skip("needs root, to give a directory away")
+            (runtime / "ztnode").chmod(0o700)
+            os.chown(runtime / "ztnode", 12345, 12345)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    process = run([argument for argument in command(state) if argument != "--unlisted"])
+    wait_ready(process, state)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said.count("not listed for clients") == 1 and "Traceback" not in said, said
