@@ -237,7 +237,7 @@ def test_all_of_it_without_javascript(site: Site) -> None:
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("status").filter(has_text="Saved")).to_be_visible()
     page.get_by_role("link", name="Rules").click()
-    page.get_by_label("Rules, capabilities and tags").fill('{"rules": [\n{"type": "ACTION_DROP"},]}')
+    page.get_by_label("Rules, capabilities and tags").fill("drop\n  not ethertype ipv5\n;\naccept;")
     page.get_by_role("button", name="Save").click()
     expect(page.locator("#rules-error")).to_contain_text("line 2, column")
     page.get_by_role("link", name="Settings").click()

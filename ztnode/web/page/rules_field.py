@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
-from ztnode.controller.documents import ControlledNetwork, build_network
+from ztnode.controller.documents import ControlledNetwork
+from ztnode.rules_language import RulesError, compile_rules, current_text
 from ztnode.web.page.forms import FieldError
 
 FIELD: Final = "rules"
-_KEYS: Final = ("rules", "capabilities", "tags")
 
 
 def compile_field(source: str) -> dict[str, Any]:
-    """The network's settings that ``source`` means: a list of rules, or an object with ``rules``, ``capabilities`` and
-    ``tags``, as JSON. Raises FieldError, which says where."""
+    """The network's settings that ``source`` means, a text in the language of rules. Raises FieldError, which says
+    where."""
+    # What browsers send of a field with several lines ends them by both (HTML, form submission).
+    source = source.replace("\r\n", "\n")
     try:
-        value = json.loads(source)
-    except json.JSONDecodeError as error:
-        raise FieldError(FIELD, f"rules, line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except (ValueError, RecursionError):
-        raise FieldError(FIELD, "rules: numbers or brackets that cannot be read") from None
-    if isinstance(value, list):
-        value = {"rules": value}
-    if not isinstance(value, dict) or not value or not value.keys() <= set(_KEYS):
-        raise FieldError(FIELD, f"rules: neither a list nor an object with {', '.join(_KEYS)}")
-    return value
+        return {**compile_rules(source).config(), "rulesSource": source}
+    except RulesError as error:
+        raise FieldError(FIELD, f"rules, line {error.line}, column {error.column}: {error.message}") from None
 
 
 def show_field(network: ControlledNetwork) -> str:
-    """What the field holds at first: one rule a line."""
-    document = build_network(network)
-    parts = []
-    for key in _KEYS:
-        entries = ",\n".join(f"    {json.dumps(entry)}" for entry in document[key])
-        parts.append(f'  "{key}": [\n{entries}\n  ]' if entries else f'  "{key}": []')
-    return "{\n" + ",\n".join(parts) + "\n}"
+    """What the field holds at first: the text that the rules were set from, or one that means them."""
+    kept = network.extra.get("rulesSource")
+    capabilities = [(each.id, each.default, each.rules) for each in network.capabilities]
+    return current_text(kept if isinstance(kept, str) else "", network.rules, capabilities, network.tags)
