@@ -63,7 +63,9 @@ class Worker:
         self.counters = {"ring_stalls": 0, "udp_bad_record": 0, "udp_unsendable": 0, "unknown_port": 0}
         self.pairs = PairStock()
         self.give_back = GiveBack()
-        self.handoff = HandoffServer(path, self.poller, lambda: self.now)
+        self.handoff = HandoffServer(
+            path, self.poller, lambda: self.now, lambda line: self.send(protocol.Trouble(line))
+        )
         self.gateway = Gateway(self)
         self.round_number = 0
         """Odd while the loop waits; for the watchdog."""
