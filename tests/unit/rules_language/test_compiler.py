@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tests.unit.rules_language.reference_compiler import VECTORS, compile_there
 from ztnode.rules_language import CompiledRules, RulesError, compile_rules, compiler
 from ztnode.rules_language.reader import MAX_SOURCE
-from ztnode.rules_language.vocabulary import MATCHES, RESERVED
+from ztnode.rules_language.vocabulary import ACTIONS, CHARACTERISTICS, MATCHES, RESERVED
 from ztnode.wire.capability import MAX_CAPABILITY_RULES
 from ztnode.wire.rules import MAX_NETWORK_RULES
 
@@ -192,3 +193,17 @@ def test_any_text_compiles_or_is_refused_in_place(words: list[str], between: str
 def test_every_match_of_the_reference_is_tried() -> None:
     text = " ".join(" ".join(case["source"]) for case in CASES.values())
     assert MATCHES.keys() <= set(text.split())
+
+
+def test_the_example_of_the_docs_compiles() -> None:
+    text = (Path(__file__).parents[3] / "docs/RULES.md").read_text()
+    result = compile_rules(text.partition('title="rules.ztrules"\n')[2].partition("```")[0])
+    assert result.capabilities_by_name == {"ssh": 5} and result.tags_by_name["department"].enums["sales"] == 7
+    assert [rule["type"] for rule in result.rules if rule["type"].startswith("ACTION")] == [
+        "ACTION_DROP",
+        "ACTION_ACCEPT",
+        "ACTION_ACCEPT",
+        "ACTION_ACCEPT",
+    ]
+    # Every word is explained there.
+    assert {*MATCHES, *ACTIONS, *CHARACTERISTICS} - {"tcp_rs0", "tcp_rs1", "tcp_rs2"} <= set(re.findall(r"\w+", text))
