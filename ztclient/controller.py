@@ -40,6 +40,8 @@ class NetworkSettings(TypedDict, total=False):
     """Search domain and servers."""
     rules: Sequence[dict[str, Any]]
     """As in ZeroTier One's controller API."""
+    rules_source: str
+    """The text that rules, capabilities and tags were compiled from; kept as it is."""
     capabilities: Sequence[dict[str, Any]]
     tags: Sequence[tuple[int, int | None]]
     """Number and default value (None: none)."""
@@ -111,6 +113,7 @@ class ControllerNetwork:
     dns_domain: str
     dns_servers: tuple[str, ...]
     rules: tuple[dict[str, Any], ...]
+    rules_source: str
     capabilities: tuple[dict[str, Any], ...]
     tags: tuple[tuple[int, int | None], ...]
     certificate_window: float
@@ -293,6 +296,7 @@ def _network_settings(settings: NetworkSettings) -> pb.NetworkSettings:
         rfc4193=settings.get("rfc4193"),
         sixplane=settings.get("sixplane"),
         ephemeral_members=settings.get("ephemeral_members"),
+        rules_source=settings.get("rules_source"),
     )
     if "pools" in settings:
         pools = [pb.AddressPool(first=first, last=last) for first, last in settings["pools"]]
@@ -368,6 +372,7 @@ def _network(message: pb.ControllerNetwork) -> ControllerNetwork:
         dns_domain=settings.dns.domain,
         dns_servers=tuple(settings.dns.servers),
         rules=tuple(json.loads(settings.rules_json or "[]")),
+        rules_source=settings.rules_source,
         capabilities=tuple(json.loads(settings.capabilities_json or "[]")),
         tags=tuple(
             (tag.id, tag.default_value if tag.HasField("default_value") else None) for tag in settings.tags.tags

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ztclient import times
 
@@ -170,6 +171,16 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkRules:
+    """The rules of a network as in ZeroTier One's controller API, the capabilities of this node (objects with ``id``
+    and ``rules``), and its tags (number and value)."""
+
+    rules: tuple[dict[str, Any], ...]
+    capabilities: tuple[dict[str, Any], ...]
+    tags: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Whois:
     """Who has an overlay address. ``public_identity`` is empty and ``peer`` None while the node has not met it;
     ``gateway`` is the next hop whose member this is, where a managed route leads over one, else None; ``name`` is what
@@ -293,6 +304,15 @@ def connection(message: pb.TcpConnection) -> Connection:
         receive_window=message.receive_window,
         retransmits=message.retransmits,
         timeouts=message.timeouts,
+    )
+
+
+def network_rules(message: pb.GetRulesResponse) -> NetworkRules:
+    """NetworkRules from their message."""
+    return NetworkRules(
+        rules=tuple(json.loads(message.rules_json)),
+        capabilities=tuple(json.loads(message.capabilities_json)),
+        tags=tuple((tag.id, tag.value) for tag in message.tags),
     )
 
 

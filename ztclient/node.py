@@ -109,6 +109,14 @@ class Node(NamedNode):
         request = pb.WhoisRequest(ip=address, network_id="" if nwid is None else network_id(nwid))
         return model.whois(address, control.call(control.stub.Whois, request))
 
+    def rules(self, nwid: str | int) -> model.NetworkRules:
+        """The rules of a network's configuration, with this node's capabilities and tags. Raises NotFoundError, OSError
+        (ENETDOWN) while the network has no configuration."""
+        from ztclient.v1 import node_pb2 as pb
+
+        control = self.control
+        return model.network_rules(control.call(control.stub.GetRules, pb.GetRulesRequest(network_id=network_id(nwid))))
+
     def orbit(self, moon: str | bytes, seed: str | None = None) -> model.Moon:
         """Orbit a moon: its roots become upstreams of the node, over restarts too.
 

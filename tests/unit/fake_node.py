@@ -33,6 +33,7 @@ from ztnode.node.api import (
     JoinState,
     MoonInfo,
     NetworkInfo,
+    NetworkRules,
     NodeStatus,
     PathInfo,
     PeerInfo,
@@ -42,6 +43,7 @@ from ztnode.node.api import (
 )
 from ztnode.node.gateways import Gateways
 from ztnode.proxy.http import AnotherTarget, BadRequest, RequestStream
+from ztnode.wire.rules import Rule, RuleType
 from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World
 from ztnode.worker.handoff_server import JOINED
@@ -395,6 +397,13 @@ class FakeNode:
         if ip != "10.121.15.99":
             return Whois(ip, "10.121.0.1", NWID, 0x32BAE9D3F1F2, 0x99937780CD, "", None, "")
         return Whois(ip, None, NWID, 0x32BAE9D3F1F2, 0x3A46F1BF30, "3a46f1bf30:0:" + "cd" * 64, self.peers()[1], "bo")
+
+    def rules(self, nwid: int) -> NetworkRules | None:
+        if nwid != NWID:
+            return None
+        match_ = Rule(RuleType.MATCH_ETHERTYPE, 0x0806)
+        accept = Rule(RuleType.ACTION_ACCEPT)
+        return NetworkRules((match_, Rule(RuleType.ACTION_DROP), accept), ((7, (accept,)),), ((100, 3),))
 
     async def connections(self) -> Sequence[ConnectionInfo]:
         figures = {

@@ -313,6 +313,7 @@ class NetworkSettings(_message.Message):
     EPHEMERAL_TIMEOUT_FIELD_NUMBER: _builtins.int
     SSO_FIELD_NUMBER: _builtins.int
     AUTH_TOKENS_FIELD_NUMBER: _builtins.int
+    RULES_SOURCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A name for people, up to 127 bytes."""
     private: _builtins.bool
@@ -337,6 +338,8 @@ class NetworkSettings(_message.Message):
     """Capabilities as a JSON array of objects with id, default and rules."""
     ephemeral_members: _builtins.bool
     """New members are ephemeral; without it, those are that say so themselves. Default: false."""
+    rules_source: _builtins.str
+    """The text that the rules, capabilities and tags were compiled from; kept as it is. Default: empty."""
     @_builtins.property
     def pools(self) -> Global___AddressPools:
         """Where addresses are assigned from. An address is assigned only where an on-link route covers it."""
@@ -392,10 +395,11 @@ class NetworkSettings(_message.Message):
         ephemeral_timeout: _duration_pb2.Duration | None = ...,
         sso: Global___SingleSignOn | None = ...,
         auth_tokens: Global___AuthTokens | None = ...,
+        rules_source: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_ephemeral_members", b"_ephemeral_members", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "auth_tokens", b"auth_tokens", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "ephemeral_members", b"ephemeral_members", "ephemeral_timeout", b"ephemeral_timeout", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "sso", b"sso", "tags", b"tags"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_ephemeral_members", b"_ephemeral_members", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_rules_source", b"_rules_source", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "auth_tokens", b"auth_tokens", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "ephemeral_members", b"ephemeral_members", "ephemeral_timeout", b"ephemeral_timeout", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "rules_source", b"rules_source", "sixplane", b"sixplane", "sso", b"sso", "tags", b"tags"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_ephemeral_members", b"_ephemeral_members", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "auth_tokens", b"auth_tokens", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "ephemeral_members", b"ephemeral_members", "ephemeral_timeout", b"ephemeral_timeout", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "sixplane", b"sixplane", "sso", b"sso", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4", "_assign_ipv6", b"_assign_ipv6", "_broadcast", b"_broadcast", "_capabilities_json", b"_capabilities_json", "_ephemeral_members", b"_ephemeral_members", "_mtu", b"_mtu", "_multicast_limit", b"_multicast_limit", "_name", b"_name", "_private", b"_private", "_rfc4193", b"_rfc4193", "_rules_json", b"_rules_json", "_rules_source", b"_rules_source", "_sixplane", b"_sixplane", "assign_ipv4", b"assign_ipv4", "assign_ipv6", b"assign_ipv6", "auth_tokens", b"auth_tokens", "broadcast", b"broadcast", "capabilities_json", b"capabilities_json", "certificate_window", b"certificate_window", "dns", b"dns", "ephemeral_members", b"ephemeral_members", "ephemeral_timeout", b"ephemeral_timeout", "mtu", b"mtu", "multicast_limit", b"multicast_limit", "name", b"name", "pools", b"pools", "private", b"private", "rfc4193", b"rfc4193", "routes", b"routes", "rules_json", b"rules_json", "rules_source", b"rules_source", "sixplane", b"sixplane", "sso", b"sso", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__assign_ipv4: _TypeAlias = _typing.Literal["assign_ipv4"]  # noqa: Y015
     _WhichOneofArgType__assign_ipv4: _TypeAlias = _typing.Literal["_assign_ipv4", b"_assign_ipv4"]  # noqa: Y015
@@ -419,6 +423,8 @@ class NetworkSettings(_message.Message):
     _WhichOneofArgType__rfc4193: _TypeAlias = _typing.Literal["_rfc4193", b"_rfc4193"]  # noqa: Y015
     _WhichOneofReturnType__rules_json: _TypeAlias = _typing.Literal["rules_json"]  # noqa: Y015
     _WhichOneofArgType__rules_json: _TypeAlias = _typing.Literal["_rules_json", b"_rules_json"]  # noqa: Y015
+    _WhichOneofReturnType__rules_source: _TypeAlias = _typing.Literal["rules_source"]  # noqa: Y015
+    _WhichOneofArgType__rules_source: _TypeAlias = _typing.Literal["_rules_source", b"_rules_source"]  # noqa: Y015
     _WhichOneofReturnType__sixplane: _TypeAlias = _typing.Literal["sixplane"]  # noqa: Y015
     _WhichOneofArgType__sixplane: _TypeAlias = _typing.Literal["_sixplane", b"_sixplane"]  # noqa: Y015
     @_typing.overload
@@ -443,6 +449,8 @@ class NetworkSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rfc4193) -> _WhichOneofReturnType__rfc4193 | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rules_json) -> _WhichOneofReturnType__rules_json | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rules_source) -> _WhichOneofReturnType__rules_source | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sixplane) -> _WhichOneofReturnType__sixplane | None: ...
 

@@ -23,8 +23,8 @@ operating systems), and the trailing metadata hold it too, as "ztnode-errno".
   INVALID_ARGUMENT     INVALID_ARGUMENT: a malformed network id, IP, port, token or page token
   NOT_FOUND            NETWORK_NOT_JOINED, MOON_NOT_ORBITED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND,
                        EAI_NONAME (no such name on the overlay), EAI_NODATA (the name has no such address)
-  FAILED_PRECONDITION  ENETUNREACH (no joined network has a route), EADDRNOTAVAIL (no managed address to listen on),
-                       EADDRINUSE, EROFS
+  FAILED_PRECONDITION  ENETUNREACH (no joined network has a route), ENETDOWN (the network has no
+                       configuration yet), EADDRNOTAVAIL (no managed address to listen on), EADDRINUSE, EROFS
   UNAVAILABLE          ECONNREFUSED, EHOSTUNREACH, EAI_AGAIN (no name server could say); without details: the node is shutting down
   DEADLINE_EXCEEDED    ETIMEDOUT: no answer within the time given
   ABORTED              ECONNRESET, ECONNABORTED: the connection was reset, the listener was closed
@@ -1827,6 +1827,82 @@ class CaptureResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CaptureResponse: _TypeAlias = CaptureResponse  # noqa: Y015
+
+@_typing.final
+class GetRulesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    network_id: _builtins.str
+    """16 hex digits."""
+    def __init__(
+        self,
+        *,
+        network_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network_id", b"network_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRulesRequest: _TypeAlias = GetRulesRequest  # noqa: Y015
+
+@_typing.final
+class CarriedTag(_message.Message):
+    """The value of a tag that this node carries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Number of the tag."""
+    value: _builtins.int
+    """Its value."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        value: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CarriedTag: _TypeAlias = CarriedTag  # noqa: Y015
+
+@_typing.final
+class GetRulesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_JSON_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_JSON_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    rules_json: _builtins.str
+    """The rules in force as a JSON array in the form of ZeroTier One's controller API."""
+    capabilities_json: _builtins.str
+    """The capabilities of this node as a JSON array of objects with id and rules."""
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedCompositeFieldContainer[Global___CarriedTag]:
+        """The tags of this node."""
+
+    def __init__(
+        self,
+        *,
+        rules_json: _builtins.str = ...,
+        capabilities_json: _builtins.str = ...,
+        tags: _abc.Iterable[Global___CarriedTag] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities_json", b"capabilities_json", "rules_json", b"rules_json", "tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRulesResponse: _TypeAlias = GetRulesResponse  # noqa: Y015
 
 @_typing.final
 class WhoisRequest(_message.Message):

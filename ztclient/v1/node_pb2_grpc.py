@@ -137,6 +137,11 @@ class NodeServiceStub(object):
                 request_serializer=ztnode_dot_v1_dot_node__pb2.WhoisRequest.SerializeToString,
                 response_deserializer=ztnode_dot_v1_dot_node__pb2.WhoisResponse.FromString,
                 _registered_method=True)
+        self.GetRules = channel.unary_unary(
+                '/ztnode.v1.NodeService/GetRules',
+                request_serializer=ztnode_dot_v1_dot_node__pb2.GetRulesRequest.SerializeToString,
+                response_deserializer=ztnode_dot_v1_dot_node__pb2.GetRulesResponse.FromString,
+                _registered_method=True)
         self.ListConnections = channel.unary_unary(
                 '/ztnode.v1.NodeService/ListConnections',
                 request_serializer=ztnode_dot_v1_dot_node__pb2.ListConnectionsRequest.SerializeToString,
@@ -372,6 +377,15 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRules(self, request, context):
+        """The rules of a joined network's configuration, with this node's capabilities and tags.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETDOWN) while it has no configuration.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListConnections(self, request, context):
         """The TCP connections of the overlay with their figures, in the order of their ends.
 
@@ -511,6 +525,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Whois,
                     request_deserializer=ztnode_dot_v1_dot_node__pb2.WhoisRequest.FromString,
                     response_serializer=ztnode_dot_v1_dot_node__pb2.WhoisResponse.SerializeToString,
+            ),
+            'GetRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRules,
+                    request_deserializer=ztnode_dot_v1_dot_node__pb2.GetRulesRequest.FromString,
+                    response_serializer=ztnode_dot_v1_dot_node__pb2.GetRulesResponse.SerializeToString,
             ),
             'ListConnections': grpc.unary_unary_rpc_method_handler(
                     servicer.ListConnections,
@@ -1076,6 +1095,33 @@ class NodeService(object):
             '/ztnode.v1.NodeService/Whois',
             ztnode_dot_v1_dot_node__pb2.WhoisRequest.SerializeToString,
             ztnode_dot_v1_dot_node__pb2.WhoisResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ztnode.v1.NodeService/GetRules',
+            ztnode_dot_v1_dot_node__pb2.GetRulesRequest.SerializeToString,
+            ztnode_dot_v1_dot_node__pb2.GetRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,8 +23,8 @@ operating systems), and the trailing metadata hold it too, as "ztnode-errno".
   INVALID_ARGUMENT     INVALID_ARGUMENT: a malformed network id, IP, port, token or page token
   NOT_FOUND            NETWORK_NOT_JOINED, MOON_NOT_ORBITED, EBADF (no such listener, or closed), TOKEN_NOT_FOUND,
                        EAI_NONAME (no such name on the overlay), EAI_NODATA (the name has no such address)
-  FAILED_PRECONDITION  ENETUNREACH (no joined network has a route), EADDRNOTAVAIL (no managed address to listen on),
-                       EADDRINUSE, EROFS
+  FAILED_PRECONDITION  ENETUNREACH (no joined network has a route), ENETDOWN (the network has no
+                       configuration yet), EADDRNOTAVAIL (no managed address to listen on), EADDRINUSE, EROFS
   UNAVAILABLE          ECONNREFUSED, EHOSTUNREACH, EAI_AGAIN (no name server could say); without details: the node is shutting down
   DEADLINE_EXCEEDED    ETIMEDOUT: no answer within the time given
   ABORTED              ECONNRESET, ECONNABORTED: the connection was reset, the listener was closed
@@ -193,6 +193,11 @@ class NodeServiceStub:
     INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
     DEADLINE_EXCEEDED (ETIMEDOUT).
     """
+    GetRules: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetRulesRequest, _node_pb2.GetRulesResponse]
+    """The rules of a joined network's configuration, with this node's capabilities and tags.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETDOWN) while it has no configuration.
+    """
     ListConnections: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListConnectionsRequest, _node_pb2.ListConnectionsResponse]
     """The TCP connections of the overlay with their figures, in the order of their ends.
 
@@ -348,6 +353,11 @@ class NodeServiceAsyncStub(NodeServiceStub):
 
     INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
     DEADLINE_EXCEEDED (ETIMEDOUT).
+    """
+    GetRules: _aio.UnaryUnaryMultiCallable[_node_pb2.GetRulesRequest, _node_pb2.GetRulesResponse]  # type: ignore[assignment]
+    """The rules of a joined network's configuration, with this node's capabilities and tags.
+
+    INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETDOWN) while it has no configuration.
     """
     ListConnections: _aio.UnaryUnaryMultiCallable[_node_pb2.ListConnectionsRequest, _node_pb2.ListConnectionsResponse]  # type: ignore[assignment]
     """The TCP connections of the overlay with their figures, in the order of their ends.
@@ -621,6 +631,17 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETUNREACH); UNAVAILABLE (EHOSTUNREACH);
         DEADLINE_EXCEEDED (ETIMEDOUT).
+        """
+
+    @_abc_1.abstractmethod
+    def GetRules(
+        self,
+        request: _node_pb2.GetRulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.GetRulesResponse, _abc.Awaitable[_node_pb2.GetRulesResponse]]:
+        """The rules of a joined network's configuration, with this node's capabilities and tags.
+
+        INVALID_ARGUMENT; NOT_FOUND (NETWORK_NOT_JOINED); FAILED_PRECONDITION (ENETDOWN) while it has no configuration.
         """
 
     @_abc_1.abstractmethod

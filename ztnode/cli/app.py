@@ -25,6 +25,7 @@ COMMANDS = {
     "peers": "ztnode.cli.network_commands:peers",
     "connections": "ztnode.cli.network_commands:connections",
     "whois": "ztnode.cli.network_commands:whois",
+    "rules": "ztnode.cli.rules_commands:rules",
     "resolve": "ztnode.cli.network_commands:resolve",
     "status": "ztnode.cli.network_commands:status",
     "top": "ztnode.cli.top_command:top",

@@ -26,6 +26,7 @@ from ztnode.cli.common import (
     print_json,
     print_table,
 )
+from ztnode.cli.rules_commands import RuleNames, controller_rules
 from ztnode.wire.address import format_address, parse_address
 
 if TYPE_CHECKING:
@@ -291,6 +292,9 @@ def deauthorize(node: ztclient.Node, nwid: str, address: str, as_json: bool) -> 
     _print_member(_controller(node).deauthorize(nwid, address), as_json)
 
 
+controller.add_command(controller_rules)
+
+
 for _command in (authorize, deauthorize):
     # The British spelling works too; it is not shown.
     _alias = copy.copy(_command)
@@ -314,6 +318,20 @@ def member() -> None:
     help="Whether it is forgotten when it ends, or is not heard for the network's --ephemeral-timeout.",
 )
 @click.option("--bridge/--no-bridge", default=None, help="Whether it may pass frames of other hosts.")
+@click.option(
+    "--tag",
+    "tags",
+    metavar="TAG=VALUE",
+    multiple=True,
+    help="Give it this tag, in place of those it has: numbers, or names that the network's rules define.",
+)
+@click.option(
+    "--capability",
+    "capabilities",
+    metavar="CAPABILITY",
+    multiple=True,
+    help="Give it this capability, in place of those it has: a number, or a name that the network's rules define.",
+)
 @json_option
 @node_option
 def set_member(
@@ -324,6 +342,8 @@ def set_member(
     ips: tuple[str, ...],
     ephemeral: bool | None,
     bridge: bool | None,
+    tags: tuple[str, ...],
+    capabilities: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Change settings of the member ADDRESS of the network NWID, whether or not it has asked yet."""
@@ -336,6 +356,12 @@ def set_member(
         settings["ephemeral"] = ephemeral
     if bridge is not None:
         settings["active_bridge"] = bridge
+    if tags or capabilities:
+        names = RuleNames(_controller(node).network(nwid).rules_source)
+        if tags:
+            settings["tags"] = [names.tag(text) for text in tags]
+        if capabilities:
+            settings["capabilities"] = [names.capability(text) for text in capabilities]
     if not settings:
         raise click.UsageError("give at least one setting to change")
     _print_member(_controller(node).update_member(nwid, address, **settings), as_json)

@@ -233,6 +233,7 @@ def network_settings(message: pb.NetworkSettings, present: Mapping[str, Any]) ->
     settings: dict[str, Any] = {}
     for field, key in (
         ("name", "name"),
+        ("rules_source", "rulesSource"),
         ("private", "private"),
         ("broadcast", "enableBroadcast"),
         ("mtu", "mtu"),
@@ -318,6 +319,12 @@ def _json_list(field: str, text: str) -> list[Any]:
     return value
 
 
+def _rules_source(network: ControlledNetwork) -> str:
+    """Kept as it was given, which may have been anything."""
+    text = network.extra.get("rulesSource")
+    return text.encode(errors="replace").decode() if isinstance(text, str) else ""
+
+
 def _network_settings_message(network: ControlledNetwork) -> pb.NetworkSettings:
     document = build_network(network)
     return pb.NetworkSettings(
@@ -343,6 +350,7 @@ def _network_settings_message(network: ControlledNetwork) -> pb.NetworkSettings:
         rules_json=json.dumps(document["rules"]),
         capabilities_json=json.dumps(document["capabilities"]),
         tags=pb.NetworkTags(tags=[pb.NetworkTag(id=tag, default_value=default) for tag, default in network.tags]),
+        rules_source=_rules_source(network),
         certificate_window=times.duration(network.credential_window / 1000),
         ephemeral_members=network.ephemeral_members,
         ephemeral_timeout=times.duration(network.ephemeral_timeout / 1000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from ztnode.node.api import (
     JoinState,
     MoonInfo,
     NetworkInfo,
+    NetworkRules,
     NodeStatus,
     PathInfo,
     PeerInfo,
@@ -28,6 +30,7 @@ from ztnode.node.api import (
 )
 from ztnode.wire.address import format_address, format_nwid, parse_address, parse_nwid
 from ztnode.wire.mac import format_mac
+from ztnode.wire.rules import build_rule_json
 from ztnode.wire.world import format_world_id, parse_world_id
 
 _NETWORK_STATES = {
@@ -210,6 +213,17 @@ def moon(info: MoonInfo) -> pb.Moon:
             pb.MoonRoot(address=format_address(address), public_identity=identity, endpoints=endpoints)
             for address, identity, endpoints in info.roots
         ],
+    )
+
+
+def rules(value: NetworkRules) -> pb.GetRulesResponse:
+    """The rules of a network."""
+    return pb.GetRulesResponse(
+        rules_json=json.dumps([build_rule_json(rule) for rule in value.rules]),
+        capabilities_json=json.dumps(
+            [{"id": number, "rules": [build_rule_json(rule) for rule in table]} for number, table in value.capabilities]
+        ),
+        tags=[pb.CarriedTag(id=number, value=each) for number, each in value.tags],
     )
 
 

@@ -217,6 +217,16 @@ class NodeService(rpc.NodeServiceServicer):
         return convert.whois(found)
 
     @unary
+    async def GetRules(self, request: pb.GetRulesRequest, context: Context) -> pb.GetRulesResponse:
+        nwid = convert.network_id(request.network_id)
+        self._network(nwid)
+        rules = self._node.rules(nwid)
+        if rules is None:
+            shown = f"network {format_nwid(nwid)} has no configuration yet: ztnode networks says why"
+            raise RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, shown, errno_name="ENETDOWN")
+        return convert.rules(rules)
+
+    @unary
     async def ListConnections(self, request: pb.ListConnectionsRequest, context: Context) -> pb.ListConnectionsResponse:
         found = [(convert.connection_key(each), each) for each in await self._node.connections()]
         connections, following = page(request, "connections", found, convert.tcp_connection)

@@ -427,20 +427,34 @@ def _known(settings: Mapping[str, Any], allowed: frozenset[str], what: str) -> N
         raise ControllerError(f"no such {what} setting: {', '.join(unknown)}")
 
 
+_BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
+"""As forms send them and the reference takes them (OSUtils.cpp, ``jsonBool``)."""
+
+
 def _boolean(document: Mapping[str, Any], key: str, default: bool) -> bool:
     value = document.get(key)
     if value is None:
         return default
+    if isinstance(value, str):
+        value = _BOOLEANS.get(value.lower())
     if not isinstance(value, bool):
         raise ControllerError(f"{key} must be true or false")
     return value
+
+
+def _numeric(value: Any) -> int | None:
+    """An integer, as digits too, as forms send it and the reference takes it; None: none."""
+    if isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdecimal():
+        return int(value)
+    return None if isinstance(value, bool) or not isinstance(value, int) else value
 
 
 def _integer(document: Mapping[str, Any], key: str, default: int, low: int, high: int) -> int:
     value = document.get(key)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    value = _numeric(value)
+    if value is None or not low <= value <= high:
         raise ControllerError(f"{key} must be an integer from {low} to {high}")
     return value
 
@@ -482,9 +496,10 @@ def _object(value: Any, key: str) -> Mapping[str, Any]:
 
 
 def _uint32(value: Any, key: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0xFFFFFFFF:
+    number = _numeric(value)
+    if number is None or not 0 <= number <= 0xFFFFFFFF:
         raise ControllerError(f"{key} must hold integers of 32 bits")
-    return value
+    return number
 
 
 def _address(value: Any, key: str) -> IpAddress:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ztnode.node.network_settings import DEFAULTS, NetworkSettings
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.network_config import SingleSignOn
+from ztnode.wire.rules import Rule
 
 
 class JoinState(enum.Enum):
@@ -62,6 +63,16 @@ class NetworkInfo:
     clock_offset: float | None = field(default=None, compare=False)
     """Seconds by which the controller's clock was ahead of this host's when the last configuration came; None: none has
     come since the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRules:
+    """The rules of a network, and what this node has beside: its capabilities (number and rules of each) and tags
+    (number and value)."""
+
+    rules: tuple[Rule, ...]
+    capabilities: tuple[tuple[int, tuple[Rule, ...]], ...]
+    tags: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +272,10 @@ class NodeApi(Protocol):
 
     async def whois(self, ip: str, *, nwid: int | None = None) -> Whois:
         """Who has an address on a network. Raises DialError when nobody answers for it."""
+
+    def rules(self, nwid: int) -> NetworkRules | None:
+        """Those of the configuration in force; None while there is none. Raises KeyError if the network is not
+        joined."""
 
     async def connections(self) -> Sequence[ConnectionInfo]:
         """The TCP connections of the overlay, in no order. Raises DialError."""

@@ -32,6 +32,7 @@ from ztnode.node.api import (
     Handoff,
     MoonInfo,
     NetworkInfo,
+    NetworkRules,
     NodeStatus,
     PeerInfo,
     Whois,
@@ -562,6 +563,11 @@ class Node:
     def network(self, nwid: int) -> NetworkInfo | None:
         """See NodeApi."""
         return self._memberships.one(nwid)
+
+    def rules(self, nwid: int) -> NetworkRules | None:
+        """See NodeApi."""
+        config = self._vl2.config(nwid)
+        return None if config is None else snapshots.rules(config)
 
     def show_log_in(self, nwid: int, url: str, detail: str) -> None:
         """Where a person logs in to a network, or (``url`` empty) why that cannot be yet."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 
-from ztnode.node.api import JoinState, MoonInfo, NetworkInfo, PathInfo, PeerInfo, RouteInfo
+from ztnode.node.api import JoinState, MoonInfo, NetworkInfo, NetworkRules, PathInfo, PeerInfo, RouteInfo
 from ztnode.node.network_settings import DEFAULTS, NetworkSettings
 from ztnode.vl1 import Path, Peer
 from ztnode.vl2 import NetworkSnapshot
 from ztnode.wire.endpoint import format_endpoint
+from ztnode.wire.network_config import NetworkConfig
 from ztnode.wire.world import World
 
 _MOST_SECONDS = 1e10
@@ -51,6 +52,15 @@ def network(snapshot: NetworkSnapshot, now: float, wall: int, settings: NetworkS
         multicast_limit=snapshot.multicast_limit,
         sign_on=snapshot.sso,
         clock_offset=offset,
+    )
+
+
+def rules(config: NetworkConfig) -> NetworkRules:
+    """What a configuration has of rules."""
+    return NetworkRules(
+        config.rules,
+        tuple((each.id, each.rules) for each in config.capabilities),
+        tuple((tag.id, tag.value) for tag in config.tags),
     )
 
 

@@ -36,6 +36,7 @@ from ztnode.wire.multicast import (
     parse_multicast_frame,
     parse_multicast_frame_reply,
 )
+from ztnode.wire.network_config import NetworkConfig
 from ztnode.wire.network_credentials import NetworkCredentials
 from ztnode.wire.packet import (
     ERROR_NEED_MEMBERSHIP_CERTIFICATE,
@@ -515,3 +516,7 @@ class Vl2:
         """One joined network; None if it is not joined."""
         network = self._networks.get(nwid)
         return None if network is None else network.snapshot()
+
+    def config(self, nwid: int) -> NetworkConfig | None:
+        """The configuration in force; None while there is none. Raises KeyError if it is not joined."""
+        return self._networks[nwid].config

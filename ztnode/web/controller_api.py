@@ -176,7 +176,10 @@ def network_json(network: ControlledNetwork) -> dict[str, Any]:
 
 def member_json(member: ControlledMember) -> dict[str, Any]:
     """As the reference shows a member."""
-    return {**_MEMBER_SHOWN, **build_member(member)}
+    shown = {**_MEMBER_SHOWN, **build_member(member)}
+    if not member.name:
+        del shown["name"]
+    return shown
 
 
 def _taken(body: Mapping[str, Any], settings: frozenset[str]) -> dict[str, Any]:

@@ -175,10 +175,12 @@ def _numbers(value: Any) -> list[int]:
     return [getattr(value, field.name) for field in fields(value)]
 
 
-def _number(item: Any) -> int:
-    """An integer of the JSON form: a number, or text in hexadecimal as the reference writes addresses and masks."""
+def _number(item: Any, base: int = 10) -> int:
+    """An integer of the JSON form: a number, or its digits. The reference writes addresses and masks in hexadecimal."""
     if isinstance(item, str):
-        return int(item, 16)
+        if len(item) > 20:
+            raise ValueError(f"not an integer: {item[:20]!r}…")
+        return int(item, base)
     if isinstance(item, bool) or not isinstance(item, int):
         raise ValueError(f"not an integer: {item!r}")
     return item
@@ -191,7 +193,7 @@ def _unsigned(name: str, length: int, fmt: str | None = None) -> _Codec:
         lambda data: int.from_bytes(data, "big"),
         lambda value: int(value).to_bytes(length, "big"),
         lambda value: {name: value if fmt is None else format(value, fmt)},
-        lambda item: _number(item.get(name, 0)) & limit,
+        lambda item: _number(item.get(name, 0), 10 if fmt is None else 16) & limit,
     )
 
 
@@ -224,7 +226,7 @@ def _forward() -> _Codec:
         lambda value: codec.pack(*_numbers(value)),
         lambda value: {"address": format_address(value.address), "flags": value.flags, "length": value.length},
         lambda item: Forward(
-            _number(item.get("address", 0)) & 0xFFFFFFFFFF,
+            _number(item.get("address", 0), 16) & 0xFFFFFFFFFF,
             _number(item.get("flags", 0)) & 0xFFFFFFFF,
             _number(item.get("length", 0)) & 0xFFFF,
         ),
@@ -277,8 +279,8 @@ def _integer_range() -> _Codec:
             "bits": (value.format & 63) + 1,
         },
         lambda item: IntegerRange(
-            _number(item.get("start", 0)) & (1 << 64) - 1,
-            _number(item.get("end", 0)) & (1 << 64) - 1,
+            _number(item.get("start", 0), 16) & (1 << 64) - 1,
+            _number(item.get("end", 0), 16) & (1 << 64) - 1,
             _number(item.get("idx", 0)) & 0xFFFF,
             (0x80 if item.get("little") else 0) | ((_number(item.get("bits", 1)) - 1) & 63),
         ),

@@ -14,11 +14,13 @@ from ztclient import forms
 from ztnode.controller import ControllerError, documents
 from ztnode.forwarding import mapping
 from ztnode.node import local_conf
+from ztnode.rules_language import compile_rules
 from ztnode.wire import arp, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp
 from ztnode.wire.identity import Identity
 from ztnode.wire.known_peers import KnownPeers
 
 VECTORS: Final = Path(__file__).parents[2] / "vectors"
+RULES: Final = VECTORS / "rules_language/compiled.json"
 NWID, MEMBER = 0x077069B9250A69E3, 0xC37A33FD8D
 
 
@@ -47,6 +49,7 @@ ALL: Final[list[Callable[[bytes], Any]]] = [
     _text(mapping.parse_forward),
     _text(mapping.parse_expose),
     _text(forms.numeric_ip),
+    _text(compile_rules),
 ]
 
 
@@ -63,10 +66,11 @@ def seeds() -> Iterator[bytes]:
     """Documents and configurations that ZeroTier One wrote, and the kernel's frames."""
     frames = [bytes.fromhex(text) for text in json.loads((VECTORS / "net/linux.json").read_text()).values()]
     files = [path.read_bytes() for path in sorted(VECTORS.rglob("*")) if path.suffix in (".conf", ".bin")]
+    sources = ["\n".join(case["source"]).encode() for case in json.loads(RULES.read_text())]
     stored = [path.read_bytes() for path in sorted((VECTORS / "controller").rglob("*.json"))]
     for number in range(len(ALL)):
         yield bytes((number,))
-    for content in [*frames, *files, *stored]:
+    for content in [*frames, *files, *stored, *sources]:
         for number, parse in enumerate(ALL):
             try:
                 parse(content[14:] if content in frames else content)

@@ -497,6 +497,18 @@ def test_whois(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) ->
     assert "not joined" in capsys.readouterr().err
 
 
+def test_rules(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["rules", NETWORK]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("# This node carries the tag 100 with the value 3.\n")
+    assert shown.endswith("cap cap_7\n\tid 7\n\taccept and ;\n;\n\ndrop\n\tethertype arp\n;\n\naccept;\n")
+    assert as_json(capsys, "rules", NETWORK)["tags"] == [[100, 3]]
+    assert run(["rules", OTHER]) == 1
+    assert "not joined" in capsys.readouterr().err
+    assert run(["join", OTHER]) == 0 and run(["rules", OTHER]) == 1
+    assert "no configuration yet" in capsys.readouterr().err
+
+
 def test_connections(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json(capsys, "connections")
     assert [each["remote"][1] for each in found] == list(range(1, 1501)), "more than a page"

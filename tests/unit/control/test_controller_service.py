@@ -130,6 +130,46 @@ def test_a_member_from_knocking_to_leaving(served: Served) -> None:
     assert client.members(nwid) == []
 
 
+RULES = """\
+tag department id 100 default 0 enum 0 none enum 7 sales ;
+cap ssh id 5 accept ipprotocol tcp dport 22 ; ;
+drop not ethertype ipv4 and not ethertype arp ; # the rest
+accept;
+"""
+
+
+def test_rules_there_and_back(served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def rules(*arguments: str, code: int = 0) -> str:
+        assert run(["controller", "rules", nwid, *arguments]) == code
+        captured = capsys.readouterr()
+        return captured.err if code else captured.out
+
+    client = Client()
+    nwid = client.create_network().nwid
+    assert rules() == "accept;\n"
+    file = tmp_path / "rules.ztrules"
+    file.write_text("drop\n  dport ssh\n;\n")
+    assert f"{file}:2:9: " in rules("--file", str(file), code=1)
+    file.write_text(RULES)
+    assert json.loads(rules("--file", str(file), "--check", "--json"))["capabilitiesByName"] == {"ssh": 5}
+    assert client.network(nwid).rules_source == "" and rules() == "accept;\n"
+    assert "ssh = 5" in rules("--file", str(file))
+    network = client.network(nwid)
+    assert network.rules_source == RULES == rules() and network.tags == ((100, 0),)
+    assert [rule["type"] for rule in network.rules][2:] == ["ACTION_DROP", "ACTION_ACCEPT"]
+    assert network.capabilities[0]["rules"][1]["start"] == 22
+    member = ["controller", "member", "set", nwid, MEMBER]
+    assert run([*member, "--tag", "department=sales", "--tag", "9=1", "--capability", "ssh"]) == 0
+    assert client.member(nwid, MEMBER).tags == ((100, 7), (9, 1)) and client.member(nwid, MEMBER).capabilities == (5,)
+    for wrong in (["--tag", "department"], ["--tag", "department=it"], ["--tag", "d=1"], ["--capability", "web"]):
+        assert run([*member, *wrong]) == 2
+    capsys.readouterr()
+    # Somebody else sets other rules and leaves the text.
+    client.update_network(nwid, rules=[{"type": "ACTION_DROP"}])
+    assert rules().endswith("accept\n\t\tipprotocol tcp\n\t\tdport 22\n\t;\n;\n\ndrop;\n")
+    assert run(["controller", "rules", nwid, "--check"]) == 2
+
+
 def test_errors_say_what_is_wrong(served: Served) -> None:
     client = Client()
     nwid = client.create_network().nwid

@@ -16,7 +16,7 @@ from ztnode.controller.address_pools import assign, managed_addresses
 from ztnode.controller.database import Database
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, Pool
 from ztnode.wire.network_config import Dns, ManagedRoute
-from ztnode.wire.rules import RuleType
+from ztnode.wire.rules import Range, RuleType
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "controller"
 NWID, MEMBER = 0x077069B9250A69E3, 0xC37A33FD8D
@@ -174,10 +174,28 @@ def test_nonsense_is_refused_and_nothing_else_happens(network: Any, member: Any,
             assert "\n" not in str(error)
 
 
+def test_what_forms_send_is_taken() -> None:
+    network = documents.change_network(
+        ControlledNetwork(NWID),
+        {"private": "false", "mtu": "1400", "v4AssignMode": {"zt": "True"}, "tags": [{"id": "7", "default": "0"}]},
+    )
+    assert (network.private, network.mtu, network.v4_assign, network.tags) == (False, 1400, True, ((7, 0),))
+    sized = [{"type": "MATCH_FRAME_SIZE_RANGE", "start": "64", "end": "100"}, {"type": "MATCH_VLAN_ID", "vlanId": "10"}]
+    rules = documents.change_network(network, {"rules": sized}).rules
+    assert [rule.value for rule in rules] == [Range(64, 100), 10]
+    member = documents.change_member(ControlledMember(NWID, MEMBER), {"authorized": "1", "tags": [[7, "200"]]})
+    assert member.authorized and member.tags == ((7, 200),)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"nmae": "typo"},
+        {"mtu": "1400x"},
+        {"mtu": "²"},
+        {"tags": [{"id": "9" * 5000}]},
+        {"private": 1},
+        {"rules": [{"type": "MATCH_VLAN_ID", "vlanId": "0x10"}]},
         {"mtu": 100},
         {"mtu": True},
         {"name": "x" * 128},
