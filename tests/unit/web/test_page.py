@@ -268,11 +268,10 @@ def test_nothing_that_is_shown_is_markup(site: Site) -> None:
         ("ipAssignmentPools", "10.0.0.9"),
         ("domain", "x" * 128),
         ("dns", "resolver"),
-        ("rules", "[1"),
-        ("rules", "[" * 50_000),
-        ("rules", "1"),
-        ("rules", '[{"type": "MATCH_NOTHING"}]'),
-        ("rules", '{"rule": []}'),
+        ("rules", "accept everything;"),
+        ("rules", "macro a\n  include a;\n;\ninclude a;"),
+        ("rules", "(" * 50_000),
+        ("rules", "cap one\n  id 70000000000\n;"),
     ],
 )
 def test_an_error_stands_at_its_field(site: Site, field: str, value: str) -> None:
@@ -326,9 +325,18 @@ def test_a_network_from_making_to_deleting(site: Site) -> None:
     # What the form shows, sent back, changes nothing.
     page = site.browser.get(f"/ui{path}").text
     assert "10.9.0.0/24\n10.10.0.0/16 via 10.9.0.1</textarea>" in page
-    rules = '[{"type": "MATCH_ETHERTYPE", "etherType": 2048}, {"type": "ACTION_ACCEPT"}]'
+    rules = "accept ethertype ipv4;\n# nothing else\ntag kind\n  id 7\n;"
     assert send(f"{path}/rules", rules=rules, revision="2").status_code == 303
-    assert len(site.administration.network(nwid).rules) == 2
+    network = site.administration.network(nwid)
+    assert len(network.rules) == 2 and network.tags == ((7, None),)
+    assert "# nothing else" in site.browser.get(f"/ui{path}/rules").text
+    # Another program has set others: the text is of these, and what has no words is said to have none.
+    site.administration.update_network(nwid, {"rules": [{"type": "ACTION_DROP"}]})
+    page = site.browser.get(f"/ui{path}/rules").text
+    assert "# nothing else" not in page and "drop" in page and "no words" not in page
+    integers = {"type": "INTEGER_RANGE", "start": "0", "end": "1", "idx": 0, "little": True, "bits": 8}
+    site.administration.update_network(nwid, {"rules": [integers, {"type": "ACTION_DROP"}]})
+    assert "no words" in site.browser.get(f"/ui{path}/rules").text
     site.administration.update_member(nwid, 0x0102030405, {})
     members = f"{path}/members"
     assert send(members, authorize="0102030405").headers["location"].endswith("members#member-0102030405")

@@ -1,38 +1,40 @@
-"""The field with a network's rules. What is written there is read in this one place."""
+"""The field with a network's rules, in the language of ``rules_language``."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from typing import Any, Final
 
-from ztnode.controller.documents import ControlledNetwork, build_network
+from ztnode.controller import ControllerError
+from ztnode.controller.documents import ControlledNetwork, change_network
+from ztnode.rules_language import RulesError, compile_rules, decompile
 from ztnode.web.page.forms import FieldError
 
 FIELD: Final = "rules"
-_KEYS: Final = ("rules", "capabilities", "tags")
 
 
 def compile_field(source: str) -> dict[str, Any]:
-    """The network's settings that ``source`` means: a list of rules, or an object with ``rules``, ``capabilities`` and
-    ``tags``, as JSON. Raises FieldError, which says where."""
+    """The network's settings that ``source`` means, itself among them. Raises FieldError, which says where."""
     try:
-        value = json.loads(source)
-    except json.JSONDecodeError as error:
-        raise FieldError(FIELD, f"rules, line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except (ValueError, RecursionError):
-        raise FieldError(FIELD, "rules: numbers or brackets that cannot be read") from None
-    if isinstance(value, list):
-        value = {"rules": value}
-    if not isinstance(value, dict) or not value or not value.keys() <= set(_KEYS):
-        raise FieldError(FIELD, f"rules: neither a list nor an object with {', '.join(_KEYS)}")
-    return value
+        return {**compile_rules(source).config(), "rulesSource": source}
+    except RulesError as error:
+        raise FieldError(FIELD, f"rules, {error}") from None
 
 
-def show_field(network: ControlledNetwork) -> str:
-    """What the field holds at first: one rule a line."""
-    document = build_network(network)
-    parts = []
-    for key in _KEYS:
-        entries = ",\n".join(f"    {json.dumps(entry)}" for entry in document[key])
-        parts.append(f'  "{key}": [\n{entries}\n  ]' if entries else f'  "{key}": []')
-    return "{\n" + ",\n".join(parts) + "\n}"
+def show_field(network: ControlledNetwork) -> tuple[str, bool]:
+    """What the field holds at first: the text that was kept, where it is that of the tables in force, or one made from
+    these; and whether it says all that they do."""
+    kept = network.extra.get("rulesSource")
+    if isinstance(kept, str) and _says_all(kept, network):
+        return kept, True
+    grants = [(grant.id, grant.default, grant.rules) for grant in network.capabilities]
+    source = decompile(network.rules, grants, network.tags)
+    return source, _says_all(source, network)
+
+
+def _says_all(source: str, network: ControlledNetwork) -> bool:
+    try:
+        compiled = change_network(network, compile_rules(source).config())
+    except (RulesError, ControllerError):
+        return False
+    return replace(compiled, extra=network.extra) == network
