@@ -142,6 +142,9 @@ class WorkerInfo:
     connections: int
     restarts: int
     counters: dict[str, int] = field(default_factory=dict)
+    gauges: dict[str, int] = field(default_factory=dict)
+    """TCP connections by state (``tcp_established`` and the like), and of their round trips the sum, the longest and
+    how many there are: ``rtt_sum`` and ``rtt_max`` in microseconds, ``rtt_count``."""
 
 
 @dataclass(frozen=True, slots=True)

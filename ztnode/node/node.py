@@ -38,6 +38,7 @@ from ztnode.node.api import (
     Whois,
 )
 from ztnode.node.conflation import Conflation
+from ztnode.node.figures import DatagramFigures, Dials, NodeFigures
 from ztnode.node.gateways import Gateways
 from ztnode.node.home import Home
 from ztnode.node.identity_pool import IdentityChecks, generate_identity, usable_cores
@@ -179,6 +180,8 @@ class Node:
         self._state_id = _directory_id(options.state)
         self._state_lost = False
         self._send_drops = 0
+        self._received = self._bytes_received = self._sent = self._bytes_sent = 0
+        self._dials = Dials()
         self._favor_at = 0.0
         self._closed = False
 
@@ -320,6 +323,8 @@ class Node:
         now = time.monotonic()
         crowd = len(datagrams) >= CROWD
         refused = self._vl1.refused if crowd else 0
+        self._received += len(datagrams)
+        self._bytes_received += sum([len(data) for data, _ in datagrams])
         self._vl1.receive(datagrams, now)
         self._pump(now)
         if now >= self._favor_at and isinstance(self._transport, TellsPeersApart):
@@ -374,6 +379,8 @@ class Node:
             self._documents.keep(self.controller.changed_documents())
         send = self._transport.send
         for endpoint, datagrams in self._vl1.to_send():
+            self._sent += len(datagrams)
+            self._bytes_sent += sum(map(len, datagrams))
             self._send_drops += send(endpoint, datagrams)
 
     # Timers and events
@@ -529,6 +536,17 @@ class Node:
             identity_conflict=self._conflict(),
         )
 
+    def figures(self) -> NodeFigures:
+        """What was counted."""
+        return NodeFigures(
+            traffic=self._vl1.traffic,
+            peers=self._vl1.peers(),
+            datagrams=DatagramFigures(self._received, self._bytes_received, self._sent, self._bytes_sent),
+            networks=self._vl2.figures(),
+            dials=self._dials,
+            controller=None if self.administration is None else self.administration.figures(),
+        )
+
     def _conflict(self) -> str:
         """What is wrong with our identity, and what to do about it."""
         if self._collided:
@@ -652,9 +670,13 @@ class Node:
         async def once(left: float) -> Handoff:
             return await self._supervisor.dial(host, port, nwid=nwid, timeout=left, token=token, nodelay=nodelay)
 
+        started = time.monotonic()
         try:
-            return await dialing.persist(once, is_lonely, timeout)
+            opened = await dialing.persist(once, is_lonely, timeout)
+            self._dials.opened.observe(time.monotonic() - started)
+            return opened
         except DialError as error:
+            self._dials.failure(error)
             raise dialing.explained(error, self.networks(), host, nwid) from error
 
     async def listen(

@@ -332,7 +332,13 @@ class Worker:
         counters["unread_bytes"] = self.stack.tcp.unread.total
         counters["unacked_bytes"] = self.stack.tcp.unacked.total
         counters["windows_withdrawn"] = self.stack.tcp.unread.pushed_back
-        stats = protocol.Stats(len(self._splices), counters)
+        tcp = self.stack.tcp.figures()
+        counters["retransmits"] = tcp.retransmits
+        gauges = {f"tcp_{state.name.lower()}": count for state, count in tcp.states.items()}
+        gauges["rtt_count"] = len(tcp.round_trips)
+        gauges["rtt_sum"] = round(sum(tcp.round_trips) * 1e6)
+        gauges["rtt_max"] = round(max(tcp.round_trips, default=0.0) * 1e6)
+        stats = protocol.Stats(len(self._splices), counters, gauges)
         if stats != self._stats_sent:
             self._stats_sent = stats
             self.send(stats)
