@@ -191,6 +191,8 @@ def move_the_chart(site: Site, page: Page, overlay: Overlay, nwid: str, ip: str)
         expect(page.locator("#throughput")).to_contain_text(rate)
         assert page.locator("#line-out").get_attribute("points") != before
         expect(page.locator(f"#peer-{overlay.alpha.node.status().address}")).to_contain_text("127.0.0.1:")
+        peak = page.locator(f"#peer-{overlay.alpha.node.status().address} polyline.out")
+        expect(peak).to_have_attribute("points", re.compile(r"\d+,0( |$)"))
         picture(page, "page-peers")
         page.get_by_role("link", name="Overview").click()
         expect(page.locator(f"#network-{nwid}")).to_contain_text(ip)

@@ -35,7 +35,7 @@ from ztnode.web.page.gate import BY_ITSELF
 from ztnode.web.page.page import Page
 from ztnode.web.page.recent_logs import MAX_LINES, RecentLogs
 from ztnode.web.page.sessions import ATTEMPTS, IDLE_SECONDS, MAX_SESSIONS, WHOLE_SECONDS, Attempts, Sessions
-from ztnode.web.page.throughput import HEIGHT, KEPT, Throughput
+from ztnode.web.page.throughput import KEPT, MAX_WATCHED, WATCHED_SECONDS, Throughput, Watched
 from ztnode.wire import c25519
 from ztnode.wire.identity import Identity
 
@@ -420,6 +420,11 @@ def test_no_answer_is_long(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     network = f"/networks/{nwid:016x}"
     looked_at = ["/", "/?page=2", "/peers", "/connections", "/logs", "/networks", network, f"{network}/rules"]
     looked_at += [f"{network}/members?page={page}" for page in range(1, 21)]
+    for path in looked_at[:3]:
+        site.browser.get(f"/ui{path}")
+    for second in range(KEPT):
+        site.node.traffic = dict.fromkeys(range(301), (second * second << 30, second << 30))
+        site.page._pages.sample(time.monotonic() + second / 10)
     for path in looked_at:
         answer = site.browser.get(f"/ui{path}")
         assert answer.status_code == 200 and len(answer.content) < MOST, (path, len(answer.content))
@@ -457,9 +462,32 @@ def test_the_chart_follows_the_counters() -> None:
         throughput.sample({f"worker.{name}_worker": value for name, value in counters.items()}, float(second))
     chart = throughput.chart()
     assert (chart.rate_in, chart.rate_out, chart.seconds) == (5000.0, 0.0, KEPT)
-    assert chart.points_in.endswith("600,0.0") and chart.points_out.endswith(f"600,{HEIGHT}.0")
+    assert chart.points_in.endswith(" 600,0") and chart.points_out.endswith(" 600,100")
     throughput.sample({}, KEPT + 51.0)  # a worker was replaced
     assert throughput.chart().rate_in == 0.0
+
+
+def test_what_nobody_looks_at_is_not_sampled() -> None:
+    read: list[int] = []
+
+    def traffic(key: int) -> tuple[int, int] | None:
+        read.append(key)
+        return None if key == 3 else (len(read) * 100, 0)
+
+    watched = Watched(traffic, 10.0)
+    watched.sample(0.0)
+    assert read == []
+    assert watched.charts([1, 2, 3], 0.0)[1].points_in == ""
+    for second in (0.0, 1.0):
+        watched.sample(second)
+    assert read == [1, 2, 3, 1, 2] and watched.charts([1], 1.0)[1].rate_in == 300.0
+    watched.sample(WATCHED_SECONDS + 0.5)
+    watched.sample(WATCHED_SECONDS + 1.5)
+    assert read[5:] == [2, 1, 1]
+    watched.charts(range(9000), 100.0)
+    read.clear()
+    watched.sample(100.0)
+    assert len(read) == MAX_WATCHED
 
 
 def test_without_it_nothing_of_it_is_imported() -> None:
