@@ -19,9 +19,12 @@ from pathlib import Path
 import pytest
 
 import ztclient
+import ztclient.controller
 from tests.system.harness import JOIN_TIMEOUT, PORT, Overlay, content, identities, ipv4, until
 from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
+from ztnode.rules_language import compile_rules
 from ztnode.wire.network_config import NetworkConfig
+from ztnode.wire.rules import parse_rule_json
 
 
 def fetch(overlay: Overlay, size: int) -> bytes:
@@ -318,3 +321,30 @@ def test_keep_alive_uses_one_connection(overlay: Overlay) -> None:
         assert connection.getresponse().read() == content(size)
     assert connection.sock is first
     connection.close()
+
+
+def test_a_member_shows_the_rules_that_hold_for_it(overlay: Overlay) -> None:
+    compiled = compile_rules(
+        "tag team id 7 default 1 enum 2 sales ;\n"
+        "cap ssh id 5 accept ipprotocol tcp dport 22 ; ;\n"
+        "drop random 0.25 chr tcp_syn,inbound not iptos 0xfc 8-16 icmp 8 -1 ;\n"
+        "accept;"
+    )
+    controller = ztclient.controller.Controller(overlay.network.controller.node)
+    nwid = controller.create_network(
+        private=False, rules=compiled.rules, capabilities=compiled.capabilities, tags=[(7, 1)]
+    ).nwid
+    member = overlay.beta.node
+    controller.update_member(nwid, member.status().address, capabilities=[5], tags=[(7, 2)])
+    try:
+        member.join(nwid, 30)
+        found = member.rules(nwid)
+        parsed = [[parse_rule_json(rule) for rule in table] for table in (found.rules, compiled.rules)]
+        assert parsed[0] == parsed[1] and found.tags == ((7, 2),)
+        (capability,) = found.capabilities
+        assert capability["id"] == 5 and [parse_rule_json(rule) for rule in capability["rules"]] == [
+            parse_rule_json(rule) for rule in compiled.capabilities[0]["rules"]
+        ]
+    finally:
+        member.leave(nwid)
+        controller.delete_network(nwid)

@@ -298,7 +298,8 @@ class FakeNode:
 
     async def set_network(self, nwid: int, settings: Mapping[str, bool]) -> NetworkInfo:
         info = self.known[nwid]
-        self.change(replace(info, settings=replace(info.settings, **settings)))
+        changes: dict[str, Any] = {**settings}
+        self.change(replace(info, settings=replace(info.settings, **changes)))
         return self.known[nwid]
 
     async def join(self, nwid: int, auth_token: str = "", *, allow_default: bool | None = None) -> NetworkInfo:

@@ -84,7 +84,7 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     "--port",
     type=click.IntRange(0, 65535),
     metavar="N",
-    help="UDP port, 0: any. Without it 9993, or another one where that is in use.",
+    help="UDP port, 0: any. Without it primaryPort of local.conf, else 9993, or another one where that is in use.",
 )
 @click.option(
     "--workers",
@@ -294,7 +294,7 @@ def serve(
     from ztnode import logs
     from ztnode.control.control_server import TcpOptions
     from ztnode.descriptors import raise_descriptor_limit
-    from ztnode.node.node import NodeOptions
+    from ztnode.node.node import DEFAULT_PORT, NodeOptions
     from ztnode.serve import ProxyOptions, ServeOptions, run
     from ztnode.web.options import WebOptions
 
@@ -307,7 +307,7 @@ def serve(
             planet=planet,
             store=store,
             transport=transport,
-            port=9993 if port is None else port,
+            port=DEFAULT_PORT if port is None else port,
             port_required=bool(port),
             workers=workers,
             congestion=congestion,

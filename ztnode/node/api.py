@@ -164,6 +164,8 @@ class NodeStatus:
     counters: dict[str, int]
     identity_conflict: str = ""
     """One line that a person can act on, while another host seems to use this node's identity."""
+    tcp_relay: bool = False
+    """Packets go by a TCP relay now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``)
 brought along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
 ``moons.d/<id>.seed`` (ours: a moon that is looked for, and whom we ask for it), ``networks.d/<nwid>.conf``, its
 ``networks.d/<nwid>.local.conf``, ``networks.d/<nwid>.secret`` (ours: what the controller may let us in for),
-``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``; of ``local.conf`` the part about
-physical paths is read.
+``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``; of ``local.conf`` what
+``local_conf`` names is acted on.
 """
 
 from __future__ import annotations
@@ -162,6 +162,15 @@ class Home:
                 found[int(match[1], 16)] = network_settings.parse(self._store.read(key) or b"")
         return found
 
+    def unused_network_settings(self) -> dict[int, tuple[str, ...]]:
+        """What these files say beside, by network."""
+        found = {}
+        for key in self._store.keys(NETWORKS):
+            match = _SETTINGS_KEY.fullmatch(key)
+            if match is not None and (unused := network_settings.unused(self._store.read(key) or b"")):
+                found[int(match[1], 16)] = unused
+        return found
+
     def keep_network_settings(self, nwid: int, settings: NetworkSettings) -> Future[None]:
         """What the user lets a network do; what else its file says stays as it is."""
         key = f"{NETWORKS}{format_nwid(nwid)}.local.conf"
@@ -179,7 +188,7 @@ class Home:
         return self._put(PEERS, data)
 
     def local_conf(self) -> LocalConf:
-        """What ``local.conf`` says of physical paths; nothing where there is none. Raises StateError."""
+        """What ``local.conf`` says; nothing where there is none. Raises StateError."""
         data = self._store.read(LOCAL_CONF)
         try:
             return LocalConf() if data is None else parse_local_conf(data)

@@ -11,8 +11,9 @@ OVERLAY_PREFIXES: Final = ("zt", "feth")
 """Devices of a ZeroTier service on this host: a path through another overlay would only add to it."""
 
 
-def addresses() -> list[str]:
-    """Unicast addresses of all interfaces that others could reach: no loopback, no link-local, no overlay device.
+def addresses(avoided: tuple[str, ...] = ()) -> list[str]:
+    """Unicast addresses of all interfaces that others could reach: no loopback, no link-local, no overlay device, and
+    none whose name begins as one of ``avoided``.
     Empty where a sandbox forbids to ask; peers then learn of us by the addresses that they see."""
     found: list[str] = []
     try:
@@ -20,7 +21,7 @@ def addresses() -> list[str]:
     except OSError:
         return found
     for adapter in adapters:
-        if adapter.name.startswith(OVERLAY_PREFIXES):
+        if adapter.name.startswith((*OVERLAY_PREFIXES, *avoided)):
             continue
         for entry in adapter.ips:
             text = entry.ip if isinstance(entry.ip, str) else entry.ip[0]

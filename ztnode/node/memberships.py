@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 from ztnode.node import dialing, snapshots
 from ztnode.node.api import JoinState, NetworkInfo
@@ -112,7 +113,8 @@ class Memberships:
 
     async def _keep_settings(self, nwid: int, settings: Mapping[str, bool]) -> None:
         before = self._settings.get(nwid, DEFAULTS)
-        after = replace(before, **settings)
+        changes: dict[str, Any] = {**settings}
+        after = replace(before, **changes)
         if after != before:
             await asyncio.wrap_future(self._home.keep_network_settings(nwid, after))
             self._settings[nwid] = after

@@ -7,8 +7,9 @@ node of ours changes nothing of its host, and what it leads to is for those alon
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from ipaddress import ip_interface, ip_network
+import contextlib
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from typing import Final
 
 NAMES: Final = {
@@ -18,6 +19,9 @@ NAMES: Final = {
     "allow_dns": "allowDNS",
 }
 _TRUE: Final = (b"1", b"t", b"T", b"y", b"Y")
+_MANAGED: Final = NAMES["allow_managed"].encode()
+_LONGEST_WORD: Final = 5
+"""Bytes of "false": what is longer is a list of networks."""
 MAX_BYTES: Final = 65536
 
 
@@ -30,16 +34,30 @@ class NetworkSettings:
     allow_global: bool = True
     allow_default: bool = False
     allow_dns: bool = True
+    managed_within: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks beyond which ``allow_managed`` lets nothing in; without any there is no such bound."""
 
     def allows_address(self, address: str) -> bool:
         """Whether an address (CIDR) may be ours."""
-        return self.allow_managed and (self.allow_global or not ip_interface(address).ip.is_global)
+        interface = ip_interface(address)
+        return (
+            self.allow_managed
+            and (self.allow_global or not interface.ip.is_global)
+            and self._is_within(interface.network)
+        )
 
     def allows_route(self, target: str) -> bool:
         """Whether a route to ``target`` (CIDR) may be taken; a default route is ``allow_default``'s alone."""
         network = ip_network(target, strict=False)
         return self.allow_managed and (
-            self.allow_global or not network.prefixlen or not network.network_address.is_global
+            (self.allow_global or not network.prefixlen or not network.network_address.is_global)
+            and self._is_within(network)
+        )
+
+    def _is_within(self, network: IPv4Network | IPv6Network) -> bool:
+        return not self.managed_within or any(
+            network.version == each.version and network.subnet_of(each)  # type: ignore[arg-type] # of one version
+            for each in self.managed_within
         )
 
 
@@ -50,12 +68,29 @@ def parse(data: bytes) -> NetworkSettings:
     """From the file; what is not understood is left out."""
     lines = dict(line.partition(b"=")[::2] for line in data[:MAX_BYTES].splitlines())
     given = {name: lines[key.encode()].startswith(_TRUE) for name, key in NAMES.items() if lines.get(key.encode())}
-    return NetworkSettings(**given)
+    within: list[IPv4Network | IPv6Network] = []
+    if len(managed := lines.get(_MANAGED, b"")) > _LONGEST_WORD:
+        # Networks with commas between them (OneService.cpp). One that is none must not mean that all may come.
+        given["allow_managed"] = True
+        for text in managed.split(b","):
+            with contextlib.suppress(ValueError):
+                within.append(ip_network(text.decode(errors="replace").strip(), strict=False))
+        if not within:
+            given["allow_managed"] = False
+    return NetworkSettings(**given, managed_within=tuple(within))
+
+
+def unused(data: bytes) -> tuple[str, ...]:
+    """Keys of the file that nothing here acts on."""
+    keys = (line.partition(b"=")[0].decode(errors="replace") for line in data[:MAX_BYTES].splitlines())
+    return tuple(key for key in dict.fromkeys(keys) if key and key not in NAMES.values())
 
 
 def build(settings: NetworkSettings, before: bytes) -> bytes:
     """The file, with the lines of ``before`` that say something else."""
     keys = {key.encode() for key in NAMES.values()}
     others = [line for line in before[:MAX_BYTES].splitlines() if line.partition(b"=")[0] not in keys]
-    ours = [b"%s=%d" % (NAMES[each.name].encode(), getattr(settings, each.name)) for each in fields(settings)]
+    ours = [b"%s=%d" % (key.encode(), getattr(settings, name)) for name, key in NAMES.items()]
+    if settings.allow_managed and settings.managed_within:
+        ours[0] = _MANAGED + b"=" + ",".join(map(str, settings.managed_within)).encode()
     return b"\n".join([*ours, *others]) + b"\n"

@@ -48,6 +48,7 @@ from ztnode.node.moon_orbits import MoonOrbits
 from ztnode.node.os_arch import os_arch
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
+from ztnode.node.tcp_relay import TcpRelay
 from ztnode.node.wall_clock import wall_clock
 from ztnode.vl1 import (
     IdentityCollision,
@@ -75,6 +76,9 @@ from ztnode.wire.world import format_world_id
 
 log = logging.getLogger(__name__)
 
+DEFAULT_PORT: Final = 9993
+MAX_KEYS_NAMED: Final = 32
+"""Of those in a file that mean nothing here, in one line of the log."""
 HOME: Final = "zerotier"
 """The state directory's part that is laid out as a ZeroTier One home."""
 INTERFACES_PERIOD: Final = 60.0
@@ -110,7 +114,7 @@ class NodeOptions:
     store: str | None = None
     """State store URL; None: the directory ``<state>/zerotier``."""
     transport: str = "udp"
-    port: int = 9993
+    port: int = DEFAULT_PORT
     """UDP port, 0: any. That of the last run goes first, and another one is taken when it is in use, unless
     ``port_required``."""
     port_required: bool = False
@@ -179,6 +183,7 @@ class Node:
         self._remembering: asyncio.TimerHandle | None = None
         self._state_id = _directory_id(options.state)
         self._state_lost = False
+        self._avoided_interfaces: tuple[str, ...] = ()
         self._send_drops = 0
         self._received = self._bytes_received = self._sent = self._bytes_sent = 0
         self._dials = Dials()
@@ -205,6 +210,12 @@ class Node:
             planet = home.planet(given, chosen=options.planet is not None)
             moons, networks, local_conf = home.moons(), home.networks(), home.local_conf()
             identity = await home.identity(_make_identity)
+            if local_conf.tcp_relay is not None:
+                transport = TcpRelay(transport, local_conf.tcp_relay, always=local_conf.force_tcp_relay)
+            if local_conf.unused:
+                log.warning("local.conf: nothing here acts on %s", _listed(local_conf.unused))
+            for nwid, keys in home.unused_network_settings().items():
+                log.warning("networks.d/%s.local.conf: nothing here acts on %s", format_nwid(nwid), _listed(keys))
             trusted = (*options.trusted_paths, *local_conf.trusted)
             for network, path_id in trusted:
                 log.warning(
@@ -227,6 +238,8 @@ class Node:
                     max_peers=MAX_PEERS if options.root or options.controller else MAX_PEERS_OF_LEAF,
                     max_peers_of_root=MAX_PEERS,
                     trusted_paths=trusted,
+                    hints=local_conf.hints,
+                    avoided_of=local_conf.avoided_of,
                     hashes_per_second=HASHES_PER_CORE * usable_cores(),
                 ),
                 known=home.known_peers(wall),
@@ -259,10 +272,11 @@ class Node:
             )
             node = cls(options, home, vl1, vl2, controller, documents, transport)
             node._memberships.avoided = local_conf.avoided
+            node._avoided_interfaces = local_conf.avoided_interfaces
             vl1.avoid_networks(local_conf.avoided)
             undo.pop_all()  # from here on the node owns its parts
             undo.push_async_callback(node.close)
-            await node._open_transport()
+            await node._open_transport(local_conf.port)
             # Greet the roots before anything slow is done: so the node is online while the workers still start.
             node._look_at_host()
             node._flush()
@@ -278,11 +292,13 @@ class Node:
             undo.pop_all()
             return node
 
-    async def _open_transport(self) -> None:
-        ports = [self._options.port]
-        if not self._options.port_required:
-            # The port of the last run first: peers go on sending there for a while.
-            ports = [*self._home.port(), *ports, 0]
+    async def _open_transport(self, configured: int | None) -> None:
+        """``configured``: what ``local.conf`` says, where the command line and its kind say nothing."""
+        port, required = self._options.port, self._options.port_required
+        if configured is not None and not required and port == DEFAULT_PORT:
+            port, required = configured, configured > 0
+        # The port of the last run first: peers go on sending there for a while.
+        ports = [port] if required else [*self._home.port(), port, 0]
         for port in ports:
             try:
                 await self._transport.open(port, self._datagrams)
@@ -416,7 +432,7 @@ class Node:
                 self._options.state,
             )
         port = self._port()
-        self._vl1.set_local_endpoints([(host, port) for host in interfaces.addresses()])
+        self._vl1.set_local_endpoints([(host, port) for host in interfaces.addresses(self._avoided_interfaces)])
         self._interfaces = self._loop.call_later(INTERFACES_PERIOD, self._look_at_host)
 
     def _port(self) -> int:
@@ -534,6 +550,7 @@ class Node:
             workers=self._supervisor.workers(),
             counters=counters,
             identity_conflict=self._conflict(),
+            tcp_relay=isinstance(self._transport, TcpRelay) and self._transport.is_active,
         )
 
     def figures(self) -> NodeFigures:
@@ -782,6 +799,12 @@ async def _make_identity() -> Identity:
         return await asyncio.to_thread(generate_identity, stop=stop)
     finally:
         stop.set()
+
+
+def _listed(keys: Sequence[str]) -> str:
+    """Keys of a file, for one line of the log."""
+    shown = [each[:64].encode("unicode_escape").decode() for each in keys[:MAX_KEYS_NAMED]]
+    return ", ".join(shown) + (f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else "")
 
 
 def _directory_id(path: Path) -> tuple[int, int] | None:

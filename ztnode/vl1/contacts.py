@@ -167,10 +167,11 @@ class Contacts:
             return False
         if not port or not self._topology.permits(address, endpoint):
             return False
-        if not self._avoided:
+        avoided_of = self._config.avoided_of.get(address, ())
+        if not self._avoided and not avoided_of:
             return True
         parsed = ip_address(ip)
-        return not any(parsed in network for network in self._avoided)
+        return not any(parsed in network for network in (*self._avoided, *avoided_of))
 
     def attempt(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
         """Ask whether the peer is at an endpoint, a few times until it answers."""
@@ -291,6 +292,8 @@ class Contacts:
                 soonest = min(soonest, self._keep_peer_alive(peer, now))
             if peer.path is None and peer.is_active(now):
                 self._greet_through_root(peer, now)
+                for endpoint in self._config.hints.get(peer.address, ()):
+                    self.attempt(peer, endpoint, now)
         return soonest if self._greetings > 0 else min(soonest, BUSY_TICK)
 
     def heard_relayed(self, peer: Peer, endpoint: Endpoint, now: float) -> None:

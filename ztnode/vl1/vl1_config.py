@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from ztnode.vl1.trusted_paths import TrustedNetwork
+from ztnode.wire.endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,13 @@ class Vl1Config:
 
     trusted_paths: tuple[TrustedNetwork, ...] = ()
     """Physical networks on which packets are neither encrypted nor authenticated, each with its number."""
+
+    hints: Mapping[int, tuple[Endpoint, ...]] = field(default_factory=dict, hash=False)
+    """Endpoints at which peers may be, by ZeroTier address (``virtual`` in the reference's local.conf, ``try``): asked
+    while there is traffic and no path."""
+
+    avoided_of: Mapping[int, tuple[IPv4Network | IPv6Network, ...]] = field(default_factory=dict, hash=False)
+    """Networks in which there are no paths to a peer, by its address."""
 
     version: tuple[int, int, int] = (1, 14, 1)
     """The software version (major, minor, revision) that HELLO claims. Peers compare it with what features need."""

@@ -63,7 +63,7 @@ def status(node: NodeStatus, clock: int, home: str, local_conf: Json) -> Json:
         "address": format_address(node.address),
         "publicIdentity": node.public_identity,
         "online": node.online,
-        "tcpFallbackActive": False,
+        "tcpFallbackActive": node.tcp_relay,
         "clock": clock,
         "config": {**local_conf, "settings": settings},
         "planetWorldId": node.planet_id,

@@ -22,6 +22,7 @@ def test_addresses_that_others_can_reach(monkeypatch: pytest.MonkeyPatch) -> Non
     ]
     monkeypatch.setattr(ifaddr, "get_adapters", lambda: adapters)
     assert interfaces.addresses() == ["192.0.2.7", "2001:db8::7"]
+    assert interfaces.addresses(("docker", "et")) == []
 
 
 def test_a_sandbox_that_forbids_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:

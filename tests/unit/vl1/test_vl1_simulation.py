@@ -514,6 +514,28 @@ def test_avoided_networks_make_no_paths() -> None:
     assert one.path_to(two) is None
 
 
+def test_paths_to_one_peer_are_avoided_and_hinted() -> None:
+    network = Network()
+    root, one, two = triangle(network)
+    elsewhere = ("203.0.113.99", 1)
+    three = network.add(
+        IDENTITIES[3],
+        ("203.0.113.4", 9993),
+        root.vl1.planet,
+        avoided_of={two.address: (ip_network("203.0.113.3/32"),)},
+        hints={two.address: (elsewhere,)},
+    )
+    asked = []
+    network.blocked = lambda source, destination: destination == elsewhere and not asked.append(source)  # type: ignore[func-returns-value]
+    network.run(1)
+    for peer in (two, one):
+        three.vl1.send(peer.address, VERB_USER_MESSAGE, b"hello", network.now)
+    network.run(10)
+    assert two.payloads(VERB_USER_MESSAGE) == one.payloads(VERB_USER_MESSAGE) == [b"hello"]
+    assert three.path_to(two) is None and three.path_to(one) == one.endpoint
+    assert set(asked) == {three.endpoint}
+
+
 def test_promised_packet_id_is_what_the_answer_refers_to() -> None:
     network = Network()
     _, one, two = triangle(network)
