@@ -28,6 +28,8 @@ from ztnode.web.page.rendering import HEADERS, PREFIX, Renderer
 from ztnode.web.page.throughput import PERIOD
 from ztnode.wire.address import format_address
 
+log = logging.getLogger(__name__)
+
 _FILES: Final = {"icon.svg": "image/svg+xml", "page.css": "text/css", "page.js": "text/javascript"}
 _TO_PAGE: Final = RedirectResponse(f"{PREFIX}/", 307, HEADERS)
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
@@ -81,6 +83,7 @@ class Page:
         root = logging.getLogger()
         root.addHandler(self._logs)
         sampling = asyncio.create_task(self._sample())
+        sampling.add_done_callback(_tell_failure)
         try:
             yield self
         finally:
@@ -107,6 +110,11 @@ class Page:
             case _:
                 status, reason = 500, "an error of the node's own, which its log has"
         return self._renderer.page(request, "error.html", status, {"reason": reason})
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the page's charts stand still", exc_info=error)
 
 
 def _digest(data: bytes) -> str:
