@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 
 class Histogram:
@@ -26,7 +27,4 @@ class Histogram:
 
     def cumulative(self) -> Iterator[int]:
         """How many do not exceed each bound, and last how many there are."""
-        total = 0
-        for count in self.counts:
-            total += count
-            yield total
+        return accumulate(self.counts)

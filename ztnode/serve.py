@@ -117,7 +117,7 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 if options.listed:
-                    stack.enter_context(Registration(server.addresses[0], options.node.state))
+                    _list(stack, server.addresses[0], options.node.state)
                 await stack.enter_async_context(_signing_on(options, node))
                 await stack.enter_async_context(_mapped(options, node, resolver))
                 if options.gateway:
@@ -133,6 +133,18 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
             await server.stop(STOP_GRACE)
     finally:
         await node.close()
+
+
+def _list(stack: contextlib.ExitStack | contextlib.AsyncExitStack, address: str, state: Path) -> None:
+    """Let this user's clients find the node; where that cannot be, they need to be told where it is, and no more."""
+    try:
+        stack.enter_context(Registration(address, state))
+    except OSError as error:
+        log.warning(
+            "not listed for clients: %s; they find this node by --state %s (see XDG_RUNTIME_DIR)",
+            error.strerror or error,
+            state,
+        )
 
 
 def _in_memory(options: NodeOptions) -> NodeOptions:

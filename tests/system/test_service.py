@@ -203,3 +203,53 @@ def test_process_1_of_a_container(state: Path) -> None:
 def children(pid: int) -> list[int]:
     """The processes that ``pid`` has started."""
     return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("kind", ["open to all", "of somebody else", "a file", "not there"])
+def test_a_runtime_directory_that_is_no_use_is_a_warning(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    runtime = tmp_path / "run"
+    if kind == "a file":
+        runtime.write_text("")
+    elif kind == "not there":
+        runtime = Path("/proc/nothing/there")
+    else:
+        (runtime / "ztnode").mkdir(parents=True)
+        (runtime / "ztnode").chmod(0o755)
+        if kind == "of somebody else":
+            if os.geteuid():
+                pytest.skip("needs root, to give a directory away")
+            (runtime / "ztnode").chmod(0o700)
+            os.chown(runtime / "ztnode", 12345, 12345)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    process = run([argument for argument in command(state) if argument != "--unlisted"])
+    wait_ready(process, state)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said.count("not listed for clients") == 1 and "Traceback" not in said, said
+
+
+READ_ONLY = """
+set -e
+mount --make-rprivate /
+mount --bind "$1" "$1"
+while read -r _ _ _ _ where _; do
+    case "$where" in /proc*|/sys*|/dev|/dev/pts|"$1") ;; *) mount -o remount,bind,ro "$where" ;; esac
+done < /proc/self/mountinfo
+! touch "$1/../elsewhere" /tmp/elsewhere 2> /dev/null
+shift
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(bool(namespaces()), reason=namespaces() or "-")
+def test_nothing_but_the_state_directory_can_be_written_to(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_RUNTIME_DIR", "HOME", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    whole = [argument for argument in command(state) if argument != "--unlisted"]
+    process = run(["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(state), *whole])
+    wait_ready(process, state)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said.count("not listed for clients") == 1 and "Traceback" not in said, said

@@ -24,6 +24,7 @@ from ztnode.node.node import Node
 from ztnode.web.access import FAILURES, FailureLog, Guard
 from ztnode.web.answers import MAX_BODY
 from ztnode.web.connections import TimedProtocol, accept
+from ztnode.web.metrics import Metrics
 from ztnode.web.options import WebOptions
 from ztnode.web.service_api import ServiceApi
 
@@ -75,7 +76,7 @@ async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[
         )
     # zerotier-cli sends what the file holds as it is, the end of a line too.
     token, metrics_token = (load_or_create(home / name, end="") for name in (TOKEN, METRICS_TOKEN))
-    routes = ServiceApi(node, LocalConf(node, home)).routes()
+    routes = ServiceApi(node, LocalConf(node, home)).routes() + Metrics(node).routes()
     if node.administration is not None:
         from ztnode.web.controller_api import ControllerApi
 
