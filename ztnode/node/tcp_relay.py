@@ -11,7 +11,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from ztnode.hookspecs import Datagrams, TellsPeersApart, Transport
 from ztnode.vl1.scope import Scope, scope_of
@@ -129,11 +129,10 @@ class TcpRelay(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
-        assert isinstance(transport, asyncio.Transport)
-        self._tcp = transport
+        self._tcp = cast("asyncio.Transport", transport)  # uvloop's are like it, and not of its kind
         self._told = False
         self._reader = RecordReader()
-        transport.write(build_greeting(*VERSION))
+        self._tcp.write(build_greeting(*VERSION))
         log.info("packets go by the TCP relay %s", format_endpoint(self._relay))
 
     def data_received(self, data: bytes) -> None:

@@ -16,6 +16,8 @@ from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
 
 MAX_PATHS: Final = 16
 """Paths remembered per peer (the reference: 64)."""
+MAX_UNTRUSTED_PATHS: Final = 6
+"""The same of one that shares no network with us: 4,096 of them are kept, and a path takes 700 bytes."""
 ACTIVITY_TIMEOUT: Final = 500.0
 """Seconds without traffic after which a peer's paths are no longer kept alive, and without any packet after which the
 peer is forgotten (ZT_PEER_ACTIVITY_TIMEOUT)."""
@@ -168,7 +170,8 @@ class Peer:
         silent makes room."""
         path = self.paths.get(endpoint)
         if path is None:
-            if len(self.paths) >= MAX_PATHS:
+            most = MAX_PATHS if self.persistent or self.trusts_through(now) else MAX_UNTRUSTED_PATHS
+            if len(self.paths) >= most:
                 del self.paths[min(self.paths.values(), key=lambda path: path.last_receive).endpoint]
             path = self.paths[endpoint] = Path(endpoint, now, mtu)
         return path

@@ -18,6 +18,7 @@ from ztnode.rules_language import compile_rules
 from ztnode.wire import arp, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp
 from ztnode.wire.identity import Identity
 from ztnode.wire.known_peers import KnownPeers
+from ztnode.wire.tcp_relay import RecordReader
 
 VECTORS: Final = Path(__file__).parents[2] / "vectors"
 RULES: Final = VECTORS / "rules_language/compiled.json"
@@ -50,6 +51,7 @@ ALL: Final[list[Callable[[bytes], Any]]] = [
     _text(mapping.parse_expose),
     _text(forms.numeric_ip),
     _text(compile_rules),
+    lambda data: RecordReader().feed(data),
 ]
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,7 +106,7 @@ def run(check: Callable[[Relay], object]) -> None:
         async with asyncio.timeout(20):
             await check(Relay())  # type: ignore[misc]
 
-    asyncio.run(bounded())
+    uvloop.run(bounded())  # as the node does, whose transports are not asyncio's
 
 
 def test_it_is_taken_when_udp_is_silent_and_left_when_it_is_back() -> None:

@@ -14,7 +14,7 @@ from ztnode.token_bucket import TokenBucket
 from ztnode.vl1 import Path, Peer
 from ztnode.vl1.gates import Cutoff, Interval, KeyedBucket, KeyedInterval
 from ztnode.vl1.packet_assembler import TIMEOUT, PacketAssembler
-from ztnode.vl1.peer import MAX_PATHS
+from ztnode.vl1.peer import MAX_PATHS, MAX_UNTRUSTED_PATHS
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
 from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.topology import Topology
@@ -242,6 +242,10 @@ def test_replay_memory_forgets_the_oldest_only() -> None:
 
 def test_paths_are_bounded_and_the_best_is_kept_until_a_clearly_better_one() -> None:
     someone = peer()
+    for number in range(MAX_PATHS + 5):
+        someone.learn((f"8.8.8.{number}", 1), float(number))
+    assert len(someone.paths) == MAX_UNTRUSTED_PATHS
+    someone.trusted_until = 1e9
     for number in range(MAX_PATHS + 5):
         someone.learn((f"8.8.8.{number}", 1), float(number))
     assert len(someone.paths) == MAX_PATHS
