@@ -89,12 +89,13 @@ def test_a_signal_to_the_whole_group_is_no_death_of_a_worker(state: Path) -> Non
     assert not Path(f"/proc/{worker}").exists()
 
 
-def test_tls_files_are_read_again(state: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("listener", ["--listen", "--api"])
+def test_tls_files_are_read_again(state: Path, tmp_path: Path, listener: str) -> None:
     files = make(tmp_path, "old", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = start(
-        state, "--listen", f"127.0.0.1:{port}", "--tls-cert", str(files.certificate), "--tls-key", str(files.key)
+        state, listener, f"127.0.0.1:{port}", "--tls-cert", str(files.certificate), "--tls-key", str(files.key)
     )
     wait_ready(process, state)
     old = ssl.get_server_certificate(("127.0.0.1", port))
@@ -111,6 +112,27 @@ def test_tls_files_are_read_again(state: Path, tmp_path: Path) -> None:
     )
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
+
+
+def test_the_configuration_is_read_again(state: Path, tmp_path: Path) -> None:
+    config = tmp_path / "ztnode.toml"
+    config.write_text('workers = 1\nlog = ["ztnode.node=error"]\n')
+    process = start(state, "--config", str(config), "--log-format", "json")
+    node = wait_ready(process, state)
+    config.write_text("workers = 'many'\n")
+    process.send_signal(signal.SIGHUP)
+    assert process.stderr is not None
+    refused = next(line for line in process.stderr if "not read again" in line)
+    assert "workers" in refused
+    config.write_text('workers = 2\njoin = ["8056c2e21c000001"]\nlog-level = "warning"\n')
+    process.send_signal(signal.SIGHUP)
+    until(lambda: "8056c2e21c000001" in [network.nwid for network in node.networks()], what="it is not joined")
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    records = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    told = [record["message"] for record in records if record["level"] in ("error", "warning")]
+    assert len(told) == 1 and told[0].endswith("the next start only: workers"), said
+    assert "stopping" not in said, "warnings and errors alone by now"
 
 
 def _directory(path: Path) -> Path:

@@ -292,6 +292,7 @@ def serve(
     import uvloop
 
     from ztnode import logs
+    from ztnode.cli.reconfiguration import Reconfiguration
     from ztnode.control.control_server import TcpOptions
     from ztnode.descriptors import raise_descriptor_limit
     from ztnode.node.node import DEFAULT_PORT, NodeOptions
@@ -341,7 +342,7 @@ def serve(
         else:
             click.echo(f"node {address} is up; control at {', '.join(served.addresses)}", err=True)
 
-    uvloop.run(run(options, ready))
+    uvloop.run(run(options, ready, Reconfiguration(ctx).apply))
 
 
 def _refuse_clear_tokens(option: str, address: str) -> None:

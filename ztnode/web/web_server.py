@@ -63,13 +63,30 @@ class LocalConf:
         await self._node.keep_local_conf(data)
 
 
+class Web:
+    """What is served."""
+
+    def __init__(self, options: WebOptions) -> None:
+        """Raises OSError, ValueError."""
+        self._options = options
+        self.context = _tls(options)
+        """For the connections that come from now on; None: without TLS."""
+        self.url = ""
+
+    def reload(self) -> bool:
+        """Take the TLS files as they are now; False if there are none. Raises OSError, ValueError; the old ones stay in
+        use then."""
+        self.context = _tls(self._options)
+        return self.context is not None
+
+
 @contextlib.asynccontextmanager
-async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[str]:
-    """HTTP over ``node`` for as long as the context lasts; gives its URL. ``home``: where the tokens are kept. Raises
-    OSError, ValueError."""
+async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[Web]:
+    """HTTP over ``node`` for as long as the context lasts. ``home``: where the tokens are kept. Raises OSError,
+    ValueError."""
     host, port = split_host_port(options.address)
-    context = _tls(options)
-    if context is None and not options.insecure and not ipaddress.ip_address(host).is_loopback:
+    web = Web(options)
+    if web.context is None and not options.insecure and not ipaddress.ip_address(host).is_loopback:
         raise ValueError(
             f"--api {options.address} is beyond loopback, where the token would travel in clear: give --tls-cert and "
             "--tls-key, or --insecure"
@@ -96,7 +113,7 @@ async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[
                 token=token,
                 secrets=(token, metrics_token),
                 port=port,
-                secure=context is not None,
+                secure=web.context is not None,
             )
             app = await stack.enter_async_context(page.at_work())
         config = _configuration(FailureLog(app))
@@ -106,10 +123,13 @@ async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[
         server = _Server(config)
         state = server.server_state
         running = asyncio.create_task(server.serve([]))
-        accepting = asyncio.create_task(accept(sock, lambda: TimedProtocol(config, state, {}), state, context))
+        accepting = asyncio.create_task(
+            accept(sock, lambda: TimedProtocol(config, state, {}), state, lambda: web.context)
+        )
         try:
-            scheme = "http" if context is None else "https"
-            yield f"{scheme}://{format_host_port(host, port)}"
+            scheme = "http" if web.context is None else "https"
+            web.url = f"{scheme}://{format_host_port(host, port)}"
+            yield web
         finally:
             accepting.cancel()
             await asyncio.wait([accepting])
