@@ -36,6 +36,8 @@ VIOLATIONS = (
 )
 
 FAULTS = (Path(__file__).parent / "accessibility.js").read_text()
+ENDPOINT = re.compile(r"[0-9a-f\]]:\d{4,5}\b")
+"""Some address of this host, and a port."""
 CONTROLS = "a, button, summary, input:not([type=hidden]), select, textarea, [tabindex='0']"
 NOTE_FOCUS = "() => { window.reached = new Set(); addEventListener('focusin', event => reached.add(event.target)); }"
 NOT_REACHED = """controls => [...document.querySelectorAll(controls)]
@@ -154,7 +156,7 @@ def test_a_member_appears_is_let_in_by_a_click_and_its_traffic_moves_the_chart(s
             expect(page.locator(f"#member-{address}")).to_contain_text("authorized")
         expect(row).to_contain_text("10.77.0.")
         expect(row).to_contain_text("online")
-        expect(row).to_contain_text("127.0.0.1:")
+        expect(row).to_contain_text(ENDPOINT)
         ip = next(a.partition("/")[0] for a in overlay.alpha.node.join(nwid, 30).addresses if ":" not in a)
         expect(row).to_contain_text(ip)
         page.get_by_role("link", name=alpha).click()
@@ -190,7 +192,7 @@ def move_the_chart(site: Site, page: Page, overlay: Overlay, nwid: str, ip: str)
         connection.close()
         expect(page.locator("#throughput")).to_contain_text(rate)
         assert page.locator("#line-out").get_attribute("points") != before
-        expect(page.locator(f"#peer-{overlay.alpha.node.status().address}")).to_contain_text("127.0.0.1:")
+        expect(page.locator(f"#peer-{overlay.alpha.node.status().address}")).to_contain_text(ENDPOINT)
         picture(page, "page-peers")
         page.get_by_role("link", name="Overview").click()
         expect(page.locator(f"#network-{nwid}")).to_contain_text(ip)
