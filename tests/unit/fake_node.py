@@ -132,6 +132,7 @@ class FakeNode:
         self.known: dict[int, NetworkInfo] = {NWID: configured(NWID)}
         self.on_join = configured
         self.orbited: dict[int, MoonInfo] = {}
+        self.traffic: dict[int, tuple[int, int]] = {}
         self.failing: Exception | None = None
         self.dials: list[tuple[str, int, int | None, float]] = []
         self.nodelay: list[bool] = []
@@ -271,6 +272,12 @@ class FakeNode:
 
     def peer(self, address: int) -> PeerInfo | None:
         return next((peer for peer in self.peers() if peer.address == address), None)
+
+    def peer_traffic(self, address: int) -> tuple[int, int] | None:
+        return self.traffic.get(address)
+
+    def network_traffic(self, nwid: int) -> tuple[int, int] | None:
+        return self.traffic.get(nwid)
 
     def moons(self) -> Sequence[MoonInfo]:
         return list(self.orbited.values())

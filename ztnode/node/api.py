@@ -209,6 +209,13 @@ class NodeApi(Protocol):
     def peer(self, address: int) -> PeerInfo | None:
         """The one with this ZeroTier address; None while the node does not know it."""
 
+    def peer_traffic(self, address: int) -> tuple[int, int] | None:
+        """Packets that came from a peer and that went to it so far; None while the node does not know it."""
+
+    def network_traffic(self, nwid: int) -> tuple[int, int] | None:
+        """Bytes of the Ethernet frames that came from members of a network and that went to them so far; None: it is
+        not joined."""
+
     def moons(self) -> Sequence[MoonInfo]: ...
 
     async def orbit(self, moon: int, seed: int) -> MoonInfo:

@@ -623,6 +623,18 @@ class Node:
         found = self._vl1.peer(address)
         return None if found is None else self._described([found])[0]
 
+    def peer_traffic(self, address: int) -> tuple[int, int] | None:
+        """See NodeApi."""
+        found = self._vl1.peer(address)
+        return None if found is None else (found.received, found.sent)
+
+    def network_traffic(self, nwid: int) -> tuple[int, int] | None:
+        """See NodeApi."""
+        for network in self._vl2.figures():
+            if network.nwid == nwid:
+                return network.bytes_received, network.bytes_sent
+        return None
+
     def _described(self, peers: Iterable[Peer]) -> list[PeerInfo]:
         now = time.monotonic()
         roots = {root.identity.address for root in self._vl1.planet.roots}

@@ -14,24 +14,30 @@ CHANGED: Final = "# The kept text is not that of the rules in force, which are t
 
 
 def current_text(
-    kept: str, rules: Sequence[Rule], capabilities: Iterable[Capability], tags: Iterable[tuple[int, int | None]]
+    kept: str, rules: Sequence[Rule], capabilities: Sequence[Capability], tags: Sequence[tuple[int, int | None]]
 ) -> str:
     """``kept``: what the tables were set from, empty where nobody knows; another program may have changed them."""
-    tables = list(rules), [(number, default, list(each)) for number, default, each in capabilities], list(tags)
-    if kept and _tables_of(kept) == tables:
+    if kept and is_text_of(kept, rules, capabilities, tags):
         return kept if kept.endswith("\n") else kept + "\n"
-    return (CHANGED if kept else "") + decompile(*tables)
+    return (CHANGED if kept else "") + decompile(rules, capabilities, tags)
+
+
+def is_text_of(
+    text: str, rules: Sequence[Rule], capabilities: Sequence[Capability], tags: Sequence[tuple[int, int | None]]
+) -> bool:
+    """Whether a text compiles to these tables."""
+    try:
+        compiled = compile_rules(text)
+    except RulesError:
+        return False
+    return (
+        parse_tables(compiled.rules) == list(rules)
+        and [(each["id"], each["default"], parse_tables(each["rules"])) for each in compiled.capabilities]
+        == [(number, default, list(each)) for number, default, each in capabilities]
+        and [(tag["id"], tag["default"]) for tag in compiled.tags] == list(tags)
+    )
 
 
 def parse_tables(table: Iterable[Mapping[str, Any]]) -> list[Rule]:
     """Rules from their JSON."""
     return [parse_rule_json(rule) for rule in table]
-
-
-def _tables_of(text: str) -> tuple[list[Rule], list[tuple[int, bool, list[Rule]]], list[tuple[int, int | None]]] | None:
-    try:
-        compiled = compile_rules(text)
-    except RulesError:
-        return None
-    capabilities = [(each["id"], each["default"], parse_tables(each["rules"])) for each in compiled.capabilities]
-    return parse_tables(compiled.rules), capabilities, [(tag["id"], tag["default"]) for tag in compiled.tags]

@@ -35,7 +35,7 @@ from ztnode.web.page.gate import BY_ITSELF
 from ztnode.web.page.page import Page
 from ztnode.web.page.recent_logs import MAX_LINES, RecentLogs
 from ztnode.web.page.sessions import ATTEMPTS, IDLE_SECONDS, MAX_SESSIONS, WHOLE_SECONDS, Attempts, Sessions
-from ztnode.web.page.throughput import HEIGHT, KEPT, Throughput
+from ztnode.web.page.throughput import KEPT, MAX_WATCHED, WATCHED_SECONDS, Throughput, Watched
 from ztnode.wire import c25519
 from ztnode.wire.identity import Identity
 
@@ -268,11 +268,10 @@ def test_nothing_that_is_shown_is_markup(site: Site) -> None:
         ("ipAssignmentPools", "10.0.0.9"),
         ("domain", "x" * 128),
         ("dns", "resolver"),
-        ("rules", "drop not"),
-        ("rules", "drop" * 50_000),
-        ("rules", "drop nothing ;"),
-        ("rules", "macro m include m; ; include m;"),
-        ("rules", "accept;\n" * 3000),
+        ("rules", "accept everything;"),
+        ("rules", "macro a\n  include a;\n;\ninclude a;"),
+        ("rules", "(" * 50_000),
+        ("rules", "cap one\n  id 70000000000\n;"),
     ],
 )
 def test_an_error_stands_at_its_field(site: Site, field: str, value: str) -> None:
@@ -326,10 +325,18 @@ def test_a_network_from_making_to_deleting(site: Site) -> None:
     # What the form shows, sent back, changes nothing.
     page = site.browser.get(f"/ui{path}").text
     assert "10.9.0.0/24\n10.10.0.0/16 via 10.9.0.1</textarea>" in page
-    rules = "accept ethertype ipv4;  # and nothing else\n"
+    rules = "accept ethertype ipv4;\n# nothing else\ntag kind\n  id 7\n;"
     assert send(f"{path}/rules", rules=rules, revision="2").status_code == 303
-    assert len(site.administration.network(nwid).rules) == 2
-    assert rules in site.browser.get(f"/ui{path}/rules").text
+    network = site.administration.network(nwid)
+    assert len(network.rules) == 2 and network.tags == ((7, None),)
+    assert "# nothing else" in site.browser.get(f"/ui{path}/rules").text
+    # Another program has set others: the text is of these, and what has no words is said to have none.
+    site.administration.update_network(nwid, {"rules": [{"type": "ACTION_DROP"}]})
+    page = site.browser.get(f"/ui{path}/rules").text
+    assert "# nothing else" not in page and "drop" in page and "no words" not in page
+    integers = {"type": "INTEGER_RANGE", "start": "0", "end": "1", "idx": 0, "little": True, "bits": 8}
+    site.administration.update_network(nwid, {"rules": [integers, {"type": "ACTION_DROP"}]})
+    assert "no words" in site.browser.get(f"/ui{path}/rules").text
     site.administration.update_member(nwid, 0x0102030405, {})
     members = f"{path}/members"
     assert send(members, authorize="0102030405").headers["location"].endswith("members#member-0102030405")
@@ -413,6 +420,11 @@ def test_no_answer_is_long(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     network = f"/networks/{nwid:016x}"
     looked_at = ["/", "/?page=2", "/peers", "/connections", "/logs", "/networks", network, f"{network}/rules"]
     looked_at += [f"{network}/members?page={page}" for page in range(1, 21)]
+    for path in looked_at[:3]:
+        site.browser.get(f"/ui{path}")
+    for second in range(KEPT):
+        site.node.traffic = dict.fromkeys(range(301), (second * second << 30, second << 30))
+        site.page._pages.sample(time.monotonic() + second / 10)
     for path in looked_at:
         answer = site.browser.get(f"/ui{path}")
         assert answer.status_code == 200 and len(answer.content) < MOST, (path, len(answer.content))
@@ -450,9 +462,32 @@ def test_the_chart_follows_the_counters() -> None:
         throughput.sample({f"worker.{name}_worker": value for name, value in counters.items()}, float(second))
     chart = throughput.chart()
     assert (chart.rate_in, chart.rate_out, chart.seconds) == (5000.0, 0.0, KEPT)
-    assert chart.points_in.endswith("600,0.0") and chart.points_out.endswith(f"600,{HEIGHT}.0")
+    assert chart.points_in.endswith(" 600,0") and chart.points_out.endswith(" 600,100")
     throughput.sample({}, KEPT + 51.0)  # a worker was replaced
     assert throughput.chart().rate_in == 0.0
+
+
+def test_what_nobody_looks_at_is_not_sampled() -> None:
+    read: list[int] = []
+
+    def traffic(key: int) -> tuple[int, int] | None:
+        read.append(key)
+        return None if key == 3 else (len(read) * 100, 0)
+
+    watched = Watched(traffic, 10.0)
+    watched.sample(0.0)
+    assert read == []
+    assert watched.charts([1, 2, 3], 0.0)[1].points_in == ""
+    for second in (0.0, 1.0):
+        watched.sample(second)
+    assert read == [1, 2, 3, 1, 2] and watched.charts([1], 1.0)[1].rate_in == 300.0
+    watched.sample(WATCHED_SECONDS + 0.5)
+    watched.sample(WATCHED_SECONDS + 1.5)
+    assert read[5:] == [2, 1, 1]
+    watched.charts(range(9000), 100.0)
+    read.clear()
+    watched.sample(100.0)
+    assert len(read) == MAX_WATCHED
 
 
 def test_without_it_nothing_of_it_is_imported() -> None:

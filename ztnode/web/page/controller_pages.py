@@ -152,16 +152,24 @@ class ControllerPages:
 
     async def rules(self, request: Request) -> Response:
         network = self._network(request)
-        return self._show_rules(request, network, rules_field.show_field(network))
+        source, says_all = rules_field.show_field(network)
+        return self._show_rules(request, network, source, says_all=says_all)
 
     def _show_rules(
-        self, request: Request, network: ControlledNetwork, source: str, error: FieldError | None = None
+        self,
+        request: Request,
+        network: ControlledNetwork,
+        source: str,
+        error: FieldError | None = None,
+        *,
+        says_all: bool = True,
     ) -> Response:
         too_long = len(inside_textarea(source).encode()) > MAX_RULES_SHOWN
         values = {
             "network": network,
             "source": "" if too_long else source,
             "too_long": too_long,
+            "says_all": says_all,
             "error": error,
         }
         return self._render(request, "rules.html", 400 if error else 200, values)

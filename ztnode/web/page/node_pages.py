@@ -19,7 +19,7 @@ from ztnode.web.page.forms import FieldError
 from ztnode.web.page.forms import nwid as nwid_field
 from ztnode.web.page.recent_logs import LogLine, RecentLogs
 from ztnode.web.page.rendering import HEADERS, PREFIX, Renderer, part_of, to
-from ztnode.web.page.throughput import Throughput
+from ztnode.web.page.throughput import Throughput, Watched
 from ztnode.web.service_api import NETWORK
 from ztnode.wire.address import format_nwid
 
@@ -42,11 +42,19 @@ _ROLES: Final = {"planet": 0, "moon": 1}
 class NodePages:
     """The routes over one node."""
 
-    def __init__(self, node: NodeApi, renderer: Renderer, throughput: Throughput, logs: RecentLogs) -> None:
+    def __init__(self, node: NodeApi, renderer: Renderer, logs: RecentLogs) -> None:
         self._node = node
         self._render = renderer.page
-        self._throughput = throughput
+        self._throughput = Throughput()
+        self._peers = Watched(node.peer_traffic, 10.0)
+        self._networks = Watched(node.network_traffic, 1024.0)
         self._logs = logs
+
+    def sample(self, now: float) -> None:
+        """Once in ``throughput.PERIOD``; ``now``: monotonic seconds."""
+        self._throughput.sample(self._node.status().counters, now)
+        self._peers.sample(now)
+        self._networks.sample(now)
 
     def routes(self) -> list[Route]:
         """For the application."""
@@ -65,10 +73,12 @@ class NodePages:
         return self._overview(request)
 
     def _overview(self, request: Request, error: FieldError | None = None) -> Response:
+        networks = part_of([_Joined(network) for network in self._node.networks()], request, NETWORKS_A_PAGE)
         values: dict[str, Any] = {
             "status": self._node.status(),
-            "networks": part_of([_Joined(network) for network in self._node.networks()], request, NETWORKS_A_PAGE),
+            "networks": networks,
             "chart": self._throughput.chart(),
+            "charts": self._networks.charts([network.info.nwid for network in networks.rows], time.monotonic()),
             "error": error,
             "given": getattr(request.state, "form", {}),
         }
@@ -116,8 +126,9 @@ class NodePages:
         return Response(image.getvalue(), media_type="image/svg+xml", headers=HEADERS)
 
     async def peers(self, request: Request) -> Response:
-        peers = sorted(self._node.peers(), key=_by_nearness)
-        values = {"peers": part_of(peers, request), "chart": self._throughput.chart()}
+        peers = part_of(sorted(self._node.peers(), key=_by_nearness), request)
+        charts = self._peers.charts([peer.address for peer in peers.rows], time.monotonic())
+        values = {"peers": peers, "chart": self._throughput.chart(), "charts": charts}
         return self._render(request, "peers.html", values=values)
 
     async def connections(self, request: Request) -> Response:

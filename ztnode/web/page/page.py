@@ -25,8 +25,10 @@ from ztnode.web.page.gate import STATIC, Gate
 from ztnode.web.page.node_pages import NodePages
 from ztnode.web.page.recent_logs import RecentLogs
 from ztnode.web.page.rendering import HEADERS, PREFIX, Renderer
-from ztnode.web.page.throughput import PERIOD, Throughput
+from ztnode.web.page.throughput import PERIOD
 from ztnode.wire.address import format_address
+
+log = logging.getLogger(__name__)
 
 _FILES: Final = {"icon.svg": "image/svg+xml", "page.css": "text/css", "page.js": "text/javascript"}
 _TO_PAGE: Final = RedirectResponse(f"{PREFIX}/", 307, HEADERS)
@@ -49,10 +51,8 @@ class Page:
     ) -> None:
         """``token``: what people log in with; ``secrets``: what must never be shown; ``port``: where this is served;
         ``secure``: by HTTPS."""
-        self._node = node
         self._beside = beside
         self._logs = RecentLogs(secrets)
-        self._throughput = Throughput()
         self._static = {name: (resources.files("ztnode.web.page") / "static" / name).read_bytes() for name in _FILES}
         self._renderer = Renderer(
             node=format_address(node.status().address),
@@ -61,7 +61,8 @@ class Page:
             static={name: f"{STATIC}{name}?{_digest(data)}" for name, data in self._static.items()},
         )
         routes = [Route(f"{STATIC}{{name}}", self._serve_static)]
-        routes += NodePages(node, self._renderer, self._throughput, self._logs).routes()
+        self._pages = NodePages(node, self._renderer, self._logs)
+        routes += self._pages.routes()
         if administration is not None:
             routes += ControllerPages(administration, node, self._renderer).routes()
         handlers = dict.fromkeys((HTTPException, OSError, Exception), self._answer_failure)
@@ -82,6 +83,7 @@ class Page:
         root = logging.getLogger()
         root.addHandler(self._logs)
         sampling = asyncio.create_task(self._sample())
+        sampling.add_done_callback(_tell_failure)
         try:
             yield self
         finally:
@@ -90,7 +92,7 @@ class Page:
 
     async def _sample(self) -> None:
         while True:
-            self._throughput.sample(self._node.status().counters, time.monotonic())
+            self._pages.sample(time.monotonic())
             await asyncio.sleep(PERIOD)
 
     async def _serve_static(self, request: Request) -> Response:
@@ -108,6 +110,11 @@ class Page:
             case _:
                 status, reason = 500, "an error of the node's own, which its log has"
         return self._renderer.page(request, "error.html", status, {"reason": reason})
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the page's charts stand still", exc_info=error)
 
 
 def _digest(data: bytes) -> str:

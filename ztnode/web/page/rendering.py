@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from ztclient.forms import format_host_port
-from ztnode.web.page.throughput import HEIGHT, WIDTH
 from ztnode.wire.address import format_address, format_nwid
 from ztnode.wire.mac import format_mac
 
@@ -74,6 +73,11 @@ def rate(bytes_a_second: float) -> str:
     return f"{bytes_a_second:.1f} GB/s"
 
 
+def packets(a_second: float) -> str:
+    """Of packets."""
+    return f"{a_second:.0f}/s"
+
+
 def inside_textarea(text: str) -> Markup:
     """Escaped as far as a text area needs it: quotation marks, of which JSON is full, stay one byte."""
     return Markup(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
@@ -96,9 +100,10 @@ def _environment() -> jinja2.Environment:
         inside_textarea=inside_textarea,
         mac=format_mac,
         nwid=format_nwid,
+        packets=packets,
         rate=rate,
     )
-    environment.globals.update(ui=PREFIX, chart_width=WIDTH, chart_height=HEIGHT)
+    environment.globals.update(ui=PREFIX)
     return environment
 
 
