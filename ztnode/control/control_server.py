@@ -28,6 +28,7 @@ from ztclient import discovery
 from ztclient.forms import format_host_port, numeric_ip, split_host_port
 from ztclient.v1 import node_pb2
 from ztclient.v1 import node_pb2_grpc as rpc
+from ztnode.control.call_log import CallLog
 from ztnode.control.certificates import Certificates
 from ztnode.control.failure import QUIET
 from ztnode.control.node_service import NodeService
@@ -151,14 +152,14 @@ class ControlServer:
     async def _start_unix(self, path: Path) -> None:
         _make_private(path.parent)
         _remove_stale(path)
-        server = await self._server(())
+        server = await self._server([CallLog()])
         self._socket = (path, _bind_unix(server, path))
         await server.start()
         self.addresses.append(str(discovery.Address("unix", str(path))))
 
     async def _start_tcp(self, tcp: TcpOptions) -> None:
         host, port = _host_and_port(tcp.address)
-        interceptors: list[grpc.aio.ServerInterceptor] = []
+        interceptors: list[grpc.aio.ServerInterceptor] = [CallLog()]
         if tcp.client_ca is None:
             interceptors.append(TokenInterceptor(load_or_create(tcp.token_file or self._state / TOKEN_NAME)))
         server = await self._server(interceptors, TCP_OPTIONS)
