@@ -288,3 +288,33 @@ def test_nothing_but_the_state_directory_can_be_written_to(state: Path, monkeypa
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0 and said.count("not listed for clients") == 1 and "Traceback" not in said, said
+
+
+WITHOUT_SOCKETS = """
+import errno, os, socket, sys
+bind = socket.socket.bind
+def refuse(self, address):
+    if isinstance(address, str) and address.startswith({state!r}):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    bind(self, address)
+socket.socket.bind = refuse
+from ztnode.cli import main
+main()
+"""
+
+
+def test_a_state_directory_that_cannot_hold_sockets(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 9p, SMB and shared folders of virtual machines are; stood for by a bind that is refused there."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(_directory(tmp_path / "run")))
+    whole = [sys.executable, "-c", WITHOUT_SOCKETS.format(state=os.path.realpath(state)), *command(state)[3:]]
+    process = run(whole)
+    until(lambda: list((tmp_path / "run").rglob("*.sock")), what="there is no socket")
+    node = wait_ready(process, state)
+    assert str(tmp_path / "run/ztnode") in node.address
+    assert not list(state.glob("*.sock"))
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said.count("cannot hold Unix sockets") == 1 and "Traceback" not in said, said
+    assert not list((tmp_path / "run").rglob("*.sock"))
