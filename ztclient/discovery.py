@@ -142,10 +142,17 @@ def _socket_path(state: str | os.PathLike[str], environ: Mapping[str, str]) -> s
     # realpath, so that "./st" and a symbolic link to it lead to the same name.
     directory = os.path.realpath(os.fspath(state))
     path = f"{directory}/{SOCKET_NAME}"
-    if len(os.fsencode(path)) <= MAX_UNIX_PATH:
-        return path
+    return path if len(os.fsencode(path)) <= MAX_UNIX_PATH else _other_socket_path(directory, environ)
+
+
+def _other_socket_path(directory: str, environ: Mapping[str, str]) -> str:
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
     return f"{_runtime_directory(environ)}/{digest}.sock"
+
+
+def other_socket_path(state: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Path:
+    """Where that socket is if the state directory cannot hold it: in the runtime directory, by the same short name."""
+    return Path(_other_socket_path(os.path.realpath(os.fspath(state)), environ))
 
 
 def running_nodes(environ: Mapping[str, str] = os.environ) -> list[RunningNode]:
@@ -189,6 +196,9 @@ def _read_entry(path: Path) -> RunningNode | None:
 def _in_state(state: str | os.PathLike[str], environ: Mapping[str, str]) -> Address:
     require_unix_sockets("a node's state directory")
     path = _socket_path(state, environ)
+    if not os.path.lexists(path):
+        other = _other_socket_path(os.path.realpath(os.fspath(state)), environ)
+        path = other if os.path.lexists(other) else path
     parent = path.rpartition("/")[0]
     if parent == _runtime_directory(environ) and (directory := Path(parent)).exists() and not is_private(directory):
         raise NodeUnavailableError(

@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Sequence
 
+from ztnode import request_ids
+
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, and ``error`` with the
-    traceback where there is one."""
+    """One JSON object a line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, ``request`` where a control
+    call is answered, and ``error`` with the traceback where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
@@ -23,12 +25,23 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if request := request_ids.current():
+            line["request"] = request
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
 
 
-class LineFormatter(logging.Formatter):
+class TextFormatter(logging.Formatter):
+    """Ends in the id of the control call that is answered, if one is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        request = request_ids.current()
+        return super().formatMessage(record) + (f" [request {request}]" if request else "")
+
+
+class LineFormatter(TextFormatter):
     """One line a record, whatever is in it: a line break of somebody else's text would make a second entry."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -44,7 +57,7 @@ def set_up(level: str, form: str, levels: Sequence[str] = ()) -> None:
     elif _journal_reads():
         handler.setFormatter(LineFormatter("%(levelname)s %(message)s"))  # the journal has the time already
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # Whoever read the log may be gone; that is no reason for a traceback with each line.
     logging.raiseExceptions = False

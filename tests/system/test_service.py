@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.system.harness import Overlay, until
 from tests.system.test_state import VECTORS, command, identity, none_left_behind, planet, run, start, state, wait_ready
 from tests.unit.tls_files import make
+from ztclient.v1 import node_pb2, node_pb2_grpc
 from ztnode import worldtool
 from ztnode.wire.identity import Identity
 
@@ -164,13 +165,25 @@ def test_a_log_that_nobody_reads_any_more_ends_nothing(state: Path) -> None:
 
 
 def test_log_formats(state: Path) -> None:
-    process = start(state, "--log-format", "json", "--log", "ztnode.node=error")
-    wait_ready(process, state)
+    process = start(
+        state, "--log-format", "json", "--log", "ztnode.node=error", "--log", "ztnode.control.call_log=debug"
+    )
+    node = wait_ready(process, state)
+    with grpc.insecure_channel(node.address) as channel:
+        leave: Any = node_pb2_grpc.NodeServiceStub(channel).Leave
+        for given in ("check-17", "two words", "x" * 65):
+            with pytest.raises(grpc.RpcError) as failed:
+                leave(node_pb2.LeaveRequest(network_id="8056c2e21c000001"), metadata=[("x-request-id", given)])
+            trailing: Any = failed.value
+            answered = dict(trailing.trailing_metadata())["x-request-id"]
+            assert (answered == given) == (given == "check-17"), "what cannot stand in a log is replaced"
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     records = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert {"time", "level", "logger", "message"} <= records[-1].keys()
-    assert records[-1]["message"] == "stopping"
+    assert records[-1]["message"] == "stopping" and "request" not in records[-1]
+    assert any(record.get("request") == "check-17" and record["message"].endswith("/Leave") for record in records)
+    assert any(record.get("request") == answered for record in records)
     assert not [record for record in records if record["logger"].startswith("ztnode.node")]
     wrong = ztnode("serve", "--state", str(state), "--log", "ztnode.node=loud")
     assert wrong.returncode == 1 and "no level of a logger" in wrong.stderr
@@ -275,3 +288,33 @@ def test_nothing_but_the_state_directory_can_be_written_to(state: Path, monkeypa
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0 and said.count("not listed for clients") == 1 and "Traceback" not in said, said
+
+
+WITHOUT_SOCKETS = """
+import errno, os, socket, sys
+bind = socket.socket.bind
+def refuse(self, address):
+    if isinstance(address, str) and address.startswith({state!r}):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    bind(self, address)
+socket.socket.bind = refuse
+from ztnode.cli import main
+main()
+"""
+
+
+def test_a_state_directory_that_cannot_hold_sockets(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 9p, SMB and shared folders of virtual machines are; stood for by a bind that is refused there."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(_directory(tmp_path / "run")))
+    whole = [sys.executable, "-c", WITHOUT_SOCKETS.format(state=os.path.realpath(state)), *command(state)[3:]]
+    process = run(whole)
+    until(lambda: list((tmp_path / "run").rglob("*.sock")), what="there is no socket")
+    node = wait_ready(process, state)
+    assert str(tmp_path / "run/ztnode") in node.address
+    assert not list(state.glob("*.sock"))
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said.count("cannot hold Unix sockets") == 1 and "Traceback" not in said, said
+    assert not list((tmp_path / "run").rglob("*.sock"))

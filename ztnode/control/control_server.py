@@ -28,6 +28,8 @@ from ztclient import discovery
 from ztclient.forms import format_host_port, numeric_ip, split_host_port
 from ztclient.v1 import node_pb2
 from ztclient.v1 import node_pb2_grpc as rpc
+from ztnode import unix_sockets
+from ztnode.control.call_log import CallLog
 from ztnode.control.certificates import Certificates
 from ztnode.control.failure import QUIET
 from ztnode.control.node_service import NodeService
@@ -59,6 +61,9 @@ TCP_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 60_000),
 )
+
+
+_log = logging.getLogger(__name__)
 
 
 class Service(NamedTuple):
@@ -119,7 +124,7 @@ class ControlServer:
         """Bind and serve. Raises OSError or ValueError with one line for a person; nothing is left bound then."""
         logging.getLogger(GRPC_LOGGER).addFilter(QUIET)
         try:
-            await self._start_unix(discovery.socket_path(self._state))
+            await self._start_unix(self._unix_path())
             if self._tcp is not None:
                 await self._start_tcp(self._tcp)
         except BaseException:
@@ -148,17 +153,31 @@ class ControlServer:
         self._certificates.reload()
         return True
 
-    async def _start_unix(self, path: Path) -> None:
+    def _unix_path(self) -> Path:
+        """In the state directory, or where clients look next. Raises OSError."""
+        path = discovery.socket_path(self._state)
         _make_private(path.parent)
         _remove_stale(path)
-        server = await self._server(())
+        refused = unix_sockets.refusal(str(path))
+        if refused is None:
+            return path
+        other = discovery.other_socket_path(self._state)
+        if other == path:
+            raise OSError(refused.errno, f"cannot listen on {path}: {refused.strerror}")
+        _log.warning("%s cannot hold Unix sockets (%s): that of this node is %s", path.parent, refused.strerror, other)
+        _make_private(other.parent)
+        _remove_stale(other)
+        return other
+
+    async def _start_unix(self, path: Path) -> None:
+        server = await self._server([CallLog()])
         self._socket = (path, _bind_unix(server, path))
         await server.start()
         self.addresses.append(str(discovery.Address("unix", str(path))))
 
     async def _start_tcp(self, tcp: TcpOptions) -> None:
         host, port = _host_and_port(tcp.address)
-        interceptors: list[grpc.aio.ServerInterceptor] = []
+        interceptors: list[grpc.aio.ServerInterceptor] = [CallLog()]
         if tcp.client_ca is None:
             interceptors.append(TokenInterceptor(load_or_create(tcp.token_file or self._state / TOKEN_NAME)))
         server = await self._server(interceptors, TCP_OPTIONS)

@@ -17,6 +17,8 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from ztclient.errors import ERRNO_KEY
+from ztnode import request_ids
+from ztnode.control.call_log import REQUEST_ID
 
 DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata: where gRPC libraries look for a google.rpc.Status with details."""
@@ -76,7 +78,12 @@ class RpcFailure(Exception):
         number: int = self.code.value[0]
         status = Status(code=number, message=self.text, details=[detail])
         details: tuple[str, str | bytes] = (DETAILS_KEY, status.SerializeToString())
-        return (details,) if self.errno_name is None else (details, (ERRNO_KEY, self.errno_name))
+        request = request_ids.current()
+        return (
+            details,
+            *(((ERRNO_KEY, self.errno_name),) if self.errno_name is not None else ()),
+            *(((REQUEST_ID, request),) if request else ()),
+        )
 
 
 def invalid(text: str) -> RpcFailure:

@@ -56,17 +56,21 @@ async def persist(
         await asyncio.sleep(pause)
 
 
-def explained(error: DialError, networks: Sequence[NetworkInfo], host: str, nwid: int | None) -> DialError:
-    """The error, with the network and its state where that is the likely reason."""
-    if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+def explained(
+    error: DialError, networks: Sequence[NetworkInfo], host: str, nwid: int | None, *, online: bool
+) -> DialError:
+    """The error, with the network and its state, or that the node is offline, where that is the likely reason."""
+    if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT):
         return error
-    suspects = concerned(networks, host, nwid) or [network for network in networks if not network.addresses]
-    reasons = [
-        f"network {format_nwid(network.nwid)} is {network.state.value.replace('_', ' ')}"
-        + (f" ({network.detail})" if network.detail else "")
-        for network in suspects
-        if network.state is not JoinState.OK
-    ]
+    reasons = [] if online else ["this node is offline: no root answers"]
+    if error.errno != errno.ETIMEDOUT:
+        suspects = concerned(networks, host, nwid) or [network for network in networks if not network.addresses]
+        reasons += [
+            f"network {format_nwid(network.nwid)} is {network.state.value.replace('_', ' ')}"
+            + (f" ({network.detail})" if network.detail else "")
+            for network in suspects
+            if network.state is not JoinState.OK
+        ]
     if not reasons:
         return error
     return DialError(error.errno, f"{error.strerror}; " + "; ".join(reasons[:3]))

@@ -706,7 +706,10 @@ class Node:
             return opened
         except DialError as error:
             self._dials.failure(error)
-            raise dialing.explained(error, self.networks(), host, nwid) from error
+            raise self._explained(error, host, nwid) from error
+
+    def _explained(self, error: DialError, host: str, nwid: int | None) -> DialError:
+        return dialing.explained(error, self.networks(), host, nwid, online=self._vl1.online)
 
     async def listen(
         self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128, nodelay: bool = True
@@ -728,7 +731,10 @@ class Node:
 
     async def whois(self, ip: str, *, nwid: int | None = None) -> Whois:
         """See NodeApi."""
-        found = await self._supervisor.find_neighbour(ip, nwid=nwid)
+        try:
+            found = await self._supervisor.find_neighbour(ip, nwid=nwid)
+        except DialError as error:
+            raise self._explained(error, ip, nwid) from error
         on = self._memberships.nwid_of.get(found.index)
         if on is None:
             raise DialError(errno.ENETDOWN, f"the network of {ip} was left")
@@ -784,7 +790,10 @@ class Node:
 
     async def ping(self, host: str, *, nwid: int | None = None, size: int = 56, timeout: float = 3.0) -> float:
         """See NodeApi."""
-        return await self._supervisor.ping(host, nwid=nwid, size=size, timeout=timeout)
+        try:
+            return await self._supervisor.ping(host, nwid=nwid, size=size, timeout=timeout)
+        except DialError as error:
+            raise self._explained(error, host, nwid) from error
 
     def capture(self, nwid: int, *, snaplen: int = 65535) -> AsyncIterator[bytes]:
         """See NodeApi."""

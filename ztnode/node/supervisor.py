@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
+from ztnode import unix_sockets
 from ztnode.netstack.config import LOOPED
 from ztnode.netstack.ephemeral import choose_port
 from ztnode.node.api import ConnectionInfo, DialError, Handoff, WorkerInfo
@@ -207,7 +208,7 @@ class Supervisor:
 
     def _socket_path(self, index: int) -> str:
         path = os.path.realpath(self._state / f"worker-{index}.sock")
-        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES and unix_sockets.refusal(path) is None:
             return path
         if self._short_directory is None:
             self._short_directory = tempfile.mkdtemp(prefix="ztnode-")

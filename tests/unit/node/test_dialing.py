@@ -74,10 +74,21 @@ def test_failure_names_the_network_and_its_state() -> None:
     assert concerned([good, waiting, lost], "10.9.1.1", None) == [good]
     assert concerned([good, waiting, lost], "10.9.1.1", 3) == [lost]
     unreachable = DialError(errno.ENETUNREACH, "no joined network has a route to it")
-    told = explained(unreachable, [good, waiting], "192.168.1.1", None)
+    told = explained(unreachable, [good, waiting], "192.168.1.1", None, online=True)
     assert told.errno == errno.ENETUNREACH
     assert "9ad07d01093a69e3 is waiting for authorization (authorize it)" in str(told)
-    assert "not found" in str(explained(DialError(errno.EHOSTUNREACH, "x"), [good, lost], "10.3.0.9", None))
-    assert explained(unreachable, [good], "192.168.1.1", None) is unreachable
+    assert "not found" in str(
+        explained(DialError(errno.EHOSTUNREACH, "x"), [good, lost], "10.3.0.9", None, online=True)
+    )
+    assert explained(unreachable, [good], "192.168.1.1", None, online=True) is unreachable
     refused = DialError(errno.ECONNREFUSED, "x")
-    assert explained(refused, [lost], "10.3.0.9", None) is refused
+    assert explained(refused, [lost], "10.3.0.9", None, online=True) is refused
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT])
+def test_a_call_of_a_node_without_a_root_says_so(number: int) -> None:
+    good = network(1, JoinState.OK, "10.3.0.1/24")
+    failed = DialError(number, "no answer")
+    told = explained(failed, [good], "10.3.0.9", None, online=False)
+    assert told.errno == number and str(told.strerror) == "no answer; this node is offline: no root answers"
+    assert explained(failed, [good], "10.3.0.9", None, online=True) is failed
