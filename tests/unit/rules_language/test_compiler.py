@@ -118,6 +118,7 @@ def test_a_message_says_what_to_do() -> None:
         ("DROP dport 1 ;", "small letters"),
         ("macro m($a,$b) drop dport $a ; ;\ninclude m(1)", r"needs \$a, \$b"),
         ("priority 1 dport 2 ;", "priorities"),
+        ("cap c id 1 accept dport 22;;", '"; ;"'),
     ):
         with pytest.raises(RulesError, match=said.replace("(", r"\(")):
             compile_rules(source)
