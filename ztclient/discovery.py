@@ -116,7 +116,11 @@ def _runtime_directory(environ: Mapping[str, str]) -> str:
     base = environ.get("XDG_RUNTIME_DIR")
     if base and base.startswith("/"):
         return f"{base.rstrip('/')}/ztnode"
-    return f"{tempfile.gettempdir()}/ztnode-{os.getuid()}"
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError:  # there is none that can be written to; a node that is named is found without it
+        temporary = "/tmp"
+    return f"{temporary}/ztnode-{os.getuid()}"
 
 
 def is_private(directory: Path) -> bool:

@@ -20,6 +20,8 @@ QUEUE_POLL = 0.01
 """Seconds between two looks whether the worker has room for one more client."""
 TOKEN_BYTES = 16
 """Length of the token that names a connection."""
+EXHAUSTED = b"\2"
+"""The answer of a worker that has no descriptors left."""
 JOINED = b"\1"
 """The answer of a worker that took the end that it was given."""
 _WAIT = bytes(TOKEN_BYTES)
@@ -32,7 +34,8 @@ def claim(path: str, token: bytes, timeout: float = CLAIM_TIMEOUT) -> socket.soc
     """Connect to the worker's Unix socket, send the token, receive the connected TCP socket (blocking).
 
     Raises FileNotFoundError or PermissionError when the Unix socket is out of this process's reach,
-    ConnectionResetError when the connection or the worker has ended meanwhile.
+    ConnectionResetError when the connection or the worker has ended meanwhile, OSError(EMFILE) where either side has no
+    descriptors left.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)
@@ -128,10 +131,17 @@ def _receive(channel: socket.socket) -> tuple[bytes, socket.socket | None]:
             os.close(descriptor)
         if flags & socket.MSG_CTRUNC:  # it was sent, and there was no room for it in this process
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        if data == EXHAUSTED:
+            raise exhausted()
         return data, None
     connected = socket.socket(fileno=descriptors[0])
     connected.set_inheritable(False)
     return data, connected if connected.type is not socket.SOCK_STREAM else tuned(connected)
+
+
+def exhausted() -> OSError:
+    """What ``EXHAUSTED`` means to whoever wanted a connection."""
+    return OSError(errno.EMFILE, "the node has no file descriptors left for another connection")
 
 
 def _connect(channel: socket.socket, path: str, deadline: float) -> None:

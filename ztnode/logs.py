@@ -48,11 +48,22 @@ def set_up(level: str, form: str, levels: Sequence[str] = ()) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # Whoever read the log may be gone; that is no reason for a traceback with each line.
     logging.raiseExceptions = False
+    set_levels(level, levels)
+
+
+def set_levels(level: str, levels: Sequence[str], before: Sequence[str] = ()) -> None:
+    """From now on, in place of those ``before`` for single packages. Raises ValueError; nothing has changed then."""
+    chosen = {}
     for pair in levels:
         name, separator, one = pair.partition("=")
         if not separator or not name or one.upper() not in logging.getLevelNamesMapping():
             raise ValueError(f"{pair!r} is no level of a logger: write for instance ztnode.vl1=debug")
-        logging.getLogger(name).setLevel(one.upper())
+        chosen[name] = one.upper()
+    logging.getLogger().setLevel(level.upper())
+    for pair in before:
+        logging.getLogger(pair.partition("=")[0]).setLevel(logging.NOTSET)
+    for name, one in chosen.items():
+        logging.getLogger(name).setLevel(one)
 
 
 def _journal_reads() -> bool:

@@ -31,6 +31,7 @@ pthread implementation. It costs about 0.1 µs and is paid a few times per batch
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import tempfile
@@ -333,11 +334,7 @@ class Ring:
 
 def _shared_memory(size: int) -> int:
     """A descriptor of ``size`` zero bytes that no name leads to."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("ztnode-ring", os.MFD_CLOEXEC)
-    else:
-        fd, path = tempfile.mkstemp(prefix="ztnode-ring-")
-        os.unlink(path)  # noqa: PTH108 - pathlib is 10 ms of import time that the worker does without
+    fd = _nameless_file()
     try:
         os.ftruncate(fd, size)
     except OSError:
@@ -346,11 +343,34 @@ def _shared_memory(size: int) -> int:
     return fd
 
 
+def _nameless_file() -> int:
+    if hasattr(os, "memfd_create"):
+        try:
+            return os.memfd_create("ztnode-ring", os.MFD_CLOEXEC)
+        except OSError as error:
+            _raise_if_exhausted(error)
+    # Memory where there is some: what is in a ring need not go to a disk.
+    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    fd, path = tempfile.mkstemp(prefix="ztnode-ring-", dir=shared)
+    os.unlink(path)  # noqa: PTH108 - pathlib is 10 ms of import time that the worker does without
+    return fd
+
+
+def _raise_if_exhausted(error: OSError) -> None:
+    """Whatever else it is, a filter of system calls or an old kernel refuses the call itself: there is another way."""
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise error
+
+
 def _doorbell() -> tuple[int, int]:
     """(read end, write end), both non-blocking; one and the same eventfd on Linux."""
     if hasattr(os, "eventfd"):
-        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        return fd, fd
+        try:
+            fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError as error:
+            _raise_if_exhausted(error)
+        else:
+            return fd, fd
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     os.set_blocking(write_end, False)

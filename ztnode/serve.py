@@ -10,10 +10,10 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ztclient.launch import LOCK_NAME, PIPE_NAME
 from ztnode import plugins
@@ -27,6 +27,9 @@ from ztnode.service_manager import ServiceManager
 from ztnode.sign_on.authority import Authority
 from ztnode.sign_on.members import MemberSignOn
 from ztnode.web.options import WebOptions
+
+if TYPE_CHECKING:
+    from ztnode.web.web_server import Web  # only where --api is given
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +86,8 @@ class Served:
 
     node: Node
     control: ControlServer
+    reloadable: list[Callable[[], bool]]
+    """Each takes the TLS files of some listener as they are now; False where it has none. Raise OSError, ValueError."""
 
     @property
     def addresses(self) -> list[str]:
@@ -117,7 +122,7 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 if options.listed:
-                    stack.enter_context(Registration(server.addresses[0], options.node.state))
+                    _list(stack, server.addresses[0], options.node.state)
                 await stack.enter_async_context(_signing_on(options, node))
                 await stack.enter_async_context(_mapped(options, node, resolver))
                 if options.gateway:
@@ -125,14 +130,28 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
                     log.info("gateway to %s", ", ".join(options.gateway))
                 if options.proxy is not None:
                     await stack.enter_async_context(_proxied(options.proxy, node, resolver))
+                reloadable = [server.reload]
                 if options.api is not None:
-                    await stack.enter_async_context(_api(options.api, node, options.node.state))
-                yield Served(node, server)
+                    web = await stack.enter_async_context(_api(options.api, node, options.node.state))
+                    reloadable.append(web.reload)
+                yield Served(node, server, reloadable)
         finally:
             published.cancel()
             await server.stop(STOP_GRACE)
     finally:
         await node.close()
+
+
+def _list(stack: contextlib.ExitStack | contextlib.AsyncExitStack, address: str, state: Path) -> None:
+    """Let this user's clients find the node; where that cannot be, they need to be told where it is, and no more."""
+    try:
+        stack.enter_context(Registration(address, state))
+    except OSError as error:
+        log.warning(
+            "not listed for clients: %s; they find this node by --state %s (see XDG_RUNTIME_DIR)",
+            error.strerror or error,
+            state,
+        )
 
 
 def _in_memory(options: NodeOptions) -> NodeOptions:
@@ -218,16 +237,26 @@ async def _proxied(options: ProxyOptions, node: Node, resolver: Resolver) -> Asy
 
 
 @contextlib.asynccontextmanager
-async def _api(options: WebOptions, node: Node, state: Path) -> AsyncIterator[None]:
+async def _api(options: WebOptions, node: Node, state: Path) -> AsyncIterator[Web]:
     """The service API. Raises OSError, ValueError."""
     try:
         from ztnode.web import web_server
     except ModuleNotFoundError as error:
-        raise ValueError(f"--api needs {error.name}, which is not installed: pip install 'ztnode[web]'") from None
+        raise _not_installed("--api", error) from None
     home = state / HOME if (state / HOME).is_dir() else state
-    async with web_server.serving(options, node, home) as url:
-        log.info("service API at %s, its token in %s", url, home / web_server.TOKEN)
-        yield
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            web = await stack.enter_async_context(web_server.serving(options, node, home))
+        except ModuleNotFoundError as error:
+            raise _not_installed("--web", error) from None
+        log.info("service API at %s, its token in %s", web.url, home / web_server.TOKEN)
+        if options.page:
+            log.info("page at %s/, to log in with that token", web.url)
+        yield web
+
+
+def _not_installed(option: str, error: ModuleNotFoundError) -> ValueError:
+    return ValueError(f"{option} needs {error.name}, which is not installed: pip install 'ztnode[web]'")
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:
@@ -235,9 +264,13 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
         log.error("connections are carried no more: %s", error)
 
 
-async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda _served: None) -> None:
-    """Serve until SIGTERM, SIGINT or, if told so, the end of standard input; ``ready`` is called when clients can come.
-    Raises as ``serving`` does."""
+async def run(
+    options: ServeOptions,
+    ready: Callable[[Served], None] = lambda _served: None,
+    configure: Callable[[Served], Awaitable[None]] | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT or, if told so, the end of standard input; ``ready`` is called when clients can come,
+    ``configure`` at SIGHUP, after the TLS files were read again. Raises as ``serving`` does."""
     stop = asyncio.Event()
     manager = ServiceManager()
     loop = asyncio.get_running_loop()
@@ -256,7 +289,14 @@ async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda _s
                 await entering
             return
         served = entering.result()
-        loop.add_signal_handler(signal.SIGHUP, _reload, served)
+        reloading: set[asyncio.Task[None]] = set()
+
+        def reload() -> None:
+            task = loop.create_task(_reload(served, configure))
+            reloading.add(task)
+            task.add_done_callback(reloading.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
         ready(served)
         manager.notify(READY="1", STATUS=f"control at {', '.join(served.addresses)}")
         alive = asyncio.create_task(manager.keep_alive())
@@ -266,14 +306,15 @@ async def run(options: ServeOptions, ready: Callable[[Served], None] = lambda _s
         alive.cancel()
 
 
-def _reload(served: Served) -> None:
-    try:
-        if served.control.reload():
-            log.info("the TLS files were read again")
-        else:
-            log.info("SIGHUP: there are no TLS files to read again")
-    except OSError as error:
-        log.error("the TLS files were not read again: %s", error.strerror or error)
+async def _reload(served: Served, configure: Callable[[Served], Awaitable[None]] | None) -> None:
+    for reload in served.reloadable:
+        try:
+            if reload():
+                log.info("the TLS files were read again")
+        except (OSError, ValueError) as error:
+            log.error("the TLS files were not read again: %s", getattr(error, "strerror", None) or error)
+    if configure is not None:
+        await configure(served)
 
 
 def _wait_for_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

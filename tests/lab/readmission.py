@@ -59,6 +59,11 @@ class Member:
         self._settle()
         asyncio.get_running_loop().call_later(1.0, self._say_something)
 
+    def send(self, address: int, verb: int, payload: bytes) -> None:
+        """Send a message."""
+        self.vl1.send(address, verb, payload, time.monotonic())
+        self._settle()
+
     def heard(self) -> float:
         """When the root was last heard, monotonic seconds; these are the same in all processes of a host."""
         peer = self.vl1.peer(self.root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -351,6 +352,33 @@ def newcomer(sides: Sides) -> Iterator[Figure]:
                 here.end(flood)
 
 
+def acquaintance(sides: Sides) -> Iterator[Figure]:
+    """First connections of twenty unknown peers to a leaf under junk."""
+    with lab("acquaintance") as here:
+        here.places.plug("root", ["203.0.113.1/24"])
+        here.places.plug("own", ["203.0.113.4/24"])
+        here.places.plug("crowd", ["203.0.113.5/24"])
+        here.places.plug("attacker", ["203.0.113.66/24"])
+        root = here.host("root", ours=True, arguments=("--root",))  # the other looks into one stranger in 4 s
+        here.make_planet((root, [("203.0.113.1", PORT)]))
+        root.start()
+        own = here.host("own", ours=sides.ours).start()
+        until("online", own.is_online, 60)
+        for number, rate in enumerate((0, 2_000)):
+            command = (*PYTHON, "tests.lab.flood", "junk", "203.0.113.4", str(PORT), str(rate), "90", own.address)
+            flood = here.start("attacker", *command, log=here.folder / "flood.log") if rate else None
+            log = here.folder / f"crowd{number}.json"
+            asking = (*PYTHON, "tests.lab.acquaintances", str(here.planet), own.address, str(20 * number + 20))
+            crowd = here.start("crowd", *asking, log=log)
+            crowd.wait(120)
+            times = json.loads(log.read_text())[20 * number :]
+            within = sum(1 for each in times if each is not None and each <= 1.0)
+            yield Figure(f"leaf under {rate:,} a second: unknown peers not connected within 1 s", 20.0 - within, "", 0)
+            yield Figure("... the slowest", max(10.0 if each is None else each for each in times))
+            if flood is not None:
+                here.end(flood)
+
+
 SCENARIOS: Final[dict[str, Scenario]] = {
     "rebind": rebind,
     "moved": moved,
@@ -367,4 +395,5 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "bonded-peer": bonded,
     "under-attack": under_attack,
     "newcomer": newcomer,
+    "acquaintance": acquaintance,
 }

@@ -89,12 +89,13 @@ def test_a_signal_to_the_whole_group_is_no_death_of_a_worker(state: Path) -> Non
     assert not Path(f"/proc/{worker}").exists()
 
 
-def test_tls_files_are_read_again(state: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("listener", ["--listen", "--api"])
+def test_tls_files_are_read_again(state: Path, tmp_path: Path, listener: str) -> None:
     files = make(tmp_path, "old", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = start(
-        state, "--listen", f"127.0.0.1:{port}", "--tls-cert", str(files.certificate), "--tls-key", str(files.key)
+        state, listener, f"127.0.0.1:{port}", "--tls-cert", str(files.certificate), "--tls-key", str(files.key)
     )
     wait_ready(process, state)
     old = ssl.get_server_certificate(("127.0.0.1", port))
@@ -111,6 +112,27 @@ def test_tls_files_are_read_again(state: Path, tmp_path: Path) -> None:
     )
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
+
+
+def test_the_configuration_is_read_again(state: Path, tmp_path: Path) -> None:
+    config = tmp_path / "ztnode.toml"
+    config.write_text('workers = 1\nlog = ["ztnode.node=error"]\n')
+    process = start(state, "--config", str(config), "--log-format", "json")
+    node = wait_ready(process, state)
+    config.write_text("workers = 'many'\n")
+    process.send_signal(signal.SIGHUP)
+    assert process.stderr is not None
+    refused = next(line for line in process.stderr if "not read again" in line)
+    assert "workers" in refused
+    config.write_text('workers = 2\njoin = ["8056c2e21c000001"]\nlog-level = "warning"\n')
+    process.send_signal(signal.SIGHUP)
+    until(lambda: "8056c2e21c000001" in [network.nwid for network in node.networks()], what="it is not joined")
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    records = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    told = [record["message"] for record in records if record["level"] in ("error", "warning")]
+    assert len(told) == 1 and told[0].endswith("the next start only: workers"), said
+    assert "stopping" not in said, "warnings and errors alone by now"
 
 
 def _directory(path: Path) -> Path:
@@ -203,3 +225,53 @@ def test_process_1_of_a_container(state: Path) -> None:
 def children(pid: int) -> list[int]:
     """The processes that ``pid`` has started."""
     return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("kind", ["open to all", "of somebody else", "a file", "not there"])
+def test_a_runtime_directory_that_is_no_use_is_a_warning(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    runtime = tmp_path / "run"
+    if kind == "a file":
+        runtime.write_text("")
+    elif kind == "not there":
+        runtime = Path("/proc/nothing/there")
+    else:
+        (runtime / "ztnode").mkdir(parents=True)
+        (runtime / "ztnode").chmod(0o755)
+        if kind == "of somebody else":
+            if os.geteuid():
+                pytest.skip("needs root, to give a directory away")
+            (runtime / "ztnode").chmod(0o700)
+            os.chown(runtime / "ztnode", 12345, 12345)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    process = run([argument for argument in command(state) if argument != "--unlisted"])
+    wait_ready(process, state)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said.count("not listed for clients") == 1 and "Traceback" not in said, said
+
+
+READ_ONLY = """
+set -e
+mount --make-rprivate /
+mount --bind "$1" "$1"
+while read -r _ _ _ _ where _; do
+    case "$where" in /proc*|/sys*|/dev|/dev/pts|"$1") ;; *) mount -o remount,bind,ro "$where" ;; esac
+done < /proc/self/mountinfo
+! touch "$1/../elsewhere" /tmp/elsewhere 2> /dev/null
+shift
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(bool(namespaces()), reason=namespaces() or "-")
+def test_nothing_but_the_state_directory_can_be_written_to(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_RUNTIME_DIR", "HOME", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    whole = [argument for argument in command(state) if argument != "--unlisted"]
+    process = run(["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(state), *whole])
+    wait_ready(process, state)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said.count("not listed for clients") == 1 and "Traceback" not in said, said

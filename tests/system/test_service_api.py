@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+import ztclient
 from tests.system import controller_uis
-from tests.system.harness import Overlay, until
+from tests.system.harness import PORT, Overlay, ipv4, until
 from ztnode.embedded import EmbeddedMember
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/service_api.json").read_text())
@@ -190,6 +191,63 @@ def test_ready_when_the_networks_can_be_used(api: Api, overlay: Overlay) -> None
     status, reason = asked("/readyz")
     assert status == 503 and "1234567890abcdef" in reason
     api.member.node.leave("1234567890abcdef")
+
+
+def test_the_metrics_of_a_node_at_work(api: Api, overlay: Overlay) -> None:
+    """All that the dashboard and the alert rules name is there, and tells what happens."""
+    nwid = overlay.nwid
+    ipv4(api.member, nwid)
+
+    def scraped(token: str = "") -> dict[str, float]:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", api.port, timeout=20)) as connection:
+            secret = token or (api.member.state / "zerotier/metricstoken.secret").read_text()
+            connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {secret}"})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            assert answer.status == (401 if token == "wrong" else 200)
+        samples = (line.rpartition(" ") for line in text.splitlines() if line[:1] not in ("#", "{"))
+        return {name: float(value) for name, _, value in samples}
+
+    scraped("wrong")
+    before = scraped(api.token)
+    url = f"http://{overlay.ip}:{PORT}/100000"
+    with ztclient.create_connection((overlay.ip, PORT), node=api.member.node) as connection:
+        connection.sendall(b"GET /100000 HTTP/1.1\r\nHost: x\r\n\r\n")
+        got = 0
+        while got < 100_000:
+            got += len(connection.recv(65536))
+        until(lambda: scraped().get('ztnode_tcp_connections{state="established",worker="0"}') == 1, what=url)
+        now = scraped()
+    with pytest.raises(ConnectionRefusedError):
+        ztclient.create_connection((overlay.ip, 9), node=api.member.node)
+    for name, least in (
+        (f'ztnode_network_bytes_total{{direction="rx",network_id="{nwid}"}}', 100_000),
+        (f'ztnode_network_frames_total{{direction="tx",network_id="{nwid}"}}', 2),
+        (f'zt_network_packets{{accepted="yes",direction="rx",network_id="{nwid}"}}', 2),
+        ('zt_packet{direction="rx",packet_type="frame"}', 2),
+        ('zt_packet{direction="tx",packet_type="frame"}', 2),
+        ('zt_data{direction="rx",protocol="udp"}', 100_000),
+        (f'zt_peer_packets{{direction="rx",node_id="{overlay.alpha.node.status().address}"}}', 2),
+        ("ztnode_dial_seconds_count", 1),
+        ('ztnode_ring_frames_total{direction="to_worker"}', 2),
+    ):
+        assert now[name] - before.get(name, 0) >= least, name
+    after = scraped()
+    assert after['ztnode_dial_failures_total{error="ECONNREFUSED"}'] == 1
+    assert after[f'ztnode_network_up{{network_id="{nwid}",state="ok"}}'] == 1
+    assert any(name.startswith("zt_peer_latency_bucket{") and after[name] for name in after)
+    for peer in api.member.node.peers():
+        assert after[f'zt_peer_path_count{{node_id="{peer.address}",status="alive"}}'] >= bool(peer.paths)
+    there = {name.partition("{")[0] for name in after}
+    there |= {name.removesuffix("_bucket") for name in there}
+    root = Path(__file__).parents[2]
+    texts = [(root / "deploy" / name).read_text() for name in ("alerts.yml", "grafana-dashboard.json")]
+    # In the manual, the rows of its tables.
+    texts.append("\n".join(re.findall(r"^\| (`[^|]*)\|", (root / "docs/OPERATING.md").read_text(), re.MULTILINE)))
+    for text in texts:
+        named = set(re.findall(r"\b(?:zt|ztnode|controller|process)_[a-zA-Z_]+", text))
+        assert len(named) >= 10 and named - there <= {"ztnode_network_drops_total"}, "it comes with the first drop"
+    assert api.ask("DELETE", f"/network/{nwid}") == (200, {"result": True})
 
 
 def test_silent_connections_are_bounded_and_leave_no_line(api: Api) -> None:

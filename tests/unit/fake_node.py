@@ -132,6 +132,7 @@ class FakeNode:
         self.known: dict[int, NetworkInfo] = {NWID: configured(NWID)}
         self.on_join = configured
         self.orbited: dict[int, MoonInfo] = {}
+        self.traffic: dict[int, tuple[int, int]] = {}
         self.failing: Exception | None = None
         self.dials: list[tuple[str, int, int | None, float]] = []
         self.nodelay: list[bool] = []
@@ -268,6 +269,15 @@ class FakeNode:
             PeerInfo(0x99937780CD, "leaf", "", -1.0, False, ()),
             PeerInfo(0x3A46F1BF30, "planet", "1.14.1", 21.5, True, (PathInfo("198.51.100.2:9993", True, 1.0, -1.0),)),
         ]
+
+    def peer(self, address: int) -> PeerInfo | None:
+        return next((peer for peer in self.peers() if peer.address == address), None)
+
+    def peer_traffic(self, address: int) -> tuple[int, int] | None:
+        return self.traffic.get(address)
+
+    def network_traffic(self, nwid: int) -> tuple[int, int] | None:
+        return self.traffic.get(nwid)
 
     def moons(self) -> Sequence[MoonInfo]:
         return list(self.orbited.values())

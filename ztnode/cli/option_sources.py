@@ -22,6 +22,7 @@ from ztnode.cli.common import EXISTING_FILE, describe
 CONFIG: Final = "config"
 """The option that names the file."""
 _CONFIG_VARIABLE: Final = "ZTNODE_CONFIG"
+_ARGUMENTS: Final = "ztnode.arguments"
 MAX_FILE_BYTES: Final = 1 << 20
 
 _VARIABLES: Final = {
@@ -36,6 +37,11 @@ _UNSETTABLE: Final = {CONFIG, "help", "isolated", "json"}
 
 class ConfigurableCommand(click.Command):
     """A command with ``--config FILE``, whose every option has a variable."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click.Command."""
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -60,6 +66,13 @@ class ConfigurableCommand(click.Command):
                 help="Options in TOML: keys are their long names. The command line and the environment come first.",
             )
         )
+
+
+def read_again(ctx: click.Context) -> dict[str, Any]:
+    """The parameters of a command that runs, from the same arguments and what environment and file say now. Raises
+    click.ClickException."""
+    with ctx.command.make_context(ctx.info_name, list(ctx.meta[_ARGUMENTS]), parent=ctx.parent) as fresh:
+        return fresh.params
 
 
 def settings(command: click.Command) -> dict[str, click.Option]:

@@ -30,14 +30,15 @@ SOURCE_FILE = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=
 def rules(node: ztclient.Node, nwid: str, as_json: bool) -> None:
     """Show the rules of the network NWID that are in force at this node, with its own capabilities and tags, in the
     language of `ztnode controller rules`."""
-    from ztnode.rules_language import decompile
+    from ztnode.rules_language import decompile, parse_tables
 
     found = node.rules(nwid)
     if as_json:
         print_json(found)
         return
     carried = "".join(f"# This node carries the tag {tag} with the value {value}.\n" for tag, value in found.tags)
-    text = decompile(_parsed(found.rules), _capabilities(found.capabilities), [(tag, None) for tag, _ in found.tags])
+    tags = [(tag, None) for tag, _ in found.tags]
+    text = decompile(parse_tables(found.rules), _capabilities(found.capabilities), tags)
     click.echo(carried + text, nl=False)
 
 
@@ -152,39 +153,17 @@ def _show(network: ControllerNetwork, as_json: bool) -> None:
                 "source": network.rules_source,
             }
         )
-    elif network.rules_source and _is_of(network.rules_source, network):
-        click.echo(network.rules_source, nl=not network.rules_source.endswith("\n"))
     else:
-        from ztnode.rules_language import decompile
+        from ztnode.rules_language import current_text, parse_tables
 
-        if network.rules_source:
-            click.echo("# The kept text is not that of the rules in force, which are these.\n")
-        click.echo(decompile(_parsed(network.rules), _capabilities(network.capabilities), network.tags), nl=False)
-
-
-def _is_of(source: str, network: ControllerNetwork) -> bool:
-    """Whether the text compiles to what is in force."""
-    from ztnode.rules_language import RulesError, compile_rules
-
-    try:
-        compiled = compile_rules(source)
-    except RulesError:
-        return False
-    return (
-        _parsed(compiled.rules) == _parsed(network.rules)
-        and _capabilities(compiled.capabilities) == _capabilities(network.capabilities)
-        and [(tag["id"], tag["default"]) for tag in compiled.tags] == list(network.tags)
-    )
+        rules, capabilities = parse_tables(network.rules), _capabilities(network.capabilities)
+        click.echo(current_text(network.rules_source, rules, capabilities, network.tags), nl=False)
 
 
 def _capabilities(table: Sequence[Mapping[str, Any]]) -> list[tuple[int, bool, list[Rule]]]:
-    return [(each["id"], each.get("default", False), _parsed(each["rules"])) for each in table]
+    from ztnode.rules_language import parse_tables
 
-
-def _parsed(table: Sequence[Mapping[str, Any]]) -> list[Rule]:
-    from ztnode.wire.rules import parse_rule_json
-
-    return [parse_rule_json(rule) for rule in table]
+    return [(each["id"], each.get("default", False), parse_tables(each["rules"])) for each in table]
 
 
 def _print_compiled(compiled: CompiledRules, as_json: bool) -> None:

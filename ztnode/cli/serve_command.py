@@ -50,6 +50,8 @@ class TrustedPath(Parameter["TrustedNetwork"]):
 _OF_LISTEN: Final = ("client_ca", "token_file")
 _OF_EITHER: Final = ("tls_cert", "tls_key", "insecure")
 _OF_CONTROLLER: Final = ("sso_listen", "sso_url")
+WEB_ADDRESS: Final = "127.0.0.1:9993"
+"""Where --web is without --api."""
 _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
 
 
@@ -60,6 +62,7 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
         "ztnode serve --state ./st --join 9ad07d01093a69e3",
         "ztnode serve --state ./st --listen 127.0.0.1:7447",
         "ztnode serve --state ./st -L 5432:10.121.15.7:5432 -R 80:127.0.0.1:8000",
+        "ztnode serve --state ./st --controller --web",
         "ztnode serve --config /etc/ztnode.toml",
     ),
 )
@@ -180,6 +183,12 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     help="Serve the HTTP API of zerotier-one there, for zerotier-cli and user interfaces; needs ztnode[web].",
 )
 @click.option(
+    "--web",
+    is_flag=True,
+    help=f"Serve a page for browsers where --api is, or at {WEB_ADDRESS}: the node and, with --controller, its "
+    "networks. Log in with what is in zerotier/authtoken.secret in the state directory.",
+)
+@click.option(
     "--sso-port",
     type=click.IntRange(1, 65535),
     metavar="N",
@@ -258,6 +267,7 @@ def serve(
     gateway_targets: tuple[str, ...],
     gateway_excepted: tuple[str, ...],
     api: str | None,
+    web: bool,
     sso_port: int,
     sso_listen: LocalAddress | None,
     sso_url: str | None,
@@ -272,6 +282,8 @@ def serve(
     refuse_contradictions(ctx)
     refuse_odd_words(proxy_protocol, forwarded_for, flat(exposes))
     step_aside()
+    if web and api is None:
+        api = WEB_ADDRESS
 
     # The node starts processes and none of them uses this one's channels; gRPC's fork handlers would only say on stderr
     # each time that they were skipped. It reads this when it is imported.
@@ -280,6 +292,7 @@ def serve(
     import uvloop
 
     from ztnode import logs
+    from ztnode.cli.reconfiguration import Reconfiguration
     from ztnode.control.control_server import TcpOptions
     from ztnode.descriptors import raise_descriptor_limit
     from ztnode.node.node import DEFAULT_PORT, NodeOptions
@@ -314,7 +327,7 @@ def serve(
         proxy=None if not isinstance(proxy, TcpAddress) else ProxyOptions(proxy, proxy_direct, proxy_credentials),
         gateway=gateway_targets,
         gateway_excepted=gateway_excepted,
-        api=None if api is None else WebOptions(_with_host(api), tls_cert, tls_key, insecure),
+        api=None if api is None else WebOptions(_with_host(api), tls_cert, tls_key, insecure, web),
         sso_port=sso_port,
         sso_listen=sso_listen if isinstance(sso_listen, TcpAddress) else None,
         listed=not unlisted,
@@ -329,7 +342,7 @@ def serve(
         else:
             click.echo(f"node {address} is up; control at {', '.join(served.addresses)}", err=True)
 
-    uvloop.run(run(options, ready))
+    uvloop.run(run(options, ready, Reconfiguration(ctx).apply))
 
 
 def _refuse_clear_tokens(option: str, address: str) -> None:
@@ -350,8 +363,9 @@ def refuse_contradictions(ctx: click.Context) -> None:
     # What the environment has may be there for clients, such as ZTNODE_TOKEN_FILE.
     if ctx.params["listen"] is None and any(given(ctx, name) for name in _OF_LISTEN):
         raise click.UsageError("--client-ca and --token-file belong to --listen")
-    if ctx.params["listen"] is None and ctx.params["api"] is None and any(given(ctx, name) for name in _OF_EITHER):
-        raise click.UsageError("--tls-cert, --tls-key and --insecure belong to --listen or --api")
+    served = any(ctx.params[name] for name in ("listen", "api", "web"))
+    if not served and any(given(ctx, name) for name in _OF_EITHER):
+        raise click.UsageError("--tls-cert, --tls-key and --insecure belong to --listen, --api or --web")
     for name in ("listen", "api"):
         if ctx.params[name] is not None and ctx.params["tls_cert"] is None and not ctx.params["insecure"]:
             _refuse_clear_tokens(f"--{name}", ctx.params[name])

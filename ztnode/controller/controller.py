@@ -266,6 +266,20 @@ class Controller:
         members = self._database.members(nwid)
         return len(members), sum(member.authorized for member in members)
 
+    @property
+    def changes(self) -> Counter[str]:
+        """See ``Database``."""
+        return self._database.changes
+
+    @property
+    def waiting(self) -> int:
+        """How many members wait to be told of a change."""
+        return len(self._pushes)
+
+    def count_all(self) -> tuple[int, int]:
+        """(networks, members of all of them)."""
+        return len(self._database), self._database.total()
+
     def authorizes(self, nwid: int, address: int) -> bool:
         """Whether a node is an authorized member of a network of ours."""
         member = self._database.member(nwid, address)
@@ -292,7 +306,7 @@ class Controller:
         for ip in set(member.ip_assignments) - set(before.ip_assignments):
             holder = self._database.holder(nwid, ip)
             if holder is not None and holder != address:
-                raise ControllerError(f"{ip} is assigned to the member {format_address(holder)}")
+                raise ControllerError(f"ipAssignments: {ip} is assigned to the member {format_address(holder)}")
         if member.authorized and not before.authorized:
             member = replace(member, last_authorized_time=wall, authorized_by="api")
         elif before.authorized and not member.authorized:
@@ -410,6 +424,7 @@ class Controller:
     def _end_log_ins(self, now: float, wall: int) -> None:
         while self._endings and self._endings[0][0] <= now:
             _, key = heapq.heappop(self._endings)
+            self.counters["log_ins_checked"] += 1
             self._ending.discard(key)
             network, member = self._database.network(key[0]), self._database.member(*key)
             if network is None or member is None or not member.authorized:
@@ -436,6 +451,7 @@ class Controller:
         if not self._may_ask(nwid, address, now):
             self.counters["drop_request_too_soon"] += 1
             return
+        self.counters["requests"] += 1
         admitted = self._admit(peer.identity, request, packet_id, now, wall)
         if isinstance(admitted, int):
             self._refuse(nwid, address, packet_id, admitted, now, wall)

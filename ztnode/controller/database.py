@@ -46,6 +46,9 @@ class Database:
         self._commit = commit
         self._entries: dict[int, _Entry] = {}
         self._unsaved: dict[str, bytes | None] = {}
+        self.changes: Counter[str] = Counter()
+        """Changes to networks and members, for whatever reason; how many of those changed one that was there; and how
+        often members were authorized and deauthorized (controller/DB.cpp, ``_networkChanged``, ``_memberChanged``)."""
 
     def load(self, documents: Mapping[str, bytes]) -> None:
         """Take what the state store has. Raises ControllerError that names the document at fault."""
@@ -109,6 +112,8 @@ class Database:
             return network
         network = replace(network, revision=network.revision + 1)
         self._save(network_key(network.nwid), build_document(build_network(network)), asked=True)
+        self.changes["networks"] += 1
+        self.changes["networks_changed"] += entry is not None
         if entry is None:
             self._entries[network.nwid] = _Entry(network)
         else:
@@ -120,6 +125,7 @@ class Database:
         entry = self._entries[nwid]
         # The network first: ``load`` does away with members that have none.
         self._save(network_key(nwid), None, asked=True)
+        self.changes["networks"] += 1
         for address in entry.members:
             self._save(member_key(nwid, address), None, asked=False)
         del self._entries[nwid]
@@ -140,6 +146,10 @@ class Database:
         entry = self._entries.get(nwid)
         return None if entry is None else entry.members.get(address)
 
+    def total(self) -> int:
+        """How many members all networks have."""
+        return sum(len(entry.members) for entry in self._entries.values())
+
     def count(self, nwid: int) -> int:
         """How many members the network has. KeyError if there is no such network."""
         return len(self._entries[nwid].members)
@@ -153,6 +163,7 @@ class Database:
             return member
         member = replace(member, revision=member.revision + 1)
         self._save(member_key(member.nwid, member.address), build_document(build_member(member)), asked=asked)
+        self._count(old is not None and old.authorized, member.authorized)
         if old is not None:
             self._unindex(entry, old)
         self._index(entry, member)
@@ -163,8 +174,16 @@ class Database:
         entry = self._entries[nwid]
         member = entry.members[address]
         self._save(member_key(nwid, address), None, asked=asked)
+        self._count(member.authorized, False)
         del entry.members[address]
         self._unindex(entry, member)
+
+    def _count(self, was_authorized: bool, is_authorized: bool) -> None:
+        self.changes["members"] += 1
+        if was_authorized == is_authorized:
+            self.changes["members_changed"] += 1
+        else:
+            self.changes["members_authorized" if is_authorized else "members_deauthorized"] += 1
 
     # What answering a request needs
 

@@ -4,6 +4,7 @@ that, and tells watchers what changed. Glue alone; what the settings mean is the
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
@@ -14,6 +15,7 @@ from ztnode.controller.address_pools import managed_addresses
 from ztnode.controller.controller import ONLINE_SECONDS
 from ztnode.controller.documents import ControlledMember, ControlledNetwork
 from ztnode.node.conflation import Conflation
+from ztnode.node.figures import ControllerFigures
 from ztnode.node.wall_clock import wall_clock
 
 
@@ -25,24 +27,29 @@ class Administration:
         """``carry_out`` has the node keep and send what the controller has left behind; it should call ``publish``."""
         self._controller = controller
         self._carry_out = carry_out
+        self._reads: Counter[str] = Counter()
         self._watchers: Conflation[tuple[int, int | None], ControllerEvent] = Conflation()
 
     # Reading
 
     def networks(self) -> list[ControlledNetwork]:
         """All networks by id."""
+        self._reads["network_list"] += 1
         return self._controller.networks()
 
     def network(self, nwid: int) -> ControlledNetwork:
         """One network."""
+        self._reads["network"] += 1
         return self._controller.network(nwid)
 
     def members(self, nwid: int) -> list[ControlledMember]:
         """All members by address."""
+        self._reads["member_list"] += 1
         return self._controller.members(nwid)
 
     def member(self, nwid: int, address: int) -> ControlledMember:
         """One member."""
+        self._reads["member"] += 1
         return self._controller.member(nwid, address)
 
     def count_members(self, nwid: int) -> tuple[int, int]:
@@ -63,6 +70,14 @@ class Administration:
         """Whether it asked within the last two refresh periods."""
         age = self.last_seen_age(member)
         return age is not None and age < ONLINE_SECONDS
+
+    def figures(self) -> ControllerFigures:
+        """What the controller has counted."""
+        networks, members = self._controller.count_all()
+        controller = self._controller
+        return ControllerFigures(
+            networks, members, controller.waiting, controller.counters, self._reads, controller.changes
+        )
 
     # Changing
 

@@ -142,6 +142,9 @@ class WorkerInfo:
     connections: int
     restarts: int
     counters: dict[str, int] = field(default_factory=dict)
+    gauges: dict[str, int] = field(default_factory=dict)
+    """TCP connections by state (``tcp_established`` and the like), and of their round trips the sum, the longest and
+    how many there are: ``rtt_sum`` and ``rtt_max`` in microseconds, ``rtt_count``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,16 @@ class NodeApi(Protocol):
     def networks(self) -> Sequence[NetworkInfo]: ...
     def network(self, nwid: int) -> NetworkInfo | None: ...
     def peers(self) -> Sequence[PeerInfo]: ...
+
+    def peer(self, address: int) -> PeerInfo | None:
+        """The one with this ZeroTier address; None while the node does not know it."""
+
+    def peer_traffic(self, address: int) -> tuple[int, int] | None:
+        """Packets that came from a peer and that went to it so far; None while the node does not know it."""
+
+    def network_traffic(self, nwid: int) -> tuple[int, int] | None:
+        """Bytes of the Ethernet frames that came from members of a network and that went to them so far; None: it is
+        not joined."""
 
     def moons(self) -> Sequence[MoonInfo]: ...
 

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 
 from ztclient.aio import handoff as client
+from ztclient.handoff import EXHAUSTED, exhausted
 from ztclient.loopback import reset_on_close
 from ztnode.node.api import Handoff
 
@@ -27,7 +28,9 @@ async def claim_records(handoff: Handoff) -> socket.socket:
         async with client.worker_channel(handoff.path) as channel:
             channel.send(handoff.token)
             await client.readable(channel)
-            _data, descriptors, _flags, _address = socket.recv_fds(channel, 1, 1)
+            data, descriptors, _flags, _address = socket.recv_fds(channel, 1, 1)
+    if data == EXHAUSTED:
+        raise exhausted()
     if not descriptors:
         raise OSError(errno.ECONNRESET, "the UDP socket was gone before it was claimed")
     records = socket.socket(fileno=descriptors[0])
@@ -49,7 +52,10 @@ async def give(handoff: Handoff, connected: socket.socket, way_back: socket.sock
                         channel, [handoff.token], [each.fileno() for each in (connected, way_back) if each is not None]
                     )
                     await client.readable(channel)
-                    if not channel.recv(1):
+                    answer = channel.recv(1)
+                    if answer == EXHAUSTED:
+                        raise exhausted()
+                    if not answer:
                         raise ConnectionResetError(errno.ECONNRESET, "the connection ended before it was joined")
             except BaseException:
                 reset_on_close(connected)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,6 +38,7 @@ from ztnode.node.api import (
     Whois,
 )
 from ztnode.node.conflation import Conflation
+from ztnode.node.figures import DatagramFigures, Dials, NodeFigures
 from ztnode.node.gateways import Gateways
 from ztnode.node.home import Home
 from ztnode.node.identity_pool import IdentityChecks, generate_identity, usable_cores
@@ -57,6 +58,7 @@ from ztnode.vl1 import (
     Online,
     PathMtuFound,
     PathNotTrusted,
+    Peer,
     PeerShared,
     PlanetUpdated,
     Vl1,
@@ -183,6 +185,8 @@ class Node:
         self._state_lost = False
         self._avoided_interfaces: tuple[str, ...] = ()
         self._send_drops = 0
+        self._received = self._bytes_received = self._sent = self._bytes_sent = 0
+        self._dials = Dials()
         self._favor_at = 0.0
         self._closed = False
 
@@ -335,6 +339,8 @@ class Node:
         now = time.monotonic()
         crowd = len(datagrams) >= CROWD
         refused = self._vl1.refused if crowd else 0
+        self._received += len(datagrams)
+        self._bytes_received += sum([len(data) for data, _ in datagrams])
         self._vl1.receive(datagrams, now)
         self._pump(now)
         if now >= self._favor_at and isinstance(self._transport, TellsPeersApart):
@@ -389,6 +395,8 @@ class Node:
             self._documents.keep(self.controller.changed_documents())
         send = self._transport.send
         for endpoint, datagrams in self._vl1.to_send():
+            self._sent += len(datagrams)
+            self._bytes_sent += sum(map(len, datagrams))
             self._send_drops += send(endpoint, datagrams)
 
     # Timers and events
@@ -545,6 +553,17 @@ class Node:
             tcp_relay=isinstance(self._transport, TcpRelay) and self._transport.is_active,
         )
 
+    def figures(self) -> NodeFigures:
+        """What was counted."""
+        return NodeFigures(
+            traffic=self._vl1.traffic,
+            peers=self._vl1.peers(),
+            datagrams=DatagramFigures(self._received, self._bytes_received, self._sent, self._bytes_sent),
+            networks=self._vl2.figures(),
+            dials=self._dials,
+            controller=None if self.administration is None else self.administration.figures(),
+        )
+
     def _conflict(self) -> str:
         """What is wrong with our identity, and what to do about it."""
         if self._collided:
@@ -597,10 +616,30 @@ class Node:
 
     def peers(self) -> Sequence[PeerInfo]:
         """See NodeApi."""
+        return self._described(self._vl1.peers())
+
+    def peer(self, address: int) -> PeerInfo | None:
+        """See NodeApi."""
+        found = self._vl1.peer(address)
+        return None if found is None else self._described([found])[0]
+
+    def peer_traffic(self, address: int) -> tuple[int, int] | None:
+        """See NodeApi."""
+        found = self._vl1.peer(address)
+        return None if found is None else (found.received, found.sent)
+
+    def network_traffic(self, nwid: int) -> tuple[int, int] | None:
+        """See NodeApi."""
+        for network in self._vl2.figures():
+            if network.nwid == nwid:
+                return network.bytes_received, network.bytes_sent
+        return None
+
+    def _described(self, peers: Iterable[Peer]) -> list[PeerInfo]:
         now = time.monotonic()
         roots = {root.identity.address for root in self._vl1.planet.roots}
         moon_roots = {root.identity.address for moon in self._vl1.moons for root in moon.roots}
-        return [snapshots.peer(peer, roots, moon_roots, now) for peer in self._vl1.peers()]
+        return [snapshots.peer(peer, roots, moon_roots, now) for peer in peers]
 
     def moons(self) -> Sequence[MoonInfo]:
         """See NodeApi."""
@@ -660,9 +699,13 @@ class Node:
         async def once(left: float) -> Handoff:
             return await self._supervisor.dial(host, port, nwid=nwid, timeout=left, token=token, nodelay=nodelay)
 
+        started = time.monotonic()
         try:
-            return await dialing.persist(once, is_lonely, timeout)
+            opened = await dialing.persist(once, is_lonely, timeout)
+            self._dials.opened.observe(time.monotonic() - started)
+            return opened
         except DialError as error:
+            self._dials.failure(error)
             raise dialing.explained(error, self.networks(), host, nwid) from error
 
     async def listen(
@@ -706,7 +749,7 @@ class Node:
             mac=found.mac,
             address=address,
             public_identity="" if identity is None else identity.build_text(),
-            peer=next((each for each in self.peers() if each.address == address), None),
+            peer=self.peer(address),
             name=name,
         )
 

@@ -446,6 +446,7 @@ class Supervisor:
                 slot.process.stats.connections if slot.process is not None else 0,
                 slot.restarts,
                 slot.process.stats.counters if slot.process is not None else {},
+                slot.process.stats.gauges if slot.process is not None else {},
             )
             for slot in self._slots
         )

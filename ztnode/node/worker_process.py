@@ -72,7 +72,7 @@ class WorkerProcess:
         self.index = index
         self.path = path
         """Of its hand-off socket."""
-        self.stats = protocol.Stats(0, {})
+        self.stats = protocol.Stats(0, {}, {})
         self.groups: dict[int, frozenset[int]] = {}
         """The MACs of the multicast groups that its sockets have joined, by the index of the port."""
         self._on_frames = on_frames

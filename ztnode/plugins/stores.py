@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -13,6 +16,8 @@ from typing import Final
 from ztnode.atomic_file import SCRATCH_PREFIX, SCRATCH_SUFFIX, sync_directory, write_atomically
 from ztnode.hookspecs import StateStore, hookimpl
 from ztnode.plugins.url_scheme import url_scheme
+
+log = logging.getLogger(__name__)
 
 LOCK: Final = ".ztnode.lock"
 MAX_VALUE_BYTES: Final = 1 << 20
@@ -34,9 +39,9 @@ class FileStore:
         """Open, making the directory where there is none. Raises OSError: not writable, or in use."""
         self._root = root
         self._made = not root.exists()
-        while (lock := _locked(root)) is None:
+        while (held := _locked(root)) is None:
             pass  # whoever had it removed it with all the rest this moment
-        self._lock = lock
+        self._lock, self._name = held
         self._remove_scratch()
 
     def read(self, key: str) -> bytes | None:
@@ -80,6 +85,8 @@ class FileStore:
                 with contextlib.suppress(OSError):
                     self._root.rmdir()
         os.close(self._lock)
+        if self._name is not None:
+            self._name.close()
 
     def _path(self, key: str) -> Path:
         """Where a key is kept. Raises OSError where a link would lead out of the directory: it is ours, what it points
@@ -101,24 +108,55 @@ class FileStore:
                 path.unlink()
 
 
-def _locked(root: Path) -> int | None:
-    """The descriptor of the directory's lock, made where there is none; None if the file was removed meanwhile, so that
-    another node would not find it locked. Raises OSError: not writable, or in use."""
+def _locked(root: Path) -> tuple[int, socket.socket | None] | None:
+    """The descriptor of the directory's lock, made where there is none, and what stands for it where the file system
+    has no locks; None if the file was removed meanwhile, so that another node would not find it locked. Raises OSError:
+    not writable, or in use."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     refuse_other_owner(root)
     refuse_running_service(root)
     lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    name = None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise _in_use(root) from None
+            name = _named(lock, root, error)
         if os.path.samestat(os.fstat(lock), (root / LOCK).stat()):
-            return lock
+            return lock, name
     except FileNotFoundError:
         pass
-    except BlockingIOError as error:
+    except BaseException:
         os.close(lock)
-        raise OSError(error.errno, "in use by another node; stop that one or give another --state", str(root)) from None
+        raise
     os.close(lock)
+    if name is not None:
+        name.close()
     return None
+
+
+def _in_use(root: Path) -> OSError:
+    return OSError(errno.EAGAIN, "in use by another node; stop that one or give another --state", str(root))
+
+
+def _named(lock: int, root: Path, refused: OSError) -> socket.socket | None:
+    """Where files cannot be locked (NFS without its lock service, some of FUSE): on Linux a name that the kernel gives
+    to one process of this host at a time, and takes back at its end. Raises OSError: in use."""
+    why = f"{root}: its file system has no locks ({refused.strerror})"
+    if sys.platform != "linux":
+        log.warning("%s: see to it yourself that no second node uses it", why)
+        return None
+    found = os.fstat(lock)
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        name.bind(f"\0ztnode-state-{found.st_dev}-{found.st_ino}")
+    except OSError:
+        name.close()
+        raise _in_use(root) from None
+    log.warning("%s: a second node of this host is kept out, one of another host is not", why)
+    return name
 
 
 def refuse_other_owner(root: Path) -> None:

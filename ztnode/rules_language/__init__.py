@@ -9,6 +9,16 @@ Facts: rule-compiler/rule-compiler.js of ZeroTierOne 1.14.1.
 from ztnode.rules_language.compiler import CompiledRules, compile_rules
 from ztnode.rules_language.decompiler import decompile
 from ztnode.rules_language.definitions import TagDefinition
+from ztnode.rules_language.kept_text import current_text, is_text_of, parse_tables
 from ztnode.rules_language.rules_error import RulesError
 
-__all__ = ["CompiledRules", "RulesError", "TagDefinition", "compile_rules", "decompile"]
+__all__ = [
+    "CompiledRules",
+    "RulesError",
+    "TagDefinition",
+    "compile_rules",
+    "current_text",
+    "decompile",
+    "is_text_of",
+    "parse_tables",
+]

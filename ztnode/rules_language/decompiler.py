@@ -93,9 +93,9 @@ def _action(rule: Rule) -> str | None:
     word = _WORDS.get(rule.type)
     if word is None or not isinstance(rule.value, Forward):
         return word
-    target = format_address(rule.value.address)
     if rule.value.flags or rule.value.address >> 40:
         return None
+    target = format_address(rule.value.address)
     if rule.type == _T.ACTION_REDIRECT:
         return None if rule.value.length else f"{word} {target}"
     return f"{word} {rule.value.length} {target}"

@@ -2,6 +2,7 @@
 
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
+from ztnode.vl1.traffic import Traffic
 from ztnode.vl1.vl1 import Vl1
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_core import Message
@@ -36,6 +37,7 @@ __all__ = [
     "PeerShared",
     "PlanetUpdated",
     "SurfaceAddress",
+    "Traffic",
     "Vl1",
     "Vl1Config",
 ]

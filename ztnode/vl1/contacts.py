@@ -21,12 +21,12 @@ from ztnode.vl1.path_mtu import answered_length, question_payload
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
 from ztnode.vl1.topology import Topology
-from ztnode.vl1.transmit import Expected, Transmit
+from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.hello import Hello, Version, WorldVersion, build_hello
 from ztnode.wire.identity import Identity
-from ztnode.wire.packet import CIPHER_POLY1305_NONE, VERB_ECHO, VERB_HELLO
+from ztnode.wire.packet import CIPHER_POLY1305_NONE, VERB_ECHO
 
 PING_PERIOD: Final = 60.0
 """Seconds between two HELLOs to all paths of an active peer (ZT_PEER_PING_PERIOD)."""
@@ -136,8 +136,7 @@ class Contacts:
         sealed = peer.keys.seal(
             packet_id, peer.address, self._identity.address, (plaintext,), CIPHER_POLY1305_NONE, self._config.mtu
         )
-        self._transmit.expect(packet_id, Expected(peer.address, VERB_HELLO, now))
-        self._transmit.put_packet(endpoint, sealed)
+        self._transmit.greet(peer, packet_id, sealed, endpoint, now)
 
     def echo(self, peer: Peer, path: Path, now: float) -> None:
         """Send ECHO along a path. An old peer gets HELLO, which it surely answers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ztnode.histogram import Histogram
 from ztnode.token_bucket import TokenBucket
 from ztnode.vl1.gates import Cutoff, Interval
 from ztnode.vl1.path import EXPIRATION, Path
@@ -47,6 +48,7 @@ class Peer:
         "echo_gate",
         "hello_gate",
         "identity",
+        "invalid",
         "is_replayed",
         "keys",
         "last_frame",
@@ -54,14 +56,17 @@ class Peer:
         "last_receive",
         "last_redirect",
         "last_traffic",
+        "latencies",
         "next_path_push",
         "path",
         "paths",
         "persistent",
         "protocol",
         "push_gate",
+        "received",
         "redirect_pause",
         "redirects",
+        "sent",
         "traffic_from",
         "trusted_until",
         "version",
@@ -105,6 +110,12 @@ class Peer:
         """How often we have asked it, as far as that is counted."""
         self.persistent = False
         """Stay in contact, whether or not there is traffic."""
+        self.received = 0
+        """Authentic packets of it, ``sent``: to it; ``invalid``: in its name, and not authentic."""
+        self.sent = 0
+        self.invalid = 0
+        self.latencies: Histogram | None = None
+        """Round trips in milliseconds; None while there was none."""
         self.push_gate = Cutoff(8, 30.0)  # ZT_PUSH_DIRECT_PATHS_CUTOFF_LIMIT, _TIME
         self.whois_gate = Interval(0.1)  # ZT_PEER_WHOIS_RATE_LIMIT
         self.hello_gate = TokenBucket(5, 20)

@@ -10,6 +10,7 @@ from typing import Final
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.topology import Topology
+from ztnode.vl1.traffic import Traffic
 from ztnode.vl1.trusted_paths import TrustedPaths
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import compress
@@ -24,6 +25,7 @@ from ztnode.wire.packet import (
     OFFSET_PAYLOAD,
     PROTOCOL_VERSION_AES,
     VERB_ECHO,
+    VERB_HELLO,
     build_trusted,
     packet_id,
 )
@@ -62,9 +64,15 @@ class Transmit:
     """Seals packets and queues datagrams. Its owner takes them with ``take``."""
 
     def __init__(
-        self, topology: Topology, random: Callable[[int], bytes], mtu: int, trusted_paths: TrustedPaths
+        self,
+        topology: Topology,
+        random: Callable[[int], bytes],
+        mtu: int,
+        trusted_paths: TrustedPaths,
+        traffic: Traffic,
     ) -> None:
         self._topology = topology
+        self._traffic = traffic
         self._trusted_paths = trusted_paths
         self._own = topology.identity.address
         self._mtu = mtu
@@ -118,6 +126,7 @@ class Transmit:
 
         ``squeeze``: compress. ``plain_id``: an id already promised to the caller; the packet is then sealed with
         Salsa20/12, which every peer opens and which keeps the id. ValueError if it is too long."""
+        self._count(peer, verb, parts)
         plaintext: Sequence[Buffer] = (_VERBS[verb], *parts)
         if squeeze:
             plaintext = (compress(b"".join(plaintext)),)
@@ -142,6 +151,7 @@ class Transmit:
     def send_to(self, endpoint: Endpoint, peer: Peer, verb: int, parts: Sequence[Buffer], now: float) -> int:
         """Seal one packet and send it to ``endpoint``, whether or not that is a path: an answer by the way that the
         question came, or an attempt. Returns its packet id."""
+        self._count(peer, verb, parts)
         path = peer.paths.get(endpoint)
         mtu = self._mtu if path is None else path.mtu
         path_id = self._trusted_id(peer, endpoint)
@@ -155,6 +165,7 @@ class Transmit:
 
     def probe_length(self, peer: Peer, path: Path, payload: bytes, now: float) -> None:
         """Send ECHO in one datagram, however long."""
+        self._count(peer, VERB_ECHO, ())
         sealed = peer.keys.seal(
             self.new_id(), peer.address, self._own, (_VERBS[VERB_ECHO], payload), cipher_for(peer), MAX_PACKET_LENGTH
         )
@@ -166,6 +177,8 @@ class Transmit:
         self, peer: Peer, verb: int, payloads: Sequence[Sequence[Buffer] | Buffer], path: Path, now: float
     ) -> None:
         """Seal many packets of one verb and send them along ``path``. No answer to them will be recognised."""
+        self._traffic.sent[verb] += len(payloads)
+        peer.sent += len(payloads)
         code = _VERBS[verb]
         messages = [
             (code, payload) if isinstance(payload, bytes | memoryview) else (code, *payload) for payload in payloads
@@ -192,6 +205,16 @@ class Transmit:
                 else:
                     queue += split(sealed, max(mtu, least_mtu(len(sealed))))
         path.last_send = now
+
+    def greet(self, peer: Peer, packet_id: int, sealed: bytes, endpoint: Endpoint, now: float) -> None:
+        """Send a HELLO, which is sealed in its own way."""
+        self._count(peer, VERB_HELLO, ())
+        self.expect(packet_id, Expected(peer.address, VERB_HELLO, now))
+        self.put_packet(endpoint, sealed)
+
+    def _count(self, peer: Peer, verb: int, parts: Sequence[Buffer]) -> None:
+        peer.sent += 1
+        self._traffic.count_sent(verb, parts)
 
     def _trusted_id(self, peer: Peer, endpoint: Endpoint) -> int:
         """The number of the trusted path that leads straight to a peer; 0: protect what goes there. What a root relays

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from ztnode.histogram import Histogram
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.scope import Scope, is_ipv6, scope_of
+from ztnode.vl1.traffic import LATENCY_BOUNDS, VERB_HELLO_COPY
 from ztnode.vl1.transmit import Expected
 from ztnode.vl1.vl1_core import Vl1Core
 from ztnode.vl1.vl1_events import IdentityCollision
@@ -26,8 +28,6 @@ MAX_PUSHED_PER_SCOPE: Final = 8
 """Endpoints of a scope and family taken from one PUSH_DIRECT_PATHS (…_MAX_PER_SCOPE_AND_FAMILY)."""
 MAX_PUSHED_PER_ADDRESS: Final = 4
 """Of these, ports of one IP address: a node has three sockets at the most."""
-VERB_HELLO_COPY: Final = 0x100
-"""No verb of the wire: a HELLO that came before by another way."""
 MAX_WHOIS: Final = 64
 """Addresses looked at in one WHOIS."""
 ECHO_INTERVAL: Final = 1 / 6
@@ -131,7 +131,11 @@ def on_ok_echo(core: Vl1Core, arrival: ArrivedPacket, payload: bytes, expected: 
     """OK(ECHO): the round trip, and that a packet of this length passes."""
     path = arrival.peer.paths.get(arrival.endpoint)
     if path is not None and not arrival.hops:
-        path.measured(max(0.0, arrival.now - expected.sent))
+        round_trip = max(0.0, arrival.now - expected.sent)
+        path.measured(round_trip)
+        if arrival.peer.latencies is None:
+            arrival.peer.latencies = Histogram(LATENCY_BOUNDS)
+        arrival.peer.latencies.observe(round_trip * 1000)
         if expected.verb == packet.VERB_ECHO and payload:
             core.contacts.carried(arrival.peer, path, len(payload))
 
@@ -148,6 +152,7 @@ def on_ok_whois(core: Vl1Core, arrival: ArrivedPacket, payload: bytes, _expected
 def on_error(core: Vl1Core, arrival: ArrivedPacket) -> None:
     """ERROR: a collision of identities is ours; what concerns the layer above's verbs goes there."""
     error = parse_error(arrival.payload)
+    core.traffic.errors_received[error.code] += 1
     expected = core.transmit.expected(error.in_re_packet_id)
     asked = expected is not None and expected.address == arrival.peer.address
     if error.code == packet.ERROR_IDENTITY_COLLISION and asked and core.topology.is_upstream(arrival.peer.address):

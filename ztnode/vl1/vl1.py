@@ -17,7 +17,8 @@ from ztnode.vl1.gates import KeyedBucket, source_network
 from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS, PacketAssembler
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer, replay_share
 from ztnode.vl1.relay import Relay
-from ztnode.vl1.verbs import HANDLERS, PASSED_UP, VERB_HELLO_COPY, ArrivedPacket, on_unknown
+from ztnode.vl1.traffic import VERB_HELLO_COPY
+from ztnode.vl1.verbs import HANDLERS, PASSED_UP, ArrivedPacket, on_unknown
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_core import Message, Vl1Core
 from ztnode.vl1.vl1_events import Event, Offline
@@ -116,6 +117,8 @@ class Vl1:
         )
         self.counters = self._core.counters
         """Packets dropped, by reason (``drop_...``), and what else is worth counting."""
+        self.traffic = self._core.traffic
+        """Packets by verb."""
         self._own = identity.address.to_bytes(5, "big")
         self._myself = Peer(identity.without_secret(), own_keys)
         """Whom messages to ourselves are from: a controller may be a member of its own networks."""
@@ -190,11 +193,15 @@ class Vl1:
         """Packets that claim to be from one peer, in their order."""
         core = self._core
         messages = core.messages
+        arrived = core.traffic.arrived
         direct: Endpoint | None = None
         relay: Endpoint | None = None
         opened = peer.keys.open_many([packet for packet, _ in run])
+        peer.received += len(run)
         for (packet, endpoint), plaintext in zip(run, opened, strict=True):
             if plaintext is None and (plaintext := self._unprotected(packet, endpoint)) is None:
+                peer.received -= 1
+                peer.invalid += 1
                 continue
             wire_id = packet[:8]
             verb = plaintext[0]
@@ -216,6 +223,7 @@ class Vl1:
                 self.counters["drop_malformed"] += 1
                 continue
             verb &= _VERB_OR_COPY
+            arrived[verb] += 1
             if verb in PASSED_UP:
                 messages.append((peer, verb, int.from_bytes(wire_id, "big"), memoryview(plaintext)[1:]))
                 peer.last_traffic = now

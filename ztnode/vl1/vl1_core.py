@@ -12,6 +12,7 @@ from ztnode.vl1.path import DOUBTED_AFTER, SURE_FOR, Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.topology import Topology
+from ztnode.vl1.traffic import Traffic
 from ztnode.vl1.transmit import Transmit
 from ztnode.vl1.trusted_paths import TrustedPaths
 from ztnode.vl1.twins import Twins
@@ -61,6 +62,7 @@ class Vl1Core:
         self.identity = identity
         self.config = config
         self.counters: Counter[str] = Counter()
+        self.traffic = Traffic()
         self.messages: list[Message] = []
         """For the layer above, until it takes them."""
         self.events: list[Event] = []
@@ -80,7 +82,7 @@ class Vl1Core:
         )
         self.trusted_paths = TrustedPaths(config.trusted_paths)
         self._told_of_distrust = False
-        self.transmit = Transmit(self.topology, random, config.mtu, self.trusted_paths)
+        self.transmit = Transmit(self.topology, random, config.mtu, self.trusted_paths, self.traffic)
         self.contacts = Contacts(
             identity,
             self.topology,

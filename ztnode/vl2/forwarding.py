@@ -94,6 +94,21 @@ class Members(Protocol):
     def push_credentials(self, address: int, now: float) -> None: ...
 
 
+class FrameFigures:
+    """Frames of one network and their bytes, Ethernet header included: those that came from members and went to the
+    stack, and those that the rules let go to members."""
+
+    __slots__ = ("bytes_received", "bytes_sent", "received", "sent")
+
+    def __init__(self) -> None:
+        self.received = self.bytes_received = self.sent = self.bytes_sent = 0
+
+    def count_sent(self, frames: int, octets: int) -> None:
+        """So many more."""
+        self.sent += frames
+        self.bytes_sent += octets
+
+
 class Forwarding:
     """One network's data plane. It is idle until ``configure`` was called with a configuration."""
 
@@ -117,6 +132,7 @@ class Forwarding:
         """Frames for the stack, until the switch takes them."""
         self.counters: Counter[str] = Counter()
         """This network's drops, by reason."""
+        self.figures = FrameFigures()
 
     def configure(self, config: NetworkConfig | None) -> None:
         """A configuration came into force, or (None) the network is closed to us."""
@@ -148,6 +164,7 @@ class Forwarding:
         routes = self._routes
         used: list[FrameRoute] = []
         longest = config.mtu + _ETHERNET_HEADER
+        octets = 0
         for frame in frames:
             head = bytes(frame[:_ETHERNET_HEADER])
             route = routes.get(head)
@@ -156,7 +173,8 @@ class Forwarding:
                     self.drop("drop_short_frame")
                     continue
                 route = self._route(config, head, now)
-            if len(frame) > longest:
+            length = len(frame)
+            if length > longest:
                 self.drop("drop_oversize_frame")
                 continue
             if not route.address:
@@ -168,8 +186,11 @@ class Forwarding:
             if not route.pending:
                 used.append(route)
             route.pending.append((route.header, frame[route.skip :]))
+            octets += length
+        self.figures.bytes_sent += octets
         for route in used:
             pending, route.pending = route.pending, []
+            self.figures.sent += len(pending)
             try:
                 self._core.vl1.send_batch(route.address, route.verb, pending, now)
             except ValueError:  # the network's MTU exceeds what a packet holds
@@ -235,6 +256,7 @@ class Forwarding:
         if not self._outgoing_filter(config, 0, source, destination, ethertype).passes(payload):
             self.drop("drop_rules_out")
             return
+        self.figures.count_sent(1, _ETHERNET_HEADER + len(payload))
         whole = bytes(payload)
 
         def allowed(address: int) -> bool:
@@ -271,7 +293,9 @@ class Forwarding:
         else:
             others = [bridge for bridge in self._bridges if bridge != own]
             bridges = sample(others, MAX_BRIDGE_RECIPIENTS, self._core.random)
-        if not bridges:
+        if bridges:
+            self.figures.count_sent(1, _ETHERNET_HEADER + len(payload))
+        else:
             self.drop("drop_no_bridge")
         for bridge in bridges:
             if self._outgoing_filter(config, bridge, source, destination, ethertype).passes(payload, copies=False):
@@ -280,6 +304,13 @@ class Forwarding:
                 self._core.send(bridge, VERB_EXT_FRAME, build_ext_frame(frame), now)
 
     # Frames of peers
+
+    def take(self) -> list[Frame]:
+        """What is in the inbox, which is empty then."""
+        inbox, self.inbox = self.inbox, []
+        self.figures.received += len(inbox)
+        self.figures.bytes_received += sum([len(payload) for _, payload in inbox]) + _ETHERNET_HEADER * len(inbox)
+        return inbox
 
     def inflow(self, peer: Peer, ethertype: bytes, now: float) -> Inflow:
         """What to do with FRAMEs of an admitted peer; ``ethertype`` as 2 bytes."""

@@ -16,7 +16,7 @@ from ztnode.vl2.config_client import ConfigClient
 from ztnode.vl2.forwarding import Forwarding
 from ztnode.vl2.membership import MAX_HELD, Membership, Verdict
 from ztnode.vl2.multicaster import ANNOUNCE_INTERVAL, Multicaster
-from ztnode.vl2.snapshot import NetworkSnapshot, NetworkStatus
+from ztnode.vl2.snapshot import NetworkFigures, NetworkSnapshot, NetworkStatus
 from ztnode.vl2.vl2_core import Vl2Core
 from ztnode.vl2.vl2_events import ConfigStored, NetworkChanged
 from ztnode.wire.address import format_address
@@ -560,6 +560,19 @@ class JoinedNetwork:
             counters=dict(self.forwarding.counters),
             issued_at=config.timestamp if config else 0,
             received_at=self._config_received_at if config and not self._from_cache else None,
+        )
+
+    def figures(self) -> NetworkFigures:
+        """What was counted."""
+        frames = self.forwarding.figures
+        return NetworkFigures(
+            self.nwid,
+            frames.received,
+            frames.bytes_received,
+            frames.sent,
+            frames.bytes_sent,
+            len(self.multicaster.groups),
+            dict(self.forwarding.counters),
         )
 
     def _detail(self, status: NetworkStatus) -> str:

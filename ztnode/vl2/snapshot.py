@@ -20,6 +20,21 @@ class NetworkStatus(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkFigures:
+    """What was counted for one joined network since it was joined or the node started. Bytes are those of Ethernet
+    frames, from members to the stack (received) and back. ``drops``: frames dropped, by reason."""
+
+    nwid: int
+    frames_received: int
+    bytes_received: int
+    frames_sent: int
+    bytes_sent: int
+    groups: int
+    """Multicast groups that it is subscribed to."""
+    drops: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkSnapshot:
     """One joined network at one moment. ``detail`` is one line that a person can act on."""
 

@@ -15,7 +15,7 @@ from ztnode.vl1 import Message, Peer, Vl1
 from ztnode.vl1.gates import KeyedBucket
 from ztnode.vl2.forwarding import Frame, Inflow
 from ztnode.vl2.joined_network import JoinedNetwork
-from ztnode.vl2.snapshot import NetworkSnapshot
+from ztnode.vl2.snapshot import NetworkFigures, NetworkSnapshot
 from ztnode.vl2.subscriptions import Subscriptions
 from ztnode.vl2.vl2_core import Vl2Core
 from ztnode.vl2.vl2_events import ConfigStored, Event, NetworkChanged
@@ -469,8 +469,7 @@ class Vl2:
         for nwid, network in self._networks.items():
             forwarding = network.forwarding
             if forwarding.inbox:
-                result.append((nwid, forwarding.inbox))
-                forwarding.inbox = []
+                result.append((nwid, forwarding.take()))
         return result
 
     # The clock
@@ -507,6 +506,10 @@ class Vl2:
         """What the owner should know, since the last call."""
         events, self._core.events = self._core.events, []
         return events
+
+    def figures(self) -> list[NetworkFigures]:
+        """What was counted for each joined network, in the order of joining."""
+        return [network.figures() for network in self._networks.values()]
 
     def networks(self) -> list[NetworkSnapshot]:
         """All joined networks, in the order of joining."""

@@ -58,10 +58,21 @@ class Guard:
         if request.url.path not in OPEN and not _shows(request, allowed):
             await answer({}, 401)(scope, receive, send)
             return
+        await self._app(scope, receive, send)
+
+
+class FailureLog:
+    """Says in the log what went wrong in an application, which has answered already."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
         try:
             await self._app(scope, receive, send)
-        except Exception:  # answered already
-            log.exception("%s %s", request.method, request.url.path)
+        except Exception:
+            log.exception("%s %s", scope.get("method"), scope.get("path"))
 
 
 def _shows(request: Request, allowed: Sequence[str]) -> bool:

@@ -55,17 +55,18 @@ class TimedProtocol(HttpToolsProtocol):
 
 
 async def accept(
-    listener: socket.socket, make: Callable[[], TimedProtocol], state: ServerState, tls: Any = None
+    listener: socket.socket, make: Callable[[], TimedProtocol], state: ServerState, tls: Callable[[], Any]
 ) -> None:
-    """Until cancelled. ``listener`` is non-blocking and listens; ``state`` has the connections that stand; ``tls``: an
-    ``ssl.SSLContext``."""
+    """Until cancelled. ``listener`` is non-blocking and listens; ``state`` has the connections that stand; ``tls``
+    gives the ``ssl.SSLContext`` for a connection that comes now, or None."""
     loop = asyncio.get_running_loop()
     beginning: set[asyncio.Task[None]] = set()
 
     async def begin(sock: socket.socket) -> None:
+        context = tls()
         try:
             await loop.connect_accepted_socket(
-                make, sock, ssl=tls, ssl_handshake_timeout=None if tls is None else HEAD_SECONDS
+                make, sock, ssl=context, ssl_handshake_timeout=None if context is None else HEAD_SECONDS
             )
         except (OSError, TimeoutError):  # no TLS, or none in time
             sock.close()

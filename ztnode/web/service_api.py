@@ -160,11 +160,8 @@ class ServiceApi:
         return answer([reference_json.peer(peer, clock, port) for peer in self._node.peers()])
 
     async def peer(self, request: Request) -> Response:
-        wanted = request.path_params["address"]
-        for peer in self._node.peers():
-            if peer.address == wanted:
-                return answer(reference_json.peer(peer, wall_clock(), self._port()))
-        return answer({})
+        peer = self._node.peer(request.path_params["address"])
+        return answer({} if peer is None else reference_json.peer(peer, wall_clock(), self._port()))
 
     async def moons(self, _request: Request) -> Response:
         return answer([reference_json.moon(moon) for moon in self._node.moons() if moon.seed is None])

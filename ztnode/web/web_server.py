@@ -15,14 +15,16 @@ from typing import Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from ztclient.forms import format_host_port, split_host_port
 from ztnode.atomic_file import write_atomically
 from ztnode.control.token import load_or_create
 from ztnode.node.node import Node
-from ztnode.web.access import FAILURES, Guard
+from ztnode.web.access import FAILURES, FailureLog, Guard
 from ztnode.web.answers import MAX_BODY
 from ztnode.web.connections import TimedProtocol, accept
+from ztnode.web.metrics import Metrics
 from ztnode.web.options import WebOptions
 from ztnode.web.service_api import ServiceApi
 
@@ -61,27 +63,83 @@ class LocalConf:
         await self._node.keep_local_conf(data)
 
 
+class Web:
+    """What is served."""
+
+    def __init__(self, options: WebOptions) -> None:
+        """Raises OSError, ValueError."""
+        self._options = options
+        self.context = _tls(options)
+        """For the connections that come from now on; None: without TLS."""
+        self.url = ""
+
+    def reload(self) -> bool:
+        """Take the TLS files as they are now; False if there are none. Raises OSError, ValueError; the old ones stay in
+        use then."""
+        self.context = _tls(self._options)
+        return self.context is not None
+
+
 @contextlib.asynccontextmanager
-async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[str]:
-    """HTTP over ``node`` for as long as the context lasts; gives its URL. ``home``: where the tokens are kept. Raises
-    OSError, ValueError."""
+async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[Web]:
+    """HTTP over ``node`` for as long as the context lasts. ``home``: where the tokens are kept. Raises OSError,
+    ValueError."""
     host, port = split_host_port(options.address)
-    context = _tls(options)
-    if context is None and not options.insecure and not ipaddress.ip_address(host).is_loopback:
+    web = Web(options)
+    if web.context is None and not options.insecure and not ipaddress.ip_address(host).is_loopback:
         raise ValueError(
             f"--api {options.address} is beyond loopback, where the token would travel in clear: give --tls-cert and "
             "--tls-key, or --insecure"
         )
     # zerotier-cli sends what the file holds as it is, the end of a line too.
     token, metrics_token = (load_or_create(home / name, end="") for name in (TOKEN, METRICS_TOKEN))
-    routes = ServiceApi(node, LocalConf(node, home)).routes()
+    routes = ServiceApi(node, LocalConf(node, home)).routes() + Metrics(node).routes()
     if node.administration is not None:
         from ztnode.web.controller_api import ControllerApi
 
         routes += ControllerApi(node.administration, node.status().address).routes()
-    app = Starlette(routes=routes, exception_handlers=FAILURES)
+    api = Guard(Starlette(routes=routes, exception_handlers=FAILURES), token, metrics_token)
+    async with contextlib.AsyncExitStack() as stack:
+        sock = stack.enter_context(_bound(host, port))
+        port = sock.getsockname()[1]
+        app: ASGIApp = api
+        if options.page:
+            from ztnode.web.page.page import Page
+
+            page = Page(
+                node,
+                node.administration,
+                api,
+                token=token,
+                secrets=(token, metrics_token),
+                port=port,
+                secure=web.context is not None,
+            )
+            app = await stack.enter_async_context(page.at_work())
+        config = _configuration(FailureLog(app))
+        write_atomically(home / PORT_FILE, str(port).encode(), mode=0o644)
+        sock.listen(config.backlog)
+        sock.setblocking(False)
+        server = _Server(config)
+        state = server.server_state
+        running = asyncio.create_task(server.serve([]))
+        accepting = asyncio.create_task(
+            accept(sock, lambda: TimedProtocol(config, state, {}), state, lambda: web.context)
+        )
+        try:
+            scheme = "http" if web.context is None else "https"
+            web.url = f"{scheme}://{format_host_port(host, port)}"
+            yield web
+        finally:
+            accepting.cancel()
+            await asyncio.wait([accepting])
+            server.should_exit = True
+            await running
+
+
+def _configuration(app: ASGIApp) -> uvicorn.Config:
     config = uvicorn.Config(
-        Guard(app, token, metrics_token),
+        app,
         http=TimedProtocol,  # of httptools: h11 has no answer for requests without Host, which zerotier-cli sends
         ws="none",
         lifespan="off",
@@ -95,22 +153,7 @@ async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[
     config.load()
     # It has a line for its start, and one for each request that is none.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    with _bound(host, port) as sock:
-        write_atomically(home / PORT_FILE, str(sock.getsockname()[1]).encode(), mode=0o644)
-        sock.listen(config.backlog)
-        sock.setblocking(False)
-        server = _Server(config)
-        state = server.server_state
-        running = asyncio.create_task(server.serve([]))
-        accepting = asyncio.create_task(accept(sock, lambda: TimedProtocol(config, state, {}), state, context))
-        try:
-            scheme = "http" if context is None else "https"
-            yield f"{scheme}://{format_host_port(host, sock.getsockname()[1])}"
-        finally:
-            accepting.cancel()
-            await asyncio.wait([accepting])
-            server.should_exit = True
-            await running
+    return config
 
 
 class _Server(uvicorn.Server):

@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from typing import Any, Final, TypeAlias
 
-from ztnode.wire.address import format_address
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.mac import format_mac, parse_mac
 from ztnode.wire.reader import Reader
@@ -224,7 +223,7 @@ def _forward() -> _Codec:
         codec.size,
         lambda data: Forward(*codec.unpack(data)),
         lambda value: codec.pack(*_numbers(value)),
-        lambda value: {"address": format_address(value.address), "flags": value.flags, "length": value.length},
+        lambda value: {"address": f"{value.address:010x}", "flags": value.flags, "length": value.length},
         lambda item: Forward(
             _number(item.get("address", 0), 16) & 0xFFFFFFFFFF,
             _number(item.get("flags", 0)) & 0xFFFFFFFF,

@@ -16,6 +16,7 @@ none. Until the node has said that the token is expected it has as long as any c
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import socket
@@ -36,8 +37,11 @@ MAX_CLIENTS: Final = 128
 MAX_OFFERS: Final = 16384
 WAIT: Final = bytes(TOKEN_BYTES)
 """Before a token: wait for what it stands for. No token by itself."""
+EXHAUSTED: Final = b"\2"
+"""The answer, in place of a descriptor, of a worker that has none left."""
 JOINED: Final = b"\1"
 """The answer to a client that brought a socket."""
+TELL_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 0.2
 """After the system had no descriptor for one more client."""
 
@@ -64,12 +68,18 @@ class Offer(Protocol):
 class HandoffServer:
     """Offers by token. Everything happens on the worker's loop."""
 
-    def __init__(self, path: str, poller: Poller, clock: Callable[[], float]) -> None:
-        """Raises OSError when ``path`` cannot be bound; what was there before is replaced."""
+    def __init__(
+        self, path: str, poller: Poller, clock: Callable[[], float], trouble: Callable[[str], None] = lambda _line: None
+    ) -> None:
+        """``trouble`` is told what a person should know. Raises OSError when ``path`` cannot be bound; what was there
+        before is replaced."""
         self.counters = {"handoffs": 0, "handoff_refused": 0, "handoff_failed": 0, "handoff_expired": 0}
         self._path = path
         self._poller = poller
         self._clock = clock
+        self._trouble = trouble
+        self._tell_at = float("-inf")
+        self._spare = _placeholder()
         # Every entry lives equally long, so both tables are in the order in which their entries expire.
         self._offers: dict[bytes, tuple[float, Offer]] = {}
         self._clients: dict[socket.socket, tuple[float, bytearray]] = {}
@@ -162,6 +172,9 @@ class HandoffServer:
         for _, offer in self._offers.values():
             offer.expire()
         self._offers.clear()
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
         with contextlib.suppress(OSError):
             os.unlink(self._path)  # noqa: PTH108 - pathlib costs the worker start-up time
 
@@ -174,7 +187,9 @@ class HandoffServer:
                 client, _ = self._listener.accept()
             except BlockingIOError:
                 return
-            except OSError:
+            except OSError as error:
+                if self._is_exhausted(error):
+                    self._send_one_away()
                 self._pause()
                 self._retry_at = self._clock() + RETRY_SECONDS
                 return
@@ -187,6 +202,32 @@ class HandoffServer:
             # Most clients have sent their token by now: nothing to wait for.
             if not self._read_token(client):
                 self._poller.register(client.fileno(), READ, partial(self._on_token, client))
+
+    def _is_exhausted(self, error: OSError) -> bool:
+        """Whether it is descriptors that are missing, which is said once a minute."""
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            return False
+        now = self._clock()
+        if now >= self._tell_at:
+            self._tell_at = now + TELL_SECONDS
+            self._trouble(
+                "no file descriptors are left, so that clients get no connections; raise the limit (ulimit -n, "
+                "LimitNOFILE=)"
+            )
+        return True
+
+    def _send_one_away(self) -> None:
+        """By the descriptor that is kept for it: whoever is next would wait for ever, and learn nothing."""
+        if self._spare >= 0:
+            os.close(self._spare)
+        try:
+            client, _ = self._listener.accept()
+            with client:
+                client.setblocking(False)
+                client.send(EXHAUSTED)
+        except OSError:
+            pass
+        self._spare = _placeholder()
 
     def _pause(self) -> None:
         """Who cannot be accepted now must not be reported, level-triggered as it is, again and again."""
@@ -265,10 +306,13 @@ class HandoffServer:
                     socket.send_fds(client, [b"\0"], [end.fileno()])
                 offer.fetched()
             self.counters["handoffs"] += 1
-        except OSError:
+        except OSError as error:
             # The client went away in the middle, or the system is out of descriptors or ports: what cannot be fetched
             # now must not linger.
             self.counters["handoff_failed"] += 1
+            if self._is_exhausted(error):
+                with contextlib.suppress(OSError):
+                    client.send(EXHAUSTED)
             offer.expire()
 
     def _drop(self, client: socket.socket) -> None:
@@ -277,6 +321,14 @@ class HandoffServer:
         self._poller.unregister(client.fileno())
         client.close()
         self._resume()
+
+
+def _placeholder() -> int:
+    """A descriptor to give up when there are no others; -1 where there is none even now."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 def _bind_private(path: str) -> socket.socket:

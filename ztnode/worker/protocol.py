@@ -310,10 +310,12 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Worker → node, at most once a second and only after something happened: open connections and all counters."""
+    """Worker → node, at most once a second and only after something happened: open connections, all counters, and
+    ``gauges``, which go up and down."""
 
     connections: int
     counters: dict[str, int]
+    gauges: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)

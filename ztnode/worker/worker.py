@@ -63,7 +63,9 @@ class Worker:
         self.counters = {"ring_stalls": 0, "udp_bad_record": 0, "udp_unsendable": 0, "unknown_port": 0}
         self.pairs = PairStock()
         self.give_back = GiveBack()
-        self.handoff = HandoffServer(path, self.poller, lambda: self.now)
+        self.handoff = HandoffServer(
+            path, self.poller, lambda: self.now, lambda line: self.send(protocol.Trouble(line))
+        )
         self.gateway = Gateway(self)
         self.round_number = 0
         """Odd while the loop waits; for the watchdog."""
@@ -332,7 +334,13 @@ class Worker:
         counters["unread_bytes"] = self.stack.tcp.unread.total
         counters["unacked_bytes"] = self.stack.tcp.unacked.total
         counters["windows_withdrawn"] = self.stack.tcp.unread.pushed_back
-        stats = protocol.Stats(len(self._splices), counters)
+        tcp = self.stack.tcp.figures()
+        counters["retransmits"] = tcp.retransmits
+        gauges = {f"tcp_{state.name.lower()}": count for state, count in tcp.states.items()}
+        gauges["rtt_count"] = len(tcp.round_trips)
+        gauges["rtt_sum"] = round(sum(tcp.round_trips) * 1e6)
+        gauges["rtt_max"] = round(max(tcp.round_trips, default=0.0) * 1e6)
+        stats = protocol.Stats(len(self._splices), counters, gauges)
         if stats != self._stats_sent:
             self._stats_sent = stats
             self.send(stats)

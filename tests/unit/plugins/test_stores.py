@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -168,3 +170,23 @@ def test_a_start_that_failed_leaves_nothing_behind(tmp_path: Path) -> None:
     store.write("planet", b"kept")
     store.close()
     assert (there / LOCK).exists() and (there / "planet").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_directory_without_locks_is_one_nodes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def flock(_file: int, _operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    first = FileStore(tmp_path / "st")
+    assert len(caplog.records) == 1 and "no locks" in caplog.text and str(tmp_path) in caplog.text
+    if sys.platform == "linux":
+        with pytest.raises(OSError, match="in use by another node"):
+            FileStore(tmp_path / "st")
+    first.write("kept", b"1")
+    first.close()
+    again = FileStore(tmp_path / "st")
+    assert again.read("kept") == b"1"
+    again.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -148,9 +149,20 @@ def test_space_doorbell_rings_when_the_producer_waits(ring: Ring) -> None:
     assert not is_readable(ring.space_fd)
 
 
-def test_pipes_and_files_serve_where_eventfd_and_memfd_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "eventfd")
-    monkeypatch.delattr(os, "memfd_create")
+@pytest.mark.parametrize("refused", [None, errno.ENOSYS, errno.EPERM], ids=["not there", "ENOSYS", "EPERM"])
+def test_pipes_and_files_serve_where_eventfd_and_memfd_are_missing(
+    monkeypatch: pytest.MonkeyPatch, refused: int | None
+) -> None:
+    if refused is None:
+        monkeypatch.delattr(os, "eventfd")
+        monkeypatch.delattr(os, "memfd_create")
+    else:
+
+        def refuse(*_arguments: Any) -> int:
+            raise OSError(refused, os.strerror(refused))
+
+        monkeypatch.setattr(os, "eventfd", refuse)
+        monkeypatch.setattr(os, "memfd_create", refuse)
     made = ring_module.Ring.create(MIN_CAPACITY)
     try:
         assert len(set(made.fds)) == 5

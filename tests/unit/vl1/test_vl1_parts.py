@@ -18,6 +18,7 @@ from ztnode.vl1.peer import MAX_PATHS, MAX_UNTRUSTED_PATHS
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
 from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.topology import Topology
+from ztnode.vl1.traffic import Traffic
 from ztnode.vl1.transmit import MAX_EXPECTED, MAX_PAYLOAD, Expected, Transmit, longest_payload
 from ztnode.vl1.trusted_paths import TrustedPaths
 from ztnode.wire.fragment import OFFSET_DATA, split
@@ -173,7 +174,7 @@ def test_oversized_fragments_are_refused(size: int, total: int) -> None:
 def transmit(mtu: int = DEFAULT_PHYSICAL_MTU, first: bytes = bytes(8)) -> Transmit:
     world = planet([(IDENTITIES[0], (ENDPOINT,))])
     topology = Topology(IDENTITIES[1], world, (), {}, 100, 100, lambda event: None, Counter())
-    return Transmit(topology, lambda count: first[:count], mtu, TrustedPaths(()))
+    return Transmit(topology, lambda count: first[:count], mtu, TrustedPaths(()), Traffic())
 
 
 def test_packet_ids_do_not_repeat_even_at_the_end_of_the_numbers() -> None:

@@ -52,7 +52,7 @@ def test_silent_connections_are_bounded_and_end(
             def make() -> connections.TimedProtocol:
                 return connections.TimedProtocol(config, state, {})
 
-            accepting = asyncio.create_task(connections.accept(listener, make, state, tls))
+            accepting = asyncio.create_task(connections.accept(listener, make, state, lambda: tls))
             silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MOST)]
             silent[0][1].write(REQUEST[:20])  # of TLS no part, and of HTTP half a head
             refused, late = await asyncio.open_connection("127.0.0.1", port)

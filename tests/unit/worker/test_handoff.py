@@ -21,7 +21,14 @@ from tests.unit.worker.worker_fakes import FakeConnection, FakeHost
 from ztnode.netstack.udp import UdpSocket
 from ztnode.worker import tcp_pair
 from ztnode.worker.control_requests import ParkedConnection
-from ztnode.worker.handoff_server import CLIENT_SECONDS, MAX_CLIENTS, OFFER_SECONDS, WAIT, HandoffServer
+from ztnode.worker.handoff_server import (
+    CLIENT_SECONDS,
+    EXHAUSTED,
+    MAX_CLIENTS,
+    OFFER_SECONDS,
+    WAIT,
+    HandoffServer,
+)
 from ztnode.worker.tcp_pair import finish_on_close, make_pair
 from ztnode.worker.udp_pairs import DatagramRelay
 
@@ -30,7 +37,8 @@ class Bench(FakeHost):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
-        self.server = HandoffServer(path, self.poller, lambda: self.now)
+        self.told: list[str] = []
+        self.server = HandoffServer(path, self.poller, lambda: self.now, self.told.append)
 
     def connect(self, token: bytes = b"") -> socket.socket:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -223,15 +231,18 @@ def test_client_that_vanishes_in_the_middle_leaves_no_half_open_connection(
     assert not bench.live
 
 
-def test_no_descriptors_left_resets_the_offer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_descriptors_left_is_told_and_ends_the_offer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_buffer: int) -> None:
         raise OSError(24, "Too many open files")
 
-    connection, token = park(bench)
     bench.pairs.close()
     monkeypatch.setattr("ztnode.worker.tcp_pair.make_pair", fail)
-    assert fetch(bench.connect(token)) is None
-    assert connection.aborted
+    for _ in range(3):
+        connection, token = park(bench)
+        with bench.connect(token) as client:
+            assert client.recv(2) == EXHAUSTED
+        assert connection.aborted
+    assert len(bench.told) == 1 and "no file descriptors" in bench.told[0]
 
 
 def test_socket_is_for_its_owner_alone(bench: Bench) -> None:

@@ -192,7 +192,7 @@ def test_end_of_the_channel_ends_the_worker(bench: Bench) -> None:
 
 
 def test_node_that_reads_nothing_does_not_grow_the_worker(bench: Bench) -> None:
-    stats = protocol.Stats(0, {f"{n:0200}": n for n in range(4000)})
+    stats = protocol.Stats(0, {f"{n:0200}": n for n in range(4000)}, {})
     with pytest.raises(OSError, match="does not read"):
         for _ in range(100):
             bench.worker.send(stats)

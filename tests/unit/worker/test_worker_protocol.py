@@ -118,7 +118,7 @@ def test_lengths_are_bounded_both_ways() -> None:
     with pytest.raises(ProtocolError, match="bytes"):
         MessageStream().feed((MAX_MESSAGE + 1).to_bytes(4, "big"))
     with pytest.raises(ProtocolError, match="too long"):
-        build(protocol.Stats(0, {f"{n:0100}": n for n in range(20_000)}))
+        build(protocol.Stats(0, {f"{n:0100}": n for n in range(20_000)}, {}))
 
 
 def test_deep_nesting_is_no_crash() -> None:

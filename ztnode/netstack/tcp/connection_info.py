@@ -1,10 +1,12 @@
-"""The figures of a connection, for display and for tests."""
+"""The figures of a connection, and of all, for display and for tests."""
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Iterable
+from typing import NamedTuple, TypedDict
 
 from ztnode.netstack.tcp.scoreboard import LOST, SACKED
+from ztnode.netstack.tcp.state import State
 from ztnode.netstack.tcp.tcb import ControlBlock
 
 
@@ -93,3 +95,27 @@ def describe(tcb: ControlBlock) -> ConnectionInfo:
         "send_scale": snd.scale,
         "receive_scale": rcv.scale,
     }
+
+
+class TcpFigures(NamedTuple):
+    """All TCP of one stack at one moment."""
+
+    states: dict[State, int]
+    """Connections by state."""
+    retransmits: int
+    """Segments sent again, by closed connections too."""
+    round_trips: tuple[float, ...]
+    """Smoothed round trip of each open connection that has measured one, seconds."""
+
+
+def summarize(connections: Iterable[ControlBlock], time_wait: int, retransmits: int) -> TcpFigures:
+    """What connections come to, with ``time_wait`` more in TIME-WAIT; ``retransmits``: those of closed ones."""
+    states = dict.fromkeys(State, 0)
+    states[State.TIME_WAIT] = time_wait
+    round_trips: list[float] = []
+    for tcb in connections:
+        states[tcb.state] += 1
+        retransmits += tcb.snd.recovery.retransmits
+        if tcb.snd.rtt.srtt is not None:
+            round_trips.append(tcb.snd.rtt.srtt)
+    return TcpFigures(states, retransmits, tuple(round_trips))

@@ -11,6 +11,7 @@ from ztnode.netstack.ephemeral import choose_port
 from ztnode.netstack.tcp.arrival import batch_end
 from ztnode.netstack.tcp.arrival import segment as segment_arrived
 from ztnode.netstack.tcp.connection import TcpConnection
+from ztnode.netstack.tcp.connection_info import TcpFigures, summarize
 from ztnode.netstack.tcp.connection_key import ConnectionKey, addresses_of
 from ztnode.netstack.tcp.connection_table import ConnectionTable
 from ztnode.netstack.tcp.ending import fail
@@ -54,6 +55,7 @@ class TcpLayer:
         self.config = config if config is not None else TcpConfig()
         self.now = now
         self.counters: dict[str, int] = {}
+        self._past_retransmits = 0
         self.held: HeldSyns | None = None
         """Where SYNs go to addresses that are passed on (``netstack/transit.py``)."""
         self._flows = flows
@@ -411,6 +413,10 @@ class TcpLayer:
         """All that are not closed, for display."""
         return list(self._connections)
 
+    def figures(self) -> TcpFigures:
+        """What all connections come to; takes a look at each that is not closed."""
+        return summarize(self._connections, len(self._time_wait), self._past_retransmits)
+
     # --- for connections and listeners ---
     def _create(self, flow: IpFlow, key: ConnectionKey, now: float) -> TcpConnection:
         iss = self._sequence.isn(key, now)
@@ -421,6 +427,9 @@ class TcpLayer:
 
     def remove(self, tcb: ControlBlock) -> None:
         """The connection is closed."""
+        if not tcb.marks.removed:
+            tcb.marks.removed = True
+            self._past_retransmits += tcb.snd.recovery.retransmits
         tcb.marks.scheduled = None
         self.orphans.remove(tcb)
         self.unread.remove(tcb)

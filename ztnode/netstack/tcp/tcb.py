@@ -128,7 +128,7 @@ class Timers:
 class LayerMarks:
     """On which lists of the layer the connection is. Only the layer and ``arrival.batch_end`` change these."""
 
-    __slots__ = ("dirty", "noticed", "scheduled", "touched")
+    __slots__ = ("dirty", "noticed", "removed", "scheduled", "touched")
 
     def __init__(self) -> None:
         self.scheduled: float | None = None
@@ -137,6 +137,8 @@ class LayerMarks:
         """To be flushed."""
         self.touched = False
         """Met by the batch at hand."""
+        self.removed = False
+        """Its figures are among those of the past."""
         self.noticed = False
         """Named in the next ``ready()``."""
 
