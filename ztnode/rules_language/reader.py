@@ -48,6 +48,8 @@ def read(source: str) -> list[Node]:
         raise RulesError(f"longer than {MAX_SOURCE:,} characters", 1, 1)
     blocks = [Block(Word("", 1, 1))]
     for word, ends in _words(source):
+        if word.text.endswith(";"):
+            raise word.error('";;" ends one block alone: write "; ;" for two')
         if word.text:
             blocks[-1].items.append(word)
         if ends and len(blocks) > 1 and blocks[-1].items:
