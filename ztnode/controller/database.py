@@ -193,8 +193,10 @@ class Database:
 
     def holder(self, nwid: int, ip: IpAddress) -> int | None:
         """Which member holds ``ip``."""
-        members = self._entries[nwid].members.values()
-        return next((member.address for member in members if ip in member.ip_assignments), None)
+        entry = self._entries[nwid]
+        if ip not in entry.taken:  # of thousands of members none has to be looked at, mostly
+            return None
+        return next((member.address for member in entry.members.values() if ip in member.ip_assignments), None)
 
     def bridges(self, nwid: int) -> frozenset[int]:
         """Authorized members that are active bridges. KeyError if there is no such network."""
