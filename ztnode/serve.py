@@ -76,6 +76,8 @@ class ServeOptions:
     """Whether this user's clients find the node without being told where it is."""
     until_eof: bool = False
     """End when standard input does, as it does when the process that holds the other end of the pipe is gone."""
+    trace_dials: bool = False
+    """Whether each dial is a span of OpenTelemetry."""
     ephemeral: bool = False
     """Keep state in memory alone, and leave no directory behind."""
 
@@ -123,6 +125,8 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
             async with contextlib.AsyncExitStack() as stack:
                 if options.listed:
                     _list(stack, server.addresses[0], options.node.state)
+                if options.trace_dials:
+                    await stack.enter_async_context(_tracing(node))
                 await stack.enter_async_context(_signing_on(options, node))
                 await stack.enter_async_context(_mapped(options, node, resolver))
                 if options.gateway:
@@ -255,8 +259,18 @@ async def _api(options: WebOptions, node: Node, state: Path) -> AsyncIterator[We
         yield web
 
 
-def _not_installed(option: str, error: ModuleNotFoundError) -> ValueError:
-    return ValueError(f"{option} needs {error.name}, which is not installed: pip install 'ztnode[web]'")
+@contextlib.asynccontextmanager
+async def _tracing(node: Node) -> AsyncIterator[None]:
+    try:
+        from ztnode.dial_traces import tracing
+    except ModuleNotFoundError as error:
+        raise _not_installed("--trace-dials", error, "otel") from None
+    async with tracing(node):
+        yield
+
+
+def _not_installed(option: str, error: ModuleNotFoundError, extra: str = "web") -> ValueError:
+    return ValueError(f"{option} needs {error.name}, which is not installed: pip install 'ztnode[{extra}]'")
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

@@ -189,6 +189,12 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     "networks. Log in with what is in zerotier/authtoken.secret in the state directory.",
 )
 @click.option(
+    "--trace-dials",
+    is_flag=True,
+    help="Send a span for each dial to the OpenTelemetry collector that OTEL_EXPORTER_OTLP_ENDPOINT names (pip install "
+    "'ztnode[otel]').",
+)
+@click.option(
     "--sso-port",
     type=click.IntRange(1, 65535),
     metavar="N",
@@ -268,6 +274,7 @@ def serve(
     gateway_excepted: tuple[str, ...],
     api: str | None,
     web: bool,
+    trace_dials: bool,
     sso_port: int,
     sso_listen: LocalAddress | None,
     sso_url: str | None,
@@ -328,6 +335,7 @@ def serve(
         gateway=gateway_targets,
         gateway_excepted=gateway_excepted,
         api=None if api is None else WebOptions(_with_host(api), tls_cert, tls_key, insecure, web),
+        trace_dials=trace_dials,
         sso_port=sso_port,
         sso_listen=sso_listen if isinstance(sso_listen, TcpAddress) else None,
         listed=not unlisted,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from ztnode.histogram import Histogram
 from ztnode.node.api import DialError
@@ -17,10 +18,20 @@ DIAL_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 1
 """Seconds."""
 
 
+TraceDial: TypeAlias = Callable[[str, int, "int | None"], contextlib.AbstractContextManager[None]]
+"""What goes around a dial to a host, a port and, where it was said, a network."""
+
+
+def untraced(_host: str, _port: int, _nwid: int | None) -> contextlib.AbstractContextManager[None]:
+    """Where nobody wants to see each dial."""
+    return contextlib.nullcontext()
+
+
 class Dials:
     """How long connections took to be opened, and why others were not."""
 
     def __init__(self) -> None:
+        self.traced: TraceDial = untraced
         self.opened = Histogram(DIAL_BOUNDS)
         self.failed: Counter[str] = Counter()
         """By the name of the error, as ECONNREFUSED."""

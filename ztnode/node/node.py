@@ -38,7 +38,7 @@ from ztnode.node.api import (
     Whois,
 )
 from ztnode.node.conflation import Conflation
-from ztnode.node.figures import DatagramFigures, Dials, NodeFigures
+from ztnode.node.figures import DatagramFigures, Dials, NodeFigures, TraceDial, untraced
 from ztnode.node.gateways import Gateways
 from ztnode.node.home import Home
 from ztnode.node.identity_pool import IdentityChecks, generate_identity, usable_cores
@@ -700,13 +700,18 @@ class Node:
             return await self._supervisor.dial(host, port, nwid=nwid, timeout=left, token=token, nodelay=nodelay)
 
         started = time.monotonic()
-        try:
-            opened = await dialing.persist(once, is_lonely, timeout)
-            self._dials.opened.observe(time.monotonic() - started)
-            return opened
-        except DialError as error:
-            self._dials.failure(error)
-            raise self._explained(error, host, nwid) from error
+        with self._dials.traced(host, port, nwid):
+            try:
+                opened = await dialing.persist(once, is_lonely, timeout)
+                self._dials.opened.observe(time.monotonic() - started)
+                return opened
+            except DialError as error:
+                self._dials.failure(error)
+                raise self._explained(error, host, nwid) from error
+
+    def trace_dials(self, traced: TraceDial | None) -> None:
+        """Have ``traced`` go around each dial; None: nothing any more."""
+        self._dials.traced = traced or untraced
 
     def _explained(self, error: DialError, host: str, nwid: int | None) -> DialError:
         return dialing.explained(error, self.networks(), host, nwid, online=self._vl1.online)
