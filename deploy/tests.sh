@@ -5,7 +5,8 @@
 # .venv/ runs what needs processes and networks. All but the newest run the unit tests in which a version can differ:
 # those about sockets, event loops and processes; codecs and simulations are arithmetic, and commands run in tests/system.
 # There, warnings that a later Python breaks something are errors.
-# What is between processes waits more than it computes: twice as many at a time as there are cores.
+# What is between processes waits more than it computes: twice as many at a time as there are cores, and in what they
+# leave of these, the other Pythons.
 set -u
 cd "$(dirname "$0")/.."
 # With it every process that a test starts would compile itself and its libraries anew, for a second or more.
@@ -41,10 +42,24 @@ core=ctrace
 run "all unit tests on $("$newest/bin/python" --version), measured" \
     env COVERAGE_CORE=$core "$newest/bin/coverage" run "${pytest[@]}" tests/unit
 run "coverage" deploy/coverage.sh "$newest/bin/coverage"
+
+on_others() {
+    local environment
+    failed=() # this is a process of its own
+    for environment in "${environments[@]}"; do
+        [ "$environment" = "$newest" ] && continue
+        # A directory of its own: pytest closes the one that all sessions share to the users that some tests need. And
+        # what runs beside a script is deaf to Ctrl-C, which some tests send.
+        run "unit tests on $("$environment/bin/python" --version)" nice -n 10 env --default-signal=INT,QUIT \
+            "$environment/bin/python" "${pytest[@]}" -q --basetemp="$(mktemp -d)/t" \
+            --hypothesis-profile quick -W error::DeprecationWarning "${differing[@]}"
+    done
+    [ ${#failed[@]} -eq 0 ]
+}
+mkdir -p build
+on_others >build/others.log 2>&1 &
+others_running=$!
 run "processes and networks on $(.venv/bin/python --version)" .venv/bin/python "${pytest[@]}" -n "$((2 * $(nproc)))" --ignore=tests/unit
-for environment in "${environments[@]}"; do
-    [ "$environment" = "$newest" ] && continue
-    run "unit tests on $("$environment/bin/python" --version)" "$environment/bin/python" "${pytest[@]}" -q \
-        --hypothesis-profile quick -W error::DeprecationWarning "${differing[@]}"
-done
+wait "$others_running" || failed+=("unit tests on other Pythons")
+cat build/others.log
 [ ${#failed[@]} -eq 0 ] || { printf 'failed: %s\n' "${failed[@]}" >&2; exit 1; }
