@@ -48,17 +48,20 @@ on_others() {
     failed=() # this is a process of its own
     for environment in "${environments[@]}"; do
         [ "$environment" = "$newest" ] && continue
-        # A directory of its own: pytest closes the one that all sessions share to the users that some tests need. And
-        # what runs beside a script is deaf to Ctrl-C, which some tests send.
-        run "unit tests on $("$environment/bin/python" --version)" nice -n 10 env --default-signal=INT,QUIT \
-            "$environment/bin/python" "${pytest[@]}" -q --basetemp="$(mktemp -d)/t" \
-            --hypothesis-profile quick -W error::DeprecationWarning "${differing[@]}"
+        # A directory of its own: pytest closes the one that all sessions share to the users that some tests need.
+        run "unit tests on $("$environment/bin/python" --version)" nice -n 10 "$environment/bin/python" "${pytest[@]}" -q \
+            --basetemp="$(mktemp -d)/t" --hypothesis-profile quick -W error::DeprecationWarning "${differing[@]}"
     done
     [ ${#failed[@]} -eq 0 ]
 }
 mkdir -p build
+# Job control: what runs in the background is deaf to Ctrl-C without it, which tests send, and has no process group of
+# its own to end it by.
+set -m
 on_others >build/others.log 2>&1 &
 others_running=$!
+set +m
+trap 'kill -- "-$others_running" 2>/dev/null' EXIT
 run "processes and networks on $(.venv/bin/python --version)" .venv/bin/python "${pytest[@]}" -n "$((2 * $(nproc)))" --ignore=tests/unit
 wait "$others_running" || failed+=("unit tests on other Pythons")
 cat build/others.log
