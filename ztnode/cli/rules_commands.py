@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -116,7 +118,28 @@ class RuleNames:
             raise click.UsageError(f"{text!r} is not of the form TAG=VALUE")
         tag = self._tags.get(name)
         number = _number(name, {each: defined.id for each, defined in self._tags.items()}, "tag")
-        return number, _number(value, {} if tag is None else {**tag.enums, **tag.flags}, f"value of the tag {name}")
+        what = f"value of the tag {name}"
+        if tag is None or "," not in value:
+            return number, _number(value, {} if tag is None else {**tag.enums, **tag.flags}, what)
+        mask = 0
+        for flag in value.split(","):
+            mask |= _number(flag, tag.flags, f"flag of the tag {name}")
+        return number, mask
+
+    def shown_capability(self, number: int) -> str:
+        """Its name, the number alone where it has none."""
+        return next((name for name, each in self._capabilities.items() if each == number), str(number))
+
+    def shown_tag(self, number: int, value: int) -> str:
+        """As ``tag`` takes it, as far as there are names."""
+        name, tag = next(((name, tag) for name, tag in self._tags.items() if tag.id == number), (str(number), None))
+        if tag is None:
+            return f"{name}={value}"
+        flags = [flag for flag, mask in tag.flags.items() if mask & value == mask]
+        word = next((word for word, each in tag.enums.items() if each == value), None)
+        if word is None and flags and functools.reduce(operator.or_, (tag.flags[flag] for flag in flags)) == value:
+            word = ",".join(flags)
+        return f"{name}={value if word is None else word}"
 
 
 def _number(text: str, names: Mapping[str, int], what: str) -> int:
