@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_FILE = 1 << 20
 """Bytes."""
+_LETS_PASS = ("ACTION_ACCEPT", "ACTION_REDIRECT")
 SOURCE_FILE = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True, path_type=Path)
 
 
@@ -91,6 +92,9 @@ def controller_rules(node: ztclient.Node, nwid: str, path: Path | None, check: b
             rules_source=source,
         )
     _print_compiled(compiled, as_json)
+    tables = [compiled.rules, *(each["rules"] for each in compiled.capabilities)]
+    if not any(rule["type"] in _LETS_PASS for table in tables for rule in table):
+        click.echo("ztnode: no statement accepts, so nothing passes: `accept;` at the end lets the rest pass", err=True)
 
 
 class RuleNames:

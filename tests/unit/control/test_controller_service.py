@@ -181,6 +181,9 @@ def test_rules_there_and_back(served: Served, tmp_path: Path, capsys: pytest.Cap
     assert client.member(nwid, MEMBER).tags == () and client.member(nwid, MEMBER).capabilities == ()
     capsys.readouterr()
     capsys.readouterr()
+    file.write_text("drop dport 22;")
+    assert run(["controller", "rules", nwid, "--file", str(file), "--check"]) == 0
+    assert "no statement accepts" in capsys.readouterr().err
     # Somebody else sets other rules and leaves the text.
     client.update_network(nwid, rules=[{"type": "ACTION_DROP"}])
     assert rules().endswith("accept\n\t\tipprotocol tcp\n\t\tdport 22\n\t;\n;\n\ndrop;\n")
