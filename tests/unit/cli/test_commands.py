@@ -123,6 +123,7 @@ def test_bad_usage_is_one_line_and_exit_2(
         (["call", f"https://{HOST}/", "--cacert", __file__], "no certificates"),
         (["call", f"http://{HOST}/", "-d", "@/nonexistent"], "/nonexistent"),
         (["expose", "10.9.9.9:80", "127.0.0.1:1"], "not a managed address"),
+        (["controller", "networks"], "--controller"),
         (["identity", "show", "/nonexistent"], "No such file"),
         (["identity", "show", __file__], "no identity"),
         (["world", "show", __file__], "not a world"),
