@@ -52,6 +52,13 @@ def test_help_ends_with_an_example(command: tuple[str, ...], capsys: pytest.Capt
     assert "Example:\n    ztnode " in out or "Example:\n  ztnode " in out
 
 
+def test_a_command_that_there_is_not_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["controllr"]) == 2
+    assert "did you mean 'controller'?" in capsys.readouterr().err
+    assert run(["nonsense"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ztnode 0.")
