@@ -82,6 +82,10 @@ def _by_status(code: grpc.StatusCode, reason: str, address: str) -> Exception:
         case grpc.StatusCode.CANCELLED:
             return NodeUnavailableError(errno.ECONNRESET, f"the node at {address} is stopping and ended the call")
         case grpc.StatusCode.UNIMPLEMENTED:
+            if reason == "Method not found!":  # gRPC's own words for a service that the server has not
+                reason = (
+                    "it was started without it (ztnode controller needs serve --controller), or is of another version"
+                )
             return Error(errno.ENOSYS, f"the node at {address} does not offer this: {_first_line(reason)}")
         case _:
             return Error(errno.EIO, _first_line(reason))

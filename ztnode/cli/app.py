@@ -75,6 +75,21 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See click.Group, which knows no near names of commands that are not imported."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib  # not needed where all is well
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if not near:
+                raise
+            text = error.format_message().removesuffix(".")
+            raise click.UsageError(f"{text}; did you mean {near[0]!r}?", ctx) from None
+
     def invoke(self, ctx: click.Context) -> object:
         """See click.Group. click would take a BrokenPipeError for exit code 1."""
         try:

@@ -130,7 +130,7 @@ def network_options(command: _Command) -> _Command:
             "rules_file",
             type=EXISTING_FILE,
             metavar="FILE",
-            help="The rules as JSON, in the form of ZeroTier One's controller API.",
+            help="The rules as JSON, in the form of ZeroTier One's controller API; as text: ztnode controller rules.",
         ),
         click.option(
             "--sso",
@@ -279,7 +279,7 @@ def authorize(
         settings["sso_exempt"] = sso_exempt
     if settings:  # first, so that it enters with what it shall have
         administration.update_member(nwid, address, **settings)
-    _print_member(administration.authorize(nwid, address), as_json)
+    _print_member(administration.authorize(nwid, address), as_json, administration)
 
 
 @controller.command(epilog=example("ztnode controller deauthorize 778cde71900a69e3 9ad07d0109"))
@@ -289,7 +289,8 @@ def authorize(
 @node_option
 def deauthorize(node: ztclient.Node, nwid: str, address: str, as_json: bool) -> None:
     """Shut the member ADDRESS out of the network NWID."""
-    _print_member(_controller(node).deauthorize(nwid, address), as_json)
+    administration = _controller(node)
+    _print_member(administration.deauthorize(nwid, address), as_json, administration)
 
 
 controller.add_command(controller_rules)
@@ -311,7 +312,13 @@ def member() -> None:
 @click.argument("nwid", type=NWID)
 @click.argument("address", type=ADDRESS)
 @click.option("--name", metavar="TEXT", help="A name for people.")
-@click.option("--ip", "ips", metavar="IP", multiple=True, help="Give it this address, in place of those it has.")
+@click.option(
+    "--ip",
+    "ips",
+    metavar="IP",
+    multiple=True,
+    help="Give it this address, in place of those it has; may be given several times.",
+)
 @click.option(
     "--ephemeral/--no-ephemeral",
     default=None,
@@ -323,15 +330,19 @@ def member() -> None:
     "tags",
     metavar="TAG=VALUE",
     multiple=True,
-    help="Give it this tag, in place of those it has: numbers, or names that the network's rules define.",
+    help="Give it this tag, in place of those it has: numbers, or names that the network's rules define, of flags "
+    "several with commas; may be given several times.",
 )
 @click.option(
     "--capability",
     "capabilities",
     metavar="CAPABILITY",
     multiple=True,
-    help="Give it this capability, in place of those it has: a number, or a name that the network's rules define.",
+    help="Give it this capability, in place of those it has: a number, or a name that the network's rules define; may "
+    "be given several times.",
 )
+@click.option("--no-tags", is_flag=True, help="Take all its tags; it has the defaults of the rules then.")
+@click.option("--no-capabilities", is_flag=True, help="Take all its capabilities.")
 @json_option
 @node_option
 def set_member(
@@ -344,6 +355,8 @@ def set_member(
     bridge: bool | None,
     tags: tuple[str, ...],
     capabilities: tuple[str, ...],
+    no_tags: bool,
+    no_capabilities: bool,
     as_json: bool,
 ) -> None:
     """Change settings of the member ADDRESS of the network NWID, whether or not it has asked yet."""
@@ -356,6 +369,12 @@ def set_member(
         settings["ephemeral"] = ephemeral
     if bridge is not None:
         settings["active_bridge"] = bridge
+    if (tags and no_tags) or (capabilities and no_capabilities):
+        raise click.UsageError("give --tag or --no-tags, --capability or --no-capabilities, not both")
+    if no_tags:
+        settings["tags"] = []
+    if no_capabilities:
+        settings["capabilities"] = []
     if tags or capabilities:
         names = RuleNames(_controller(node).network(nwid).rules_source)
         if tags:
@@ -364,7 +383,8 @@ def set_member(
             settings["capabilities"] = [names.capability(text) for text in capabilities]
     if not settings:
         raise click.UsageError("give at least one setting to change")
-    _print_member(_controller(node).update_member(nwid, address, **settings), as_json)
+    administration = _controller(node)
+    _print_member(administration.update_member(nwid, address, **settings), as_json, administration)
 
 
 @member.command("show", epilog=example("ztnode controller member show 778cde71900a69e3 9ad07d0109 --json"))
@@ -374,7 +394,8 @@ def set_member(
 @node_option
 def show_member(node: ztclient.Node, nwid: str, address: str, as_json: bool) -> None:
     """Show the member ADDRESS of the network NWID."""
-    _print_member(_controller(node).member(nwid, address), as_json)
+    administration = _controller(node)
+    _print_member(administration.member(nwid, address), as_json, administration)
 
 
 @controller.command(epilog=example("ztnode controller forget 778cde71900a69e3 9ad07d0109"))
@@ -468,7 +489,8 @@ def _rules(path: Path) -> list[dict[str, Any]]:
     try:
         rules = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Failure(f"{path} is not JSON: {error}") from None
+        hint = "rules as text are set by `ztnode controller rules NWID --file FILE`"
+        raise Failure(f"{path} is not JSON: {error}; {hint}") from None
     if not isinstance(rules, list):
         raise Failure(f"{path} is not a JSON array of rules")
     return rules
@@ -518,10 +540,14 @@ def _log_in(member: ControllerMember) -> str:
     return f"{member.sso_subject} until {until:%Y-%m-%d %H:%M} UTC"
 
 
-def _print_member(member: ControllerMember, as_json: bool) -> None:
+def _print_member(member: ControllerMember, as_json: bool, administration: Controller) -> None:
     if as_json:
         print_json(member)
         return
+    carries = member.tags or member.capabilities
+    names = RuleNames(administration.network(member.nwid).rules_source if carries else "")
+    in_use = {address.partition("/")[0] for address in member.managed_addresses}
+    unused = [address for address in member.assigned_addresses if member.authorized and address not in in_use]
     since = member.last_authorized if member.authorized else member.last_deauthorized
     print_fields(
         (
@@ -535,5 +561,9 @@ def _print_member(member: ControllerMember, as_json: bool) -> None:
             ("log-in", "exempt" if member.sso_exempt else _log_in(member)),
             ("online", "yes" if member.online else "no"),
             ("addresses", ", ".join(member.managed_addresses)),
+            ("not in use", f"{', '.join(unused)}: in no route of the network" if unused else ""),
+            ("bridge", "yes" if member.active_bridge else ""),
+            ("tags", ", ".join(names.shown_tag(tag, value) for tag, value in member.tags)),
+            ("capabilities", ", ".join(names.shown_capability(number) for number in member.capabilities)),
         )
     )

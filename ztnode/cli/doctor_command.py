@@ -105,6 +105,9 @@ def _workers(status: ztclient.Status) -> Iterator[Finding]:
 
 def _roots(status: ztclient.Status, peers: Sequence[ztclient.Peer]) -> Iterator[Finding]:
     roots = [peer for peer in peers if peer.role in ("planet", "moon")]
+    if not roots and status.online:  # only a root of the planet is online by itself
+        yield Finding("roots", OK, "this node is the only root of its planet")
+        return
     if not roots:
         yield Finding("roots", WARNING, "the node knows no root but itself", "give it a planet: serve --planet FILE")
         return

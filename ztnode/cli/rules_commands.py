@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_FILE = 1 << 20
 """Bytes."""
+_LETS_PASS = ("ACTION_ACCEPT", "ACTION_REDIRECT")
 SOURCE_FILE = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True, path_type=Path)
 
 
@@ -89,6 +92,9 @@ def controller_rules(node: ztclient.Node, nwid: str, path: Path | None, check: b
             rules_source=source,
         )
     _print_compiled(compiled, as_json)
+    tables = [compiled.rules, *(each["rules"] for each in compiled.capabilities)]
+    if not any(rule["type"] in _LETS_PASS for table in tables for rule in table):
+        click.echo("ztnode: no statement accepts, so nothing passes: `accept;` at the end lets the rest pass", err=True)
 
 
 class RuleNames:
@@ -116,7 +122,28 @@ class RuleNames:
             raise click.UsageError(f"{text!r} is not of the form TAG=VALUE")
         tag = self._tags.get(name)
         number = _number(name, {each: defined.id for each, defined in self._tags.items()}, "tag")
-        return number, _number(value, {} if tag is None else {**tag.enums, **tag.flags}, f"value of the tag {name}")
+        what = f"value of the tag {name}"
+        if tag is None or "," not in value:
+            return number, _number(value, {} if tag is None else {**tag.enums, **tag.flags}, what)
+        mask = 0
+        for flag in value.split(","):
+            mask |= _number(flag, tag.flags, f"flag of the tag {name}")
+        return number, mask
+
+    def shown_capability(self, number: int) -> str:
+        """Its name, the number alone where it has none."""
+        return next((name for name, each in self._capabilities.items() if each == number), str(number))
+
+    def shown_tag(self, number: int, value: int) -> str:
+        """As ``tag`` takes it, as far as there are names."""
+        name, tag = next(((name, tag) for name, tag in self._tags.items() if tag.id == number), (str(number), None))
+        if tag is None:
+            return f"{name}={value}"
+        flags = [flag for flag, mask in tag.flags.items() if mask & value == mask]
+        word = next((word for word, each in tag.enums.items() if each == value), None)
+        if word is None and flags and functools.reduce(operator.or_, (tag.flags[flag] for flag in flags)) == value:
+            word = ",".join(flags)
+        return f"{name}={value if word is None else word}"
 
 
 def _number(text: str, names: Mapping[str, int], what: str) -> int:

@@ -193,7 +193,7 @@ class Home:
         try:
             return LocalConf() if data is None else parse_local_conf(data)
         except ValueError as error:
-            raise StateError(f"{LOCAL_CONF} in the state directory: {error}") from None
+            raise StateError(f"zerotier/{LOCAL_CONF} in the state directory: {error}") from None
 
     def local_conf_text(self) -> bytes | None:
         """``local.conf`` as it is; None where there is none."""

@@ -74,6 +74,8 @@ def parse(data: bytes) -> LocalConf:
     """Raises ValueError, with one line that says what is wrong."""
     try:
         document = json.loads(data)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg}, line {error.lineno}, column {error.colno}") from None
     except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
     if not isinstance(document, dict):

@@ -39,7 +39,7 @@ class Refusal(enum.Enum):
     """Why a request was not fulfilled, as far as any of the protocols can tell."""
 
     GENERAL = "general failure"
-    NOT_ALLOWED = "not allowed"
+    NOT_ALLOWED = "not allowed: no network leads there, and the host dials such addresses only with --direct"
     NETWORK_UNREACHABLE = "network unreachable"
     HOST_UNREACHABLE = "host unreachable"
     REFUSED = "connection refused"

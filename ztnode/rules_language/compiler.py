@@ -178,5 +178,8 @@ def _not_an_action(word: str, node: Word) -> str:
 
 def _not_a_match(word: str, node: Word) -> str:
     if word in OPENERS or word == "include":
-        return f'{quoted(node)} is no match: an action without any that others follow is written "accept and ;"'
+        return (
+            f"{quoted(node)} is no match: a semicolon is missing before it, or the action that is open has "
+            'none, which is written "accept and ;" where others follow'
+        )
     return f"{quoted(node)} is no match"

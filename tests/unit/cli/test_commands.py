@@ -52,6 +52,13 @@ def test_help_ends_with_an_example(command: tuple[str, ...], capsys: pytest.Capt
     assert "Example:\n    ztnode " in out or "Example:\n  ztnode " in out
 
 
+def test_a_command_that_there_is_not_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["controllr"]) == 2
+    assert "did you mean 'controller'?" in capsys.readouterr().err
+    assert run(["nonsense"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ztnode 0.")
@@ -123,6 +130,7 @@ def test_bad_usage_is_one_line_and_exit_2(
         (["call", f"https://{HOST}/", "--cacert", __file__], "no certificates"),
         (["call", f"http://{HOST}/", "-d", "@/nonexistent"], "/nonexistent"),
         (["expose", "10.9.9.9:80", "127.0.0.1:1"], "not a managed address"),
+        (["controller", "networks"], "--controller"),
         (["identity", "show", "/nonexistent"], "No such file"),
         (["identity", "show", __file__], "no identity"),
         (["world", "show", __file__], "not a world"),

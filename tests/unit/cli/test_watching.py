@@ -77,6 +77,11 @@ def test_what_is_wrong_is_said_with_what_to_do(check: str, level: str, said: str
     assert finding.level == level and said in finding.detail and finding.advice
 
 
+def test_a_root_that_knows_no_other_is_well() -> None:
+    assert found(peers=(LEAF,))["roots"].level == OK
+    assert found(dataclasses.replace(STATUS, online=False), peers=(LEAF,))["roots"].level == WARNING
+
+
 def test_one_controller_with_a_wrong_clock_is_not_ours() -> None:
     other = dataclasses.replace(JOINED, nwid="8056c2e21c000001", clock_offset=7200.0)
     assert found(networks=(JOINED, other))["clock"].level == WARNING

@@ -161,9 +161,29 @@ def test_rules_there_and_back(served: Served, tmp_path: Path, capsys: pytest.Cap
     member = ["controller", "member", "set", nwid, MEMBER]
     assert run([*member, "--tag", "department=sales", "--tag", "9=1", "--capability", "ssh"]) == 0
     assert client.member(nwid, MEMBER).tags == ((100, 7), (9, 1)) and client.member(nwid, MEMBER).capabilities == (5,)
-    for wrong in (["--tag", "department"], ["--tag", "department=it"], ["--tag", "d=1"], ["--capability", "web"]):
+    for wrong in (
+        ["--tag", "department"],
+        ["--tag", "department=it"],
+        ["--tag", "d=1"],
+        ["--tag", "department=sales,vip"],
+        ["--capability", "web"],
+        ["--tag", "9=1", "--no-tags"],
+    ):
         assert run([*member, *wrong]) == 2
     capsys.readouterr()
+    file.write_text("tag server id 2 flag 0 web flag 1 ssh flag 2 mail ;\n" + RULES)
+    rules("--file", str(file))
+    assert run([*member, "--tag", "department=sales", "--tag", "server=web,mail", "--tag", "9=1"]) == 0
+    assert client.member(nwid, MEMBER).tags == ((100, 7), (2, 5), (9, 1))
+    shown = capsys.readouterr().out
+    assert "department=sales, server=web,mail, 9=1\n" in shown and "  ssh\n" in shown
+    assert run([*member, "--no-tags", "--no-capabilities"]) == 0
+    assert client.member(nwid, MEMBER).tags == () and client.member(nwid, MEMBER).capabilities == ()
+    capsys.readouterr()
+    capsys.readouterr()
+    file.write_text("drop dport 22;")
+    assert run(["controller", "rules", nwid, "--file", str(file), "--check"]) == 0
+    assert "no statement accepts" in capsys.readouterr().err
     # Somebody else sets other rules and leaves the text.
     client.update_network(nwid, rules=[{"type": "ACTION_DROP"}])
     assert rules().endswith("accept\n\t\tipprotocol tcp\n\t\tdport 22\n\t;\n;\n\ndrop;\n")
@@ -223,6 +243,7 @@ def test_the_commands(served: Served, capsys: pytest.CaptureFixture[str]) -> Non
     ] == [{"target": "10.9.0.0/16", "via": "10.121.15.2"}]
     command("update", nwid, "--private", "--route", "10.121.15.0/24")
     assert "10.121.15.99/24" in command("authorize", nwid, MEMBER, "--ip", "10.121.15.99", "--name", "printer")
+    assert "10.9.9.9: in no route" in command("member", "set", nwid, MEMBER, "--ip", "10.9.9.9", "--ip", "10.121.15.99")
     (member,) = json.loads(command("members", nwid, "--json"))
     assert member["name"] == "printer" and member["authorized"] is True
     assert "not authorized" in command("deauthorize", nwid, MEMBER) and "shut out" in command("members", nwid)

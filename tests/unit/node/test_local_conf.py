@@ -96,6 +96,8 @@ def test_a_tcp_relay_is_for_those_who_ask_for_one(
         (b'{"virtual": {"89e92ceee5": {"blacklist": ["here"]}}}', "'here'"),
         (b"", "not JSON"),
         (b"[" * 100000, "not JSON"),
+        (b'{"settings":\n {"primaryPort": 1,}}', "not JSON: .*line 2, column"),
+        (b"\xff{}", "not JSON"),
         (b"[]", "physical"),
         (b'{"physical": []}', "physical"),
         (b'{"physical": {"here": {}}}', "'here' is no network"),

@@ -329,11 +329,12 @@ def test_a_network_from_making_to_deleting(site: Site) -> None:
     assert send(f"{path}/rules", rules=rules, revision="2").status_code == 303
     network = site.administration.network(nwid)
     assert len(network.rules) == 2 and network.tags == ((7, None),)
-    assert "# nothing else" in site.browser.get(f"/ui{path}/rules").text
+    page = site.browser.get(f"/ui{path}/rules").text
+    assert "# nothing else" in page and "nothing passes" not in page
     # Another program has set others: the text is of these, and what has no words is said to have none.
     site.administration.update_network(nwid, {"rules": [{"type": "ACTION_DROP"}]})
     page = site.browser.get(f"/ui{path}/rules").text
-    assert "# nothing else" not in page and "drop" in page and "no words" not in page
+    assert "# nothing else" not in page and "drop" in page and "no words" not in page and "nothing passes" in page
     integers = {"type": "INTEGER_RANGE", "start": "0", "end": "1", "idx": 0, "little": True, "bits": 8}
     site.administration.update_network(nwid, {"rules": [integers, {"type": "ACTION_DROP"}]})
     assert "no words" in site.browser.get(f"/ui{path}/rules").text

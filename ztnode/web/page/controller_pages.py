@@ -170,6 +170,7 @@ class ControllerPages:
             "source": "" if too_long else source,
             "too_long": too_long,
             "says_all": says_all,
+            "lets_pass": rules_field.lets_pass(network),
             "error": error,
         }
         return self._render(request, "rules.html", 400 if error else 200, values)

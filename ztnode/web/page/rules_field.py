@@ -7,6 +7,7 @@ from typing import Any, Final
 from ztnode.controller.documents import ControlledNetwork
 from ztnode.rules_language import RulesError, compile_rules, current_text, is_text_of
 from ztnode.web.page.forms import FieldError
+from ztnode.wire.rules import RuleType
 
 FIELD: Final = "rules"
 
@@ -19,6 +20,12 @@ def compile_field(source: str) -> dict[str, Any]:
         return {**compile_rules(source).config(), "rulesSource": source}
     except RulesError as error:
         raise FieldError(FIELD, f"rules, {error}") from None
+
+
+def lets_pass(network: ControlledNetwork) -> bool:
+    """Whether any statement in force lets frames pass, be it for holders of a capability alone."""
+    tables = (network.rules, *(each.rules for each in network.capabilities))
+    return any(rule.type in (RuleType.ACTION_ACCEPT, RuleType.ACTION_REDIRECT) for table in tables for rule in table)
 
 
 def show_field(network: ControlledNetwork) -> tuple[str, bool]:
