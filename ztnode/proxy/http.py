@@ -179,8 +179,13 @@ class HttpHandshake:
 
 
 def target_of(head: Head) -> Request:
-    """Whom a request in absolute form is for. Raises BadRequest."""
-    return _split_target(head.target)[0]
+    """Whom a request in absolute form is for. Raises BadRequest for whatever ``RequestStream`` would not pass on: what
+    one reader sends back and the other takes again would go round for ever."""
+    if head.method == b"CONNECT":
+        raise BadRequest(400, "Bad Request", "CONNECT wants a host and a port, and nothing else")
+    request = _split_target(head.target)[0]
+    _pass(head)
+    return request
 
 
 def _split_target(target: bytes) -> tuple[Request, bytes, bytes]:
@@ -345,6 +350,8 @@ class RequestStream:
 
     def _begin(self, head: Head, target: tuple[str, int] | None) -> tuple[Request, bytes]:
         check_authorization(head, self._check_password)
+        if head.method == b"CONNECT":
+            raise BadRequest(400, "Bad Request", "CONNECT comes first on a connection, or not at all")
         request, authority, path = _split_target(head.target)
         if target is not None and target != (request.host, request.port):
             raise AnotherTarget
