@@ -249,11 +249,11 @@ class _Copying:
                 data = await self._next()
             if not self._answering.done():
                 self._server.shutdown(socket.SHUT_WR)
-            await self._answering
+            await self._answered()
         except AnotherTarget:
             self._leaving = True
             if self._answers.owed:
-                await self._answering
+                await self._answered()
             # What is owed still, nobody can tell from the answer of whom the client asks next.
             return b"" if self._answers.owed else self._requests.rest or b""
         finally:
@@ -263,6 +263,13 @@ class _Copying:
             self._answering.cancel()
             await asyncio.gather(self._answering, return_exceptions=True)
         return b""
+
+    async def _answered(self) -> None:
+        """Until the answers have ended. Raises TimeoutError, OSError."""
+        await asyncio.wait([self._answering])
+        if self._answering.cancelled():
+            raise TimeoutError
+        self._answering.result()
 
     async def _pass_answers(self) -> None:
         """Until the server ends, or says more than it was asked, or the client wants another and has its answers."""
@@ -279,7 +286,7 @@ class _Copying:
 
     async def _next(self) -> bytes:
         """What the client sends next; nothing when the server ended its side: there is nobody to ask any more, and an
-        answer may end by just that. Raises TimeoutError."""
+        answer may end by just that."""
         while not self._answering.done():
             # No task for each request: whichever comes first wakes us.
             await self._waiter.wait()
@@ -298,7 +305,7 @@ class _Copying:
         loop = asyncio.get_running_loop()
         end = self._since + IDLE_SECONDS
         if end <= loop.time():
-            self._waiter.fail(TimeoutError())
+            self._answering.cancel()
             end = loop.time() + IDLE_SECONDS
         self._idle = loop.call_at(end, self._check_idle)
 
