@@ -102,7 +102,7 @@ def read(path: Path, command: click.Command) -> dict[str, Any]:
         if len(content) > MAX_FILE_BYTES:
             raise ValueError("too large for a configuration")
         table = tomllib.loads(content.decode())
-    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError are ValueErrors
         raise click.UsageError(f"{path}: {describe(error)}") from error
     options = settings(command)
     values: dict[str, Any] = {}

@@ -44,12 +44,16 @@ class Certificates:
         # On OpenSSL's own Python binding first: gRPC would print several lines and give no reason.
         trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            trial.load_cert_chain(self._certificate, self._key)
+            # OpenSSL would ask the terminal for a pass phrase, or standard input, and the node wait with it.
+            trial.load_cert_chain(self._certificate, self._key, password="")
             if self._client_ca is not None:
                 trial.load_verify_locations(self._client_ca)
         except ssl.SSLError as error:
             files = ", ".join(str(path) for path in self._files())
-            raise OSError(errno.EINVAL, f"no certificate with its key in PEM form: {files} ({error.reason})") from error
+            raise OSError(
+                errno.EINVAL,
+                f"no certificate with its key in PEM form, without a pass phrase: {files} ({error.reason})",
+            ) from error
         except FileNotFoundError as error:
             missing = next(path for path in self._files() if not path.exists())
             raise FileNotFoundError(errno.ENOENT, f"there is no file {missing}") from error

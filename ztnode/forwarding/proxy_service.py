@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Callable
 from typing import Final
 
 from ztclient.aio.handoff import readable
@@ -24,6 +23,7 @@ from ztnode.forwarding.overlay import Overlay
 from ztnode.forwarding.read_waiter import ReadWaiter
 from ztnode.node.api import Handoff
 from ztnode.proxy import Command, ProxyServer, Refusal, Request
+from ztnode.proxy.answers import AnswerStream
 from ztnode.proxy.http import AnotherTarget, BadRequest, RequestStream, check_authorization, parse_head, target_of
 from ztnode.proxy.request import CheckPassword
 from ztnode.worker.loan import ARE_THEY_THERE, Loan, Return, build_loan, channel, parse_return, split
@@ -224,9 +224,11 @@ class _Copying:
         self._client = client
         self._server = server
         self._requests = RequestStream(check_password)
-        self._answers = asyncio.create_task(_copy(server, client, self._touch))
+        self._answers = AnswerStream()
+        self._leaving = False
+        self._answering = asyncio.create_task(self._pass_answers())
         self._waiter = ReadWaiter(client)
-        self._answers.add_done_callback(lambda _: self._waiter.wake())
+        self._answering.add_done_callback(lambda _: self._waiter.wake())
         self._idle: asyncio.TimerHandle | None = None
         self._since = 0.0
         """When the client last asked or was sent something."""
@@ -238,33 +240,57 @@ class _Copying:
         data = loan.data
         try:
             while data:
-                for _request, piece in self._requests.receive(data, (loan.host, loan.port)):
+                for request, piece in self._requests.receive(data, (loan.host, loan.port)):
+                    if request is not None:
+                        self._answers.expect(piece)
+                        if self._requests.raw:
+                            self._answers.expect_anything()
                     await _send(self._server, piece)
                 data = await self._next()
-            if not self._answers.done():
+            if not self._answering.done():
                 self._server.shutdown(socket.SHUT_WR)
-            await self._answers
+            await self._answered()
         except AnotherTarget:
-            self._server.shutdown(socket.SHUT_WR)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DIAL_SECONDS):
-                    await self._answers
-            return self._requests.rest or b""
+            self._leaving = True
+            if self._answers.owed:
+                await self._answered()
+            # What is owed still, nobody can tell from the answer of whom the client asks next.
+            return b"" if self._answers.owed else self._requests.rest or b""
         finally:
             if self._idle is not None:
                 self._idle.cancel()
             self._waiter.close()
-            self._answers.cancel()
-            await asyncio.gather(self._answers, return_exceptions=True)
+            self._answering.cancel()
+            await asyncio.gather(self._answering, return_exceptions=True)
         return b""
+
+    async def _answered(self) -> None:
+        """Until the answers have ended. Raises TimeoutError, OSError."""
+        await asyncio.wait([self._answering])
+        if self._answering.cancelled():
+            raise TimeoutError
+        self._answering.result()
+
+    async def _pass_answers(self) -> None:
+        """Until the server ends, or says more than it was asked, or the client wants another and has its answers."""
+        with contextlib.closing(ReadWaiter(self._server)) as waiter:
+            while not self._leaving or self._answers.owed:
+                await waiter.wait()
+                with contextlib.suppress(BlockingIOError):
+                    data = self._server.recv(CHUNK)
+                    size = self._answers.measure(data)
+                    await _send(self._client, data[:size])
+                    self._touch()
+                    if not data or size < len(data):
+                        return
 
     async def _next(self) -> bytes:
         """What the client sends next; nothing when the server ended its side: there is nobody to ask any more, and an
-        answer may end by just that. Raises TimeoutError."""
-        while not self._answers.done():
+        answer may end by just that."""
+        while not self._answering.done():
             # No task for each request: whichever comes first wakes us.
             await self._waiter.wait()
-            if self._answers.done():
+            if self._answering.done():
                 break
             with contextlib.suppress(BlockingIOError):
                 data = self._client.recv(CHUNK)
@@ -279,7 +305,7 @@ class _Copying:
         loop = asyncio.get_running_loop()
         end = self._since + IDLE_SECONDS
         if end <= loop.time():
-            self._waiter.fail(TimeoutError())
+            self._answering.cancel()
             end = loop.time() + IDLE_SECONDS
         self._idle = loop.call_at(end, self._check_idle)
 
@@ -323,8 +349,8 @@ async def _returned(ours: socket.socket) -> tuple[socket.socket, Return] | None:
             client.close()
 
 
-async def _copy(source: socket.socket, sink: socket.socket, moved: Callable[[], None] = lambda: None) -> None:
-    """Until the end of ``source``, which is not passed on; ``moved`` is called for what was. Raises OSError."""
+async def _copy(source: socket.socket, sink: socket.socket) -> None:
+    """Until the end of ``source``, which is not passed on. Raises OSError."""
     with contextlib.closing(ReadWaiter(source)) as waiter:
         while True:
             # Always a turn of the loop: two that are never dry would keep everybody else from theirs.
@@ -334,7 +360,6 @@ async def _copy(source: socket.socket, sink: socket.socket, moved: Callable[[], 
                 if not data:
                     return
                 await _send(sink, data)
-                moved()
 
 
 async def _send(sink: socket.socket, data: bytes) -> None:

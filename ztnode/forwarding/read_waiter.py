@@ -18,7 +18,7 @@ class ReadWaiter:
         self._registered = False
 
     async def wait(self) -> None:
-        """Until there is something to read, or its end, or ``wake`` is called. Raises what ``fail`` is given."""
+        """Until there is something to read, or its end, or ``wake`` is called."""
         waiting = self._waiting = self._loop.create_future()
         if not self._registered:
             self._loop.add_reader(self._sock, self._on_readable)
@@ -32,11 +32,6 @@ class ReadWaiter:
         """End the wait that is under way."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
-
-    def fail(self, error: Exception) -> None:
-        """End the wait that is under way by an error."""
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(error)
 
     def close(self) -> None:
         """Leave the socket alone."""

@@ -1,8 +1,9 @@
-"""What a proxy reads of HTTP/1.1: CONNECT (RFC 9110, section 9.3.6) and requests in absolute form (RFC 9112, section
-3.2.2), one after the other on one connection, each for whichever host it names.
+"""What a proxy reads of requests in HTTP/1.1: CONNECT (RFC 9110, section 9.3.6) and requests in absolute form (RFC
+9112, section 3.2.2), one after the other on one connection, each for whichever host it names.
 
-Answers pass through unread. Requests are read as far as needed to know where the next one begins: a message whose
-length two readers could see differently is refused (RFC 9112, section 6.3), for that is how requests are smuggled.
+Requests are read as far as needed to know where the next one begins: a message whose length two readers could see
+differently is refused (RFC 9112, section 6.3), for that is how requests are smuggled. ``ztnode.proxy.answers`` reads
+where answers end.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from ztnode.proxy.request import BadHandshake, CheckPassword, Command, Refusal, Request, checked_host
+from ztnode.wire.buffer import Buffer
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request line and its fields."""
 _MAX_CHUNK_LINE: Final = 1024
 _REMEMBERED: Final = 1024
 """A client says the same fields again and again; blocks of so many bytes are remembered, a few dozen of them."""
-_HEAD_END: Final = b"\r\n\r\n"
+HEAD_END: Final = b"\r\n\r\n"
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) (HTTP/1\.[01])")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _ABSOLUTE: Final = re.compile(rb"(?i:http)://([^/?#@]*)(/[^#]*|\?[^#]*|)")
@@ -61,7 +63,7 @@ def build_answer(status: int, reason: str, detail: str, *fields: str) -> bytes:
         f"Content-Length: {len(body)}",
         "Connection: close",
     ]
-    return "\r\n".join(head).encode("ascii") + _HEAD_END + body
+    return "\r\n".join(head).encode("ascii") + HEAD_END + body
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,8 @@ class Head:
 
 def parse_head(data: bytes | bytearray | memoryview) -> Head | None:
     """The request head that ``data`` begins with; None while it has not ended. Raises BadRequest."""
-    text = bytes(data[: MAX_HEAD + len(_HEAD_END)])
-    end = text.find(_HEAD_END)
+    text = bytes(data[: MAX_HEAD + len(HEAD_END)])
+    end = text.find(HEAD_END)
     if end < 0:
         if len(text) > MAX_HEAD:
             raise BadRequest(431, "Request Header Fields Too Large", f"a head longer than {MAX_HEAD} bytes")
@@ -95,12 +97,13 @@ def parse_head(data: bytes | bytearray | memoryview) -> Head | None:
     request = _REQUEST_LINE.fullmatch(line)
     if request is None:
         raise BadRequest(400, "Bad Request", "not an HTTP/1.1 request line")
-    fields = _parse_fields(block) if len(block) <= _REMEMBERED else _parse_fields.__wrapped__(block)
-    return Head(request[1], request[2], request[3], fields, end + len(_HEAD_END))
+    fields = parse_fields(block) if len(block) <= _REMEMBERED else parse_fields.__wrapped__(block)
+    return Head(request[1], request[2], request[3], fields, end + len(HEAD_END))
 
 
 @functools.lru_cache(64)
-def _parse_fields(block: bytes) -> tuple[tuple[bytes, bytes], ...]:
+def parse_fields(block: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Names, as written, and values of the lines of a head after its first. Raises BadRequest."""
     fields = []
     for line in block.split(b"\r\n") if block else ():
         field = _FIELD.fullmatch(line)
@@ -179,8 +182,13 @@ class HttpHandshake:
 
 
 def target_of(head: Head) -> Request:
-    """Whom a request in absolute form is for. Raises BadRequest."""
-    return _split_target(head.target)[0]
+    """Whom a request in absolute form is for. Raises BadRequest for whatever ``RequestStream`` would not pass on: what
+    one reader sends back and the other takes again would go round for ever."""
+    if head.method == b"CONNECT":
+        raise BadRequest(400, "Bad Request", "CONNECT wants a host and a port, and nothing else")
+    request = _split_target(head.target)[0]
+    _pass(head)
+    return request
 
 
 def _split_target(target: bytes) -> tuple[Request, bytes, bytes]:
@@ -197,13 +205,13 @@ def _split_short_target(target: bytes) -> tuple[Request, bytes, bytes]:
     return request, match[1], match[2] if match[2].startswith(b"/") else b"/" + match[2]
 
 
-class _Length:
+class Length:
     """A body of known length."""
 
     def __init__(self, length: int) -> None:
         self.left = length
 
-    def measure(self, data: bytearray) -> int:
+    def measure(self, data: bytearray | Buffer) -> int:
         """How many bytes of ``data`` belong to the body."""
         taken = min(self.left, len(data))
         self.left -= taken
@@ -211,10 +219,11 @@ class _Length:
 
     @property
     def done(self) -> bool:
+        """Whether that was all of it."""
         return not self.left
 
 
-class _Chunked:
+class Chunked:
     """A chunked body (RFC 9112, section 7.1) with its trailers, which pass through as they are."""
 
     def __init__(self) -> None:
@@ -279,18 +288,21 @@ class _Passed:
 def _pass(head: Head) -> _Passed:
     """The fields without what was meant for the proxy (RFC 9110, section 7.6.1). Raises BadRequest."""
     named = set(head.tokens(b"connection"))
-    upgrade = b"upgrade" in named and bool(head.values(b"upgrade"))
+    # A server that takes no h2c goes on as before, for any client that asks next: not one that has the connection.
+    upgrade = b"upgrade" in named and bool(head.values(b"upgrade")) and b"h2c" not in head.tokens(b"upgrade")
     dropped = (_FOR_THE_PROXY | named) - {b"close", b"keep-alive", b"upgrade", b"content-length", b"transfer-encoding"}
     lines = []
     for name, value in head.fields:
         key = name.lower()
         if key not in dropped and key != b"connection" and (upgrade or key != b"upgrade"):
             lines.append(name + b": " + value)
-    lines.extend(b"Connection: " + option for option in (b"close", b"upgrade") if option in named)
+    lines.extend(b"Connection: " + option for option in (b"close",) if option in named)
+    if upgrade:
+        lines.append(b"Connection: upgrade")
     if b"keep-alive" in named and head.version == b"HTTP/1.0":
         lines.append(b"Connection: keep-alive")
     lines.append(b"Via: " + head.version.removeprefix(b"HTTP/") + b" ztnode")
-    return _Passed(b"\r\n".join(lines) + _HEAD_END, _body_of(head), upgrade)
+    return _Passed(b"\r\n".join(lines) + HEAD_END, _body_of(head), upgrade)
 
 
 class AnotherTarget(Exception):
@@ -303,7 +315,7 @@ class RequestStream:
     def __init__(self, check_password: CheckPassword | None) -> None:
         self._check_password = check_password
         self._buffer = bytearray()
-        self._body: _Length | _Chunked | None = None
+        self._body: Length | Chunked | None = None
         self._raw = False
         # Of the last request: what the same fields come to needs no second look, and ``parse_head`` remembers them.
         self._fields: tuple[tuple[bytes, bytes], ...] | None = None
@@ -334,6 +346,11 @@ class RequestStream:
                     return
 
     @property
+    def raw(self) -> bool:
+        """Whether a request has begun another protocol, so that no more of them are looked for."""
+        return self._raw
+
+    @property
     def rest(self) -> bytes | None:
         """What was received and not taken, where a request begins with it; None in the middle of one."""
         return None if self._raw or self._body is not None else bytes(self._buffer)
@@ -345,6 +362,8 @@ class RequestStream:
 
     def _begin(self, head: Head, target: tuple[str, int] | None) -> tuple[Request, bytes]:
         check_authorization(head, self._check_password)
+        if head.method == b"CONNECT":
+            raise BadRequest(400, "Bad Request", "CONNECT comes first on a connection, or not at all")
         request, authority, path = _split_target(head.target)
         if target is not None and target != (request.host, request.port):
             raise AnotherTarget
@@ -353,7 +372,7 @@ class RequestStream:
             self._fields, self._version = head.fields, head.version
         passed = self._passed
         if passed.body != 0:
-            self._body = _Chunked() if passed.body is None else _Length(passed.body)
+            self._body = Chunked() if passed.body is None else Length(passed.body)
         # What the two agree on after an upgrade is theirs alone.
         self._raw = passed.upgrade
         del self._buffer[: head.length]

@@ -15,7 +15,8 @@ from ztnode.wire.capability import MAX_CAPABILITY_RULES
 from ztnode.wire.rules import MAX_NETWORK_RULES
 
 MAX_STEPS: Final = 100_000
-"""Items that are looked at, those of a macro each time that it is included: a bound on the work, whatever the text."""
+"""Items that are looked at, those of a macro and its arguments each time that it is included: a bound on the work,
+whatever the text."""
 MAX_INCLUDE_DEPTH: Final = 64
 RuleJson = dict[str, Any]
 
@@ -71,8 +72,8 @@ class _Renderer:
         self._actions(body, {}, 0)
         return self._rules
 
-    def _step(self, word: Word) -> None:
-        self._steps += 1
+    def _step(self, word: Word, items: int = 1) -> None:
+        self._steps += items
         if self._steps > MAX_STEPS:
             raise word.error("macros that include macros come to more than can be worked out")
 
@@ -105,12 +106,14 @@ class _Renderer:
         if not isinstance(name, Word):
             raise word.error("include needs the name of a macro after it")
         called, given = split_call(name.text)
+        self._step(name, len(given))
         macro = self._definitions.macros.get(called)
         if macro is None:
             hint = ": names of macros are kept in small letters" if called.lower() in self._definitions.macros else ""
             raise name.error(f'there is no macro "{called[:64]}"{hint}')
         if depth >= MAX_INCLUDE_DEPTH:
             raise name.error("macros include one another too deeply")
+        self._step(name, len(macro.parameters))
         values = list(filter(None, given))
         if any(place >= len(values) for place in macro.parameters.values()):
             raise name.error(f'the macro "{called[:64]}" needs {", ".join(macro.parameters)}')

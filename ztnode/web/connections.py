@@ -15,13 +15,23 @@ MAX_CONNECTIONS: Final = 256
 """At a time; whoever comes then is hung up at once."""
 HEAD_SECONDS: Final = 10.0
 """For the head of a request to come whole, and for TLS to be set up before it."""
+MAX_HEAD: Final = 64 * 1024
+"""Bytes of a request's line and fields, trailers among them."""
+_FIELD_COST: Final = 32
+"""Bytes that a field counts for beside its own: to look at many empty ones takes long, too."""
+_STEP: Final = 16 * 1024
 _NO_DESCRIPTOR_PAUSE: Final = 1.0
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """Ends a connection whose next request does not come."""
+    """Ends a connection whose next request does not come, or has a head without end: for uvicorn it may be as long as
+    it likes, and while fields are looked at the event loop does nothing else."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _fields_size = 0
+    _in_head = False
+    _unseen = 0
+    """Bytes received since a head began that has not ended; of a field that is not whole the parser says nothing."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """See asyncio.Protocol."""
@@ -33,10 +43,35 @@ class TimedProtocol(HttpToolsProtocol):
         # Any byte ends the rest between two requests that uvicorn grants.
         if self._head_timer is None and self.cycle is not None and self.cycle.response_complete:
             self._await_head()
-        super().data_received(data)
+        for start in range(0, len(data), _STEP):
+            piece = data[start : start + _STEP]
+            super().data_received(piece)
+            if self.transport.is_closing():
+                return
+            self._unseen = self._unseen + len(piece) if self._in_head else 0
+            if self._unseen > MAX_HEAD + _STEP:
+                self.send_400_response("The head of the request is too long.")
+                return
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        self._in_head = True
+        self._fields_size = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """See httptools."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools."""
+        self._count(len(name) + len(value) + _FIELD_COST)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """See httptools."""
+        self._in_head = False
         self._end_timer()
         super().on_headers_complete()
 
@@ -44,6 +79,11 @@ class TimedProtocol(HttpToolsProtocol):
         """See asyncio.Protocol."""
         self._end_timer()
         super().connection_lost(exc)
+
+    def _count(self, size: int) -> None:
+        self._fields_size += size
+        if self._fields_size > MAX_HEAD:
+            raise ValueError("the head of the request is too long")  # the parser stops, and uvicorn answers 400
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)

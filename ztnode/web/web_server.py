@@ -182,7 +182,9 @@ def _tls(options: WebOptions) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(options.certificate, options.key)
+        # OpenSSL would ask the terminal for a pass phrase, or standard input, and the node wait with it.
+        context.load_cert_chain(options.certificate, options.key, password="")
     except ssl.SSLError as error:
-        raise ValueError(f"{options.certificate} and {options.key} are no certificate with its key: {error}") from None
+        files = f"{options.certificate} and {options.key}"
+        raise ValueError(f"{files} are no certificate with its key, without a pass phrase: {error}") from None
     return context

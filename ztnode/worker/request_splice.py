@@ -1,8 +1,9 @@
 """A proxy's client that asks in absolute form, spliced to the server that it asks.
 
 As any splice, but what the client sends is read as requests, each made ready for the server (``ztnode.proxy.http``).
-At the first that is for somebody else reading stops, the server learns that nothing more comes, and once it has
-said all that it has to say the client's socket goes back to the proxy (``ztnode.worker.loan``).
+At the first that is for somebody else reading stops, and once the answers to those before it have been delivered the
+client's socket goes back to the proxy (``ztnode.worker.loan``). What a server says beyond its answers
+(``ztnode.proxy.answers``) ends the connection: the client would take it for the answer of whom it asks next.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final
 
+from ztnode.proxy.answers import MAX_OWED, AnswerStream
 from ztnode.proxy.http import AnotherTarget, BadRequest, RequestStream
 from ztnode.worker.adoption import adopt
 from ztnode.worker.loan import MAX_MESSAGE, Return, build_return, parse_loan, split
@@ -22,9 +24,10 @@ from ztnode.worker.tcp_pair import finish_on_close
 
 if TYPE_CHECKING:
     from ztnode.netstack.tcp.connection import TcpConnection
+    from ztnode.wire.buffer import Buffer
 
 LEAVE_SECONDS: Final = 30.0
-"""How long a server may take to end its side after the client has turned to another."""
+"""How long a server may take to answer a client that has sent it nonsense, before the proxy says that it is."""
 
 
 def borrow(connection: TcpConnection, descriptor: int, way_back: int, host: SpliceHost, clients: int) -> None:
@@ -49,7 +52,7 @@ class RequestSplice(Splice):
     """Owns ``channel`` too, the worker's end of the pair, in which a ``Loan`` waits. Raises ValueError, OSError when it
     does not; then ``sock`` and ``channel`` are still the caller's."""
 
-    __slots__ = ("_channel", "_leaving", "_moved", "_requests", "_target")
+    __slots__ = ("_answers", "_channel", "_leaving", "_moved", "_requests", "_target", "_unasked")
 
     def __init__(
         self, connection: TcpConnection, sock: socket.socket, channel: socket.socket, host: SpliceHost
@@ -61,6 +64,9 @@ class RequestSplice(Splice):
         self._target = loan.host, loan.port
         credentials = loan.credentials
         self._requests = RequestStream(None if credentials is None else lambda *shown: shown == credentials)
+        self._answers = AnswerStream()
+        self._unasked = False
+        """Whether the server has said more than it was asked."""
         self._leaving: Return | None = None
         self._moved = True
         self._channel: socket.socket | None = channel
@@ -70,14 +76,50 @@ class RequestSplice(Splice):
             with contextlib.suppress(OSError):  # the connection has failed, and on_ready says so
                 self._pass_on(loan.data)
 
+    def _read(self) -> list[Buffer]:
+        views: list[Buffer] = []
+        if self._unasked:
+            return views
+        for view in super()._read():
+            size = self._answers.measure(view)
+            if size < len(view):
+                self._unasked = True
+                views.append(view[:size])
+                break
+            views.append(view)
+        return views
+
     def _deliver(self) -> bool:
         self._moved = True
-        return super()._deliver()
+        return super()._deliver() and not self._settle()
+
+    def _settle(self) -> bool:
+        """Whether this splice has ended, as what was to be delivered has been."""
+        if self._pending:
+            return False
+        if self._leaving is not None and not self._leaving.last and not self._answers.owed:
+            self._give_back(self._leaving)
+        elif self._unasked:
+            self._finish()
+        return self._fd < 0
+
+    def _has_room(self) -> bool:
+        return self._leaving is None and self._answers.owed <= MAX_OWED and super()._has_room()
+
+    def _collect(self) -> None:
+        if self._answers.owed > MAX_OWED:
+            self._watch(self._mask & ~READ)  # until some of them have come
+        else:
+            super()._collect()
 
     def _pass_on(self, data: bytes) -> None:
         self._moved = True
         try:
-            for _request, piece in self._requests.receive(data, self._target):
+            for request, piece in self._requests.receive(data, self._target):
+                if request is not None:
+                    self._answers.expect(piece)
+                    if self._requests.raw:
+                        self._answers.expect_anything()
                 self.connection.write(piece)
         except AnotherTarget:
             self._leave(Return(False, self._requests.rest or b""))
@@ -95,22 +137,30 @@ class RequestSplice(Splice):
             return
         self._leaving = given_back
         self._watch(self._mask & ~READ)
-        self.connection.shutdown()
-        self._deadline = self._host.now + LEAVE_SECONDS
-        self._host.splice_draining(self)
+        if given_back.last:
+            self.connection.shutdown()
+            self._deadline = self._host.now + LEAVE_SECONDS
+            self._host.splice_draining(self)
+        else:
+            self._settle()
 
     def _overlay_ended(self) -> None:
         if self._leaving is None:
             super()._overlay_ended()
-        else:
+        elif self._leaving.last and not self._answers.under_way:
             self._give_back(self._leaving)
+        else:
+            self._finish()  # half an answer, or one that only the end of the connection ends
 
     def handle_timer(self, now: float) -> None:
         """See Splice; and of a server that does not end."""
         if self._leaving is None or self._draining:
             super().handle_timer(now)
-        elif now >= self._deadline:
-            self._give_back(self._leaving)
+        elif now >= self._deadline and self._fd >= 0:
+            if self._answers.under_way or self._pending:
+                self._finish()
+            else:
+                self._give_back(self._leaving)
 
     def _give_back(self, given_back: Return) -> None:
         finish_on_close(self._sock)

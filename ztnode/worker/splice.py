@@ -133,7 +133,7 @@ class Splice:
             self._overlay_ended()
             if self._fd < 0:
                 return
-        if not self._mask & READ and not self._client_done and connection.writable >= RESUME:
+        if not self._mask & READ and not self._client_done and self._has_room():
             self._watch(self._mask | READ)
 
     def _overlay_ended(self) -> None:
@@ -151,7 +151,7 @@ class Splice:
         connection = self.connection
         sendmsg = self._sock.sendmsg
         while True:
-            views = self._pending or connection.read(CHUNK)
+            views = self._pending or self._read()
             if not views:
                 self._watch(self._mask & ~WRITE)
                 return True
@@ -170,6 +170,14 @@ class Splice:
             if blocked:
                 self._watch(self._mask | WRITE)
                 return True
+
+    def _has_room(self) -> bool:
+        """Whether a client that was not read for a while is read again."""
+        return self.connection.writable >= RESUME
+
+    def _read(self) -> list[Buffer]:
+        """What came next for the client."""
+        return self.connection.read(CHUNK)
 
     # Client to overlay
 

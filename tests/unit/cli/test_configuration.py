@@ -116,6 +116,7 @@ def test_a_node_that_a_program_starts_is_not_the_users_own(monkeypatch: pytest.M
         ('tls-cert = "{there}"', "belong to --listen"),
         ("proxy-direct = true", "belong to --proxy"),
         ("x" * 2_000_000, "too large"),
+        ("state = " + "[" * 100_000, "ztnode.toml"),
         ("\ud800", "ztnode.toml"),
     ],
 )

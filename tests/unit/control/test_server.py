@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 import uvloop
+from cryptography.hazmat.primitives import serialization
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
@@ -26,8 +27,11 @@ from ztclient.discovery import socket_path
 from ztclient.times import duration
 from ztclient.v1 import node_pb2 as pb
 from ztclient.v1 import node_pb2_grpc as rpc
+from ztnode.control.certificates import Certificates
 from ztnode.control.control_server import ControlServer, TcpOptions
 from ztnode.control.token import load_or_create
+from ztnode.web.options import WebOptions
+from ztnode.web.web_server import Web
 
 HOST = "10.121.15.99"
 NETWORK = f"{NWID:016x}"
@@ -180,10 +184,24 @@ def test_beyond_loopback_in_clear_only_when_allowed(tmp_path: Path) -> None:
 def test_a_bad_certificate(tmp_path: Path, tls_files: TlsFiles) -> None:
     (tmp_path / "bad.pem").write_text("no certificate")
     with (
-        pytest.raises(OSError, match=r"no certificate with its key in PEM form: .*bad\.pem"),
+        pytest.raises(OSError, match=r"no certificate with its key in PEM form, without a pass phrase: .*bad\.pem"),
         RunningNode(tmp_path, TcpOptions("127.0.0.1:0", tmp_path / "bad.pem", tls_files.key)),
     ):
         pass
+
+
+def test_nobody_is_asked_for_a_pass_phrase(
+    tmp_path: Path, tls_files: TlsFiles, capfd: pytest.CaptureFixture[str]
+) -> None:
+    locked = tmp_path / "locked.key"
+    key = serialization.load_pem_private_key(tls_files.key.read_bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"secret")
+    locked.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret))
+    with pytest.raises(OSError, match="without a pass phrase"):
+        Certificates(tls_files.certificate, locked, None)
+    with pytest.raises(ValueError, match="without a pass phrase"):
+        Web(WebOptions("127.0.0.1:0", tls_files.certificate, locked))
+    assert "pass phrase" not in capfd.readouterr().err
 
 
 def test_the_token_file(tmp_path: Path) -> None:

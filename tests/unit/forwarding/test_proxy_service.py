@@ -198,6 +198,9 @@ def test_what_a_client_sends_with_its_request_reaches_the_target(running_node: R
         *(
             b"CONNECT x HTTP/1.1\r\n\r\n",
             b"GET http://[/ HTTP/1.1\r\n\r\n",
+            b"CONNECT http://%b:7/ HTTP/1.1\r\n\r\n" % HOST.encode(),
+            b"GET http://%b:7/ HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n" % HOST.encode(),
+            b"GET http://%b:7/ HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n" % HOST.encode(),
             b"A" * 100_000,
             b"\x04\1\0\7\1\1\1\1" + b"u" * 9000,
         ),

@@ -111,6 +111,14 @@ def test_heads_are_made_ready_for_the_server() -> None:
     )
 
 
+def test_h2c_is_not_passed_on_and_the_next_request_is_looked_at() -> None:
+    fields = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n"
+    stream = RequestStream(None)
+    pieces = list(stream.receive(b"GET http://a/ HTTP/1.1\r\n" + fields + b"\r\nGET http://b/ HTTP/1.1\r\n\r\n"))
+    assert [request.host for request, _ in pieces if request is not None] == ["a", "b"]
+    assert pieces[0][1] == b"GET / HTTP/1.1\r\nHost: a\r\nVia: 1.1 ztnode\r\n\r\n"
+
+
 def test_after_an_upgrade_everything_passes() -> None:
     stream = RequestStream(None)
     pieces = list(

@@ -74,3 +74,36 @@ def test_silent_connections_are_bounded_and_end(
             await asyncio.wait([accepting])
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nA: " + b"a" * 1_000_000, b"400"),
+        (b"GET /" + b"a" * 1_000_000, b"400"),
+        (b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 100_000, b"400"),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 10_000, b"400"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + b"a" * 1_000_000, b"200"),
+        (b"GET / HTTP/1.1\r\nA: " + b"a" * 50_000 + b"\r\n\r\n", b"200"),
+    ],
+    ids=["field", "line", "fields", "trailers", "body", "long"],
+)
+def test_a_head_has_a_limit_and_a_body_is_the_applications(data: bytes, status: bytes) -> None:
+    """Of many fields the event loop, and with it the node, saw nothing else for seconds."""
+
+    async def scenario() -> bytes:
+        config = uvicorn.Config(_app, http=connections.TimedProtocol, ws="none", lifespan="off", log_config=None)
+        config.load()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: connections.TimedProtocol(config, ServerState(), {}), "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(data)
+            answer = b""
+            while status not in answer:
+                answer += (part := await reader.read(1000))
+                assert part, answer
+            writer.close()
+        return answer
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))

@@ -12,12 +12,14 @@ import pytest
 
 from tests.unit.worker.test_adoption import Bench, open_descriptors, tcp
 from tests.unit.worker.worker_fakes import FakeConnection
+from ztnode.proxy.answers import MAX_OWED
 from ztnode.worker.handoff_server import JOINED
 from ztnode.worker.loan import ARE_THEY_THERE, Loan, Return, build_loan, channel, parse_return, split
 from ztnode.worker.request_splice import LEAVE_SECONDS
 
 FIRST = b"GET http://one/a HTTP/1.1\r\nHost: x\r\n\r\n"
 AS_SENT = b"GET /a HTTP/1.1\r\nHost: one\r\nVia: 1.1 ztnode\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 OTHER = b"GET http://two/b HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -71,8 +73,8 @@ def test_requests_are_made_ready_for_the_server_and_answers_pass(bench: Bench) -
     lent = lend(bench)
     with lent.client, lent.proxy:
         assert lent.server.sent == AS_SENT
-        lent.answer(b"an answer")
-        assert lent.client.recv(100) == b"an answer"
+        lent.answer(ANSWER)
+        assert lent.client.recv(100) == ANSWER
         lent.say(b"POST http://one/ HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf")
         lent.say(b"+half" + FIRST[:10])
         lent.say(FIRST[10:])
@@ -81,8 +83,8 @@ def test_requests_are_made_ready_for_the_server_and_answers_pass(bench: Bench) -
         lent.client.shutdown(socket.SHUT_WR)
         bench.turn()
         assert lent.server.shut
-        lent.answer(b"the last", end=True)
-        assert lent.client.recv(100) == b"the last"
+        lent.answer(ANSWER * 2, end=True)
+        assert lent.client.recv(100) == ANSWER * 2
         assert lent.client.recv(100) == b""
         assert not bench.live
         assert lent.returned() is None
@@ -94,12 +96,11 @@ def test_a_client_that_asks_another_comes_back_after_the_last_answer(bench: Benc
     with lent.client, lent.proxy:
         lent.say(FIRST + bad + b"and more")
         assert lent.server.sent == AS_SENT * 2
-        assert lent.server.shut
-        lent.answer(b"two answers")
+        lent.answer(ANSWER + ANSWER[:-1])
         with pytest.raises(BlockingIOError):
             lent.returned()
-        lent.answer(end=True)
-        assert lent.client.recv(100) == b"two answers"
+        lent.answer(ANSWER[-1:] + b"HTTP/1.1 200 A lie about two\r\n\r\n")
+        assert lent.client.recv(1000) == ANSWER * 2
         assert lent.returned() == Return(False, bad + b"and more")
         assert lent.server.closed_by_owner
         assert not bench.live
@@ -122,19 +123,55 @@ def test_each_request_shows_the_password(bench: Bench) -> None:
     with lent.client, lent.proxy:
         assert lent.server.sent == AS_SENT
         lent.say(FIRST)
-        lent.answer(end=True)
+        lent.answer(ANSWER)
         assert lent.returned() == Return(False, FIRST)
 
 
 def test_a_server_that_does_not_end_keeps_nobody(bench: Bench) -> None:
     lent = lend(bench)
     with lent.client, lent.proxy:
-        lent.say(OTHER)
+        lent.say(b"POST http://one/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n")
         (splice,) = bench.draining
         splice.handle_timer(bench.now + LEAVE_SECONDS - 1)
         assert bench.live
         splice.handle_timer(bench.now + LEAVE_SECONDS)
-        assert lent.returned() == Return(False, OTHER)
+        returned = lent.returned()
+        assert returned is not None
+        assert returned.last
+
+
+def test_what_nobody_asked_for_ends_the_connection(bench: Bench) -> None:
+    """The client, which may be about to ask another, would take it for an answer of that one."""
+    lent = lend(bench)
+    with lent.client, lent.proxy:
+        lent.answer(ANSWER + b"HTTP/1.1 200 A lie about two\r\n\r\n")
+        assert not bench.live
+        assert lent.client.recv(1000) == ANSWER
+        assert lent.client.recv(1000) == b""
+        assert lent.returned() is None
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\n\r\nto the end", ANSWER[:-1], b""])
+def test_nobody_comes_back_from_half_an_answer_or_one_that_the_end_ends(bench: Bench, answer: bytes) -> None:
+    lent = lend(bench)
+    with lent.client, lent.proxy:
+        lent.say(OTHER)
+        lent.answer(answer, end=True)
+        assert lent.client.recv(1000) == answer
+        assert lent.client.recv(1000) == b""
+        assert lent.returned() is None
+
+
+def test_who_asks_far_ahead_waits_for_answers(bench: Bench) -> None:
+    lent = lend(bench)
+    with lent.client, lent.proxy:
+        lent.say(FIRST * (MAX_OWED + 1))
+        sent = len(lent.server.sent)
+        lent.say(FIRST)
+        assert len(lent.server.sent) == sent
+        lent.answer(ANSWER * 2)
+        bench.turn()
+        assert len(lent.server.sent) == sent + len(AS_SENT)
 
 
 def test_who_neither_asks_nor_reads_is_let_go(bench: Bench) -> None:
@@ -144,12 +181,12 @@ def test_who_neither_asks_nor_reads_is_let_go(bench: Bench) -> None:
             lent.proxy.send(ARE_THEY_THERE)
             bench.turn()
             assert bench.live
-            lent.answer(b"something")
+            lent.answer(b"HTTP/1.1 100 Continue\r\n\r\n")
         for _ in range(2):
             lent.proxy.send(ARE_THEY_THERE)
             bench.turn()
         assert not bench.live
-        assert lent.client.recv(100) == b"something" * 2
+        assert lent.client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n" * 2
         assert lent.client.recv(100) == b""
 
 
@@ -161,8 +198,8 @@ def test_without_its_proxy_a_client_is_served_until_it_asks_another(bench: Bench
         lent.say(FIRST)
         assert lent.server.sent == AS_SENT * 2
         lent.say(OTHER)
-        lent.answer(b"answers", end=True)
-        assert lent.client.recv(100) == b"answers"
+        lent.answer(ANSWER * 2)
+        assert lent.client.recv(100) == ANSWER * 2
         assert lent.client.recv(100) == b""
 
 
