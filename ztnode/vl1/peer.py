@@ -52,6 +52,7 @@ class Peer:
         "is_replayed",
         "keys",
         "last_frame",
+        "last_frame_in",
         "last_hello",
         "last_receive",
         "last_redirect",
@@ -91,6 +92,8 @@ class Peer:
         """When an authentic packet last came, direct or relayed."""
         self.last_traffic = _NEVER
         """When something other than VL1's own chatter was last sent or received."""
+        self.last_frame_in = _NEVER
+        """When a frame last came from it."""
         self.last_frame = _NEVER
         """When a frame was last sent to it or came from it: there may be a connection."""
         self.traffic_from: Endpoint | None = None

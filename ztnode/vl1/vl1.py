@@ -228,7 +228,7 @@ class Vl1:
                 messages.append((peer, verb, int.from_bytes(wire_id, "big"), memoryview(plaintext)[1:]))
                 peer.last_traffic = now
                 if verb <= VERB_EXT_FRAME:
-                    peer.last_frame = now
+                    peer.last_frame = peer.last_frame_in = now
                 continue
             arrival = ArrivedPacket(peer, int.from_bytes(wire_id, "big"), plaintext, endpoint, hops, now)
             try:

@@ -29,6 +29,8 @@ from ztnode.wire.world import World
 
 REDIRECT_WITHIN: Final = 40.0
 """Seconds after a frame during which a connection may be waiting for the peer to find us again."""
+FLOWING: Final = 0.4
+"""Seconds since the last frame of a peer up to which a connection with it is no stalled one."""
 REDIRECT_INTERVAL: Final = 5.0
 """Seconds between two such requests: a peer takes a handful of PUSH_DIRECT_PATHS in 30 s. Twice as many each time
 while nothing but the memory of a dead path is the reason: who has heard it once need not hear it for ever."""
@@ -197,10 +199,13 @@ class Vl1Core:
         were not told by this flag (Peer::clusterRedirect)."""
         surface = self.awareness.seen_by(peer.address, endpoint)
         path = peer.paths.get(endpoint)
-        stalled = now - peer.last_frame < REDIRECT_WITHIN and peer.trusts_through(now)
-        if path is None or not stalled or now - peer.last_redirect < peer.redirect_pause:
+        connected = now - peer.last_frame < REDIRECT_WITHIN and peer.trusts_through(now)
+        if path is None or not connected or now - peer.last_redirect < peer.redirect_pause:
             return
-        if surface is None:  # its answer says so
+        if now - peer.last_frame_in < FLOWING:
+            return  # where it sends to now reaches us
+        if surface is None or now - path.last_receive > SURE_FOR:
+            # The answer says where, and that this path is not as dead as the last.
             self.contacts.hello(peer, endpoint, now)
             return
         peer.last_redirect = now

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.vl1.vl1_network import IDENTITIES, Host, Nat, Network, planet
 from ztnode.vl1 import verbs
 from ztnode.vl1.path import Path
-from ztnode.vl1.vl1_core import Vl1Core
+from ztnode.vl1.vl1_core import FLOWING, Vl1Core
 from ztnode.wire.packet import VERB_FRAME, VERB_PUSH_DIRECT_PATHS
 from ztnode.wire.push_direct_paths import DirectPath, parse_push_direct_paths
 
@@ -109,6 +109,8 @@ def test_peer_is_asked_to_send_to_where_we_are_now() -> None:
         handler(core, arrival)
 
     def seen_at(port: int) -> None:
+        network.run(FLOWING)  # or where the server sends to is right
+        server_peer.paths[SERVER].last_receive = network.now
         client.vl1._core.surface_reported(server_peer, SERVER, (OUTER, port), network.now)
         network.run(0.5)
 
@@ -149,6 +151,7 @@ def test_a_peer_of_the_reference_follows_one_change_of_path_after_another() -> N
             way = ours[turn % 2]
             peer.last_frame = now = network.now + 20.0 * turn
             client.vl1.trust(peer, now)
+            peer.paths[SERVER].last_receive = now
             core.surface_reported(peer, SERVER, way, now)
             for path in sent.pop() if turn else []:
                 priority = theirs.get(way, 1) + 2
@@ -172,6 +175,7 @@ def test_a_dead_path_that_is_remembered_is_no_reason_to_ask_for_ever() -> None:
         if second == 0:
             lost = peer.paths[SERVER[0], 9] = Path((SERVER[0], 9), now)
             lost.dead = True
+        peer.paths[SERVER].last_receive = now
         before = core.counters["redirects_sent"]
         # The NAT gave us another port once, long after the path was lost: that is news.
         core.surface_reported(peer, SERVER, (OUTER, 50001 if second < 200 else 50002), now)
@@ -187,3 +191,19 @@ def test_idle_peers_are_left_in_peace() -> None:
     before = client.sent + server.sent
     network.run(60)
     assert client.sent + server.sent - before <= 40
+
+
+def test_nobody_is_asked_by_a_path_that_may_be_as_dead_as_the_last_nor_while_frames_come() -> None:
+    """Both would spend the one message in five seconds that the peer takes."""
+    network = Network()
+    client, server, _ = behind_a_nat(network)
+    peer, core = client.vl1.peer(server.address), client.vl1._core
+    assert peer is not None
+    now = peer.last_frame = network.now
+    client.vl1.trust(peer, now)
+    lost = peer.paths[SERVER[0], 9] = Path((SERVER[0], 9), now)
+    lost.dead = True
+    path = peer.paths[SERVER]
+    for path.last_receive, peer.last_frame_in, asked in ((now - 2, now - 1, 0), (now, now - 0.1, 0), (now, now - 1, 1)):
+        core.surface_reported(peer, SERVER, (OUTER, 50001), now)
+        assert core.counters["redirects_sent"] == asked
