@@ -269,10 +269,11 @@ class Vl1:
     def _heard(self, peer: Peer, endpoint: Endpoint, now: float, *, by_hello: bool) -> None:
         """Something authentic came from a peer straight from ``endpoint``; ``by_hello``: a HELLO was the last of it."""
         peer.last_receive = now
-        if endpoint != peer.traffic_from and peer.last_traffic == now:
-            self._core.twins.moved(peer, endpoint, now)
         path = peer.paths.get(endpoint)
         if path is not None and not path.dead:
+            # From elsewhere it may be what somebody plays back: that is no second host.
+            if endpoint != peer.traffic_from and peer.last_traffic == now:
+                self._core.twins.moved(peer, endpoint, now)
             self._core.heard_on(peer, path, now)
         else:
             self._core.contacts.confirm(peer, endpoint, now, by_hello=by_hello)

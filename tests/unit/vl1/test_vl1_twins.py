@@ -112,3 +112,30 @@ def test_a_peer_whose_traffic_comes_from_two_places_in_turn_is_named_once() -> N
             twin.vl1.send(root.address, VERB_USER_MESSAGE, b"mine", network.now)
             network.run(5)
     assert [event.address for event in root.events if isinstance(event, PeerShared)] == [twins[0].address]
+
+
+def test_what_is_played_back_from_elsewhere_is_no_second_host() -> None:
+    """More of it than packet ids are remembered, so that it passes for new."""
+    network = Network()
+    root, one, _ = triangle(network)
+    network.run(2)
+    recorded: list[bytes] = []
+
+    def record(datagram: bytes) -> bytes:
+        recorded.append(datagram)
+        return datagram
+
+    network.tampers = record
+    for number in range(20):
+        one.vl1.send(root.address, VERB_USER_MESSAGE, b"%d" % number, network.now)
+        network.run(1)
+    network.tampers = lambda datagram: datagram
+    peer = root.vl1.peer(one.address)
+    assert peer is not None
+    for datagram in recorded:
+        peer._seen.clear()
+        peer._seen_before.clear()
+        root.vl1.receive([(datagram, ("192.0.2.66", 4))], network.now)
+        one.vl1.send(root.address, VERB_USER_MESSAGE, b"mine", network.now)
+        network.run(1)
+    assert not any(isinstance(event, PeerShared) for event in root.events)
