@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import socket
 import sys
+import time
+from typing import Final
 
 import click
 
@@ -25,6 +27,9 @@ from ztnode.cli.common import (
 )
 from ztnode.cli.log_in import LogIn
 from ztnode.cli.progress import Progress
+
+ANSWER_SECONDS: Final = 2.0
+"""How long `join` waits for the controller's first word, unasked: to say where to log in, or that it is refused."""
 
 
 @click.command(
@@ -61,14 +66,16 @@ def join(
     no_browser: bool,
     as_json: bool,
 ) -> None:
-    """Join the network NWID; it stays joined over restarts. Where members log in at an identity provider, --wait says
-    the URL, opens it in a browser on the same host and waits for the log-in; without it see `ztnode networks`."""
+    """Join the network NWID; it stays joined over restarts. Where members log in at an identity provider, the URL is
+    said, and opened in a browser on the same host; --wait waits for the log-in."""
     token = sys.stdin.readline().strip() if auth_token == "-" else auth_token or ""
+    login = LogIn(browser=not no_browser and node.address.startswith("unix:"))
     if wait is None:
-        network = node.join(nwid, auth_token=token, allow_default=allow_default)
+        network = _answered(node, node.join(nwid, auth_token=token, allow_default=allow_default))
+        if network.authentication_url:
+            login.ask(network.authentication_url, lambda line: click.echo(line, err=True))
     else:
         with Progress(f"joining {nwid}") as progress:
-            login = LogIn(browser=not no_browser and node.address.startswith("unix:"))
 
             def on_change(now: ztclient.Network) -> None:
                 if now.authentication_url:
@@ -320,6 +327,15 @@ def _worker(worker: ztclient.Worker) -> str:
 
 def _state(network: ztclient.Network) -> str:
     return network.detail or network.state.replace("_", " ")
+
+
+def _answered(node: ztclient.Node, network: ztclient.Network) -> ztclient.Network:
+    """The network after its controller's first answer, which is mostly there in a blink; as it is where none comes."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while network.state == "requesting" and time.monotonic() < deadline:
+        time.sleep(0.05)
+        network = node.network(network.nwid)
+    return network
 
 
 def _print_network(network: ztclient.Network) -> None:

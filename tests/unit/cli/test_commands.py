@@ -189,6 +189,19 @@ def test_join_and_wait_shows_what_is_waited_for(running_node: RunningNode, capsy
     assert "ok" in captured.out
 
 
+def test_join_says_where_to_log_in(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) -> None:
+    running_node.node.on_join = asking
+    told = replace(
+        asking(int(OTHER, 16), JoinState.AUTHENTICATION_REQUIRED, "log in"), authentication_url="https://id.example/x"
+    )
+    timer = threading.Timer(0.2, running_node.call, (running_node.node.change, told))
+    timer.start()
+    assert run(["join", OTHER, "--no-browser"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "log in at https://id.example/x\n"
+    assert "https://id.example/x" in captured.out
+
+
 def test_join_and_wait_in_vain(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) -> None:
     running_node.node.on_join = asking
     assert run(["join", OTHER, "--wait", "0.2"]) == 1
