@@ -2,11 +2,10 @@
 # Runs the tests on the Pythons there are: .venv/, and of the versions given those that are installed.
 #
 # The newest runs all unit tests, and what they cover is measured: from 3.12 on the interpreter tells that for little.
-# .venv/ runs what needs processes and networks. All but the newest run the unit tests in which a version can differ:
-# those about sockets, event loops and processes; codecs and simulations are arithmetic, and commands run in tests/system.
-# There, warnings that a later Python breaks something are errors.
-# What is between processes waits more than it computes: twice as many at a time as there are cores, and in what they
-# leave of these, the other Pythons.
+# .venv/ runs what needs processes and networks. The others run the unit tests in which a version can differ: those about
+# sockets, event loops and processes; codecs and simulations are arithmetic, and commands run in tests/system. There,
+# warnings that a later Python breaks something are errors.
+# What is between processes waits more than it computes: twice as many at a time as there are cores.
 set -u
 cd "$(dirname "$0")/.."
 # With it every process that a test starts would compile itself and its libraries anew, for a second or more.
@@ -42,27 +41,10 @@ core=ctrace
 run "all unit tests on $("$newest/bin/python" --version), measured" \
     env COVERAGE_CORE=$core "$newest/bin/coverage" run "${pytest[@]}" tests/unit
 run "coverage" deploy/coverage.sh "$newest/bin/coverage"
-
-on_others() {
-    local environment
-    failed=() # this is a process of its own
-    for environment in "${environments[@]}"; do
-        [ "$environment" = "$newest" ] && continue
-        # A directory of its own: pytest closes the one that all sessions share to the users that some tests need.
-        run "unit tests on $("$environment/bin/python" --version)" nice -n 10 "$environment/bin/python" "${pytest[@]}" -q \
-            --basetemp="$(mktemp -d)/t" --hypothesis-profile quick -W error::DeprecationWarning "${differing[@]}"
-    done
-    [ ${#failed[@]} -eq 0 ]
-}
-mkdir -p build
-# Job control: what runs in the background is deaf to Ctrl-C without it, which tests send, and has no process group of
-# its own to end it by.
-set -m
-on_others >build/others.log 2>&1 &
-others_running=$!
-set +m
-trap 'kill -- "-$others_running" 2>/dev/null' EXIT
 run "processes and networks on $(.venv/bin/python --version)" .venv/bin/python "${pytest[@]}" -n "$((2 * $(nproc)))" --ignore=tests/unit
-wait "$others_running" || failed+=("unit tests on other Pythons")
-cat build/others.log
+for environment in "${environments[@]}"; do
+    [ "$environment" = "$newest" ] || [ "$environment" = .venv ] && continue
+    run "unit tests on $("$environment/bin/python" --version)" "$environment/bin/python" "${pytest[@]}" -q \
+        --hypothesis-profile quick -W error::DeprecationWarning "${differing[@]}"
+done
 [ ${#failed[@]} -eq 0 ] || { printf 'failed: %s\n' "${failed[@]}" >&2; exit 1; }

@@ -395,16 +395,6 @@ def test_a_cancelled_capture_ends_in_the_node(running_node: RunningNode, stub: r
     assert running_node.node.capturing == 0
 
 
-def test_unary_latency_is_below_a_millisecond_or_so(running_node: RunningNode, stub: rpc.NodeServiceStub) -> None:
-    times = []
-    for _ in range(200):
-        started = time.perf_counter()
-        stub.Status(pb.StatusRequest())
-        times.append(time.perf_counter() - started)
-    # The target is 1 ms on an idle machine; a test machine is not idle.
-    assert sorted(times)[100] < 0.005
-
-
 @pytest.mark.parametrize(
     "rest", [[], [pb.StreamRequest(half_close=pb.HalfClose())], [pb.StreamRequest(data=b"x")] * 50]
 )
