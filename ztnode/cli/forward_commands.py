@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ import click
 import ztclient
 from ztclient.forms import host_name, is_numeric, numeric_ip, split_host_port
 from ztnode.cli.common import Parameter, example, node_option
+from ztnode.cli.on_loop import run_until_interrupted
 from ztnode.cli.printable import printable
 from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress, UnixAddress, parse_expose, parse_forward
 
@@ -222,7 +222,7 @@ def _run(
         raise click.UsageError("nothing to carry: give two addresses, -L or -R")
     refuse_odd_words(proxy_protocol, forwarded_for, exposes)
     version = None if proxy_protocol is None else int(proxy_protocol)
-    asyncio.run(_carry(node, forwards, exposes, version, forwarded_for))
+    run_until_interrupted(_carry(node, forwards, exposes, version, forwarded_for))
 
 
 async def _carry(

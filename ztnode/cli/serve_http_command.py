@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import ssl
 from pathlib import Path
@@ -15,6 +14,7 @@ import ztclient
 from ztclient.forms import format_host_port
 from ztnode.cli.common import EXISTING_FILE, Failure, example, json_option, node_option
 from ztnode.cli.forward_commands import Where
+from ztnode.cli.on_loop import run_until_interrupted
 from ztnode.cli.printable import printable
 from ztnode.forwarding import LocalAddress, TcpAddress
 
@@ -64,7 +64,7 @@ def serve_http(
     scheme = "http" if cert is None else "https"
     answers = _answers(source, scheme, hidden=hidden)
     where = listen if isinstance(listen, TcpAddress) else TcpAddress("", PORTS[scheme])
-    asyncio.run(_serve(node, where, answers, scheme, _context(cert, key), source, as_json))
+    run_until_interrupted(_serve(node, where, answers, scheme, _context(cert, key), source, as_json))
 
 
 def _answers(source: str, scheme: str, *, hidden: bool) -> Answers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -204,6 +205,21 @@ def test_the_server_behind_learns_the_peer(running_node: RunningNode, version: s
                 connected.shutdown(socket.SHUT_WR)
                 assert done.wait(10)
     assert received == [header + b"GET /"]
+
+
+def test_ctrl_c_that_another_thread_gets_ends_it_as_well(running_node: RunningNode) -> None:
+    """It does not interrupt the loop's sleep then, as it does not when it comes just before that."""
+    command = [sys.executable, "-m", "ztnode", "forward", "0", f"{HOST}:7"]
+    with peer(echo) as real, subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        running_node.serve(HOST, 7, real)
+        try:
+            exchange(local(Carrier(process, 1).port()))
+            others = [int(each.name) for each in Path(f"/proc/{process.pid}/task").iterdir()]
+            other = next(each for each in others if each != process.pid)
+            assert ctypes.CDLL(None).tgkill(process.pid, other, signal.SIGINT) == 0
+            assert process.wait(10) == 130
+        finally:
+            process.kill()
 
 
 def test_a_target_that_does_not_answer_holds_up_no_other(running_node: RunningNode) -> None:
