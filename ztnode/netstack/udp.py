@@ -8,9 +8,10 @@ from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 from ztnode.netstack.ephemeral import choose_port
-from ztnode.netstack.flow import HOP_LIMIT, Flow
+from ztnode.netstack.flow import HOP_LIMIT
 from ztnode.netstack.host import Host
 from ztnode.netstack.port import Port
+from ztnode.netstack.udp_way import UdpWay
 from ztnode.os_error import os_error
 from ztnode.wire import checksum, ipv4, ipv6, udp
 from ztnode.wire.wire_error import WireError
@@ -42,8 +43,8 @@ class UdpSocket:
         self._queue: deque[tuple[bytes, bytes, int]] = deque()
         self._queued = 0
         self._limit = limit
-        self._flow: Flow | None = None
-        self.ways: dict[bytes, Flow] = {}
+        self._way: UdpWay | None = None
+        self.ways: dict[bytes, UdpWay] = {}
         """The ways to the remotes that were sent to last, as of ``ways_version`` of the flow table."""
         self.ways_version = -1
         self._errors: deque[tuple[OSError, Address]] = deque(maxlen=16)
@@ -100,19 +101,20 @@ class UdpSocket:
         """
         self._check_open()
         self.ways.clear()
-        self._flow = self._layer.flow(self, ip_address(address[0]).packed, now)
-        self.remote = (self._flow.remote, address[1])
-        self.local_address = self._flow.local
-        self.port_index = self._flow.port_index
+        self._way = self._layer.way(self, ip_address(address[0]).packed, now)
+        flow = self._way.flow
+        self.remote = (flow.remote, address[1])
+        self.local_address = flow.local
+        self.port_index = flow.port_index
         self._errors.clear()
 
     def send(self, data: bytes, now: float) -> None:
         """To the connected remote. Raises OSError (EDESTADDRREQ, EMSGSIZE, or what ICMP reported)."""
         self._check_open()
         self._raise_error()
-        if self._flow is None or self.remote is None:
+        if self._way is None or self.remote is None:
             raise os_error(errno.EDESTADDRREQ)
-        self._layer.transmit(self, self._flow, self.remote[1], data, now)
+        self._layer.transmit(self, self._way, self.remote[1], data, now)
 
     def sendto(self, data: bytes, address: Address, now: float) -> None:
         """To any remote. Raises OSError (ENETUNREACH, EMSGSIZE), ValueError for text that is no address."""
@@ -123,7 +125,7 @@ class UdpSocket:
         self._check_open()
         if not 0 < port <= 0xFFFF:
             raise os_error(errno.EINVAL)
-        self._layer.transmit(self, self._layer.flow(self, remote, now), port, data, now)
+        self._layer.transmit(self, self._layer.way(self, remote, now), port, data, now)
 
     def join(self, group: str, source: str | None = None) -> None:
         """Receive what is sent to a multicast group, on the network on which ``source`` is our address (None: on all
@@ -316,27 +318,28 @@ class UdpLayer:
                 port.join(groups)
                 self.regrouped.add(port.index)
 
-    def flow(self, socket: UdpSocket, remote: bytes, now: float) -> Flow:
+    def way(self, socket: UdpSocket, remote: bytes, now: float) -> UdpWay:
         """The way from a socket to a remote. Raises OSError (ENETUNREACH)."""
         self._host.clock.now = now
         flows, ways = self._host.flows, socket.ways
         if socket.ways_version != flows.version or len(ways) >= _WAYS:
             ways.clear()
             socket.ways_version = flows.version
-        flow = ways.get(remote)
-        if flow is None:
+        way = ways.get(remote)
+        if way is None:
             local = socket.local_address
             if local is not None and _is_group(local):
                 local = None  # what is bound to a group sends from an address of ours
             if _is_group(remote):
                 local = socket.multicast_source or local
-            flow = ways[remote] = flows.find(remote, port_index=socket.port_index, local=local)
-        return flow
+            way = ways[remote] = UdpWay(flows.find(remote, port_index=socket.port_index, local=local))
+        return way
 
-    def transmit(self, socket: UdpSocket, flow: Flow, remote_port: int, data: bytes, now: float) -> None:
+    def transmit(self, socket: UdpSocket, way: UdpWay, remote_port: int, data: bytes, now: float) -> None:
         """Send one datagram. Raises OSError (EMSGSIZE; EACCES: a broadcast address, and the socket or the network will
         have none; EPERM: a group, and the network has no multicast)."""
         self._host.clock.now = now
+        flow = way.flow
         port, remote = flow.port, flow.remote
         to_group = _is_group(remote)
         if to_group and not port.config.multicast:
@@ -344,6 +347,9 @@ class UdpLayer:
         to_all = remote in port.broadcasts
         if to_all and not (socket.broadcast and port.config.broadcast):
             raise os_error(errno.EACCES)
+        if not (to_group or to_all) and way.fits(data):
+            flow.send((way.frame(socket.local_port, remote_port, data),))
+            return
         if len(data) > (65507 if len(flow.remote) == 4 else 65527):
             raise os_error(errno.EMSGSIZE)
         pseudo = checksum.pseudo_sum(flow.local, flow.remote, ipv4.PROTOCOL_UDP)

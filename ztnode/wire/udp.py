@@ -43,6 +43,12 @@ def build(source: int, destination: int, payload: Buffer, pseudo: int) -> bytes:
     length = HEADER_LENGTH + len(payload)
     if length > 0xFFFF:
         raise ValueError("UDP payload too long")
-    total = pseudo + length + source + destination + length + region_sum(payload)
+    return HEADER.pack(source, destination, length, checksum_field(source, destination, payload, pseudo))
+
+
+def checksum_field(source: int, destination: int, payload: Buffer, pseudo: int) -> int:
+    """The checksum of a datagram; the arguments are those of ``build``."""
+    # The length counts twice, in the pseudo-header too.
+    total = pseudo + source + destination + 2 * (HEADER_LENGTH + len(payload)) + region_sum(payload)
     # A computed checksum of zero is sent as all ones (RFC 768).
-    return HEADER.pack(source, destination, length, finish(total) or 0xFFFF)
+    return finish(total) or 0xFFFF

@@ -1,0 +1,69 @@
+"""The way of a UDP socket to one remote, with the headers made ready."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from ztnode.netstack.flow import Flow
+from ztnode.netstack.frame import Frame
+from ztnode.wire import checksum, ipv4, udp
+
+_HEADERS: Final = struct.Struct("!16sH5sBH8sHHHH")
+"""Ethernet and IP as far as the total length, that, as far as the protocol, that, the IP checksum, both addresses, and
+UDP: ports, length, checksum."""
+
+
+class UdpWay:
+    """A flow, and over IPv4 what all datagrams to one host have in common."""
+
+    __slots__ = ("_addresses", "_fields", "_generation", "_link", "_pseudo", "_sum", "flow", "room")
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.room = -1
+        """Bytes of payload for which ``frame`` has the headers; -1: for none."""
+        self._generation = -1
+        self._link = self._fields = self._addresses = b""
+        self._sum = self._pseudo = 0
+
+    def fits(self, payload: bytes) -> bool:
+        """Whether ``frame`` can make one packet of it. Not to be asked of a group or broadcast address."""
+        if self._generation != self.flow.generation:
+            self._generation = self.flow.generation
+            if len(self.flow.remote) == 4:
+                self._prepare()
+        return len(payload) <= self.room
+
+    def _prepare(self) -> None:
+        flow = self.flow
+        header = flow.header  # TCP's
+        self.room = flow.mtu - ipv4.HEADER_LENGTH - udp.HEADER_LENGTH
+        self._link = header[:16]
+        self._fields = header[18:23]
+        self._addresses = flow.local + flow.remote
+        # Without the length, and with our protocol, which is the low byte of its word.
+        self._sum = checksum.region_sum(header[14:]) - header[23] + ipv4.PROTOCOL_UDP
+        self._pseudo = checksum.pseudo_sum(flow.local, flow.remote, ipv4.PROTOCOL_UDP)
+
+    def frame(self, source: int, destination: int, payload: bytes) -> Frame:
+        """A datagram that ``fits``, from port to port."""
+        length = udp.HEADER_LENGTH + len(payload)
+        total = ipv4.HEADER_LENGTH + length
+        sum_of = checksum.finish(self._sum + total)
+        field = udp.checksum_field(source, destination, payload, self._pseudo)
+        return (
+            _HEADERS.pack(
+                self._link,
+                total,
+                self._fields,
+                ipv4.PROTOCOL_UDP,
+                sum_of,
+                self._addresses,
+                source,
+                destination,
+                length,
+                field,
+            ),
+            payload,
+        )
