@@ -25,9 +25,12 @@ TRUST_EXPIRATION: Final = 600.0
 """Seconds for which a frame of a shared network earns trust (ZT_TRUST_EXPIRATION)."""
 
 _NEVER: Final = float("-inf")
-REPLAY_GENERATION: Final = (16, 2048)
+REPLAY_GENERATION: Final = (16, 65536)
 """Packet ids after which the older generation is forgotten, at the least and at the most; a peer's memory of ids is
-twice this. An id takes 110 bytes, so how many a peer gets depends on how many peers there are (``replay_share``)."""
+twice this. An id takes 110 bytes, so how many a peer gets depends on how many peers there are (``replay_share``). The
+most is what a fast peer sends in seconds: what is played back later than that passes for new and costs a decryption."""
+FIRST_REPLAY_GENERATION: Final = 2048
+"""Until the owner says how many."""
 _MAX_UNTRUSTED_GENERATION: Final = 77
 _REPLAY_IDS: Final = 131072
 """Ids in one generation of all peers that share a network with us, 29 MB in both; the others have a quarter of it."""
@@ -128,7 +131,7 @@ class Peer:
         self.echo_gate = TokenBucket(6, 12)  # for what comes over no known path; paths have gates of their own
         self._seen: set[bytes] = set()
         self._seen_before: set[bytes] = set()
-        self._seen_limit = REPLAY_GENERATION[1]  # until its owner knows better
+        self._seen_limit = FIRST_REPLAY_GENERATION
 
     def __repr__(self) -> str:
         return f"<Peer {format_address(self.address)}>"

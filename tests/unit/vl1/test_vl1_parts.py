@@ -14,7 +14,7 @@ from ztnode.token_bucket import TokenBucket
 from ztnode.vl1 import Path, Peer
 from ztnode.vl1.gates import Cutoff, Interval, KeyedBucket, KeyedInterval
 from ztnode.vl1.packet_assembler import TIMEOUT, PacketAssembler
-from ztnode.vl1.peer import MAX_PATHS, MAX_UNTRUSTED_PATHS
+from ztnode.vl1.peer import FIRST_REPLAY_GENERATION, MAX_PATHS, MAX_UNTRUSTED_PATHS
 from ztnode.vl1.scope import PATH_SCOPES, Scope, scope_of
 from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.topology import Topology
@@ -236,8 +236,8 @@ def test_replay_memory_forgets_the_oldest_only() -> None:
     someone = peer()
     ids = [number.to_bytes(8, "big") for number in range(5000)]
     assert all(someone.is_new(packet_id) for packet_id in ids)
-    assert not any(someone.is_new(packet_id) for packet_id in ids[-2048:])
-    assert len(someone._seen) + len(someone._seen_before) <= 4096
+    assert not any(someone.is_new(packet_id) for packet_id in ids[-FIRST_REPLAY_GENERATION:])
+    assert len(someone._seen) + len(someone._seen_before) <= 2 * FIRST_REPLAY_GENERATION
 
 
 def test_paths_are_bounded_and_the_best_is_kept_until_a_clearly_better_one() -> None:
