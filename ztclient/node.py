@@ -239,14 +239,17 @@ class Node(NamedNode):
         *,
         nwid: str | int | None = None,
         delay: bool = False,
+        congestion: str = "",
     ) -> socket.socket:
         """A connected socket, blocking, to a host on the overlay: a numeric address, or a name as in :meth:`resolve`.
 
         ``timeout``: seconds until it stands (None: 120). ``nwid``: by this network alone. ``delay``: small writes may
-        wait on the overlay to be joined (Nagle); otherwise they leave at once. Raises ConnectionRefusedError,
-        TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...), socket.gaierror (no such name), OverflowError (bad port).
+        wait on the overlay to be joined (Nagle); otherwise they leave at once. ``congestion``: the
+        congestion control of what is sent, "cubic", "newreno" or "bbr" (empty: the node's). Raises
+        ConnectionRefusedError, TimeoutError, OSError (EHOSTUNREACH, ENETUNREACH...; EINVAL: no such congestion
+        control), socket.gaierror (no such name), OverflowError (bad port).
         """
-        request, patience = dial_request(ip, port, timeout, nwid, delay=delay)
+        request, patience = dial_request(ip, port, timeout, nwid, delay=delay, congestion=congestion)
         return dialling.dial(self.control, request, patience)
 
     def listen(
@@ -257,15 +260,16 @@ class Node(NamedNode):
         backlog: int = 128,
         nwid: str | int | None = None,
         delay: bool = False,
+        congestion: str = "",
     ) -> Listener:
         """Listen for TCP connections on a managed address (empty: on all), port 0: any free one.
 
-        ``delay``, of accepted connections, as in :meth:`dial`. The listener is closed with its object or with this
-        process. Raises OSError (EADDRINUSE, EADDRNOTAVAIL...).
+        ``delay`` and ``congestion``, of accepted connections, as in :meth:`dial`. The listener is closed with its
+        object or with this process. Raises OSError (EADDRINUSE, EADDRNOTAVAIL...).
         """
         from ztclient.listener import Listener
 
-        return Listener(self.control, listen_request(ip, port, backlog, nwid, delay=delay))
+        return Listener(self.control, listen_request(ip, port, backlog, nwid, delay=delay, congestion=congestion))
 
     def gateway(
         self, targets: Iterable[str], excepted: Iterable[str] = (), *, flows: int = 0

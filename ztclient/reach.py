@@ -71,10 +71,10 @@ class NamedNode:
 
 
 def dial_request(
-    name: str, port: int, timeout: float | None, nwid: str | int | None, *, delay: bool = False
+    name: str, port: int, timeout: float | None, nwid: str | int | None, *, delay: bool = False, congestion: str = ""
 ) -> tuple[pb.DialRequest, float]:
     """What asks for a connection, and how many seconds the node may take over it. ``delay``: small writes may wait
-    (Nagle).
+    (Nagle). ``congestion``: the name of its congestion control.
 
     ``name``: a numeric IP or a host name. Raises socket.gaierror for what is neither, OverflowError for a bad port,
     ValueError for a malformed id.
@@ -89,12 +89,13 @@ def dial_request(
         network_id="" if nwid is None else network_id(nwid),
         timeout=duration(patience),
         delay=delay,
+        congestion=congestion,
     )
     return request, patience + SLACK
 
 
 def listen_request(
-    ip: str, port: int, backlog: int, nwid: str | int | None, *, delay: bool = False
+    ip: str, port: int, backlog: int, nwid: str | int | None, *, delay: bool = False, congestion: str = ""
 ) -> pb.ListenRequest:
     """What asks for a listener. Raises as ``dial_request`` does."""
     from ztclient.v1 import node_pb2 as pb
@@ -105,6 +106,7 @@ def listen_request(
         network_id="" if nwid is None else network_id(nwid),
         backlog=backlog,
         delay=delay,
+        congestion=congestion,
     )
 
 

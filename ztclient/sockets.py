@@ -17,7 +17,7 @@ import selectors
 import socket as standard
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ztclient import byte_relay, byte_stream, handoff, udp_options
 from ztclient.datagrams import DatagramSocket
@@ -28,7 +28,14 @@ from ztclient.node import DEFAULT_TIMEOUT, Node
 from ztclient.overlay_socket import Connection, OverlayAddress, overlay_address
 from ztclient.reach import dial_request
 
+if TYPE_CHECKING:
+    from ztclient.v1 import node_pb2 as pb
+
 _FILLER = bytes(1 << 16)
+_NODELAY = (standard.IPPROTO_TCP, standard.TCP_NODELAY)
+_CONGESTION = (standard.IPPROTO_TCP, getattr(standard, "TCP_CONGESTION", 13))
+_CONGESTION_BYTES = 16
+"""Of a name, as Linux has it (TCP_CA_NAME_MAX)."""
 _INTERNET = (standard.AF_INET, standard.AF_INET6)
 
 
@@ -61,6 +68,8 @@ class socket(standard.socket):
         self._remote: OverlayAddress | None = None
         self._listener: Listener | None = None
         self._pending: _Pending | None = None
+        self._delay = False
+        self._congestion = ""
 
     # Connections
 
@@ -80,7 +89,7 @@ class socket(standard.socket):
         if timeout == 0:
             self._begin(node, ip, port, nwid)
             raise BlockingIOError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
-        plain = node.dial(ip, port, timeout, nwid=nwid)
+        plain = node.dial(ip, port, timeout, nwid=nwid, delay=self._delay, congestion=self._congestion)
         self._become(plain)
         self._remote = overlay_address(ip, port)
 
@@ -95,12 +104,29 @@ class socket(standard.socket):
         return 0
 
     def _begin(self, node: Node, ip: str, port: int, nwid: str | None) -> None:
+        request = dial_request(ip, port, None, nwid, delay=self._delay, congestion=self._congestion)
         near, far = socket_pair(BUFFER_BYTES)
         near.setblocking(False)
         filled = _fill(near, far)
         self._become(near)
         self._remote = overlay_address(ip, port)
-        self._pending = _Pending(node, ip, port, nwid, far, filled)
+        self._pending = _Pending(node, *request, far, filled)
+
+    def setsockopt(self, *arguments: Any) -> None:
+        """As the standard one. Before the socket is connected or listens, TCP_CONGESTION ("cubic", "newreno", "bbr")
+        and TCP_NODELAY are the overlay connection's; the first raises OSError (EISCONN) later, the second is then of
+        the way to the node alone."""
+        option = arguments[:2]
+        unused = self._overlay and self._remote is None and self._listener is None
+        if option == _CONGESTION and self._overlay:
+            if not unused:
+                raise OSError(errno.EISCONN, "the overlay's congestion control is chosen before connect or listen")
+            name = arguments[2]
+            self._congestion = (bytes(name).rstrip(b"\0").decode("ascii", "replace") if name else "").strip()
+            return
+        if option == _NODELAY and unused:
+            self._delay = not udp_options.integer(arguments[2])
+        super().setsockopt(*arguments)
 
     def getsockopt(self, level: int, optname: int, *buflen: int) -> Any:
         """As the standard one; SO_ERROR of a connect that must not block is what the overlay said."""
@@ -111,6 +137,8 @@ class socket(standard.socket):
                     self._remote = None
                 return number
             return 0
+        if (level, optname) == _CONGESTION and self._overlay:
+            return self._congestion.encode().ljust(_CONGESTION_BYTES, b"\0")[: buflen[0] if buflen else None]
         return super().getsockopt(level, optname, *buflen)
 
     # Listeners
@@ -141,7 +169,13 @@ class socket(standard.socket):
         if self._listener is None:
             ip, port = self._local[0], self._local[1]
             try:
-                listener = self.node().listen("" if ip in ("0.0.0.0", "::") else ip, port, backlog=backlog)
+                listener = self.node().listen(
+                    "" if ip in ("0.0.0.0", "::") else ip,
+                    port,
+                    backlog=backlog,
+                    delay=self._delay,
+                    congestion=self._congestion,
+                )
             except OSError:
                 self._local = None
                 raise
@@ -281,13 +315,15 @@ class UdpSocket(DatagramSocket, socket):
 class _Pending:
     """A connect under way that must not block."""
 
-    def __init__(self, node: Node, ip: str, port: int, nwid: str | None, far: standard.socket, filled: int) -> None:
+    def __init__(self, node: Node, request: pb.DialRequest, patience: float, far: standard.socket, filled: int) -> None:
         self._far = far
         self._filled = filled
         self._result: int | None = None
         self.local: OverlayAddress | None = None
         """This end, once connected; None where that is not known."""
-        threading.Thread(target=self._dial, args=(node, ip, port, nwid), name="ztclient-connect", daemon=True).start()
+        threading.Thread(
+            target=self._dial, args=(node, request, patience), name="ztclient-connect", daemon=True
+        ).start()
 
     def poll(self) -> int:
         """What a second connect gets."""
@@ -297,11 +333,10 @@ class _Pending:
         """The result, if there is one."""
         return self._result
 
-    def _dial(self, node: Node, ip: str, port: int, nwid: str | None) -> None:
+    def _dial(self, node: Node, request: pb.DialRequest, patience: float) -> None:
         from ztclient.v1 import node_pb2 as pb
 
         try:
-            request, patience = dial_request(ip, port, None, nwid)
             control = node.control
             if control.address.scheme != "unix":
                 self._drained(

@@ -26,6 +26,7 @@ from ztnode.control.control_server import ControlServer, TcpOptions, node_servic
 from ztnode.names import Resolver
 from ztnode.node import snapshots
 from ztnode.node.api import (
+    DEFAULT_STREAM,
     ConnectionInfo,
     DialError,
     GatewayInfo,
@@ -38,6 +39,7 @@ from ztnode.node.api import (
     PathInfo,
     PeerInfo,
     RouteInfo,
+    StreamOptions,
     Whois,
     WorkerInfo,
 )
@@ -135,7 +137,8 @@ class FakeNode:
         self.traffic: dict[int, tuple[int, int]] = {}
         self.failing: Exception | None = None
         self.dials: list[tuple[str, int, int | None, float]] = []
-        self.nodelay: list[bool] = []
+        self.options: list[StreamOptions] = []
+        """Of each dial and listener."""
         self.joined = 0
         self.led_to: Sequence[str] = ()
         self._gateways = Gateways(self._lead)
@@ -355,9 +358,9 @@ class FakeNode:
         nwid: int | None = None,
         timeout: float = 30.0,
         token: bytes | None = None,
-        nodelay: bool = True,
+        options: StreamOptions = DEFAULT_STREAM,
     ) -> Handoff:
-        self.nodelay.append(nodelay)
+        self.options.append(options)
         self.dials.append((host, port, nwid, timeout))
         self.dialling += 1
         try:
@@ -382,9 +385,15 @@ class FakeNode:
         return self._offer(connected, (IP, 50000), (host, port), token)
 
     async def listen(
-        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128, nodelay: bool = True
+        self,
+        host: str | None,
+        port: int,
+        *,
+        nwid: int | None = None,
+        backlog: int = 128,
+        options: StreamOptions = DEFAULT_STREAM,
     ) -> tuple[int, tuple[str, int]]:
-        self.nodelay.append(nodelay)
+        self.options.append(options)
         if host not in (None, IP):
             raise DialError(errno.EADDRNOTAVAIL, f"{host} is not a managed address of this node")
         listener = socket.socket()

@@ -155,10 +155,17 @@ class Node(NamedNode):
             call.cancel()
 
     async def dial(
-        self, ip: str, port: int, timeout: float | None = None, *, nwid: str | int | None = None
+        self,
+        ip: str,
+        port: int,
+        timeout: float | None = None,
+        *,
+        nwid: str | int | None = None,
+        delay: bool = False,
+        congestion: str = "",
     ) -> Connection:
         """A connected socket, which does not block, to a host on the overlay; as ``ztclient.Node.dial``."""
-        request, patience = dial_request(ip, port, timeout, nwid)
+        request, patience = dial_request(ip, port, timeout, nwid, delay=delay, congestion=congestion)
         return await dialling.dial(self.control, request, patience)
 
     async def resolve(
@@ -170,10 +177,19 @@ class Node(NamedNode):
         return resolved(name, await control.call(control.stub.Resolve, request, patience))
 
     async def listen(
-        self, ip: str = "", port: int = 0, *, backlog: int = 128, nwid: str | int | None = None
+        self,
+        ip: str = "",
+        port: int = 0,
+        *,
+        backlog: int = 128,
+        nwid: str | int | None = None,
+        delay: bool = False,
+        congestion: str = "",
     ) -> Listener:
-        """Listen for TCP connections on a managed address (empty: on all), port 0: any free one. Raises OSError."""
-        return await Listener.open(self.control, listen_request(ip, port, backlog, nwid))
+        """Listen for TCP connections on a managed address (empty: on all), port 0: any free one; as
+        ``ztclient.Node.listen``. Raises OSError."""
+        request = listen_request(ip, port, backlog, nwid, delay=delay, congestion=congestion)
+        return await Listener.open(self.control, request)
 
     async def ping(self, ip: str, timeout: float = 3.0, *, size: int = 56, nwid: str | int | None = None) -> float:
         """Seconds from an ICMP echo to its reply; as ``ztclient.Node.ping``."""

@@ -916,6 +916,7 @@ class DialRequest(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     DELAY_FIELD_NUMBER: _builtins.int
+    CONGESTION_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
     """Host."""
     port: _builtins.int
@@ -931,6 +932,8 @@ class DialRequest(_message.Message):
     """True: a small write may wait for the peer's acknowledgment of the one before, to be joined with what follows it
     (Nagle's algorithm). False: what is written leaves at once, as with TCP_NODELAY.
     """
+    congestion: _builtins.str
+    """Congestion control of what this end sends: "cubic", "newreno" or "bbr"; empty: the node's."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Until the attempt is given up with DEADLINE_EXCEEDED; absent or 0: 30 seconds, at most one hour."""
@@ -944,10 +947,11 @@ class DialRequest(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         token: _builtins.bytes = ...,
         delay: _builtins.bool = ...,
+        congestion: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "ip", b"ip", "network_id", b"network_id", "port", b"port", "timeout", b"timeout", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["congestion", b"congestion", "delay", b"delay", "ip", b"ip", "network_id", b"network_id", "port", b"port", "timeout", b"timeout", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1027,6 +1031,7 @@ class ListenRequest(_message.Message):
     NETWORK_ID_FIELD_NUMBER: _builtins.int
     BACKLOG_FIELD_NUMBER: _builtins.int
     DELAY_FIELD_NUMBER: _builtins.int
+    CONGESTION_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
     """IP of this node on a network; empty, "0.0.0.0" or "::": every one it has or will have."""
     port: _builtins.int
@@ -1037,6 +1042,7 @@ class ListenRequest(_message.Message):
     """How many connections may wait to be accepted; 0: 128."""
     delay: _builtins.bool
     """For the connections that are accepted, as in DialRequest."""
+    congestion: _builtins.str
     def __init__(
         self,
         *,
@@ -1045,10 +1051,11 @@ class ListenRequest(_message.Message):
         network_id: _builtins.str = ...,
         backlog: _builtins.int = ...,
         delay: _builtins.bool = ...,
+        congestion: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "delay", b"delay", "ip", b"ip", "network_id", b"network_id", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "congestion", b"congestion", "delay", b"delay", "ip", b"ip", "network_id", b"network_id", "port", b"port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,7 @@ from ztnode.node.api import (
     NodeStatus,
     PathInfo,
     PeerInfo,
+    StreamOptions,
     Whois,
     WorkerInfo,
 )
@@ -247,6 +248,11 @@ def connection_key(info: ConnectionInfo) -> bytes:
     for host, port in (info.figures["local"], info.figures["remote"]):
         key += ipaddress.ip_address(host).packed.rjust(16, b"\0") + port.to_bytes(2, "big")
     return bytes(key) + index.to_bytes(4, "big")
+
+
+def stream_options(request: pb.DialRequest | pb.ListenRequest) -> StreamOptions:
+    """What a client chose of its connections."""
+    return StreamOptions(nodelay=not request.delay, congestion=request.congestion)
 
 
 def tcp_connection(info: ConnectionInfo) -> pb.TcpConnection:

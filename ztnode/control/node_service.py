@@ -107,7 +107,7 @@ class NodeService(rpc.NodeServiceServicer):
             convert.port_number(request.port, lowest=0),
             nwid=self._joined(request.network_id),
             backlog=min(request.backlog, MAX_BACKLOG) or 128,
-            nodelay=not request.delay,
+            options=convert.stream_options(request),
         )
         try:
             yield pb.ListenResponse(listener_id=listener, bound=convert.endpoint(bound))
@@ -280,10 +280,21 @@ class NodeService(rpc.NodeServiceServicer):
         try:
             if is_name:
                 return await racing.dial(
-                    self._node, self._resolver, ip, port, nwid=nwid, timeout=timeout, nodelay=not request.delay
+                    self._node,
+                    self._resolver,
+                    ip,
+                    port,
+                    nwid=nwid,
+                    timeout=timeout,
+                    options=convert.stream_options(request),
                 )
             return await self._node.dial(
-                ip, port, nwid=nwid, timeout=timeout, token=request.token or None, nodelay=not request.delay
+                ip,
+                port,
+                nwid=nwid,
+                timeout=timeout,
+                token=request.token or None,
+                options=convert.stream_options(request),
             )
         except KeyError:
             # Left while the attempt was under way.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ztnode.names.resolver import Found, Resolver
-from ztnode.node.api import DialError, Handoff, NodeApi
+from ztnode.node.api import DEFAULT_STREAM, DialError, Handoff, NodeApi, StreamOptions
 from ztnode.node.handoffs import drop
 
 ATTEMPT_DELAY: Final = 0.25
@@ -52,7 +52,7 @@ async def dial(
     *,
     nwid: int | None = None,
     timeout: float = 30.0,
-    nodelay: bool = True,
+    options: StreamOptions = DEFAULT_STREAM,
 ) -> Handoff:
     """A connection to the first address of a name that answers, within ``timeout`` seconds, the asking included.
     Raises DialError, socket.gaierror (EAI_NONAME for a name that is not the overlay's), ValueError."""
@@ -61,8 +61,8 @@ async def dial(
     found = _ours(name, await within(timeout, resolver, name, nwid))
     left = max(deadline - loop.time(), 0.001)
     if len(found) == 1:
-        return await node.dial(found[0].ip, port, nwid=found[0].nwid, timeout=left, nodelay=nodelay)
-    return await _race(node, _in_turn(found)[:MAX_ADDRESSES], port, left, nodelay)
+        return await node.dial(found[0].ip, port, nwid=found[0].nwid, timeout=left, options=options)
+    return await _race(node, _in_turn(found)[:MAX_ADDRESSES], port, left, options)
 
 
 def _in_turn(found: Sequence[Found]) -> list[Found]:
@@ -73,7 +73,7 @@ def _in_turn(found: Sequence[Found]) -> list[Found]:
     return [each for pair in itertools.zip_longest(ours, others) for each in pair if each is not None]
 
 
-async def _race(node: NodeApi, found: Sequence[Found], port: int, timeout: float, nodelay: bool) -> Handoff:
+async def _race(node: NodeApi, found: Sequence[Found], port: int, timeout: float, options: StreamOptions) -> Handoff:
     waiting = list(found)
     tasks: dict[asyncio.Task[Handoff], Found] = {}
     failures: dict[Found, Exception] = {}
@@ -85,7 +85,7 @@ async def _race(node: NodeApi, found: Sequence[Found], port: int, timeout: float
             if waiting:
                 one = waiting.pop(0)
                 left = max(deadline - loop.time(), 0.001)
-                tasks[asyncio.ensure_future(node.dial(one.ip, port, nwid=one.nwid, timeout=left, nodelay=nodelay))] = (
+                tasks[asyncio.ensure_future(node.dial(one.ip, port, nwid=one.nwid, timeout=left, options=options))] = (
                     one
                 )
             running = [task for task, one in tasks.items() if one not in failures]

@@ -358,26 +358,45 @@ class Stack:
 
     # --- sockets ---
     def connect(
-        self, host: str, port: int, now: float, *, port_index: int | None = None, timeout: float | None = None
+        self,
+        host: str,
+        port: int,
+        now: float,
+        *,
+        port_index: int | None = None,
+        timeout: float | None = None,
+        congestion: str = "",
     ) -> TcpConnection:
-        """Open a TCP connection to a numeric address; data may be written at once.
+        """Open a TCP connection to a numeric address; data may be written at once. ``congestion``: the name of its
+        congestion control (empty: as configured).
 
-        Raises OSError (ENETUNREACH, EADDRNOTAVAIL ...), ValueError for text that is no address or a bad port number.
+        Raises OSError (ENETUNREACH, EADDRNOTAVAIL ...), ValueError for text that is no address, a bad port number or
+        an unknown name.
         What goes wrong later is the connection's ``error``.
         """
         if not 0 < port <= 0xFFFF:
             raise ValueError(f"port number {port} is not between 1 and 65535")
         flow = self.find_flow(ip_address(host).packed, now, port_index=port_index)
-        return self.tcp.connect(flow, port, now, timeout=timeout)
+        return self.tcp.connect(flow, port, now, timeout=timeout, congestion=congestion)
 
-    def listen(self, host: str | None, port: int, *, backlog: int = 128, port_index: int | None = None) -> TcpListener:
-        """Accept TCP connections to one of our addresses, or to all (host None, ``0.0.0.0`` or ``::``).
+    def listen(
+        self,
+        host: str | None,
+        port: int,
+        *,
+        backlog: int = 128,
+        port_index: int | None = None,
+        congestion: str = "",
+    ) -> TcpListener:
+        """Accept TCP connections to one of our addresses, or to all (host None, ``0.0.0.0`` or ``::``). ``congestion``,
+        of what is accepted, as in ``connect``.
 
         Raises OSError (EADDRINUSE, EADDRNOTAVAIL), ValueError.
         """
         if not 0 <= port <= 0xFFFF:
             raise ValueError(f"port number {port} is not between 0 and 65535")
-        return self.tcp.listen(port, backlog=backlog, port_index=port_index, local=self._own_address(host, port_index))
+        local = self._own_address(host, port_index)
+        return self.tcp.listen(port, backlog=backlog, port_index=port_index, local=local, congestion=congestion)
 
     def udp(
         self, host: str | None = None, port: int = 0, *, port_index: int | None = None, reuse: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ztnode.node.network_settings import DEFAULTS, NetworkSettings
 from ztnode.wire.endpoint import Endpoint
@@ -194,6 +194,19 @@ class Handoff:
     remote: Endpoint
 
 
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What a client may choose of a TCP connection."""
+
+    nodelay: bool = True
+    """False: small writes may wait for the peer's acknowledgment, to be joined (Nagle)."""
+    congestion: str = ""
+    """The name of its congestion control, one of ``netstack.tcp.congestion``; empty: the node's."""
+
+
+DEFAULT_STREAM: Final = StreamOptions()
+
+
 class DialError(OSError):
     """A dial, listen or accept that failed; ``errno`` as the kernel would give it, ``strerror`` for a person."""
 
@@ -258,18 +271,24 @@ class NodeApi(Protocol):
         nwid: int | None = None,
         timeout: float = 30.0,
         token: bytes | None = None,
-        nodelay: bool = True,
+        options: StreamOptions = DEFAULT_STREAM,
     ) -> Handoff:
         """Open a TCP connection to a numeric address. ``token``: 16 random bytes that the client chose to be the
-        hand-off's, so that it can wait there meanwhile; None: a new one. ``nodelay`` False: small writes may wait for
-        the peer's acknowledgment, to be joined (Nagle). ``host`` is in its usual form and ``port`` in range: that is
-        for whoever takes them from outside to check. Raises DialError."""
+        hand-off's, so that it can wait there meanwhile; None: a new one. ``host`` is in its usual form and ``port`` in
+        range: that is for whoever takes them from outside to check. Raises DialError (EINVAL for a congestion control
+        that there is not)."""
 
     async def listen(
-        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128, nodelay: bool = True
+        self,
+        host: str | None,
+        port: int,
+        *,
+        nwid: int | None = None,
+        backlog: int = 128,
+        options: StreamOptions = DEFAULT_STREAM,
     ) -> tuple[int, Endpoint]:
         """Listen on a managed address (None, "0.0.0.0" or "::": all of them); returns a listener id and what was bound.
-        ``nodelay``, of what is accepted, as in ``dial``. Raises DialError."""
+        ``options``: of what is accepted. Raises DialError as ``dial`` does."""
 
     def open_gateway(self, targets: Sequence[str], excepted: Sequence[str] = (), *, flows: int = 0) -> int:
         """Carry on what members send to these networks (CIDR) but for those ``excepted``, as the gateway of managed

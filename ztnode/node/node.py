@@ -26,6 +26,7 @@ from ztnode.hookspecs import Datagrams, StateStore, TellsPeersApart, Transport
 from ztnode.node import dialing, interfaces, snapshots
 from ztnode.node.administration import Administration
 from ztnode.node.api import (
+    DEFAULT_STREAM,
     ConnectionInfo,
     DialError,
     GatewayInfo,
@@ -35,6 +36,7 @@ from ztnode.node.api import (
     NetworkRules,
     NodeStatus,
     PeerInfo,
+    StreamOptions,
     Whois,
 )
 from ztnode.node.conflation import Conflation
@@ -689,7 +691,7 @@ class Node:
         nwid: int | None = None,
         timeout: float = 30.0,
         token: bytes | None = None,
-        nodelay: bool = True,
+        options: StreamOptions = DEFAULT_STREAM,
     ) -> Handoff:
         """See NodeApi."""
 
@@ -697,7 +699,7 @@ class Node:
             return any(self._vl2.is_lonely(network.nwid) for network in dialing.concerned(self.networks(), host, nwid))
 
         async def once(left: float) -> Handoff:
-            return await self._supervisor.dial(host, port, nwid=nwid, timeout=left, token=token, nodelay=nodelay)
+            return await self._supervisor.dial(host, port, nwid=nwid, timeout=left, token=token, options=options)
 
         started = time.monotonic()
         with self._dials.traced(host, port, nwid):
@@ -717,10 +719,16 @@ class Node:
         return dialing.explained(error, self.networks(), host, nwid, online=self._vl1.online)
 
     async def listen(
-        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128, nodelay: bool = True
+        self,
+        host: str | None,
+        port: int,
+        *,
+        nwid: int | None = None,
+        backlog: int = 128,
+        options: StreamOptions = DEFAULT_STREAM,
     ) -> tuple[int, Endpoint]:
         """See NodeApi."""
-        return await self._supervisor.listen(host, port, nwid=nwid, backlog=backlog, nodelay=nodelay)
+        return await self._supervisor.listen(host, port, nwid=nwid, backlog=backlog, options=options)
 
     def open_gateway(self, targets: Sequence[str], excepted: Sequence[str] = (), *, flows: int = 0) -> int:
         """See NodeApi."""

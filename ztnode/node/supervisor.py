@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 from ztnode import unix_sockets
 from ztnode.netstack.config import LOOPED
 from ztnode.netstack.ephemeral import choose_port
-from ztnode.node.api import ConnectionInfo, DialError, Handoff, WorkerInfo
+from ztnode.node.api import DEFAULT_STREAM, ConnectionInfo, DialError, Handoff, StreamOptions, WorkerInfo
 from ztnode.node.packet_capture import PacketCapture
 from ztnode.node.shared_listener import SharedListener
 from ztnode.node.steering import UNBOUND_LISTENERS, Steering
@@ -316,7 +316,7 @@ class Supervisor:
         nwid: int | None = None,
         timeout: float = 30.0,
         token: bytes | None = None,
-        nodelay: bool = True,
+        options: StreamOptions = DEFAULT_STREAM,
     ) -> Handoff:
         """Open a TCP connection, whose client may have chosen its ``token``. Raises DialError."""
         index = self._index(nwid)
@@ -328,7 +328,16 @@ class Supervisor:
                 # The stack's own time-out comes first and says why; one second is added for a worker that is stuck.
                 async with asyncio.timeout(max(left, 0.0) + 1.0):
                     process = await slot.running()
-                    message = protocol.Dial(next(self._ids), host, port, index, max(left, 0.001), token, nodelay)
+                    message = protocol.Dial(
+                        next(self._ids),
+                        host,
+                        port,
+                        index,
+                        max(left, 0.001),
+                        token,
+                        options.nodelay,
+                        options.congestion,
+                    )
                     answer = _expect(await process.request(message), protocol.Dialled)
             except TimeoutError as error:
                 raise DialError(
@@ -342,12 +351,24 @@ class Supervisor:
         raise AssertionError("unreachable")
 
     async def listen(
-        self, host: str | None, port: int, *, nwid: int | None = None, backlog: int = 128, nodelay: bool = True
+        self,
+        host: str | None,
+        port: int,
+        *,
+        nwid: int | None = None,
+        backlog: int = 128,
+        options: StreamOptions = DEFAULT_STREAM,
     ) -> tuple[int, Endpoint]:
         """Listen, on all addresses if ``host`` is None; returns a listener id and what was bound. It outlives a worker
         that dies. Raises DialError."""
         request = protocol.Listen(
-            next(self._ids), host, port or self._free_port(), self._index(nwid), max(1, min(backlog, 1 << 16)), nodelay
+            next(self._ids),
+            host,
+            port or self._free_port(),
+            self._index(nwid),
+            max(1, min(backlog, 1 << 16)),
+            options.nodelay,
+            options.congestion,
         )
         slots = [self._slots[worker] for worker in self._steering.listening(request.port)]
         listener = self._listeners[request.id] = SharedListener(request, slots, self._ids)

@@ -138,7 +138,11 @@ class _Listener:
         self._message = message
         self._waiting: deque[int] = deque()
         self._listener = requests.host.stack.listen(
-            message.host, message.port, backlog=message.backlog, port_index=message.index
+            message.host,
+            message.port,
+            backlog=message.backlog,
+            port_index=message.index,
+            congestion=message.congestion,
         )
         self._listener.owner = self
 
@@ -314,7 +318,14 @@ class Requests:
 
     def _dial(self, message: protocol.Dial) -> None:
         stack, now = self.host.stack, self.host.now
-        connection = stack.connect(message.host, message.port, now, port_index=message.index, timeout=message.timeout)
+        connection = stack.connect(
+            message.host,
+            message.port,
+            now,
+            port_index=message.index,
+            timeout=message.timeout,
+            congestion=message.congestion,
+        )
         connection.nodelay = message.nodelay
         if message.token is not None:
             try:

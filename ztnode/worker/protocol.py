@@ -86,7 +86,8 @@ class SetGateway:
 class Dial:
     """Node → worker: open a TCP connection. ``index`` None: whichever network has a route. ``timeout`` in
     seconds. ``token``, if there is one, shall be its token: its client may wait for it already. ``nodelay`` False:
-    small writes may wait to be joined (Nagle). Answer: Dialled or Failed."""
+    small writes may wait to be joined (Nagle). ``congestion``: the name of its congestion control; empty: the worker's.
+    Answer: Dialled or Failed."""
 
     id: int
     host: str
@@ -95,12 +96,13 @@ class Dial:
     timeout: float
     token: bytes | None = None
     nodelay: bool = True
+    congestion: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Node → worker: listen on TCP. ``host`` None: every address. ``nodelay``, of what is accepted, as in Dial. The
-    listener is known by ``id`` from now on. Answer: Listening or Failed."""
+    """Node → worker: listen on TCP. ``host`` None: every address. ``nodelay`` and ``congestion``, of what is
+    accepted, as in Dial. The listener is known by ``id`` from now on. Answer: Listening or Failed."""
 
     id: int
     host: str | None
@@ -108,6 +110,7 @@ class Listen:
     index: int | None
     backlog: int
     nodelay: bool = True
+    congestion: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ import ztclient
 from tests.unit.fake_node import IP, RunningNode
 from tests.unit.peers import echo, peer, read_to_end, reset_after_some
 from tests.unit.tls_files import TlsFiles
+from ztnode.node.api import StreamOptions
 
 socket: Any = importlib.import_module("ztclient.socket")
 HOST = "10.121.15.99"
@@ -57,6 +58,26 @@ def test_connect_and_names(running_node: RunningNode) -> None:
             sock.shutdown(socket.SHUT_WR)
             assert read_to_end(sock) == Path(__file__).read_bytes()[:100]
             assert isinstance(sock.detach(), int)
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_options_of_tcp_are_the_overlay_connections(running_node: RunningNode, blocking: bool) -> None:
+    with peer(echo) as real:
+        running_node.serve(HOST, 7, real)
+        with socket.socket() as sock, socket.socket() as listener:
+            for each in (sock, listener):
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr\0")
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+                assert each.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"bbr"
+            sock.setblocking(blocking)
+            assert sock.connect_ex((HOST, 7)) == (0 if blocking else errno.EINPROGRESS)
+            assert select.select([], [sock], [], 10)[1] == [sock]
+            listener.bind(("", 0))
+            listener.listen()
+            for each in (sock, listener):
+                with pytest.raises(OSError, match="before connect or listen"):
+                    each.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+    assert running_node.node.options == 2 * [StreamOptions(nodelay=False, congestion="bbr")]
 
 
 @pytest.mark.parametrize(

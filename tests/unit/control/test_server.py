@@ -363,7 +363,7 @@ def test_whether_small_writes_may_wait_is_for_the_client_to_say(
             lease = stub.Listen(pb.ListenRequest(delay=delay))
             next(lease)
             lease.cancel()
-    assert running_node.node.nodelay == [True, True, False, False]
+    assert [each.nodelay for each in running_node.node.options] == [True, True, False, False]
 
 
 def test_a_claim_of_what_the_worker_lost_is_a_reset(running_node: RunningNode, stub: rpc.NodeServiceStub) -> None:

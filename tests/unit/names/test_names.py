@@ -24,7 +24,7 @@ from ztclient.forms import host_name
 from ztclient.loopback import socket_pair
 from ztnode.names import Resolver, racing
 from ztnode.names.message import Kind, Truncated, Unusable, build, parse
-from ztnode.node.api import DialError, Handoff, NetworkInfo, NodeApi
+from ztnode.node.api import DEFAULT_STREAM, DialError, Handoff, NetworkInfo, NodeApi, StreamOptions
 from ztnode.node.handoffs import claim
 from ztnode.wire.computed_ipv6 import rfc4193_address, sixplane_address
 
@@ -98,7 +98,13 @@ class Net:
         return self._offer(theirs, "udp")
 
     async def dial(
-        self, host: str, port: int, *, nwid: int | None = None, timeout: float = 30.0, nodelay: bool = True
+        self,
+        host: str,
+        port: int,
+        *,
+        nwid: int | None = None,
+        timeout: float = 30.0,
+        options: StreamOptions = DEFAULT_STREAM,
     ) -> Handoff:
         self.dialled.append((host, port, nwid))
         if port == 53:

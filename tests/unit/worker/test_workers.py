@@ -37,7 +37,7 @@ from tests.unit.worker.worker_pair import (
     running_pair,
     until,
 )
-from ztnode.node.api import DialError
+from ztnode.node.api import DialError, StreamOptions
 from ztnode.node.handoffs import drop, give
 from ztnode.node.supervisor import Supervisor
 from ztnode.worker.handoff_server import WAIT
@@ -119,9 +119,9 @@ async def test_parts_wait_for_a_silent_peer_only_where_that_was_asked_for(
     """The peer acknowledges nothing: without Nagle every part leaves at once; with it the last one waits."""
     async with running_pair(tmp_path) as pair:
         loop = asyncio.get_running_loop()
-        listener, (_, port) = await pair.b.listen(None, 0, nodelay=nodelay if accepts else True)
+        listener, (_, port) = await pair.b.listen(None, 0, options=StreamOptions(nodelay or not accepts))
         accepting = asyncio.create_task(pair.b.accept(listener))
-        dialled = fetch(await pair.a.dial(B, port, nodelay=True if accepts else nodelay))
+        dialled = fetch(await pair.a.dial(B, port, options=StreamOptions(accepts or nodelay)))
         accepted = fetch(await accepting)
         source, sink = (accepted, dialled) if accepts else (dialled, accepted)
         silent = (0x020000000001 if accepts else 0x020000000002).to_bytes(6, "big")
@@ -146,6 +146,24 @@ async def test_parts_wait_for_a_silent_peer_only_where_that_was_asked_for(
                     sink.recv(100)
                 muted = False
             assert await loop.sock_recv(sink, 100) == b"-tail-"
+
+
+@on_loop
+async def test_each_connection_has_its_own_congestion_control(tmp_path: Path) -> None:
+    async with running_pair(tmp_path) as pair:
+        listener, (_, port) = await pair.b.listen(None, 0, options=StreamOptions(congestion="newreno"))
+        for wanted, had in (("", "cubic"), ("bbr", "bbr")):
+            dialled = fetch(await pair.a.dial(B, port, options=StreamOptions(congestion=wanted)))
+            with dialled, fetch(await pair.b.accept(listener)):
+                assert [each.figures["congestion"] for each in await pair.a.connections()][-1:] == [had]
+                assert {each.figures["congestion"] for each in await pair.b.connections()} == {"newreno"}
+        for attempt in (
+            pair.a.dial(B, port, options=StreamOptions(congestion="vegas")),
+            pair.b.listen(None, 0, options=StreamOptions(congestion="vegas")),
+        ):
+            with pytest.raises(DialError, match="one of cubic, newreno, bbr") as caught:
+                await attempt
+            assert caught.value.errno == errno.EINVAL
 
 
 @on_loop

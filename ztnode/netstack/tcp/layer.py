@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
@@ -237,7 +238,7 @@ class TcpLayer:
             self.count("syn_queue_full")
             # No reset is sent: a genuine peer repeats its SYN or its first data.
             fail(half_open[next(iter(half_open))], os_error(errno.ETIMEDOUT))
-        connection = self._create(flow, key, now)
+        connection = self._create(flow, key, now, listener.config)
         connection.listener = listener
         half_open[key] = connection
         passive_open(connection, header.sequence, header.window, header.options, now)
@@ -250,7 +251,7 @@ class TcpLayer:
         flow = self._flows.flow_to(syn.port_index, syn.destination, syn.source)
         if flow is None or (syn.port_index, syn.key) in self._connections:
             return None
-        connection = self._create(flow, syn.key, now)
+        connection = self._create(flow, syn.key, now, self.config)
         connection.listener = self.held
         passive_open(connection, syn.header.sequence, syn.header.window, syn.header.options, now)
         return connection
@@ -382,10 +383,19 @@ class TcpLayer:
 
     # --- sockets ---
     def connect(
-        self, flow: IpFlow, remote_port: int, now: float, *, local_port: int = 0, timeout: float | None = None
+        self,
+        flow: IpFlow,
+        remote_port: int,
+        now: float,
+        *,
+        local_port: int = 0,
+        timeout: float | None = None,
+        congestion: str = "",
     ) -> TcpConnection:
-        """Active open; data may be written at once. Raises OSError(EADDRINUSE / EADDRNOTAVAIL)."""
+        """Active open; data may be written at once. ``congestion``: the name of its congestion control (empty: as
+        configured). Raises OSError(EADDRINUSE / EADDRNOTAVAIL), ValueError for an unknown name."""
         self.now = now
+        config = self._with_congestion(congestion)
         if not 0 < remote_port < 65536:
             raise os_error(errno.EADDRNOTAVAIL)
         prefix = flow.remote + flow.local + remote_port.to_bytes(2, "big")
@@ -399,15 +409,23 @@ class TcpLayer:
             raise os_error(errno.EADDRINUSE)
         if self._time_wait.get((flow.port_index, key)) is not None:
             self._time_wait.remove((flow.port_index, key))
-        connection = self._create(flow, key, now)
+        connection = self._create(flow, key, now, config)
         active_open(connection, now, timeout if timeout is not None else CONNECT_TIMEOUT)
         return connection
 
     def listen(
-        self, port: int, *, backlog: int = 128, port_index: int | None = None, local: bytes | None = None
+        self,
+        port: int,
+        *,
+        backlog: int = 128,
+        port_index: int | None = None,
+        local: bytes | None = None,
+        congestion: str = "",
     ) -> TcpListener:
-        """Passive open on every address, one network, or one address. Port 0 picks one. Raises OSError(EADDRINUSE)."""
-        return self._listeners.open(self, port, backlog, port_index, local)
+        """Passive open on every address, one network, or one address. Port 0 picks one. ``congestion``, of what is
+        accepted, as in ``connect``. Raises OSError(EADDRINUSE), ValueError."""
+        config = self._with_congestion(congestion)
+        return self._listeners.open(self, port, backlog, port_index, local, config)
 
     def connections(self) -> list[TcpConnection]:
         """All that are not closed, for display."""
@@ -418,10 +436,14 @@ class TcpLayer:
         return summarize(self._connections, len(self._time_wait), self._past_retransmits)
 
     # --- for connections and listeners ---
-    def _create(self, flow: IpFlow, key: ConnectionKey, now: float) -> TcpConnection:
+    def _with_congestion(self, name: str) -> TcpConfig:
+        """Raises ValueError."""
+        return replace(self.config, congestion=name) if name and name != self.config.congestion else self.config
+
+    def _create(self, flow: IpFlow, key: ConnectionKey, now: float, config: TcpConfig) -> TcpConnection:
         iss = self._sequence.isn(key, now)
         offset = self._sequence.timestamp_offset(flow.local, flow.remote)
-        connection = TcpConnection(self, self.config, flow, key, _pseudo_of(key), iss, offset)
+        connection = TcpConnection(self, config, flow, key, _pseudo_of(key), iss, offset)
         self._connections.add(connection)
         return connection
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.connection_key import ConnectionKey
+from ztnode.netstack.tcp.tcp_config import TcpConfig
 
 
 class ListenerHost(Protocol):
@@ -27,10 +28,28 @@ class ListenerHost(Protocol):
 class TcpListener:
     """Accepts connections for one port number. Look at ``pending`` when ``TcpLayer.ready()`` names it."""
 
-    __slots__ = ("_layer", "_queue", "backlog", "closed", "error", "half_open", "local", "owner", "port", "port_index")
+    __slots__ = (
+        "_layer",
+        "_queue",
+        "backlog",
+        "closed",
+        "config",
+        "error",
+        "half_open",
+        "local",
+        "owner",
+        "port",
+        "port_index",
+    )
 
     def __init__(
-        self, layer: ListenerHost, port: int, backlog: int, port_index: int | None, local: bytes | None
+        self,
+        layer: ListenerHost,
+        port: int,
+        backlog: int,
+        port_index: int | None,
+        local: bytes | None,
+        config: TcpConfig,
     ) -> None:
         self._layer = layer
         self.port = port
@@ -39,6 +58,8 @@ class TcpListener:
         self.local = local
         """Only for this address; None for all."""
         self.backlog = backlog
+        self.config = config
+        """Of the connections that it accepts."""
         self.owner: object = None
         """Opaque to TCP."""
         self.closed = False

@@ -28,7 +28,13 @@ class ListenerTable:
         return port in self._listeners
 
     def open(
-        self, host: ListenerHost, port: int, backlog: int, port_index: int | None, local: bytes | None
+        self,
+        host: ListenerHost,
+        port: int,
+        backlog: int,
+        port_index: int | None,
+        local: bytes | None,
+        config: TcpConfig,
     ) -> TcpListener:
         """A new listener; port 0 picks one. Raises OSError (EADDRINUSE, EADDRNOTAVAIL)."""
         if port == 0:
@@ -43,7 +49,7 @@ class ListenerTable:
             # As Linux without SO_REUSEADDR: two that could both take a connection are not let beside each other.
             if _overlap(other.port_index, port_index) and _overlap(other.local, local):
                 raise os_error(errno.EADDRINUSE)
-        listener = TcpListener(host, port, max(1, min(backlog, _BACKLOG_MAX)), port_index, local)
+        listener = TcpListener(host, port, max(1, min(backlog, _BACKLOG_MAX)), port_index, local, config)
         others.append(listener)
         others.sort(key=lambda entry: (entry.local is None, entry.port_index is None))
         return listener
