@@ -3,8 +3,8 @@
     python -m tests.bench.wires [--seconds N] [--rounds N] [--wire NAME ...] [--control NAME ...]
 
 Three hosts on one switch in this process: the sender under examination (our stack, or a kernel), a rival (a kernel with
-CUBIC, where the wire has one), and the sink (a kernel). What goes to the sink passes one bottleneck: a rate, a queue that
-drops what it has no room for, losses at random, and a delay each way. Kernels sit behind TAP devices in namespaces
+CUBIC, where the wire has one), and the sink (a kernel). What goes to the sink passes one bottleneck: a rate, a queue
+that drops what it has no room for, losses at random, and a delay each way. Kernels sit behind TAP devices in namespaces
 of their own. MB/s (10^6 bytes) that arrive from the second second on; medians. Needs root.
 """
 
