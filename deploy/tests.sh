@@ -5,7 +5,7 @@
 # .venv/ runs what needs processes and networks. The others run the unit tests in which a version can differ: those about
 # sockets, event loops and processes; codecs and simulations are arithmetic, and commands run in tests/system. There,
 # warnings that a later Python breaks something are errors.
-# What is between processes waits more than it computes: twice as many at a time as there are cores.
+# What is between processes waits more than it computes: three times as many at a time as there are cores.
 set -u
 cd "$(dirname "$0")/.."
 # With it every process that a test starts would compile itself and its libraries anew, for a second or more.
@@ -41,7 +41,7 @@ core=ctrace
 run "all unit tests on $("$newest/bin/python" --version), measured" \
     env COVERAGE_CORE=$core "$newest/bin/coverage" run "${pytest[@]}" tests/unit
 run "coverage" deploy/coverage.sh "$newest/bin/coverage"
-run "processes and networks on $(.venv/bin/python --version)" .venv/bin/python "${pytest[@]}" -n "$((2 * $(nproc)))" --ignore=tests/unit
+run "processes and networks on $(.venv/bin/python --version)" .venv/bin/python "${pytest[@]}" -n "$((3 * $(nproc)))" --ignore=tests/unit
 for environment in "${environments[@]}"; do
     [ "$environment" = "$newest" ] || [ "$environment" = .venv ] && continue
     run "unit tests on $("$environment/bin/python" --version)" "$environment/bin/python" "${pytest[@]}" -q \

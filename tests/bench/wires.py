@@ -179,16 +179,16 @@ class Lab:
         stack = self._stack
         due = min(self._there.due, self._back[0][0] if self._back else float("inf"), now + 0.01)
         if stack is not None:
-            for _, frame in stack.to_send(now):
-                self._switch(b"".join(frame), now)
+            for _, parts in stack.to_send(now):
+                self._switch(b"".join(parts), now)
             stack.copy_unread()
             due = min(due, stack.next_timer() or due, self._there.due)
         readable, _, _ = select.select([tap.fd for tap in self._taps.values()], [], [], max(0.0, due - now))
         now = time.monotonic()
         for name, tap in self._taps.items():
             if tap.fd in readable:
-                for frame in tap.read(256):
-                    self._switch(bytes(frame), now, name)
+                for came in tap.read(256):
+                    self._switch(bytes(came), now, name)
         for frame in self._there.pull(now):
             with contextlib.suppress(OSError):
                 self._taps["sink"].write((frame,))

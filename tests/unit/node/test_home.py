@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.harness import identities
 from ztnode.node.home import Home, StateError
 from ztnode.plugins.stores import FileStore, MemoryStore
 from ztnode.wire import c25519
@@ -26,7 +27,7 @@ NWID = 0x9AD07D01093A69E3
 
 @pytest.fixture(scope="module")
 def identity() -> Identity:
-    return Identity.generate()
+    return next(identities())
 
 
 @pytest.fixture

@@ -121,9 +121,9 @@ def test_windowed_max_is_the_maximum_of_its_window(steps: list[tuple[int, float]
 # --- whole connections ---
 
 
-def bbr_world(seed: int = 1, **impairment: float) -> tuple[World, TcpConnection, TcpConnection, Bbr]:
+def bbr_world(seed: int = 1, mtu: int = 2800, **impairment: float) -> tuple[World, TcpConnection, TcpConnection, Bbr]:
     config = TcpConfig(congestion="bbr")
-    world = World(seed=seed, mtu=2800, config_a=config, config_b=config)
+    world = World(seed=seed, mtu=mtu, config_a=config, config_b=config)
     world.impair(**({"delay": DELAY, "rate": RATE, "queue": 1.0} | impairment))
     client, server = world.pair()
     cc = client.snd.recovery.cc
@@ -177,7 +177,7 @@ def test_bbr_cycles_through_its_gains() -> None:
 
 def test_bbr_looks_for_the_round_trip_time_every_ten_seconds_and_keeps_the_rate() -> None:
     """Section 4.3.5, with a path whose queue never empties by itself: something else stands in it after 3 s."""
-    world, client, server, cc = bbr_world()
+    world, client, server, cc = bbr_world(mtu=5600)
     began, probed, small, believed = world.now, [], [], []
     for _ in watched(world, client, server, 80 * MB):
         if world.now - began > 3:
