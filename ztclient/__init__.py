@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from ztclient.default_timeout import DEFAULT_TIMEOUT
 from ztclient.errors import (
     AuthenticationError,
     Error,
@@ -25,23 +26,6 @@ from ztclient.errors import (
     NodeUnavailableError,
     NotFoundError,
 )
-from ztclient.model import (
-    Connection,
-    Gateway,
-    GatewayRoute,
-    ManagedAddress,
-    Moon,
-    MoonRoot,
-    Network,
-    NetworkRules,
-    Path,
-    Peer,
-    Route,
-    Status,
-    Whois,
-    Worker,
-)
-from ztclient.node import DEFAULT_TIMEOUT, Node
 
 if TYPE_CHECKING:
     import socket
@@ -49,6 +33,23 @@ if TYPE_CHECKING:
     from ztclient.datagrams import DatagramSocket
     from ztclient.launch import run
     from ztclient.listener import Listener
+    from ztclient.model import (
+        Connection,
+        Gateway,
+        GatewayRoute,
+        ManagedAddress,
+        Moon,
+        MoonRoot,
+        Network,
+        NetworkRules,
+        Path,
+        Peer,
+        Route,
+        Status,
+        Whois,
+        Worker,
+    )
+    from ztclient.node import Node
     from ztclient.patching import patch
     from ztclient.web import HTTPConnection, HTTPSConnection, HTTPServer
 
@@ -110,38 +111,56 @@ def create_connection(
     Raises what the original raises: ConnectionRefusedError, TimeoutError, OSError (EHOSTUNREACH...), socket.gaierror
     for what is no name of the overlay (see ``Node.resolve``); and NodeUnavailableError, an OSError, without a node.
     """
-    chosen = node if isinstance(node, Node) else Node(node)
+    chosen = _node(node)
     return chosen.create_connection(address, timeout, source_address)
 
 
 def create_server(address: tuple[str, int], *, backlog: int | None = None, node: Node | str | None = None) -> Listener:
     """As ``socket.create_server``: a listener on a managed address (empty: on all of them), port 0: any free one."""
-    chosen = node if isinstance(node, Node) else Node(node)
+    chosen = _node(node)
     return chosen.listen(address[0], address[1], backlog=128 if backlog is None else backlog)
 
 
-def __getattr__(name: str) -> Any:
-    # http.client takes longer to import than all the rest; who wants a socket alone should not wait for it.
-    if name in ("HTTPConnection", "HTTPSConnection", "HTTPServer"):
-        from ztclient import web
+def _node(node: Node | str | None) -> Node:
+    from ztclient.node import Node
 
-        return getattr(web, name)
+    return node if isinstance(node, Node) else Node(node)
+
+
+# Looked up at first use: http.client alone takes longer to import than all the rest, and who needs the forms of
+# addresses (the node process does) needs no sockets.
+_HOMES: Final = {
+    "datagrams": ("DatagramSocket",),
+    "launch": ("run",),
+    "listener": ("Listener",),
+    "model": (
+        "Connection",
+        "Gateway",
+        "GatewayRoute",
+        "ManagedAddress",
+        "Moon",
+        "MoonRoot",
+        "Network",
+        "NetworkRules",
+        "Path",
+        "Peer",
+        "Route",
+        "Status",
+        "Whois",
+        "Worker",
+    ),
+    "node": ("Node",),
+    "patching": ("patch",),
+    "web": ("HTTPConnection", "HTTPSConnection", "HTTPServer"),
+}
+
+
+def __getattr__(name: str) -> Any:
     if name == "socket":
         return importlib.import_module("ztclient.socket")
-    if name == "patch":
-        from ztclient.patching import patch
-
-        return patch
-    if name == "run":
-        from ztclient.launch import run
-
-        return run
-    if name == "DatagramSocket":
-        from ztclient.datagrams import DatagramSocket
-
-        return DatagramSocket
-    if name == "Listener":
-        from ztclient.listener import Listener
-
-        return Listener
+    for module, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"ztclient.{module}"), name)
+            globals()[name] = value
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

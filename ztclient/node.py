@@ -7,9 +7,10 @@ import math
 import socket
 import time
 from collections.abc import Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ztclient import channel, dialling, model
+from ztclient.default_timeout import DEFAULT_TIMEOUT
 from ztclient.forms import network_id
 from ztclient.reach import (
     SLACK,
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from ztclient.datagrams import DatagramSocket
     from ztclient.listener import Listener
     from ztclient.v1 import node_pb2 as pb
-
-DEFAULT_TIMEOUT: Any = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", object())
-"""Stands for ``socket.getdefaulttimeout()``, the very object that ``http.client`` passes on."""
 
 
 class Node(NamedNode):

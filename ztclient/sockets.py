@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from ztclient import byte_relay, byte_stream, handoff, udp_options
 from ztclient.datagrams import DatagramSocket
+from ztclient.default_timeout import DEFAULT_TIMEOUT
 from ztclient.forms import is_numeric
 from ztclient.listener import BUFFER_BYTES, Listener
 from ztclient.loopback import socket_pair
-from ztclient.node import DEFAULT_TIMEOUT, Node
+from ztclient.node import Node
 from ztclient.overlay_socket import Connection, OverlayAddress, overlay_address
 from ztclient.reach import dial_request
 

@@ -15,28 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ztclient.launch import LOCK_NAME, PIPE_NAME
 from ztnode import plugins
-from ztnode.control import readiness
-from ztnode.control.control_server import ControlServer, TcpOptions, node_service
+from ztnode.control.tcp_options import TcpOptions
 from ztnode.forwarding import Expose, Forward, TcpAddress
-from ztnode.names import Resolver
 from ztnode.node.node import HOME, Node, NodeOptions
 from ztnode.node.registry import Registration
 from ztnode.service_manager import ServiceManager
-from ztnode.sign_on.authority import Authority
-from ztnode.sign_on.members import MemberSignOn
 from ztnode.web.options import WebOptions
 
-if TYPE_CHECKING:
-    from ztnode.web.web_server import Web  # only where --api is given
+if TYPE_CHECKING:  # gRPC and what else takes long to load comes once the roots are greeted
+    from ztnode.control.control_server import ControlServer
+    from ztnode.names import Resolver
+    from ztnode.web.web_server import Web
 
 log = logging.getLogger(__name__)
 
 STDIN: Final = 0
 HOSTS: Final = "hosts"
 """In the state directory: names and addresses as in /etc/hosts."""
-RUN_FILES: Final = (LOCK_NAME, PIPE_NAME)
 STOP_GRACE: Final = 0.5
 """Seconds that control calls under way get when the node stops; all of it ends within two."""
 
@@ -112,6 +108,11 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
     manager = plugins.load()
     node = await Node.start(options.node, manager)
     try:
+        # What speaks to clients takes longest to load: meanwhile the roots answer and the workers start.
+        from ztnode.control import readiness
+        from ztnode.control.control_server import ControlServer, node_service
+        from ztnode.names import Resolver
+
         resolver = Resolver(node, options.node.state / HOSTS)
         services = [node_service(node, resolver)]
         if node.controller is not None:
@@ -119,6 +120,7 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
 
             services.append(controller_service(node))
         server = ControlServer(services, state=options.node.state, tcp=options.tcp)
+        await node.ready()
         await server.start()
         published = asyncio.create_task(readiness.publish(node, server.health))
         try:
@@ -162,8 +164,9 @@ def _in_memory(options: NodeOptions) -> NodeOptions:
     """Options of a node that keeps nothing. Raises ValueError where something else would be lost with its directory."""
     if options.store is not None:
         raise ValueError("an ephemeral node keeps nothing: leave --store out")
-    # The lock and the pipe are of ztclient.run, which counts who uses the node.
-    if options.state.is_dir() and any(entry.name not in RUN_FILES for entry in options.state.iterdir()):
+    from ztclient.launch import LOCK_NAME, PIPE_NAME  # of ztclient.run, which counts who uses the node
+
+    if options.state.is_dir() and any(entry.name not in (LOCK_NAME, PIPE_NAME) for entry in options.state.iterdir()):
         raise ValueError(f"{options.state} is not empty: the directory of an ephemeral node is removed when it ends")
     return dataclasses.replace(options, store="memory:", ephemeral=True)
 
@@ -171,8 +174,12 @@ def _in_memory(options: NodeOptions) -> NodeOptions:
 @contextlib.asynccontextmanager
 async def _signing_on(options: ServeOptions, node: Node) -> AsyncIterator[None]:
     """Log-ins: to the joined networks, and by members of the controller's. Raises OSError."""
+    from ztnode.sign_on.members import MemberSignOn
+
     async with contextlib.AsyncExitStack() as stack:
         if options.sso_listen is not None and node.administration is not None:
+            from ztnode.sign_on.authority import Authority
+
             authority = Authority(node.administration)
             await authority.open(options.sso_listen.host, options.sso_listen.port)
             stack.push_async_callback(authority.close)

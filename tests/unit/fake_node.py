@@ -22,7 +22,8 @@ import uvloop
 
 from ztclient import records
 from ztclient.loopback import reset_on_close
-from ztnode.control.control_server import ControlServer, TcpOptions, node_service
+from ztnode.control.control_server import ControlServer, node_service
+from ztnode.control.tcp_options import TcpOptions
 from ztnode.names import Resolver
 from ztnode.node import snapshots
 from ztnode.node.api import (

@@ -17,7 +17,8 @@ import urllib3.connection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.util import ssl_
 
-from ztclient.node import DEFAULT_TIMEOUT, Node
+from ztclient.default_timeout import DEFAULT_TIMEOUT
+from ztclient.node import Node
 from ztclient.web import as_node
 
 

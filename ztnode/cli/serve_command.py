@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 from ipaddress import ip_address, ip_network
@@ -289,6 +290,7 @@ def serve(
     refuse_contradictions(ctx)
     refuse_odd_words(proxy_protocol, forwarded_for, flat(exposes))
     step_aside()
+    gc.disable()  # what is loaded now stays: until the node is up, there is nothing to collect
     if web and api is None:
         api = WEB_ADDRESS
 
@@ -300,7 +302,7 @@ def serve(
 
     from ztnode import logs
     from ztnode.cli.reconfiguration import Reconfiguration
-    from ztnode.control.control_server import TcpOptions
+    from ztnode.control.tcp_options import TcpOptions
     from ztnode.descriptors import raise_descriptor_limit
     from ztnode.node.node import DEFAULT_PORT, NodeOptions
     from ztnode.serve import ProxyOptions, ServeOptions, run
@@ -349,6 +351,8 @@ def serve(
             click.echo(json.dumps({"address": address, "control": served.addresses, "pid": os.getpid()}))
         else:
             click.echo(f"node {address} is up; control at {', '.join(served.addresses)}", err=True)
+        gc.freeze()
+        gc.enable()
 
     uvloop.run(run(options, ready, Reconfiguration(ctx).apply))
 

@@ -15,14 +15,12 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from ztclient import discovery
 from ztclient.forms import format_host_port, numeric_ip, split_host_port
@@ -33,6 +31,8 @@ from ztnode.control.call_log import CallLog
 from ztnode.control.certificates import Certificates
 from ztnode.control.failure import QUIET
 from ztnode.control.node_service import NodeService
+from ztnode.control.reflection import LazyReflection
+from ztnode.control.tcp_options import TcpOptions
 from ztnode.control.token import TOKEN_NAME, TokenInterceptor, load_or_create
 from ztnode.names import Resolver
 from ztnode.node.api import NodeApi
@@ -78,28 +78,6 @@ def node_service(node: NodeApi, resolver: Resolver) -> Service:
     servicer = NodeService(node, resolver)
     name = node_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name
     return Service(name, lambda server: rpc.add_NodeServiceServicer_to_server(servicer, server))
-
-
-@dataclass(frozen=True, slots=True)
-class TcpOptions:
-    """A TCP address for the control plane. ``address`` is ``host:port``, host numeric (IPv6 in brackets).
-
-    With ``certificate`` and ``key`` (PEM files) it is TLS. With ``client_ca`` (PEM) callers must show a certificate by
-    that authority and need no token; otherwise they need the token in ``token_file`` (None: control.token in the state
-    directory, made on first use). ``insecure`` allows a token in clear beyond loopback.
-    """
-
-    address: str
-    certificate: Path | None = None
-    key: Path | None = None
-    client_ca: Path | None = None
-    token_file: Path | None = None
-    insecure: bool = False
-
-    @property
-    def tls(self) -> bool:
-        """True where the address is served with TLS."""
-        return self.certificate is not None
 
 
 class ControlServer:
@@ -208,7 +186,7 @@ class ControlServer:
         for name in ("", *names):
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         self.health.append(servicer)
-        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        server.add_generic_rpc_handlers((LazyReflection((*names, health.SERVICE_NAME)),))
         return server
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import enum
-from typing import Final, NamedTuple
+from typing import Final
 
 import dns.exception
 import dns.flags
@@ -14,25 +13,10 @@ import dns.rdatatype
 import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 
+from ztnode.names.answer import Answer, Kind
+
 MAX_ADDRESSES: Final = 16
 """Of one answer; more are left out."""
-
-
-class Kind(enum.Enum):
-    """Records that hold addresses."""
-
-    A = dns.rdatatype.A
-    AAAA = dns.rdatatype.AAAA
-
-
-class Answer(NamedTuple):
-    """What a server said. ``addresses``: of the kind asked for, none where there are none. ``exists`` False: no such
-    name. ``canonical``: where the aliases led, with no dot at its end. ``ttl`` in seconds."""
-
-    addresses: tuple[str, ...]
-    exists: bool
-    canonical: str
-    ttl: int
 
 
 class Unusable(Exception):
@@ -45,7 +29,7 @@ class Truncated(Exception):
 
 def build(name: str, kind: Kind, number: int) -> bytes:
     """A query. ``number``: 16 random bits. Without EDNS, which not every server knows: what is longer comes by TCP."""
-    query = dns.message.make_query(name + ".", kind.value, use_edns=False, id=number)
+    query = dns.message.make_query(name + ".", dns.rdatatype.RdataType(kind.value), use_edns=False, id=number)
     return query.to_wire()
 
 

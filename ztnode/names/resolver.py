@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ztclient.forms import host_name
+from ztnode.names.answer import Answer, Kind
 from ztnode.names.hosts import HostsFile
-from ztnode.names.message import Answer, Kind
-from ztnode.names.servers import Silent, ask
 from ztnode.node.api import NetworkInfo, NodeApi
 from ztnode.wire.computed_ipv6 import RFC4193_BITS, SIXPLANE_BITS, rfc4193_address, sixplane_address
 
@@ -156,12 +155,14 @@ class Resolver:
         task = self._asking.get(key)
         if task is None:
             if len(self._asking) >= MAX_QUESTIONS:
-                raise Silent(errno.EAGAIN, "too many names are being asked for: try again")
+                raise OSError(errno.EAGAIN, "too many names are being asked for: try again")
             task = self._asking[key] = asyncio.ensure_future(self._question(key))
             task.add_done_callback(lambda task: self._answered(key, task))
         return await asyncio.shield(task)
 
     async def _question(self, key: _Key) -> Answer:
+        from ztnode.names.servers import ask  # with dnspython, which a network without name servers never needs
+
         answer = await ask(self._node, key.nwid, key.servers, key.name, key.kind)
         lifetime = min(answer.ttl, LONGEST_TTL) if answer.addresses else min(answer.ttl, ABSENCE_TTL)
         self._cache[key] = asyncio.get_running_loop().time() + lifetime, answer

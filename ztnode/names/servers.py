@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from ztclient import records
-from ztnode.names.message import Answer, Kind, Truncated, Unusable, build, parse
+from ztnode.names.answer import Answer, Kind
+from ztnode.names.message import Truncated, Unusable, build, parse
 from ztnode.node.api import NodeApi
 from ztnode.node.handoffs import claim, claim_records
 

@@ -3,7 +3,7 @@
 An identity needs about 15 tries of a memory-hard hash (``ztnode.wire.identity``). The tries are independent: this
 process and one helper per further core race through candidates of their own, and the first find ends the race.
 
-A helper is this module run as a program. It knows its parent by its standard input, on which nothing is ever sent:
+A helper is ``ztnode.identity_helper``. It knows its parent by its standard input, on which nothing is ever sent:
 when that closes, however the parent ended, the helper ends after the candidate in hand, so none is left behind. It
 runs in a session of its own, so that Ctrl-C reaches the parent alone, which then ends it.
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import selectors
 import subprocess
 import sys
@@ -24,6 +23,8 @@ import threading
 from concurrent.futures import CancelledError
 from typing import Final
 
+from ztnode import identity_helper
+from ztnode.node.child_environment import child_environment
 from ztnode.wire.c25519 import SECRET_LENGTH
 from ztnode.wire.identity import Identity, try_candidate
 from ztnode.wire.wire_error import WireError
@@ -32,10 +33,6 @@ MAX_PROCESSES: Final = 8
 """Each takes some 60 MB, and by then the wait is for the processes to start."""
 IDLE_LIFETIME: Final = 60.0
 """Seconds without work after which the helpers that check identities end."""
-_CHECK: Final = "check"
-_YES, _NO = b"1\n", b"0\n"
-_NICENESS: Final = 10
-"""What strangers make us compute comes after everything else."""
 
 
 def generate_identity(processes: int | None = None, stop: threading.Event | None = None) -> Identity:
@@ -109,7 +106,7 @@ class IdentityChecks:
             line = await helper.stdout.readline()
         except OSError:
             line = b""
-        if line not in (_YES, _NO):
+        if line not in (identity_helper.YES, identity_helper.NO):
             self._helpers.discard(helper)
             with contextlib.suppress(ProcessLookupError):
                 helper.kill()
@@ -118,15 +115,16 @@ class IdentityChecks:
         if self._retiring is not None:
             self._retiring.cancel()
         self._retiring = asyncio.get_running_loop().call_later(IDLE_LIFETIME, self._retire)
-        return line == _YES
+        return line == identity_helper.YES
 
     async def _start(self) -> asyncio.subprocess.Process | None:
         try:
             helper = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "ztnode.node.identity_pool", _CHECK),
+                *_command(identity_helper.CHECK),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
+                env=child_environment(),
                 start_new_session=True,
             )
         except OSError:
@@ -156,16 +154,21 @@ def _start_helpers(count: int) -> list[subprocess.Popen[bytes]]:
     for _ in range(count):
         try:
             helper = subprocess.Popen(
-                [sys.executable, "-m", "ztnode.node.identity_pool"],
+                _command(identity_helper.SEARCH),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                env=child_environment(),
                 start_new_session=True,
             )
         except OSError:
             break
         helpers.append(helper)
     return helpers
+
+
+def _command(what: str) -> list[str]:
+    return [sys.executable, "-P", "-m", identity_helper.__name__, what]
 
 
 def _collect(results: selectors.BaseSelector) -> Identity | None:
@@ -177,34 +180,3 @@ def _collect(results: selectors.BaseSelector) -> Identity | None:
         except WireError:
             results.unregister(key.fileobj)  # it died: the others go on
     return None
-
-
-def _race() -> None:
-    """The helper's program: write one identity, its secret included, to standard output."""
-    identity: Identity | None = None
-    while identity is None:
-        if select.select([sys.stdin], [], [], 0)[0]:
-            return
-        identity = try_candidate(os.urandom(SECRET_LENGTH))
-    sys.stdout.write(identity.build_text(include_secret=True) + "\n")
-    sys.stdout.flush()
-
-
-def _check() -> None:
-    """The other helper's program: say of each identity that comes in whether it is one."""
-    with contextlib.suppress(OSError):
-        os.nice(_NICENESS)
-    for line in sys.stdin.buffer:
-        try:
-            valid = Identity.parse_text(line.decode("ascii", "replace").strip()).validate()
-        except WireError:
-            valid = False
-        sys.stdout.buffer.write(_YES if valid else _NO)
-        sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] == [_CHECK]:
-        _check()
-    else:
-        _race()

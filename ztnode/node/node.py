@@ -16,15 +16,13 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pluggy
 
 from ztnode import __version__, plugins
-from ztnode.controller import Controller
 from ztnode.hookspecs import Datagrams, StateStore, TellsPeersApart, Transport
 from ztnode.node import dialing, interfaces, snapshots
-from ztnode.node.administration import Administration
 from ztnode.node.api import (
     DEFAULT_STREAM,
     ConnectionInfo,
@@ -75,6 +73,10 @@ from ztnode.wire.mac import address_of, first_octet, format_mac, mac_of
 from ztnode.wire.multicast import MulticastGroup
 from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
 from ztnode.wire.world import format_world_id
+
+if TYPE_CHECKING:  # loaded where a node is a controller
+    from ztnode.controller import Controller
+    from ztnode.node.administration import Administration
 
 log = logging.getLogger(__name__)
 
@@ -155,8 +157,12 @@ class Node:
         self._vl1 = vl1
         self._vl2 = vl2
         self.controller = controller
-        self.administration = None if controller is None else Administration(controller, self._carry_out)
+        self.administration: Administration | None = None
         """What the control plane may do with the controller; None on a node that is none."""
+        if controller is not None:
+            from ztnode.node.administration import Administration
+
+            self.administration = Administration(controller, self._carry_out)
         self._transport = transport
         self._supervisor = Supervisor(
             options.state,
@@ -196,7 +202,8 @@ class Node:
 
     @classmethod
     async def start(cls, options: NodeOptions, manager: pluggy.PluginManager) -> Node:
-        """Bring a node up. Raises StateError, PluginError, OSError or ValueError, each with one clear line."""
+        """Bring a node up as far as it greets its roots and its workers start; ``ready`` waits for these. Raises
+        StateError, PluginError, OSError or ValueError, each with one clear line."""
         async with contextlib.AsyncExitStack() as undo:
             options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
             store = _open_store(options, manager)
@@ -249,6 +256,8 @@ class Node:
             documents = Documents(home, Complaints())
             controller = None
             if options.controller:
+                from ztnode.controller import Controller  # what a node is not, it does not load
+
                 kept = home.controller_documents()
                 controller = Controller(
                     vl1,
@@ -293,6 +302,10 @@ class Node:
             await node._supervisor.start()
             undo.pop_all()
             return node
+
+    async def ready(self) -> None:
+        """Wait until every stack worker serves. Raises OSError when one does not come up."""
+        await self._supervisor.ready()
 
     async def _open_transport(self, configured: int | None) -> None:
         """``configured``: what ``local.conf`` says, where the command line and its kind say nothing."""

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -96,16 +96,24 @@ class Supervisor:
     # Life
 
     async def start(self) -> None:
-        """Start every worker and wait until each is ready. Raises OSError when one does not come up."""
+        """Start every worker's process; ``ready`` comes next. Raises OSError when one cannot be started."""
+        await self._for_all(self._spawn)
+
+    async def ready(self) -> None:
+        """Wait until every worker serves, and replace it from then on when it ends. Raises OSError when one does not
+        come up."""
+        await self._for_all(self._bring_up)
+        for slot in self._slots:
+            slot.task = asyncio.create_task(self._keep_alive(slot), name=f"stack worker {slot.index}")
+
+    async def _for_all(self, step: Callable[[WorkerSlot], Coroutine[None, None, None]]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 for slot in self._slots:
-                    group.create_task(self._start_process(slot))
+                    group.create_task(step(slot))
         except* OSError as failed:
             await self.stop()
             raise failed.exceptions[0] from None
-        for slot in self._slots:
-            slot.task = asyncio.create_task(self._keep_alive(slot), name=f"stack worker {slot.index}")
 
     async def stop(self) -> None:
         """End every worker within a second, by force if need be; their connections end with a reset."""
@@ -141,16 +149,21 @@ class Supervisor:
         if self._short_directory is not None:
             shutil.rmtree(self._short_directory, ignore_errors=True)
 
-    async def _start_process(self, slot: WorkerSlot) -> None:
-        """A new process for the slot, told of everything that the last one knew, and ready. Raises OSError."""
+    async def _spawn(self, slot: WorkerSlot) -> None:
+        """A new process for the slot, told of everything that the last one knew. Raises OSError."""
         process = WorkerProcess(slot.index, slot.path, self._frames_from_worker, slot.ready.clear, self._groups_changed)
         await process.start(self._steering.ephemeral(slot.index), self._count, self._congestion)
         slot.process = process
+        for port in self._ports.values():
+            process.send(port)
+        if self._gateway is not None:
+            process.send(self._gateway)
+
+    async def _bring_up(self, slot: WorkerSlot) -> None:
+        """Wait until the slot's new process serves, with the listeners of the last one. Raises OSError."""
+        process = slot.process
+        assert process is not None
         try:
-            for port in self._ports.values():
-                process.send(port)
-            if self._gateway is not None:
-                process.send(self._gateway)
             await process.ready()
         except OSError as error:
             process.kill("")
@@ -202,7 +215,8 @@ class Supervisor:
                 await asyncio.sleep(delay)
                 try:
                     if not self._stopping:
-                        await self._start_process(slot)
+                        await self._spawn(slot)
+                        await self._bring_up(slot)
                 except OSError as error:
                     cause, pid = str(error), 0
 

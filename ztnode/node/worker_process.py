@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
-import site
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final, TypeAlias
 
-import ztnode
+from ztnode.node.child_environment import child_environment
 from ztnode.ring import Record, Ring, RingCorrupt
 from ztnode.worker import protocol
 
@@ -119,7 +116,7 @@ class WorkerProcess:
                     *self._command(ports, workers, congestion, theirs.fileno()),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), *set(self._to_worker.fds), *set(self._from_worker.fds)),
-                    env=_environment(),
+                    env=child_environment(),
                 )
         except BaseException:
             self._close()
@@ -298,12 +295,3 @@ class WorkerProcess:
             *(sys.executable, "-P", "-m", "ztnode.worker"),
             *(f"{self.index}/{workers}", self.path, f"{ports[0]}-{ports[1]}", congestion, str(control), *rings),
         ]
-
-
-def _environment() -> dict[str, str]:
-    """Of the worker: ours, less the threads that numpy's linear algebra would start, and able to import what we did."""
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    root = str(Path(ztnode.__file__).parent.parent)
-    if root not in (*site.getsitepackages(), site.getusersitepackages()):
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return environment

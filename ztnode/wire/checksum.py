@@ -13,11 +13,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Final
 
 from ztnode.wire.buffer import Buffer
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+
+    class _Numpy:
+        """Stands for numpy until it is used first: a worker is ready before it has loaded that. An import in each call
+        would cost a tenth of the sum."""
+
+        def __getattr__(self, name: str) -> object:
+            global np
+            import numpy as np
+
+            return getattr(np, name)
+
+    np = _Numpy()
 
 MODULUS: Final = 0xFFFF
 NATIVE_FACTOR: Final = 256 if sys.byteorder == "little" else 1

@@ -16,7 +16,6 @@ from typing import Final
 from ztnode.wire import c25519
 from ztnode.wire.address import format_address, is_reserved
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.identity_hash import memory_hard_hash
 from ztnode.wire.reader import Reader
 from ztnode.wire.wire_error import WireError
 
@@ -138,6 +137,8 @@ def try_candidate(secret: bytes) -> Identity | None:
 
 
 def _address_of(public: bytes) -> int | None:
+    from ztnode.wire.identity_hash import memory_hard_hash  # with numpy, and a node rarely makes or checks an identity
+
     digest = memory_hard_hash(public)
     address = int.from_bytes(digest[-5:], "big")
     return None if digest[0] >= _HASHCASH_LIMIT or is_reserved(address) else address

@@ -92,9 +92,12 @@ class Worker:
 
     # The loop
 
+    def announce(self) -> None:
+        """Tell the node that what it and its clients send from now on will be read."""
+        self.send(protocol.Ready(self._path))
+
     def run(self) -> None:
         """Until the node says Stop. Raises ChannelClosed, RingCorrupt, ProtocolError, OSError."""
-        self.send(protocol.Ready(self._path))
         poller, stack, ring_in = self.poller, self.stack, self._ring_in
         while self._running:
             timeout = self._timeout()

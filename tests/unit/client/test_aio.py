@@ -19,7 +19,7 @@ from tests.unit.fake_node import IP, NWID, RunningNode, asking, configured
 from tests.unit.peers import echo, peer, reset_after_some
 from tests.unit.tls_files import TlsFiles
 from ztclient import aio
-from ztnode.control.control_server import TcpOptions
+from ztnode.control.tcp_options import TcpOptions
 
 T = TypeVar("T")
 HOST = "10.121.15.99"

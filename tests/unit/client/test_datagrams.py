@@ -19,7 +19,7 @@ from tests.unit.fake_node import IP, NWID, FakeNode, RunningNode
 from ztclient import aio
 from ztclient.udp_options import interface_index
 from ztnode.cli.app import run as cli
-from ztnode.control.control_server import TcpOptions
+from ztnode.control.tcp_options import TcpOptions
 
 HOST = "10.121.15.99"
 

@@ -12,7 +12,7 @@ import pytest
 
 import ztclient
 from tests.unit.fake_node import IP, NWID, RunningNode, asking, configured
-from ztnode.control.control_server import TcpOptions
+from ztnode.control.tcp_options import TcpOptions
 from ztnode.node.api import JoinState
 
 OTHER = 0x8056C2E21C000001

@@ -19,7 +19,7 @@ import ztclient
 from tests.unit import tls_files as tls_files_module
 from tests.unit.fake_node import RunningNode
 from tests.unit.peers import LINGER_RESET, echo, peer, read_to_end, reset_after_some
-from ztnode.control.control_server import TcpOptions
+from ztnode.control.tcp_options import TcpOptions
 
 HOST = "10.121.15.99"
 

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.fake_node import IP, NWID, RunningNode
 from tests.unit.peers import echo, peer
 from tests.unit.tls_files import TlsFiles
-from ztnode.control.control_server import TcpOptions
+from ztnode.control.tcp_options import TcpOptions
 
 # Others' come first: they know Windows, but these are their builds for Linux.
 TAKEN_AWAY = """

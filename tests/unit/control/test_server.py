@@ -28,7 +28,8 @@ from ztclient.times import duration
 from ztclient.v1 import node_pb2 as pb
 from ztclient.v1 import node_pb2_grpc as rpc
 from ztnode.control.certificates import Certificates
-from ztnode.control.control_server import ControlServer, TcpOptions
+from ztnode.control.control_server import ControlServer
+from ztnode.control.tcp_options import TcpOptions
 from ztnode.control.token import load_or_create
 from ztnode.web.options import WebOptions
 from ztnode.web.web_server import Web

@@ -14,7 +14,7 @@ import pytest
 import ztclient
 from tests.unit.fake_node import RunningNode
 from ztnode.control import control_server
-from ztnode.control.control_server import TcpOptions
+from ztnode.control.tcp_options import TcpOptions
 from ztnode.control.token import TOKEN_NAME
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

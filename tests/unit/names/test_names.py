@@ -23,7 +23,8 @@ from ztclient import records
 from ztclient.forms import host_name
 from ztclient.loopback import socket_pair
 from ztnode.names import Resolver, racing
-from ztnode.names.message import Kind, Truncated, Unusable, build, parse
+from ztnode.names.answer import Kind
+from ztnode.names.message import Truncated, Unusable, build, parse
 from ztnode.node.api import DEFAULT_STREAM, DialError, Handoff, NetworkInfo, NodeApi, StreamOptions
 from ztnode.node.handoffs import claim
 from ztnode.wire.computed_ipv6 import rfc4193_address, sixplane_address

@@ -596,6 +596,7 @@ def test_node_that_dies_leaves_no_worker_behind(tmp_path: Path) -> None:
         "async def main():\n"
         "    s = Supervisor(pathlib.Path(sys.argv[1]), lambda records: None, workers=2)\n"
         "    await s.start()\n"
+        "    await s.ready()\n"
         "    print(*(w.pid for w in s.workers()), flush=True)\n"
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
@@ -625,6 +626,7 @@ def test_long_state_directory_gets_its_sockets_elsewhere(tmp_path: Path) -> None
     async def scenario() -> None:
         supervisor = Supervisor(state, lambda _records: None)
         await supervisor.start()
+        await supervisor.ready()
         paths.append(Path(supervisor._slots[0].path))
         modes.append((paths[0].stat().st_mode, paths[0].parent.stat().st_mode))
         await supervisor.stop()

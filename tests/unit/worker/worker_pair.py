@@ -63,6 +63,7 @@ class Pair:
 
     async def start(self) -> None:
         await asyncio.gather(self.a.start(), self.b.start())
+        await asyncio.gather(self.a.ready(), self.b.ready())
         for supervisor, mac, addresses in (
             (self.a, 0x020000000001, [f"{A}/24", f"{A6}/64"]),
             (self.b, 0x020000000002, [f"{B}/24", f"{B6}/64"]),
