@@ -7,7 +7,7 @@ registered by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import pluggy
@@ -17,11 +17,27 @@ from ztnode.wire.endpoint import Endpoint
 hookspec = pluggy.HookspecMarker("ztnode")
 hookimpl = pluggy.HookimplMarker("ztnode")
 
-__all__ = ["Datagrams", "Endpoint", "StateStore", "TellsPeersApart", "Transport", "hookimpl", "hookspec"]
+__all__ = [
+    "Counts",
+    "Datagrams",
+    "Endpoint",
+    "MayBeDown",
+    "ProxyFor",
+    "StateStore",
+    "TellsPeersApart",
+    "Transport",
+    "UsesProxies",
+    "hookimpl",
+    "hookspec",
+]
 
 Datagrams: TypeAlias = Sequence[tuple[bytes, Endpoint]]
 """A batch of received datagrams, each with where it came from: an address and a port, or what a transport plugin uses
 in their place."""
+
+ProxyFor: TypeAlias = Callable[[str], str | None]
+"""The URL of the proxy that leads from this host to the one named (empty: to the internet), as ``http://HOST:PORT`` or
+``socks5://NAME:PASSWORD@HOST:PORT``; None: none is needed. Raises ValueError."""
 
 
 class StateStore(Protocol):
@@ -73,6 +89,32 @@ class TellsPeersApart(Protocol):
         """For so long nobody else is read."""
 
 
+@runtime_checkable
+class MayBeDown(Protocol):
+    """What a ``Transport`` that depends on a connection offers besides, so that another one is taken at once."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether what is sent now goes anywhere."""
+
+
+@runtime_checkable
+class UsesProxies(Protocol):
+    """What a ``Transport`` that makes connections of its own offers besides."""
+
+    def use_proxies(self, proxy_for: ProxyFor) -> None:
+        """How hosts are reached; called once, before ``open``. Raises ValueError."""
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """What a ``Transport`` may offer besides."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What went wrong so far, by names that begin with the transport's; shown by ``ztnode status``."""
+
+
 @hookspec(firstresult=True)
 def ztnode_planet(source: str | None) -> bytes | None:
     """The serialised planet (a World) for ``source``, what the user gave as --planet (None: nothing given).
@@ -87,4 +129,6 @@ def ztnode_state_store(url: str) -> StateStore | None:
 
 @hookspec(firstresult=True)
 def ztnode_transport(name: str) -> Transport | None:
-    """A transport by the name given as --transport (default ``udp``), not yet open. None: not ours."""
+    """A transport by the name given as --transport (default ``udp``), which may be a URL with what it needs to know;
+    not yet open. None: not ours. Where several are given the node opens one after another and uses the first that
+    brings answers from the internet. Raise ValueError for a name that is ours and cannot be."""

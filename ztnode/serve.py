@@ -68,6 +68,8 @@ class ServeOptions:
     """Of localhost, where a browser ends a log-in to a joined network."""
     sso_listen: TcpAddress | None = None
     """Where members of the controller's networks hand in their log-ins."""
+    tcp_relay_listen: TcpAddress | None = None
+    """Where hosts from which UDP goes nowhere find a relay."""
     listed: bool = True
     """Whether this user's clients find the node without being told where it is."""
     until_eof: bool = False
@@ -136,6 +138,8 @@ async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
                     log.info("gateway to %s", ", ".join(options.gateway))
                 if options.proxy is not None:
                     await stack.enter_async_context(_proxied(options.proxy, node, resolver))
+                if options.tcp_relay_listen is not None:
+                    await stack.enter_async_context(_relaying(options.tcp_relay_listen, node))
                 reloadable = [server.reload]
                 if options.api is not None:
                     web = await stack.enter_async_context(_api(options.api, node, options.node.state))
@@ -245,6 +249,21 @@ async def _proxied(options: ProxyOptions, node: Node, resolver: Resolver) -> Asy
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _relaying(address: TcpAddress, node: Node) -> AsyncIterator[None]:
+    """The TCP relay for others. Raises OSError."""
+    from ztnode.node.tcp_relay_server import TcpRelayServer
+
+    relay = TcpRelayServer()
+    try:
+        host, port = await relay.open(address.host, address.port)
+        node.count("tcp_relay_server", relay.counters)
+        log.info("TCP relay at %s", TcpAddress(host, port))
+        yield
+    finally:
+        relay.close()
 
 
 @contextlib.asynccontextmanager

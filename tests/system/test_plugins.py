@@ -32,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = tmp_path_factory.mktemp("plugins") / "copy"  # setuptools builds beside the source
     shutil.copytree(PLUGINS, sources, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     packages = [str(path) for path in sorted(sources.iterdir()) if (path / "pyproject.toml").exists()]
-    assert len(packages) >= 3
+    assert len(packages) >= 2
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*command, "--no-build-isolation", "--target", str(target), *packages], check=True, timeout=100)
     return target

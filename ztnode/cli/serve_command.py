@@ -14,17 +14,20 @@ import click
 
 from ztclient.forms import format_host_port, split_host_port
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, example
-from ztnode.cli.forward_commands import flat, mapping_options, refuse_odd_words
+from ztnode.cli.forward_commands import Where, flat, mapping_options, refuse_odd_words
 from ztnode.cli.gateway_command import TARGET
 from ztnode.cli.option_sources import ConfigurableCommand, given
 from ztnode.cli.proxy_command import PROXY_ADDRESS
 from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress
 from ztnode.init_process import step_aside
 from ztnode.wire.address import format_address, parse_nwid
+from ztnode.wire.tcp_relay import parse_relay
 
 if TYPE_CHECKING:
+    from ztnode.node.transports import RelayUse
     from ztnode.serve import Served
     from ztnode.vl1.trusted_paths import TrustedNetwork
+    from ztnode.wire.endpoint import Endpoint
 
 
 class TrustedPath(Parameter["TrustedNetwork"]):
@@ -48,6 +51,30 @@ class TrustedPath(Parameter["TrustedNetwork"]):
             self.fail(f"{value!r} is no network with a number from 1 on, such as 10.0.0.0/24=25", param, ctx)
 
 
+_RELAY_USES: Final[tuple[RelayUse, ...]] = ("auto", "force", "off")
+
+
+class TcpRelayUse(Parameter["tuple[RelayUse, Endpoint | None]"]):
+    """When packets go by a TCP relay, and by which."""
+
+    name = "use"
+
+    def convert(
+        self, value: tuple[RelayUse, Endpoint | None] | str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[RelayUse, Endpoint | None]:
+        """See click.ParamType."""
+        if not isinstance(value, str):
+            return value
+        word, _, address = value.partition("=")
+        use: RelayUse | None = next((known for known in _RELAY_USES if word == known), None)
+        if use is None:
+            self.fail(f"{value!r} is none of auto, force and off, nor one of them with =HOST:PORT", param, ctx)
+        try:
+            return use, parse_relay(address) if address else None
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 _OF_LISTEN: Final = ("client_ca", "token_file")
 _OF_EITHER: Final = ("tls_cert", "tls_key", "insecure")
 _OF_CONTROLLER: Final = ("sso_listen", "sso_url")
@@ -64,6 +91,7 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
         "ztnode serve --state ./st --listen 127.0.0.1:7447",
         "ztnode serve --state ./st -L 5432:10.121.15.7:5432 -R 80:127.0.0.1:8000",
         "ztnode serve --state ./st --controller --web",
+        "ztnode serve --state ./st --tcp-relay force=relay.example:443",
         "ztnode serve --config /etc/ztnode.toml",
     ),
 )
@@ -109,7 +137,41 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     show_default=True,
     help="Longest UDP payload to send. A path that carries less gets less by itself; local.conf may name networks.",
 )
-@click.option("--transport", default="udp", show_default=True, help="What carries packets: udp, or a plugin's name.")
+@click.option(
+    "--transport",
+    "transports",
+    multiple=True,
+    metavar="NAME",
+    help="What carries packets: udp, tcp://HOST:PORT (a TCP relay), socks5://[NAME:PASSWORD@]HOST:PORT, or a plugin's "
+    "name. Given several times, the first is used that brings answers.  [default: udp]",
+)
+@click.option(
+    "--tcp-relay",
+    type=TcpRelayUse(),
+    metavar="auto|force|off[=HOST:PORT]",
+    help="Go by a TCP relay when nothing else brings answers (auto), always (force), or never; HOST:PORT is a relay in "
+    "the place of ZeroTier's.  [default: auto; off with --planet unless one is named]",
+)
+@click.option(
+    "--tcp-relay-listen",
+    type=Where("0.0.0.0", tcp=True),
+    metavar="[IP:]PORT",
+    help="Be such a relay for others there: they name it by --tcp-relay, zerotier-one by tcpFallbackRelay.",
+)
+@click.option(
+    "--fail-over-after",
+    type=click.FloatRange(1, 3600),
+    metavar="SECONDS",
+    default=60,
+    show_default=True,
+    help="How long nothing may answer before the next of --transport or the TCP relay is used too.",
+)
+@click.option(
+    "--outer-proxy",
+    metavar="URL",
+    help="How this host reaches the internet: http://[NAME:PASSWORD@]HOST:PORT (carries the TCP relay) or "
+    "socks5://... (carries UDP and the TCP relay); none: straight.  [default: HTTPS_PROXY, ALL_PROXY, NO_PROXY]",
+)
 @click.option(
     "--store", metavar="URL", help="Where state is kept, if not in files under --state: memory:, or a plugin's."
 )
@@ -252,7 +314,11 @@ def serve(
     workers: int,
     congestion: str,
     physical_mtu: int,
-    transport: str,
+    transports: tuple[str, ...],
+    tcp_relay: tuple[RelayUse, Endpoint | None] | None,
+    tcp_relay_listen: LocalAddress | None,
+    fail_over_after: float,
+    outer_proxy: str | None,
     store: str | None,
     ephemeral: bool,
     root: bool,
@@ -305,9 +371,11 @@ def serve(
     from ztnode.control.tcp_options import TcpOptions
     from ztnode.descriptors import raise_descriptor_limit
     from ztnode.node.node import DEFAULT_PORT, NodeOptions
+    from ztnode.node.transports import WaysOut
     from ztnode.serve import ProxyOptions, ServeOptions, run
     from ztnode.web.options import WebOptions
 
+    relay_use, relay = (None, None) if tcp_relay is None else tcp_relay
     logs.set_up(log_level, log_format, logger_levels)
     raise_descriptor_limit()
     tcp = None if listen is None else TcpOptions(listen, tls_cert, tls_key, client_ca, token_file, insecure)
@@ -316,7 +384,7 @@ def serve(
             state=state,
             planet=planet,
             store=store,
-            transport=transport,
+            ways_out=WaysOut(transports, relay_use, relay, fail_over_after, outer_proxy),
             port=DEFAULT_PORT if port is None else port,
             port_required=bool(port),
             workers=workers,
@@ -340,6 +408,7 @@ def serve(
         trace_dials=trace_dials,
         sso_port=sso_port,
         sso_listen=sso_listen if isinstance(sso_listen, TcpAddress) else None,
+        tcp_relay_listen=tcp_relay_listen if isinstance(tcp_relay_listen, TcpAddress) else None,
         listed=not unlisted,
         until_eof=until_eof,
         ephemeral=ephemeral,

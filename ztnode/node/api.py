@@ -166,6 +166,8 @@ class NodeStatus:
     """One line that a person can act on, while another host seems to use this node's identity."""
     tcp_relay: bool = False
     """Packets go by a TCP relay now."""
+    tcp_relay_use: str = "off"
+    """Whether they ever do: auto, force, off."""
 
 
 @dataclass(frozen=True, slots=True)

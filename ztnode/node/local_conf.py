@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from ztnode.wire.endpoint import Endpoint
 
@@ -29,7 +29,6 @@ _AS_HERE: Final[dict[str, tuple[Any, ...]]] = {
     "enableWebServer": (False,),
     "lowBandwidthMode": (False,),
     "multicoreEnabled": (False,),
-    "portMappingEnabled": (False,),
     "secondaryPort": (0,),
     "softwareUpdate": ("disable",),
     "softwareUpdateDist": (False,),
@@ -39,9 +38,7 @@ _AS_HERE: Final[dict[str, tuple[Any, ...]]] = {
 
 
 _RELAY_SETTINGS: Final = ("tcpFallbackRelay", "allowTcpFallbackRelay", "forceTcpRelay")
-_ACTED_ON: Final = frozenset(("primaryPort", "interfacePrefixBlacklist", *_RELAY_SETTINGS))
-TCP_RELAY: Final = ("204.80.128.1", 443)
-"""ZT_TCP_FALLBACK_RELAY: that of ZeroTier, Inc., for those who allow a relay and name none."""
+_ACTED_ON: Final = frozenset(("primaryPort", "interfacePrefixBlacklist", "portMappingEnabled", *_RELAY_SETTINGS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +61,10 @@ class LocalConf:
     """Beginnings of names of network devices whose addresses are told to nobody (``interfacePrefixBlacklist``)."""
     tcp_relay: Endpoint | None = None
     """What carries packets where UDP does not (``tcpFallbackRelay``)."""
-    force_tcp_relay: bool = False
-    """UDP is not used at all."""
+    tcp_relay_use: Literal["auto", "force", "off"] | None = None
+    """Whether it does (``allowTcpFallbackRelay``, ``forceTcpRelay``); None: it says nothing about that."""
+    port_mapping: bool | None = None
+    """Whether routers are asked for a port (``portMappingEnabled``); None: it says nothing about that."""
     unused: tuple[str, ...] = ()
     """What else it says."""
 
@@ -116,7 +115,8 @@ def parse(data: bytes) -> LocalConf:
         port=_port(settings),
         avoided_interfaces=_texts(settings, "interfacePrefixBlacklist", "settings", _MAX_ENTRIES),
         tcp_relay=_tcp_relay(settings),
-        force_tcp_relay=settings.get("forceTcpRelay") is True,
+        tcp_relay_use=_tcp_relay_use(settings),
+        port_mapping=_flag(settings, "portMappingEnabled"),
         unused=tuple(unused),
     )
 
@@ -169,16 +169,25 @@ def _address(text: str) -> int:
         raise ValueError(f"virtual: {text!r} is no ZeroTier address, 10 hexadecimal digits") from None
 
 
+def _flag(settings: _Json, key: str) -> bool | None:
+    value = settings.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"settings: {key} is true or false")
+    return value
+
+
 def _tcp_relay(settings: _Json) -> Endpoint | None:
-    named, allowed, forced = map(settings.get, _RELAY_SETTINGS)
-    for key, value in (("allowTcpFallbackRelay", allowed), ("forceTcpRelay", forced)):
-        if value is not None and not isinstance(value, bool):
-            raise ValueError(f"settings: {key} is true or false")
+    named = settings.get("tcpFallbackRelay")
     if named is not None and not isinstance(named, str):
         raise ValueError("settings: tcpFallbackRelay is text, IP/PORT")
-    if not forced and (allowed is False or not (named or allowed)):
-        return None
-    return _endpoint(named, "settings: tcpFallbackRelay") if named else TCP_RELAY
+    return _endpoint(named, "settings: tcpFallbackRelay") if named else None
+
+
+def _tcp_relay_use(settings: _Json) -> Literal["auto", "force", "off"] | None:
+    if _flag(settings, "forceTcpRelay"):
+        return "force"
+    allowed = _flag(settings, "allowTcpFallbackRelay")
+    return None if allowed is None else "auto" if allowed else "off"
 
 
 def _endpoint(text: str, where: str) -> Endpoint:

@@ -14,14 +14,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pluggy
 
 from ztnode import __version__, plugins
-from ztnode.hookspecs import Datagrams, StateStore, TellsPeersApart, Transport
+from ztnode.hookspecs import Datagrams, StateStore
 from ztnode.node import dialing, interfaces, snapshots
 from ztnode.node.api import (
     DEFAULT_STREAM,
@@ -38,6 +38,7 @@ from ztnode.node.api import (
     Whois,
 )
 from ztnode.node.conflation import Conflation
+from ztnode.node.fail_over import FailOver
 from ztnode.node.figures import DatagramFigures, Dials, NodeFigures, TraceDial, untraced
 from ztnode.node.gateways import Gateways
 from ztnode.node.home import Home
@@ -48,7 +49,7 @@ from ztnode.node.moon_orbits import MoonOrbits
 from ztnode.node.os_arch import os_arch
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
-from ztnode.node.tcp_relay import TcpRelay
+from ztnode.node.transports import WaysOut, is_tcp, joined, named_transports, relay_use
 from ztnode.node.wall_clock import wall_clock
 from ztnode.vl1 import (
     IdentityCollision,
@@ -67,12 +68,13 @@ from ztnode.vl1 import (
 from ztnode.vl1.trusted_paths import TrustedNetwork
 from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
 from ztnode.wire.address import format_address, format_nwid
+from ztnode.wire.default_planet import DEFAULT_PLANET
 from ztnode.wire.endpoint import Endpoint, format_endpoint
 from ztnode.wire.identity import Identity
 from ztnode.wire.mac import address_of, first_octet, format_mac, mac_of
 from ztnode.wire.multicast import MulticastGroup
 from ztnode.wire.packet import DEFAULT_PHYSICAL_MTU
-from ztnode.wire.world import format_world_id
+from ztnode.wire.world import World, format_world_id
 
 if TYPE_CHECKING:  # loaded where a node is a controller
     from ztnode.controller import Controller
@@ -117,7 +119,7 @@ class NodeOptions:
     planet: str | None = None
     store: str | None = None
     """State store URL; None: the directory ``<state>/zerotier``."""
-    transport: str = "udp"
+    ways_out: WaysOut = field(default_factory=WaysOut)
     port: int = DEFAULT_PORT
     """UDP port, 0: any. That of the last run goes first, and another one is taken when it is in use, unless
     ``port_required``."""
@@ -150,7 +152,7 @@ class Node:
         vl2: Vl2,
         controller: Controller | None,
         documents: Documents,
-        transport: Transport,
+        transport: FailOver,
     ) -> None:
         self._options = options
         self._home = home
@@ -196,6 +198,7 @@ class Node:
         self._received = self._bytes_received = self._sent = self._bytes_sent = 0
         self._dials = Dials()
         self._favor_at = 0.0
+        self._counted: dict[str, Mapping[str, int]] = {}
         self._closed = False
 
     # Life
@@ -213,14 +216,12 @@ class Node:
             if given is None:
                 raise ValueError(_unknown("planet source", options.planet or ""))
             # Before anything is made that takes long or stays: a name that nobody knows must leave nothing behind.
-            transport = plugins.call(manager, "ztnode_transport", name=options.transport)
-            if transport is None:
-                raise ValueError(f"no plugin offers the transport {options.transport!r}")
+            named = named_transports(options.ways_out, manager)
             planet = home.planet(given, chosen=options.planet is not None)
             moons, networks, local_conf = home.moons(), home.networks(), home.local_conf()
+            foreign = planet.updates_signed_by != World.parse(DEFAULT_PLANET).updates_signed_by
+            transport = joined(named, options.ways_out, local_conf, manager, foreign=foreign)
             identity = await home.identity(_make_identity)
-            if local_conf.tcp_relay is not None:
-                transport = TcpRelay(transport, local_conf.tcp_relay, always=local_conf.force_tcp_relay)
             if local_conf.unused:
                 log.warning("local.conf: nothing here acts on %s", _listed(local_conf.unused))
             for nwid, keys in home.unused_network_settings().items():
@@ -287,6 +288,8 @@ class Node:
             vl1.avoid_networks(local_conf.avoided)
             undo.pop_all()  # from here on the node owns its parts
             undo.push_async_callback(node.close)
+            transport.on_another = node._greet_again
+            transport.answers = lambda: vl1.counters["answers"]
             await node._open_transport(local_conf.port)
             # Greet the roots before anything slow is done: so the node is online while the workers still start.
             node._look_at_host()
@@ -317,7 +320,8 @@ class Node:
         for port in ports:
             try:
                 await self._transport.open(port, self._datagrams)
-                self._keep(self._home.keep_port(self._port()), "the UDP port")
+                if bound := self._port():
+                    self._keep(self._home.keep_port(bound), "the UDP port")
                 return
             except OSError as error:
                 if port == ports[-1]:
@@ -358,10 +362,10 @@ class Node:
         self._bytes_received += sum([len(data) for data, _ in datagrams])
         self._vl1.receive(datagrams, now)
         self._pump(now)
-        if now >= self._favor_at and isinstance(self._transport, TellsPeersApart):
+        if now >= self._favor_at:
             self._favor_at = now + FAVOR_INTERVAL
             self._transport.favor(self._vl1.favored_endpoints(MAX_FAVORED, now))
-        if crowd and self._vl1.refused - refused > len(datagrams) // 2 and isinstance(self._transport, TellsPeersApart):
+        if crowd and self._vl1.refused - refused > len(datagrams) // 2:
             # There are more than we can look at, and most are good for nothing: a quarter of the time must do.
             self._transport.let_others_wait(3 * (time.monotonic() - now))
 
@@ -449,6 +453,11 @@ class Node:
         port = self._port()
         self._vl1.set_local_endpoints([(host, port) for host in interfaces.addresses(self._avoided_interfaces)])
         self._interfaces = self._loop.call_later(INTERFACES_PERIOD, self._look_at_host)
+
+    def _greet_again(self) -> None:
+        """Another transport is there: roots and peers need not wait for their turn."""
+        self._vl1.greet_again()
+        self._pump(time.monotonic())
 
     def _port(self) -> int:
         return next((port for _, port in self._transport.local_endpoints()), 0)
@@ -549,9 +558,12 @@ class Node:
             "worker.bytes_to_worker": to_stack,
             "worker.bytes_from_worker": from_stack,
             "transport.drop_send": self._send_drops,
+            **snapshots.prefixed("transport", self._transport.counters),
         }
         if self.controller is not None:
             counters.update(snapshots.prefixed("controller", self.controller.counters))
+        for part, counted in self._counted.items():
+            counters.update(snapshots.prefixed(part, counted))
         return NodeStatus(
             address=self._vl1.identity.address,
             public_identity=self._vl1.identity.build_text(),
@@ -565,8 +577,13 @@ class Node:
             workers=self._supervisor.workers(),
             counters=counters,
             identity_conflict=self._conflict(),
-            tcp_relay=isinstance(self._transport, TcpRelay) and self._transport.is_active,
+            tcp_relay=is_tcp(self._transport.in_use),
+            tcp_relay_use=relay_use(self._transport.names),
         )
+
+    def count(self, part: str, counters: Mapping[str, int]) -> None:
+        """Show these, of a part that works beside the node, among its own."""
+        self._counted[part] = counters
 
     def figures(self) -> NodeFigures:
         """What was counted."""

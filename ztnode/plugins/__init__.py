@@ -16,7 +16,7 @@ import pluggy
 from ztnode import hookspecs
 
 GROUP: Final = "ztnode"
-BUILT_IN: Final = ("planets", "stores", "udp")
+BUILT_IN: Final = ("planets", "stores", "udp", "tcp", "socks5")
 """Modules of this package."""
 
 

@@ -49,7 +49,10 @@ _U16: Final = struct.Struct("=H")
 class UdpTransport:
     """See ``hookspecs.Transport``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ipv6: bool = True, queue: int = SOCKET_BUFFER) -> None:
+        """``ipv6``: whether there is a socket for that too. ``queue``: bytes that each holds at most, either way."""
+        self._ipv6 = ipv6
+        self._queue = queue
         self._v4: socket.socket | None = None
         self._v6: socket.socket | None = None
         self._segmentation = sys.platform == "linux"
@@ -59,11 +62,16 @@ class UdpTransport:
         self.dropped = 0
 
     async def open(self, port: int, receive: Callable[[Datagrams], None]) -> None:
+        """See ``hookspecs.Transport``."""
+        self.bind(port, receive)
+
+    def bind(self, port: int, receive: Callable[[Datagrams], None]) -> None:
         """Bind both families to one port; IPv6 is left out on hosts without it. Raises OSError."""
         self._receive = receive
         self._v4 = self._bind(socket.AF_INET, "0.0.0.0", port)
-        with contextlib.suppress(OSError):
-            self._v6 = self._bind(socket.AF_INET6, "::", self._v4.getsockname()[1])
+        if self._ipv6:
+            with contextlib.suppress(OSError):
+                self._v6 = self._bind(socket.AF_INET6, "::", self._v4.getsockname()[1])
         self._read_others()
 
     def _bind(self, family: socket.AddressFamily, host: str, port: int, *, beside: bool = False) -> socket.socket:
@@ -75,10 +83,10 @@ class UdpTransport:
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             for option, beyond in ((socket.SO_RCVBUF, SO_RCVBUFFORCE), (socket.SO_SNDBUF, SO_SNDBUFFORCE)):
-                bound.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+                bound.setsockopt(socket.SOL_SOCKET, option, self._queue)
                 if sys.platform == "linux":
                     with contextlib.suppress(OSError):  # for root alone; others get what net.core.rmem_max allows
-                        bound.setsockopt(socket.SOL_SOCKET, beyond, SOCKET_BUFFER)
+                        bound.setsockopt(socket.SOL_SOCKET, beyond, self._queue)
             if sys.platform == "linux":
                 if family == socket.AF_INET:
                     # VL1 has no path-MTU discovery: let routers fragment rather than lose what is too large for them.
@@ -209,6 +217,10 @@ class UdpTransport:
 
     async def close(self) -> None:
         """See ``hookspecs.Transport``."""
+        self.unbind()
+
+    def unbind(self) -> None:
+        """Close the sockets, where there are any."""
         loop = asyncio.get_running_loop()
         if self._others is not None:
             self._others.cancel()

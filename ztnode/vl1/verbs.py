@@ -102,6 +102,7 @@ def on_ok(core: Vl1Core, arrival: ArrivedPacket) -> None:
         core.counters["drop_unexpected_reply"] += 1
         return
     if not arrival.hops:
+        core.counters["answers"] += 1
         core.path_proved(peer, arrival.endpoint, now)
     handler = OK_HANDLERS.get(ok.in_re_verb)
     if handler is None:

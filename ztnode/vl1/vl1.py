@@ -498,9 +498,13 @@ class Vl1:
         )
         if before and before != set(self._local_endpoints):
             self.counters["moves"] += 1
-            self._core.next_tick = self._started
-            for peer in self._core.topology.by_address.values():
-                peer.last_hello = peer.next_path_push = float("-inf")
+            self.greet_again()
+
+    def greet_again(self) -> None:
+        """All peers hear from us with the next timer, which is due: what leads to them has changed."""
+        self._core.next_tick = self._started
+        for peer in self._core.topology.by_address.values():
+            peer.last_hello = peer.next_path_push = float("-inf")
 
     def avoid_networks(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
         """Physical paths must not run inside these (the managed routes of joined networks)."""

@@ -46,8 +46,8 @@ def status(node: NodeStatus, clock: int, home: str, local_conf: Json) -> Json:
     ports = sorted({int(endpoint.rpartition(":")[2]) for endpoint in node.listening})
     given = local_conf.get("settings")
     settings = {
-        "allowTcpFallbackRelay": False,
-        "forceTcpRelay": False,
+        "allowTcpFallbackRelay": node.tcp_relay_use == "auto",
+        "forceTcpRelay": node.tcp_relay_use == "force",
         "portMappingEnabled": False,
         "softwareUpdate": "disable",
         "softwareUpdateChannel": "release",

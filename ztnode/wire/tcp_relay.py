@@ -8,6 +8,7 @@ where it goes, or from where it came. Source: reference tcp-proxy/tcp-proxy.cpp,
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import struct
 from typing import Final
@@ -19,22 +20,41 @@ MIN_PACKET: Final = 16
 """Bytes: shorter ones are none, and the relay passes none on."""
 _MARK: Final = b"\x17\x03\x03"
 _HEAD: Final = struct.Struct(">3sH")
-_PACKET: Final = struct.Struct(">3sHB4sH")
+_PORT: Final = struct.Struct(">H")
+_GREETING: Final = struct.Struct(">BBH")
 _IPV4: Final = 4
-_TO_PACKET: Final = _PACKET.size - _HEAD.size
+_TO_PACKET: Final = 7
 MAX_RECORD: Final = 16384
 """Bytes of the rest: more than any packet has."""
 
 
+def parse_relay(text: str) -> Endpoint:
+    """``HOST:PORT``, ``[IPv6]:PORT`` or, as in ``local.conf``, ``IP/PORT``. Raises ValueError."""
+    host, _, port = text.rpartition("/" if "/" in text else ":")
+    if not host.strip("[]") or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(f"{text!r} is no address of a TCP relay, such as 192.0.2.1:443")
+    return host.strip("[]"), int(port)
+
+
 def build_greeting(major: int, minor: int, revision: int) -> bytes:
     """The first record."""
-    return _HEAD.pack(_MARK, 4) + struct.pack(">BBH", major, minor, revision)
+    return _HEAD.pack(_MARK, _GREETING.size) + _GREETING.pack(major, minor, revision)
 
 
 def build_record(endpoint: Endpoint, packet: bytes) -> bytes:
     """A packet to or from an IPv4 endpoint. ValueError for another."""
-    address = ipaddress.IPv4Address(endpoint[0]).packed
-    return _PACKET.pack(_MARK, _TO_PACKET + len(packet), _IPV4, address, endpoint[1]) + packet
+    return b"".join((_HEAD.pack(_MARK, _TO_PACKET + len(packet)), _build_ipv4(endpoint), packet))
+
+
+# To read or write an address as text takes longer than all the rest, and few are used at a time.
+@functools.lru_cache(4096)
+def _build_ipv4(endpoint: Endpoint) -> bytes:
+    return bytes((_IPV4,)) + ipaddress.IPv4Address(endpoint[0]).packed + _PORT.pack(endpoint[1])
+
+
+@functools.lru_cache(4096)
+def _parse_ipv4(packed: bytes) -> Endpoint:
+    return str(ipaddress.IPv4Address(packed[1:5])), _PORT.unpack_from(packed, 5)[0]
 
 
 class RecordReader:
@@ -42,24 +62,27 @@ class RecordReader:
 
     def __init__(self) -> None:
         self._held = bytearray()
+        self.greeting: tuple[int, int, int] | None = None
+        """The version of the sender: major, minor, revision."""
 
     def feed(self, data: bytes) -> list[tuple[bytes, Endpoint]]:
         """The packets that are whole now, each with where it came from; records of other kinds are passed over. Holds
         one record at the most. WireError where the stream is none of these."""
-        self._held += data
+        stream = bytes(self._held) + data if self._held else data
         packets: list[tuple[bytes, Endpoint]] = []
-        at = 0
-        while len(self._held) - at >= _HEAD.size:
-            mark, length = _HEAD.unpack_from(self._held, at)
+        at, size = 0, len(stream)
+        while size - at >= _HEAD.size:
+            mark, length = _HEAD.unpack_from(stream, at)
             if mark != _MARK or length > MAX_RECORD:
                 raise WireError("not a record of a TCP relay")
-            end = at + _HEAD.size + length
-            if len(self._held) < end:
+            start = at + _HEAD.size
+            end = start + length
+            if size < end:
                 break
-            if length >= _TO_PACKET + MIN_PACKET and self._held[at + _HEAD.size] == _IPV4:
-                _, _, _, address, port = _PACKET.unpack_from(self._held, at)
-                endpoint = str(ipaddress.IPv4Address(address)), port
-                packets.append((bytes(self._held[at + _PACKET.size : end]), endpoint))
+            if length >= _TO_PACKET + MIN_PACKET and stream[start] == _IPV4:
+                packets.append((stream[start + _TO_PACKET : end], _parse_ipv4(stream[start : start + _TO_PACKET])))
+            elif length == _GREETING.size:
+                self.greeting = _GREETING.unpack_from(stream, start)
             at = end
-        del self._held[:at]
+        self._held[:] = stream[at:]
         return packets

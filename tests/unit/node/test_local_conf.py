@@ -50,11 +50,13 @@ def test_peers_ports_and_what_means_nothing() -> None:
         avoided_of={0x89E92CEEE5: (ip_network("10.0.0.0/8"),), 0x0123456789: (ip_network("fd00::/8"),)},
         port=0,
         avoided_interfaces=("docker",),
+        tcp_relay=("192.0.2.9", 443),
+        tcp_relay_use="off",
+        port_mapping=True,
         unused=(
             "notes",
             "physical.10.0.0.0/8.hops",
             "virtual.89e92ceee5.bond",
-            "settings.portMappingEnabled",
             "settings.tertiaryPort",
             "settings.lowBandwidthMode",
         ),
@@ -62,20 +64,20 @@ def test_peers_ports_and_what_means_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "relay", "forced"),
+    ("settings", "relay", "use"),
     [
-        ({}, None, False),
-        ({"allowTcpFallbackRelay": True}, ("204.80.128.1", 443), False),
-        ({"tcpFallbackRelay": "192.0.2.9/8443"}, ("192.0.2.9", 8443), False),
-        ({"tcpFallbackRelay": "192.0.2.9/8443", "allowTcpFallbackRelay": False}, None, False),
-        ({"allowTcpFallbackRelay": False, "forceTcpRelay": True}, ("204.80.128.1", 443), True),
+        ({}, None, None),
+        ({"allowTcpFallbackRelay": True}, None, "auto"),
+        ({"tcpFallbackRelay": "192.0.2.9/8443"}, ("192.0.2.9", 8443), None),
+        ({"tcpFallbackRelay": "192.0.2.9/8443", "allowTcpFallbackRelay": False}, ("192.0.2.9", 8443), "off"),
+        ({"allowTcpFallbackRelay": False, "forceTcpRelay": True}, None, "force"),
     ],
 )
-def test_a_tcp_relay_is_for_those_who_ask_for_one(
-    settings: dict[str, object], relay: tuple[str, int] | None, forced: bool
+def test_whether_and_which_tcp_relay(
+    settings: dict[str, object], relay: tuple[str, int] | None, use: str | None
 ) -> None:
     found = parse(json.dumps({"settings": settings}).encode())
-    assert (found.tcp_relay, found.force_tcp_relay, found.unused) == (relay, forced, ())
+    assert (found.tcp_relay, found.tcp_relay_use, found.unused) == (relay, use, ())
 
 
 @pytest.mark.parametrize(

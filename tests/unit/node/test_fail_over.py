@@ -1,0 +1,182 @@
+"""Several transports as one: which is used when, and what counts as an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+
+from ztnode.hookspecs import Datagrams, Endpoint, TellsPeersApart
+from ztnode.node import fail_over
+from ztnode.node.fail_over import AFTER, DOWN_AFTER, LINGER, FailOver
+
+ROOT: Endpoint = ("84.17.53.155", 9993)
+STRANGER: Endpoint = ("84.17.53.156", 9993)
+NEIGHBOR: Endpoint = ("192.168.1.7", 9993)
+PACKET = bytes(24)
+
+
+class Fake:
+    """A transport that brings what it is told to."""
+
+    def __init__(self, *, is_up: bool = True) -> None:
+        self.sent = 0
+        self.is_open = False
+        self.is_up = is_up
+        self.refuses = False
+        self.counters = {"fake": 1}
+        self.receive: Callable[[Datagrams], None] = lambda _datagrams: None
+
+    async def open(self, port: int, receive: Callable[[Datagrams], None]) -> None:
+        if self.refuses:
+            raise OSError("no")
+        self.receive, self.is_open = receive, True
+
+    def send(self, endpoint: Endpoint, datagrams: Sequence[bytes]) -> int:
+        assert self.is_open
+        self.sent += len(datagrams)
+        return 0
+
+    def local_endpoints(self) -> Sequence[Endpoint]:
+        return [("0.0.0.0", 9993)]
+
+    async def close(self) -> None:
+        self.is_open = False
+
+
+class Stage:
+    """A FailOver, with time that passes when it is told to."""
+
+    def __init__(self, *fakes: Fake) -> None:
+        self.now = 1000.0
+        self.fakes = fakes
+        self.came: list[Datagrams] = []
+        self.others = self.count = 0
+        self.answered = False
+        self.joined = FailOver([(f"way{n}", fake) for n, fake in enumerate(fakes)], clock=lambda: self.now)
+
+    async def open(self) -> None:
+        def another() -> None:
+            self.others += 1
+
+        self.joined.on_another = another
+        self.joined.answers = lambda: self.count
+        await self.joined.open(9993, self.took)
+
+    def answers(self, fake: Fake, endpoint: Endpoint) -> None:
+        """By this way a peer answers."""
+        self.answered = True
+        fake.receive([(PACKET, endpoint)])
+        self.answered = False
+
+    def took(self, datagrams: Datagrams) -> None:
+        self.came.append(datagrams)
+        self.count += self.answered
+
+    async def wait(self, seconds: float) -> None:
+        """Time passes, and what is due is done."""
+        self.now += seconds
+        assert self.joined._looking is not None
+        self.joined._looking.cancel()
+        self.joined._look()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+def run(check: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await check()
+
+    asyncio.run(bounded())
+
+
+def test_the_next_is_taken_after_a_minute_and_left_when_the_first_answers() -> None:
+    async def check() -> None:
+        first, second = Fake(), Fake()
+        stage = Stage(first, second)
+        await stage.open()
+        joined = stage.joined
+        assert isinstance(joined, TellsPeersApart)
+        joined.send(NEIGHBOR, [PACKET])
+        await stage.wait(AFTER + 1)
+        assert joined.in_use == "way0", "nothing was asked of the internet"
+        joined.send(ROOT, [PACKET])
+        first.receive([(PACKET, STRANGER)])
+        await stage.wait(AFTER + 1)
+        assert joined.in_use == "way1" and second.is_open and stage.others == 1
+        assert joined.send(ROOT, [PACKET]) == 0
+        assert (first.sent, second.sent) == (3, 1), "by the first all the same"
+        stage.answers(second, ROOT)
+        first.receive([(PACKET, ROOT)])
+        joined.send(ROOT, [PACKET])
+        assert second.sent == 2, "what comes in is no answer, and may be all that a wall lets pass"
+        stage.answers(first, ROOT)
+        joined.send(ROOT, [PACKET])
+        assert (first.sent, second.sent) == (5, 2)
+        assert second.is_open, "peers still send there"
+        second.receive([(PACKET, ROOT)])
+        assert len(stage.came) == 5
+        await stage.wait(LINGER)
+        assert joined.in_use == "way0" and not second.is_open
+        await joined.close()
+        assert not first.is_open
+
+    run(check)
+
+
+def test_silence_in_which_nothing_was_asked_means_nothing() -> None:
+    async def check() -> None:
+        stage = Stage(Fake(), Fake())
+        await stage.open()
+        stage.joined.send(ROOT, [PACKET])
+        stage.fakes[0].receive([(PACKET, ROOT)])
+        await stage.wait(10 * AFTER)
+        stage.joined.send(ROOT, [PACKET])
+        await stage.wait(AFTER - 1)
+        assert stage.joined.in_use == "way0"
+        await stage.wait(2)
+        assert stage.joined.in_use == "way1"
+        await stage.joined.close()
+
+    run(check)
+
+
+def test_what_says_that_it_is_down_is_passed_over_soon() -> None:
+    async def check() -> None:
+        first, second, third = Fake(), Fake(is_up=False), Fake()
+        third.refuses = True
+        stage = Stage(first, second, third)
+        await stage.open()
+        stage.joined.send(ROOT, [PACKET])
+        await stage.wait(AFTER + 1)
+        stage.joined.send(ROOT, [PACKET])
+        await stage.wait(DOWN_AFTER + 1)
+        assert stage.joined.in_use == "way2" and not third.is_open
+        stage.joined.send(ROOT, [PACKET])
+        third.refuses = False
+        await stage.wait(1)
+        assert third.is_open, "tried again"
+        stage.answers(third, ROOT)
+        stage.answers(second, ROOT)
+        await stage.wait(LINGER)
+        assert stage.joined.in_use == "way1" and second.is_open and not third.is_open
+        assert stage.joined.counters == {"fake": 1}
+        await stage.joined.close()
+
+    run(check)
+
+
+def test_what_it_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fail_over, "MAX_ASKED", 16)
+
+    async def check() -> None:
+        stage = Stage(Fake())
+        await stage.open()
+        for number in range(100):
+            stage.joined.send((f"84.17.53.{number}", 9993), [PACKET])
+        assert len(stage.joined._asked) <= 16
+        await stage.joined.close()
+
+    run(check)

@@ -1,0 +1,202 @@
+"""Several transports as one: the first that brings answers is used, and the ones before it are tried all the while.
+
+As the reference does with its TCP relay (OneService.cpp, ``nodeWirePacketSendFunction``, ``phyOnDatagram``), for any
+number of transports, and with two differences: a better way is taken when a peer has answered by it what it was asked,
+for a wall may let in what it does not let out; and a way that is left is listened to for a while, for peers go on
+sending there until they know the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ztnode.hookspecs import Counts, Datagrams, MayBeDown, TellsPeersApart, Transport
+from ztnode.vl1.scope import Scope, scope_of
+from ztnode.wire.endpoint import Endpoint
+
+log = logging.getLogger(__name__)
+
+AFTER: Final = 60.0
+"""Seconds without an answer from the internet until the next transport is taken (ZT_TCP_FALLBACK_AFTER)."""
+DOWN_AFTER: Final = 10.0
+"""The same for one that says itself that it is down."""
+LINGER: Final = 12.0
+"""Seconds for which a transport that is left still receives."""
+LOOK_EVERY: Final = 0.25
+MAX_ASKED: Final = 4096
+
+
+@dataclass(slots=True)
+class _Way:
+    name: str
+    transport: Transport
+    is_open: bool = False
+    is_refused: bool = False
+
+
+class FailOver:
+    """See ``ztnode.hookspecs.Transport`` and ``TellsPeersApart``; over those given, the preferred one first."""
+
+    def __init__(
+        self,
+        transports: Sequence[tuple[str, Transport]],
+        *,
+        after: float = AFTER,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``transports``: each with its name for the log, without secrets. ``after``: see AFTER."""
+        self._ways = [_Way(name, transport) for name, transport in transports]
+        self._first = self._ways[0].transport
+        self._after = after
+        self._clock = clock
+        self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
+        self._at = 0
+        """Which of them is used; those before it are tried."""
+        self._returning: tuple[float, int] | None = None
+        """When an answer came by a better one, and by which."""
+        self._asked: dict[Endpoint, bool] = {}
+        """Where something was sent, and whether that is in the internet."""
+        self._unanswered: float | None = None
+        """Since when something that was sent into the internet by the way in use is not answered."""
+        self.answers: Callable[[], int] = lambda: 0
+        """How many requests peers have answered so far, by their authenticated word, straight."""
+        self.on_another: Callable[[], None] = lambda: None
+        """Called when another transport is used from now on, too."""
+        self._looking: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def names(self) -> list[str]:
+        """Those of all, the preferred one first."""
+        return [way.name for way in self._ways]
+
+    @property
+    def in_use(self) -> str:
+        """The name of the transport in use."""
+        return self._ways[self._at].name
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """See Counts: those of all."""
+        found: dict[str, int] = {}
+        for way in self._ways:
+            if isinstance(way.transport, Counts):
+                found |= way.transport.counters
+        return found
+
+    async def open(self, port: int, receive: Callable[[Datagrams], None]) -> None:
+        """See Transport: the first is opened; the others when they are needed, at ports of their own."""
+        self._receive = receive
+        await self._open(0, port)
+        self._looking = asyncio.get_running_loop().call_later(min(LOOK_EVERY, self._after), self._look)
+
+    def send(self, endpoint: Endpoint, datagrams: Sequence[bytes]) -> int:
+        """See Transport."""
+        if self._unanswered is None or endpoint not in self._asked:
+            self._note(endpoint)
+        if self._at == 0:
+            return self._first.send(endpoint, datagrams)
+        # By those that brought nothing too: so it shows at once when they work.
+        last = self._at if self._returning is None else self._returning[1]
+        return min(way.transport.send(endpoint, datagrams) for way in self._ways[: last + 1] if way.is_open)
+
+    def local_endpoints(self) -> Sequence[Endpoint]:
+        """See Transport."""
+        return [endpoint for way in self._ways if way.is_open for endpoint in way.transport.local_endpoints()]
+
+    async def close(self) -> None:
+        """See Transport."""
+        self._receive = lambda _datagrams: None
+        if self._looking is not None:
+            self._looking.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for way in self._ways:
+            if way.is_open:
+                way.is_open = False
+                await way.transport.close()
+
+    def favor(self, endpoints: Sequence[Endpoint]) -> None:
+        """See TellsPeersApart."""
+        if isinstance(self._first, TellsPeersApart):
+            self._first.favor(endpoints)
+
+    def let_others_wait(self, seconds: float) -> None:
+        """See TellsPeersApart."""
+        if isinstance(self._first, TellsPeersApart):
+            self._first.let_others_wait(seconds)
+
+    async def _open(self, index: int, port: int = 0) -> None:
+        way = self._ways[index]
+        await way.transport.open(port, lambda datagrams: self._came(index, datagrams))
+        way.is_open = True
+
+    def _note(self, endpoint: Endpoint) -> None:
+        if len(self._asked) >= MAX_ASKED:
+            self._asked.clear()  # those that matter are back in seconds
+        self._asked[endpoint] = scope_of(endpoint[0]) is Scope.GLOBAL
+        if self._unanswered is None and self._asked[endpoint]:
+            self._unanswered = self._clock()
+
+    def _came(self, index: int, datagrams: Datagrams) -> None:
+        if index == self._at:
+            if self._unanswered is not None:
+                asked = self._asked
+                if any(asked.get(source) for _, source in datagrams):
+                    self._unanswered = None
+            self._receive(datagrams)
+            return
+        before = self.answers()
+        self._receive(datagrams)
+        if index < self._at and self.answers() > before and (self._returning is None or index < self._returning[1]):
+            self._returning = self._clock(), index
+
+    def _look(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(min(LOOK_EVERY, self._after), self._look)
+        now = self._clock()
+        if self._returning is not None:
+            when, index = self._returning
+            if now - when >= LINGER:
+                self._go_back(index)
+            return
+        way = self._ways[self._at]
+        if not way.is_open and not self._tasks:
+            self._run(self._open_later(self._at))
+        if self._at + 1 >= len(self._ways) or self._unanswered is None:
+            return
+        down = isinstance(way.transport, MayBeDown) and not way.transport.is_up
+        if now - self._unanswered > (min(DOWN_AFTER, self._after) if down else self._after):
+            self._at += 1
+            self._unanswered = None
+            log.info("no answer by %s: packets go by %s too", way.name, self.in_use)
+            self._run(self._open_later(self._at))
+            self.on_another()
+
+    def _go_back(self, index: int) -> None:
+        left, self._at, self._returning, self._unanswered = self._at, index, None, None
+        log.info("%s brings answers again: %s is left", self.in_use, self._ways[left].name)
+        for way in self._ways[index + 1 :]:
+            if way.is_open:
+                way.is_open = False
+                self._run(way.transport.close())
+
+    async def _open_later(self, index: int) -> None:
+        way = self._ways[index]
+        try:
+            await self._open(index)
+        except OSError as error:
+            if not way.is_refused:
+                log.warning("%s cannot be opened: %s", way.name, error.strerror or error)
+            way.is_refused = True
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,233 @@
+"""``serve --tcp-relay-listen``: a TCP relay for hosts from which UDP goes nowhere, as ZeroTier's ``tcp-proxy``.
+
+Each client has a UDP socket, so that to others it is a node behind a NAT. What a client may do with it is less than
+with the reference's relay, which sends anything anywhere: packets that look like VL1's go to global IPv4 addresses and
+ports above 1024; what was never heard from gets few; and each client has a share of memory and speed.
+
+Source: reference tcp-proxy/tcp-proxy.cpp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, cast
+
+from ztnode.hookspecs import Datagrams
+from ztnode.plugins.udp import UdpTransport
+from ztnode.token_bucket import TokenBucket
+from ztnode.vl1.scope import Scope, scope_of
+from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.fragment import INDICATOR, OFFSET_INDICATOR, is_fragment
+from ztnode.wire.packet import MIN_PACKET_LENGTH
+from ztnode.wire.tcp_relay import MIN_PACKET, RecordReader, build_record
+from ztnode.wire.wire_error import WireError
+
+MAX_CLIENTS: Final = 1024
+MAX_CLIENTS_OF_HOST: Final = 64
+"""From one IPv4 address, behind which there may be an office, or from one IPv6 network of 64 bits."""
+IDLE: Final = 300.0
+"""Seconds without a packet either way after which a client is let go (ZT_TCP_PROXY_CONNECTION_TIMEOUT_SECONDS)."""
+GREETING_TIMEOUT: Final = 10.0
+LOOK_EVERY: Final = 5.0
+MAX_UNSENT: Final = 1 << 18
+"""Bytes that wait for a client to take them; what comes then is dropped, as UDP would."""
+MAX_QUEUE: Final = 1 << 20
+"""Bytes of its UDP socket that wait for us, likewise."""
+CLIENT_RATE: Final = 64e6
+"""Bytes a second from a client into the internet, in the long run."""
+CLIENT_BURST: Final = 4e6
+UNANSWERED_RATE: Final = 100.0
+"""Packets a second from a client to endpoints that never sent anything to it."""
+UNANSWERED_BURST: Final = 400.0
+MAX_ANSWERED: Final = 4096
+"""Endpoints of which it is remembered, for each client, that they did."""
+LOWEST_PORT: Final = 1025
+MAX_PACKET: Final = 2048
+"""Bytes: the reference passes on less."""
+
+
+def looks_like_vl1(packet: bytes) -> bool:
+    """Whether these bytes may be a packet or a fragment: the addresses of both ends can be ones. Cheap, and no more
+    than that: a relay has no keys."""
+    if not MIN_PACKET <= len(packet) < MAX_PACKET or packet[8] == INDICATOR or not any(packet[8:13]):
+        return False
+    if packet[OFFSET_INDICATOR] == INDICATOR:
+        return is_fragment(packet)
+    return len(packet) >= MIN_PACKET_LENGTH and any(packet[13:18])
+
+
+def is_relayed_to(endpoint: Endpoint) -> bool:
+    """Whether the relay sends there at all: into the internet, and not into the network that the relay itself is in."""
+    return endpoint[1] >= LOWEST_PORT and scope_of(endpoint[0]) is Scope.GLOBAL
+
+
+class TcpRelayServer:
+    """Serves until it is closed."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.counters: Counter[str] = Counter()
+        """Packets: ``sent``, ``received``; ``refused`` (not VL1's, or not into the internet), ``unanswered``,
+        ``over_share``, ``dropped``, ``unread``. Clients: ``accepted``, ``garbage``, ``too_many``, ``idle``."""
+        self._clients: set[_Client] = set()
+        self._of_host: Counter[str] = Counter()
+        self._server: asyncio.Server | None = None
+        self._looking: asyncio.TimerHandle | None = None
+
+    @property
+    def clients(self) -> int:
+        """How many there are."""
+        return len(self._clients)
+
+    async def open(self, host: str, port: int) -> Endpoint:
+        """Listen; where. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Client(self), host, port, backlog=256)
+        self._look()
+        address = self._server.sockets[0].getsockname()
+        return address[0], address[1]
+
+    def close(self) -> None:
+        """Let all clients go."""
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._server is not None:
+            self._server.close()
+        for client in list(self._clients):
+            client.close()
+
+    def admit(self, client: _Client) -> bool:
+        """Take a client in, if there is room."""
+        if len(self._clients) >= MAX_CLIENTS or self._of_host[client.host] >= MAX_CLIENTS_OF_HOST:
+            self.counters["too_many"] += 1
+            return False
+        self.counters["accepted"] += 1
+        self._clients.add(client)
+        self._of_host[client.host] += 1
+        return True
+
+    def leave(self, client: _Client) -> None:
+        """A client has gone."""
+        if client in self._clients:
+            self._clients.remove(client)
+            self._of_host[client.host] -= 1
+            if not self._of_host[client.host]:
+                del self._of_host[client.host]
+
+    def _look(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
+        now = self.clock()
+        for client in list(self._clients):
+            if now - client.active > (IDLE if client.has_greeted else GREETING_TIMEOUT):
+                self.counters["idle"] += 1
+                client.close()
+
+
+class _Client(asyncio.Protocol):
+    """A connection, and the UDP socket that it stands for."""
+
+    def __init__(self, server: TcpRelayServer) -> None:
+        self._server = server
+        self._reader = RecordReader()
+        self._tcp: asyncio.Transport | None = None
+        self._udp = UdpTransport(ipv6=False, queue=MAX_QUEUE)
+        self._share = TokenBucket(CLIENT_RATE, CLIENT_BURST)
+        self._unanswered = TokenBucket(UNANSWERED_RATE, UNANSWERED_BURST)
+        self._answered: dict[Endpoint, None] = {}
+        self.host = ""
+        self.active = server.clock()
+        """When a record came last, or a datagram."""
+
+    @property
+    def has_greeted(self) -> bool:
+        return self._reader.greeting is not None
+
+    def close(self) -> None:
+        if self._tcp is not None:
+            self._tcp.abort()
+        self._leave()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._tcp = cast("asyncio.Transport", transport)  # uvloop's are like it, and not of its kind
+        self.host = _host(str((self._tcp.get_extra_info("peername") or ("",))[0]))
+        if not self._server.admit(self):
+            self.close()
+            return
+        try:
+            self._udp.bind(0, self._came)
+        except OSError:  # no descriptors left
+            self._server.counters["too_many"] += 1
+            self.close()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            packets = self._reader.feed(data)
+            if packets and not self.has_greeted:
+                raise WireError("no greeting")
+        except WireError:
+            # Whoever speaks something else, such as a scanner or a browser: no line of the log for each.
+            self._server.counters["garbage"] += 1
+            self.close()
+            return
+        if packets:
+            self.active = self._server.clock()
+            self._send(packets)
+
+    def _send(self, packets: list[tuple[bytes, Endpoint]]) -> None:
+        by_endpoint: dict[Endpoint, list[bytes]] = {}
+        counters = self._server.counters
+        for packet, endpoint in packets:
+            if not (looks_like_vl1(packet) and is_relayed_to(endpoint)):
+                counters["refused"] += 1
+            elif endpoint not in self._answered and not self._unanswered.admit(self.active):
+                counters["unanswered"] += 1
+            elif not self._share.admit(self.active, len(packet)):
+                counters["over_share"] += 1
+            else:
+                by_endpoint.setdefault(endpoint, []).append(packet)
+        for endpoint, batch in by_endpoint.items():
+            counters["sent"] += len(batch)
+            counters["dropped"] += self._udp.send(endpoint, batch)
+
+    def _came(self, datagrams: Datagrams) -> None:
+        if self._tcp is None or self._tcp.is_closing():
+            return
+        records = []
+        for packet, endpoint in datagrams:
+            if MIN_PACKET <= len(packet) < MAX_PACKET:
+                records.append(build_record(endpoint, packet))
+                if endpoint not in self._answered:
+                    if len(self._answered) >= MAX_ANSWERED:
+                        del self._answered[next(iter(self._answered))]
+                    self._answered[endpoint] = None
+        if not records:
+            return
+        self.active = self._server.clock()
+        if self._tcp.get_write_buffer_size() > MAX_UNSENT:
+            self._server.counters["unread"] += len(records)
+            return
+        self._server.counters["received"] += len(records)
+        self._tcp.write(b"".join(records))
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._tcp = None
+        self._server.leave(self)
+        self._udp.unbind()
+
+
+def _host(ip: str) -> str:
+    """What counts as one host."""
+    try:
+        address = ipaddress.ip_address(ip.partition("%")[0])
+    except ValueError:
+        return ip
+    if isinstance(address, ipaddress.IPv4Address):
+        return ip
+    return str(address.ipv4_mapped or int(address) >> 64)
