@@ -18,6 +18,7 @@ from ztclient.errors import Error, NodeUnavailableError, from_rpc
 if TYPE_CHECKING:
     import grpc
 
+    from ztclient.v1 import node_pb2 as pb
     from ztclient.v1.controller_pb2_grpc import ControllerServiceStub
     from ztclient.v1.node_pb2_grpc import NodeServiceStub
 
@@ -30,10 +31,6 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )
-
-APPOINTMENTS = 4
-"""Dials at once that wait at the hand-off socket before they are answered. It saves each of a few a millisecond; in a
-crowd, where the processors have no rest, what it costs would make all of them slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +67,12 @@ class Control:
             (("authorization", f"Bearer {credentials.token}"),) if credentials.token else ()
         )
         self.stub: NodeServiceStub = NodeServiceStub(self._channel)
-        self._handoff_paths: set[str] = set()
-        self.appointments = threading.Semaphore(APPOINTMENTS)
-        """Held while a dial waits at the hand-off socket."""
+        self.direct_path = ""
+        """The Unix socket of the node's worker, which takes dials itself; empty: not known to."""
 
-    @property
-    def handoff_path(self) -> str:
-        """The hand-off socket where the next connection will be, as far as one can know; empty: not known. Where a node
-        has several workers it is not."""
-        return next(iter(self._handoff_paths)) if len(self._handoff_paths) == 1 else ""
-
-    def remember(self, handoff_path: str) -> None:
-        """A connection was fetched there."""
-        self._handoff_paths.add(handoff_path)
+    def learn(self, answer: pb.DialResponse) -> None:
+        """Where the next connection may be asked for."""
+        self.direct_path = answer.connection.handoff_path if answer.direct else ""
 
     @property
     def controller_stub(self) -> ControllerServiceStub:

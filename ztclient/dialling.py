@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING
 
 from ztclient import byte_relay, byte_stream, handoff
 from ztclient.forms import is_numeric
+from ztclient.times import remaining
 
 if TYPE_CHECKING:
     from ztclient.channel import Control
@@ -21,13 +22,11 @@ def dial(control: Control, request: pb.DialRequest, timeout: float) -> socket.so
 
     if control.address.scheme != "unix":
         return byte_stream.open_stream(control, pb.StreamRequest(dial=request), timeout)
-    # The addresses of a name may be tried side by side: which has our token is not known then.
-    if control.handoff_path and is_numeric(request.ip) and control.appointments.acquire(blocking=False):
-        try:
-            return _dial_by_appointment(control, request, timeout)
-        finally:
-            control.appointments.release()
+    connected = _asked_for(control, request)
+    if connected is not None:
+        return connected
     answer: pb.DialResponse = control.call(control.stub.Dial, request, timeout)
+    control.learn(answer)
     return connected_socket(control, answer.connection)
 
 
@@ -53,33 +52,15 @@ def join(control: Control, request: pb.DialRequest, end: socket.socket, timeout:
     byte_stream.join_stream(control, first, end, timeout)
 
 
-def _dial_by_appointment(control: Control, request: pb.DialRequest, timeout: float) -> socket.socket:
-    """Dial, and wait at the hand-off socket meanwhile: the node's answer is waited for only when no socket comes."""
-    import grpc
-
-    path = control.handoff_path
-    request.token = os.urandom(handoff.TOKEN_BYTES)
-    call = control.stub.Dial.future(request, timeout=timeout, metadata=control.metadata)
-    try:
-        appointment = handoff.appoint(path, request.token)
-        if appointment is not None:
-            with appointment:
-
-                def answered(call: Any) -> None:
-                    # A connection that stands at this worker is on its way; a worker that is late must find us here.
-                    if call.code() is not grpc.StatusCode.OK or call.result().connection.handoff_path != path:
-                        appointment.cancel()
-
-                # It also keeps the call, which would be cancelled with its last reference, until its answer is there.
-                call.add_done_callback(answered)
-                connected = appointment.keep(timeout)
-            if connected is not None:
-                return connected
-    except BaseException:
-        call.cancel()
-        raise
-    with control.translated():
-        return connected_socket(control, call.result().connection)
+def _asked_for(control: Control, request: pb.DialRequest) -> socket.socket | None:
+    """What the worker itself is asked for, where it is known and answers at once."""
+    if not control.direct_path or not is_numeric(request.ip):
+        return None
+    began = time.monotonic()
+    connected = handoff.ask(control.direct_path, request)
+    if connected is None:
+        request.timeout.CopyFrom(remaining(request.timeout, began))
+    return connected
 
 
 def connected_socket(control: Control, connection: pb.Connection) -> socket.socket:
@@ -88,9 +69,7 @@ def connected_socket(control: Control, connection: pb.Connection) -> socket.sock
 
     if connection.handoff_path:
         try:
-            connected = handoff.claim(connection.handoff_path, connection.token)
-            control.remember(connection.handoff_path)
-            return connected
+            return handoff.claim(connection.handoff_path, connection.token)
         except (FileNotFoundError, PermissionError):
             # The control socket was brought into a container and the worker's was not: the stream goes there too.
             pass

@@ -7,12 +7,16 @@ import contextlib
 import errno
 import os
 import socket
-import sys
-import threading
+import struct
 import time
-from types import TracebackType
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from ztclient.loopback import tuned
+from ztclient.overlay_socket import Connection, connection
+
+if TYPE_CHECKING:
+    from ztclient.v1 import node_pb2 as pb
 
 CLAIM_TIMEOUT = 5.0
 """Seconds that a worker may take to hand over a connection that is already established."""
@@ -24,10 +28,16 @@ EXHAUSTED = b"\2"
 """The answer of a worker that has no descriptors left."""
 JOINED = b"\1"
 """The answer of a worker that took the end that it was given."""
-_WAIT = bytes(TOKEN_BYTES)
-"""Before a token: what it stands for is still being made."""
-# What has come already must not be lost: Linux gives it out first, others throw it away with the reading side.
-_END = socket.SHUT_RDWR if sys.platform == "linux" else socket.SHUT_WR
+LONGEST = 500
+"""Milliseconds for a connection that the worker itself is asked for: what takes longer needs the node's advice, and
+more patience."""
+_ASK = b"\xff" * TOKEN_BYTES
+"""In place of a token: a request for a connection follows."""
+_REQUEST = struct.Struct("!BB16sHQI16s")
+"""DialResponse.direct says what these are."""
+_NAME_BYTES = 16
+_WORD_BYTES = 64
+"""At most: of what comes with an answer."""
 
 
 def claim(path: str, token: bytes, timeout: float = CLAIM_TIMEOUT) -> socket.socket:
@@ -71,52 +81,38 @@ def join(path: str, token: bytes, end: socket.socket, timeout: float = CLAIM_TIM
     return connected
 
 
-class Appointment:
-    """A place at the worker's Unix socket for a connection that is yet to be made, under a token of our own: the socket
-    comes as soon as there is one, without waiting for the node to say so. A context manager."""
+def ask(path: str, request: pb.DialRequest) -> Connection | None:
+    """Ask the worker itself for a connection to a numeric address; None when nothing came of it within
+    half a second, whatever the reason: then the node is to be asked."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel, contextlib.suppress(OSError, ValueError):
+        channel.settimeout(LONGEST / 1000)
+        channel.connect(path)
+        channel.send(direct_request(request))
+        return asked_for(channel, request)
+    return None
 
-    def __init__(self, path: str, token: bytes) -> None:
-        """Raises OSError where the worker cannot be reached or has no room at this moment."""
-        self._lock = threading.Lock()
-        self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._channel.setblocking(False)
-            self._channel.connect(path)
-            self._channel.send(_WAIT + token)
-        except OSError:
-            self._channel.close()
-            raise
 
-    def keep(self, timeout: float) -> socket.socket | None:
-        """Wait for the connected TCP socket (blocking), ``timeout`` seconds at most; None when there will be none here,
-        or not in time."""
-        self._channel.settimeout(timeout)
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            return receive(self._channel)
+def direct_request(request: pb.DialRequest) -> bytes:
+    """``request``, to a numeric address, as the worker reads it. Raises ValueError for a congestion control's name that
+    is too long."""
+    packed = ip_address(request.ip).packed
+    name = request.congestion.encode("ascii")
+    if len(name) > _NAME_BYTES:
+        raise ValueError("no name of a congestion control")
+    nwid = int(request.network_id or "0", 16)
+    milliseconds = min(request.timeout.ToMilliseconds() or LONGEST, LONGEST)
+    return _ASK + _REQUEST.pack(len(packed), request.delay, packed, request.port, nwid, milliseconds, name)
+
+
+def asked_for(channel: socket.socket, request: pb.DialRequest) -> Connection | None:
+    """The connection (blocking) that the worker answers ``request`` with on ``channel``; None when it closes that
+    instead. Raises OSError, ValueError."""
+    word, plain = _receive(channel, _WORD_BYTES)
+    if plain is None:
         return None
-
-    def cancel(self) -> None:
-        """End :meth:`keep`, from another thread; what has come already still counts. Safe at any time."""
-        # The lock: a descriptor that is being closed may be somebody else's a moment later.
-        with self._lock, contextlib.suppress(OSError):
-            self._channel.shutdown(_END)
-
-    def __enter__(self) -> Appointment:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._lock:
-            self._channel.close()
-
-
-def appoint(path: str, token: bytes) -> Appointment | None:
-    """An appointment, or None where the worker cannot be reached or has no room at this moment."""
-    try:
-        return Appointment(path, token)
-    except OSError:
-        return None
+    with plain:
+        ip, port = word[1:].decode("ascii").split(" ")
+        return connection(plain, (ip, int(port)), (request.ip, request.port))
 
 
 def receive(channel: socket.socket) -> socket.socket | None:
@@ -124,8 +120,8 @@ def receive(channel: socket.socket) -> socket.socket | None:
     return _receive(channel)[1]
 
 
-def _receive(channel: socket.socket) -> tuple[bytes, socket.socket | None]:
-    data, descriptors, flags, _address = socket.recv_fds(channel, 1, 1)
+def _receive(channel: socket.socket, length: int = 1) -> tuple[bytes, socket.socket | None]:
+    data, descriptors, flags, _address = socket.recv_fds(channel, length, 1)
     if not data or not descriptors:
         for descriptor in descriptors:
             os.close(descriptor)

@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -49,7 +50,7 @@ from ztnode.proxy.http import AnotherTarget, BadRequest, RequestStream
 from ztnode.wire.rules import Rule, RuleType
 from ztnode.wire.wire_error import WireError
 from ztnode.wire.world import World
-from ztnode.worker.handoff_server import JOINED
+from ztnode.worker.handoff_server import ASK, JOINED, REQUEST
 from ztnode.worker.loan import MAX_MESSAGE, Return, build_return, parse_loan, split
 
 T = TypeVar("T")
@@ -145,9 +146,10 @@ class FakeNode:
         self._gateways = Gateways(self._lead)
         self.configured: list[tuple[str, str | None, str | None, int]] = []
         self.dialling = 0
-        self.late = 0.0
+        self.direct_dials = False
+        self.asked: list[tuple[str, int, int]] = []
+        """What the worker itself was asked for: host, port, network."""
         self.waiting: dict[bytes, socket.socket] = {}
-        self.appointed: dict[bytes, socket.socket] = {}
         self.listeners: dict[int, socket.socket] = {}
         self.watchers: list[asyncio.Queue[NetworkInfo]] = []
         self.capturing = 0
@@ -171,18 +173,19 @@ class FakeNode:
             await self._task
         self._handoff.close()
         self.handoff_path.unlink()
-        for sock in [*self.waiting.values(), *self.appointed.values(), *self.listeners.values()]:
+        for sock in [*self.waiting.values(), *self.listeners.values()]:
             sock.close()
 
     async def _hand_over(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             channel, _ = await loop.sock_accept(self._handoff)
-            await asyncio.sleep(self.late)
             channel.settimeout(5)
-            message, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 32, 2)
-            token = message[-16:]
-            connected = self.waiting.pop(token, None)
+            message, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 64, 2)
+            if message.startswith(ASK):
+                await self._dial_directly(channel, message[16:])
+                continue
+            connected = self.waiting.pop(message, None)
             brought = socket.socket(fileno=descriptors[0]) if descriptors else None
             way_back = socket.socket(fileno=descriptors[1]) if len(descriptors) > 1 else None
             if connected is not None and brought is not None:
@@ -192,10 +195,20 @@ class FakeNode:
                 channel.close()
             elif connected is not None:
                 self._give(channel, connected)
-            elif len(message) == 32:
-                self.appointed[token] = channel
             else:
                 channel.close()
+
+    async def _dial_directly(self, channel: socket.socket, request: bytes) -> None:
+        length, _, packed, port, nwid, _, _ = REQUEST.unpack(request)
+        host = str(ip_address(packed[:length]))
+        self.asked.append((host, port, nwid))
+        real = self.overlay.get((host, port))
+        with channel:
+            if real is not None:
+                with socket.create_connection(real, 5) as connected:
+                    socket.send_fds(channel, [f"\0{IP} 50000".encode()], [connected.fileno()])
+            elif host == "198.51.100.1":
+                await asyncio.sleep(1)
 
     def _join(
         self, channel: socket.socket, connected: socket.socket, brought: socket.socket, way_back: socket.socket | None
@@ -233,14 +246,9 @@ class FakeNode:
             channel.setblocking(True)
             socket.send_fds(channel, [b"\0"], [connected.fileno()])
 
-    def _offer(
-        self, connected: socket.socket, local: tuple[str, int], remote: tuple[str, int], token: bytes | None = None
-    ) -> Handoff:
-        token = token or os.urandom(16)
-        if token in self.appointed:
-            self._give(self.appointed.pop(token), connected)
-        else:
-            self.waiting[token] = connected
+    def _offer(self, connected: socket.socket, local: tuple[str, int], remote: tuple[str, int]) -> Handoff:
+        token = os.urandom(16)
+        self.waiting[token] = connected
         return Handoff(str(self.handoff_path), token, local, remote)
 
     # --- NodeApi
@@ -358,18 +366,17 @@ class FakeNode:
         *,
         nwid: int | None = None,
         timeout: float = 30.0,
-        token: bytes | None = None,
         options: StreamOptions = DEFAULT_STREAM,
     ) -> Handoff:
         self.options.append(options)
         self.dials.append((host, port, nwid, timeout))
         self.dialling += 1
         try:
-            return await self._dial(host, port, timeout, token)
+            return await self._dial(host, port, timeout)
         finally:
             self.dialling -= 1
 
-    async def _dial(self, host: str, port: int, timeout: float, token: bytes | None) -> Handoff:
+    async def _dial(self, host: str, port: int, timeout: float) -> Handoff:
         if host.startswith("192.0.2."):
             raise DialError(errno.EHOSTUNREACH, f"no answer to ARP for {host}")
         if host == "198.51.100.1":
@@ -383,7 +390,7 @@ class FakeNode:
         connected = socket.socket()
         connected.setblocking(False)
         await asyncio.get_running_loop().sock_connect(connected, real)
-        return self._offer(connected, (IP, 50000), (host, port), token)
+        return self._offer(connected, (IP, 50000), (host, port))
 
     async def listen(
         self,

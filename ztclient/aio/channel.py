@@ -16,6 +16,7 @@ from ztclient.errors import Error, NodeUnavailableError, from_rpc
 if TYPE_CHECKING:
     import grpc
 
+    from ztclient.v1 import node_pb2 as pb
     from ztclient.v1.node_pb2_grpc import NodeServiceAsyncStub
 
 
@@ -42,6 +43,12 @@ class Control:
             (("authorization", f"Bearer {credentials.token}"),) if credentials.token else ()
         )
         self.stub: NodeServiceAsyncStub = NodeServiceStub(self._channel)
+        self.direct_path = ""
+        """As of ztclient.channel.Control."""
+
+    def learn(self, answer: pb.DialResponse) -> None:
+        """Where the next connection may be asked for."""
+        self.direct_path = answer.connection.handoff_path if answer.direct else ""
 
     async def call(self, method: Any, request: Any, timeout: float | None = 30.0) -> Any:
         """One unary call. ``timeout`` in seconds, None: for ever. Raises as ``errors.from_rpc`` says."""

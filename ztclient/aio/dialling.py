@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from ztclient.aio import byte_stream, handoff
+from ztclient.forms import is_numeric
 from ztclient.handoff import CLAIM_TIMEOUT
 from ztclient.overlay_socket import Connection, connection
+from ztclient.times import remaining
 
 if TYPE_CHECKING:
     from ztclient.aio.channel import Control
@@ -20,7 +23,14 @@ async def dial(control: Control, request: pb.DialRequest, timeout: float) -> Con
 
     if control.address.scheme != "unix":
         return await _by_stream(control, pb.StreamRequest(dial=request), timeout)
+    if control.direct_path and is_numeric(request.ip):
+        began = time.monotonic()
+        asked = await handoff.ask(control.direct_path, request)
+        if asked is not None:
+            return asked
+        request.timeout.CopyFrom(remaining(request.timeout, began))
     answer: pb.DialResponse = await control.call(control.stub.Dial, request, timeout)
+    control.learn(answer)
     return await connected_socket(control, answer.connection)
 
 

@@ -7,8 +7,13 @@ import contextlib
 import errno
 import socket
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
-from ztclient.handoff import CLAIM_TIMEOUT, QUEUE_POLL, receive
+from ztclient.handoff import CLAIM_TIMEOUT, LONGEST, QUEUE_POLL, asked_for, direct_request, receive
+
+if TYPE_CHECKING:
+    from ztclient.overlay_socket import Connection
+    from ztclient.v1 import node_pb2 as pb
 
 
 async def claim(path: str, token: bytes) -> socket.socket:
@@ -25,6 +30,22 @@ async def claim(path: str, token: bytes) -> socket.socket:
         raise ConnectionResetError(errno.ECONNRESET, "the connection ended before it was claimed")
     connected.setblocking(False)
     return connected
+
+
+async def ask(path: str, request: pb.DialRequest) -> Connection | None:
+    """As ``ztclient.handoff.ask``; what it gives does not block."""
+    with contextlib.suppress(OSError, ValueError):
+        async with asyncio.timeout(LONGEST / 1000):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+                channel.setblocking(False)
+                channel.connect(path)
+                channel.send(direct_request(request))
+                await readable(channel)
+                asked = asked_for(channel, request)
+                if asked is not None:
+                    asked.setblocking(False)
+                return asked
+    return None
 
 
 @contextlib.asynccontextmanager

@@ -914,7 +914,6 @@ class DialRequest(_message.Message):
     PORT_FIELD_NUMBER: _builtins.int
     NETWORK_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
-    TOKEN_FIELD_NUMBER: _builtins.int
     DELAY_FIELD_NUMBER: _builtins.int
     CONGESTION_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
@@ -923,11 +922,6 @@ class DialRequest(_message.Message):
     """1 to 65535."""
     network_id: _builtins.str
     """16 hex digits: by this network alone. Empty: by whichever network has the longest matching route."""
-    token: _builtins.bytes
-    """16 random bytes that shall be the connection's token; empty: the node chooses. A client on the same machine that
-    chose it can wait for its socket while the call is under way, see Connection.handoff_path. A token that another
-    connection still has: INVALID_ARGUMENT.
-    """
     delay: _builtins.bool
     """True: a small write may wait for the peer's acknowledgment of the one before, to be joined with what follows it
     (Nagle's algorithm). False: what is written leaves at once, as with TCP_NODELAY.
@@ -945,13 +939,12 @@ class DialRequest(_message.Message):
         port: _builtins.int = ...,
         network_id: _builtins.str = ...,
         timeout: _duration_pb2.Duration | None = ...,
-        token: _builtins.bytes = ...,
         delay: _builtins.bool = ...,
         congestion: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["congestion", b"congestion", "delay", b"delay", "ip", b"ip", "network_id", b"network_id", "port", b"port", "timeout", b"timeout", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["congestion", b"congestion", "delay", b"delay", "ip", b"ip", "network_id", b"network_id", "port", b"port", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -974,9 +967,6 @@ class Connection(_message.Message):
     handoff_path: _builtins.str
     """For a client on the same machine: connect to this Unix socket, send `token` and receive one file descriptor
     (SCM_RIGHTS), a connected TCP socket. Empty for clients that came by TCP: they use Stream.
-    Who chose the token in DialRequest and knows this path from an earlier connection need not wait for the answer: 16
-    zero bytes before the token ask for what is still being made. The descriptor comes as soon as the connection stands;
-    the end without one means that it is not made here, and the answer says why, or where it is.
     """
     @_builtins.property
     def local(self) -> Global___Endpoint:
@@ -1007,16 +997,26 @@ class DialResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONNECTION_FIELD_NUMBER: _builtins.int
+    DIRECT_FIELD_NUMBER: _builtins.int
+    direct: _builtins.bool
+    """True: Connection.handoff_path takes further dials to numeric addresses itself, in a fraction of the time. Connect to
+    it and send 16 bytes of 0xff, then 48 bytes, numbers in network byte order: length of the address (u8; 4 or 16), delay
+    (u8; 1: see DialRequest), the address (16 bytes, zeros behind an IPv4 one), port (u16), network id (u64; 0: whichever
+    has a route), milliseconds until it is given up (u32), congestion control (16 bytes, zeros behind the name). The
+    descriptor of the connection comes as soon as it stands, with a zero byte and this end's IP and port as text, between
+    them a space. The end of the stream instead: it is to be asked for by Dial, which says why it cannot be had.
+    """
     @_builtins.property
     def connection(self) -> Global___Connection: ...
     def __init__(
         self,
         *,
         connection: Global___Connection | None = ...,
+        direct: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "direct", b"direct"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -98,7 +98,8 @@ class NodeService(rpc.NodeServiceServicer):
     @unary
     async def Dial(self, request: pb.DialRequest, context: Context) -> pb.DialResponse:
         handoff = await self._dial(request)
-        return pb.DialResponse(connection=self._offer(handoff, context))
+        offered = self._offer(handoff, context)
+        return pb.DialResponse(connection=offered, direct=bool(offered.handoff_path) and self._node.direct_dials)
 
     @streaming
     async def Listen(self, request: pb.ListenRequest, context: Context) -> AsyncIterator[pb.ListenResponse]:
@@ -275,8 +276,6 @@ class NodeService(rpc.NodeServiceServicer):
         (ip, is_name), port = convert.host(request.ip), convert.port_number(request.port)
         timeout = convert.timeout(request.timeout)
         nwid = self._joined(request.network_id)
-        if request.token:
-            _check_token(request.token)
         try:
             if is_name:
                 return await racing.dial(
@@ -293,7 +292,6 @@ class NodeService(rpc.NodeServiceServicer):
                 port,
                 nwid=nwid,
                 timeout=timeout,
-                token=request.token or None,
                 options=convert.stream_options(request),
             )
         except KeyError:

@@ -265,6 +265,11 @@ class NodeApi(Protocol):
     def watch_identity(self) -> AsyncIterator[str]:
         """``NodeStatus.identity_conflict`` as it is now, then again whenever it changes."""
 
+    @property
+    def direct_dials(self) -> bool:
+        """Whether clients of this machine may ask the stack worker itself for connections: where there is one worker,
+        and nobody wants to see each dial."""
+
     async def dial(
         self,
         host: str,
@@ -272,13 +277,11 @@ class NodeApi(Protocol):
         *,
         nwid: int | None = None,
         timeout: float = 30.0,
-        token: bytes | None = None,
         options: StreamOptions = DEFAULT_STREAM,
     ) -> Handoff:
-        """Open a TCP connection to a numeric address. ``token``: 16 random bytes that the client chose to be the
-        hand-off's, so that it can wait there meanwhile; None: a new one. ``host`` is in its usual form and ``port`` in
-        range: that is for whoever takes them from outside to check. Raises DialError (EINVAL for a congestion control
-        that there is not)."""
+        """Open a TCP connection to a numeric address. ``host`` is in its usual form and ``port`` in range: that is for
+        whoever takes them from outside to check. Raises DialError (EINVAL for a congestion control that there is
+        not)."""
 
     async def listen(
         self,

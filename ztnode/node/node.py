@@ -172,6 +172,7 @@ class Node:
             on_groups=self._groups_changed,
             workers=options.workers,
             congestion=options.congestion,
+            on_opened=lambda seconds: self._dials.opened.observe(seconds),
         )
         self._gateways = Gateways(self._supervisor.set_gateway)
         self._loop = asyncio.get_running_loop()
@@ -713,6 +714,11 @@ class Node:
         """See NodeApi."""
         return self._identity_watchers.watch([(None, self._conflict())])
 
+    @property
+    def direct_dials(self) -> bool:
+        """See NodeApi."""
+        return self._options.workers == 1 and self._dials.traced is untraced
+
     async def dial(
         self,
         host: str,
@@ -720,7 +726,6 @@ class Node:
         *,
         nwid: int | None = None,
         timeout: float = 30.0,
-        token: bytes | None = None,
         options: StreamOptions = DEFAULT_STREAM,
     ) -> Handoff:
         """See NodeApi."""
@@ -729,7 +734,7 @@ class Node:
             return any(self._vl2.is_lonely(network.nwid) for network in dialing.concerned(self.networks(), host, nwid))
 
         async def once(left: float) -> Handoff:
-            return await self._supervisor.dial(host, port, nwid=nwid, timeout=left, token=token, options=options)
+            return await self._supervisor.dial(host, port, nwid=nwid, timeout=left, options=options)
 
         started = time.monotonic()
         with self._dials.traced(host, port, nwid):

@@ -64,11 +64,13 @@ class Supervisor:
         on_groups: Callable[[int, frozenset[int]], None] = lambda _index, _macs: None,
         workers: int = 1,
         congestion: str = "cubic",
+        on_opened: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         """``state`` is the directory of the hand-off sockets. ``on_frames`` is called with each batch of whole Ethernet
         frames that the stack sends, as (port index, frame); the views are good only during the call. ``on_groups`` is
         told, by the port's index, the MACs of all multicast groups that sockets have joined, whenever they change.
-        ``congestion`` names TCP's congestion control.
+        ``congestion`` names TCP's congestion control. ``on_opened`` is told how many seconds a connection took that a
+        client asked a worker for.
 
         Raises ValueError for a number of workers that is not between 1 and 64.
         """
@@ -81,6 +83,7 @@ class Supervisor:
         self._steering = Steering(workers, self.counters)
         self._count = workers
         self._congestion = congestion
+        self._on_opened = on_opened
         self._ports: dict[int, protocol.PortUp] = {}
         self._indices: dict[int, int] = {}
         self._gateway: protocol.SetGateway | None = None
@@ -151,7 +154,9 @@ class Supervisor:
 
     async def _spawn(self, slot: WorkerSlot) -> None:
         """A new process for the slot, told of everything that the last one knew. Raises OSError."""
-        process = WorkerProcess(slot.index, slot.path, self._frames_from_worker, slot.ready.clear, self._groups_changed)
+        process = WorkerProcess(
+            slot.index, slot.path, self._frames_from_worker, slot.ready.clear, self._groups_changed, self._on_opened
+        )
         await process.start(self._steering.ephemeral(slot.index), self._count, self._congestion)
         slot.process = process
         for port in self._ports.values():
@@ -329,10 +334,9 @@ class Supervisor:
         *,
         nwid: int | None = None,
         timeout: float = 30.0,
-        token: bytes | None = None,
         options: StreamOptions = DEFAULT_STREAM,
     ) -> Handoff:
-        """Open a TCP connection, whose client may have chosen its ``token``. Raises DialError."""
+        """Open a TCP connection. Raises DialError."""
         index = self._index(nwid)
         slot = self._slots[next(self._turn) % self._count]
         deadline = asyncio.get_running_loop().time() + timeout
@@ -348,7 +352,6 @@ class Supervisor:
                         port,
                         index,
                         max(left, 0.001),
-                        token,
                         options.nodelay,
                         options.congestion,
                     )

@@ -63,9 +63,11 @@ class WorkerProcess:
         on_frames: FramesHandler,
         on_lost: Callable[[], None],
         on_groups: Callable[[int], None],
+        on_opened: Callable[[float], None],
     ) -> None:
         """``on_lost`` is called as soon as the worker answers no more, before ``wait`` returns; ``on_groups`` when
-        ``groups`` has changed for the port with this index."""
+        ``groups`` has changed for the port with this index; ``on_opened`` when a client of its own has a connection,
+        with the seconds that it took."""
         self.index = index
         self.path = path
         """Of its hand-off socket."""
@@ -75,6 +77,7 @@ class WorkerProcess:
         self._on_frames = on_frames
         self._on_lost = on_lost
         self._on_groups = on_groups
+        self._on_opened = on_opened
         self._loop = asyncio.get_running_loop()
         self._process: asyncio.subprocess.Process | None = None
         self._transport: asyncio.WriteTransport | None = None
@@ -227,6 +230,8 @@ class WorkerProcess:
             case protocol.Groups(index, macs):
                 self.groups[index] = frozenset(macs)
                 self._on_groups(index)
+            case protocol.Opened(seconds):
+                self._on_opened(seconds)
             case protocol.Trouble():
                 _log.warning("stack worker %d: %s", self.index, message.reason)
             case protocol.Dying():

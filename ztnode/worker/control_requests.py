@@ -112,24 +112,16 @@ class _Dial:
         if connection.error is not None:
             number = connection.error.errno or errno.EIO
             self._requests.done(message.id)
-            self._dismiss()
             self._requests.fail(message.id, number, explain(number, message.host, message.port, message.timeout))
         elif connection.established:
             self._requests.done(message.id)
-            token = self._requests.park(message.id, connection, message.token)
+            token = self._requests.park(message.id, connection)
             if token is not None:
                 self._requests.host.send(protocol.Dialled(message.id, token, connection.local, connection.remote))
-            else:
-                self._dismiss()
 
     def cancel(self) -> None:
         self._connection.owner = None
         self._connection.abort()
-        self._dismiss()
-
-    def _dismiss(self) -> None:
-        if self._message.token is not None:
-            self._requests.host.handoff.dismiss(self._message.token)
 
 
 class _Listener:
@@ -327,12 +319,6 @@ class Requests:
             congestion=message.congestion,
         )
         connection.nodelay = message.nodelay
-        if message.token is not None:
-            try:
-                self.host.handoff.expect(message.token)
-            except ValueError:
-                connection.abort()
-                raise
         dial = self._open[message.id] = _Dial(self, message, connection)
         dial.on_ready()
 
@@ -413,11 +399,10 @@ class Requests:
         """Answer that it failed."""
         self.host.send(protocol.Failed(request, number, reason))
 
-    def park(self, request: int, connection: TcpConnection, expected: bytes | None = None) -> bytes | None:
-        """Offer an established connection, under the token that is ``expected``, if any; the token, or None after
-        having answered that there is no room."""
+    def park(self, request: int, connection: TcpConnection) -> bytes | None:
+        """Offer an established connection; its token, or None after having answered that there is no room."""
         try:
-            return self.host.handoff.offer(ParkedConnection(self.host, connection), expected)
+            return self.host.handoff.offer(ParkedConnection(self.host, connection))
         except OSError as error:
             connection.abort()
             self.fail(request, errno.ENOBUFS, str(error))

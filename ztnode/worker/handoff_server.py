@@ -8,9 +8,9 @@ token instead of asking for one: the worker joins that socket to the connection,
 
 A proxy's client may be lent instead: a second descriptor is the way back (``ztnode.worker.loan``).
 
-A client that chose the token itself may come while what it stands for is still being made: it sends ``WAIT`` and
-the token, and receives its descriptor as soon as there is one, or the close as soon as it is certain that there will be
-none. Until the node has said that the token is expected it has as long as any client that is about to send its token.
+A client may ask for a connection itself: it sends ``ASK`` and a request (``ztnode.worker.direct_dials``), and receives
+its descriptor, the byte before it followed by our address and port as text, or the close when nothing comes of it. A
+descriptor that it attaches is joined to the connection, as with a token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import socket
 import struct
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from ztnode.worker.poller import READ, Poller
 from ztnode.worker.protocol import TOKEN_BYTES
@@ -35,8 +35,13 @@ CLIENT_SECONDS: Final = 5.0
 MAX_CLIENTS: Final = 128
 """Clients that may be about to send their token; more wait in the kernel's backlog."""
 MAX_OFFERS: Final = 16384
-WAIT: Final = bytes(TOKEN_BYTES)
-"""Before a token: wait for what it stands for. No token by itself."""
+ASK: Final = b"\xff" * TOKEN_BYTES
+"""Before a request for a connection. No token."""
+REQUEST: Final = struct.Struct("!BB16sHQI16s")
+"""Length of the address (4 or 16), 1 if small writes may wait, the address, the port, the network's id (0: whichever
+has a route), milliseconds until it is given up, the name of the congestion control (zeros: the node's)."""
+MAX_ASKED: Final = 1024
+"""Connections under way that clients asked for; who is beyond it asks the node."""
 EXHAUSTED: Final = b"\2"
 """The answer, in place of a descriptor, of a worker that has none left."""
 JOINED: Final = b"\1"
@@ -65,15 +70,35 @@ class Offer(Protocol):
         """Nobody came, or the client went away before it had its end."""
 
 
+class Asked(Protocol):
+    """A connection that is being made for a client that waits here."""
+
+    def on_ready(self) -> None:
+        """Look whether there is an answer by now."""
+
+    def cancel(self) -> None:
+        """Its client is gone."""
+
+
+Answer: TypeAlias = Callable[["Offer | None", bytes], None]
+"""Called with what came of a request, and what its client is to know beside it."""
+
+
 class HandoffServer:
     """Offers by token. Everything happens on the worker's loop."""
 
     def __init__(
-        self, path: str, poller: Poller, clock: Callable[[], float], trouble: Callable[[str], None] = lambda _line: None
+        self,
+        path: str,
+        poller: Poller,
+        clock: Callable[[], float],
+        trouble: Callable[[str], None] = lambda _line: None,
+        ask: Callable[[bytes, Answer], Asked] | None = None,
     ) -> None:
-        """``trouble`` is told what a person should know. Raises OSError when ``path`` cannot be bound; what was there
-        before is replaced."""
+        """``trouble`` is told what a person should know. ``ask`` makes a connection that a client asks for; raises
+        OSError, ValueError. Raises OSError when ``path`` cannot be bound; what was there before is replaced."""
         self.counters = {"handoffs": 0, "handoff_refused": 0, "handoff_failed": 0, "handoff_expired": 0}
+        self._ask = ask
         self._path = path
         self._poller = poller
         self._clock = clock
@@ -84,44 +109,18 @@ class HandoffServer:
         self._offers: dict[bytes, tuple[float, Offer]] = {}
         self._clients: dict[socket.socket, tuple[float, bytearray]] = {}
         self._brought: dict[socket.socket, list[int]] = {}
-        # Tokens that clients chose for connections that are still being made, and the clients that wait for one.
-        self._expected: set[bytes] = set()
-        self._waiting: dict[bytes, socket.socket] = {}
+        self._asked: dict[socket.socket, Asked] = {}
         self._listener = _bind_private(path)
         self._accepting = False
         self._retry_at: float | None = None
         self._resume()
 
-    def expect(self, token: bytes) -> None:
-        """Something is being made for the client that chose ``token``; ``offer`` or ``dismiss`` ends it. Raises
-        ValueError for a token that is none or is in use."""
-        if len(token) != TOKEN_BYTES or token == WAIT:
-            raise ValueError("a connection's token is 16 random bytes")
-        if token in self._expected or token in self._offers:
-            raise ValueError("another connection has this token: choose random ones")
-        self._expected.add(token)
-        if (client := self._waiting.get(token)) is not None:
-            del self._clients[client]  # it may wait as long as the dial takes
-            self._resume()
-
-    def dismiss(self, token: bytes) -> None:
-        """Nothing will come of what was expected under ``token``."""
-        self._expected.discard(token)
-        if (client := self._waiting.pop(token, None)) is not None:
-            self._drop(client)
-
-    def offer(self, offer: Offer, expected: bytes | None = None) -> bytes:
-        """The token that fetches ``offer`` once, within ``OFFER_SECONDS``: the ``expected`` one, whose client gets it
-        at once if it waits, or a new one. Raises OSError."""
+    def offer(self, offer: Offer) -> bytes:
+        """A token that fetches ``offer`` once, within ``OFFER_SECONDS``. Raises OSError."""
         if len(self._offers) >= MAX_OFFERS:
             raise OSError("too many connections wait to be fetched")
-        token = expected or secrets.token_bytes(TOKEN_BYTES)
-        self._expected.discard(token)
-        if (client := self._waiting.pop(token, None)) is not None:
-            self._serve(client, offer)
-            self._drop(client)
-        else:
-            self._offers[token] = (self._clock() + OFFER_SECONDS, offer)
+        token = secrets.token_bytes(TOKEN_BYTES)
+        self._offers[token] = (self._clock() + OFFER_SECONDS, offer)
         return token
 
     def renew(self, token: bytes) -> None:
@@ -155,20 +154,20 @@ class HandoffServer:
             self.counters["handoff_expired"] += 1
             offer.expire()
         while self._clients:
-            client, (deadline, received) = next(iter(self._clients.items()))
+            client, (deadline, _) = next(iter(self._clients.items()))
             if deadline > now:
                 break
             self.counters["handoff_refused"] += 1
-            self._waiting.pop(bytes(received[len(WAIT) :]), None)
             self._drop(client)
 
     def close(self) -> None:
         """Remove the socket; what nobody fetched expires."""
         self._poller.unregister(self._listener.fileno())
         self._listener.close()
-        for client in {*self._clients, *self._waiting.values()}:
+        for client in [*self._clients]:
             self._drop(client)
-        self._waiting.clear()
+        for client in [*self._asked]:
+            self._leave(client)
         for _, offer in self._offers.values():
             offer.expire()
         self._offers.clear()
@@ -246,8 +245,9 @@ class HandoffServer:
     def _read_token(self, client: socket.socket) -> bool:
         """Whether all of it has come; then the client is served, sent away, or waits."""
         _, received = self._clients[client]
+        whole = len(ASK) + REQUEST.size
         try:
-            data, descriptors, _flags, _ = socket.recv_fds(client, len(WAIT) + TOKEN_BYTES - len(received), 2)
+            data, descriptors, _flags, _ = socket.recv_fds(client, whole - len(received), 2)
         except BlockingIOError:
             return False
         except OSError:
@@ -255,32 +255,44 @@ class HandoffServer:
         received += data
         if descriptors:
             self._keep(client, descriptors)
-        start = len(WAIT) if received.startswith(WAIT) else 0
-        token = bytes(received[start : start + TOKEN_BYTES])
-        if data and len(token) < TOKEN_BYTES:
+        asks = received.startswith(ASK)
+        if data and len(received) < (whole if asks else TOKEN_BYTES):
             return False
-        _, offer = self._offers.pop(token, (0.0, None))
+        if asks:
+            return self._begin(client, bytes(received[len(ASK) :]))
+        _, offer = self._offers.pop(bytes(received[:TOKEN_BYTES]), (0.0, None))
         if offer is not None:
             self._serve(client, offer)
-        elif start and data and token not in self._waiting:
-            self._wait(client, token)
-            return True
         else:
             self.counters["handoff_refused"] += 1
         self._drop(client)
         return True
 
-    def _wait(self, client: socket.socket, token: bytes) -> None:
-        self._waiting[token] = client
-        if token in self._expected:
-            del self._clients[client]
-            self._resume()
-        # A waiting client sends nothing more: whatever the poller reports now means that it has gone.
-        self._poller.unregister(client.fileno())
-        self._poller.register(client.fileno(), READ, lambda _mask: self._leave(token))
+    def _begin(self, client: socket.socket, request: bytes) -> bool:
+        """Have a connection made for a client; True."""
+        if self._ask is not None and len(request) == REQUEST.size and len(self._asked) < MAX_ASKED:
+            with contextlib.suppress(OSError, ValueError):
+                asked = self._asked[client] = self._ask(request, partial(self._answer, client))
+                del self._clients[client]  # it may wait as long as the dial takes
+                self._resume()
+                # A waiting client sends nothing more: whatever the poller reports now means that it has gone.
+                self._poller.unregister(client.fileno())
+                self._poller.register(client.fileno(), READ, lambda _mask: self._leave(client))
+                asked.on_ready()
+                return True
+        self.counters["handoff_refused"] += 1
+        self._drop(client)
+        return True
 
-    def _leave(self, token: bytes) -> None:
-        self._drop(self._waiting.pop(token))
+    def _answer(self, client: socket.socket, offer: Offer | None, word: bytes) -> None:
+        del self._asked[client]
+        if offer is not None:
+            self._serve(client, offer, word)
+        self._drop(client)
+
+    def _leave(self, client: socket.socket) -> None:
+        self._asked.pop(client).cancel()
+        self._drop(client)
 
     def _keep(self, client: socket.socket, descriptors: list[int]) -> None:
         """Of what a client sends at several times the last counts."""
@@ -293,7 +305,7 @@ class HandoffServer:
         for descriptor in self._brought.pop(client, ()):
             os.close(descriptor)
 
-    def _serve(self, client: socket.socket, offer: Offer) -> None:
+    def _serve(self, client: socket.socket, offer: Offer, word: bytes = b"") -> None:
         brought = self._brought.pop(client, None)
         try:
             if brought is not None:
@@ -303,7 +315,7 @@ class HandoffServer:
             else:
                 with offer.fetch() as end:
                     # Send before anything else: the client can go on while we do the rest.
-                    socket.send_fds(client, [b"\0"], [end.fileno()])
+                    socket.send_fds(client, [b"\0" + word], [end.fileno()])
                 offer.fetched()
             self.counters["handoffs"] += 1
         except OSError as error:

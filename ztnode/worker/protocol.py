@@ -85,16 +85,14 @@ class SetGateway:
 @dataclass(frozen=True, slots=True)
 class Dial:
     """Node → worker: open a TCP connection. ``index`` None: whichever network has a route. ``timeout`` in
-    seconds. ``token``, if there is one, shall be its token: its client may wait for it already. ``nodelay`` False:
-    small writes may wait to be joined (Nagle). ``congestion``: the name of its congestion control; empty: the worker's.
-    Answer: Dialled or Failed."""
+    seconds. ``nodelay`` False: small writes may wait to be joined (Nagle). ``congestion``: the name of its congestion
+    control; empty: the worker's. Answer: Dialled or Failed."""
 
     id: int
     host: str
     port: int
     index: int | None
     timeout: float
-    token: bytes | None = None
     nodelay: bool = True
     congestion: str = ""
 
@@ -231,6 +229,13 @@ class Dialled:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """Worker → node: a connection that its client asked the worker for stands, so many seconds after that."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Listening:
     """Worker → node: the listener stands; ``local`` is what was bound."""
 
@@ -340,7 +345,7 @@ ToWorker: TypeAlias = PortUp | PortDown | LimitNeighbour | SetGateway | Request 
 Answer: TypeAlias = (
     Dialled | Listening | Accepted | UdpOpened | UdpConfigured | Pong | NeighbourFound | ConnectionList | Failed
 )
-ToNode: TypeAlias = Ready | Answer | Groups | Stats | Trouble | Dying
+ToNode: TypeAlias = Ready | Answer | Opened | Groups | Stats | Trouble | Dying
 Message: TypeAlias = ToWorker | ToNode
 
 _TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_args(Message)}

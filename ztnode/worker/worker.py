@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from ztnode.netstack.config import LOOPED, PortConfig
 from ztnode.wire.address import format_nwid
 from ztnode.worker import protocol
 from ztnode.worker.control_requests import Requests
+from ztnode.worker.direct_dials import DirectDial
 from ztnode.worker.gateway import Gateway
 from ztnode.worker.give_back import GiveBack
 from ztnode.worker.handoff_server import HandoffServer
@@ -64,7 +66,11 @@ class Worker:
         self.pairs = PairStock()
         self.give_back = GiveBack()
         self.handoff = HandoffServer(
-            path, self.poller, lambda: self.now, lambda line: self.send(protocol.Trouble(line))
+            path,
+            self.poller,
+            lambda: self.now,
+            lambda line: self.send(protocol.Trouble(line)),
+            partial(DirectDial, self),
         )
         self.gateway = Gateway(self)
         self.round_number = 0
@@ -219,6 +225,13 @@ class Worker:
     def congested(self) -> bool:
         """Whether the node does not keep up with the frames of the stack."""
         return bool(self._blocked)
+
+    def port_index(self, nwid: int) -> int:
+        """The stack's port on a network. Raises ValueError."""
+        for index, found in self._ports.items():
+            if found == nwid:
+                return index
+        raise ValueError("not on that network")
 
     def splice_started(self, splice: Splice) -> None:
         """One more client."""

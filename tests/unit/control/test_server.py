@@ -341,19 +341,6 @@ def test_a_token_is_good_once(running_node: RunningNode, stub: rpc.NodeServiceSt
         assert ending(caught.value)[0] == grpc.StatusCode.NOT_FOUND
 
 
-def test_the_client_may_choose_the_token(running_node: RunningNode, stub: rpc.NodeServiceStub) -> None:
-    with peer(echo) as real:
-        running_node.serve(HOST, 7, real)
-        request = pb.DialRequest(ip=HOST, port=7, token=bytes(range(16)))
-        assert stub.Dial(request).connection.token == request.token
-        requests = [pb.StreamRequest(token=request.token), pb.StreamRequest(half_close=pb.HalfClose())]
-        assert len(list(stub.Stream(iter(requests)))) == 2
-    for length in (1, 15, 17):
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.Dial(pb.DialRequest(ip=HOST, port=7, token=bytes(length)))
-        assert ending(caught.value)[0] == grpc.StatusCode.INVALID_ARGUMENT
-
-
 def test_whether_small_writes_may_wait_is_for_the_client_to_say(
     running_node: RunningNode, stub: rpc.NodeServiceStub
 ) -> None:

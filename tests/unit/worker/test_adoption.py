@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.worker.worker_fakes import FakeConnection, FakeHost
+from tests.unit.worker.worker_fakes import FakeConnection, FakeDial, FakeHost
 from ztnode.worker.control_requests import ParkedConnection
-from ztnode.worker.handoff_server import CLIENT_SECONDS, JOINED, WAIT, HandoffServer
+from ztnode.worker.handoff_server import ASK, CLIENT_SECONDS, JOINED, REQUEST, Answer, HandoffServer
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -22,7 +22,14 @@ class Bench(FakeHost):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
-        self.server = HandoffServer(path, self.poller, lambda: self.now)
+        self.asked: list[FakeDial] = []
+        self.server = HandoffServer(path, self.poller, lambda: self.now, ask=self.ask)
+
+    def ask(self, request: bytes, answer: Answer) -> FakeDial:
+        if not request[0]:
+            raise ValueError("no request")
+        self.asked.append(FakeDial(request, answer))
+        return self.asked[-1]
 
     def park(self) -> tuple[FakeConnection, bytes]:
         connection = FakeConnection()
@@ -132,17 +139,15 @@ def test_resets_stay_resets(bench: Bench) -> None:
 
 
 def test_a_brought_socket_may_wait_for_its_connection(bench: Bench) -> None:
-    token = os.urandom(16)
-    bench.server.expect(token)
     accepted, client = tcp()
     with accepted, client, socket.socket(socket.AF_UNIX) as channel:
         channel.settimeout(2)
         channel.connect(bench.path)
-        socket.send_fds(channel, [WAIT + token], [accepted.fileno()])
+        socket.send_fds(channel, [ASK + b"\4" + bytes(REQUEST.size - 1)], [accepted.fileno()])
         bench.turn()
         connection = FakeConnection()
         connection.arrive(b"here")
-        bench.server.offer(ParkedConnection(bench, connection.overlay), token)
+        bench.asked[0].answer(ParkedConnection(bench, connection.overlay), b"")
         assert channel.recv(1) == JOINED
         assert client.recv(10) == b"here"
 

@@ -17,16 +17,19 @@ from typing import cast
 
 import pytest
 
-from tests.unit.worker.worker_fakes import FakeConnection, FakeHost
+from tests.unit.worker.worker_fakes import FakeConnection, FakeDial, FakeHost
 from ztnode.netstack.udp import UdpSocket
 from ztnode.worker import tcp_pair
 from ztnode.worker.control_requests import ParkedConnection
 from ztnode.worker.handoff_server import (
+    ASK,
     CLIENT_SECONDS,
     EXHAUSTED,
+    MAX_ASKED,
     MAX_CLIENTS,
     OFFER_SECONDS,
-    WAIT,
+    REQUEST,
+    Answer,
     HandoffServer,
 )
 from ztnode.worker.tcp_pair import finish_on_close, make_pair
@@ -37,8 +40,15 @@ class Bench(FakeHost):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
+        self.asked: list[FakeDial] = []
         self.told: list[str] = []
-        self.server = HandoffServer(path, self.poller, lambda: self.now, self.told.append)
+        self.server = HandoffServer(path, self.poller, lambda: self.now, self.told.append, self.ask)
+
+    def ask(self, request: bytes, answer: Answer) -> FakeDial:
+        if not request[0]:
+            raise ValueError("no request")
+        self.asked.append(FakeDial(request, answer))
+        return self.asked[-1]
 
     def connect(self, token: bytes = b"") -> socket.socket:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -517,136 +527,71 @@ def test_connection_that_cannot_be_joined_is_reset_at_both_ends(bench: Bench, mo
     fetched.close()
 
 
-CHOSEN = bytes(range(16))
+REQUESTED = b"\4" + bytes(range(1, REQUEST.size))
 
 
-@pytest.mark.parametrize("client_first", [True, False])
-def test_client_that_waits_gets_its_socket_as_soon_as_there_is_one(bench: Bench, client_first: bool) -> None:
-    if client_first:
-        client = bench.connect(WAIT + CHOSEN)
-        bench.server.expect(CHOSEN)
-    else:
-        bench.server.expect(CHOSEN)
-        client = bench.connect(WAIT + CHOSEN)
+@pytest.mark.parametrize("parts", [1, 4])
+def test_who_asks_for_a_connection_gets_it_as_soon_as_it_stands(bench: Bench, parts: int) -> None:
+    message = ASK + REQUESTED
+    step = -(-len(message) // parts)
+    client = bench.connect(message[:step])
+    for start in range(step, len(message), step):
+        client.sendall(message[start : start + step])
+        bench.turn()
     bench.now += 10 * CLIENT_SECONDS
     bench.server.handle_timer(bench.now)
+    (asked,) = bench.asked
+    assert asked.request == REQUESTED
     connection = FakeConnection()
-    assert bench.server.offer(ParkedConnection(bench, connection.overlay), CHOSEN) == CHOSEN
-    fetched = fetch(client)
-    assert fetched is not None
-    fetched.sendall(b"up")
-    bench.turn()
-    assert connection.sent == b"up"
+    asked.answer(ParkedConnection(bench, connection.overlay), b"10.0.0.1 40000")
+    data, fds, _, _ = socket.recv_fds(client, 100, 1)
+    assert data == b"\x0010.0.0.1 40000"
+    with client, socket.socket(fileno=fds[0]) as fetched:
+        fetched.sendall(b"up")
+        bench.turn()
+        assert connection.sent == b"up"
+        assert client.recv(1) == b""
     assert bench.server.counters == {"handoffs": 1, "handoff_refused": 0, "handoff_failed": 0, "handoff_expired": 0}
-    assert bench.server.next_timer() is None
-    assert fetch(bench.connect(CHOSEN)) is None, "a token works once"
-    fetched.close()
+    assert bench.server.next_timer() is None and not asked.cancelled
 
 
-def test_client_may_ask_for_the_token_that_it_chose_afterwards(bench: Bench) -> None:
-    for message in (CHOSEN, WAIT + CHOSEN):
-        bench.server.expect(CHOSEN)
-        bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
-        fetched = fetch(bench.connect(message))
-        assert fetched is not None
-        fetched.close()
+def test_who_asks_in_vain_is_sent_away(bench: Bench) -> None:
+    client = bench.connect(ASK + REQUESTED)
+    bench.asked[0].answer(None, b"")
+    assert fetch(client) is None
+    for bad in (b"\0" * REQUEST.size, b""):  # what cannot be asked for, and half a request
+        client = bench.connect(ASK + bad)
+        client.shutdown(socket.SHUT_WR)
         bench.turn()
-
-
-def test_token_to_wait_for_may_come_in_pieces(bench: Bench) -> None:
-    message = WAIT + CHOSEN
-    client = bench.connect(message[:7])
-    for piece in (message[7:16], message[16:20], message[20:]):
-        client.sendall(piece)
-        bench.turn()
-    bench.server.expect(CHOSEN)
-    bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
-    fetched = fetch(client)
-    assert fetched is not None
-    fetched.close()
-
-
-@pytest.mark.parametrize("client_first", [True, False])
-def test_client_that_waits_in_vain_is_sent_away(bench: Bench, client_first: bool) -> None:
-    bench.server.expect(CHOSEN)
-    client = bench.connect(WAIT + CHOSEN) if client_first else None
-    bench.server.dismiss(CHOSEN)
-    bench.server.dismiss(CHOSEN)
-    if client is not None:
         assert fetch(client) is None
-    bench.server.expect(CHOSEN)
-    bench.server.dismiss(CHOSEN)
-
-
-def test_client_that_waits_for_what_nobody_makes_is_sent_away_in_time(bench: Bench) -> None:
-    client = bench.connect(WAIT + CHOSEN)
+    assert bench.server.counters["handoff_refused"] == 2 and len(bench.asked) == 1
+    client = bench.connect(ASK + REQUESTED[:-1])
     bench.now += CLIENT_SECONDS
     bench.server.handle_timer(bench.now)
     assert fetch(client) is None
-    assert bench.server.counters["handoff_refused"] == 1
-    bench.server.expect(CHOSEN)
-    assert not bench.server._clients
-
-
-@pytest.mark.parametrize("announced", [True, False])
-def test_client_that_stops_waiting_leaves_nothing_behind(bench: Bench, announced: bool) -> None:
-    client = bench.connect(WAIT + CHOSEN)
-    if announced:
-        bench.server.expect(CHOSEN)
-    client.close()
-    bench.turn()
     assert bench.turn() == 0
-    if not announced:
-        bench.server.expect(CHOSEN)
-    connection = FakeConnection()
-    bench.server.offer(ParkedConnection(bench, connection.overlay), CHOSEN)
-    bench.now += OFFER_SECONDS
-    bench.server.handle_timer(bench.now)
-    assert connection.aborted
 
 
-def test_client_that_died_while_it_waited_resets_the_connection(bench: Bench) -> None:
-    client = bench.connect(WAIT + CHOSEN)
-    bench.server.expect(CHOSEN)
+def test_who_asked_and_left_ends_the_dial(bench: Bench) -> None:
+    bench.connect(ASK + REQUESTED).close()
+    bench.turn()
+    assert bench.asked[0].cancelled
+    assert bench.turn() == 0
+    # Or too late for that: then the connection is reset.
+    client = bench.connect(ASK + REQUESTED)
     client.close()
     connection = FakeConnection()
-    bench.server.offer(ParkedConnection(bench, connection.overlay), CHOSEN)
-    assert connection.aborted
-    assert not bench.live
+    bench.asked[1].answer(ParkedConnection(bench, connection.overlay), b"")
+    assert connection.aborted and not bench.live
     assert bench.server.counters["handoff_failed"] == 1
     assert bench.turn() == 0
 
 
-def test_nobody_takes_the_place_of_one_who_waits(bench: Bench) -> None:
-    client = bench.connect(WAIT + CHOSEN)
-    assert fetch(bench.connect(WAIT + CHOSEN)) is None
-    bench.server.expect(CHOSEN)
-    assert fetch(bench.connect(WAIT + CHOSEN)) is None
-    assert fetch(bench.connect(CHOSEN)) is None
-    bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
-    fetched = fetch(client)
-    assert fetched is not None
-    fetched.close()
-
-
-def test_a_token_must_be_one_and_be_free(bench: Bench) -> None:
-    for bad in (b"", bytes(16), b"\xab" * 15, b"\xab" * 17):
-        with pytest.raises(ValueError, match="token"):
-            bench.server.expect(bad)
-    bench.server.expect(CHOSEN)
-    with pytest.raises(ValueError, match="another connection"):
-        bench.server.expect(CHOSEN)
-    bench.server.offer(ParkedConnection(bench, FakeConnection().overlay), CHOSEN)
-    with pytest.raises(ValueError, match="another connection"):
-        bench.server.expect(CHOSEN)
-
-
-def test_those_who_wait_for_a_dial_do_not_keep_others_out(bench: Bench) -> None:
-    crowd = []
-    for number in range(1, MAX_CLIENTS + 20):
-        token = number.to_bytes(16, "big")
-        bench.server.expect(token)
-        crowd.append(bench.connect(WAIT + token))
+def test_those_who_asked_do_not_keep_others_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ztnode.worker.handoff_server.MAX_ASKED", MAX_CLIENTS + 19)
+    assert MAX_ASKED > MAX_CLIENTS
+    crowd = [bench.connect(ASK + REQUESTED) for _ in range(MAX_CLIENTS + 19)]
+    assert fetch(bench.connect(ASK + REQUESTED)) is None
     _, token = park(bench)
     fetched = fetch(bench.connect(token))
     assert fetched is not None

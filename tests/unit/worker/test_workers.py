@@ -37,10 +37,11 @@ from tests.unit.worker.worker_pair import (
     running_pair,
     until,
 )
+from ztclient.aio import handoff
+from ztclient.v1 import node_pb2 as pb
 from ztnode.node.api import DialError, StreamOptions
 from ztnode.node.handoffs import drop, give
 from ztnode.node.supervisor import Supervisor
-from ztnode.worker.handoff_server import WAIT
 
 
 def is_alive(pid: int) -> bool:
@@ -304,43 +305,38 @@ async def test_cancelled_dial_leaves_nothing_behind(tmp_path: Path) -> None:
         accepted.close()
 
 
-def waiting(path: str, token: bytes) -> socket.socket:
-    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    client.setblocking(False)
-    client.connect(path)
-    client.send(WAIT + token)
-    return client
-
-
 @on_loop
-async def test_client_that_chose_its_token_waits_at_the_worker(tmp_path: Path) -> None:
+async def test_a_client_may_ask_the_worker_itself(tmp_path: Path) -> None:
     async with running_pair(tmp_path) as pair:
         loop = asyncio.get_running_loop()
         listener, (_, port) = await pair.b.listen(None, 0)
-        path = (await pair.a.dial(B, port)).path
-        await pair.b.accept(listener)
-        for token in (os.urandom(16), os.urandom(16)):
-            with waiting(path, token) as client:
-                assert (await pair.a.dial(B, port, token=token)).token == token
-                _, fds, _, _ = socket.recv_fds(client, 1, 1)
-            with socket.socket(fileno=fds[0]) as dialled, fetch(await pair.b.accept(listener)) as accepted:
+        first = await pair.a.dial(B, port)
+        path = first.path
+        fetch(first).close()
+        fetch(await pair.b.accept(listener)).close()
+        opened: list[float] = []
+        pair.a._slots[0].process._on_opened = opened.append  # type: ignore[union-attr]
+        for nwid in ("", f"{NWID:016x}"):
+            dialled = await handoff.ask(path, pb.DialRequest(ip=B, port=port, network_id=nwid, congestion="bbr"))
+            assert dialled is not None
+            accepted = fetch(await pair.b.accept(listener))
+            with dialled, accepted:
+                assert dialled.getpeername() == (B, port) and dialled.getsockname()[0] == A
+                assert [each.figures["congestion"] for each in await pair.a.connections()][-1:] == ["bbr"]
                 dialled.send(b"up")
                 assert await loop.sock_recv(accepted, 10) == b"up"
-        # What fails and what is given up ends the wait, without a word more.
-        token = os.urandom(16)
-        with waiting(path, token) as client:
-            with pytest.raises(DialError) as refused:
-                await pair.a.dial(B, port + 1, token=token)
-            assert refused.value.errno == errno.ECONNREFUSED
-            assert await loop.sock_recv(client, 1) == b""
-        with waiting(path, token) as client:
-            dialling = asyncio.create_task(pair.a.dial("10.121.0.99", 80, token=token))
-            await asyncio.sleep(0.1)
-            with pytest.raises(DialError) as taken:
-                await pair.a.dial(B, port, token=token)
-            assert taken.value.errno == errno.EINVAL
-            dialling.cancel()
-            assert await loop.sock_recv(client, 1) == b""
+        await until(lambda: len(opened) == 2)
+        # What fails, what is no request, and what takes long is for the node.
+        for request in (
+            pb.DialRequest(ip=B, port=port + 1),
+            pb.DialRequest(ip=B, port=port, network_id="1" * 16),
+            pb.DialRequest(ip=B, port=port, congestion="vegas"),
+            pb.DialRequest(ip="192.0.2.1", port=port),
+            pb.DialRequest(ip="10.121.0.99", port=port),
+        ):
+            assert await handoff.ask(path, request) is None
+        left = [each.figures["state"] for each in await pair.a.connections()]
+        assert not {"SYN-SENT", "ESTABLISHED"} & {*left}, left
 
 
 @on_loop

@@ -5,9 +5,25 @@ from __future__ import annotations
 from typing import cast
 
 from ztnode.netstack.tcp.connection import TcpConnection
+from ztnode.worker.handoff_server import Answer
 from ztnode.worker.poller import Poller
 from ztnode.worker.splice import Splice
 from ztnode.worker.tcp_pair import PairStock
+
+
+class FakeDial:
+    """A connection that a client asked for; the test calls ``answer``."""
+
+    def __init__(self, request: bytes, answer: Answer) -> None:
+        self.request = request
+        self.answer = answer
+        self.cancelled = False
+
+    def on_ready(self) -> None:
+        """Not yet."""
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
 
 class FakeConnection:

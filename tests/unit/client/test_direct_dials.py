@@ -1,0 +1,113 @@
+"""Dials that the worker itself is asked for: the node hears nothing of them, and is asked where nothing comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ztclient
+from tests.unit.fake_node import IP, NWID, RunningNode
+from tests.unit.peers import echo, peer
+from ztclient import aio
+from ztnode.node.api import StreamOptions
+
+HOST = "10.121.15.99"
+
+
+@pytest.fixture
+def node(running_node: RunningNode) -> Iterator[ztclient.Node]:
+    """A client that has dialled once and knows the worker."""
+    running_node.node.direct_dials = True
+    with peer(echo) as real:
+        running_node.serve(HOST, 7, real)
+        client = ztclient.Node(state=running_node.state)
+        assert not client.control.direct_path
+        client.create_connection((HOST, 7), 5).close()
+        assert client.control.direct_path == str(running_node.node.handoff_path)
+        assert len(running_node.node.dials) == 1 and not running_node.node.asked
+        yield client
+
+
+def echoes(connected: socket.socket) -> None:
+    with connected:
+        assert connected.gettimeout() == 5
+        assert not connected.get_inheritable()
+        assert connected.getpeername() == (HOST, 7) and connected.getsockname()[0] == IP
+        connected.sendall(b"to and fro")
+        assert connected.recv(100) == b"to and fro"
+
+
+def test_the_worker_is_asked(node: ztclient.Node, running_node: RunningNode) -> None:
+    for _ in range(3):
+        echoes(node.create_connection((HOST, 7), 5))
+    node.dial(HOST, 7, nwid=NWID).close()
+    assert running_node.node.asked == [(HOST, 7, 0)] * 3 + [(HOST, 7, NWID)]
+    assert len(running_node.node.dials) == 1
+
+
+def test_from_an_event_loop(node: ztclient.Node, running_node: RunningNode) -> None:
+    async def main() -> None:
+        client = aio.Node(state=running_node.state)
+        for _ in range(3):
+            with await client.dial(HOST, 7, 5) as connected:
+                loop = asyncio.get_running_loop()
+                await loop.sock_sendall(connected, b"to and fro")
+                assert await loop.sock_recv(connected, 100) == b"to and fro"
+                assert connected.getpeername() == (HOST, 7) and connected.getsockname() == (IP, 50000)
+        with pytest.raises(ConnectionRefusedError, match="port 8 refused"):
+            await client.dial(HOST, 8, 5)
+
+    asyncio.run(main())
+    assert len(running_node.node.asked) == 3
+    assert len(running_node.node.dials) == 3
+
+
+@pytest.mark.parametrize(
+    ("host", "kind", "reason"),
+    [
+        (HOST, ConnectionRefusedError, "port 8 refused the connection"),
+        ("192.0.2.1", OSError, "no answer to ARP for 192.0.2.1"),
+        ("8.8.8.8", OSError, "no joined network has a route"),
+        ("198.51.100.1", TimeoutError, r"did not answer within 0\.[0-3]"),
+    ],
+)
+def test_what_nothing_comes_of_the_node_is_asked(
+    node: ztclient.Node, running_node: RunningNode, host: str, kind: type[OSError], reason: str
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(kind, match=reason):
+        node.create_connection((host, 8), 0.8)
+    assert time.monotonic() - started < 3
+    assert running_node.node.asked == [(host, 8, 0)]
+    assert running_node.node.dials[-1][:2] == (host, 8)
+
+
+def test_a_worker_out_of_reach_is_no_hindrance(node: ztclient.Node, running_node: RunningNode, tmp_path: Path) -> None:
+    node.control.direct_path = str(tmp_path / "nobody.sock")
+    echoes_by_the_node = node.create_connection((HOST, 7), 5)
+    echoes_by_the_node.close()
+    assert not running_node.node.asked and len(running_node.node.dials) == 2
+
+
+def test_where_dials_are_watched_or_workers_several_the_node_is_asked(
+    node: ztclient.Node, running_node: RunningNode
+) -> None:
+    node.control.direct_path = ""
+    running_node.node.direct_dials = False
+    for _ in range(2):
+        node.create_connection((HOST, 7), 5).close()
+    assert not running_node.node.asked and not node.control.direct_path
+
+
+def test_names_and_what_is_no_name_are_the_nodes(node: ztclient.Node, running_node: RunningNode) -> None:
+    with pytest.raises(OSError):
+        node.create_connection(("nobody.example", 7), 5)
+    with pytest.raises(ConnectionRefusedError):
+        node.dial(HOST, 8, congestion="a-name-that-is-much-too-long")
+    assert not running_node.node.asked
+    assert running_node.node.options[-1] == StreamOptions(congestion="a-name-that-is-much-too-long")
