@@ -1,7 +1,8 @@
 """The UDP transport: one IPv4 and one IPv6 socket on the same port, read and written in batches.
 
 On Linux the kernel coalesces what came in (UDP_GRO) and cuts what goes out (UDP_SEGMENT), so that one system call
-carries up to 64 KiB; elsewhere each datagram is a call of its own.
+carries up to 64 KiB, and one call takes 64 datagrams that cannot be coalesced (``many_datagrams``); elsewhere each
+datagram is a call of its own.
 
 There, too, each of the busiest peers has a socket of its own on the same port, connected to it: the kernel gives a
 datagram to the connected socket before all others, so a flood of strangers fills another queue than the peers'. It
@@ -21,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ztnode.hookspecs import Datagrams, Endpoint, Transport, hookimpl
+from ztnode.plugins.many_datagrams import ManyDatagrams
 
 # linux/udp.h; the socket module names neither.
 UDP_SEGMENT: Final = 103
@@ -35,14 +37,13 @@ MAX_SEGMENTS: Final = 64
 MAX_GSO_BYTES: Final = 65000
 RECEIVE_BYTES: Final = 65535
 READS_PER_WAKEUP: Final = 64
-"""Datagram reads before the event loop gets its turn again: bounds what one flood can hold up."""
+"""Datagram reads before the event loop gets its turn again: bounds what one flood can hold up. ``many_datagrams`` has
+as many slots."""
 SOCKET_BUFFER: Final = 4 << 20
-GRO_ANCILLARY: Final = socket.CMSG_SPACE(4)
 NO_SEGMENTATION: Final = {errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 """What UDP_SEGMENT gives on old kernels, on devices without checksum offload, and on links whose MTU is too small."""
 IP_MTU_DISCOVER: Final = 10  # linux/in.h
 IP_PMTUDISC_DONT: Final = 0
-_INT: Final = struct.Struct("=i")
 _U16: Final = struct.Struct("=H")
 
 
@@ -59,6 +60,9 @@ class UdpTransport:
         self._favored: dict[Endpoint, socket.socket] = {}
         self._others: asyncio.TimerHandle | None = None
         self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
+        self._many: ManyDatagrams | None = None
+        with contextlib.suppress(OSError):
+            self._many = ManyDatagrams()
         self.dropped = 0
 
     async def open(self, port: int, receive: Callable[[Datagrams], None]) -> None:
@@ -87,10 +91,10 @@ class UdpTransport:
                 if sys.platform == "linux":
                     with contextlib.suppress(OSError):  # for root alone; others get what net.core.rmem_max allows
                         bound.setsockopt(socket.SOL_SOCKET, beyond, self._queue)
-            if sys.platform == "linux":
-                if family == socket.AF_INET:
-                    # VL1 has no path-MTU discovery: let routers fragment rather than lose what is too large for them.
-                    bound.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+            if sys.platform == "linux" and family == socket.AF_INET:
+                # VL1 has no path-MTU discovery: let routers fragment rather than lose what is too large for them.
+                bound.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+            if self._many is not None:
                 with contextlib.suppress(OSError):  # a kernel before 5.0
                     bound.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
             bound.bind((host, port))
@@ -101,24 +105,25 @@ class UdpTransport:
 
     def _readable(self, bound: socket.socket) -> None:
         batch: list[tuple[bytes, Endpoint]] = []
-        add = batch.append
-        recvmsg = bound.recvmsg
-        for _ in range(READS_PER_WAKEUP):
-            try:
-                data, ancillary, _flags, address = recvmsg(RECEIVE_BYTES, GRO_ANCILLARY)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError:  # an ICMP error of an earlier send; the paths find out by themselves
-                continue
-            endpoint = address[:2]
-            if ancillary:
-                size = _INT.unpack(ancillary[0][2][:4])[0]
-                for start in range(0, len(data), size):
-                    add((data[start : start + size], endpoint))
-            else:
-                add((data, endpoint))
+        if self._many is None:
+            self._read_singly(bound, batch)
+        else:
+            with contextlib.suppress(OSError):  # an ICMP error of an earlier send; the paths find out by themselves
+                self._many.read(bound.fileno(), batch.append)
         if batch:
             self._receive(batch)
+
+    @staticmethod
+    def _read_singly(bound: socket.socket, batch: list[tuple[bytes, Endpoint]]) -> None:
+        recvfrom = bound.recvfrom
+        for _ in range(READS_PER_WAKEUP):
+            try:
+                data, address = recvfrom(RECEIVE_BYTES)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:  # as above
+                continue
+            batch.append((data, address[:2]))
 
     def favor(self, endpoints: Sequence[Endpoint]) -> None:
         """See ``hookspecs.TellsPeersApart``. Takes a socket for each; on Linux alone."""

@@ -26,7 +26,7 @@ from ztnode.vl1.waiting_room import Outgoing
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import decompress
 from ztnode.wire.endpoint import Endpoint
-from ztnode.wire.fragment import INDICATOR, MIN_FRAGMENT_LENGTH, OFFSET_DATA, OFFSET_INDICATOR
+from ztnode.wire.fragment import INDICATOR, MIN_FRAGMENT_LENGTH, OFFSET_DATA, OFFSET_INDICATOR, OFFSET_NUMBER
 from ztnode.wire.hello import hello_identity
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
@@ -72,6 +72,9 @@ _SALSA: Final = CIPHER_POLY1305_SALSA2012 << 3
 _CIPHER_MASK: Final = 0x38
 _HELLO_PUBLIC_KEY: Final = slice(OFFSET_VERB + 20, OFFSET_VERB + 84)
 """Behind verb, protocol, version, time, and the identity's address and type."""
+_SECOND_OF_TWO: Final = 0x21
+"""In a fragment: there are two, and this is number 1."""
+_NOWHERE: Final[Endpoint] = "", 0
 _VERB_OR_COPY: Final = VERB_MASK | VERB_HELLO_COPY
 _MAX_DATAGRAM: Final = MAX_PACKET_LENGTH
 
@@ -138,38 +141,13 @@ class Vl1:
 
     def receive(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> None:
         """Take a batch of datagrams, each with where it came from. Never raises on their content."""
-        own = self._own
         by_wire = self._core.topology.by_wire
         # By peer, wherever the packets come from: ports that alternate must not make one batch many.
         runs: dict[Peer, list[tuple[bytes, Endpoint]]] = {}
         run: list[tuple[bytes, Endpoint]] = []
         run_peer: Peer | None = None
-        for data, endpoint in datagrams:
-            if not MIN_FRAGMENT_LENGTH < len(data) <= _MAX_DATAGRAM:
-                self.counters["drop_malformed"] += 1
-                continue
-            if data[8:13] != own:
-                self._not_for_us(data, endpoint, now)
-                continue
-            if data[OFFSET_INDICATOR] == INDICATOR:
-                if self._core.twins.is_probe(data):
-                    self._core.twins.received(data[OFFSET_DATA:], now)
-                    continue
-                whole = self._reassembler(endpoint).fragment(data, endpoint, now)
-                if whole is None:
-                    continue
-                data, endpoint = whole
-                if len(data) < MIN_PACKET_LENGTH:
-                    self.counters["drop_malformed"] += 1
-                    continue
-            elif len(data) < MIN_PACKET_LENGTH:
-                self.counters["drop_malformed"] += 1
-                continue
-            elif data[OFFSET_FLAGS] & FLAG_FRAGMENTED:
-                whole = self._reassembler(endpoint).head(data, endpoint, now)
-                if whole is None:
-                    continue
-                data, endpoint = whole
+        for packet in self._whole(datagrams, now):
+            data, endpoint = packet
             peer = by_wire.get(data[13:18])
             if peer is None or data[OFFSET_FLAGS] & _CIPHER_MASK <= _SALSA:
                 peer = self._looked_into(peer, data, endpoint, now)
@@ -178,9 +156,70 @@ class Vl1:
             if peer is not run_peer:
                 run_peer = peer
                 run = runs.setdefault(peer, [])
-            run.append((data, endpoint))
+            run.append(packet)
         for peer, run in runs.items():
             self._open_run(peer, self._without_replays(peer, run) if peer.is_replayed else run, now)
+
+    def _whole(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> list[tuple[bytes, Endpoint]]:
+        """The whole packets for us among the datagrams, and what fragments complete.
+
+        A frame of a ZeroTier network is two fragments, which come one after the other: a head waits in ``head`` for
+        what follows, and only what does not go together at once is the assembler's.
+        """
+        own = self._own
+        packets: list[tuple[bytes, Endpoint]] = []
+        add = packets.append
+        head, from_ = b"", _NOWHERE
+        for datagram in datagrams:
+            data, endpoint = datagram
+            if not MIN_FRAGMENT_LENGTH < len(data) <= _MAX_DATAGRAM:
+                self.counters["drop_malformed"] += 1
+            elif data[8:13] != own:
+                self._not_for_us(data, endpoint, now)
+            elif data[OFFSET_INDICATOR] == INDICATOR:
+                if (
+                    data[OFFSET_NUMBER] == _SECOND_OF_TWO
+                    and data[:8] == head[:8]
+                    and endpoint == from_
+                    and len(head) + len(data) <= MAX_PACKET_LENGTH + OFFSET_DATA
+                ):
+                    add((head + data[OFFSET_DATA:], endpoint))
+                    head = b""
+                    continue
+                if head:
+                    self._take_head(head, from_, packets, now)
+                    head = b""
+                self._take_fragment(data, endpoint, packets, now)
+            elif len(data) < MIN_PACKET_LENGTH:
+                self.counters["drop_malformed"] += 1
+            elif data[OFFSET_FLAGS] & FLAG_FRAGMENTED:
+                if head:
+                    self._take_head(head, from_, packets, now)
+                head, from_ = data, endpoint
+            else:
+                add(datagram)
+        if head:
+            self._take_head(head, from_, packets, now)
+        return packets
+
+    def _take_head(self, data: bytes, endpoint: Endpoint, packets: list[tuple[bytes, Endpoint]], now: float) -> None:
+        whole = self._reassembler(endpoint).head(data, endpoint, now)
+        if whole is not None:
+            packets.append(whole)
+
+    def _take_fragment(
+        self, data: bytes, endpoint: Endpoint, packets: list[tuple[bytes, Endpoint]], now: float
+    ) -> None:
+        if self._core.twins.is_probe(data):
+            self._core.twins.received(data[OFFSET_DATA:], now)
+            return
+        whole = self._reassembler(endpoint).fragment(data, endpoint, now)
+        if whole is None:
+            return
+        if len(whole[0]) < MIN_PACKET_LENGTH:
+            self.counters["drop_malformed"] += 1
+        else:
+            packets.append(whole)
 
     def to_send(self) -> list[tuple[Endpoint, list[bytes]]]:
         """What must go out now, grouped by endpoint, in order; empties the queue."""
@@ -212,16 +251,16 @@ class Vl1:
             hops = packet[OFFSET_FLAGS] & FLAGS_HOPS_MASK
             if hops:
                 relay = endpoint
-            elif endpoint != direct:
+            elif endpoint is not direct and endpoint != direct:
                 if direct is not None:
                     self._heard(peer, direct, now, by_hello=False)
                 direct = endpoint
-            try:
-                if verb & VERB_FLAG_COMPRESSED:
+            if verb & VERB_FLAG_COMPRESSED:
+                try:
                     plaintext = decompress(plaintext)
-            except WireError:
-                self.counters["drop_malformed"] += 1
-                continue
+                except WireError:
+                    self.counters["drop_malformed"] += 1
+                    continue
             verb &= _VERB_OR_COPY
             arrived[verb] += 1
             if verb in PASSED_UP:

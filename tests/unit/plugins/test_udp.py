@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 
 import pytest
 
 from ztnode.hookspecs import Datagrams, Endpoint
+from ztnode.plugins.many_datagrams import SLOTS, ManyDatagrams
 from ztnode.plugins.udp import UdpTransport
 
 
@@ -43,6 +45,37 @@ def test_batches_arrive_as_they_were(host: str, segmentation: bool) -> None:
     sizes = [1432] * 70 + [1400, 1432, 1432, 16, 16, 900, 901, 1]
     datagrams = [bytes([index & 255]) * size for index, size in enumerate(sizes)]
     assert asyncio.run(exchange(datagrams, host, segmentation=segmentation)) == datagrams
+
+
+def test_without_recvmmsg_each_datagram_is_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise OSError("no such call")
+
+    monkeypatch.setattr("ztnode.plugins.udp.ManyDatagrams", missing)
+    datagrams = [bytes([index]) * size for index, size in enumerate([1432, 1394] * 40)]
+    assert asyncio.run(exchange(datagrams, "127.0.0.1")) == datagrams
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="recvmmsg is Linux's")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_one_call_takes_what_is_there(host: str) -> None:
+    """Whatever the sizes, more than one call holds, from several senders: all of it, in order, from whom it came."""
+    many = ManyDatagrams()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sent: list[tuple[bytes, Endpoint]] = []
+    got: list[tuple[bytes, Endpoint]] = []
+    with socket.socket(family, socket.SOCK_DGRAM) as receiver, contextlib.ExitStack() as stack:
+        receiver.bind((host, 0))
+        senders = [stack.enter_context(socket.socket(family, socket.SOCK_DGRAM)) for _ in range(3)]
+        for index in range(SLOTS + 8):
+            sender = senders[index % 3]
+            sender.sendto(data := bytes([index]) * (index * 37 % 1433), receiver.getsockname())
+            sent.append((data, (host, sender.getsockname()[1])))
+        assert many.read(receiver.fileno(), got.append) == SLOTS
+        assert many.read(receiver.fileno(), got.append) == 8
+        with pytest.raises(BlockingIOError):
+            many.read(receiver.fileno(), got.append)
+    assert got == sent
 
 
 def test_the_source_is_the_senders_endpoint() -> None:

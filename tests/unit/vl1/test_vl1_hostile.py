@@ -480,6 +480,34 @@ def test_packets_from_unknown_addresses_are_bounded() -> None:
     assert wanted is not None and len(wanted.incoming or ()) == MAX_INCOMING
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_fragments_are_joined_however_they_come(seed: int) -> None:
+    """Heads with the fragment right behind, the two apart, in other batches or the wrong order, repeated, with rubbish
+    of others in their names between: each packet comes once, and nothing is left."""
+    network = Network(seed)
+    _, one, two = pair(network)
+    source = random.Random(seed)
+    frames = [source.randbytes(source.choice((100, 1401, 2810, 4500))) for _ in range(60)]
+    one.vl1.send_batch(two.address, VERB_FRAME, frames, network.now)
+    ((_, datagrams),) = one.vl1.to_send()
+    entries = [(data, one.endpoint) for data in datagrams]
+    for _ in range(source.randint(0, 40)):
+        here, there = source.randrange(len(entries)), source.randrange(len(entries))
+        entries[here], entries[there] = entries[there], entries[here]
+    if seed % 3 == 0:
+        entries += source.sample(entries, 10)
+    if seed % 2:
+        # A stranger who sees the ids: what he sends is his alone.
+        entries = [each for entry in entries for each in ((entry[0][:-1] + b"?", ("192.0.2.5", 5)), entry)]
+    while entries:
+        count = source.randint(1, 30)
+        two.vl1.receive(entries[:count], network.now)
+        del entries[:count]
+    network.run(8)
+    assert sorted(two.payloads(VERB_FRAME)) == sorted(frames)
+    assert len(two.vl1._fragments) == len(two.vl1._fragments_of_strangers) == 0
+
+
 def test_fragments_of_strangers_do_not_push_out_those_of_peers() -> None:
     network = Network()
     _, one, two = pair(network)
