@@ -7,7 +7,7 @@ SECONDS ?= 60
 PYTHONS := 3.12 3.13
 PROJECTS := pyproject.toml ztclient/pyproject.toml
 
-.PHONY: help demo test tools fuzz check style types imports protocol docs bench proto constraints dist clean
+.PHONY: help demo test tools fuzz check style types imports protocol manifests docs bench proto constraints dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -50,6 +50,14 @@ protocol: .venv/.dev-installed
 
 check: style types imports protocol  ## style, types, import rules; the protocol's style, and its stubs current
 
+.venv-manifests/.installed: .venv/.dev-installed deploy/constraints-manifests.txt
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-manifests
+	@VIRTUAL_ENV=.venv-manifests $(BIN)/uv pip install --quiet --require-hashes -r deploy/constraints-manifests.txt
+	@touch $@
+
+manifests: .venv-manifests/.installed  ## render deploy/kubernetes from the Helm chart; CHECK=--check compares alone
+	.venv-manifests/bin/python deploy/manifests.py $(CHECK)
+
 docs: .venv/.dev-installed  ## the documentation site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
@@ -59,6 +67,7 @@ tools: .venv/.dev-installed
 
 test: .venv/.dev-installed  ## everything that CI runs
 	$(MAKE) --jobs 2 --output-sync=target tools check docs
+	$(MAKE) manifests CHECK=--check
 	$(MAKE) fuzz SECONDS=4
 	deploy/tests.sh $(PYTHONS)
 

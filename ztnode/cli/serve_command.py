@@ -167,6 +167,11 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     help="How long nothing may answer before the next of --transport or the TCP relay is used too.",
 )
 @click.option(
+    "--no-port-mapping",
+    is_flag=True,
+    help="Do not ask the router for a port (PCP, NAT-PMP; UPnP with ztnode[upnp]) where a NAT is between us.",
+)
+@click.option(
     "--outer-proxy",
     metavar="URL",
     help="How this host reaches the internet: http://[NAME:PASSWORD@]HOST:PORT (carries the TCP relay) or "
@@ -318,6 +323,7 @@ def serve(
     tcp_relay: tuple[RelayUse, Endpoint | None] | None,
     tcp_relay_listen: LocalAddress | None,
     fail_over_after: float,
+    no_port_mapping: bool,
     outer_proxy: str | None,
     store: str | None,
     ephemeral: bool,
@@ -384,6 +390,7 @@ def serve(
             state=state,
             planet=planet,
             store=store,
+            port_mapping=not no_port_mapping,
             ways_out=WaysOut(transports, relay_use, relay, fail_over_after, outer_proxy),
             port=DEFAULT_PORT if port is None else port,
             port_required=bool(port),

@@ -168,6 +168,8 @@ class NodeStatus:
     """Packets go by a TCP relay now."""
     tcp_relay_use: str = "off"
     """Whether they ever do: auto, force, off."""
+    port_mapping: bool = False
+    """The router before us is asked for a port where a NAT is between."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ from ztnode.node.keeping import Complaints, Documents
 from ztnode.node.memberships import Memberships
 from ztnode.node.moon_orbits import MoonOrbits
 from ztnode.node.os_arch import os_arch
+from ztnode.node.port_mapping import PortMapping
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.transports import WaysOut, is_tcp, joined, named_transports, relay_use
@@ -65,6 +66,7 @@ from ztnode.vl1 import (
     Vl1,
     Vl1Config,
 )
+from ztnode.vl1.scope import Scope, scope_of
 from ztnode.vl1.trusted_paths import TrustedNetwork
 from ztnode.vl2 import ConfigStored, NetworkChanged, Vl2
 from ztnode.wire.address import format_address, format_nwid
@@ -119,6 +121,8 @@ class NodeOptions:
     planet: str | None = None
     store: str | None = None
     """State store URL; None: the directory ``<state>/zerotier``."""
+    port_mapping: bool = True
+    """Whether the router before us is asked for a port; ``local.conf`` may say no, too."""
     ways_out: WaysOut = field(default_factory=WaysOut)
     port: int = DEFAULT_PORT
     """UDP port, 0: any. That of the last run goes first, and another one is taken when it is in use, unless
@@ -199,6 +203,9 @@ class Node:
         self._received = self._bytes_received = self._sent = self._bytes_sent = 0
         self._dials = Dials()
         self._favor_at = 0.0
+        self._port_mapping: PortMapping | None = None
+        self._mapped: Endpoint | None = None
+        """Where the router before us forwards to us."""
         self._counted: dict[str, Mapping[str, int]] = {}
         self._closed = False
 
@@ -292,6 +299,8 @@ class Node:
             transport.on_another = node._greet_again
             transport.answers = lambda: vl1.counters["answers"]
             await node._open_transport(local_conf.port)
+            if (port := node._port()) and options.port_mapping and local_conf.port_mapping is not False:
+                node._port_mapping = PortMapping(port, node._on_mapped)
             # Greet the roots before anything slow is done: so the node is online while the workers still start.
             node._look_at_host()
             node._flush()
@@ -345,6 +354,8 @@ class Node:
         self._roots.close()
         if self.administration is not None:
             self.administration.close()
+        if self._port_mapping is not None:
+            await self._port_mapping.close()
         await self._supervisor.stop()
         await self._transport.close()
         for task in self._checking:
@@ -452,12 +463,29 @@ class Node:
                 self._options.state,
             )
         port = self._port()
-        self._vl1.set_local_endpoints([(host, port) for host in interfaces.addresses(self._avoided_interfaces)])
+        own = [(host, port) for host in interfaces.addresses(self._avoided_interfaces) if port]
+        self._vl1.set_local_endpoints(own if self._mapped is None else [*own, self._mapped])
+        self._ask_router()
         self._interfaces = self._loop.call_later(INTERFACES_PERIOD, self._look_at_host)
 
     def _greet_again(self) -> None:
         """Another transport is there: roots and peers need not wait for their turn."""
         self._vl1.greet_again()
+        self._pump(time.monotonic())
+
+    def _ask_router(self) -> None:
+        """Have a port mapped where our packets reach others from addresses that are none of this host's."""
+        if self._port_mapping is not None:
+            own = interfaces.addresses()
+            seen = [ip for ip, _ in self._vl1.surface_addresses if scope_of(ip) is Scope.GLOBAL and ":" not in ip]
+            if any(ip not in own for ip in seen):
+                self._port_mapping.start()
+
+    def _on_mapped(self, mapped: Endpoint | None) -> None:
+        self._mapped = mapped
+        if self._interfaces is not None:
+            self._interfaces.cancel()
+        self._look_at_host()
         self._pump(time.monotonic())
 
     def _port(self) -> int:
@@ -467,6 +495,7 @@ class Node:
         for event in self._vl1.events():
             match event:
                 case Online(root):
+                    self._ask_router()
                     self._roots.answered(format_address(root))
                     self._online_watchers.publish(None, True)
                 case Offline():
@@ -579,6 +608,7 @@ class Node:
             counters=counters,
             identity_conflict=self._conflict(),
             tcp_relay=is_tcp(self._transport.in_use),
+            port_mapping=self._port_mapping is not None,
             tcp_relay_use=relay_use(self._transport.names),
         )
 

@@ -48,7 +48,7 @@ def status(node: NodeStatus, clock: int, home: str, local_conf: Json) -> Json:
     settings = {
         "allowTcpFallbackRelay": node.tcp_relay_use == "auto",
         "forceTcpRelay": node.tcp_relay_use == "force",
-        "portMappingEnabled": False,
+        "portMappingEnabled": node.port_mapping,
         "softwareUpdate": "disable",
         "softwareUpdateChannel": "release",
         **(given if isinstance(given, dict) else {}),

@@ -14,8 +14,9 @@ from ztclient import forms
 from ztnode.controller import ControllerError, documents
 from ztnode.forwarding import mapping
 from ztnode.node import local_conf
+from ztnode.plugins import socks5
 from ztnode.rules_language import compile_rules
-from ztnode.wire import arp, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp
+from ztnode.wire import arp, ethernet, icmp, icmpv6, ipv4, ipv6, port_mapping, tcp, udp
 from ztnode.wire.identity import Identity
 from ztnode.wire.known_peers import KnownPeers
 from ztnode.wire.tcp_relay import RecordReader
@@ -52,6 +53,9 @@ ALL: Final[list[Callable[[bytes], Any]]] = [
     _text(forms.numeric_ip),
     _text(compile_rules),
     lambda data: RecordReader().feed(data),
+    lambda data: port_mapping.parse_pcp_map(data, data[24:36]),
+    lambda data: port_mapping.parse_nat_pmp_map(data),
+    lambda data: socks5.unpack_endpoint(data, 0),
 ]
 
 
