@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ import pluggy
 
 from ztnode import __version__, plugins
 from ztnode.controller import Controller
-from ztnode.hookspecs import Datagrams, StateStore, TellsPeersApart, Transport
+from ztnode.hookspecs import Datagrams, TellsPeersApart, Transport
 from ztnode.node import dialing, interfaces, snapshots
 from ztnode.node.administration import Administration
 from ztnode.node.api import (
@@ -43,8 +43,10 @@ from ztnode.node.gateways import Gateways
 from ztnode.node.home import Home
 from ztnode.node.identity_pool import IdentityChecks, generate_identity, usable_cores
 from ztnode.node.keeping import Complaints, Documents
+from ztnode.node.lease import Lease
 from ztnode.node.memberships import Memberships
 from ztnode.node.moon_orbits import MoonOrbits
+from ztnode.node.opening import StoreOptions, open_state, unknown
 from ztnode.node.os_arch import os_arch
 from ztnode.node.root_watch import RootWatch
 from ztnode.node.supervisor import Supervisor
@@ -113,6 +115,14 @@ class NodeOptions:
     planet: str | None = None
     store: str | None = None
     """State store URL; None: the directory ``<state>/zerotier``."""
+    store_key: bytes | None = None
+    """Encrypts what is kept there, 32 bytes."""
+    pool: int = 0
+    """Take one of so many identities that the store keeps for several nodes."""
+    standby: bool = True
+    """Wait while another node holds the store."""
+    identity: Identity | None = None
+    """With its secret, in place of one that would be made."""
     transport: str = "udp"
     port: int = DEFAULT_PORT
     """UDP port, 0: any. That of the last run goes first, and another one is taken when it is in use, unless
@@ -147,9 +157,11 @@ class Node:
         controller: Controller | None,
         documents: Documents,
         transport: Transport,
+        lease: Lease | None = None,
     ) -> None:
         self._options = options
         self._home = home
+        self._lease = lease
         self._vl1 = vl1
         self._vl2 = vl2
         self.controller = controller
@@ -193,23 +205,26 @@ class Node:
     # Life
 
     @classmethod
-    async def start(cls, options: NodeOptions, manager: pluggy.PluginManager) -> Node:
-        """Bring a node up. Raises StateError, PluginError, OSError or ValueError, each with one clear line."""
+    async def start(
+        cls, options: NodeOptions, manager: pluggy.PluginManager, waiting: Callable[[str], None] = lambda _line: None
+    ) -> Node:
+        """Bring a node up; ``waiting`` is told what for while another node holds the store. Raises LeaseHeld,
+        StateError, PluginError, OSError or ValueError, each with one clear line."""
         async with contextlib.AsyncExitStack() as undo:
             options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            store = _open_store(options, manager)
-            home = Home(store)
-            undo.callback(home.close)
+            opened = await open_state(_store_options(options), manager, waiting)
+            home = Home(opened.state)
+            undo.push_async_callback(asyncio.to_thread, home.close)
             given = plugins.call(manager, "ztnode_planet", source=options.planet)
             if given is None:
-                raise ValueError(_unknown("planet source", options.planet or ""))
+                raise ValueError(unknown("planet source", options.planet or ""))
             # Before anything is made that takes long or stays: a name that nobody knows must leave nothing behind.
             transport = plugins.call(manager, "ztnode_transport", name=options.transport)
             if transport is None:
                 raise ValueError(f"no plugin offers the transport {options.transport!r}")
             planet = home.planet(given, chosen=options.planet is not None)
             moons, networks, local_conf = home.moons(), home.networks(), home.local_conf()
-            identity = await home.identity(_make_identity)
+            identity = await home.identity(_make_identity, options.identity)
             if local_conf.tcp_relay is not None:
                 transport = TcpRelay(transport, local_conf.tcp_relay, always=local_conf.force_tcp_relay)
             if local_conf.unused:
@@ -270,7 +285,7 @@ class Node:
                 authorized=None if controller is None else controller.authorizes,
                 controller=controller is not None,
             )
-            node = cls(options, home, vl1, vl2, controller, documents, transport)
+            node = cls(options, home, vl1, vl2, controller, documents, transport, opened.lease)
             node._memberships.avoided = local_conf.avoided
             node._avoided_interfaces = local_conf.avoided_interfaces
             vl1.avoid_networks(local_conf.avoided)
@@ -333,6 +348,18 @@ class Node:
         self._remember_peers()
         await asyncio.to_thread(self._home.close)
 
+    async def lease_lost(self) -> str:
+        """Return once another node may run with this state, with why; from then on nothing is sent. Never, where
+        nothing can take it from this one."""
+        lost: asyncio.Future[str] = self._loop.create_future()
+
+        def tell(why: str) -> None:
+            self._loop.call_soon_threadsafe(_settle, lost, why)
+
+        if self._lease is not None:
+            self._lease.when_lost(tell)
+        return await lost
+
     # The hot path: a batch in, a batch out
 
     def _datagrams(self, datagrams: Datagrams) -> None:
@@ -390,6 +417,9 @@ class Node:
                 self._supervisor.send_frames([(index, frame) for frame in frames])
 
     def _flush(self) -> None:
+        if self._lease is not None and not self._lease.is_held():
+            self._vl1.to_send()  # not a word more: another node may be this one by now
+            return
         if self.controller is not None:
             # An address that was promised must not be forgotten: on the disk first, then on the wire.
             self._documents.keep(self.controller.changed_documents())
@@ -815,6 +845,11 @@ async def _make_identity() -> Identity:
         stop.set()
 
 
+def _settle(future: asyncio.Future[str], result: str) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
 def _listed(keys: Sequence[str]) -> str:
     """Keys of a file, for one line of the log."""
     shown = [each[:64].encode("unicode_escape").decode() for each in keys[:MAX_KEYS_NAMED]]
@@ -830,13 +865,6 @@ def _directory_id(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _open_store(options: NodeOptions, manager: pluggy.PluginManager) -> StateStore:
+def _store_options(options: NodeOptions) -> StoreOptions:
     url = options.store or str((options.state / HOME).absolute())
-    store: StateStore | None = plugins.call(manager, "ztnode_state_store", url=url)
-    if store is None:
-        raise ValueError(_unknown("state store", url))
-    return store
-
-
-def _unknown(what: str, url: str) -> str:
-    return f"no plugin offers the {what} {url!r}; is its package installed? (A file or directory of that name: ./{url})"
+    return StoreOptions(url, options.store_key, options.pool, options.standby)
