@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import importlib
 import json
 import os
 import re
@@ -59,11 +60,18 @@ class Server:
 
     def freeze(self) -> None:
         """It is there, and does not answer."""
-        self.process.send_signal(signal.SIGSTOP)
+        for pid in self._family():
+            os.kill(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """It goes on."""
-        self.process.send_signal(signal.SIGCONT)
+        for pid in self._family():
+            os.kill(pid, signal.SIGCONT)
+
+    def _family(self) -> list[int]:
+        """PostgreSQL has a process for each client."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [self.process.pid, *map(int, children.split())]
 
 
 def answers(url: str, open_store: Callable[[str], SharedStore]) -> Callable[[], bool]:
@@ -273,19 +281,6 @@ class Servers:
 
 def open_shared(url: str) -> SharedStore:
     """By the plugin whose URL it is."""
-    import ztnode_store_etcd
-    import ztnode_store_kubernetes
-    import ztnode_store_postgresql
-    import ztnode_store_redis
-    import ztnode_store_s3
-
-    scheme = urlsplit(url).scheme
-    plugin: Any = {
-        "etcd": ztnode_store_etcd,
-        "kubernetes": ztnode_store_kubernetes,
-        "postgresql": ztnode_store_postgresql,
-        "redis": ztnode_store_redis,
-        "s3": ztnode_store_s3,
-    }[scheme]
+    plugin = importlib.import_module(f"ztnode_store_{urlsplit(url).scheme}")
     store: SharedStore = plugin.ztnode_state_store(url)
     return store

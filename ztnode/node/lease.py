@@ -37,6 +37,8 @@ RENEW_EVERY: Final = 1.5
 HELD_FOR: Final = 6.0
 TAKEN_AFTER: Final = 8.0
 """Seconds, see above. With ``POLL_EVERY`` and the start of a node, a holder that died is followed within 12."""
+RETRY_EVERY: Final = 0.25
+"""Seconds until a renewal that failed is tried again: with what one may take, twice within ``HELD_FOR``."""
 POLL_EVERY: Final = 1.0
 PROBE_TIMEOUT: Final = 0.5
 MAX_RECORD_BYTES: Final = 4096
@@ -209,7 +211,7 @@ class Lease:
         self._thread.start()
 
     def _renew_on(self) -> None:
-        while not self._over.wait(RENEW_EVERY if self._until - self._clock() > RENEW_EVERY else 0.2):
+        while not self._over.wait(RENEW_EVERY if self._answers else RETRY_EVERY):
             if not self.renew():
                 return
 
@@ -225,6 +227,7 @@ class Lease:
                 return False
         except OSError as error:
             self._answers = False
+            asked = self._clock()  # it was down until this moment
             if not down_for_everybody(error, self._store.endpoints()):
                 if self._clock() < self._until:
                     return True

@@ -270,6 +270,7 @@ class Node:
                     documents=kept,
                     commit=documents.commit,
                     sso_url=options.sso_url,
+                    strict=opened.lease is not None,
                 )
             vl2 = Vl2(
                 vl1,

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from ztnode.hookspecs import LeaseLost, SharedStore
-from ztnode.node.lease import Lease
+from ztnode.node.lease import BEAT, Lease
 from ztnode.plugins.stores import MAX_VALUE_BYTES, check_key
 
 log = logging.getLogger(__name__)
@@ -27,15 +26,12 @@ STRICT: Final = "controller.d/"
 class SharedState:
     """See ``StateStore``. Raises LeaseLost for what this node may not write any more."""
 
-    def __init__(
-        self, store: SharedStore, lease: Lease, name: str, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, store: SharedStore, lease: Lease, name: str) -> None:
         """Read everything; the lease is ours by now. ``name``: the store in words for the log. Raises OSError, naming
         the key of a value that cannot be state."""
         self._store = store
         self._lease = lease
         self._name = name
-        self._clock = clock
         self._values: dict[str, bytes] = {}
         for key, value in store.items():
             if key.startswith(("lease/", "pool/")):
@@ -49,9 +45,11 @@ class SharedState:
                 continue
             self._values[key] = value
         self._missed: dict[str, bytes | None] = {}
-        self._out_at: float | None = None
-        """When the store was tried in vain, last."""
-        self._calls = threading.RLock()
+        self._out = False
+        self._lock = threading.Lock()
+        """For what is here; never held while the store is asked."""
+        self._calls = threading.Lock()
+        """For the store: one call at a time."""
         self._over = threading.Event()
         self._wake = threading.Event()
         self._retrier = threading.Thread(target=self._retry_on, name="ztnode-state-retry", daemon=True)
@@ -79,8 +77,9 @@ class SharedState:
     def forgotten(self) -> None:
         """The store has lost what it had: write everything again."""
         log.error("%s has lost what was kept there: all of it is written again from memory", self._name)
-        with self._calls:
-            self._missed.update(self._values)
+        with self._lock:
+            self._missed = {**self._values, **self._missed}
+            self._out = True
         self._wake.set()
 
     def close(self) -> None:
@@ -88,37 +87,39 @@ class SharedState:
         self._over.set()
         self._wake.set()
         self._retrier.join()
-        with self._calls:
-            if self._missed and self._lease.is_held():
-                self._catch_up()
-            if self._missed:
-                log.error("%s: not written: %s", self._name, ", ".join(sorted(self._missed)))
+        if self._missed and self._lease.is_held():
+            self._catch_up()
+        if self._missed:
+            log.error("%s: not written: %s", self._name, ", ".join(sorted(self._missed)))
         self._lease.release()
         self._store.close()
 
     def _put(self, key: str, value: bytes | None) -> None:
-        with self._calls:
-            if not self._lease.is_held():
-                raise LeaseLost("another node may have the store by now")
-            strict = key.startswith(STRICT)
-            if self._missed or (self._out_at is not None and self._clock() - self._out_at < RETRY_EVERY):
+        if not self._lease.is_held():
+            raise LeaseLost("another node may have the store by now")
+        strict = key.startswith(STRICT)
+        with self._lock:
+            if self._out:
                 if strict:
                     raise ConnectionError(f"{self._name} does not answer")
                 self._remember(key, value)
                 self._missed[key] = value
-                self._wake.set()
                 return
-            try:
+        try:
+            with self._calls:
                 self._send(key, value)
-            except (ConnectionError, TimeoutError) as error:
-                self._tell_out(error)
-                if strict:
-                    raise
+        except (ConnectionError, TimeoutError) as error:
+            self._tell_out(error)
+            if strict:
+                raise
+            with self._lock:
+                self._remember(key, value)
                 self._missed[key] = value
-                self._wake.set()
-            else:
-                self._tell_back(0)
-            self._remember(key, value)
+        else:
+            with self._lock:
+                self._remember(key, value)
+                if key in self._missed:  # all is being written again, and that one is older
+                    self._missed[key] = value
 
     def _remember(self, key: str, value: bytes | None) -> None:
         if value is None:
@@ -133,38 +134,57 @@ class SharedState:
             self._store.write(key, value)
 
     def _retry_on(self) -> None:
-        while not self._over.is_set():
+        while True:
             self._wake.wait()
             if self._over.wait(RETRY_EVERY):
                 return
-            with self._calls:
-                if self._catch_up():
-                    self._wake.clear()
+            self._wake.clear()
+            if not self._catch_up():
+                self._wake.set()
 
     def _catch_up(self) -> bool:
-        """Write what was missed; whether that is done with."""
+        """Write what was missed; whether the store answers."""
         written = 0
-        for key, value in list(self._missed.items()):
-            try:
-                self._send(key, value)
-            except (ConnectionError, TimeoutError) as error:
-                self._tell_out(error)
-                return False
-            except LeaseLost:
-                return True  # the node goes offline, and names them when it closes
-            except OSError as error:
-                log.error("cannot keep %s: %s", key, error)
-            del self._missed[key]
-            written += 1
-        self._tell_back(written)
+        try:
+            while True:
+                with self._lock:
+                    missed = next(iter(self._missed.items()), None)
+                    if missed is None and written:
+                        self._out = False
+                        break
+                if missed is None:
+                    with self._calls:
+                        self._store.read(BEAT)  # nothing to write, and does it answer?
+                    with self._lock:
+                        if self._missed:
+                            continue
+                        self._out = False
+                    break
+                key, value = missed
+                try:
+                    with self._calls:
+                        self._send(key, value)
+                except LeaseLost:
+                    return True  # the node goes offline, and names them when it closes
+                except (ConnectionError, TimeoutError):
+                    raise
+                except OSError as error:
+                    log.error("cannot keep %s: %s", key, error)
+                written += 1
+                with self._lock:
+                    if self._missed.get(key, b"") is value:
+                        del self._missed[key]
+        except (ConnectionError, TimeoutError):
+            return False
+        except OSError as error:
+            log.error("%s: %s", self._name, error)
+            return False
+        log.warning("%s answers again; what it missed is written: %d values", self._name, written)
         return True
 
     def _tell_out(self, error: OSError) -> None:
-        if self._out_at is None:
+        with self._lock:
+            known, self._out = self._out, True
+        if not known:
             log.warning("%s does not answer (%s): going on from memory", self._name, error)
-        self._out_at = self._clock()
-
-    def _tell_back(self, written: int) -> None:
-        if self._out_at is not None:
-            self._out_at = None
-            log.warning("%s answers again; written now what it missed: %d values", self._name, written)
+        self._wake.set()

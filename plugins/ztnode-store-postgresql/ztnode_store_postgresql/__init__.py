@@ -8,6 +8,7 @@ transactions make it atomic, and a lock on the fence's row keeps a write and the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -32,8 +33,8 @@ T = TypeVar("T")
 class PostgresqlStore:
     """See ``ztnode.hookspecs.SharedStore``.
 
-    The connection is psycopg's asynchronous one, on a loop and thread of its own: a server that stands still is given up
-    by the clock, which libpq's blocking calls cannot do.
+    The connection is psycopg's asynchronous one, on a loop and thread of its own: a server that stands still is given
+    up by the clock, which libpq's blocking calls cannot do.
     """
 
     def __init__(self, url: str) -> None:
@@ -145,7 +146,9 @@ class PostgresqlStore:
     # Statements
 
     async def _made(self, cursor: Cursor) -> None:
-        await cursor.execute(self._create)
+        # Two that make it at the same moment: IF NOT EXISTS does not save the slower one from these.
+        with contextlib.suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
+            await cursor.execute(self._create)
 
     async def _one(self, cursor: Cursor, statement: sql.Composed, *arguments: Any) -> tuple[Any, ...] | None:
         await cursor.execute(statement, arguments)

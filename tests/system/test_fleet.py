@@ -1,0 +1,250 @@
+"""Several nodes on one store: who dies, freezes or loses the store, and what the others do then."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+from tests.system import fleet_process
+from tests.system.harness import until
+from tests.system.store_servers import Servers, open_shared
+from ztnode.node.lease import HELD_FOR, TAKEN_AFTER
+
+STOPPABLE = ("postgresql", "redis", "etcd")
+PATIENCE = 30.0
+"""Seconds after which something will not happen any more; nothing is judged by it."""
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    started = Servers()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Any]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.system.fleet_process", *(f"ztnode_store_{kind}" for kind in STOPPABLE)])
+    with pytest.MonkeyPatch.context() as patch:
+        # Pythons before 3.14 do not tell the fork server where modules are.
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
+    yield context
+
+
+class Controller:
+    """One process."""
+
+    def __init__(self, processes: Any, url: str, **options: Any) -> None:
+        self.pipe: Connection
+        self.pipe, theirs = processes.Pipe()
+        self.process = processes.Process(target=fleet_process.run, args=(url, theirs), kwargs=options, daemon=True)
+        self.process.start()
+        theirs.close()
+        self.log: list[str] = []
+        self.is_active = False
+        self.lost = ""
+
+    def read(self, timeout: float = 0.0) -> Any:
+        """The next answer; what comes besides is noted. None: there is none (yet, or any more)."""
+        deadline = time.monotonic() + timeout
+        try:
+            while self.pipe.poll(max(0.0, deadline - time.monotonic())):
+                kind, content = self.pipe.recv()
+                match kind:
+                    case "log":
+                        self.log.append(content)
+                    case "lost":
+                        self.lost = content
+                    case "active":
+                        self.is_active = True
+                        return content
+                    case _:
+                        return kind, content
+        except (EOFError, ConnectionError):
+            pass
+        return None
+
+    def become_active(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not self.is_active:
+            self.read(0.05)
+            assert self.process.is_alive() and time.monotonic() < deadline, self.log
+
+    def do(self, what: str, argument: Any = None) -> Any:
+        self.pipe.send((what, argument))
+        kind, content = self.read(PATIENCE)
+        if kind == "failed":
+            raise OSError(content)
+        return content
+
+    def kill(self) -> None:
+        """At once; what it had answered by then can still be read."""
+        self.process.kill()
+        self.process.join()
+
+    def close(self) -> None:
+        self.pipe.close()
+        self.process.join(10)
+        self.process.kill()
+
+
+def test_the_active_controller_killed_at_random_moments(
+    processes: Any, servers: Servers, request: pytest.FixtureRequest
+) -> None:
+    """No address is given twice and no authorization lost. --kills 1000 is the long run of it."""
+    url = servers.url("postgresql")
+    chance = random.Random(request.config.getoption("--kills-seed"))
+    kills = request.config.getoption("--kills")
+    given: dict[int, list[str]] = {}
+    authorized: set[int] = set()
+    active = Controller(processes, url)
+    active.become_active()
+    standby = Controller(processes, url)
+    addresses = iter(range(0x2000000000, 0x3000000000))
+    for number in range(kills):
+        pending: list[tuple[str, int]] = []
+        for _ in range(chance.randrange(1, 40)):
+            again = given and chance.random() < 0.3
+            address = chance.choice(list(given)) if again else next(addresses)
+            what = "authorize" if chance.random() < 0.2 else "ask"
+            active.pipe.send((what, address))
+            pending.append((what, address))
+        time.sleep(chance.random() * 0.08)
+        active.kill()
+        for what, address in pending:
+            answer = active.read()
+            if answer is None:
+                break
+            assert answer[0] == "done", answer
+            if what == "authorize":
+                authorized.add(address)
+            elif answer[1] is not None:
+                assert given.setdefault(address, answer[1]) == answer[1], f"after {number} kills"
+        active.pipe.close()
+        standby.become_active()
+        active, standby = standby, Controller(processes, url)
+        if number % 10 == 9 or number == kills - 1:
+            kept = active.do("members")
+            assert authorized <= kept.keys()
+            assert {address: kept[address] for address in given} == given
+            holders = [ip for ips in kept.values() for ip in ips]
+            assert len(set(holders)) == len(holders), f"an address given twice after {number} kills"
+    assert len(given) > kills  # it did its work in between
+    active.close()
+    standby.close()
+
+
+def test_one_that_froze_is_silent_when_it_wakes_up_and_writes_nothing(processes: Any, servers: Servers) -> None:
+    url = servers.url("postgresql")
+    first = Controller(processes, url, sees_processes=False)
+    first.become_active()
+    assert first.do("ask", 0x2000000001)
+    second = Controller(processes, url, sees_processes=False)
+    os.kill(first.process.pid, signal.SIGSTOP)
+    second.become_active()
+    assert any(f"in use by process {first.process.pid} on " in line for line in second.log)
+    first.pipe.send(("ask", 0x2000000002))  # it waits for it when it wakes up
+    os.kill(first.process.pid, signal.SIGCONT)
+    assert first.read(PATIENCE) == ("done", None)
+    until(lambda: first.read(0.05) or first.lost, PATIENCE)
+    assert f"taken by process {second.process.pid}" in first.lost
+    with pytest.raises(OSError, match="another node"):
+        first.do("write", ("planet", b"too late"))
+    assert open_shared(url).read("planet") is None
+    assert second.do("members").keys() == {0x2000000001}
+    second.close()
+    third = Controller(processes, url, sees_processes=False)
+    third.become_active()  # what was given back is free at once
+    first.close()
+    third.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Which stores are out, how, and how much faster than in earnest time goes. A frozen one takes seconds to be given
+    up, and etcd some to come back."""
+    if "fast" in metafunc.fixturenames:
+        cases = [("postgresql", "stopped", 8.0), ("redis", "stopped", 8.0), ("etcd", "stopped", 2.0)]
+        cases.append(("redis", "frozen", 2.0))
+        if metafunc.config.getoption("--outage"):
+            cases = [(kind, how, 1.0) for kind in STOPPABLE for how in ("stopped", "frozen")]
+        metafunc.parametrize(("kind", "how", "fast"), cases)
+
+
+def test_a_store_that_is_out_for_a_while(
+    processes: Any, servers: Servers, kind: str, how: str, fast: float, request: pytest.FixtureRequest
+) -> None:
+    """The node goes on from memory, nobody takes its place, and what it missed is written then; that is said once."""
+    url = servers.url(kind)
+    server = servers.server(kind)
+    active = Controller(processes, url, sees_processes=False, fast=fast)
+    active.become_active()
+    promised = active.do("ask", 0x2000000001)
+    active.do("write", ("planet", b"before"))
+    standby = Controller(processes, url, sees_processes=False, fast=fast)
+    until(lambda: standby.read(0.02) or standby.log, PATIENCE)
+    server.stop(signal.SIGINT) if how == "stopped" else server.freeze()
+    outage = request.config.getoption("--outage") or TAKEN_AFTER / fast + 1.0
+    assert outage > HELD_FOR / fast
+    ends = time.monotonic() + outage
+    written = 0
+    try:
+        while time.monotonic() < ends:
+            written += 1
+            assert active.do("write", (f"moons.d/{written % 7:016x}.moon", str(written).encode()))
+            assert active.do("ask", 0x2000000001) == promised
+            unkept = active.do("ask", 0x2000000002)
+            assert unkept is None, "an address that nobody keeps is promised to nobody"
+            assert active.do("held"), active.log
+            time.sleep(0.1)
+    finally:
+        server.start() if how == "stopped" else server.thaw()
+    until(lambda: active.lost or active.do("ask", 0x2000000002) is not None, PATIENCE)
+    assert not active.lost, (active.lost, active.log)
+    kept = open_shared(url)
+    assert kept.read(f"moons.d/{written % 7:016x}.moon") == str(written).encode()
+    assert active.do("held") and not active.lost and not standby.is_active
+    out = [line for line in active.log if "does not answer" in line]
+    back = [line for line in active.log if "answers again" in line]
+    assert len(out) == len(back) == 1, active.log
+    assert int(re.search(r"(\d+) values", back[0])[1]) >= min(written, 7)  # type: ignore[index]
+    standby.read(0.2)
+    assert not standby.is_active
+    active.close()
+    standby.become_active()
+    assert standby.do("members")[0x2000000001] == promised
+    standby.close()
+    kept.close()
+
+
+def test_a_store_that_lost_everything_is_given_it_again(processes: Any, servers: Servers) -> None:
+    url = servers.url("redis")
+    active = Controller(processes, url)
+    active.become_active()
+    promised = active.do("ask", 0x2000000001)
+    active.do("write", ("planet", b"kept"))
+    store = open_shared(url)
+    for key, _ in list(store.items()):
+        store.delete(key)
+    until(lambda: store.read("planet") == b"kept", PATIENCE)
+    assert active.do("held") and not active.lost
+    assert any("has lost what was kept there" in line for line in active.log)
+    until(lambda: not active.do("write", ("planet", b"newer")) or store.read("planet") == b"newer", PATIENCE)
+    active.kill()
+    after = Controller(processes, url)
+    after.become_active()
+    assert after.do("members") == {0x2000000001: promised}
+    after.close()
+    store.close()
