@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import multiprocessing
 import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ztclient
+import ztclient.controller
 from tests.system import fleet_process
-from tests.system.harness import until
+from tests.system.harness import identities, ipv4, until
 from tests.system.store_servers import Servers, open_shared
-from ztnode.node.lease import HELD_FOR, TAKEN_AFTER
+from ztnode import plugins
+from ztnode.cli.exit_codes import STORE_HELD
+from ztnode.embedded import EmbeddedNetwork
+from ztnode.node import opening
+from ztnode.node.lease import HELD_FOR, TAKEN_AFTER, LeaseHeld
+from ztnode.node.opening import Opened, StoreOptions, open_state
+from ztnode.plugins.stores import FileStore
+
+PLUGINS = Path(__file__).parents[2] / "plugins"
 
 STOPPABLE = ("postgresql", "redis", "etcd")
 PATIENCE = 30.0
@@ -248,3 +263,112 @@ def test_a_store_that_lost_everything_is_given_it_again(processes: Any, servers:
     assert after.do("members") == {0x2000000001: promised}
     after.close()
     store.close()
+
+
+# Whole nodes
+
+
+@pytest.fixture(scope="module")
+def plugged(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command that runs another with the plugins on its path, as an installation would have them."""
+    directory = tmp_path_factory.mktemp("plugged")
+    for package in sorted(PLUGINS.glob("ztnode-store-*")):
+        project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+        info = directory / f"{project['name'].replace('-', '_')}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 1\n")
+        entries = project["entry-points"]["ztnode"].items()
+        (info / "entry_points.txt").write_text("[ztnode]\n" + "".join(f"{name} = {at}\n" for name, at in entries))
+    paths = [str(directory), *map(str, PLUGINS.glob("ztnode-store-*"))]
+    return ["env", "-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPATH={os.pathsep.join(paths)}"]
+
+
+def test_a_controller_that_is_killed_is_followed_and_members_keep_what_they_have(
+    servers: Servers, plugged: list[str], tmp_path: Path
+) -> None:
+    """Two ``ztnode serve --controller`` on one PostgreSQL, encrypted; the members are real ones."""
+    url = servers.url("postgresql")
+    ours = identities()
+    (tmp_path / "identity").write_text(next(ours).build_text(include_secret=True))
+    (tmp_path / "key").write_text("00" * 32)
+    arguments = ["--controller", "--store", url, "--store-key", str(tmp_path / "key")]
+    arguments += ["--identity-secret", str(tmp_path / "identity")]
+    (tmp_path / "net").mkdir()
+    with EmbeddedNetwork(tmp_path / "net", identities=ours) as network:
+        first = network.add("first", *arguments, prefix=plugged)
+        first.wait_online()
+        address = first.node.status().address
+        admin = ztclient.controller.Controller(first.node)
+        nwid = admin.create_network(**ztclient.controller.subnet("10.121.15.0/24")).nwid
+        alpha, beta = network.add_all("alpha", "beta")
+        alpha.wait_online()
+        admin.authorize(nwid, alpha.node.status().address)
+        ip = ipv4(alpha, nwid)
+        second = network.add("second", *arguments, prefix=plugged)
+        until(lambda: f"in use by process {first.process.pid} on " in second.last_words())
+        command = [argument for argument in second.command if argument != "--until-eof"]
+        command[command.index("--state") + 1] = str(tmp_path / "third")
+        impatient = subprocess.run([*command, "--no-standby"], capture_output=True, text=True, timeout=60)
+        assert impatient.returncode == STORE_HELD
+        assert impatient.stderr.count("\n") == 1 and "in use by process" in impatient.stderr
+        first.process.kill()
+        second.wait_online()
+        assert second.node.status().address == address
+        again = ztclient.controller.Controller(second.node)
+        again.authorize(nwid, beta.node.status().address)
+        assert ipv4(beta, nwid) != ip
+        assert ipv4(alpha, nwid) == ip
+        kept = dict(open_shared(url).items())
+        assert not [key for key, value in kept.items() if not key.startswith("lease/") and b"10.121" in value]
+
+
+def test_replicas_take_identities_from_a_pool(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = StoreOptions(servers.url("redis"), pool=2, standby=False)
+    manager = plugins.load()
+    manager.register(fleet_process.Plugin())
+
+    def replica(name: str) -> Opened:
+        monkeypatch.setattr(opening, "TOKEN", name)  # as another process would have another
+        return asyncio.run(open_state(options, manager))
+
+    one, two = replica("one"), replica("two")
+    one.state.write("identity.public", b"first")
+    two.state.write("identity.public", b"second")
+    with pytest.raises(LeaseHeld, match="all 2 are in use"):
+        replica("three")
+    one.state.close()
+    three = replica("three")
+    assert three.state.read("identity.public") == b"first" and list(three.state.keys()) == ["identity.public"]
+    two.state.close()
+    three.state.close()
+
+
+def test_a_worker_without_state_is_who_its_environment_says(tmp_path: Path) -> None:
+    """By the names that ZeroTier's own container image has."""
+    who, other = itertools.islice(identities(), 2)
+    command = [sys.executable, "-m", "ztnode", "serve", "--port", "0", "--unlisted", "--store", "memory:"]
+    environment = os.environ | {
+        "ZEROTIER_IDENTITY_SECRET": who.build_text(include_secret=True),
+        "ZEROTIER_JOIN_NETWORKS": "8056c2e21c000001 a09acf0233000001",
+    }
+    with subprocess.Popen([*command, "--state", str(tmp_path / "st")], env=environment, stderr=subprocess.PIPE) as node:
+        said = node.stderr
+        assert said is not None
+        try:
+            until(lambda: b"is up" in said.readline())
+            found = ztclient.Node(state=tmp_path / "st")
+            assert found.status().address == f"{who.address:010x}"
+            assert {network.nwid for network in found.networks()} == {"8056c2e21c000001", "a09acf0233000001"}
+            for pid in [each.pid for each in found.status().workers]:
+                assert b"IDENTITY_SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
+        finally:
+            node.terminate()
+            said.read()
+    FileStore(tmp_path / "st2/zerotier").close()
+    kept = FileStore(tmp_path / "st2/zerotier")
+    kept.write("identity.secret", other.build_text(include_secret=True).encode())
+    kept.close()
+    refused = subprocess.run(
+        [*command[:-2], "--state", str(tmp_path / "st2")], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode == 1 and "the identity given is" in refused.stderr.splitlines()[-1]
