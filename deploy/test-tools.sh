@@ -5,8 +5,8 @@ set -eu
 missing=()
 for pair in ip:iproute2 nft:nftables conntrack:conntrack tshark:tshark curl:curl ps:procps dnsmasq:dnsmasq-base wget:wget \
     git:git ssh:openssh-client sshd:openssh-server redis-server:redis-server redis-cli:redis-tools psql:postgresql \
-    vsftpd:vsftpd iperf3:iperf3 node:nodejs npm:npm chromium:chromium tinyproxy:tinyproxy-bin danted:dante-server \
-    miniupnpd:miniupnpd-nftables openssl:openssl; do
+    etcd:etcd-server vsftpd:vsftpd iperf3:iperf3 node:nodejs npm:npm chromium:chromium tinyproxy:tinyproxy-bin \
+    danted:dante-server miniupnpd:miniupnpd-nftables openssl:openssl; do
     PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0

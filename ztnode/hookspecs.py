@@ -21,8 +21,10 @@ __all__ = [
     "Counts",
     "Datagrams",
     "Endpoint",
+    "LeaseLost",
     "MayBeDown",
     "ProxyFor",
+    "SharedStore",
     "StateStore",
     "TellsPeersApart",
     "Transport",
@@ -60,6 +62,48 @@ class StateStore(Protocol):
 
     def close(self) -> None:
         """Release locks and handles."""
+
+
+class LeaseLost(OSError):
+    """What this node wanted to write comes too late: another one holds the store now. Nothing was written."""
+
+
+@runtime_checkable
+class SharedStore(Protocol):
+    """A key-value store that several hosts reach, such as a database. The node adds what sharing needs: a lease, a
+    memory for outages, encryption. Keys and values are those of a ``StateStore``.
+
+    The node opens two objects and calls each from one thread at a time. A call ends within three seconds. What it
+    raises says what to do: ConnectionError or TimeoutError where the store cannot be reached or does not answer (it is
+    tried again; ConnectionRefusedError where it says itself that it serves nobody now), any other OSError where it
+    answers and refuses, or answers what makes no sense; that one names the key.
+    """
+
+    def read(self, key: str) -> bytes | None:
+        """The value, or None where there is none."""
+
+    def items(self, prefix: str = "") -> Iterable[tuple[str, bytes]]:
+        """All keys that begin with ``prefix`` and their values, in few round trips."""
+
+    def write(self, key: str, value: bytes) -> None:
+        """Replace the value atomically and durably. Raises LeaseLost, see ``fence``."""
+
+    def delete(self, key: str) -> None:
+        """Forget the key; no error where there is none. Raises LeaseLost, see ``fence``."""
+
+    def swap(self, key: str, old: bytes | None, new: bytes | None) -> bool:
+        """Give the key the value ``new`` (None: none) if it has the value ``old`` (None: none), in one step whatever
+        others do meanwhile; False if it has not."""
+
+    def fence(self, key: str, value: bytes) -> None:
+        """From now on ``write`` and ``delete`` take effect only where ``key`` has this value at that moment, and raise
+        LeaseLost where it has not. Asks nothing of the store."""
+
+    def endpoints(self) -> Sequence[tuple[str, int] | str]:
+        """Where the store listens: hosts and TCP ports, or paths of Unix sockets."""
+
+    def close(self) -> None:
+        """Close connections. Raises nothing."""
 
 
 class Transport(Protocol):
@@ -122,7 +166,7 @@ def ztnode_planet(source: str | None) -> bytes | None:
 
 
 @hookspec(firstresult=True)
-def ztnode_state_store(url: str) -> StateStore | None:
+def ztnode_state_store(url: str) -> StateStore | SharedStore | None:
     """Open the state store named by ``url``: a path (the built-in file store), ``memory:``, or a scheme of the
     plugin's own. Return None to leave it to the next plugin."""
 

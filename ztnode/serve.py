@@ -13,11 +13,12 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ztnode import plugins
 from ztnode.control.tcp_options import TcpOptions
 from ztnode.forwarding import Expose, Forward, TcpAddress
+from ztnode.node.lease import POLL_EVERY, LeaseHeld
 from ztnode.node.node import HOME, Node, NodeOptions
 from ztnode.node.registry import Registration
 from ztnode.service_manager import ServiceManager
@@ -95,20 +96,25 @@ class Served:
         return self.control.addresses
 
 
+def _no_word(_line: str) -> None:
+    pass
+
+
 @contextlib.asynccontextmanager
-async def serving(options: ServeOptions) -> AsyncIterator[Served]:
-    """A node in service for as long as the context lasts. Raises StateError, PluginError, OSError, ValueError."""
+async def serving(options: ServeOptions, waiting: Callable[[str], None] = _no_word) -> AsyncIterator[Served]:
+    """A node in service for as long as the context lasts; ``waiting`` is told what for while another node holds the
+    store. Raises LeaseHeld, StateError, PluginError, OSError, ValueError."""
     async with contextlib.AsyncExitStack() as undo:
         if options.ephemeral:
             options = dataclasses.replace(options, node=_in_memory(options.node))
             undo.callback(shutil.rmtree, options.node.state, ignore_errors=True)
-        yield await undo.enter_async_context(_serving(options))
+        yield await undo.enter_async_context(_serving(options, waiting))
 
 
 @contextlib.asynccontextmanager
-async def _serving(options: ServeOptions) -> AsyncIterator[Served]:
+async def _serving(options: ServeOptions, waiting: Callable[[str], None]) -> AsyncIterator[Served]:
     manager = plugins.load()
-    node = await Node.start(options.node, manager)
+    node = await Node.start(options.node, manager, waiting)
     try:
         # What speaks to clients takes longest to load: meanwhile the roots answer and the workers start.
         from ztnode.control import readiness
@@ -310,7 +316,8 @@ async def run(
     configure: Callable[[Served], Awaitable[None]] | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or, if told so, the end of standard input; ``ready`` is called when clients can come,
-    ``configure`` at SIGHUP, after the TLS files were read again. Raises as ``serving`` does."""
+    ``configure`` at SIGHUP, after the TLS files were read again. A node that loses the lease of its store ends and
+    waits for it again, unless it was told not to wait. Raises as ``serving`` does."""
     stop = asyncio.Event()
     manager = ServiceManager()
     loop = asyncio.get_running_loop()
@@ -319,15 +326,47 @@ async def run(
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # sent too early: there is nothing to read again yet
     if options.until_eof:
         threading.Thread(target=_wait_for_eof, args=(loop, stop), daemon=True).start()
-    starting = asyncio.ensure_future(stop.wait())
+    stopping = asyncio.ensure_future(stop.wait())
+    alive = asyncio.create_task(manager.keep_alive())
+    lost = ""
+    try:
+        while not stop.is_set():
+            try:
+                lost = await _serve_once(options, ready, configure, stopping, manager)
+            except (ConnectionError, TimeoutError):
+                if not lost:
+                    raise
+                # The store that we lost is still out: that was said, and is no reason to end.
+                await asyncio.wait((stopping,), timeout=POLL_EVERY)
+            if lost and not options.node.standby:
+                raise LeaseHeld(f"the store's lease is lost ({lost}); this node was told not to wait (--no-standby)")
+    finally:
+        stopping.cancel()
+        alive.cancel()
+
+
+async def _serve_once(
+    options: ServeOptions,
+    ready: Callable[[Served], None],
+    configure: Callable[[Served], Awaitable[None]] | None,
+    stopping: asyncio.Future[Any],
+    manager: ServiceManager,
+) -> str:
+    """Serve until ``stopping`` is done, or the lease of the store is lost: why, then."""
+    loop = asyncio.get_running_loop()
+
+    def waiting(line: str) -> None:
+        # Up, as far as the manager is concerned: it would take a standby for one that hangs.
+        manager.notify(READY="1", STATUS=line)
+
     async with contextlib.AsyncExitStack() as stack:
-        entering = asyncio.ensure_future(stack.enter_async_context(serving(options)))
-        await asyncio.wait((starting, entering), return_when=asyncio.FIRST_COMPLETED)
+        entering = asyncio.ensure_future(stack.enter_async_context(serving(options, waiting)))
+        await asyncio.wait((stopping, entering), return_when=asyncio.FIRST_COMPLETED)
         if not entering.done():  # a signal while a long start was under way, such as making an identity
             entering.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await entering
-            return
+            return ""
         served = entering.result()
         reloading: set[asyncio.Task[None]] = set()
 
@@ -339,11 +378,17 @@ async def run(
         loop.add_signal_handler(signal.SIGHUP, reload)
         ready(served)
         manager.notify(READY="1", STATUS=f"control at {', '.join(served.addresses)}")
-        alive = asyncio.create_task(manager.keep_alive())
-        await starting
-        log.info("stopping")
-        manager.notify(STOPPING="1")
-        alive.cancel()
+        losing = asyncio.create_task(served.node.lease_lost())
+        await asyncio.wait((stopping, losing), return_when=asyncio.FIRST_COMPLETED)
+        lost = losing.result() if losing.done() else ""
+        losing.cancel()
+        if lost:
+            log.error("offline: this node's store is no longer its own: %s", lost)
+        else:
+            log.info("stopping")
+            manager.notify(STOPPING="1")
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    return lost
 
 
 async def _reload(served: Served, configure: Callable[[Served], Awaitable[None]] | None) -> None:

@@ -44,6 +44,7 @@ COMMANDS = {
     "gateway": "ztnode.cli.gateway_command:gateway",
     "capture": "ztnode.cli.capture_command:capture",
     "identity": "ztnode.cli.identity_command:identity",
+    "store": "ztnode.cli.store_commands:store",
     "world": "ztnode.cli.world_command:world",
     "controller": "ztnode.cli.controller_commands:controller",
     "demo": "ztnode.cli.demo_command:demo",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+STORE_HELD = 75
+"""Another node holds the store, and this one was told not to wait: EX_TEMPFAIL of sysexits(3)."""
+
 INTERRUPTED = 130
 """After Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 

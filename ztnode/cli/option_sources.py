@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import click
 
+from ztnode.cli import given_secrets
 from ztnode.cli.common import EXISTING_FILE, describe
 
 CONFIG: Final = "config"
@@ -30,6 +31,8 @@ _VARIABLES: Final = {
     "port": "ZTNODE_PRIMARY_PORT",
     # Without _FILE it is the credentials themselves.
     "proxy-credentials": "ZTNODE_PROXY_CREDENTIALS_FILE",
+    "identity-secret": "ZTNODE_IDENTITY_SECRET_FILE",
+    "store-key": "ZTNODE_STORE_KEY_FILE",
 }
 _UNSETTABLE: Final = {CONFIG, "help", "isolated", "json"}
 """What says how one call goes, not how the node is."""
@@ -142,7 +145,8 @@ def _isolate(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
         for option in settings(ctx.command).values():
             assert isinstance(option.envvar, str)
             os.environ.pop(option.envvar, None)
-        os.environ.pop(_CONFIG_VARIABLE, None)
+        for variable in (_CONFIG_VARIABLE, *given_secrets.VARIABLES):
+            os.environ.pop(variable, None)
 
 
 def _load(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:

@@ -92,6 +92,7 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
         "ztnode serve --state ./st -L 5432:10.121.15.7:5432 -R 80:127.0.0.1:8000",
         "ztnode serve --state ./st --controller --web",
         "ztnode serve --state ./st --tcp-relay force=relay.example:443",
+        "ztnode serve --state ./st --controller --store postgresql://ztnode@db/ztnode --store-key ./store.key",
         "ztnode serve --config /etc/ztnode.toml",
     ),
 )
@@ -179,6 +180,30 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
 )
 @click.option(
     "--store", metavar="URL", help="Where state is kept, if not in files under --state: memory:, or a plugin's."
+)
+@click.option(
+    "--store-key",
+    type=EXISTING_FILE,
+    metavar="FILE",
+    help="Encrypt what is kept: 32 bytes in base64 (openssl rand -base64 32). ZTNODE_STORE_KEY is the key itself.",
+)
+@click.option(
+    "--pool",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="Be one of N nodes: take the first free one of N identities that --store keeps, made where it is missing.",
+)
+@click.option(
+    "--no-standby",
+    is_flag=True,
+    help="End with code 75 where another node holds --store, in place of waiting for it to end or die.",
+)
+@click.option(
+    "--identity-secret",
+    type=EXISTING_FILE,
+    metavar="FILE",
+    help="Be this identity, a line as in identity.secret, where the store has none yet. ZTNODE_IDENTITY_SECRET or "
+    "ZEROTIER_IDENTITY_SECRET is the line itself.",
 )
 @click.option(
     "--ephemeral",
@@ -326,6 +351,10 @@ def serve(
     no_port_mapping: bool,
     outer_proxy: str | None,
     store: str | None,
+    store_key: Path | None,
+    pool: int | None,
+    no_standby: bool,
+    identity_secret: Path | None,
     ephemeral: bool,
     root: bool,
     trusted_paths: tuple[TrustedNetwork, ...],
@@ -373,9 +402,12 @@ def serve(
     import uvloop
 
     from ztnode import logs
+    from ztnode.cli import given_secrets
+    from ztnode.cli.exit_codes import STORE_HELD
     from ztnode.cli.reconfiguration import Reconfiguration
     from ztnode.control.tcp_options import TcpOptions
     from ztnode.descriptors import raise_descriptor_limit
+    from ztnode.node.lease import LeaseHeld
     from ztnode.node.node import DEFAULT_PORT, NodeOptions
     from ztnode.node.transports import WaysOut
     from ztnode.serve import ProxyOptions, ServeOptions, run
@@ -392,6 +424,10 @@ def serve(
             store=store,
             port_mapping=not no_port_mapping,
             ways_out=WaysOut(transports, relay_use, relay, fail_over_after, outer_proxy),
+            store_key=given_secrets.store_key(store_key),
+            pool=pool or 0,
+            standby=not no_standby,
+            identity=given_secrets.identity(identity_secret),
             port=DEFAULT_PORT if port is None else port,
             port_required=bool(port),
             workers=workers,
@@ -400,7 +436,7 @@ def serve(
             root=root,
             controller=controller,
             sso_url=_sso_url(sso_listen, sso_url),
-            networks=tuple(parse_nwid(nwid) for nwid in networks),
+            networks=tuple(dict.fromkeys(map(parse_nwid, (*networks, *given_secrets.networks())))),
             trusted_paths=trusted_paths,
         ),
         tcp,
@@ -430,7 +466,11 @@ def serve(
         gc.freeze()
         gc.enable()
 
-    uvloop.run(run(options, ready, Reconfiguration(ctx).apply))
+    try:
+        uvloop.run(run(options, ready, Reconfiguration(ctx).apply))
+    except LeaseHeld as error:
+        click.echo(f"ztnode: {error}", err=True)
+        ctx.exit(STORE_HELD)
 
 
 def _refuse_clear_tokens(option: str, address: str) -> None:
@@ -463,6 +503,8 @@ def refuse_contradictions(ctx: click.Context) -> None:
         raise click.UsageError("--sso-url belongs to --sso-listen")
     if ctx.params["proxy"] is None and any(given(ctx, name) for name in _OF_PROXY):
         raise click.UsageError("--proxy-direct and --proxy-credentials belong to --proxy")
+    if ctx.params["pool"] and (ctx.params["store"] is None or ctx.params["identity_secret"] is not None):
+        raise click.UsageError("--pool needs --store, where the identities are; --identity-secret does not go with it")
     if ctx.params["gateway_excepted"] and not ctx.params["gateway_targets"]:
         raise click.UsageError("--gateway-except belongs to --gateway")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from ztclient.v1 import controller_pb2_grpc as rpc
 from ztnode.control import convert
 from ztnode.control.control_server import Service
 from ztnode.control.failure import Context, invalid, not_found, streaming, unary
-from ztnode.control.paging import page
+from ztnode.control.paging import ordered_page, page
 from ztnode.controller import ControlledNetworkChanged, ControllerEvent
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, build_network
 from ztnode.node.administration import Administration
@@ -90,8 +90,12 @@ class ControllerService(rpc.ControllerServiceServicer):
         self, request: pb.ControllerServiceListMembersRequest, context: Context
     ) -> pb.ControllerServiceListMembersResponse:
         nwid = self._network(request.network_id).nwid
-        entries = ((member.address.to_bytes(5, "big"), member) for member in self._admin.members(nwid))
-        members, following = page(request, f"members {nwid}", entries, self._member_message)
+
+        def entries_after(key: bytes | None) -> Iterator[tuple[bytes, ControlledMember]]:
+            address = -1 if key is None else int.from_bytes(key, "big")
+            return ((each.address.to_bytes(5, "big"), each) for each in self._admin.members_after(nwid, address))
+
+        members, following = ordered_page(request, f"members {nwid}", entries_after, self._member_message)
         return pb.ControllerServiceListMembersResponse(members=members, next_page_token=following)
 
     @unary

@@ -43,19 +43,33 @@ def page(
     """One page of ``entries``, rendered, in the order of the keys that they come with; and the token of the next page,
     empty after the last. ``scope`` names the list: its tokens are good for no other. Raises
     RpcFailure(INVALID_ARGUMENT)."""
+
+    def entries_after(after: bytes | None) -> Iterable[tuple[bytes, Entry]]:
+        return sorted((entry for entry in entries if after is None or entry[0] > after), key=lambda entry: entry[0])
+
+    return ordered_page(request, scope, entries_after, render)
+
+
+def ordered_page(
+    request: PageRequest,
+    scope: str,
+    entries_after: Callable[[bytes | None], Iterable[tuple[bytes, Entry]]],
+    render: Callable[[Entry], Answer],
+) -> tuple[list[Answer], str]:
+    """As ``page``, of a list so long that one page must not look at all of it: ``entries_after`` gives the entries of
+    higher key (None: all) in order, and no more of them are taken than the page needs."""
     if request.page_size < 0:
         raise invalid(f"{request.page_size} is not a page size")
     limit = min(request.page_size or MAX_ENTRIES, MAX_ENTRIES)
     mark = hashlib.sha256(scope.encode()).digest()[:_SCOPE_BYTES]
-    after = _read_token(request.page_token, mark)
-    ordered = sorted((entry for entry in entries if after is None or entry[0] > after), key=lambda entry: entry[0])
     answers: list[Answer] = []
-    size = 0
-    for key, entry in ordered:
+    size, last = 0, b""
+    for key, entry in entries_after(_read_token(request.page_token, mark)):
+        if len(answers) >= limit or size >= MAX_BYTES:
+            return answers, base64.urlsafe_b64encode(mark + last).decode()
         answers.append(render(entry))
         size += answers[-1].ByteSize()
-        if (len(answers) >= limit or size >= MAX_BYTES) and len(answers) < len(ordered):
-            return answers, base64.urlsafe_b64encode(mark + key).decode()
+        last = key
     return answers, ""
 
 

@@ -64,7 +64,7 @@ class ControllerLimits:
     """Bounds on what strangers can make the controller keep or do."""
 
     max_networks: int = 4096
-    max_members: int = 16384
+    max_members: int = 131_072
     """Members of one network, authorized and not."""
     max_pending: int = 1024
     """Members of one network on which no administrator has acted; the one unheard for longest makes room."""
@@ -120,17 +120,19 @@ class Controller:
         commit: Callable[[str, bytes | None], None] | None = None,
         limits: ControllerLimits | None = None,
         sso_url: str = "",
+        strict: bool = False,
     ) -> None:
         """``identity`` has its private keys. ``documents``: what the state store has under ``controller.d/network/``,
         by key. ``commit`` keeps one document (None: deletes it) and returns when that is done; see "Administration".
-        ``sso_url``: where members hand in their log-ins; empty: nowhere.
+        ``sso_url``: where members hand in their log-ins; empty: nowhere. ``strict``: no member is given anything that
+        ``commit`` did not keep; without it a full disk does not stop new members.
         Raises ControllerError that names the key of a document it cannot use: a controller that forgot a member would
         hand its address to another."""
         self._vl1 = vl1
         self._identity = identity
         self._random = random
         self._limits = limits or ControllerLimits()
-        self._database = Database(commit)
+        self._database = Database(commit, strict=strict)
         self._database.load(documents or {})
         self._contacts: dict[_Key, _Contact] = {}
         # Those who ask for what does not exist or may not get in, with when they were answered last.
@@ -164,6 +166,9 @@ class Controller:
                     self._request(peer, packet_id, payload, now, wall)
                 except WireError:
                     self.counters["drop_malformed_request"] += 1
+                except OSError:
+                    # It asks again; an address that is not kept could be given to another one by who takes over.
+                    self.counters["drop_request_not_kept"] += 1
             elif verb == VERB_OK:
                 with contextlib.suppress(WireError):
                     self._accepted(peer, payload, now)
@@ -254,6 +259,10 @@ class Controller:
         """All members by address."""
         return self._database.members(nwid)
 
+    def members_after(self, nwid: int, address: int) -> Iterator[ControlledMember]:
+        """Those of higher address than this, in order."""
+        return self._database.members_after(nwid, address)
+
     def member(self, nwid: int, address: int) -> ControlledMember:
         """One member."""
         member = self._database.member(nwid, address)
@@ -263,8 +272,7 @@ class Controller:
 
     def count_members(self, nwid: int) -> tuple[int, int]:
         """(all members, the authorized ones) of a network. KeyError if there is none."""
-        members = self._database.members(nwid)
-        return len(members), sum(member.authorized for member in members)
+        return self._database.count(nwid), self._database.count_authorized(nwid)
 
     @property
     def changes(self) -> Counter[str]:
@@ -354,8 +362,11 @@ class Controller:
             else:
                 heard = contact.last_heard
             if now - heard >= self.network(member.nwid).ephemeral_timeout / 1000:
+                try:
+                    self._forget(member, now, wall, asked=False)
+                except OSError:  # the next time, then
+                    break
                 self.counters["ephemeral_members_forgotten"] += 1
-                self._forget(member, now, wall, asked=False)
                 waited.pop(key, None)
         self._unheard = waited
 
@@ -659,7 +670,10 @@ class Controller:
         if self._needs_log_in(network, before, wall):
             self._tell(nwid, address, ERROR_NETWORK_AUTHENTICATION_REQUIRED, now, wall)
             return True
-        member = self._put_member(self._equip(network, before, new=False), before, asked=False)
+        try:
+            member = self._put_member(self._equip(network, before, new=False), before, asked=False)
+        except OSError:
+            return False  # it asks by itself within a minute
         if network.sso.enabled and not member.sso_exempt:
             self._watch_log_in(member, now, wall)
         for chunk in self._chunks(member, wall):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ztnode.controller.controller_error import ControllerError
@@ -26,11 +28,14 @@ from ztnode.wire.network_config import IpAddress
 class _Entry:
     """One network and what is counted about its members."""
 
-    __slots__ = ("bridges", "ephemeral", "members", "network", "pending", "taken")
+    __slots__ = ("authorized", "bridges", "ephemeral", "members", "network", "order", "pending", "taken")
 
     def __init__(self, network: ControlledNetwork) -> None:
         self.network = network
         self.members: dict[int, ControlledMember] = {}
+        self.order: list[int] | None = []
+        """The members' addresses in order; None: to be sorted again."""
+        self.authorized = 0
         self.taken: Counter[IpAddress] = Counter()
         self.bridges: set[int] = set()
         self.pending: set[int] = set()
@@ -40,10 +45,12 @@ class _Entry:
 class Database:
     """Every change goes through ``put_…`` and ``delete_…``, which keep the look-ups and the unsaved documents right."""
 
-    def __init__(self, commit: Callable[[str, bytes | None], None] | None = None) -> None:
+    def __init__(self, commit: Callable[[str, bytes | None], None] | None = None, *, strict: bool = False) -> None:
         """``commit`` keeps a document (None: deletes it) before a change that an administrator asked for takes effect;
-        the change does not happen if it raises. None: such documents are among the unsaved, like all others."""
+        the change does not happen if it raises. None: such documents are among the unsaved, like all others.
+        ``strict``: what members bring about is committed so too, where it gives or takes anything."""
         self._commit = commit
+        self._strict = strict
         self._entries: dict[int, _Entry] = {}
         self._unsaved: dict[str, bytes | None] = {}
         self.changes: Counter[str] = Counter()
@@ -52,6 +59,17 @@ class Database:
 
     def load(self, documents: Mapping[str, bytes]) -> None:
         """Take what the state store has. Raises ControllerError that names the document at fault."""
+        # Each thousand new objects has the collector look at some, each million at all: a third of the time to load a
+        # large network, and nothing here is garbage.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            self._load(documents)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _load(self, documents: Mapping[str, bytes]) -> None:
         members: list[tuple[str, int, int]] = []
         for key, data in sorted(documents.items()):
             parsed = parse_key(key)
@@ -134,8 +152,17 @@ class Database:
 
     def members(self, nwid: int) -> list[ControlledMember]:
         """All members by address. KeyError if there is no such network."""
-        members = self._entries[nwid].members
-        return [members[address] for address in sorted(members)]
+        return list(self.members_after(nwid, -1))
+
+    def members_after(self, nwid: int, address: int) -> Iterator[ControlledMember]:
+        """The members of higher address than this, in order, as they are now. KeyError if there is no such network."""
+        entry = self._entries[nwid]
+        if entry.order is None:
+            entry.order = sorted(entry.members)
+        order = entry.order
+        for index in range(bisect_right(order, address), len(order)):
+            if (member := entry.members.get(order[index])) is not None:
+                yield member
 
     def addresses(self, nwid: int) -> Iterable[int]:
         """The members' addresses. KeyError if there is no such network."""
@@ -154,14 +181,19 @@ class Database:
         """How many members the network has. KeyError if there is no such network."""
         return len(self._entries[nwid].members)
 
+    def count_authorized(self, nwid: int) -> int:
+        """How many of them are authorized. KeyError if there is no such network."""
+        return self._entries[nwid].authorized
+
     def put_member(self, member: ControlledMember, *, asked: bool) -> ControlledMember:
         """Save a new or changed member with its revision counted up; an unchanged one as it was. ``asked``: by an
-        administrator. KeyError if there is no such network."""
+        administrator. KeyError if there is no such network; what ``commit`` raises."""
         entry = self._entries[member.nwid]
         old = entry.members.get(member.address)
         if old == member:
             return member
         member = replace(member, revision=member.revision + 1)
+        asked = asked or (self._strict and (old is None or _promises(old) != _promises(member)))
         self._save(member_key(member.nwid, member.address), build_document(build_member(member)), asked=asked)
         self._count(old is not None and old.authorized, member.authorized)
         if old is not None:
@@ -173,9 +205,10 @@ class Database:
         """Forget a member. ``asked``: by an administrator. KeyError if there is none."""
         entry = self._entries[nwid]
         member = entry.members[address]
-        self._save(member_key(nwid, address), None, asked=asked)
+        self._save(member_key(nwid, address), None, asked=asked or self._strict)
         self._count(member.authorized, False)
         del entry.members[address]
+        entry.order = None
         self._unindex(entry, member)
 
     def _count(self, was_authorized: bool, is_authorized: bool) -> None:
@@ -216,7 +249,10 @@ class Database:
 
     @staticmethod
     def _index(entry: _Entry, member: ControlledMember) -> None:
+        if member.address not in entry.members:
+            entry.order = None
         entry.members[member.address] = member
+        entry.authorized += member.authorized
         entry.taken.update(member.ip_assignments)
         if member.active_bridge and member.authorized:
             entry.bridges.add(member.address)
@@ -231,9 +267,22 @@ class Database:
             entry.taken[ip] -= 1
             if not entry.taken[ip]:
                 del entry.taken[ip]
+        entry.authorized -= member.authorized
         entry.bridges.discard(member.address)
         entry.pending.discard(member.address)
         entry.ephemeral.discard(member.address)
+
+
+def _promises(member: ControlledMember) -> tuple[object, ...]:
+    """What somebody else must not be given, and what must not be forgotten of a member."""
+    return (
+        member.identity,
+        member.authorized,
+        member.ip_assignments,
+        member.tags,
+        member.capabilities,
+        member.authentication_expiry,
+    )
 
 
 def is_pending(member: ControlledMember) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -46,6 +46,11 @@ class Administration:
         """All members by address."""
         self._reads["member_list"] += 1
         return self._controller.members(nwid)
+
+    def members_after(self, nwid: int, address: int) -> Iterator[ControlledMember]:
+        """Those of higher address than this, in order."""
+        self._reads["member_list"] += 1
+        return self._controller.members_after(nwid, address)
 
     def member(self, nwid: int, address: int) -> ControlledMember:
         """One member."""

@@ -63,13 +63,14 @@ class Home:
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[bytes | None, Future[None]]] = {}
 
-    async def identity(self, generate: Callable[[], Awaitable[Identity]]) -> Identity:
-        """This node's identity; made by ``generate`` and kept when there is none. Raises StateError, OSError."""
+    async def identity(self, generate: Callable[[], Awaitable[Identity]], given: Identity | None = None) -> Identity:
+        """This node's identity; the one ``given``, or made by ``generate``, and kept when there is none. Raises
+        StateError, also where another one is kept than was given; OSError."""
         data = self._store.read(IDENTITY_SECRET)
         if data is None:
-            if self._store.read(IDENTITY_PUBLIC) is not None:
+            if self._store.read(IDENTITY_PUBLIC) is not None and given is None:
                 raise StateError(f"{IDENTITY_PUBLIC} is there but {IDENTITY_SECRET} is not; restore it or remove both")
-            identity = await generate()
+            identity = given or await generate()
             self._store.write(IDENTITY_SECRET, identity.build_text(include_secret=True).encode())
             self._store.write(IDENTITY_PUBLIC, identity.build_text().encode())
             return identity
@@ -80,6 +81,9 @@ class Home:
             intact = False
         if not intact:
             raise StateError(f"{IDENTITY_SECRET} is damaged: restore it from a copy, or remove it to get a new address")
+        if given is not None and given.secret != identity.secret:
+            kept, wanted = format_address(identity.address), format_address(given.address)
+            raise StateError(f"the identity given is {wanted}, and what is kept here is {kept}'s: give another --state")
         return identity
 
     def planet(self, given: bytes, *, chosen: bool) -> World:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import pluggy
 
 from ztnode import __version__, plugins
-from ztnode.hookspecs import Datagrams, StateStore
+from ztnode.hookspecs import Datagrams
 from ztnode.node import dialing, interfaces, snapshots
 from ztnode.node.api import (
     DEFAULT_STREAM,
@@ -44,8 +44,10 @@ from ztnode.node.gateways import Gateways
 from ztnode.node.home import Home
 from ztnode.node.identity_pool import IdentityChecks, generate_identity, usable_cores
 from ztnode.node.keeping import Complaints, Documents
+from ztnode.node.lease import Lease
 from ztnode.node.memberships import Memberships
 from ztnode.node.moon_orbits import MoonOrbits
+from ztnode.node.opening import StoreOptions, open_state, unknown
 from ztnode.node.os_arch import os_arch
 from ztnode.node.port_mapping import PortMapping
 from ztnode.node.root_watch import RootWatch
@@ -124,6 +126,14 @@ class NodeOptions:
     port_mapping: bool = True
     """Whether the router before us is asked for a port; ``local.conf`` may say no, too."""
     ways_out: WaysOut = field(default_factory=WaysOut)
+    store_key: bytes | None = None
+    """Encrypts what is kept there, 32 bytes."""
+    pool: int = 0
+    """Take one of so many identities that the store keeps for several nodes."""
+    standby: bool = True
+    """Wait while another node holds the store."""
+    identity: Identity | None = None
+    """With its secret, in place of one that would be made."""
     port: int = DEFAULT_PORT
     """UDP port, 0: any. That of the last run goes first, and another one is taken when it is in use, unless
     ``port_required``."""
@@ -157,9 +167,11 @@ class Node:
         controller: Controller | None,
         documents: Documents,
         transport: FailOver,
+        lease: Lease | None = None,
     ) -> None:
         self._options = options
         self._home = home
+        self._lease = lease
         self._vl1 = vl1
         self._vl2 = vl2
         self.controller = controller
@@ -212,24 +224,26 @@ class Node:
     # Life
 
     @classmethod
-    async def start(cls, options: NodeOptions, manager: pluggy.PluginManager) -> Node:
-        """Bring a node up as far as it greets its roots and its workers start; ``ready`` waits for these. Raises
-        StateError, PluginError, OSError or ValueError, each with one clear line."""
+    async def start(
+        cls, options: NodeOptions, manager: pluggy.PluginManager, waiting: Callable[[str], None] = lambda _line: None
+    ) -> Node:
+        """Bring a node up as far as it greets its roots and its workers start; ``ready`` waits for these. ``waiting``
+        is told what for while another node holds the store. Raises LeaseHeld, StateError, PluginError, OSError or ValueError, each with one clear line."""
         async with contextlib.AsyncExitStack() as undo:
             options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            store = _open_store(options, manager)
-            home = Home(store)
-            undo.callback(home.close)
+            opened = await open_state(_store_options(options), manager, waiting)
+            home = Home(opened.state)
+            undo.push_async_callback(asyncio.to_thread, home.close)
             given = plugins.call(manager, "ztnode_planet", source=options.planet)
             if given is None:
-                raise ValueError(_unknown("planet source", options.planet or ""))
+                raise ValueError(unknown("planet source", options.planet or ""))
             # Before anything is made that takes long or stays: a name that nobody knows must leave nothing behind.
             named = named_transports(options.ways_out, manager)
             planet = home.planet(given, chosen=options.planet is not None)
             moons, networks, local_conf = home.moons(), home.networks(), home.local_conf()
             foreign = planet.updates_signed_by != World.parse(DEFAULT_PLANET).updates_signed_by
             transport = joined(named, options.ways_out, local_conf, manager, foreign=foreign)
-            identity = await home.identity(_make_identity)
+            identity = await home.identity(_make_identity, options.identity)
             if local_conf.unused:
                 log.warning("local.conf: nothing here acts on %s", _listed(local_conf.unused))
             for nwid, keys in home.unused_network_settings().items():
@@ -275,6 +289,7 @@ class Node:
                     documents=kept,
                     commit=documents.commit,
                     sso_url=options.sso_url,
+                    strict=opened.lease is not None,
                 )
             vl2 = Vl2(
                 vl1,
@@ -290,7 +305,7 @@ class Node:
                 authorized=None if controller is None else controller.authorizes,
                 controller=controller is not None,
             )
-            node = cls(options, home, vl1, vl2, controller, documents, transport)
+            node = cls(options, home, vl1, vl2, controller, documents, transport, opened.lease)
             node._memberships.avoided = local_conf.avoided
             node._avoided_interfaces = local_conf.avoided_interfaces
             vl1.avoid_networks(local_conf.avoided)
@@ -364,6 +379,18 @@ class Node:
         self._remember_peers()
         await asyncio.to_thread(self._home.close)
 
+    async def lease_lost(self) -> str:
+        """Return once another node may run with this state, with why; from then on nothing is sent. Never, where
+        nothing can take it from this one."""
+        lost: asyncio.Future[str] = self._loop.create_future()
+
+        def tell(why: str) -> None:
+            self._loop.call_soon_threadsafe(_settle, lost, why)
+
+        if self._lease is not None:
+            self._lease.when_lost(tell)
+        return await lost
+
     # The hot path: a batch in, a batch out
 
     def _datagrams(self, datagrams: Datagrams) -> None:
@@ -421,6 +448,9 @@ class Node:
                 self._supervisor.send_frames([(index, frame) for frame in frames])
 
     def _flush(self) -> None:
+        if self._lease is not None and not self._lease.is_held():
+            self._vl1.to_send()  # not a word more: another node may be this one by now
+            return
         if self.controller is not None:
             # An address that was promised must not be forgotten: on the disk first, then on the wire.
             self._documents.keep(self.controller.changed_documents())
@@ -888,6 +918,11 @@ async def _make_identity() -> Identity:
         stop.set()
 
 
+def _settle(future: asyncio.Future[str], result: str) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
 def _listed(keys: Sequence[str]) -> str:
     """Keys of a file, for one line of the log."""
     shown = [each[:64].encode("unicode_escape").decode() for each in keys[:MAX_KEYS_NAMED]]
@@ -903,13 +938,6 @@ def _directory_id(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _open_store(options: NodeOptions, manager: pluggy.PluginManager) -> StateStore:
+def _store_options(options: NodeOptions) -> StoreOptions:
     url = options.store or str((options.state / HOME).absolute())
-    store: StateStore | None = plugins.call(manager, "ztnode_state_store", url=url)
-    if store is None:
-        raise ValueError(_unknown("state store", url))
-    return store
-
-
-def _unknown(what: str, url: str) -> str:
-    return f"no plugin offers the {what} {url!r}; is its package installed? (A file or directory of that name: ./{url})"
+    return StoreOptions(url, options.store_key, options.pool, options.standby)

@@ -61,6 +61,8 @@ def test_every_option_has_a_variable_and_a_key(tmp_path: Path, monkeypatch: pyte
         "tls-key": existing,
         "client-ca": existing,
         "proxy-credentials": existing,
+        "store-key": existing,
+        "identity-secret": existing,
     }
     samples |= {"join": f"{NETWORK} 8056c2e21c000001", "proxy": "1080", "log": "ztnode.vl1=debug", "sso-listen": "8443"}
     samples |= {"forward": "80:10.0.0.1:80", "expose": "80:127.0.0.1:80", "proxy-protocol": "2"}

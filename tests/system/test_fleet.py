@@ -1,0 +1,374 @@
+"""Several nodes on one store: who dies, freezes or loses the store, and what the others do then."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import multiprocessing
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ztclient
+import ztclient.controller
+from tests.system import fleet_process
+from tests.system.harness import identities, ipv4, until
+from tests.system.store_servers import Servers, open_shared
+from ztnode import plugins
+from ztnode.cli.exit_codes import STORE_HELD
+from ztnode.embedded import EmbeddedNetwork
+from ztnode.node import opening
+from ztnode.node.lease import HELD_FOR, TAKEN_AFTER, LeaseHeld
+from ztnode.node.opening import Opened, StoreOptions, open_state
+from ztnode.plugins.stores import FileStore
+
+PLUGINS = Path(__file__).parents[2] / "plugins"
+
+STOPPABLE = ("postgresql", "redis", "etcd")
+PATIENCE = 30.0
+"""Seconds after which something will not happen any more; nothing is judged by it."""
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    started = Servers()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Any]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.system.fleet_process", *(f"ztnode_store_{kind}" for kind in STOPPABLE)])
+    with pytest.MonkeyPatch.context() as patch:
+        # Pythons before 3.14 do not tell the fork server where modules are.
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
+    yield context
+
+
+class Controller:
+    """One process."""
+
+    def __init__(self, processes: Any, url: str, **options: Any) -> None:
+        self.pipe: Connection
+        self.pipe, theirs = processes.Pipe()
+        self.process = processes.Process(target=fleet_process.run, args=(url, theirs), kwargs=options, daemon=True)
+        self.process.start()
+        theirs.close()
+        self.log: list[str] = []
+        self.is_active = False
+        self.lost = ""
+
+    def read(self, timeout: float = 0.0) -> Any:
+        """The next answer; what comes besides is noted. None: there is none (yet, or any more)."""
+        deadline = time.monotonic() + timeout
+        try:
+            while self.pipe.poll(max(0.0, deadline - time.monotonic())):
+                kind, content = self.pipe.recv()
+                match kind:
+                    case "log":
+                        self.log.append(content)
+                    case "lost":
+                        self.lost = content
+                    case "active":
+                        self.is_active = True
+                        return content
+                    case _:
+                        return kind, content
+        except (EOFError, ConnectionError):
+            pass
+        return None
+
+    def become_active(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not self.is_active:
+            self.read(0.05)
+            assert self.process.is_alive() and time.monotonic() < deadline, self.log
+
+    def do(self, what: str, argument: Any = None) -> Any:
+        self.pipe.send((what, argument))
+        kind, content = self.read(PATIENCE)
+        if kind == "failed":
+            raise OSError(content)
+        return content
+
+    def kill(self) -> None:
+        """At once; what it had answered by then can still be read."""
+        self.process.kill()
+        self.process.join()
+
+    def close(self) -> None:
+        self.pipe.close()
+        self.process.join(10)
+        self.process.kill()
+
+
+def test_the_active_controller_killed_at_random_moments(
+    processes: Any, servers: Servers, request: pytest.FixtureRequest
+) -> None:
+    """No address is given twice and no authorization lost. --kills 1000 is the long run of it."""
+    url = servers.url("postgresql")
+    chance = random.Random(request.config.getoption("--kills-seed"))
+    kills = request.config.getoption("--kills")
+    given: dict[int, list[str]] = {}
+    authorized: set[int] = set()
+    active = Controller(processes, url)
+    active.become_active()
+    standby = Controller(processes, url)
+    addresses = iter(range(0x2000000000, 0x3000000000))
+    for number in range(kills):
+        pending: list[tuple[str, int]] = []
+        for _ in range(chance.randrange(1, 40)):
+            again = given and chance.random() < 0.3
+            address = chance.choice(list(given)) if again else next(addresses)
+            what = "authorize" if chance.random() < 0.2 else "ask"
+            active.pipe.send((what, address))
+            pending.append((what, address))
+        time.sleep(chance.random() * 0.08)
+        active.kill()
+        for what, address in pending:
+            answer = active.read()
+            if answer is None:
+                break
+            assert answer[0] == "done", answer
+            if what == "authorize":
+                authorized.add(address)
+            elif answer[1] is not None:
+                assert given.setdefault(address, answer[1]) == answer[1], f"after {number} kills"
+        active.pipe.close()
+        standby.become_active()
+        active, standby = standby, Controller(processes, url)
+        if number % 10 == 9 or number == kills - 1:
+            kept = active.do("members")
+            assert authorized <= kept.keys()
+            assert {address: kept[address] for address in given} == given
+            holders = [ip for ips in kept.values() for ip in ips]
+            assert len(set(holders)) == len(holders), f"an address given twice after {number} kills"
+    assert len(given) > kills  # it did its work in between
+    active.close()
+    standby.close()
+
+
+def test_one_that_froze_is_silent_when_it_wakes_up_and_writes_nothing(processes: Any, servers: Servers) -> None:
+    url = servers.url("postgresql")
+    first = Controller(processes, url, sees_processes=False)
+    first.become_active()
+    assert first.do("ask", 0x2000000001)
+    second = Controller(processes, url, sees_processes=False)
+    os.kill(first.process.pid, signal.SIGSTOP)
+    second.become_active()
+    assert any(f"in use by process {first.process.pid} on " in line for line in second.log)
+    first.pipe.send(("ask", 0x2000000002))  # it waits for it when it wakes up
+    os.kill(first.process.pid, signal.SIGCONT)
+    assert first.read(PATIENCE) == ("done", None)
+    until(lambda: first.read(0.05) or first.lost, PATIENCE)
+    assert f"taken by process {second.process.pid}" in first.lost
+    with pytest.raises(OSError, match="another node"):
+        first.do("write", ("planet", b"too late"))
+    assert open_shared(url).read("planet") is None
+    assert second.do("members").keys() == {0x2000000001}
+    second.close()
+    third = Controller(processes, url, sees_processes=False)
+    third.become_active()  # what was given back is free at once
+    first.close()
+    third.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Which stores are out, how, and how much faster than in earnest time goes. A frozen one takes seconds to be given
+    up, and etcd some to come back."""
+    if "fast" in metafunc.fixturenames:
+        cases = [("postgresql", "stopped", 8.0), ("redis", "stopped", 8.0), ("etcd", "stopped", 2.0)]
+        cases.append(("redis", "frozen", 2.0))
+        if metafunc.config.getoption("--outage"):
+            cases = [(kind, how, 1.0) for kind in STOPPABLE for how in ("stopped", "frozen")]
+        metafunc.parametrize(("kind", "how", "fast"), cases)
+
+
+def test_a_store_that_is_out_for_a_while(
+    processes: Any, servers: Servers, kind: str, how: str, fast: float, request: pytest.FixtureRequest
+) -> None:
+    """The node goes on from memory, nobody takes its place, and what it missed is written then; that is said once."""
+    url = servers.url(kind)
+    server = servers.server(kind)
+    active = Controller(processes, url, sees_processes=False, fast=fast)
+    active.become_active()
+    promised = active.do("ask", 0x2000000001)
+    active.do("write", ("planet", b"before"))
+    standby = Controller(processes, url, sees_processes=False, fast=fast)
+    until(lambda: standby.read(0.02) or standby.log, PATIENCE)
+    server.stop(signal.SIGINT) if how == "stopped" else server.freeze()
+    outage = request.config.getoption("--outage") or TAKEN_AFTER / fast + 1.0
+    assert outage > HELD_FOR / fast
+    ends = time.monotonic() + outage
+    written = 0
+    try:
+        while time.monotonic() < ends:
+            written += 1
+            assert active.do("write", (f"moons.d/{written % 7:016x}.moon", str(written).encode()))
+            assert active.do("ask", 0x2000000001) == promised
+            unkept = active.do("ask", 0x2000000002)
+            assert unkept is None, "an address that nobody keeps is promised to nobody"
+            assert active.do("held"), active.log
+            time.sleep(0.1)
+    finally:
+        server.start() if how == "stopped" else server.thaw()
+    until(lambda: active.lost or active.do("ask", 0x2000000002) is not None, PATIENCE)
+    assert not active.lost, (active.lost, active.log)
+    kept = open_shared(url)
+    assert kept.read(f"moons.d/{written % 7:016x}.moon") == str(written).encode()
+    assert active.do("held") and not active.lost and not standby.is_active
+    out = [line for line in active.log if "does not answer" in line]
+    back = [line for line in active.log if "answers again" in line]
+    assert len(out) == len(back) == 1, active.log
+    assert int(re.search(r"(\d+) values", back[0])[1]) >= min(written, 7)  # type: ignore[index]
+    standby.read(0.2)
+    assert not standby.is_active
+    active.close()
+    standby.become_active()
+    assert standby.do("members")[0x2000000001] == promised
+    standby.close()
+    kept.close()
+
+
+def test_a_store_that_lost_everything_is_given_it_again(processes: Any, servers: Servers) -> None:
+    url = servers.url("redis")
+    active = Controller(processes, url)
+    active.become_active()
+    promised = active.do("ask", 0x2000000001)
+    active.do("write", ("planet", b"kept"))
+    store = open_shared(url)
+    for key, _ in list(store.items()):
+        store.delete(key)
+    until(lambda: store.read("planet") == b"kept", PATIENCE)
+    assert active.do("held") and not active.lost
+    assert any("has lost what was kept there" in line for line in active.log)
+    until(lambda: not active.do("write", ("planet", b"newer")) or store.read("planet") == b"newer", PATIENCE)
+    active.kill()
+    after = Controller(processes, url)
+    after.become_active()
+    assert after.do("members") == {0x2000000001: promised}
+    after.close()
+    store.close()
+
+
+# Whole nodes
+
+
+@pytest.fixture(scope="module")
+def plugged(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command that runs another with the plugins on its path, as an installation would have them."""
+    directory = tmp_path_factory.mktemp("plugged")
+    for package in sorted(PLUGINS.glob("ztnode-store-*")):
+        project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+        info = directory / f"{project['name'].replace('-', '_')}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 1\n")
+        entries = project["entry-points"]["ztnode"].items()
+        (info / "entry_points.txt").write_text("[ztnode]\n" + "".join(f"{name} = {at}\n" for name, at in entries))
+    paths = [str(directory), *map(str, PLUGINS.glob("ztnode-store-*"))]
+    return ["env", "-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPATH={os.pathsep.join(paths)}"]
+
+
+def test_a_controller_that_is_killed_is_followed_and_members_keep_what_they_have(
+    servers: Servers, plugged: list[str], tmp_path: Path
+) -> None:
+    """Two ``ztnode serve --controller`` on one PostgreSQL, encrypted; the members are real ones."""
+    url = servers.url("postgresql")
+    ours = identities()
+    (tmp_path / "identity").write_text(next(ours).build_text(include_secret=True))
+    (tmp_path / "key").write_text("00" * 32)
+    arguments = ["--controller", "--store", url, "--store-key", str(tmp_path / "key")]
+    arguments += ["--identity-secret", str(tmp_path / "identity")]
+    (tmp_path / "net").mkdir()
+    with EmbeddedNetwork(tmp_path / "net", identities=ours) as network:
+        first = network.add("first", *arguments, prefix=plugged)
+        first.wait_online()
+        address = first.node.status().address
+        admin = ztclient.controller.Controller(first.node)
+        nwid = admin.create_network(**ztclient.controller.subnet("10.121.15.0/24")).nwid
+        alpha, beta = network.add_all("alpha", "beta")
+        alpha.wait_online()
+        admin.authorize(nwid, alpha.node.status().address)
+        ip = ipv4(alpha, nwid)
+        second = network.add("second", *arguments, prefix=plugged)
+        until(lambda: f"in use by process {first.process.pid} on " in second.last_words())
+        command = [argument for argument in second.command if argument != "--until-eof"]
+        command[command.index("--state") + 1] = str(tmp_path / "third")
+        impatient = subprocess.run([*command, "--no-standby"], capture_output=True, text=True, timeout=60)
+        assert impatient.returncode == STORE_HELD
+        assert impatient.stderr.count("\n") == 1 and "in use by process" in impatient.stderr
+        first.process.kill()
+        second.wait_online()
+        assert second.node.status().address == address
+        again = ztclient.controller.Controller(second.node)
+        again.authorize(nwid, beta.node.status().address)
+        assert ipv4(beta, nwid) != ip
+        assert ipv4(alpha, nwid) == ip
+        kept = dict(open_shared(url).items())
+        assert not [key for key, value in kept.items() if not key.startswith("lease/") and b"10.121" in value]
+
+
+def test_replicas_take_identities_from_a_pool(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = StoreOptions(servers.url("redis"), pool=2, standby=False)
+    manager = plugins.load()
+    manager.register(fleet_process.Plugin())
+
+    def replica(name: str) -> Opened:
+        monkeypatch.setattr(opening, "TOKEN", name)  # as another process would have another
+        return asyncio.run(open_state(options, manager))
+
+    one, two = replica("one"), replica("two")
+    one.state.write("identity.public", b"first")
+    two.state.write("identity.public", b"second")
+    with pytest.raises(LeaseHeld, match="all 2 are in use"):
+        replica("three")
+    one.state.close()
+    three = replica("three")
+    assert three.state.read("identity.public") == b"first" and list(three.state.keys()) == ["identity.public"]
+    two.state.close()
+    three.state.close()
+
+
+def test_a_worker_without_state_is_who_its_environment_says(tmp_path: Path) -> None:
+    """By the names that ZeroTier's own container image has."""
+    who, other = itertools.islice(identities(), 2)
+    command = [sys.executable, "-m", "ztnode", "serve", "--port", "0", "--unlisted", "--store", "memory:"]
+    environment = os.environ | {
+        "ZEROTIER_IDENTITY_SECRET": who.build_text(include_secret=True),
+        "ZEROTIER_JOIN_NETWORKS": "8056c2e21c000001 a09acf0233000001",
+    }
+    with subprocess.Popen([*command, "--state", str(tmp_path / "st")], env=environment, stderr=subprocess.PIPE) as node:
+        said = node.stderr
+        assert said is not None
+        try:
+            until(lambda: b"is up" in said.readline())
+            found = ztclient.Node(state=tmp_path / "st")
+            assert found.status().address == f"{who.address:010x}"
+            assert {network.nwid for network in found.networks()} == {"8056c2e21c000001", "a09acf0233000001"}
+            for pid in [each.pid for each in found.status().workers]:
+                assert b"IDENTITY_SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
+        finally:
+            node.terminate()
+            said.read()
+    FileStore(tmp_path / "st2/zerotier").close()
+    kept = FileStore(tmp_path / "st2/zerotier")
+    kept.write("identity.secret", other.build_text(include_secret=True).encode())
+    kept.close()
+    refused = subprocess.run(
+        [*command[:-2], "--state", str(tmp_path / "st2")], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode == 1 and "the identity given is" in refused.stderr.splitlines()[-1]

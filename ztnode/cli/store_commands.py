@@ -1,0 +1,88 @@
+"""ztnode store: what a state store has, and moving it to another one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ztnode.cli.common import EXISTING_FILE, example
+from ztnode.cli.printable import printable
+
+if TYPE_CHECKING:
+    from ztnode.hookspecs import StateStore
+
+
+@click.group(short_help="What a state store has, and copies of it.")
+def store() -> None:
+    """State stores by their URLs, as ztnode serve --store takes them: a directory (DIR/zerotier is that of a node), or
+    what an installed plugin offers. The node that uses one must be stopped."""
+
+
+@store.command(
+    epilog=example(
+        "ztnode store copy ./st/zerotier postgresql://ztnode@db/ztnode",
+        "ztnode store copy ./st/zerotier ./sealed --to-key ./store.key",
+    )
+)
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.option("--from-key", type=EXISTING_FILE, metavar="FILE", help="The key that FROM is encrypted with.")
+@click.option("--to-key", type=EXISTING_FILE, metavar="FILE", help="Encrypt TO with this key.")
+def copy(source: str, target: str, from_key: Path | None, to_key: Path | None) -> None:
+    """Copy everything that a store has to another one, which must be empty."""
+    count = asyncio.run(_copy(source, target, from_key, to_key))
+    click.echo(f"{count} values copied", err=True)
+
+
+@store.command("list", epilog=example("ztnode store list ./st/zerotier"))
+@click.argument("url", metavar="STORE")
+@click.option("--store-key", type=EXISTING_FILE, metavar="FILE", help="The key that it is encrypted with.")
+def list_keys(url: str, store_key: Path | None) -> None:
+    """Name what a store has, each with its size in bytes; all of it is read, and decrypted."""
+
+    async def found() -> list[tuple[str, int]]:
+        async with _opened(url, store_key) as opened:
+            return [(key, len(opened.read(key) or b"")) for key in opened.keys("")]
+
+    for key, size in asyncio.run(found()):
+        click.echo(f"{size:8} {printable(key)}")
+
+
+@contextlib.asynccontextmanager
+async def _opened(url: str, key: Path | None) -> AsyncIterator[StateStore]:
+    from ztnode import plugins
+    from ztnode.cli import given_secrets
+    from ztnode.node.opening import StoreOptions, open_state
+
+    secret = None if key is None else given_secrets.store_key(key)
+    opened = await open_state(StoreOptions(url, secret, standby=False), plugins.load())
+    try:
+        yield opened.state
+    finally:
+        await asyncio.to_thread(opened.state.close)
+
+
+async def _copy(source: str, target: str, from_key: Path | None, to_key: Path | None) -> int:
+    from ztnode.node.opening import store_name
+
+    async with _opened(source, from_key) as before:
+        keys = list(before.keys(""))
+        if not keys:
+            raise click.ClickException(f"{store_name(source)} is empty")
+        async with _opened(target, to_key) as after:
+            there = next(iter(after.keys("")), None)
+            if there is not None:
+                raise click.ClickException(f"{store_name(target)} is not empty, it has {there}: nothing was copied")
+            for key in keys:
+                # The identity last: a copy that was broken off is no node.
+                if not key.startswith("identity."):
+                    after.write(key, before.read(key) or b"")
+            for key in keys:
+                if key.startswith("identity."):
+                    after.write(key, before.read(key) or b"")
+    return len(keys)
