@@ -228,7 +228,8 @@ class Node:
         cls, options: NodeOptions, manager: pluggy.PluginManager, waiting: Callable[[str], None] = lambda _line: None
     ) -> Node:
         """Bring a node up as far as it greets its roots and its workers start; ``ready`` waits for these. ``waiting``
-        is told what for while another node holds the store. Raises LeaseHeld, StateError, PluginError, OSError or ValueError, each with one clear line."""
+        is told what for while another node holds the store. Raises LeaseHeld, StateError, PluginError, OSError or
+        ValueError, each with one clear line."""
         async with contextlib.AsyncExitStack() as undo:
             options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
             opened = await open_state(_store_options(options), manager, waiting)
