@@ -183,7 +183,7 @@ class FakeNode:
             channel.settimeout(5)
             message, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 64, 2)
             if message.startswith(ASK):
-                await self._dial_directly(channel, message[16:])
+                await self._dial_directly(channel, message[16:], descriptors)
                 continue
             connected = self.waiting.pop(message, None)
             brought = socket.socket(fileno=descriptors[0]) if descriptors else None
@@ -198,11 +198,16 @@ class FakeNode:
             else:
                 channel.close()
 
-    async def _dial_directly(self, channel: socket.socket, request: bytes) -> None:
+    async def _dial_directly(self, channel: socket.socket, request: bytes, brought: list[int]) -> None:
         length, _, packed, port, nwid, _, _ = REQUEST.unpack(request)
         host = str(ip_address(packed[:length]))
         self.asked.append((host, port, nwid))
         real = self.overlay.get((host, port))
+        if real is not None and brought:
+            self._join(channel, socket.create_connection(real, 5), socket.socket(fileno=brought[0]), None)
+            return
+        for each in brought:
+            os.close(each)
         with channel:
             if real is not None:
                 with socket.create_connection(real, 5) as connected:

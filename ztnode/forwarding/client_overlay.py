@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import ztclient
+from ztclient.aio.handoff import ask_to_join
 from ztclient.byte_stream import Pump
 from ztclient.datagrams import open_records
+from ztclient.forms import is_numeric
 from ztclient.loopback import reset_on_close, socket_pair, tuned
 from ztclient.reach import SLACK, resolved, udp_request
 from ztclient.times import duration
@@ -37,7 +40,21 @@ class ClientOverlay:
         control = self._node.control
         request = pb.DialRequest(ip=host, port=port, timeout=duration(timeout))
         call = control.stub.Dial.future(request, timeout=timeout + SLACK, metadata=control.metadata)
-        return _handoff((await _answer(control, call)).connection)
+        answer: pb.DialResponse = await _answer(control, call)
+        control.learn(answer)
+        return _handoff(answer.connection)
+
+    async def connect(self, host: str, port: int, timeout: float, connected: socket.socket) -> None:
+        """See Overlay."""
+        path = self._node.control.direct_path
+        if path and is_numeric(host):
+            request = pb.DialRequest(ip=host, port=port, timeout=duration(timeout))
+            began = time.monotonic()
+            if await ask_to_join(path, request, connected):
+                connected.close()
+                return
+            timeout = max(timeout - (time.monotonic() - began), 0.001)
+        await self.join(await self.dial(host, port, timeout), connected)
 
     async def listen(self, host: str | None, port: int) -> tuple[int, Endpoint]:
         """See Overlay."""

@@ -122,8 +122,7 @@ class _Forwarding:
         remote = self._mapping.remote
         with near:
             try:
-                handoff = await self._overlay.dial(remote.host, remote.port, DIAL_SECONDS)
-                await self._overlay.join(handoff, near)
+                await self._overlay.connect(remote.host, remote.port, DIAL_SECONDS, near)
             except OSError as error:
                 reset_on_close(near)
                 self._reports.tell(f"{remote}: {error.strerror or error}")

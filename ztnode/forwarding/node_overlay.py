@@ -26,6 +26,10 @@ class NodeOverlay:
             return await self._node.dial(host, port, timeout=timeout)
         return await racing.dial(self._node, self._resolver, host, port, timeout=timeout)
 
+    async def connect(self, host: str, port: int, timeout: float, connected: socket.socket) -> None:
+        """See Overlay."""
+        await self.join(await self.dial(host, port, timeout), connected)
+
     async def listen(self, host: str | None, port: int) -> tuple[int, Endpoint]:
         """See Overlay."""
         return await self._node.listen(host, port)

@@ -16,6 +16,9 @@ class Overlay(Protocol):
     async def dial(self, host: str, port: int, timeout: float) -> Handoff:
         """A connection to a numeric address or a name, within ``timeout`` seconds; ``join`` or ``drop`` it at once."""
 
+    async def connect(self, host: str, port: int, timeout: float, connected: socket.socket) -> None:
+        """``dial`` and ``join`` in one; ``connected`` is still the caller's where this raises."""
+
     async def listen(self, host: str | None, port: int) -> tuple[int, Endpoint]:
         """Listen on a managed address (None: all); a number for the listener, and what was bound."""
 

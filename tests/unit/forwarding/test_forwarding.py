@@ -207,6 +207,21 @@ def test_the_server_behind_learns_the_peer(running_node: RunningNode, version: s
     assert received == [header + b"GET /"]
 
 
+def test_connections_after_the_first_are_asked_of_the_worker(running_node: RunningNode) -> None:
+    running_node.node.direct_dials = True
+    with peer(echo) as real:
+        running_node.serve(HOST, 7, real)
+        with carrying("forward", "-L", f"0:{HOST}:7", "-L", f"0:{HOST}:8", mappings=2) as carrier:
+            for _ in range(3):
+                exchange(local(carrier.port(0)))
+            with local(carrier.port(1)) as connected, pytest.raises(ConnectionResetError):
+                connected.recv(1)
+            assert f"{HOST} port 8: {HOST} port 8 refused the connection" in carrier.line()
+    assert running_node.node.asked == [(HOST, 7, 0)] * 2 + [(HOST, 8, 0)]
+    assert [each[1] for each in running_node.node.dials] == [7, 8]
+    assert running_node.node.joined == 3
+
+
 def test_ctrl_c_that_another_thread_gets_ends_it_as_well(running_node: RunningNode) -> None:
     """It does not interrupt the loop's sleep then, as it does not when it comes just before that."""
     command = [sys.executable, "-m", "ztnode", "forward", "0", f"{HOST}:7"]
