@@ -15,12 +15,12 @@ SIZES = st.lists(st.one_of(st.integers(0, 40), st.integers(1000, 5000)), min_siz
 
 
 _PATTERN = bytes((i * 7 + (i >> 8)) & 0xFF for i in range(5000))
-_SHIFTS = [bytes((seed + value) & 0xFF for value in range(256)) for seed in range(25)]
+_SHIFTS = [bytes((seed + value) & 0xFF for value in range(256)) for seed in range(256)]
 
 
 def pattern(length: int, seed: int = 0) -> bytes:
-    """At most 5,000 bytes, of 25 kinds."""
-    return _PATTERN[:length].translate(_SHIFTS[seed])
+    """At most 5,000 bytes, of 256 kinds."""
+    return _PATTERN[:length].translate(_SHIFTS[seed & 0xFF])
 
 
 @settings(max_examples=60, deadline=None)
