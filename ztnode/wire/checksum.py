@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 else:
 
     class _Numpy:
-        """Stands for numpy until it is used first: a worker is ready before it has loaded that. An import in each call
-        would cost a tenth of the sum."""
+        """Stands for numpy until it is used first: a worker without clients does without. An import in each call would
+        cost a tenth of the sum."""
 
         def __getattr__(self, name: str) -> object:
             global np

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from typing import Final, NoReturn
 
@@ -65,19 +64,12 @@ def _run(control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, confi
     now = time.monotonic()
     stack = Stack(random=os.urandom, now=now, config=config)
     worker = Worker(control=control, ring_in=ring_in, ring_out=ring_out, stack=stack, path=path, now=now)
-    # A third of the start, and no connection needs it before it moves data: meanwhile the loop serves.
-    threading.Thread(target=_load_numpy, daemon=True).start()
-    Watchdog(control, path, lambda: worker.round_number).start()
-    worker.announce()
-    worker.run()
-
-
-def _load_numpy() -> None:
-    import numpy  # noqa: F401
-
     # What exists by now lives as long as the process: keep the garbage collector from looking at it in every run.
     gc.collect()
     gc.freeze()
+    Watchdog(control, path, lambda: worker.round_number).start()
+    worker.announce()
+    worker.run()
 
 
 def _name_process(name: str) -> None:
