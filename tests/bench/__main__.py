@@ -1,9 +1,11 @@
 """Everything that is measured, in one table.
 
-    python -m tests.bench [--json FILE] [--rounds N] [--only NAME ...] [--congestion NAME] [--quick] [--profile]
+    python -m tests.bench [--json FILE] [--baseline FILE] [--rounds N] [--only NAME ...] [--congestion NAME] [--quick]
+                          [--profile]
 
 Medians of ``--rounds``, side by side in one run with the programs that others wrote. A figure below its bar is shown as
-``missed`` and decides nothing: the status is 1 only where something broke. What cannot run here says why.
+``missed`` and decides nothing: the status is 1 only where something broke. What cannot run here says why. What got
+worse since the saved run is listed below the table: since the last one, or that of ``--baseline``.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from tests.bench import beside_libzt, doors, machine, netstack, overlay, profiles
+from tests.bench import beside_libzt, comparison, doors, machine, netstack, overlay, profiles, real_peer
 from tests.bench.options import Options
 from tests.bench.report import LeftOut, Result, Row, number, show
 from ztnode.netstack.tcp.congestion import ALGORITHMS
@@ -26,6 +29,7 @@ SECTIONS: dict[str, Callable[[Options], Iterator[Result]]] = {
     "netstack": netstack.measure,
     "nodes": overlay.measure,
     "doors": doors.measure,
+    "peer": real_peer.measure,
     "libzt": beside_libzt.measure,
     "lossy": beside_libzt.measure_lossy,
 }
@@ -39,6 +43,7 @@ def main() -> int:
         prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"), help="where the figures go")
+    parser.add_argument("--baseline", type=Path, help="a saved run to compare with [default: what --json wrote last]")
     parser.add_argument("--rounds", type=int, default=5, help="samples of each figure")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="NAME", help="sections")
     parser.add_argument("--congestion", choices=ALGORITHMS, default="cubic", help="of our nodes")
@@ -49,6 +54,9 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if arguments.profile:
         return profiles.show(console)
+    saved = comparison.load(arguments.baseline or arguments.json)
+    if saved is None and arguments.baseline is not None:
+        parser.error(f"there is no {arguments.baseline}")
     options = Options(QUICK_ROUNDS if arguments.quick else arguments.rounds, arguments.quick, arguments.congestion)
     facts = machine.facts()
     results: list[Result] = []
@@ -76,7 +84,17 @@ def main() -> int:
         title += f"; our nodes with --congestion {options.congestion}"
     show(results, title, console)
     console.print(f"every sample is in {arguments.json}")
+    if saved is not None:
+        _compare(results, saved, facts, console)
     return status
+
+
+def _compare(results: list[Result], saved: dict[str, Any], facts: dict[str, Any], console: Console) -> None:
+    then = saved.get("machine", {})
+    if any(then.get(name) != fact for name, fact in facts.items() if name != "load"):
+        console.print("the saved run was on another machine, kernel or Python")
+    lines = comparison.worse(results, saved)
+    console.print("\n".join(lines) if lines else "nothing got worse since the saved run", highlight=False, markup=False)
 
 
 def _line(result: Result) -> str:

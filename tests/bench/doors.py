@@ -7,7 +7,7 @@ exposes it; beta's side is what the rows name. ``wrk`` asks the proxy in absolut
 
     python -m tests.bench.doors --echo STATE IP PORT        a UDP echo on the node with this state directory, and a
                                                             source: a datagram "flood N RATE SIZE" is answered by that
-    python -m tests.bench.doors --web                       an HTTP server on loopback; prints its port
+    python -m tests.bench.doors --web [IP PORT]             an HTTP server, else on loopback; prints its port
 """
 
 from __future__ import annotations
@@ -223,8 +223,8 @@ class _Web(asyncio.Protocol):
         self._transport.write(answer * data.count(b"\r\n\r\n"))
 
 
-async def _web() -> None:
-    running = await asyncio.get_running_loop().create_server(_Web, "127.0.0.1", 0, backlog=1024)
+async def _web(host: str = "127.0.0.1", port: str = "0") -> None:
+    running = await asyncio.get_running_loop().create_server(_Web, host, int(port), backlog=1024)
     print(running.sockets[0].getsockname()[1], flush=True)
     await running.serve_forever()
 
@@ -263,7 +263,7 @@ def _until_open(port: int) -> None:
 
 _PARTS: dict[str, Callable[[list[str]], None]] = {
     "--echo": lambda rest: _echo(rest[0], rest[1], int(rest[2])),
-    "--web": lambda _rest: uvloop.run(_web()),
+    "--web": lambda rest: uvloop.run(_web(*rest)),
 }
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 else:
 
     class _Numpy:
-        """Stands for numpy until it is used first: a worker is ready before it has loaded that. An import in each call
-        would cost a tenth of the sum."""
+        """Stands for numpy until it is used first: a worker without clients does without. An import in each call would
+        cost a tenth of the sum."""
 
         def __getattr__(self, name: str) -> object:
             global np
@@ -98,6 +98,8 @@ def batch_sums(words: Buffer, starts: Sequence[int]) -> list[int]:
     where a sum of its own costs 1.3 µs. Multiply by ``NATIVE_FACTOR`` for network order; to test for 0 modulo
     65535 no multiplication is needed.
     """
+    if len(starts) == 1 and len(words) <= _SMALL:  # a request alone: 0.5 µs for 132 bytes, by numpy 2.8
+        return [int.from_bytes(words, sys.byteorder) % MODULUS]
     if not starts:
         return []
     sums: list[int] = np.add.reduceat(np.frombuffer(words, np.uint32), starts, dtype=np.uint64).tolist()

@@ -44,6 +44,12 @@ def key_streams(
     return [stream[BLOCK * (end - count) : BLOCK * end] for end, count in zip(ends.tolist(), blocks, strict=True)]
 
 
+def xor(data: bytes, stream: bytes) -> bytes:
+    """See ``salsa20.xor``."""
+    combined = np.frombuffer(data, np.uint8) ^ np.frombuffer(stream, np.uint8)
+    return combined.tobytes()
+
+
 def _core(initial: _Words, rounds: int) -> npt.NDArray[np.uint8]:
     """The Salsa20 function over each column of a (16, n) array of state words, as (n, 64) bytes."""
     count = initial.shape[1]

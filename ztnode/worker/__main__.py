@@ -64,13 +64,11 @@ def _run(control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, confi
     now = time.monotonic()
     stack = Stack(random=os.urandom, now=now, config=config)
     worker = Worker(control=control, ring_in=ring_in, ring_out=ring_out, stack=stack, path=path, now=now)
-    worker.announce()
-    import numpy  # noqa: F401 - a third of the start; the stack would load it with the first segments
-
     # What exists by now lives as long as the process: keep the garbage collector from looking at it in every run.
     gc.collect()
     gc.freeze()
     Watchdog(control, path, lambda: worker.round_number).start()
+    worker.announce()
     worker.run()
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
 
+from tests.bench.comparison import worse
 from tests.bench.report import LeftOut, Result, Row, number, show
 
 
@@ -63,3 +66,33 @@ def test_the_table_shows_what_was_left_out_and_why() -> None:
 )
 def test_numbers(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_what_got_worse_is_told_and_noise_is_not() -> None:
+    def row(what: str, *samples: float, less: bool = False, peer: Sequence[float] = ()) -> Row:
+        return Row("s", what, "ms", samples, "zerotier-one", peer, less_is_better=less)
+
+    before: list[Result] = [
+        row("slower", 1, 1.1, 1.2, less=True),
+        row("within what it was", 1, 1.1, 1.5, less=True),
+        row("less of the good", 100, 110, 105),
+        row("a busy machine", 100, 110, 105, peer=[50, 50, 50]),
+        row("worse than the other", 100, 110, 105, peer=[50, 50, 50]),
+        LeftOut("s", "not here", "no reason"),
+    ]
+    saved = {"results": [each.as_json() for each in before]}
+    now: list[Result] = [
+        row("slower", 2, 2.2, 2.1, less=True),
+        row("within what it was", 1.4, 1.4, 1.4, less=True),
+        row("less of the good", 90, 91, 92),
+        row("a busy machine", 50, 55, 52, peer=[25, 25, 25]),
+        row("worse than the other", 100, 110, 105, peer=[90, 90, 90]),
+        row("new", 1),
+        row("not here", 1),
+    ]
+    assert worse(now, json.loads(json.dumps(saved))) == [
+        "s: slower: 2.10 ms, 1.10 then, 91% worse",
+        "s: worse than the other: 1.17 times zerotier-one, 2.10 then, 80% worse",
+        "s: less of the good: 91.0 ms, 105 then, 15% worse",
+    ]
+    assert worse(before, saved) == []

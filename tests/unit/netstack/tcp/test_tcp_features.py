@@ -340,6 +340,38 @@ def test_delayed_ack_travels_with_data_of_ours_and_waits_40_ms_at_most() -> None
     assert header.acknowledgement == theirs + full
 
 
+def test_the_acknowledgment_of_an_answer_leaves_with_the_next_request() -> None:
+    s = Script()
+    c = s.established()
+    ours = theirs = 1
+
+    def turn() -> list[int]:
+        """Acknowledgment numbers of what went out at once for one answer, after one request."""
+        nonlocal ours, theirs
+        c.write(b"q" * 50)
+        ((header, payload),) = s.sent()
+        assert (header.acknowledgement, len(payload)) == (theirs, 50)
+        ours += 50
+        theirs += 700
+        out = [header.acknowledgement for header, _ in s.say(ACK | PSH, theirs - 700, ours, b"a" * 700)]
+        c.read(1000)
+        return out
+
+    assert [bool(turn()) for _ in range(6)] == [True, True, False, False, False, False]
+    # No request follows: it is told a little later, and from then on at once until they take turns again.
+    before = s.now
+    assert next_timer(s) <= before + 0.003
+    ((header, _),) = s.wait(0.004)
+    assert header.acknowledgement == theirs
+    assert [bool(turn()) for _ in range(3)] == [True, True, False]
+    # More of the answer comes: that is not what we took it for.
+    theirs += 300
+    ((header, _),) = s.say(ACK | PSH, theirs - 300, ours, b"m" * 300)
+    assert header.acknowledgement == theirs
+    c.read(1000)
+    assert turn() == [theirs]
+
+
 def test_the_head_of_an_answer_that_nagle_holds_back_is_acknowledged_at_once() -> None:
     """A server that writes head and body apart sends the body only when the head is acknowledged."""
     s = Script()

@@ -1,0 +1,293 @@
+"""A real zerotier-one as the peer, on a direct path; we and, in our place, another zerotier-one with the kernel's TCP
+take turns at it.
+
+    ZEROTIER_ONE=/usr/sbin/zerotier-one python -m tests.bench --only peer
+
+Root and controller are zerotier-one too. The peer's server is a program on the kernel's sockets. Needs root, for the
+places (``tests.lab.places``).
+
+    python -m tests.bench.real_peer get|put|ask IP PORT COUNT [STATE]    the client: COUNT bytes or requests; with the
+                                                                         state directory of a node, by that
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ztclient
+from tests.bench import http_peer, machine
+from tests.bench.doors import free_port
+from tests.bench.options import Options
+from tests.bench.overlay import SMALL, p99
+from tests.bench.report import LeftOut, Result, Row
+from tests.lab.hosts import Host, Lab, has_reference, lab, until
+from tests.lab.places import unavailable
+
+SECTION = "a real zerotier-one as the peer, direct"
+RIVAL = "zerotier-one"
+PEER, OWN, THEIRS = "10.121.15.30", "10.121.15.10", "10.121.15.20"
+BULK_PORT, WEB_PORT = 5380, 5381
+MB = 1 << 20
+GB = 1e9
+REQUESTS = 1000
+CONNECTIONS = (1, 20, 100)
+WRK_SECONDS = 5
+IDLE = 500
+"""Connections that stand, for what each of them takes in memory."""
+_RATE = re.compile(r"Requests/sec:\s+([0-9.]+)")
+
+
+@dataclass
+class Place:
+    """A host that takes its turn at the peer."""
+
+    host: Host
+    processes: dict[str, int]
+    """By name, those whose CPU time is shown."""
+    clients: tuple[str, ...] = ()
+    """What the client program is told beside: a state directory."""
+    spent: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def run(self, what: str, port: int, count: int) -> dict[str, Any]:
+        """The client program's figures, with the CPU seconds of each process beside (``cpu``)."""
+        command = [sys.executable, "-m", "tests.bench.real_peer", what, PEER, str(port), str(count), *self.clients]
+        before = {name: machine.cpu_seconds([pid]) for name, pid in self.processes.items()}
+        said = subprocess.run(
+            [*self.host.lab.places.prefix(self.host.place), *command], check=True, capture_output=True, text=True
+        ).stdout
+        found: dict[str, Any] = json.loads(said)
+        cpu = {name: machine.cpu_seconds([pid]) - before[name] for name, pid in self.processes.items()}
+        return found | {"cpu": cpu | {"client": found["cpu_s"]}}
+
+
+def measure(options: Options) -> Iterator[Result]:
+    """All rows of this section."""
+    if not has_reference():
+        yield LeftOut(SECTION, "all", "needs zerotier-one 1.14.1: name the program in $ZEROTIER_ONE")
+        return
+    if (reason := unavailable()) is not None:
+        yield LeftOut(SECTION, "all", reason)
+        return
+    with lab("peer") as here, contextlib.ExitStack() as stack:
+        ours, theirs = _set_up(here, options)
+        yield from _bulk(ours, theirs, options)
+        yield from _requests(ours, theirs, options)
+        yield from _crowds(ours, theirs, options, stack)
+        yield from _memory(ours)
+
+
+def _set_up(here: Lab, options: Options) -> tuple[Place, Place]:
+    here.basics()
+    for number, name in enumerate(("peer", "own", "their"), 3):
+        here.places.plug(name, [f"203.0.113.{number}/24"])
+    peer = here.host("peer", ours=False).start()
+    own = here.host("own", ours=True, arguments=("--congestion", options.congestion)).start()
+    their = here.host("their", ours=False).start()
+    for host, ip in ((peer, PEER), (own, OWN), (their, THEIRS)):
+        until(f"{host.place} is online", host.is_online)
+        host.join(ip)
+    for port in (BULK_PORT, WEB_PORT):
+        log = here.folder / f"server-{port}.log"
+        server = (
+            ("tests.bench.http_peer", "--kernel", PEER) if port == BULK_PORT else ("tests.bench.doors", "--web", PEER)
+        )
+        here.start("peer", sys.executable, "-m", *server, str(port), log=log, stdin=subprocess.PIPE)
+        until("a server", lambda log=log: log.read_text())  # type: ignore[misc]
+    assert peer.process is not None and own.process is not None and their.process is not None
+    (worker,) = own.node.status().workers
+    far = {"peer": peer.process.pid}
+    ours = Place(own, {"node": own.process.pid, "worker": worker.pid, **far}, (str(own.folder),))
+    theirs = Place(their, {RIVAL: their.process.pid, **far})
+    for place in (ours, theirs):
+        place.run("get", BULK_PORT, MB)
+        until("a direct path", lambda place=place: place.host.paths(peer.address))  # type: ignore[misc]
+    return ours, theirs
+
+
+def _bulk(ours: Place, theirs: Place, options: Options) -> Iterator[Result]:
+    size = options.bulk * MB
+    for what, name, must, aim, frugal in (
+        ("get", "download", 1.05, 1.25, (7.5, 6.0)),
+        ("put", "upload", 1.25, 1.5, (6.0, 5.0)),
+    ):
+        rates: dict[str, list[float]] = defaultdict(list)
+        costs: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for counted in range(-1, options.rounds):
+            for who, place in (("ours", ours), (RIVAL, theirs)):
+                found = place.run(what, BULK_PORT, size if counted >= 0 else size // 8)
+                if counted >= 0:
+                    rates[who].append(size / found["seconds"] / 1e6)
+                    for process, seconds in found["cpu"].items():
+                        costs[who, process].append(seconds / size * GB)
+        what = f"{name}, {options.bulk} MB"
+        yield Row(SECTION, what, "MB/s", rates["ours"], RIVAL, rates[RIVAL], must=must, aim=aim, times=True)
+        both = [sum(pair) for pair in zip(costs["ours", "node"], costs["ours", "worker"], strict=True)]
+        note = _told({process: samples for (who, process), samples in costs.items() if who == "ours"}, "s/GB")
+        note += "; " + _told({process: samples for (who, process), samples in costs.items() if who == RIVAL}, "s/GB")
+        yield Row(
+            SECTION,
+            f"{name}: node and worker",
+            "CPU s/GB",
+            both,
+            must=frugal[0],
+            aim=frugal[1],
+            less_is_better=True,
+            note=note,
+        )
+
+
+def _told(costs: dict[str, list[float]], unit: str) -> str:
+    """The medians of each process, in one line."""
+    shown = ", ".join(f"{process} {statistics.median(samples):.1f}" for process, samples in costs.items())
+    return f"{shown} {unit}"
+
+
+def _requests(ours: Place, theirs: Place, options: Options) -> Iterator[Result]:
+    times: dict[str, list[list[float]]] = defaultdict(list)
+    costs: dict[str, list[float]] = defaultdict(list)
+    count = REQUESTS // 4 if options.quick else REQUESTS
+    for _ in range(options.rounds):
+        for who, place in (("ours", ours), (RIVAL, theirs)):
+            found = place.run("ask", WEB_PORT, count)
+            times[who].append([second * 1e3 for second in found["times"]])
+            if who == "ours":
+                for process, seconds in found["cpu"].items():
+                    costs[process].append(seconds / count * 1e6)
+    middle = {who: [statistics.median(samples) for samples in rounds] for who, rounds in times.items()}
+    tails = {who: [p99(samples) for samples in rounds] for who, rounds in times.items()}
+    what = "1 KB request on one connection"
+    note = _told(costs, "µs of CPU")
+    yield Row(
+        SECTION,
+        f"{what}, median",
+        "ms",
+        middle["ours"],
+        RIVAL,
+        middle[RIVAL],
+        must=0.45,
+        aim=0.3,
+        less_is_better=True,
+        note=note,
+    )
+    yield Row(SECTION, f"{what}, p99", "ms", tails["ours"], RIVAL, tails[RIVAL], must=1.5, aim=1, less_is_better=True)
+
+
+def _crowds(ours: Place, theirs: Place, options: Options, stack: contextlib.ExitStack) -> Iterator[Result]:
+    """``wrk`` at the peer's server, by ``forward`` and by the kernel."""
+    if shutil.which("wrk") is None:
+        yield LeftOut(SECTION, "requests a second", "needs the program wrk")
+        return
+    here = ours.host.lab
+    port = free_port()
+    log = here.folder / "forward.log"
+    forward = here.start(
+        "own",
+        *(
+            sys.executable,
+            "-m",
+            "ztnode",
+            "forward",
+            "--state",
+            str(ours.host.folder),
+            "-L",
+            f"{port}:{PEER}:{WEB_PORT}",
+        ),
+        log=log,
+    )
+    stack.callback(here.end, forward)
+    seconds = 2 if options.quick else WRK_SECONDS
+    processes = {**ours.processes, "forward": forward.pid}
+    until("forward listens", lambda: _wrk(ours.host, "127.0.0.1", port, 1, 1) > 0)
+    for connections in CONNECTIONS:
+        rates: dict[str, list[float]] = defaultdict(list)
+        costs: dict[str, list[float]] = defaultdict(list)
+        for _ in range(options.rounds):
+            before = {name: machine.cpu_seconds([pid]) for name, pid in processes.items()}
+            rate = _wrk(ours.host, "127.0.0.1", port, connections, seconds)
+            for name, pid in processes.items():
+                costs[name].append((machine.cpu_seconds([pid]) - before[name]) / (rate * seconds) * 1e6)
+            rates["ours"].append(rate)
+            rates[RIVAL].append(_wrk(theirs.host, PEER, WEB_PORT, connections, seconds))
+        yield Row(
+            SECTION,
+            f"wrk -c{connections}, 1 KB, by forward",
+            "/s",
+            rates["ours"],
+            RIVAL,
+            rates[RIVAL],
+            must=0.4,
+            aim=0.6,
+            times=True,
+            note=_told(costs, "µs a request"),
+        )
+
+
+def _wrk(host: Host, ip: str, port: int, connections: int, seconds: int) -> float:
+    """Requests a second."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"http://{ip}:{port}/"]
+    said = subprocess.run([*host.lab.places.prefix(host.place), *command], check=False, capture_output=True, text=True)
+    found = _RATE.search(said.stdout)
+    return float(found[1]) if found is not None else 0.0
+
+
+def _memory(ours: Place) -> Iterator[Result]:
+    pids = [ours.processes["node"], ours.processes["worker"]]
+    node = ours.host.node
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(node.create_connection((PEER, WEB_PORT), 30))
+        before = machine.resident(pids)
+        for _ in range(IDLE):
+            stack.enter_context(node.create_connection((PEER, WEB_PORT), 30))
+        time.sleep(1)
+        growth = (machine.resident(pids) - before) / IDLE / 1e3
+    yield Row(SECTION, f"an idle connection, of {IDLE}", "KB", [growth], less_is_better=True)
+
+
+def _client(what: str, ip: str, port: int, count: int, state: str | None) -> dict[str, Any]:
+    connect = socket.create_connection if state is None else ztclient.Node(state=state).create_connection
+    with connect((ip, port), 60) as warm:  # the channel to the node, and the way to the peer
+        http_peer.request_response(warm, ip, f"/{SMALL}", 10)
+    body = http_peer.content(count) if what == "put" else b""
+    cpu, started = time.process_time(), time.perf_counter()
+    times: list[float] = []
+    with connect((ip, port), 60) as sock:
+        if what == "ask":
+            times = http_peer.request_response(sock, ip, f"/{SMALL}", count)
+        elif what == "put":
+            sock.sendall(f"PUT / HTTP/1.1\r\nHost: {ip}\r\nContent-Length: {count}\r\n\r\n".encode())
+            sock.sendall(body)
+            http_peer.read_head(sock, bytearray(1 << 16))
+        else:
+            sock.sendall(f"GET /{count} HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n".encode())
+            buffer = bytearray(1 << 18)
+            _, rest = http_peer.read_head(sock, buffer)
+            left = count - len(rest)
+            while left > 0 and (received := sock.recv_into(buffer)):
+                left -= received
+            if left:
+                raise http_peer.Incomplete(f"{left} bytes did not come")
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "cpu_s": time.process_time() - cpu, "times": times}
+
+
+def main(arguments: Sequence[str]) -> None:
+    what, ip, port, count, *state = arguments
+    print(json.dumps(_client(what, ip, int(port), int(count), state[0] if state else None)))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    main(sys.argv[1:])
