@@ -224,6 +224,10 @@ class Status:
     counters: dict[str, int]
     identity_conflict: str = ""
     """One line that a person can act on, while another host seems to use this node's identity."""
+    transport: str = "udp"
+    """What carries packets into the internet now: ``udp``, ``tcp://HOST:PORT`` (a TCP relay), ..."""
+    mapped_address: str = ""
+    """Where a router forwards to the node; empty where none does."""
 
 
 def network(message: pb.Network) -> Network:
@@ -357,6 +361,8 @@ def status(message: pb.StatusResponse) -> Status:
         ),
         counters=dict(message.counters),
         identity_conflict=message.identity_conflict,
+        transport=message.transport or "udp",
+        mapped_address=message.mapped_address,
     )
 
 

@@ -264,7 +264,11 @@ async def _relaying(address: TcpAddress, node: Node) -> AsyncIterator[None]:
 
     relay = TcpRelayServer()
     try:
-        host, port = await relay.open(address.host, address.port)
+        try:
+            host, port = await relay.open(address.host, address.port)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise OSError(error.errno, f"--tcp-relay-listen {address}: {reason}") from error
         node.count("tcp_relay_server", relay.counters)
         log.info("TCP relay at %s", TcpAddress(host, port))
         yield

@@ -99,7 +99,7 @@ def test_a_node_behind_a_nat_has_itself_a_port_mapped(router: Places, tmp_path: 
         node = network.add("own", "--port", "9993", prefix=router.prefix("own"))
         node.wait_online()
         until(lambda: f"reached from outside at {ROUTER}:9993, by PCP" in node.last_words(), 20)
-        assert forwarded(router, 9993)
+        assert forwarded(router, 9993) and node.node.status().mapped_address == f"{ROUTER}:9993"
         node.stop()
         assert not forwarded(router, 9993)
     finally:

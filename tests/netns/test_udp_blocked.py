@@ -152,7 +152,8 @@ def test_a_relay_by_an_http_proxy(world: World, tmp_path: Path) -> None:
         with world.leaf(
             "connect", [NO_UDP, NO_RELAY], "--tcp-relay", f"force={FAR}:{RELAY}", HTTPS_PROXY=proxy
         ) as leaf:
-            assert not leaf.node.status().listening, "no UDP at all"
+            status = leaf.node.status()
+            assert not status.listening and status.transport == f"tcp://{FAR}:{RELAY}", "no UDP at all"
 
 
 def test_udp_by_a_socks5_proxy_with_a_password(world: World, tmp_path: Path) -> None:
@@ -168,4 +169,4 @@ def test_udp_by_a_socks5_proxy_with_a_password(world: World, tmp_path: Path) -> 
         until(lambda: listening(world.place, DANTE))
         proxy = f"socks5://ztjoe:secret@{FAR}:{DANTE}"
         with world.leaf("socks", ["udp dport 9993", NO_RELAY], "--fail-over-after", "1", ALL_PROXY=proxy) as leaf:
-            assert "UDP goes by the SOCKS5 proxy" in leaf.last_words()
+            assert "UDP goes by the SOCKS5 proxy" in leaf.last_words() and leaf.node.status().transport == "socks5"

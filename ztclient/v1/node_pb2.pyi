@@ -195,6 +195,8 @@ class StatusResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
     IDENTITY_CONFLICT_FIELD_NUMBER: _builtins.int
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    MAPPED_ADDRESS_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """The node's ZeroTier address (10 hex digits)."""
     public_identity: _builtins.str
@@ -207,6 +209,10 @@ class StatusResponse(_message.Message):
     """The planet's world id."""
     identity_conflict: _builtins.str
     """One line that a person can act on, while another host seems to use this node's identity; else empty."""
+    transport: _builtins.str
+    """What carries packets into the internet now, beside what is tried: "udp", "tcp://host:port" (a TCP relay), ..."""
+    mapped_address: _builtins.str
+    """Where a router forwards to the node, "ip:port"; empty where none does."""
     @_builtins.property
     def uptime(self) -> _duration_pb2.Duration:
         """Since the node started."""
@@ -246,10 +252,12 @@ class StatusResponse(_message.Message):
         workers: _abc.Iterable[Global___Worker] | None = ...,
         counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         identity_conflict: _builtins.str = ...,
+        transport: _builtins.str = ...,
+        mapped_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["planet_signed_at", b"planet_signed_at", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counters", b"counters", "identity_conflict", b"identity_conflict", "listening", b"listening", "online", b"online", "planet_id", b"planet_id", "planet_signed_at", b"planet_signed_at", "public_identity", b"public_identity", "surface_addresses", b"surface_addresses", "uptime", b"uptime", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counters", b"counters", "identity_conflict", b"identity_conflict", "listening", b"listening", "mapped_address", b"mapped_address", "online", b"online", "planet_id", b"planet_id", "planet_signed_at", b"planet_signed_at", "public_identity", b"public_identity", "surface_addresses", b"surface_addresses", "transport", b"transport", "uptime", b"uptime", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

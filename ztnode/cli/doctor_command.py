@@ -130,7 +130,8 @@ def _roots(status: ztclient.Status, peers: Sequence[ztclient.Peer]) -> Iterator[
             "roots",
             PROBLEM,
             "none has ever answered: UDP seems to be blocked, or the planet names roots that are not there",
-            f"let UDP out to {endpoints} and its answers in; a closed network needs its own: serve --planet FILE",
+            f"let UDP out to {endpoints} and its answers in, or give it another way: serve --tcp-relay, --outer-proxy; "
+            "a closed network needs its own planet: serve --planet FILE",
         )
     else:
         yield Finding(
@@ -146,6 +147,15 @@ def _last_heard(peer: ztclient.Peer) -> float | None:
 
 
 def _udp(status: ztclient.Status, peers: Sequence[ztclient.Peer]) -> Iterator[Finding]:
+    if status.transport != "udp":
+        relay = status.transport.startswith("tcp")
+        yield Finding(
+            "UDP",
+            OK if not status.listening else WARNING,
+            f"packets go by {status.transport}" + (": nothing answers by UDP" if status.listening else ""),
+            "let UDP out; it works all the same, more slowly" if relay and status.listening else "",
+        )
+        return
     if not status.listening:
         yield Finding("UDP", PROBLEM, "the node has no UDP socket", "the node's log says why")
         return

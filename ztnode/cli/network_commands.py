@@ -314,6 +314,8 @@ def status(node: ztclient.Node, check: bool, nwid: str | None, as_json: bool) ->
             ("planet", f"{found.planet_id} of {planet:%Y-%m-%d %H:%M} UTC"),
             ("listening", ", ".join(found.listening)),
             ("seen as", ", ".join(found.surface_addresses)),
+            ("mapped", found.mapped_address),
+            ("by", "" if found.transport == "udp" else found.transport),
             ("control", node.address),
             *((f"worker {worker.index}", _worker(worker)) for worker in found.workers),
         )

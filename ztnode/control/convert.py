@@ -321,6 +321,8 @@ def status(info: NodeStatus) -> pb.StatusResponse:
         workers=[worker(one) for one in info.workers],
         counters=info.counters,
         identity_conflict=info.identity_conflict,
+        transport=info.transport,
+        mapped_address=info.mapped_address,
     )
 
 

@@ -164,6 +164,10 @@ class NodeStatus:
     counters: dict[str, int]
     identity_conflict: str = ""
     """One line that a person can act on, while another host seems to use this node's identity."""
+    transport: str = "udp"
+    """What carries packets into the internet now."""
+    mapped_address: str = ""
+    """Where a router forwards to the node, as ``listening``."""
     tcp_relay: bool = False
     """Packets go by a TCP relay now."""
     tcp_relay_use: str = "off"

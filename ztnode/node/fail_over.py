@@ -99,8 +99,8 @@ class FailOver:
         """See Transport."""
         if self._unanswered is None or endpoint not in self._asked:
             self._note(endpoint)
-        if self._at == 0:
-            return self._first.send(endpoint, datagrams)
+        if self._at == 0 or not self._asked[endpoint]:
+            return self._first.send(endpoint, datagrams)  # what is near is not to be reached from elsewhere
         # By those that brought nothing too: so it shows at once when they work.
         last = self._at if self._returning is None else self._returning[1]
         return min(way.transport.send(endpoint, datagrams) for way in self._ways[: last + 1] if way.is_open)
@@ -153,8 +153,15 @@ class FailOver:
                     self._unanswered = None
             self._receive(datagrams)
             return
+        # What is near may answer by a way that leads no farther.
+        asked = self._asked
+        far = [each for each in datagrams if asked.get(each[1])]
+        if len(far) < len(datagrams):
+            self._receive([each for each in datagrams if not asked.get(each[1])])
+        if not far:
+            return
         before = self.answers()
-        self._receive(datagrams)
+        self._receive(far)
         if index < self._at and self.answers() > before and (self._returning is None or index < self._returning[1]):
             self._returning = self._clock(), index
 

@@ -638,6 +638,8 @@ class Node:
             workers=self._supervisor.workers(),
             counters=counters,
             identity_conflict=self._conflict(),
+            transport=self._transport.in_use,
+            mapped_address="" if self._mapped is None else format_endpoint(self._mapped),
             tcp_relay=is_tcp(self._transport.in_use),
             port_mapping=self._port_mapping is not None,
             tcp_relay_use=relay_use(self._transport.names),

@@ -180,13 +180,14 @@ class _Client(asyncio.Protocol):
     def _send(self, packets: list[tuple[bytes, Endpoint]]) -> None:
         by_endpoint: dict[Endpoint, list[bytes]] = {}
         counters = self._server.counters
+        if not self._share.admit(self.active, sum([len(packet) for packet, _ in packets])):
+            counters["over_share"] += len(packets)
+            return
         for packet, endpoint in packets:
             if not (looks_like_vl1(packet) and is_relayed_to(endpoint)):
                 counters["refused"] += 1
             elif endpoint not in self._answered and not self._unanswered.admit(self.active):
                 counters["unanswered"] += 1
-            elif not self._share.admit(self.active, len(packet)):
-                counters["over_share"] += 1
             else:
                 by_endpoint.setdefault(endpoint, []).append(packet)
         for endpoint, batch in by_endpoint.items():

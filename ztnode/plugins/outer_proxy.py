@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
@@ -61,6 +60,6 @@ async def connect(to: Endpoint, proxy: str | None) -> socket.socket | None:
         made: socket.socket = await Proxy.from_url(proxy).connect(dest_host=to[0], dest_port=to[1])
     except (ProxyError, ProxyConnectionError, ProxyTimeoutError) as error:
         raise OSError(f"by the proxy {without_password(proxy)}: {str(error).splitlines()[0]}") from error
-    except asyncio.IncompleteReadError as error:
-        raise OSError(f"the proxy {without_password(proxy)} hung up") from error
+    except ValueError as error:  # what it says is no text, or no number
+        raise OSError(f"by the proxy {without_password(proxy)}: it does not speak as one") from error
     return made

@@ -79,7 +79,7 @@ class Socks5Transport:
         self._udp: socket.socket | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
-        self._counted: Counter[str] = Counter()
+        self._counted: Counter[str] = Counter(socks5_garbage=0, socks5_lost=0)
         self._connection = Reconnecting("the SOCKS5 proxy", self._dial)
         if url:
             self._take(url)

@@ -53,7 +53,7 @@ class TcpTransport(asyncio.Protocol):
         self._lost: asyncio.Future[bool] | None = None
         self._useful = False
         self._keeping: asyncio.Task[None] | None = None
-        self._counted: Counter[str] = Counter()
+        self._counted: Counter[str] = Counter(tcp_garbage=0, tcp_lost=0, tcp_dropped=0)
         self._connection = Reconnecting(self._name, self._dial)
 
     @property

@@ -54,6 +54,7 @@ def test_a_healthy_node_has_nothing_to_be_done() -> None:
         ("roots", PROBLEM, "none has answered for 300 s", {"status": {"online": False}, "root": 300.0}),
         ("UDP", WARNING, "symmetric NAT", {"status": {"surface_addresses": ("192.0.2.1:1", "192.0.2.1:2")}}),
         ("UDP", WARNING, "by relay", {"leaf": False}),
+        ("UDP", WARNING, "packets go by tcp://192.0.2.1:443", {"status": {"transport": "tcp://192.0.2.1:443"}}),
         ("identity", PROBLEM, "another host", {"status": {"identity_conflict": "another host has it"}}),
         ("workers", WARNING, "replaced 3 times", {"status": {"workers": (ztclient.Worker(0, 9, 0, 3, {}),)}}),
         ("clock", PROBLEM, "before the planet", {"wall": 1_600_000_000.0}),

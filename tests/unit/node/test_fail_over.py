@@ -112,12 +112,16 @@ def test_the_next_is_taken_after_a_minute_and_left_when_the_first_answers() -> N
         first.receive([(PACKET, ROOT)])
         joined.send(ROOT, [PACKET])
         assert second.sent == 2, "what comes in is no answer, and may be all that a wall lets pass"
+        joined.send(NEIGHBOR, [PACKET])
+        stage.answers(first, NEIGHBOR)
+        joined.send(ROOT, [PACKET])
+        assert (first.sent, second.sent) == (6, 3), "the neighbor is asked and answers straight, which means nothing"
         stage.answers(first, ROOT)
         joined.send(ROOT, [PACKET])
-        assert (first.sent, second.sent) == (5, 2)
+        assert (first.sent, second.sent) == (7, 3)
         assert second.is_open, "peers still send there"
         second.receive([(PACKET, ROOT)])
-        assert len(stage.came) == 5
+        assert len(stage.came) == 6
         await stage.wait(LINGER)
         assert joined.in_use == "way0" and not second.is_open
         await joined.close()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import sys
+import types
+
 import pytest
 
 from ztnode import plugins
+from ztnode.hookspecs import Transport, hookimpl
 from ztnode.node.local_conf import LocalConf
 from ztnode.node.transports import WaysOut, joined, named_transports
+from ztnode.plugins.udp import UdpTransport
 
 RELAY = ("192.0.2.1", 443)
 SOCKS = "socks5://joe:secret@proxy.example:1080"
@@ -34,6 +40,21 @@ def test_a_relay_comes_last_or_alone_or_not_at_all() -> None:
     assert ways(WaysOut(), LocalConf(tcp_relay_use="force")) == ["tcp"]
     assert ways(WaysOut(relay_use="off"), LocalConf(tcp_relay=RELAY, tcp_relay_use="force")) == ["udp"]
     assert ways(WaysOut(("tcp://a.example:1", "udp"))) == ["tcp://a.example:1", "udp"]
+
+
+def test_a_strangers_is_as_good_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = types.ModuleType("stranger")
+
+    @hookimpl
+    def ztnode_transport(name: str) -> Transport | None:
+        return UdpTransport() if name.startswith("pigeon") else None
+
+    stranger.ztnode_transport = ztnode_transport  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "stranger", stranger)
+    found = importlib.metadata.EntryPoint("transport-pigeon", "stranger", plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda **_: importlib.metadata.EntryPoints([found]))
+    asked = WaysOut(("udp", "pigeon://coop", "tcp://a.example:1"))
+    assert ways(asked) == ["udp", "pigeon://coop", "tcp://a.example:1"]
 
 
 def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
