@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from ztnode.hookspecs import StateStore
 
 
-@click.group(short_help="What a state store has, and copies of it.")
+@click.group(
+    short_help="What a state store has, and copies of it.",
+    epilog=example("ztnode store list ./st/zerotier", "ztnode store copy ./st/zerotier postgresql://ztnode@db/ztnode"),
+)
 def store() -> None:
     """State stores by their URLs, as ztnode serve --store takes them: a directory (DIR/zerotier is that of a node), or
     what an installed plugin offers. The node that uses one must be stopped."""

@@ -11,6 +11,7 @@ import pytest
 from tests.system.harness import identities
 from ztnode.cli import given_secrets
 from ztnode.cli.app import run
+from ztnode.cli.serve_command import refuse_contradictions, serve
 
 WHO = next(identities())
 OTHER = list(identities())[1]
@@ -94,3 +95,22 @@ def test_a_store_is_copied_encrypted_and_back(tmp_path: Path, capsys: pytest.Cap
     assert run(["store", "copy", plain, back]) == 1 and "not empty" in capsys.readouterr().err
     assert run(["store", "list", sealed, "--store-key", key]) == 0
     assert "networks.d/8056c2e21c000001.conf" in capsys.readouterr().out
+
+
+def test_the_serve_commands_of_the_pages_on_stores_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store.key").write_text("00" * 32)
+    docs = Path(__file__).parents[3] / "docs"
+    seen = 0
+    for name in ("STORES.md", "PRODUCTION.md"):
+        for line in (docs / name).read_text().splitlines():
+            command = line.partition("ztnode serve ")[2]
+            if not command or not line.startswith(("ztnode serve", "ZTNODE_")):
+                continue
+            arguments = [
+                str(tmp_path / "store.key") if word.startswith("/run/secrets") else word for word in command.split()
+            ]
+            with serve.make_context("ztnode serve", arguments) as ctx:
+                refuse_contradictions(ctx)
+            seen += 1
+    assert seen == 6
