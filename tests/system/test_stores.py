@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -239,3 +241,51 @@ def test_another_key_is_refused_and_a_moved_value_noticed(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="the store is not encrypted"):
         SealedStore(clear, KEY)
     assert list(clear.keys()) == ["planet"]
+
+
+class Nonsense(socketserver.StreamRequestHandler):
+    """Answers whatever is asked with what no store says."""
+
+    answer = b""
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.settimeout(0.2)
+            self.connection.recv(65536)
+            self.connection.sendall(self.answer)
+
+
+def http(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+NONSENSE = (
+    b"\xff" * 100,
+    http(b"<html>not yours</html>"),
+    http(b"[]"),
+    http(b'{"kvs": [{"key": "%%%"}], "kind": 7, "metadata": null, "succeeded": "yes"}'),
+)
+
+
+@pytest.mark.parametrize("answer", NONSENSE)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://x@{}/x",
+        "redis://{}/0",
+        "etcd://{}/x",
+        "s3://state/x?endpoint=http://{}",
+        "kubernetes://a/b?api=http://{}",
+    ],
+)
+def test_what_is_no_such_store_is_said_in_one_line(url: str, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    handler = type("Answering", (Nonsense,), {"answer": answer})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        with pytest.raises(OSError) as caught:
+            open_shared(url.format(f"127.0.0.1:{server.server_address[1]}"))
+        assert str(caught.value) and "\n" not in str(caught.value)
+        server.shutdown()
