@@ -17,6 +17,6 @@ settings.load_profile("ztnode")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Longer runs of tests that are short in CI, by hand."""
     group = parser.getgroup("fleets of nodes (tests/system/test_fleet.py)")
-    group.addoption("--kills", type=int, default=24, help="How often the active controller is killed.")
+    group.addoption("--kills", type=int, default=16, help="How often the active controller is killed.")
     group.addoption("--kills-seed", type=int, default=0, help="Of the moments at which it is.")
     group.addoption("--outage", type=float, default=0.0, help="Seconds for which a store is out; 0: a few.")

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from ztnode.hookspecs import StateStore
 
 
-@click.group(short_help="What a state store has, and copies of it.")
+@click.group(
+    short_help="What a state store has, and copies of it.",
+    epilog=example("ztnode store list ./st/zerotier", "ztnode store copy ./st/zerotier postgresql://ztnode@db/ztnode"),
+)
 def store() -> None:
     """State stores by their URLs, as ztnode serve --store takes them: a directory (DIR/zerotier is that of a node), or
     what an installed plugin offers. The node that uses one must be stopped."""
@@ -30,23 +33,23 @@ def store() -> None:
     )
 )
 @click.argument("source", metavar="FROM")
-@click.argument("target", metavar="TO")
+@click.argument("name", metavar="TO")
 @click.option("--from-key", type=EXISTING_FILE, metavar="FILE", help="The key that FROM is encrypted with.")
 @click.option("--to-key", type=EXISTING_FILE, metavar="FILE", help="Encrypt TO with this key.")
-def copy(source: str, target: str, from_key: Path | None, to_key: Path | None) -> None:
+def copy(source: str, name: str, from_key: Path | None, to_key: Path | None) -> None:
     """Copy everything that a store has to another one, which must be empty."""
-    count = asyncio.run(_copy(source, target, from_key, to_key))
+    count = asyncio.run(_copy(source, name, from_key, to_key))
     click.echo(f"{count} values copied", err=True)
 
 
 @store.command("list", epilog=example("ztnode store list ./st/zerotier"))
-@click.argument("url", metavar="STORE")
+@click.argument("source", metavar="STORE")
 @click.option("--store-key", type=EXISTING_FILE, metavar="FILE", help="The key that it is encrypted with.")
-def list_keys(url: str, store_key: Path | None) -> None:
+def list_keys(source: str, store_key: Path | None) -> None:
     """Name what a store has, each with its size in bytes; all of it is read, and decrypted."""
 
     async def found() -> list[tuple[str, int]]:
-        async with _opened(url, store_key) as opened:
+        async with _opened(source, store_key) as opened:
             return [(key, len(opened.read(key) or b"")) for key in opened.keys("")]
 
     for key, size in asyncio.run(found()):
@@ -67,17 +70,17 @@ async def _opened(url: str, key: Path | None) -> AsyncIterator[StateStore]:
         await asyncio.to_thread(opened.state.close)
 
 
-async def _copy(source: str, target: str, from_key: Path | None, to_key: Path | None) -> int:
+async def _copy(source: str, name: str, from_key: Path | None, to_key: Path | None) -> int:
     from ztnode.node.opening import store_name
 
     async with _opened(source, from_key) as before:
         keys = list(before.keys(""))
         if not keys:
             raise click.ClickException(f"{store_name(source)} is empty")
-        async with _opened(target, to_key) as after:
+        async with _opened(name, to_key) as after:
             there = next(iter(after.keys("")), None)
             if there is not None:
-                raise click.ClickException(f"{store_name(target)} is not empty, it has {there}: nothing was copied")
+                raise click.ClickException(f"{store_name(name)} is not empty, it has {there}: nothing was copied")
             for key in keys:
                 # The identity last: a copy that was broken off is no node.
                 if not key.startswith("identity."):

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ztnode.hookspecs import LeaseLost, SharedStore
 
@@ -225,7 +225,7 @@ class Lease:
         except LeaseLost:
             if not self._take_again():
                 return False
-        except OSError as error:
+        except Exception as error:  # a plugin's own fault must not end this thread and leave nobody to say so
             self._answers = False
             asked = self._clock()  # it was down until this moment
             if not down_for_everybody(error, self._store.endpoints()):
@@ -271,7 +271,7 @@ class Lease:
         self._until = float("-inf")
 
 
-def down_for_everybody(error: OSError, endpoints: Sequence[tuple[str, int] | str]) -> bool:
+def down_for_everybody(error: Exception, endpoints: Sequence[tuple[str, int] | str]) -> bool:
     """Whether a store that just failed with ``error`` certainly serves nobody: it said so, or nothing listens at any of
     its endpoints, or one of this very host does not answer, with no network between to blame."""
     if isinstance(error, ConnectionRefusedError):
@@ -282,29 +282,26 @@ def down_for_everybody(error: OSError, endpoints: Sequence[tuple[str, int] | str
 
 
 def _is_down(endpoint: tuple[str, int] | str, *, silent: bool) -> bool:
+    if isinstance(endpoint, str):
+        return _refuses(socket.AF_UNIX, endpoint) or silent
     try:
-        if isinstance(endpoint, str):
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(PROBE_TIMEOUT)
-                probe.connect(endpoint)
-        else:
-            socket.create_connection(endpoint, PROBE_TIMEOUT).close()
-    except (ConnectionRefusedError, FileNotFoundError):
-        return True
-    except BlockingIOError:  # a Unix socket whose queue is full: its server takes nobody
-        return True
+        found = socket.getaddrinfo(*endpoint, type=socket.SOCK_STREAM)
     except OSError:
-        return silent and _is_local(endpoint)
-    return silent and _is_local(endpoint)
-
-
-def _is_local(endpoint: tuple[str, int] | str) -> bool:
-    if isinstance(endpoint, str) or endpoint[0] == "localhost":
-        return True
-    try:
-        return ip_address(endpoint[0]).is_loopback
-    except ValueError:
         return False
+    # A name may stand for several servers, each of which could serve others.
+    return bool(found) and all(
+        _refuses(family, address) or (silent and ip_address(address[0]).is_loopback) for family, *_, address in found
+    )
+
+
+def _refuses(family: int, address: Any) -> bool:
+    try:
+        with socket.socket(family) as probe:
+            probe.settimeout(PROBE_TIMEOUT)
+            probe.connect(address)
+    except OSError as failure:
+        return isinstance(failure, ConnectionRefusedError | FileNotFoundError)
+    return False
 
 
 def _holder(record: bytes) -> Holder:

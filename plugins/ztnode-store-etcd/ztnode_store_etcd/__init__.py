@@ -39,7 +39,7 @@ class EtcdStore:
         files = dict(parse_qsl(parts.query))
         scheme = "https" if parts.scheme == "etcds" else "http"
         self._bases = [f"{scheme}://{_bracketed(host)}:{port}" for host, port in self._endpoints]
-        verify: ssl.SSLContext | bool = True
+        verify: ssl.SSLContext | bool = False  # nothing to verify without TLS, and CAs take long to load
         if scheme == "https":
             verify = ssl.create_default_context(cafile=files.get("ca"))
             if "cert" in files:
@@ -47,14 +47,17 @@ class EtcdStore:
         # What the environment says of proxies is not meant for this.
         self._client = httpx.Client(timeout=TIMEOUT, verify=verify, trust_env=False)
         self._fence: tuple[str, bytes] | None = None
-        self._log_in(user)
+        self._user = user
+        self._log_in()
         self.read("lease/holder")
 
-    def _log_in(self, user: str) -> None:
-        if user:
-            name, _, password = user.partition(":")
-            answer = self._ask("", "auth/authenticate", {"name": unquote(name), "password": unquote(password)})
-            self._client.headers["Authorization"] = str(answer.get("token", ""))
+    def _log_in(self) -> None:
+        if self._user:
+            name, _, password = self._user.partition(":")
+            self._client.headers.pop("Authorization", None)
+            asked = {"name": unquote(name), "password": unquote(password)}
+            answer = self._send("auth/authenticate", asked)
+            self._client.headers["Authorization"] = str(_content(answer, "user").get("token", ""))
 
     def read(self, key: str) -> bytes | None:
         """See SharedStore."""
@@ -133,7 +136,14 @@ class EtcdStore:
             raise OSError(f"{key}: etcd's answer makes no sense") from None
 
     def _ask(self, key: str, what: str, question: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Of the first member that answers; it is asked first from then on."""
+        answer = self._send(what, question)
+        if answer.status_code == 401 and self._user:  # tokens end after five minutes
+            self._log_in()
+            answer = self._send(what, question)
+        return _content(answer, key)
+
+    def _send(self, what: str, question: Mapping[str, Any]) -> httpx.Response:
+        """To the first member that answers; it is asked first from then on."""
         deadline = time.monotonic() + TIMEOUT
         failure: OSError = TimeoutError(f"etcd did not answer within {TIMEOUT:g} s")
         for base in list(self._bases):
@@ -148,7 +158,7 @@ class EtcdStore:
             else:
                 self._bases.remove(base)
                 self._bases.insert(0, base)
-                return _content(answer, key)
+                return answer
         raise failure
 
 

@@ -180,24 +180,39 @@ class PostgresqlStore:
             raise ConnectionRefusedError(_line(error)) from None
         except psycopg.Error as error:
             # Without a code it is the connection that failed; class 57P is "operator intervention": it goes down.
-            if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
+            # 25006 is "read only": what was the primary is one no more, and another host of the URL may be it.
+            if error.sqlstate is None or error.sqlstate.startswith(("08", "57P", "25006")):
                 await self._disconnect()
-                if isinstance(error, psycopg.OperationalError):
-                    raise ConnectionError(_line(error)) from None
+                raise ConnectionError(_line(error)) from None
             raise OSError(f"{key}: PostgreSQL: {_line(error)}") from None
 
     async def _connected(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         connection = await psycopg.AsyncConnection.connect(
-            self._conninfo, autocommit=True, connect_timeout=2, application_name="ztnode"
+            self._conninfo,
+            autocommit=True,
+            connect_timeout=2,
+            application_name="ztnode",
+            prepare_threshold=None,  # a pool between us and the server may hand the next statement to another session
         )
-        host, port = connection.info.host, connection.info.port
-        self._addresses = [f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)]
+        self._addresses = _endpoints(connection.info)
         return connection
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+
+def _endpoints(info: psycopg.ConnectionInfo) -> list[tuple[str, int] | str]:
+    """All hosts that the URL names, not only the one that was reached: another may serve others."""
+    parameters = info.get_parameters()
+    hosts = (parameters.get("hostaddr") or parameters.get("host") or info.host).split(",")
+    ports = (parameters.get("port") or str(info.port)).split(",")
+    found: list[tuple[str, int] | str] = []
+    for index, host in enumerate(hosts):
+        port = int(ports[index if len(ports) > 1 else 0] or 5432)
+        found.append(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host or info.host, port))
+    return found
 
 
 def _bytes(key: str, value: object) -> bytes:

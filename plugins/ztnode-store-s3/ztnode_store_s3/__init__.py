@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import boto3
 import botocore.exceptions
+import botocore.parsers
 from botocore.config import Config
 
 from ztnode.hookspecs import LeaseLost, SharedStore, hookimpl
@@ -189,7 +190,13 @@ class S3Store:
             raise TimeoutError(f"S3 did not answer within {TIMEOUT:g} s") from None
         except (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError) as error:
             raise ConnectionError(f"S3: {error}") from None
-        except (botocore.exceptions.BotoCoreError, KeyError, TypeError) as error:
+        except (
+            botocore.exceptions.BotoCoreError,
+            botocore.parsers.ResponseParserError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise OSError(f"{key}: S3: {error}") from None
 
 

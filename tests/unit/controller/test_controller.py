@@ -93,7 +93,13 @@ CONTROLLER = identity(0x1122334455)
 class Bench:
     """A controller, its clock and its members."""
 
-    def __init__(self, documents: dict[str, bytes] | None = None, limits: ControllerLimits | None = None) -> None:
+    def __init__(
+        self,
+        documents: dict[str, bytes] | None = None,
+        limits: ControllerLimits | None = None,
+        *,
+        strict: bool = False,
+    ) -> None:
         self.vl1 = FakeVl1()
         self.now = 100.0
         self.store: dict[str, bytes] = dict(documents or {})
@@ -106,6 +112,7 @@ class Bench:
             documents=self.store,
             commit=self._keep,
             limits=limits,
+            strict=strict,
         )
         self._packet = count(1000)
 
@@ -629,3 +636,63 @@ def test_an_ephemeral_member_that_is_shut_out_stays_so(bench: Bench) -> None:
 def test_ephemeral_settings_are_bounded(bench: Bench, setting: dict[str, Any]) -> None:
     with pytest.raises(ControllerError, match=r"ephemeral"):
         bench.network(**setting)
+
+
+# Where another controller may take over (strict): nothing is promised that is not kept
+
+
+def test_nothing_is_promised_that_was_not_kept() -> None:
+    bench = Bench(strict=True)
+    nwid = bench.network(private=False, ephemeralMembers=True, ephemeralTimeout=120_000)
+    given = bench.config(nwid, MEMBER).static_addresses
+    assert member_key(nwid, MEMBER) in bench.store, "kept before it is told, not after"
+    bench.save()
+    bench.full = True
+    assert bench.config(nwid, MEMBER, protocol=13).static_addresses == given, "it has nothing new to promise"
+    assert bench.ask(nwid, MEMBER + 1) == []
+    assert bench.controller.counters["drop_request_not_kept"] == 1
+    assert [member.address for member in bench.controller.members(nwid)] == [MEMBER]
+    assert goes(bench, nwid, MEMBER) is False, "its address is free when that is kept, and not before"
+    assert bench.controller.authorizes(nwid, MEMBER)
+    bench.now += 200
+    bench.controller.handle_timer(bench.now, bench.wall)
+    bench.now += 200
+    bench.controller.handle_timer(bench.now, bench.wall)
+    assert bench.controller.authorizes(nwid, MEMBER)
+    bench.full = False
+    assert bench.config(nwid, MEMBER + 1).static_addresses
+    bench.now += 200
+    bench.controller.handle_timer(bench.now, bench.wall)
+    assert member_key(nwid, MEMBER) not in bench.store
+
+
+def test_a_push_that_would_promise_something_new_waits_for_the_member_to_ask() -> None:
+    bench = Bench(strict=True)
+    nwid = bench.network(private=False, v4AssignMode={"zt": False})
+    bench.config(nwid, MEMBER)
+    bench.vl1.take()
+    before = bench.controller.member(nwid, MEMBER)
+
+    def refuse_members(key: str, value: bytes | None) -> None:
+        if "/member/" in key:
+            raise OSError(errno.EIO, "out")
+        bench.store[key] = value or b""
+
+    bench.controller._database._commit = refuse_members
+    bench.controller.update_network(nwid, {"v4AssignMode": {"zt": True}}, bench.now, bench.wall)
+    assert bench.vl1.take() == [] and bench.controller.member(nwid, MEMBER) == before
+
+
+def test_members_are_read_in_order_from_anywhere_while_they_come_and_go(bench: Bench) -> None:
+    nwid = bench.network(private=False)
+    for address in (MEMBER + 4, MEMBER, MEMBER + 2):
+        bench.config(nwid, address)
+    members = bench.controller.members_after(nwid, -1)
+    assert next(members).address == MEMBER
+    bench.controller.delete_member(nwid, MEMBER + 2, bench.now, bench.wall)
+    bench.config(nwid, MEMBER + 3)
+    assert [member.address for member in members] == [MEMBER + 4], "as it was begun, without those that are gone"
+    assert [member.address for member in bench.controller.members_after(nwid, MEMBER)] == [MEMBER + 3, MEMBER + 4]
+    assert bench.controller.count_members(nwid) == (3, 3)
+    bench.controller.update_member(nwid, MEMBER, {"authorized": False}, bench.now, bench.wall)
+    assert bench.controller.count_members(nwid) == (3, 2)

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -242,3 +243,15 @@ def test_local_conf_names_trusted_paths(home: Home, tmp_path: Path) -> None:
         (tmp_path / "local.conf").write_text(bad)
         with pytest.raises(StateError, match=r"local\.conf"):
             home.local_conf()
+
+
+def test_an_identity_that_is_given_is_kept_and_takes_no_others_place(home: Home, identity: Identity) -> None:
+    async def generate() -> Identity:
+        raise AssertionError("there is one")
+
+    assert asyncio.run(home.identity(generate, identity)) == identity
+    assert asyncio.run(home.identity(generate)) == identity
+    assert asyncio.run(home.identity(generate, identity)) == identity
+    other = replace(identity, address=identity.address ^ 1, secret=bytes(64))
+    with pytest.raises(StateError, match="the identity given is"):
+        asyncio.run(home.identity(generate, other))
