@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ztclient.forms import format_host_port, split_host_port
-from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, example
+from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, Seconds, example
 from ztnode.cli.forward_commands import Where, flat, mapping_options, refuse_odd_words
 from ztnode.cli.gateway_command import TARGET
 from ztnode.cli.option_sources import ConfigurableCommand, given
@@ -161,7 +161,7 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
 )
 @click.option(
     "--fail-over-after",
-    type=click.FloatRange(1, 3600),
+    type=Seconds(1, 3600),
     metavar="SECONDS",
     default=60,
     show_default=True,

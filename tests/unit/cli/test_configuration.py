@@ -68,6 +68,12 @@ def test_every_option_has_a_variable_and_a_key(tmp_path: Path, monkeypatch: pyte
     samples |= {"forward": "80:10.0.0.1:80", "expose": "80:127.0.0.1:80", "proxy-protocol": "2"}
     samples |= {"log-level": "debug", "log-format": "json", "congestion": "bbr", "trusted-path": "10.0.0.0/24=25"}
     samples |= {"gateway": "192.168.55.0/24 10.9.0.0/16", "gateway-except": "10.9.8.0/24"}
+    samples |= {
+        "tcp-relay": "force=192.0.2.1:443",
+        "tcp-relay-listen": "4443",
+        "outer-proxy": "socks5://192.0.2.1:1080",
+        "fail-over-after": "30",
+    }
     for key, option in options.items():
         assert isinstance(option.envvar, str)
         number = option.type.max if isinstance(option.type, click.IntRange) else "word"
