@@ -24,6 +24,7 @@ from pathlib import Path
 from tests.netns.kernel_pairs import until
 from tests.netns.tapharness import KERNEL4, Harness, Namespace, harness, unavailable
 from ztnode.netstack.tcp.connection import TcpConnection
+from ztnode.wire import checksum
 
 REPOSITORY = Path(__file__).parents[2]
 PORT = 7000
@@ -62,7 +63,8 @@ def attend(sock: socket.socket) -> None:
 
 @contextlib.contextmanager
 def network(mtu: int) -> Iterator[Harness]:
-    """A harness whose kernel side has the peer running."""
+    """A harness whose kernel side has the peer running. The stack sums by numpy, as in a worker with clients."""
+    checksum.use_numpy()
     with harness(mtu=mtu) as net, kernel_peer(net.namespace):
         yield net
 

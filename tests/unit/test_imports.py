@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -59,3 +61,34 @@ def test_the_table_of_the_architecture_is_the_contract() -> None:
     table = (REPOSITORY / "docs" / "ARCHITECTURE.md").read_text().partition("| `ztnode.` |")[2].partition("\n\n")[0]
     lines = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")]
     assert lines == [[name.strip() for name in line.split("|")] for line in contract["layers"]]
+
+
+LOADED_BY = {
+    "first HELLO": (
+        "ztnode.cli.serve_command, ztnode.cli.reconfiguration, ztnode.serve",
+        {
+            "grpc",
+            "google.protobuf",
+            "numpy",
+            "dns",
+            "ztnode.controller",
+            "ztnode.rules_language",
+            "ztnode.worker.worker",
+        },
+    ),
+    "control plane": (
+        "ztnode.serve, ztnode.control.control_server, ztnode.control.readiness, ztnode.names, ztnode.sign_on.members",
+        {"numpy", "dns", "ztnode.controller", "grpc_reflection.v1alpha.reflection", "h11", "requests"},
+    ),
+    "worker": ("ztnode.worker.__main__", {"numpy", "asyncio", "cryptography", "grpc", "logging"}),
+    "identity helper": ("ztnode.identity_helper", {"asyncio", "ztnode.node", "grpc"}),
+}
+
+
+@pytest.mark.parametrize("who", LOADED_BY)
+def test_what_a_leaf_does_not_need_it_does_not_load(who: str) -> None:
+    """No controller, no name server to ask, no old peer, nobody who reflects; and gRPC after the first HELLO."""
+    modules, unwanted = LOADED_BY[who]
+    program = f"import sys, {modules}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert not unwanted & set(done.stdout.split())

@@ -57,18 +57,22 @@ class Steering:
         first, last = EPHEMERAL
         self._workers = workers
         self._stretch = (last - first + 1) // workers
-        self._tcp = bytes(self._dialler(port, _SHARED) for port in range(65536))
-        self._udp = bytes(self._dialler(port, port % workers) for port in range(65536))
+        by_turns = bytes(range(workers)) * -(-65536 // workers)
+        diallers = b"".join(bytes((worker,)) * len(range(*self._stretch_of(worker))) for worker in range(workers))
+        shared = bytes((_SHARED,))
+        self._tcp = shared * first + diallers + shared * (65535 - last)
+        self._udp = by_turns[:first] + diallers + by_turns[last + 1 : 65536]
         self.fragments = FragmentSteering(counters)
 
-    def _dialler(self, port: int, otherwise: int) -> int:
-        first, last = EPHEMERAL
-        return min((port - first) // self._stretch, self._workers - 1) if first <= port <= last else otherwise
+    def _stretch_of(self, worker: int) -> tuple[int, int]:
+        """The first ephemeral port of a worker, and the first that is not its own."""
+        first = EPHEMERAL[0] + worker * self._stretch
+        return first, EPHEMERAL[1] + 1 if worker == self._workers - 1 else first + self._stretch
 
     def ephemeral(self, worker: int) -> tuple[int, int]:
         """The first and last ephemeral port of a worker."""
-        first = EPHEMERAL[0] + worker * self._stretch
-        return first, EPHEMERAL[1] if worker == self._workers - 1 else first + self._stretch - 1
+        first, end = self._stretch_of(worker)
+        return first, end - 1
 
     def listening(self, port: int) -> Sequence[int]:
         """The workers at which connections to a TCP port arrive: all, or the one that dials from this number."""

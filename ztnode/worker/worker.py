@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from ztnode.netstack.config import LOOPED, PortConfig
+from ztnode.wire import checksum
 from ztnode.wire.address import format_nwid
 from ztnode.worker import protocol
 from ztnode.worker.control_requests import Requests
@@ -385,8 +386,7 @@ class Worker:
 
 
 def _load_numpy() -> None:
-    """By a thread, when the first client comes: it is a third of a worker's start and half of its memory, and of a
-    connection only text beyond 1,024 bytes needs it. What is there by then is not for the garbage collector either."""
-    import numpy  # noqa: F401
-
+    """By a thread, when the first client comes: it is a third of a worker's start and half of its memory. What is there
+    by then is not for the garbage collector either."""
+    checksum.use_numpy()
     gc.freeze()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,18 @@ from ztnode.wire.wire_error import WireError
 U8, U16, U32 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32))
 MAC, IP4, IP6 = (st.binary(min_size=size, max_size=size) for size in (6, 4, 16))
 DATA = st.binary(max_size=300)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["numpy", "plain"])
+def summing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Before a worker has its first client it sums without numpy."""
+    before = checksum._numpy
+    if request.param:
+        checksum.use_numpy()
+    else:
+        checksum._numpy = None
+    yield
+    checksum._numpy = before
 
 
 def slow_checksum(data: bytes) -> int:
@@ -44,21 +57,25 @@ def test_checksum_of_the_example_in_rfc_1071() -> None:
     assert checksum.region_sum(bytes.fromhex("0001f203f4f5f6f7")) == 0xDDF2
 
 
+@pytest.mark.usefixtures("summing")
 @given(st.binary(min_size=1, max_size=60), st.integers(1000, 1092))
 def test_checksum_of_long_regions(pattern: bytes, times: int) -> None:
     data = pattern * times
     assert agree(checksum.checksum(data), slow_checksum(data))
 
 
+@pytest.mark.usefixtures("summing")
 def test_checksum_of_all_ones_does_not_overflow() -> None:
     assert checksum.checksum(b"\xff" * 65535) == slow_checksum(b"\xff" * 65535)
 
 
+@pytest.mark.usefixtures("summing")
 @given(st.lists(DATA, max_size=6))
 def test_gather_is_concatenation(parts: list[bytes]) -> None:
     assert checksum.gather_sum(parts) == checksum.region_sum(b"".join(parts))
 
 
+@pytest.mark.usefixtures("summing")
 @given(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=8))
 def test_batch_is_one_by_one(regions: list[bytes]) -> None:
     starts, words = [], b""
