@@ -184,7 +184,6 @@ class FailOver:
             self._unanswered = None
             log.info("no answer by %s: packets go by %s too", way.name, self.in_use)
             self._run(self._open_later(self._at))
-            self.on_another()
 
     def _go_back(self, index: int) -> None:
         left, self._at, self._returning, self._unanswered = self._at, index, None, None
@@ -202,6 +201,8 @@ class FailOver:
             if not way.is_refused:
                 log.warning("%s cannot be opened: %s", way.name, error.strerror or error)
             way.is_refused = True
+        else:
+            self.on_another()  # not before: what is sent then is to go by it
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

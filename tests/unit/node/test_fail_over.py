@@ -59,6 +59,7 @@ class Stage:
     async def open(self) -> None:
         def another() -> None:
             self.others += 1
+            assert any(fake.is_open for fake in self.fakes[1:]), "what is sent now goes by it"
 
         self.joined.on_another = another
         self.joined.answers = lambda: self.count
