@@ -139,7 +139,7 @@ def _shared(url: str, manager: pluggy.PluginManager, lease: Lease, prefix: str, 
     except BaseException:
         second.close()
         raise
-    lease.keep(state.forgotten)
+    lease.keep(state.forgotten, state.out)
     return state
 
 

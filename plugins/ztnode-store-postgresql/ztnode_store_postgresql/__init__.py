@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -21,8 +23,10 @@ from ztnode.hookspecs import LeaseLost, SharedStore, hookimpl
 
 SCHEMES: Final = ("postgresql:", "postgres:")
 DEFAULT_TABLE: Final = "ztnode_state"
-TIMEOUT: Final = 2.0
-"""Seconds for one statement; a new connection may take as long again."""
+TIMEOUT: Final = 1.5
+"""Seconds for one statement."""
+CONNECT_TIMEOUT: Final = 2
+"""Seconds for a new connection: libpq knows whole ones, from two on."""
 PAGE: Final = 2000
 """Rows of one answer when everything is read."""
 
@@ -166,31 +170,50 @@ class PostgresqlStore:
         return asyncio.run_coroutine_threadsafe(self._answer(key, work), self._loop).result()
 
     async def _answer(self, key: str, work: Callable[[Cursor], Awaitable[T]]) -> T:
+        late = False
+
+        def give_up() -> None:
+            # Not by cancelling: psycopg would then ask the same server, by another connection, to forget the question.
+            nonlocal late
+            late = True
+            if self._connection is not None:
+                with (
+                    contextlib.suppress(OSError, psycopg.Error),
+                    socket.socket(fileno=os.dup(self._connection.fileno())) as stuck,
+                ):
+                    stuck.shutdown(socket.SHUT_RDWR)
+
+        timer: asyncio.TimerHandle | None = None
         try:
-            async with asyncio.timeout(TIMEOUT if self._connection is not None else 1.5 * TIMEOUT):
-                if self._connection is None:
-                    self._connection = await self._connected()
-                async with self._connection.cursor(binary=True) as cursor:
-                    return await work(cursor)
-        except TimeoutError:
-            await self._disconnect()
-            raise TimeoutError(f"PostgreSQL did not answer within {TIMEOUT:g} s") from None
+            if self._connection is None:
+                self._connection = await self._connected()
+            timer = self._loop.call_later(TIMEOUT, give_up)
+            async with self._connection.cursor(binary=True) as cursor:
+                return await work(cursor)
+        except psycopg.errors.ConnectionTimeout:
+            raise TimeoutError(f"PostgreSQL took no connection within {CONNECT_TIMEOUT} s") from None
         except psycopg.errors.CannotConnectNow as error:  # it starts or stops
             await self._disconnect()
             raise ConnectionRefusedError(_line(error)) from None
         except psycopg.Error as error:
+            if late:
+                await self._disconnect()
+                raise TimeoutError(f"PostgreSQL did not answer within {TIMEOUT:g} s") from None
             # Without a code it is the connection that failed; class 57P is "operator intervention": it goes down.
             # 25006 is "read only": what was the primary is one no more, and another host of the URL may be it.
             if error.sqlstate is None or error.sqlstate.startswith(("08", "57P", "25006")):
                 await self._disconnect()
                 raise ConnectionError(_line(error)) from None
             raise OSError(f"{key}: PostgreSQL: {_line(error)}") from None
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def _connected(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         connection = await psycopg.AsyncConnection.connect(
             self._conninfo,
             autocommit=True,
-            connect_timeout=2,
+            connect_timeout=CONNECT_TIMEOUT,
             application_name="ztnode",
             prepare_threshold=None,  # a pool between us and the server may hand the next statement to another session
         )
