@@ -60,9 +60,9 @@ class PostgresqlStore:
         create = "CREATE TABLE IF NOT EXISTS {t} (key text PRIMARY KEY, value bytea NOT NULL)"
         self._create = sql.SQL(create).format(t=table)
         self._select = sql.SQL("SELECT value FROM {t} WHERE key = %s").format(t=table)
-        self._page = sql.SQL(
-            "SELECT key, value FROM {t} WHERE key > %s AND starts_with(key, %s) ORDER BY key LIMIT %s"
-        ).format(t=table)
+        declare = "DECLARE everything NO SCROLL CURSOR FOR SELECT key, value FROM {t} WHERE starts_with(key, {prefix})"
+        self._declare = sql.SQL(declare).format(t=table, prefix=sql.Placeholder())
+        self._fetch = sql.SQL("FETCH {n} FROM everything").format(n=sql.Literal(PAGE))
         upsert = "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
         self._upsert = sql.SQL(f"INSERT INTO {{t}} VALUES (%s, %s) {upsert}").format(t=table)
         self._remove = sql.SQL("DELETE FROM {t} WHERE key = %s").format(t=table)
@@ -91,17 +91,18 @@ class PostgresqlStore:
 
     def items(self, prefix: str = "") -> Iterator[tuple[str, bytes]]:
         """See SharedStore."""
-        after = ""
-        while True:
-            rows = self._rows(after, prefix)
-            for key, value in rows:
-                yield key, _bytes(key, value)
-            if len(rows) < PAGE:
-                return
-            after = rows[-1][0]
-
-    def _rows(self, after: str, prefix: str) -> list[tuple[Any, ...]]:
-        return self._run(prefix, lambda cursor: self._all(cursor, self._page, after, prefix, PAGE))
+        # By a cursor of the server, so that the table is gone through once, and each part has its own time.
+        rows: list[tuple[Any, ...]] = []
+        self._run(prefix, lambda cursor: self._count(cursor, sql.SQL("BEGIN")))
+        try:
+            self._run(prefix, lambda cursor: self._count(cursor, self._declare, prefix))
+            while part := self._run(prefix, lambda cursor: self._all(cursor, self._fetch)):
+                rows += part
+        finally:
+            with contextlib.suppress(OSError):
+                self._run(prefix, lambda cursor: self._count(cursor, sql.SQL("ROLLBACK")))
+        for key, value in rows:
+            yield key, _bytes(key, value)
 
     def write(self, key: str, value: bytes) -> None:
         """See SharedStore."""
@@ -162,7 +163,7 @@ class PostgresqlStore:
         await cursor.execute(statement, arguments)
         return await cursor.fetchall()
 
-    async def _count(self, cursor: Cursor, statement: sql.Composed, *arguments: Any) -> int:
+    async def _count(self, cursor: Cursor, statement: sql.SQL | sql.Composed, *arguments: Any) -> int:
         await cursor.execute(statement, arguments)
         return cursor.rowcount
 
