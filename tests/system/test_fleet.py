@@ -345,6 +345,22 @@ def test_replicas_take_identities_from_a_pool(servers: Servers, monkeypatch: pyt
     three.state.close()
 
 
+def test_a_standby_with_another_key_says_so_before_it_is_needed(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = servers.url("redis")
+    manager = plugins.load()
+    manager.register(fleet_process.Plugin())
+    active = asyncio.run(open_state(StoreOptions(url, bytes(32)), manager))
+    monkeypatch.setattr(opening, "TOKEN", "of the standby")
+    for key, complaint in ((bytes(31) + b"1", "another key"), (None, "the store is encrypted")):
+        with pytest.raises(OSError, match=complaint):
+            asyncio.run(open_state(StoreOptions(url, key), manager))
+    with pytest.raises(LeaseHeld):
+        asyncio.run(open_state(StoreOptions(url, bytes(32), standby=False), manager))
+    active.state.close()
+
+
 def test_a_worker_without_state_is_who_its_environment_says(tmp_path: Path) -> None:
     """By the names that ZeroTier's own container image has."""
     who = next(identities())
