@@ -331,12 +331,23 @@ async def run(
     if options.until_eof:
         threading.Thread(target=_wait_for_eof, args=(loop, stop), daemon=True).start()
     stopping = asyncio.ensure_future(stop.wait())
-    alive = asyncio.create_task(manager.keep_alive())
+    alive: list[asyncio.Task[None]] = []
+
+    def say_ready(status: str) -> None:
+        manager.notify(READY="1", STATUS=status)
+        if not alive:
+            alive.append(asyncio.create_task(manager.keep_alive()))
+
+    def say_stopping(_done: asyncio.Future[Any]) -> None:
+        if stop.is_set():
+            manager.notify(STOPPING="1")
+
+    stopping.add_done_callback(say_stopping)
     lost = ""
     try:
         while not stop.is_set():
             try:
-                lost = await _serve_once(options, ready, configure, stopping, manager)
+                lost = await _serve_once(options, ready, configure, stopping, say_ready)
             except (ConnectionError, TimeoutError):
                 if not lost:
                     raise
@@ -345,8 +356,8 @@ async def run(
             if lost and not options.node.standby:
                 raise LeaseHeld(f"the store's lease is lost ({lost}); this node was told not to wait (--no-standby)")
     finally:
-        stopping.cancel()
-        alive.cancel()
+        for task in (stopping, *alive):
+            task.cancel()
 
 
 async def _serve_once(
@@ -354,17 +365,13 @@ async def _serve_once(
     ready: Callable[[Served], None],
     configure: Callable[[Served], Awaitable[None]] | None,
     stopping: asyncio.Future[Any],
-    manager: ServiceManager,
+    say_ready: Callable[[str], None],
 ) -> str:
-    """Serve until ``stopping`` is done, or the lease of the store is lost: why, then."""
+    """Serve until ``stopping`` is done, or the lease of the store is lost: why, then. A standby that waits says that it
+    is ready, too: a service manager would take it for one that hangs."""
     loop = asyncio.get_running_loop()
-
-    def waiting(line: str) -> None:
-        # Up, as far as the manager is concerned: it would take a standby for one that hangs.
-        manager.notify(READY="1", STATUS=line)
-
     async with contextlib.AsyncExitStack() as stack:
-        entering = asyncio.ensure_future(stack.enter_async_context(serving(options, waiting)))
+        entering = asyncio.ensure_future(stack.enter_async_context(serving(options, say_ready)))
         await asyncio.wait((stopping, entering), return_when=asyncio.FIRST_COMPLETED)
         if not entering.done():  # a signal while a long start was under way, such as making an identity
             entering.cancel()
@@ -381,7 +388,7 @@ async def _serve_once(
 
         loop.add_signal_handler(signal.SIGHUP, reload)
         ready(served)
-        manager.notify(READY="1", STATUS=f"control at {', '.join(served.addresses)}")
+        say_ready(f"control at {', '.join(served.addresses)}")
         losing = asyncio.create_task(served.node.lease_lost())
         await asyncio.wait((stopping, losing), return_when=asyncio.FIRST_COMPLETED)
         lost = losing.result() if losing.done() else ""
@@ -390,7 +397,6 @@ async def _serve_once(
             log.error("offline: this node's store is no longer its own: %s", lost)
         else:
             log.info("stopping")
-            manager.notify(STOPPING="1")
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
     return lost
 

@@ -37,10 +37,16 @@ def managed_addresses(network: ControlledNetwork, member: ControlledMember) -> t
 
 
 def assign(
-    network: ControlledNetwork, member: ControlledMember, taken: Container[IpAddress], random: Callable[[int], bytes]
+    network: ControlledNetwork,
+    member: ControlledMember,
+    taken: Container[IpAddress],
+    random: Callable[[int], bytes],
+    full: set[Pool] | None = None,
 ) -> ControlledMember:
     """The member with one more assignment for each family that the network assigns and that it has none of yet.
-    ``taken``: every address that some member of the network holds."""
+    ``taken``: every address that some member of the network holds. ``full``: pools in which none was free, which are
+    not walked through for each newcomer again; those found so are added."""
+    full = set() if full is None else full
     if member.no_auto_assign_ips:
         return member
     held = {a.version for a in member.ip_assignments if routed_prefix(network, a) is not None}
@@ -48,12 +54,13 @@ def assign(
         if not wanted or version in held:
             continue
         for pool in network.pools:
-            if pool.first.version != version:
+            if pool.first.version != version or pool in full:
                 continue
             address = _pick(network, pool, member.address, taken, random)
             if address is not None:
                 member = replace(member, ip_assignments=(*member.ip_assignments, address))
                 break
+            full.add(pool)
     return member
 
 

@@ -575,7 +575,8 @@ class Controller:
         if member.version != version:
             member = replace(member, version=version)
         member = grant_defaults(network, member, new=new)
-        return assign(network, member, self._database.taken(network.nwid), self._random)
+        taken, full = self._database.taken(network.nwid), self._database.full_pools(network.nwid)
+        return assign(network, member, taken, self._random, full)
 
     def _configuration(self, member: ControlledMember, wall: int) -> bytes:
         """The signed configuration of an authorized member that has asked before, encoded."""

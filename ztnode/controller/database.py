@@ -12,6 +12,7 @@ from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.documents import (
     ControlledMember,
     ControlledNetwork,
+    Pool,
     build_document,
     build_member,
     build_network,
@@ -28,7 +29,7 @@ from ztnode.wire.network_config import IpAddress
 class _Entry:
     """One network and what is counted about its members."""
 
-    __slots__ = ("authorized", "bridges", "ephemeral", "members", "network", "order", "pending", "taken")
+    __slots__ = ("authorized", "bridges", "ephemeral", "full", "members", "network", "order", "pending", "taken")
 
     def __init__(self, network: ControlledNetwork) -> None:
         self.network = network
@@ -36,6 +37,7 @@ class _Entry:
         self.order: list[int] | None = []
         """The members' addresses in order; None: to be sorted again."""
         self.authorized = 0
+        self.full: set[Pool] = set()
         self.taken: Counter[IpAddress] = Counter()
         self.bridges: set[int] = set()
         self.pending: set[int] = set()
@@ -136,6 +138,7 @@ class Database:
             self._entries[network.nwid] = _Entry(network)
         else:
             entry.network = network
+            entry.full.clear()
         return network
 
     def delete_network(self, nwid: int) -> None:
@@ -198,6 +201,8 @@ class Database:
         self._count(old is not None and old.authorized, member.authorized)
         if old is not None:
             self._unindex(entry, old)
+            if not set(old.ip_assignments) <= set(member.ip_assignments):
+                entry.full.clear()
         self._index(entry, member)
         return member
 
@@ -210,6 +215,8 @@ class Database:
         del entry.members[address]
         entry.order = None
         self._unindex(entry, member)
+        if member.ip_assignments:
+            entry.full.clear()
 
     def _count(self, was_authorized: bool, is_authorized: bool) -> None:
         self.changes["members"] += 1
@@ -223,6 +230,11 @@ class Database:
     def taken(self, nwid: int) -> Mapping[IpAddress, int]:
         """Addresses that members hold, with by how many. KeyError if there is no such network."""
         return self._entries[nwid].taken
+
+    def full_pools(self, nwid: int) -> set[Pool]:
+        """Pools that had no free address when one was looked for, and in which none has become free since; for the
+        caller to add to. KeyError if there is no such network."""
+        return self._entries[nwid].full
 
     def holder(self, nwid: int, ip: IpAddress) -> int | None:
         """Which member holds ``ip``."""

@@ -150,6 +150,7 @@ class Lease:
         """Whether the last renewal reached the store."""
         self._thread: threading.Thread | None = None
         self._forgotten: Callable[[], None] = lambda: None
+        self._out: Callable[[Exception], None] = lambda _error: None
         self._why_lost = ""
         self._tell_lost: Callable[[str], None] = lambda _why: None
 
@@ -204,9 +205,11 @@ class Lease:
         if self._why_lost:
             tell(self._why_lost)
 
-    def keep(self, forgotten: Callable[[], None]) -> None:
-        """Renew it from now on, on a thread. ``forgotten`` is called there when the store has lost what it had."""
+    def keep(self, forgotten: Callable[[], None], out: Callable[[Exception], None]) -> None:
+        """Renew it from now on, on a thread. ``forgotten`` is called there when the store has lost what it had, ``out``
+        whenever it does not answer."""
         self._forgotten = forgotten
+        self._out = out
         self._thread = threading.Thread(target=self._renew_on, name="ztnode-lease", daemon=True)
         self._thread.start()
 
@@ -228,6 +231,8 @@ class Lease:
         except Exception as error:  # a plugin's own fault must not end this thread and leave nobody to say so
             self._answers = False
             asked = self._clock()  # it was down until this moment
+            if isinstance(error, ConnectionError | TimeoutError):
+                self._out(error)
             if not down_for_everybody(error, self._store.endpoints()):
                 if self._clock() < self._until:
                     return True

@@ -16,7 +16,7 @@ import pluggy
 from ztnode import plugins
 from ztnode.hookspecs import SharedStore, StateStore
 from ztnode.node.lease import POLL_EVERY, Holder, Lease, LeaseHeld
-from ztnode.node.sealed_store import SealedStore, refuse_sealed
+from ztnode.node.sealed_store import CHECK, SealedStore, refuse_wrong_key
 from ztnode.node.shared_state import SharedState
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,8 @@ async def open_state(
         # Not on the event loop: a store that does not answer takes seconds for it.
         undo.push_async_callback(asyncio.to_thread, store.close)
         if isinstance(store, SharedStore):
+            if not options.pool:
+                refuse_wrong_key(store.read(CHECK), options.key)  # now, and not when the standby is needed
             lease, prefix = await _take_any(options, store, name, waiting)
             undo.push_async_callback(asyncio.to_thread, lease.release)
             state: StateStore = await asyncio.to_thread(_shared, options.url, manager, lease, prefix, name)
@@ -108,7 +110,7 @@ async def open_state(
                 raise ValueError(f"--pool needs a store that several hosts share, such as a database, not {name}")
             state = store
         if options.key is None:
-            refuse_sealed(state)
+            refuse_wrong_key(state.read(CHECK), None)
         else:
             state = SealedStore(state, options.key)
         undo.pop_all()
@@ -139,7 +141,7 @@ def _shared(url: str, manager: pluggy.PluginManager, lease: Lease, prefix: str, 
     except BaseException:
         second.close()
         raise
-    lease.keep(state.forgotten)
+    lease.keep(state.forgotten, state.out)
     return state
 
 

@@ -45,6 +45,7 @@ class SealedStore:
         self._cipher = AESGCM(key)
         self._random = random
         check = store.read(CHECK)
+        refuse_wrong_key(check, key)
         if check is None:
             clear = next((name for name in store.keys("") if not name.startswith("lease/")), None)
             if clear is not None:
@@ -52,13 +53,6 @@ class SealedStore:
                     f"the store is not encrypted (it has {clear}): copy it to one that is, see ztnode store copy --help"
                 )
             self.write(CHECK, _KNOWN)
-            return
-        try:
-            known = self._open(CHECK, check)
-        except OSError:
-            known = b""
-        if known != _KNOWN:
-            raise OSError("the store was encrypted with another key than the one given (--store-key)")
 
     def read(self, key: str) -> bytes | None:
         """See StateStore."""
@@ -83,17 +77,27 @@ class SealedStore:
         self._store.close()
 
     def _open(self, key: str, value: bytes) -> bytes:
-        start = len(MARK)
-        if value[:start] != MARK:
+        if not value.startswith(MARK):
             raise OSError(f"{key} in the store is not encrypted, while the rest of it is: remove it or restore it")
-        try:
-            nonce, sealed = value[start : start + NONCE_BYTES], value[start + NONCE_BYTES :]
-            return self._cipher.decrypt(nonce, sealed, key.encode())
-        except (InvalidTag, ValueError):
-            raise OSError(f"{key} in the store is damaged, or another value was put in its place: restore it") from None
+        found = _decrypted(self._cipher, key, value)
+        if found is None:
+            raise OSError(f"{key} in the store is damaged, or another value was put in its place: restore it")
+        return found
 
 
-def refuse_sealed(store: StateStore) -> None:
-    """Raises OSError where the values of a store cannot be read without its key."""
-    if (check := store.read(CHECK)) is not None and check.startswith(MARK):
+def _decrypted(cipher: AESGCM, key: str, value: bytes) -> bytes | None:
+    nonce, sealed = value[len(MARK) : len(MARK) + NONCE_BYTES], value[len(MARK) + NONCE_BYTES :]
+    try:
+        return cipher.decrypt(nonce, sealed, key.encode())
+    except (InvalidTag, ValueError):
+        return None
+
+
+def refuse_wrong_key(check: bytes | None, key: bytes | None) -> None:
+    """Raises OSError where a store that has ``check`` under CHECK cannot be read with this key (None: without one)."""
+    if check is None or (key is None and not check.startswith(MARK)):
+        return
+    if key is None:
         raise OSError("the store is encrypted: give its key with --store-key FILE or ZTNODE_STORE_KEY")
+    if _decrypted(AESGCM(key), CHECK, check) != _KNOWN:
+        raise OSError("the store was encrypted with another key than the one given (--store-key)")

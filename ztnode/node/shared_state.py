@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
+from ztnode import plugins
 from ztnode.hookspecs import LeaseLost, SharedStore
 from ztnode.node.lease import BEAT, Lease
 from ztnode.plugins.stores import MAX_VALUE_BYTES, check_key
@@ -109,12 +110,13 @@ class SharedState:
             with self._calls:
                 self._send(key, value)
         except (ConnectionError, TimeoutError) as error:
-            self._tell_out(error)
+            if not strict:
+                with self._lock:
+                    self._remember(key, value)
+                    self._missed[key] = value
+            self.out(error)
             if strict:
                 raise
-            with self._lock:
-                self._remember(key, value)
-                self._missed[key] = value
         else:
             with self._lock:
                 self._remember(key, value)
@@ -176,13 +178,14 @@ class SharedState:
                         del self._missed[key]
         except (ConnectionError, TimeoutError):
             return False
-        except OSError as error:
-            log.error("%s: %s", self._name, error)
+        except Exception as error:  # a plugin's own fault must not end this thread
+            log.error("%s: %s", self._name, plugins.describe(error))
             return False
         log.warning("%s answers again; what it missed is written: %d values", self._name, written)
         return True
 
-    def _tell_out(self, error: OSError) -> None:
+    def out(self, error: Exception) -> None:
+        """The store does not answer: say so once, and try until it does."""
         with self._lock:
             known, self._out = self._out, True
         if not known:

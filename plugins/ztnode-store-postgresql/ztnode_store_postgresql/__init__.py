@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -21,8 +23,10 @@ from ztnode.hookspecs import LeaseLost, SharedStore, hookimpl
 
 SCHEMES: Final = ("postgresql:", "postgres:")
 DEFAULT_TABLE: Final = "ztnode_state"
-TIMEOUT: Final = 2.0
-"""Seconds for one statement; a new connection may take as long again."""
+TIMEOUT: Final = 1.5
+"""Seconds for one statement."""
+CONNECT_TIMEOUT: Final = 2
+"""Seconds for a new connection: libpq knows whole ones, from two on."""
 PAGE: Final = 2000
 """Rows of one answer when everything is read."""
 
@@ -56,9 +60,9 @@ class PostgresqlStore:
         create = "CREATE TABLE IF NOT EXISTS {t} (key text PRIMARY KEY, value bytea NOT NULL)"
         self._create = sql.SQL(create).format(t=table)
         self._select = sql.SQL("SELECT value FROM {t} WHERE key = %s").format(t=table)
-        self._page = sql.SQL(
-            "SELECT key, value FROM {t} WHERE key > %s AND starts_with(key, %s) ORDER BY key LIMIT %s"
-        ).format(t=table)
+        declare = "DECLARE everything NO SCROLL CURSOR FOR SELECT key, value FROM {t} WHERE starts_with(key, {prefix})"
+        self._declare = sql.SQL(declare).format(t=table, prefix=sql.Placeholder())
+        self._fetch = sql.SQL("FETCH {n} FROM everything").format(n=sql.Literal(PAGE))
         upsert = "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
         self._upsert = sql.SQL(f"INSERT INTO {{t}} VALUES (%s, %s) {upsert}").format(t=table)
         self._remove = sql.SQL("DELETE FROM {t} WHERE key = %s").format(t=table)
@@ -87,17 +91,18 @@ class PostgresqlStore:
 
     def items(self, prefix: str = "") -> Iterator[tuple[str, bytes]]:
         """See SharedStore."""
-        after = ""
-        while True:
-            rows = self._rows(after, prefix)
-            for key, value in rows:
-                yield key, _bytes(key, value)
-            if len(rows) < PAGE:
-                return
-            after = rows[-1][0]
-
-    def _rows(self, after: str, prefix: str) -> list[tuple[Any, ...]]:
-        return self._run(prefix, lambda cursor: self._all(cursor, self._page, after, prefix, PAGE))
+        # By a cursor of the server, so that the table is gone through once, and each part has its own time.
+        rows: list[tuple[Any, ...]] = []
+        self._run(prefix, lambda cursor: self._count(cursor, sql.SQL("BEGIN")))
+        try:
+            self._run(prefix, lambda cursor: self._count(cursor, self._declare, prefix))
+            while part := self._run(prefix, lambda cursor: self._all(cursor, self._fetch)):
+                rows += part
+        finally:
+            with contextlib.suppress(OSError):
+                self._run(prefix, lambda cursor: self._count(cursor, sql.SQL("ROLLBACK")))
+        for key, value in rows:
+            yield key, _bytes(key, value)
 
     def write(self, key: str, value: bytes) -> None:
         """See SharedStore."""
@@ -158,7 +163,7 @@ class PostgresqlStore:
         await cursor.execute(statement, arguments)
         return await cursor.fetchall()
 
-    async def _count(self, cursor: Cursor, statement: sql.Composed, *arguments: Any) -> int:
+    async def _count(self, cursor: Cursor, statement: sql.SQL | sql.Composed, *arguments: Any) -> int:
         await cursor.execute(statement, arguments)
         return cursor.rowcount
 
@@ -166,31 +171,50 @@ class PostgresqlStore:
         return asyncio.run_coroutine_threadsafe(self._answer(key, work), self._loop).result()
 
     async def _answer(self, key: str, work: Callable[[Cursor], Awaitable[T]]) -> T:
+        late = False
+
+        def give_up() -> None:
+            # Not by cancelling: psycopg would then ask the same server, by another connection, to forget the question.
+            nonlocal late
+            late = True
+            if self._connection is not None:
+                with (
+                    contextlib.suppress(OSError, psycopg.Error),
+                    socket.socket(fileno=os.dup(self._connection.fileno())) as stuck,
+                ):
+                    stuck.shutdown(socket.SHUT_RDWR)
+
+        timer: asyncio.TimerHandle | None = None
         try:
-            async with asyncio.timeout(TIMEOUT if self._connection is not None else 1.5 * TIMEOUT):
-                if self._connection is None:
-                    self._connection = await self._connected()
-                async with self._connection.cursor(binary=True) as cursor:
-                    return await work(cursor)
-        except TimeoutError:
-            await self._disconnect()
-            raise TimeoutError(f"PostgreSQL did not answer within {TIMEOUT:g} s") from None
+            if self._connection is None:
+                self._connection = await self._connected()
+            timer = self._loop.call_later(TIMEOUT, give_up)
+            async with self._connection.cursor(binary=True) as cursor:
+                return await work(cursor)
+        except psycopg.errors.ConnectionTimeout:
+            raise TimeoutError(f"PostgreSQL took no connection within {CONNECT_TIMEOUT} s") from None
         except psycopg.errors.CannotConnectNow as error:  # it starts or stops
             await self._disconnect()
             raise ConnectionRefusedError(_line(error)) from None
         except psycopg.Error as error:
+            if late:
+                await self._disconnect()
+                raise TimeoutError(f"PostgreSQL did not answer within {TIMEOUT:g} s") from None
             # Without a code it is the connection that failed; class 57P is "operator intervention": it goes down.
             # 25006 is "read only": what was the primary is one no more, and another host of the URL may be it.
             if error.sqlstate is None or error.sqlstate.startswith(("08", "57P", "25006")):
                 await self._disconnect()
                 raise ConnectionError(_line(error)) from None
             raise OSError(f"{key}: PostgreSQL: {_line(error)}") from None
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def _connected(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         connection = await psycopg.AsyncConnection.connect(
             self._conninfo,
             autocommit=True,
-            connect_timeout=2,
+            connect_timeout=CONNECT_TIMEOUT,
             application_name="ztnode",
             prepare_threshold=None,  # a pool between us and the server may hand the next statement to another session
         )

@@ -11,8 +11,15 @@ from typing import Any, cast
 
 import pytest
 
-from ztnode.controller import ControlledNetworkChanged, Controller, ControllerError, ControllerLimits, MemberChanged
-from ztnode.controller.documents import member_key, network_key
+from ztnode.controller import (
+    ControlledNetworkChanged,
+    Controller,
+    ControllerError,
+    ControllerLimits,
+    MemberChanged,
+    address_pools,
+)
+from ztnode.controller.documents import ControlledNetwork, Pool, member_key, network_key
 from ztnode.vl1 import Vl1
 from ztnode.wire import c25519
 from ztnode.wire.config_chunk import ConfigChunk, build_accepted
@@ -696,3 +703,38 @@ def test_members_are_read_in_order_from_anywhere_while_they_come_and_go(bench: B
     assert bench.controller.count_members(nwid) == (3, 3)
     bench.controller.update_member(nwid, MEMBER, {"authorized": False}, bench.now, bench.wall)
     assert bench.controller.count_members(nwid) == (3, 2)
+
+
+def test_a_pool_without_a_free_address_is_walked_through_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again once it may have one: when a member goes, loses an address, or the pools change."""
+    walks: list[int] = []
+    pick = address_pools._pick
+
+    def counted(network: ControlledNetwork, pool: Pool, member: int, *rest: Any) -> Any:
+        walks.append(member)
+        return pick(network, pool, member, *rest)
+
+    monkeypatch.setattr(address_pools, "_pick", counted)
+    nwid = bench.network(
+        private=False, ipAssignmentPools=[{"ipRangeStart": "10.121.15.1", "ipRangeEnd": "10.121.15.2"}]
+    )
+
+    def has_address(address: int) -> bool:
+        walks.clear()
+        return any(ip.version == 4 for ip in bench.config(nwid, address).static_addresses)
+
+    assert has_address(MEMBER) and has_address(MEMBER + 1)
+    assert not has_address(MEMBER + 2) and len(walks) == 1
+    for _ in range(3):
+        assert not has_address(MEMBER + 2) and not walks
+    assert not has_address(MEMBER + 3) and not walks
+    bench.controller.delete_member(nwid, MEMBER, bench.now, bench.wall)
+    assert has_address(MEMBER + 3) and not has_address(MEMBER + 2)
+    bench.controller.update_member(
+        nwid, MEMBER + 1, {"ipAssignments": [], "noAutoAssignIps": True}, bench.now, bench.wall
+    )
+    assert has_address(MEMBER + 2)
+    assert not has_address(MEMBER + 4)
+    pools = [{"ipRangeStart": "10.121.15.1", "ipRangeEnd": "10.121.15.3"}]
+    bench.controller.update_network(nwid, {"ipAssignmentPools": pools}, bench.now, bench.wall)
+    assert has_address(MEMBER + 4)
