@@ -14,6 +14,7 @@ others. Who waits begins to count anew after each call that failed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -70,11 +71,19 @@ class Process:
     def current(cls) -> Process:
         """This one."""
         pid = os.getpid()
-        return cls(socket.gethostname(), pid, _space(), _started(pid))
+        return cls(socket.gethostname(), pid, _space(), _started(pid) or "")
 
     def is_gone(self) -> bool:
         """Whether it certainly is not there any more; False where that cannot be known."""
-        return bool(self.space and self.started) and self.space == _space() and _started(self.pid) != self.started
+        if not (self.space and self.started) or self.space != _space():
+            return False
+        with contextlib.suppress(PermissionError):  # another user's, which /proc may hide and this does not
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                return True
+        started = _started(self.pid)
+        return started is not None and started != self.started
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,8 @@ class Holder:
             token, host, space, started = words
             since, pid = int(record["since"]), int(record["pid"])
             datetime.fromtimestamp(since, UTC)
+            if not 0 < pid < 1 << 31:
+                raise ValueError
             return cls(token, since, Process(host, pid, space, started))
         except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
             raise ValueError("not the record of a lease") from None
@@ -324,10 +335,10 @@ def _space() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
-    """Field 22 of /proc/PID/stat (proc_pid_stat(5)); empty where there is no such process any more."""
+def _started(pid: int) -> str | None:
+    """Field 22 of /proc/PID/stat (proc_pid_stat(5)); empty for a process that ended, None where that is not shown."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
-        return ""
+        return None
     return "" if state in "ZX" else rest[18]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import httpx
 
 from ztnode.hookspecs import LeaseLost, SharedStore, hookimpl
+
+if logging.getLogger("httpx").level == logging.NOTSET:  # it has a line for every request, and a lease asks for ever
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 DEFAULT_PORT: Final = 2379
 TIMEOUT: Final = 2.0

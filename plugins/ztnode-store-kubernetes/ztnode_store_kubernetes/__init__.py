@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import os
 import re
 import ssl
@@ -23,6 +24,9 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 
 from ztnode.hookspecs import LeaseLost, SharedStore, hookimpl
+
+if logging.getLogger("httpx").level == logging.NOTSET:  # it has a line for every request, and a lease asks for ever
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT: Final = 2.0

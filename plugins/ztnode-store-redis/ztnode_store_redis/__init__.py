@@ -52,16 +52,19 @@ class RedisStore:
         parts = urlsplit(url)
         parameters = dict(parse_qsl(parts.query))
         self._hash = parameters.pop("hash", DEFAULT_HASH)
-        self._redis = redis.Redis.from_url(
-            urlunsplit(parts._replace(query=urlencode(parameters))),
-            socket_timeout=TIMEOUT,
-            socket_connect_timeout=TIMEOUT,
-            retry=Retry(NoBackoff(), 0),  # whether to try again is the node's decision
-            client_name="ztnode",
-        )
-        self._address: tuple[str, int] | str = (
-            parts.path if parts.scheme == "unix" else (parts.hostname or "localhost", parts.port or 6379)
-        )
+        try:
+            self._redis = redis.Redis.from_url(
+                urlunsplit(parts._replace(query=urlencode(parameters))),
+                socket_timeout=TIMEOUT,
+                socket_connect_timeout=TIMEOUT,
+                retry=Retry(NoBackoff(), 0),  # whether to try again is the node's decision
+                client_name="ztnode",
+            )
+            self._address: tuple[str, int] | str = (
+                parts.path if parts.scheme == "unix" else (parts.hostname or "localhost", parts.port or 6379)
+            )
+        except ValueError as error:
+            raise ValueError(f"--store: not a URL of Redis: {error}") from None
         self._fence: tuple[str, bytes] | None = None
         self._ask(self._hash, self._redis.ping)
 

@@ -11,6 +11,7 @@ asked just before, and each object is replaced only if it still is what this nod
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ import botocore.parsers
 from botocore.config import Config
 
 from ztnode.hookspecs import LeaseLost, SharedStore, hookimpl
+
+if logging.getLogger("botocore").level == logging.NOTSET:  # where it found credentials, each time anew
+    logging.getLogger("botocore").setLevel(logging.WARNING)
 
 TIMEOUT: Final = 1.4
 """Seconds for one question; a write asks two."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ztnode.hookspecs import LeaseLost, SharedStore
+from ztnode.node import lease as lease_module
 from ztnode.node.lease import HELD_FOR, HOLDER, RENEW_EVERY, Holder, Lease, Process, down_for_everybody
 from ztnode.node.opening import store_name
 
@@ -142,7 +143,7 @@ def test_what_tells_a_store_that_is_down_from_one_out_of_reach(silent: bool, tmp
     assert down_for_everybody(ConnectionRefusedError("it is starting"), [])
 
 
-def test_a_process_of_this_host_that_ended_is_gone() -> None:
+def test_a_process_of_this_host_that_ended_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Process.current()
     assert not ours.is_gone()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
@@ -151,6 +152,8 @@ def test_a_process_of_this_host_that_ended_is_gone() -> None:
     assert not replace(ours, pid=1 << 22, space="another boot").is_gone()
     assert not replace(ours, pid=1 << 22, started="").is_gone()
     assert replace(ours, pid=1 << 22).is_gone()
+    monkeypatch.setattr(lease_module, "_started", lambda pid: None)  # as /proc hides the processes of others
+    assert not ours.is_gone()
 
 
 def test_a_holder_is_read_as_it_was_written() -> None:
