@@ -542,6 +542,7 @@ class Vl1:
     def greet_again(self) -> None:
         """All peers hear from us with the next timer, which is due: what leads to them has changed."""
         self._core.next_tick = self._started
+        self._core.contacts.root_lost(self._started)
         for peer in self._core.topology.by_address.values():
             peer.last_hello = peer.next_path_push = float("-inf")
 
