@@ -391,7 +391,7 @@ def serve(
     refuse_contradictions(ctx)
     refuse_odd_words(proxy_protocol, forwarded_for, flat(exposes))
     step_aside()
-    gc.disable()  # what is loaded now stays: until the node is up, there is nothing to collect
+    gc.disable()  # what is loaded now stays: there is nothing to collect
     if web and api is None:
         api = WEB_ADDRESS
 
@@ -416,6 +416,8 @@ def serve(
     relay_use, relay = (None, None) if tcp_relay is None else tcp_relay
     logs.set_up(log_level, log_format, logger_levels)
     raise_descriptor_limit()
+    gc.freeze()
+    gc.enable()
     tcp = None if listen is None else TcpOptions(listen, tls_cert, tls_key, client_ca, token_file, insecure)
     options = ServeOptions(
         NodeOptions(
@@ -463,8 +465,7 @@ def serve(
             click.echo(json.dumps({"address": address, "control": served.addresses, "pid": os.getpid()}))
         else:
             click.echo(f"node {address} is up; control at {', '.join(served.addresses)}", err=True)
-        gc.freeze()
-        gc.enable()
+        gc.freeze()  # nor is what the node has by now
 
     try:
         uvloop.run(run(options, ready, Reconfiguration(ctx).apply))

@@ -6,6 +6,7 @@ Datagrams of unequal size, as a peer's fragments are, come one by one: the kerne
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -60,7 +61,7 @@ class ManyDatagrams:
     """Memory for one call, used again by the next: what ``read`` returns are copies."""
 
     def __init__(self) -> None:
-        """Raises OSError where there is no such call."""
+        """Raises OSError where there is no such call, or a filter of system calls refuses it."""
         if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:  # the views below are of 64-bit structures
             raise OSError("recvmmsg is used on 64-bit Linux alone")
         try:
@@ -88,6 +89,8 @@ class ManyDatagrams:
         """Zero for what is one datagram."""
         self._data, self._names, self._control = (memoryview(each).cast("B") for each in (data, names, control))
         self._endpoints: dict[bytes, Endpoint] = {}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe, contextlib.suppress(BlockingIOError):
+            self.read(probe.fileno(), lambda _datagram: None)
 
     def read(self, descriptor: int, add: Callable[[tuple[bytes, Endpoint]], object]) -> int:
         """Hand each datagram to ``add`` with where it came from. How many slots were filled: fewer than ``SLOTS`` when

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import errno
 import socket
 import sys
 
@@ -170,3 +172,21 @@ def test_a_second_transport_cannot_take_the_port_of_one_with_favored_peers() -> 
         await first.close()
 
     asyncio.run(run())
+
+
+def test_a_filter_that_refuses_recvmmsg_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later it would be a socket that is readable for ever, and never read."""
+
+    class Refusing:
+        def __init__(self, *_arguments: object, **_options: object) -> None:
+            self.recvmmsg = ctypes.CFUNCTYPE(ctypes.c_int, use_errno=True)(self.refuse)
+
+        def refuse(self) -> int:
+            ctypes.set_errno(errno.ENOSYS)
+            return -1
+
+    monkeypatch.setattr("ztnode.plugins.many_datagrams.ctypes.CDLL", Refusing)
+    with pytest.raises(OSError):
+        ManyDatagrams()
+    datagrams = [b"a" * 1432, b"b" * 1394]
+    assert asyncio.run(exchange(datagrams, "127.0.0.1")) == datagrams
