@@ -15,6 +15,7 @@ from typing import Any, Final
 from ztclient.forms import is_numeric
 from ztnode.forwarding.mapping import Expose, Forward, LocalAddress, TcpAddress
 from ztnode.forwarding.overlay import Overlay
+from ztnode.socket_watch import Watch
 from ztnode.worker.udp_pairs import DATAGRAM, FAILURE, MAX_DATAGRAM, build_record, parse_record
 
 IDLE_SECONDS: Final = 60.0
@@ -38,6 +39,7 @@ class _Flow:
         self.sender = sender
         self.used = now
         self.sock: socket.socket | None = None
+        self.watch: Watch | None = None
         self.early: list[bytes] = []
         self.opening: asyncio.Task[None] | None = None
 
@@ -86,7 +88,12 @@ class _Flows(ABC):
             self._flows.pop(flow.sender, None)
             return
         flow.sock = sock
-        asyncio.get_running_loop().add_reader(sock, self._answered, flow, sock)
+        try:
+            flow.watch = Watch(sock, self._answered, flow, sock)
+        except OSError as error:
+            self._tell(error.strerror or str(error))
+            self._end(flow)
+            return
         early, flow.early = flow.early, []
         for data in early:
             self._pass(sock, data)
@@ -131,8 +138,10 @@ class _Flows(ABC):
             del self._flows[flow.sender]
         if flow.opening is not None:
             flow.opening.cancel()
+        if flow.watch is not None:
+            flow.watch.stop()
+            flow.watch = None
         if flow.sock is not None:
-            asyncio.get_running_loop().remove_reader(flow.sock)
             flow.sock.close()
             flow.sock = None
 

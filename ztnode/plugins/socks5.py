@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from ztnode.hookspecs import Datagrams, Endpoint, ProxyFor, Transport, hookimpl
 from ztnode.plugins import outer_proxy
 from ztnode.plugins.reconnecting import Reconnecting
+from ztnode.socket_watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +206,6 @@ class Socks5Transport:
         except BaseException:
             made.close()
             raise
-        asyncio.get_running_loop().add_reader(made.fileno(), self._readable, made)
         return made
 
     async def _until_lost(
@@ -216,6 +216,7 @@ class Socks5Transport:
         lost: asyncio.Future[bool],
     ) -> None:
         log.info("UDP goes by the SOCKS5 proxy %s:%d", *self._proxy)
+        watch = Watch(udp, self._readable, udp)
         try:
             with contextlib.suppress(OSError):
                 if await reader.read(1):
@@ -223,7 +224,7 @@ class Socks5Transport:
             self._counted["socks5_lost"] += 1
         finally:
             self._udp = None
-            asyncio.get_running_loop().remove_reader(udp.fileno())
+            watch.stop()
             udp.close()
             control.close()
             if not lost.done():

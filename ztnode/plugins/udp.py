@@ -23,6 +23,7 @@ from typing import Final
 
 from ztnode.hookspecs import Datagrams, Endpoint, Transport, hookimpl
 from ztnode.plugins.many_datagrams import ManyDatagrams
+from ztnode.socket_watch import Watch
 
 # linux/udp.h; the socket module names neither.
 UDP_SEGMENT: Final = 103
@@ -57,7 +58,7 @@ class UdpTransport:
         self._v4: socket.socket | None = None
         self._v6: socket.socket | None = None
         self._segmentation = sys.platform == "linux"
-        self._favored: dict[Endpoint, socket.socket] = {}
+        self._favored: dict[Endpoint, tuple[socket.socket, Watch]] = {}
         self._others: asyncio.TimerHandle | None = None
         self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
         self._many: ManyDatagrams | None = None
@@ -129,9 +130,9 @@ class UdpTransport:
         """See ``hookspecs.TellsPeersApart``. Takes a socket for each; on Linux alone."""
         wanted = endpoints if sys.platform == "linux" else ()
         for endpoint in self._favored.keys() - set(wanted):
-            lane = self._favored.pop(endpoint)
+            lane, watch = self._favored.pop(endpoint)
             self._readable(lane)  # what is in its queue
-            asyncio.get_running_loop().remove_reader(lane.fileno())
+            watch.stop()
             lane.close()
         for endpoint in wanted:
             if endpoint not in self._favored:
@@ -148,6 +149,7 @@ class UdpTransport:
             shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             lane = self._bind(shared.family, host, port, beside=True)
             lane.connect(endpoint)
+            watch = Watch(lane, self._readable, lane)
         except (OSError, OverflowError):
             if lane is not None:
                 lane.close()
@@ -155,8 +157,7 @@ class UdpTransport:
         finally:
             shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
         # Strangers' datagrams that came to it before it was connected are read like all others.
-        self._favored[endpoint] = lane
-        asyncio.get_running_loop().add_reader(lane.fileno(), self._readable, lane)
+        self._favored[endpoint] = lane, watch
 
     def let_others_wait(self, seconds: float) -> None:
         """See ``hookspecs.TellsPeersApart``. Nothing happens while there is nobody but others."""
@@ -230,10 +231,13 @@ class UdpTransport:
         if self._others is not None:
             self._others.cancel()
             self._others = None
-        for bound in (self._v4, self._v6, *self._favored.values()):
+        for bound in (self._v4, self._v6):
             if bound is not None:
                 loop.remove_reader(bound.fileno())
                 bound.close()
+        for lane, watch in self._favored.values():
+            watch.stop()
+            lane.close()
         self._v4 = self._v6 = None
         self._favored.clear()
 
