@@ -94,13 +94,15 @@ def batch_sums(words: Buffer, starts: Sequence[int]) -> list[int]:
     where a sum of its own costs 1.3 µs. Multiply by ``NATIVE_FACTOR`` for network order; to test for 0 modulo
     65535 no multiplication is needed.
     """
+    if not starts:
+        return []
     if _numpy is None or (len(starts) == 1 and len(words) <= _SMALL):  # a request alone: 0.5 µs, by numpy 2.8
         ends = [*starts[1:], len(words) >> 2]
         return [
             int.from_bytes(words[start << 2 : end << 2], sys.byteorder) % MODULUS
             for start, end in zip(starts, ends, strict=True)
         ]
-    sums: list[int] = _numpy.region_sums(words, starts) if starts else []
+    sums: list[int] = _numpy.region_sums(words, starts)
     return sums
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztnode.wire import arp, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, pcapng, tcp, udp
+from ztnode.wire import arp, checksum, checksum_numpy, ethernet, icmp, icmpv6, ipv4, ipv6, pcapng, tcp, udp
 from ztnode.wire.wire_error import WireError
 
 U8, U16, U32 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32))
@@ -76,8 +77,16 @@ def test_gather_is_concatenation(parts: list[bytes]) -> None:
 
 
 @pytest.mark.usefixtures("summing")
-@given(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=8))
-def test_batch_is_one_by_one(regions: list[bytes]) -> None:
+@pytest.mark.parametrize("numpy", [None, checksum_numpy], ids=["before numpy is there", "numpy"])
+@given(regions=st.lists(st.binary(min_size=1, max_size=50), max_size=8))
+def test_batch_is_one_by_one(numpy: ModuleType | None, regions: list[bytes]) -> None:
+    """An empty batch too: all that came may have been too short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checksum, "_numpy", numpy)
+        _compare(regions)
+
+
+def _compare(regions: list[bytes]) -> None:
     starts, words = [], b""
     for region in regions:
         starts.append(len(words) // 4)
