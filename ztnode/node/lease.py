@@ -198,8 +198,13 @@ class Lease:
 
     def _take(self, old: bytes | None, mine: Holder, now: float) -> bool:
         record = mine.build()
-        if not self._store.swap(HOLDER, old, record):
-            return False
+        try:
+            if not self._store.swap(HOLDER, old, record):
+                return False
+        except (ConnectionError, TimeoutError):
+            raise
+        except OSError as error:  # full, say: as one that is out it may be well again, and who waits must be there then
+            raise ConnectionError(f"it takes no lease: {error}") from None
         self._record = record
         self.fence(self._store)
         self._until = now + HELD_FOR
