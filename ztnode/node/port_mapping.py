@@ -19,8 +19,8 @@ from ztnode.wire.endpoint import Endpoint, format_endpoint
 log = logging.getLogger(__name__)
 
 LIFETIME: Final = 7200
-"""Seconds for which a port is asked for (RFC 6886 section 3.3); it is asked for again after half of what was given, or of
-this where a router gives more than it was asked for: 136 years, for one that knows no end."""
+"""Seconds for which a port is asked for (RFC 6886 section 3.3); it is asked for again after half of what was given, or
+of this where a router gives more than it was asked for: 136 years, for one that knows no end."""
 SHORTEST: Final = 120
 AGAIN: Final = 600.0
 """Seconds until a router that gave nothing is asked again."""
