@@ -93,15 +93,18 @@ def ask(path: str, request: pb.DialRequest) -> Connection | None:
 
 
 def direct_request(request: pb.DialRequest) -> bytes:
-    """``request``, to a numeric address, as the worker reads it. Raises ValueError for a congestion control's name that
-    is too long."""
+    """``request``, to a numeric address, as the worker reads it. Raises ValueError for what has no place there, such as
+    a longer name of a congestion control: the node says what is wrong with it."""
     packed = ip_address(request.ip).packed
     name = request.congestion.encode("ascii")
     if len(name) > _NAME_BYTES:
         raise ValueError("no name of a congestion control")
     nwid = int(request.network_id or "0", 16)
     milliseconds = min(request.timeout.ToMilliseconds() or LONGEST, LONGEST)
-    return _ASK + _REQUEST.pack(len(packed), request.delay, packed, request.port, nwid, milliseconds, name)
+    try:
+        return _ASK + _REQUEST.pack(len(packed), request.delay, packed, request.port, nwid, milliseconds, name)
+    except struct.error as error:  # a number out of its range
+        raise ValueError(str(error)) from None
 
 
 def asked_for(channel: socket.socket, request: pb.DialRequest) -> Connection | None:

@@ -26,3 +26,9 @@ class TokenBucket:
             return False
         self._tokens -= events
         return True
+
+    def take(self, now: float, events: float) -> float:
+        """Count so many, which have happened already; the seconds until there is no debt any more, 0: there is none."""
+        self.admit(now, 0)
+        self._tokens -= events
+        return max(0.0, -self._tokens / self._rate)

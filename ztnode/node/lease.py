@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -43,6 +44,10 @@ RETRY_EVERY: Final = 0.25
 POLL_EVERY: Final = 1.0
 PROBE_TIMEOUT: Final = 0.5
 MAX_RECORD_BYTES: Final = 4096
+_TELL_ERRORS: Final[dict[int, tuple[int, int]]] = {
+    socket.AF_INET: (socket.IPPROTO_IP, 11),  # IP_RECVERR of linux/in.h
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 25),  # IPV6_RECVERR of linux/in6.h
+}
 
 
 class LeaseHeld(OSError):
@@ -193,8 +198,13 @@ class Lease:
 
     def _take(self, old: bytes | None, mine: Holder, now: float) -> bool:
         record = mine.build()
-        if not self._store.swap(HOLDER, old, record):
-            return False
+        try:
+            if not self._store.swap(HOLDER, old, record):
+                return False
+        except (ConnectionError, TimeoutError):
+            raise
+        except OSError as error:  # full, say: as one that is out it may be well again, and who waits must be there then
+            raise ConnectionError(f"it takes no lease: {error}") from None
         self._record = record
         self.fence(self._store)
         self._until = now + HELD_FOR
@@ -311,13 +321,31 @@ def _is_down(endpoint: tuple[str, int] | str, *, silent: bool) -> bool:
 
 
 def _refuses(family: int, address: Any) -> bool:
-    try:
-        with socket.socket(family) as probe:
-            probe.settimeout(PROBE_TIMEOUT)
+    with contextlib.suppress(OSError), socket.socket(family) as probe:
+        if sys.platform == "linux" and family != socket.AF_UNIX:
+            level, option = _TELL_ERRORS[family]
+            probe.setsockopt(level, option, 1)
+        probe.settimeout(PROBE_TIMEOUT)
+        try:
             probe.connect(address)
-    except OSError as failure:
-        return isinstance(failure, ConnectionRefusedError | FileNotFoundError)
+        except FileNotFoundError:
+            return True
+        except ConnectionRefusedError:
+            return not _is_walled_off(probe)
     return False
+
+
+def _is_walled_off(probe: socket.socket) -> bool:
+    """Whether a connection was refused by an ICMP message: that comes from a packet filter, and others may pass it.
+    Where nothing listens, the server's host says so by TCP."""
+    if sys.platform != "linux" or probe.family == socket.AF_UNIX:
+        return False
+    probe.setblocking(False)
+    try:
+        probe.recvmsg(1024, 1024, socket.MSG_ERRQUEUE)
+    except OSError:
+        return False
+    return True
 
 
 def _holder(record: bytes) -> Holder:

@@ -19,7 +19,8 @@ from ztnode.wire.endpoint import Endpoint, format_endpoint
 log = logging.getLogger(__name__)
 
 LIFETIME: Final = 7200
-"""Seconds for which a port is asked for (RFC 6886 section 3.3); it is asked for again after half of what was given."""
+"""Seconds for which a port is asked for (RFC 6886 section 3.3); it is asked for again after half of what was given, or
+of this where a router gives more than it was asked for: 136 years, for one that knows no end."""
 SHORTEST: Final = 120
 AGAIN: Final = 600.0
 """Seconds until a router that gave nothing is asked again."""
@@ -73,7 +74,7 @@ class PortMapping:
                 if mapped != self._mapped and self._by is not None:
                     log.info("reached from outside at %s, by %s", format_endpoint(mapped), self._by.name)
                 self._tell(mapped)
-                await sleep(max(SHORTEST, lifetime) / 2)
+                await sleep(min(max(SHORTEST, lifetime), LIFETIME) / 2)
 
     def _tell(self, mapped: Endpoint | None) -> None:
         if mapped != self._mapped:

@@ -43,6 +43,11 @@ MAX_QUEUE: Final = 1 << 20
 CLIENT_RATE: Final = 64e6
 """Bytes a second from a client into the internet, in the long run."""
 CLIENT_BURST: Final = 4e6
+CLIENT_RECORDS: Final = 50_000.0
+ALL_RECORDS: Final = 100_000.0
+"""Records a second, of one client and of all of them. What a client sends costs by the record, and the smallest has
+five bytes: one that sent nothing else held up the node's loop for more than a second at a time."""
+RECORDS_BURST: Final = 10_000.0
 UNANSWERED_RATE: Final = 100.0
 """Packets a second from a client to endpoints that never sent anything to it."""
 UNANSWERED_BURST: Final = 400.0
@@ -75,7 +80,9 @@ class TcpRelayServer:
         self.clock = clock
         self.counters: Counter[str] = Counter()
         """Packets: ``sent``, ``received``; ``refused`` (not VL1's, or not into the internet), ``unanswered``,
-        ``over_share``, ``dropped``, ``unread``. Clients: ``accepted``, ``garbage``, ``too_many``, ``idle``."""
+        ``dropped``, ``unread``. Clients: ``accepted``, ``garbage``, ``too_many``, ``idle``; ``over_share``: how often
+        one was not read from for a while."""
+        self.records = TokenBucket(ALL_RECORDS, RECORDS_BURST)
         self._clients: set[_Client] = set()
         self._of_host: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
@@ -139,6 +146,8 @@ class _Client(asyncio.Protocol):
         self._tcp: asyncio.Transport | None = None
         self._udp = UdpTransport(ipv6=False, queue=MAX_QUEUE)
         self._share = TokenBucket(CLIENT_RATE, CLIENT_BURST)
+        self._own_records = TokenBucket(CLIENT_RECORDS, RECORDS_BURST)
+        self._waiting: asyncio.TimerHandle | None = None
         self._unanswered = TokenBucket(UNANSWERED_RATE, UNANSWERED_BURST)
         self._answered: dict[Endpoint, None] = {}
         self._records: list[bytes] = []
@@ -170,6 +179,7 @@ class _Client(asyncio.Protocol):
             self.close()
 
     def data_received(self, data: bytes) -> None:
+        others = self._reader.others
         try:
             packets = self._reader.feed(data)
             if packets and not self.has_greeted:
@@ -179,16 +189,33 @@ class _Client(asyncio.Protocol):
             self._server.counters["garbage"] += 1
             self.close()
             return
+        now = self._server.clock()
+        self._charge(now, len(data), len(packets) + self._reader.others - others)
         if packets:
-            self.active = self._server.clock()
+            self.active = now
             self._send(packets)
+
+    def _charge(self, now: float, size: int, records: int) -> None:
+        """Read no more for as long as this client, or all of them together, have had more than their share: TCP makes
+        the sender wait, and nothing is lost."""
+        wait = max(
+            self._share.take(now, size),
+            self._own_records.take(now, records),
+            self._server.records.take(now, records),
+        )
+        if wait and self._tcp is not None and self._waiting is None:
+            self._server.counters["over_share"] += 1
+            self._tcp.pause_reading()
+            self._waiting = asyncio.get_running_loop().call_later(wait, self._read_on)
+
+    def _read_on(self) -> None:
+        self._waiting = None
+        if self._tcp is not None and not self._tcp.is_closing():
+            self._tcp.resume_reading()
 
     def _send(self, packets: list[tuple[bytes, Endpoint]]) -> None:
         by_endpoint: dict[Endpoint, list[bytes]] = {}
         counters = self._server.counters
-        if not self._share.admit(self.active, sum([len(packet) for packet, _ in packets])):
-            counters["over_share"] += len(packets)
-            return
         for packet, endpoint in packets:
             if not (looks_like_vl1(packet) and is_relayed_to(endpoint)):
                 counters["refused"] += 1
@@ -236,8 +263,9 @@ class _Client(asyncio.Protocol):
         self._leave()
 
     def _leave(self) -> None:
-        if self._flushing is not None:
-            self._flushing.cancel()
+        for timer in (self._flushing, self._waiting):
+            if timer is not None:
+                timer.cancel()
         self._tcp = None
         self._server.leave(self)
         self._udp.unbind()

@@ -66,7 +66,7 @@ class Upnp:
             if self._service is not None:
                 delete = self._service.action("DeletePortMapping")
                 await delete.async_call(NewRemoteHost="", NewExternalPort=port, NewProtocol="UDP")
-        except (UpnpError, KeyError, OSError) as error:
+        except (UpnpError, KeyError, ValueError, OSError) as error:
             if not isinstance(error, UpnpActionError) or error.error_code != NO_SUCH_ENTRY:
                 raise PortMappingError(_reason(error)) from error
 

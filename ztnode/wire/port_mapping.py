@@ -70,6 +70,8 @@ def parse_pcp_map(data: bytes, nonce: bytes) -> Mapped:
     _, _, _, lifetime, _, echoed, protocol, internal, external, address = _PCP_RESPONSE.unpack_from(data)
     if echoed != nonce or protocol != _UDP:
         raise WireError("a PCP response to somebody else")
+    if lifetime and not external:
+        raise WireError("a PCP response without a port")
     outer = ipaddress.IPv6Address(address).ipv4_mapped
     return Mapped(internal, external, lifetime, NO_ADDRESS if outer is None else str(outer))
 
@@ -94,6 +96,8 @@ def parse_nat_pmp_map(data: bytes) -> Mapped:
     """The response to it. OtherVersion, WireError."""
     _check_nat_pmp(data, _MAP, _NAT_PMP_MAPPED.size)
     internal, external, lifetime = _NAT_PMP_MAPPED.unpack_from(data)[4:]
+    if lifetime and not external:
+        raise WireError("a NAT-PMP response without a port")
     return Mapped(internal, external, lifetime)
 
 

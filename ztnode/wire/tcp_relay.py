@@ -64,6 +64,8 @@ class RecordReader:
         self._held = bytearray()
         self.greeting: tuple[int, int, int] | None = None
         """The version of the sender: major, minor, revision."""
+        self.others = 0
+        """Records so far that held no packet, a greeting included."""
 
     def feed(self, data: bytes) -> list[tuple[bytes, Endpoint]]:
         """The packets that are whole now, each with where it came from; records of other kinds are passed over. Holds
@@ -81,8 +83,10 @@ class RecordReader:
                 break
             if length >= _TO_PACKET + MIN_PACKET and stream[start] == _IPV4:
                 packets.append((stream[start + _TO_PACKET : end], _parse_ipv4(stream[start : start + _TO_PACKET])))
-            elif length == _GREETING.size:
-                self.greeting = _GREETING.unpack_from(stream, start)
+            else:
+                self.others += 1
+                if length == _GREETING.size:
+                    self.greeting = _GREETING.unpack_from(stream, start)
             at = end
         self._held[:] = stream[at:]
         return packets

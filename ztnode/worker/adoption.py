@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from typing import Final
 
-from ztnode.worker.tcp_pair import buffer_for, reset_on_close, set_buffers
+from ztnode.worker.tcp_pair import buffer_for, finish_on_close, reset_on_close, set_buffers
 
+_LINGER: Final = struct.Struct("ii")
 _FAMILIES: Final = frozenset((socket.AF_INET, socket.AF_INET6, socket.AF_UNIX))
 
 
@@ -35,6 +37,20 @@ def adopt(descriptor: int, clients: int = 0) -> socket.socket:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
-        sock.close()
+        let_go(sock.detach())
         raise
     return sock
+
+
+def let_go(descriptor: int) -> None:
+    """Close what a client brought, without waiting: where its socket has SO_LINGER and bytes that nobody takes, close()
+    waits for the client's number of seconds, and the worker's loop with it."""
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError:
+        os.close(descriptor)
+        return
+    with sock:
+        waits, seconds = _LINGER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size))
+        if waits and seconds:  # the client may have it still, and wants its reset if it asked for one
+            finish_on_close(sock)

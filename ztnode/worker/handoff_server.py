@@ -25,6 +25,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
+from ztnode.worker.adoption import let_go
 from ztnode.worker.poller import READ, Poller
 from ztnode.worker.protocol import TOKEN_BYTES
 
@@ -303,7 +304,7 @@ class HandoffServer:
 
     def _forget(self, client: socket.socket) -> None:
         for descriptor in self._brought.pop(client, ()):
-            os.close(descriptor)
+            let_go(descriptor)
 
     def _serve(self, client: socket.socket, offer: Offer, word: bytes = b"") -> None:
         brought = self._brought.pop(client, None)

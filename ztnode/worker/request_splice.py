@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 from typing import TYPE_CHECKING, Final
 
 from ztnode.proxy.answers import MAX_OWED, AnswerStream
 from ztnode.proxy.http import AnotherTarget, BadRequest, RequestStream
-from ztnode.worker.adoption import adopt
+from ztnode.worker.adoption import adopt, let_go
 from ztnode.worker.loan import MAX_MESSAGE, Return, build_return, parse_loan, split
 from ztnode.worker.poller import READ
 from ztnode.worker.splice import FIRST_READ, Splice, SpliceHost
@@ -33,19 +32,18 @@ LEAVE_SECONDS: Final = 30.0
 def borrow(connection: TcpConnection, descriptor: int, way_back: int, host: SpliceHost, clients: int) -> None:
     """Splice a connection and a lent socket, one of ``clients``; both descriptors are closed in time, whatever
     happens. Raises OSError for what is no loan."""
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(let_go, way_back)
         sock = adopt(descriptor, clients)
-        with contextlib.ExitStack() as undo:
-            undo.callback(sock.close)
-            channel = socket.socket(fileno=os.dup(way_back))
-            undo.callback(channel.close)
-            channel.setblocking(False)
+        undo.callback(sock.close)
+        channel = socket.socket(fileno=way_back)
+        undo.callback(channel.detach)
+        channel.setblocking(False)
+        try:
             RequestSplice(connection, sock, channel, host)
-            undo.pop_all()
-    except (ValueError, RecursionError) as error:
-        raise OSError(errno.EPROTO, "not a loan") from error
-    finally:
-        os.close(way_back)
+        except (ValueError, RecursionError) as error:
+            raise OSError(errno.EPROTO, "not a loan") from error
+        undo.pop_all()
 
 
 class RequestSplice(Splice):

@@ -7,13 +7,15 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ztclient
 from tests.unit.fake_node import IP, NWID, RunningNode
 from tests.unit.peers import echo, peer
-from ztclient import aio
+from ztclient import aio, handoff
+from ztclient.v1 import node_pb2 as pb
 from ztnode.node.api import StreamOptions
 
 HOST = "10.121.15.99"
@@ -111,3 +113,12 @@ def test_names_and_what_is_no_name_are_the_nodes(node: ztclient.Node, running_no
         node.dial(HOST, 8, congestion="a-name-that-is-much-too-long")
     assert not running_node.node.asked
     assert running_node.node.options[-1] == StreamOptions(congestion="a-name-that-is-much-too-long")
+
+
+@pytest.mark.parametrize("numbers", [{"port": 70000}, {"network_id": "f" * 17}, {"network_id": "-1"}, {"seconds": -5}])
+def test_numbers_that_no_request_has_room_for_are_the_nodes(numbers: dict[str, Any]) -> None:
+    seconds = numbers.pop("seconds", 5)
+    request = pb.DialRequest(ip=HOST, **numbers)
+    request.timeout.FromSeconds(seconds)
+    with pytest.raises(ValueError):
+        handoff.direct_request(request)

@@ -126,6 +126,28 @@ def test_a_beat_that_comes_late_and_is_let_through_proves_that_nobody_took_it(
     assert not lease.renew() and not lease.is_held()
 
 
+def test_a_store_that_is_full_is_as_one_that_is_out(
+    store: Shared, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object) -> bool:
+        raise OSError("lease/holder: no space left")
+
+    waiting = Lease(store, token="waiting", clock=clock)
+    for held in (False, True):
+        if held:
+            store.values[HOLDER] = replace(
+                Holder("other", 0, Process.current()), process=Process("elsewhere", 1, "", "")
+            ).build()
+            assert waiting.try_take() is not None
+            clock.now += lease_module.TAKEN_AFTER
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "swap", full)
+            with pytest.raises(ConnectionError, match="no space left"):  # what a standby and one that lost it wait out
+                waiting.try_take()
+        assert waiting.try_take() is None
+        waiting.release()
+
+
 @pytest.mark.parametrize("silent", [False, True])
 def test_what_tells_a_store_that_is_down_from_one_out_of_reach(silent: bool, tmp_path: Path) -> None:
     error = TimeoutError("") if silent else ConnectionError("")

@@ -36,13 +36,14 @@ class Way:
     def __init__(self, name: str, *given: Endpoint | str) -> None:
         self.name = name
         self.given = list(given)
+        self.lifetime: int | None = None
         self.unmapped = 0
 
     async def map(self, port: int, lifetime: int) -> tuple[Endpoint, int]:
         now = self.given.pop(0) if len(self.given) > 1 else self.given[0]
         if isinstance(now, str):
             raise PortMappingError(now)
-        return now, lifetime
+        return now, lifetime if self.lifetime is None else self.lifetime
 
     async def unmap(self, port: int) -> None:
         self.unmapped += 1
@@ -93,6 +94,23 @@ def test_a_router_behind_another_nat_is_of_no_use(monkeypatch: pytest.MonkeyPatc
         assert await keeper.waits.get() == port_mapping.AGAIN
         await keeper.mapping.close()
         assert keeper.told == [] and inner.unmapped == 1
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("given", "asked_after"), [(0, port_mapping.SHORTEST / 2), (2**32 - 1, port_mapping.LIFETIME / 2)]
+)
+def test_a_router_does_not_choose_how_often_it_is_asked(
+    given: int, asked_after: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        way = Way("PCP", ("80.1.1.31", 9993))
+        way.lifetime = given
+        keeper = Keeper(monkeypatch, way)
+        keeper.mapping.start()
+        assert await keeper.waits.get() == asked_after
+        await keeper.mapping.close()
 
     asyncio.run(check())
 

@@ -137,6 +137,19 @@ def test_it_is_no_gun() -> None:
     run(check)
 
 
+@pytest.mark.parametrize("record", [b"\x17\x03\x03\0\0", GREETING, build_record(("80.1.1.1", 53), PACKET)])
+def test_a_flood_of_small_records_waits_for_its_share(record: bytes) -> None:
+    async def check(scene: Scene) -> None:
+        _, writer = await scene.client()
+        for _ in range(3):
+            writer.write(GREETING + record * int(tcp_relay_server.RECORDS_BURST / 2) + build_record(scene.peer, PACKET))
+        await scene.counted("over_share")
+        await scene.counted("sent", 3)  # later, and not lost
+        writer.close()
+
+    run(check)
+
+
 def test_clients_are_bounded_and_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp_relay_server, "MAX_CLIENTS_OF_HOST", 2)
 

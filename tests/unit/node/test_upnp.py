@@ -14,7 +14,8 @@ pytest.importorskip("async_upnp_client")
 from async_upnp_client.const import HttpRequest
 from async_upnp_client.exceptions import UpnpConnectionError
 
-from ztnode.node.upnp import MAX_ANSWER, _Requester
+from ztnode.node.pcp import PortMappingError
+from ztnode.node.upnp import MAX_ANSWER, Upnp, _Requester
 
 
 class Router(http.server.BaseHTTPRequestHandler):
@@ -53,3 +54,18 @@ def test_only_the_router_itself_is_asked(router: str) -> None:
 def test_a_long_answer_is_not_read_to_its_end(router: str) -> None:
     with pytest.raises(UpnpConnectionError, match="too much"):
         ask(router + "/long")
+
+
+def test_nonsense_in_the_end_is_no_mapping_given_back() -> None:
+    class Service:
+        def action(self, _name: str) -> Service:
+            return self
+
+        async def async_call(self, **_arguments: object) -> None:
+            # What the library lets through, such as defusedxml's EntitiesForbidden for a bomb of entities.
+            raise ValueError("EntitiesForbidden(name='a')")
+
+    router = Upnp("127.0.0.1")
+    router._service = Service()  # type: ignore[assignment]
+    with pytest.raises(PortMappingError, match="EntitiesForbidden"):
+        asyncio.run(router.unmap(9993))

@@ -49,6 +49,7 @@ def test_responses() -> None:
         (MAPPED[:-1], "too short"),
         (MAPPED[:1] + b"\x01" + MAPPED[2:], "no response"),
         (MAPPED[:24] + bytes(12) + MAPPED[36:], "somebody else"),
+        (MAPPED[:42] + bytes(2) + MAPPED[44:], "without a port"),
         (b"\x02\x81", "too short"),
     ],
 )
@@ -65,6 +66,9 @@ def test_routers_of_the_other_version() -> None:
         parse_nat_pmp_map(MAPPED)
     with pytest.raises(WireError, match="out of resources"):
         parse_nat_pmp_map(bytes.fromhex("0081 0004 00000001 2709 0000 00000000"))
+    with pytest.raises(WireError, match="without a port"):
+        parse_nat_pmp_map(bytes.fromhex("0081 0000 00000001 2709 0000 00000e10"))
+    assert parse_nat_pmp_map(bytes.fromhex("0081 0000 00000001 2709 0000 00000000")) == Mapped(9993, 0, 0), "given back"
     with pytest.raises(WireError, match="no response"):
         parse_nat_pmp_address(bytes.fromhex("0081 0000 00000001 5001011f"))
 

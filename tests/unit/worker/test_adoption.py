@@ -202,3 +202,30 @@ def test_no_descriptor_stays_behind(bench: Bench) -> None:
         bench.turn()
         assert open_descriptors() <= before  # as above
         assert bench.bring(token, accepted.fileno()) == JOINED
+
+
+def test_a_refused_socket_that_lingers_does_not_hold_the_worker_up(bench: Bench) -> None:
+    for asked, lingers in ((struct.pack("ii", 1, 60), False), (RESET, True)):
+        accepted, client = tcp()
+        with accepted, client:
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, asked)
+            assert bench.bring(b"\0" * 16, accepted.fileno()) == b""
+            assert bool(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER)) is lingers
+            client.sendall(b"it is its owner's still")
+            assert accepted.recv(100) == b"it is its owner's still"
+
+
+@pytest.mark.parametrize("first", ["socket", "pipe"])
+def test_a_way_back_that_is_none_is_closed(bench: Bench, first: str) -> None:
+    accepted, client = unix()
+    reading, writing = os.pipe()
+    before = open_descriptors()
+    for _ in range(3):
+        connection, token = bench.park()
+        bench.bring(token, *(accepted.fileno(), reading) if first == "socket" else (reading, accepted.fileno()))
+        assert connection.aborted
+    assert open_descriptors() == before
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+    accepted.close()
+    client.close()
