@@ -52,7 +52,12 @@ def list_keys(source: str, store_key: Path | None) -> None:
         async with _opened(source, store_key) as opened:
             return [(key, len(opened.read(key) or b"")) for key in opened.keys("")]
 
-    for key, size in asyncio.run(found()):
+    keys = asyncio.run(found())
+    if not keys:
+        from ztnode.node.opening import store_name
+
+        raise click.ClickException(f"{store_name(source)} is empty")
+    for key, size in keys:
         click.echo(f"{size:8} {printable(key)}")
 
 
