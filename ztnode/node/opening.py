@@ -193,7 +193,7 @@ async def _take_any(
                 raise
             line = f"{name} does not answer ({error})"
         if not options.standby and holders:
-            raise LeaseHeld(f"{line}; this node was told not to wait (--no-standby)")
+            raise LeaseHeld(line)
         if line != told:
             told = line
             log.info("%s: waiting", line)
