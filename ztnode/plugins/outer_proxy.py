@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
-from urllib.request import getproxies_environment, proxy_bypass
 
 from ztnode.hookspecs import Endpoint
 
 SCHEMES: Final = ("http", "socks5")
+_VARIABLES: Final = ("https_proxy", "all_proxy")
 NONE: Final = "none"
 """In the place of a URL: no proxy, whatever the environment says."""
 
@@ -41,6 +42,10 @@ def proxy_for(host: str, given: str | None) -> str | None:
     $ALL_PROXY (in either case) and $NO_PROXY mean nothing. Raises ValueError."""
     if given is not None:
         return None if given == NONE else check(given)
+    if not any(name.lower() in _VARIABLES for name in os.environ):
+        return None
+    from urllib.request import getproxies_environment, proxy_bypass  # an HTTP client comes along with it
+
     found = getproxies_environment()
     url = found.get("https") or found.get("all")
     if not url or (host and proxy_bypass(host)):

@@ -323,7 +323,7 @@ async def test_dead_address_fails_soon_from_each_worker(tmp_path: Path) -> None:
         for result in await asyncio.gather(*dials, return_exceptions=True):
             assert isinstance(result, DialError)
             assert result.errno == errno.EHOSTUNREACH
-        assert time.monotonic() - start < 3.0, "2.5 s of asking, and a crowded machine"
+        assert time.monotonic() - start < 20, "2.5 s of asking, and not the 30 s of patience"
 
 
 @on_loop
