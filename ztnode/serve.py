@@ -354,7 +354,7 @@ async def run(
                 # The store that we lost is still out: that was said, and is no reason to end.
                 await asyncio.wait((stopping,), timeout=POLL_EVERY)
             if lost and not options.node.standby:
-                raise LeaseHeld(f"the store's lease is lost ({lost}); this node was told not to wait (--no-standby)")
+                raise LeaseHeld(f"the store's lease is lost ({lost})")
     finally:
         for task in (stopping, *alive):
             task.cancel()

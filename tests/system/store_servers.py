@@ -27,6 +27,7 @@ import pytest
 
 from tests.integrations.others import POSTGRES, free_port, postgres
 from ztnode.hookspecs import SharedStore
+from ztnode.node.opening import OURS
 
 
 class Server:
@@ -281,6 +282,6 @@ class Servers:
 
 def open_shared(url: str) -> SharedStore:
     """By the plugin whose URL it is."""
-    plugin = importlib.import_module(f"ztnode_store_{urlsplit(url).scheme}")
+    plugin = importlib.import_module(f"ztnode_store_{OURS[urlsplit(url).scheme]}")
     store: SharedStore = plugin.ztnode_state_store(url)
     return store

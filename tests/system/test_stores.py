@@ -222,6 +222,24 @@ def test_a_value_that_is_no_state_is_named_and_stays(servers: Servers) -> None:
     assert store.read("../../etc/passwd") == b"not ours"
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://127.0.0.1:1/shop", "'shop' is none"),
+        ("redis://127.0.0.1:1/0?hsah=x", "'hsah'"),
+        ("etcd://127.0.0.1:1/x?ca=ca.pem", "no parameter 'ca'"),
+        ("etcds://127.0.0.1:1/x?caa=ca.pem", "no parameter 'caa'"),
+        ("etcds://127.0.0.1:1/x?ca=nothing.pem", "ca=nothing.pem: No such file"),
+        ("s3://state/x?endpiont=http://127.0.0.1:1", "no parameter 'endpiont'"),
+        ("kubernetes://a/b?api=https://127.0.0.1:1&ca=nothing.pem", "ca=nothing.pem"),
+        ("kubernetes://a/b?apo=https://127.0.0.1:1", "no parameter 'apo'"),
+    ],
+)
+def test_what_a_url_says_is_used_or_refused(url: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        open_shared(url)
+
+
 def test_another_key_is_refused_and_a_moved_value_noticed(tmp_path: Path) -> None:
     inner = MemoryStore()
     SealedStore(inner, KEY).write("planet", b"a secret")

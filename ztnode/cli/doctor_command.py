@@ -125,7 +125,14 @@ def _roots(status: ztclient.Status, peers: Sequence[ztclient.Peer]) -> Iterator[
         return
     endpoints = ", ".join(path.endpoint for root in roots for path in root.paths) or "their addresses"
     last = min((age for age in heard.values() if age is not None), default=None)
-    if last is None:
+    if last is None and status.transport != "udp":
+        yield Finding(
+            "roots",
+            PROBLEM,
+            f"none has ever answered by {status.transport}: it cannot be used, or the planet's roots are not there",
+            "the node's log says why it cannot be used; another one: serve --tcp-relay, --outer-proxy, --transport",
+        )
+    elif last is None:
         yield Finding(
             "roots",
             PROBLEM,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ztnode.wire import c25519
+from ztnode.wire.address import format_address
 from ztnode.wire.identity import Identity
 from ztnode.wire.wire_error import WireError
 
@@ -35,6 +36,9 @@ def identity(file: Path | None) -> Identity | None:
         raise ValueError(f"{where} is a public identity: the whole line of identity.secret is needed")
     if c25519.derive_public(found.secret) != found.public:
         raise ValueError(f"{where} is damaged: its secret does not belong to its public part")
+    if not found.validate():
+        # Peers would drop whatever such a node sends, and nothing here would say why.
+        raise ValueError(f"{where} is damaged: {format_address(found.address)} is not the address of its key")
     return found
 
 

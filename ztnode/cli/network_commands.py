@@ -307,7 +307,7 @@ def status(node: ztclient.Node, check: bool, nwid: str | None, as_json: bool) ->
     print_fields(
         (
             ("address", found.address),
-            ("online", "yes" if found.online else "no: no root answers; is UDP allowed from here?"),
+            ("online", "yes" if found.online else f"no: {_why_offline(found)}"),
             ("identity", found.identity_conflict),
             ("version", found.version),
             ("uptime", datetime.timedelta(seconds=round(found.uptime))),
@@ -353,10 +353,16 @@ def _print_network(network: ztclient.Network) -> None:
     )
 
 
+def _why_offline(status: ztclient.Status) -> str:
+    if status.transport == "udp":
+        return "no root answers; is UDP allowed from here?"
+    return f"no root answers by {status.transport}; ztnode doctor says more"
+
+
 def _check(node: ztclient.Node, nwid: str | None) -> None:
     status = node.status()
     if not status.online:
-        raise Failure("offline: no root answers; is UDP allowed from here?")
+        raise Failure(f"offline: {_why_offline(status)}")
     if status.identity_conflict:
         raise Failure(status.identity_conflict)
     if nwid is None:

@@ -470,7 +470,7 @@ def serve(
     try:
         uvloop.run(run(options, ready, Reconfiguration(ctx).apply))
     except LeaseHeld as error:
-        click.echo(f"ztnode: {error}", err=True)
+        click.echo(f"ztnode: {error}; this node was told not to wait (--no-standby)", err=True)
         ctx.exit(STORE_HELD)
 
 

@@ -52,7 +52,10 @@ def list_keys(source: str, store_key: Path | None) -> None:
         async with _opened(source, store_key) as opened:
             return [(key, len(opened.read(key) or b"")) for key in opened.keys("")]
 
-    for key, size in asyncio.run(found()):
+    keys = asyncio.run(found())
+    if not keys:
+        raise click.ClickException(_empty(source))
+    for key, size in keys:
         click.echo(f"{size:8} {printable(key)}")
 
 
@@ -60,14 +63,24 @@ def list_keys(source: str, store_key: Path | None) -> None:
 async def _opened(url: str, key: Path | None) -> AsyncIterator[StateStore]:
     from ztnode import plugins
     from ztnode.cli import given_secrets
+    from ztnode.node.lease import LeaseHeld
     from ztnode.node.opening import StoreOptions, open_state
 
     secret = None if key is None else given_secrets.store_key(key)
-    opened = await open_state(StoreOptions(url, secret, standby=False), plugins.load())
+    try:
+        opened = await open_state(StoreOptions(url, secret, standby=False), plugins.load())
+    except LeaseHeld as error:
+        raise click.ClickException(f"{error}: stop that node first") from None
     try:
         yield opened.state
     finally:
         await asyncio.to_thread(opened.state.close)
+
+
+def _empty(url: str) -> str:
+    from ztnode.node.opening import store_name
+
+    return f"{store_name(url)} has no state of a node (the identities of a pool are not counted)"
 
 
 async def _copy(source: str, name: str, from_key: Path | None, to_key: Path | None) -> int:
@@ -76,7 +89,7 @@ async def _copy(source: str, name: str, from_key: Path | None, to_key: Path | No
     async with _opened(source, from_key) as before:
         keys = list(before.keys(""))
         if not keys:
-            raise click.ClickException(f"{store_name(source)} is empty")
+            raise click.ClickException(_empty(source))
         async with _opened(name, to_key) as after:
             there = next(iter(after.keys("")), None)
             if there is not None:

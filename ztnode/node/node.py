@@ -203,7 +203,7 @@ class Node:
         self._conflict_check: asyncio.TimerHandle | None = None
         self._complaints = Complaints()
         self._collided = False
-        self._roots = RootWatch(self._loop)
+        self._roots = RootWatch(self._loop, lambda: transport.in_use)
         self._documents = documents
         self._checks = IdentityChecks()
         self._checking: set[asyncio.Task[None]] = set()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -22,6 +22,14 @@ from ztnode.node.shared_state import SharedState
 log = logging.getLogger(__name__)
 
 POOL: Final = "pool/"
+OURS: Final = {
+    **{name: name for name in ("sqlite", "postgresql", "redis", "etcd", "s3", "kubernetes")},
+    "postgres": "postgresql",
+    "rediss": "redis",
+    "unix": "redis",
+    "etcds": "etcd",
+}
+"""Which of our plugins, ztnode-store-NAME, offers the stores of a scheme."""
 TOKEN: Final = secrets.token_hex(16)
 """By which this process knows its own lease again."""
 
@@ -90,14 +98,16 @@ async def open_state(
     """Open the store and wait until it is ours; ``waiting`` is told what for. Raises LeaseHeld where it should not
     wait, OSError, ValueError, PluginError."""
     name = store_name(options.url)
-    store = _call(options.url, manager)
+    with _naming(name):
+        store = _call(options.url, manager)
     lease: Lease | None = None
     async with contextlib.AsyncExitStack() as undo:
         # Not on the event loop: a store that does not answer takes seconds for it.
         undo.push_async_callback(asyncio.to_thread, store.close)
         if isinstance(store, SharedStore):
             if not options.pool:
-                refuse_wrong_key(store.read(CHECK), options.key)  # now, and not when the standby is needed
+                with _naming(name):
+                    refuse_wrong_key(store.read(CHECK), options.key)  # now, and not when the standby is needed
             lease, prefix = await _take_any(options, store, name, waiting)
             undo.push_async_callback(asyncio.to_thread, lease.release)
             state: StateStore = await asyncio.to_thread(_shared, options.url, manager, lease, prefix, name)
@@ -109,12 +119,26 @@ async def open_state(
             if options.pool:
                 raise ValueError(f"--pool needs a store that several hosts share, such as a database, not {name}")
             state = store
-        if options.key is None:
-            refuse_wrong_key(state.read(CHECK), None)
-        else:
-            state = SealedStore(state, options.key)
+        with _naming(name):
+            if options.key is None:
+                refuse_wrong_key(state.read(CHECK), None)
+            else:
+                state = SealedStore(state, options.key)
         undo.pop_all()
     return Opened(state, lease, name)
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Say of which store an error speaks, unless it names a file: a command may have two stores, and libraries tell at
+    best the host. Raises OSError, of the kind that it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        kind = next(kind for kind in (ConnectionError, TimeoutError, OSError) if isinstance(error, kind))
+        raise kind(f"{name}: {error.strerror or error}") from error
 
 
 class Together:
@@ -169,7 +193,7 @@ async def _take_any(
                 raise
             line = f"{name} does not answer ({error})"
         if not options.standby and holders:
-            raise LeaseHeld(f"{line}; this node was told not to wait (--no-standby)")
+            raise LeaseHeld(line)
         if line != told:
             told = line
             log.info("%s: waiting", line)
@@ -190,7 +214,11 @@ def _first_free(leases: Sequence[tuple[Lease, str]]) -> tuple[tuple[Lease, str] 
 def _call(url: str, manager: pluggy.PluginManager) -> StateStore | SharedStore:
     store: StateStore | SharedStore | None = plugins.call(manager, "ztnode_state_store", url=url)
     if store is None:
-        raise ValueError(unknown("state store", url))
+        name = OURS.get(url.partition(":")[0])
+        if name is None or manager.has_plugin(f"store-{name}"):
+            raise ValueError(unknown("state store", url))
+        install = f"pip install ./plugins/ztnode-store-{name} in ztnode's source, with the pip beside this ztnode"
+        raise ValueError(f"{store_name(url)}: the package ztnode-store-{name} is not installed ({install})")
     return store
 
 
@@ -205,5 +233,5 @@ def store_name(url: str) -> str:
 def unknown(what: str, url: str) -> str:
     """What to say where no plugin answers."""
     shown = store_name(url)
-    path = f"(A file or directory of that name: ./{shown})"
-    return f"no plugin offers the {what} {shown!r}; is its package installed? {path}"
+    path = "" if "://" in shown else f" (A file or directory of that name: ./{shown})"
+    return f"no plugin offers the {what} {shown!r}; is its package installed?{path}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -15,7 +16,9 @@ PATIENCE: Final = 10.0
 class RootWatch:
     """Tells the log, and nobody else."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, in_use: Callable[[], str] = lambda: "udp") -> None:
+        """``in_use`` says the name of the transport by which roots are asked."""
+        self._in_use = in_use
         self._warned = False
         self._patience: asyncio.TimerHandle | None = loop.call_later(PATIENCE, self.silent)
 
@@ -30,7 +33,9 @@ class RootWatch:
         self.close()
         if not self._warned:
             self._warned = True
-            log.warning("offline: no root of the planet answers; is UDP allowed from here?")
+            way = self._in_use()
+            why = "; is UDP allowed from here?" if way == "udp" else f" by {way}"
+            log.warning("offline: no root of the planet answers%s", why)
 
     def close(self) -> None:
         """Wait no longer."""

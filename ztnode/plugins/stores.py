@@ -112,7 +112,10 @@ def _locked(root: Path) -> tuple[int, socket.socket | None] | None:
     """The descriptor of the directory's lock, made where there is none, and what stands for it where the file system
     has no locks; None if the file was removed meanwhile, so that another node would not find it locked. Raises OSError:
     not writable, or in use."""
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "is a file; state is kept in a directory", str(root)) from None
     refuse_other_owner(root)
     refuse_running_service(root)
     lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

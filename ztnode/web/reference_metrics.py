@@ -121,7 +121,7 @@ def _errors(figures: NodeFigures) -> list[tuple[str, int]]:
 
 def _data(figures: NodeFigures) -> list[tuple[str, int]]:
     carried = figures.datagrams
-    # What a root would relay by TCP is never asked for here.
+    # Packets that a TCP relay or a proxy carries are counted where all are, as the datagrams that they are.
     return _both_ways("protocol", "udp", carried.bytes_received, carried.bytes_sent) + _both_ways(
         "protocol", "tcp", 0, 0
     )

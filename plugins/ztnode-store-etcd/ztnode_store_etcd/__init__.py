@@ -14,6 +14,7 @@ import logging
 import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -29,6 +30,7 @@ TIMEOUT: Final = 2.0
 """Seconds for one question, however many members of the cluster are asked it."""
 PAGE: Final = 500
 DEFAULT_PREFIX: Final = "ztnode"
+TLS_FILES: Final = {"ca", "cert", "key"}
 
 
 class EtcdStore:
@@ -44,10 +46,10 @@ class EtcdStore:
         scheme = "https" if parts.scheme == "etcds" else "http"
         self._bases = [f"{scheme}://{_bracketed(host)}:{port}" for host, port in self._endpoints]
         verify: ssl.SSLContext | bool = False  # nothing to verify without TLS, and CAs take long to load
+        if unknown := sorted(files.keys() - TLS_FILES if scheme == "https" else files.keys()):
+            raise ValueError(f"--store: {parts.scheme}: has no parameter {unknown[0]!r}; etcds: has ca, cert and key")
         if scheme == "https":
-            verify = ssl.create_default_context(cafile=files.get("ca"))
-            if "cert" in files:
-                verify.load_cert_chain(files["cert"], files.get("key"))
+            verify = _context(files)
         # What the environment says of proxies is not meant for this.
         self._client = httpx.Client(timeout=TIMEOUT, verify=verify, trust_env=False)
         self._fence: tuple[str, bytes] | None = None
@@ -187,6 +189,23 @@ def _endpoint(host: str) -> tuple[str, int]:
     if not parts.hostname:
         raise ValueError("--store etcd://HOST[:PORT][,HOST...][/PREFIX]: there is no host")
     return parts.hostname, parts.port or DEFAULT_PORT
+
+
+def _context(files: Mapping[str, str]) -> ssl.SSLContext:
+    for name, path in files.items():
+        try:
+            with Path(path).open("rb"):
+                pass
+        except OSError as error:
+            raise ValueError(f"--store: {name}={path}: {error.strerror}") from None
+    try:
+        context = ssl.create_default_context(cafile=files.get("ca"))
+        if "cert" in files:
+            context.load_cert_chain(files["cert"], files.get("key"))
+    except ssl.SSLError as error:
+        shown = ", ".join(f"{name}={path}" for name, path in files.items())
+        raise ValueError(f"--store: {shown}: not what TLS can use: {error}") from None
+    return context
 
 
 def _bracketed(host: str) -> str:

@@ -49,12 +49,16 @@ class KubernetesStore:
         for what, name in (("namespace", self._namespace), ("Secret", self._secret)):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"--store kubernetes://[NAMESPACE]/SECRET: {name!r} is no name of a {what}")
+        if unknown := sorted(parameters.keys() - {"api", "ca"}):
+            raise ValueError(f"--store: kubernetes:// has no parameter {unknown[0]!r}, but api and ca")
         self._token = ACCOUNT / "token"
         api = parameters.get("api") or _own_server()
         verify: ssl.SSLContext | bool = False  # nothing to verify without TLS, and CAs take long to load
         if api.startswith("https:"):
-            ca = parameters.get("ca") or ACCOUNT / "ca.crt"
-            verify = ssl.create_default_context(cafile=ca if Path(ca).exists() else None)
+            ca = Path(parameters.get("ca") or ACCOUNT / "ca.crt")
+            if "ca" in parameters and not ca.is_file():
+                raise ValueError(f"--store: ca={ca}: there is no such file")
+            verify = ssl.create_default_context(cafile=ca if ca.exists() else None)
         self._client = httpx.Client(base_url=api, timeout=TIMEOUT, verify=verify, trust_env=False)
         self._path = f"/api/v1/namespaces/{self._namespace}/secrets"
         self._fence: tuple[str, bytes] | None = None

@@ -52,6 +52,12 @@ class RedisStore:
         parts = urlsplit(url)
         parameters = dict(parse_qsl(parts.query))
         self._hash = parameters.pop("hash", DEFAULT_HASH)
+        database = parts.path.strip("/")
+        if parts.scheme != "unix" and database and not database.isdecimal():
+            # redis-py would take database 0.
+            raise ValueError(
+                f"--store: databases of Redis have numbers, {database!r} is none: redis://HOST/0?hash=NAME"
+            )
         try:
             self._redis = redis.Redis.from_url(
                 urlunsplit(parts._replace(query=urlencode(parameters))),
@@ -66,7 +72,10 @@ class RedisStore:
         except ValueError as error:
             raise ValueError(f"--store: not a URL of Redis: {error}") from None
         self._fence: tuple[str, bytes] | None = None
-        self._ask(self._hash, self._redis.ping)
+        try:
+            self._ask(self._hash, self._redis.ping)
+        except TypeError as error:  # a parameter that redis-py does not have
+            raise ValueError(f"--store: not a URL of Redis: {error}") from None
 
     def read(self, key: str) -> bytes | None:
         """See SharedStore."""

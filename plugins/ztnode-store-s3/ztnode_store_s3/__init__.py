@@ -50,6 +50,8 @@ class S3Store:
         parameters = dict(parse_qsl(parts.query))
         if not parts.netloc:
             raise ValueError("--store s3://BUCKET[/PREFIX]: there is no bucket")
+        if unknown := sorted(parameters.keys() - {"endpoint", "region"}):
+            raise ValueError(f"--store: s3:// has no parameter {unknown[0]!r}, but endpoint and region")
         self._bucket = parts.netloc
         self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
         config = Config(connect_timeout=TIMEOUT, read_timeout=TIMEOUT, retries={"total_max_attempts": 1})

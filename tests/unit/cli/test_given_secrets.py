@@ -46,6 +46,7 @@ def test_an_identity_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("nonsense", "is no identity"),
         (WHO.build_text(), "is a public identity"),
         (f"{WHO.build_text()}:{OTHER.build_text(include_secret=True).rpartition(':')[2]}", "is damaged"),
+        (f"89e92ceee5{LINE[10:]}", "89e92ceee5 is not the address of its key"),
         ("\0" * 5000, "is no line of text"),
     ],
 )
@@ -95,6 +96,9 @@ def test_a_store_is_copied_encrypted_and_back(tmp_path: Path, capsys: pytest.Cap
     assert run(["store", "copy", plain, back]) == 1 and "not empty" in capsys.readouterr().err
     assert run(["store", "list", sealed, "--store-key", key]) == 0
     assert "networks.d/8056c2e21c000001.conf" in capsys.readouterr().out
+    assert (
+        run(["store", "list", str(tmp_path / "mistyped")]) == 1 and "has no state of a node" in capsys.readouterr().err
+    )
 
 
 def test_the_serve_commands_of_the_pages_on_stores_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,12 @@ def test_a_healthy_node_has_nothing_to_be_done() -> None:
     ("check", "level", "said", "case"),
     [
         ("roots", PROBLEM, "UDP seems to be blocked", {"status": {"online": False}, "root": None}),
+        (
+            "roots",
+            PROBLEM,
+            "by tcp://192.0.2.1:443",
+            {"status": {"online": False, "transport": "tcp://192.0.2.1:443"}, "root": None},
+        ),
         ("roots", PROBLEM, "none has answered for 300 s", {"status": {"online": False}, "root": 300.0}),
         ("UDP", WARNING, "symmetric NAT", {"status": {"surface_addresses": ("192.0.2.1:1", "192.0.2.1:2")}}),
         ("UDP", WARNING, "by relay", {"leaf": False}),

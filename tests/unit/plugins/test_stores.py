@@ -55,6 +55,12 @@ def test_secrets_are_the_owners_alone(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_file_in_the_place_of_the_directory_is_told(tmp_path: Path) -> None:
+    (tmp_path / "home").write_bytes(b"")
+    with pytest.raises(NotADirectoryError, match="is a file; state is kept in a directory"):
+        FileStore(tmp_path / "home")
+
+
 def test_one_node_at_a_time(tmp_path: Path) -> None:
     first = FileStore(tmp_path)
     with pytest.raises(OSError, match="in use by another node"):
