@@ -5,13 +5,14 @@
 # .venv/ runs what needs processes and networks. The others run the unit tests in which a version can differ: those about
 # sockets, event loops and processes; codecs and simulations are arithmetic, and commands run in tests/system. There,
 # warnings that a later Python breaks something are errors.
-# What is between processes waits more than it computes: three times as many at a time as there are cores.
+# All of them wait half of the time, and what is between processes more: one more at a time than there are cores, and three
+# times as many.
 set -u
 cd "$(dirname "$0")/.."
 # With it every process that a test starts would compile itself and its libraries anew, for a second or more.
 unset PYTHONDONTWRITEBYTECODE
 failed=()
-pytest=(-m pytest -n auto --dist loadfile -p no:cacheprovider)
+pytest=(-m pytest -n "$(($(nproc) + 1))" --dist loadfile -p no:cacheprovider)
 differing=(
     tests/unit/{client,control,node,plugins} tests/unit/forwarding/test_forwarding.py
     tests/unit/worker/test_{adoption,handoff,loop,splice,watchdog,worker_protocol}.py
