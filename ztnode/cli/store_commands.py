@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ztnode.cli.common import EXISTING_FILE, example
+from ztnode.cli.common import EXISTING_FILE, example, json_option, print_json
+from ztnode.cli.on_loop import run_until_interrupted
 from ztnode.cli.printable import printable
 
 if TYPE_CHECKING:
@@ -38,23 +39,27 @@ def store() -> None:
 @click.option("--to-key", type=EXISTING_FILE, metavar="FILE", help="Encrypt TO with this key.")
 def copy(source: str, name: str, from_key: Path | None, to_key: Path | None) -> None:
     """Copy everything that a store has to another one, which must be empty."""
-    count = asyncio.run(_copy(source, name, from_key, to_key))
+    count = run_until_interrupted(_copy(source, name, from_key, to_key))
     click.echo(f"{count} values copied", err=True)
 
 
 @store.command("list", epilog=example("ztnode store list ./st/zerotier"))
 @click.argument("source", metavar="STORE")
 @click.option("--store-key", type=EXISTING_FILE, metavar="FILE", help="The key that it is encrypted with.")
-def list_keys(source: str, store_key: Path | None) -> None:
+@json_option
+def list_keys(source: str, store_key: Path | None, as_json: bool) -> None:
     """Name what a store has, each with its size in bytes; all of it is read, and decrypted."""
 
     async def found() -> list[tuple[str, int]]:
         async with _opened(source, store_key) as opened:
             return [(key, len(opened.read(key) or b"")) for key in opened.keys("")]
 
-    keys = asyncio.run(found())
+    keys = run_until_interrupted(found())
     if not keys:
         raise click.ClickException(_empty(source))
+    if as_json:
+        print_json([{"key": key, "size": size} for key, size in keys])
+        return
     for key, size in keys:
         click.echo(f"{size:8} {printable(key)}")
 
