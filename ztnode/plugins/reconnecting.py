@@ -13,7 +13,9 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 60.0
-"""Seconds from the loss of a connection to the next attempt: twice as many each time that it was of no use."""
+"""Seconds from the loss of a connection to the next attempt: twice as many each time, until one was of use and stood
+for ``STEADY``; one word and the end are no reason to be back at once."""
+STEADY: Final = 10.0
 DIAL_TIMEOUT: Final = 10.0
 
 
@@ -30,6 +32,7 @@ class Reconnecting:
 
     async def run(self) -> None:
         """Never ends by itself. What is wrong is said once, until a connection was of use."""
+        loop = asyncio.get_running_loop()
         pause, told = FIRST_PAUSE, False
         while True:
             try:
@@ -41,8 +44,11 @@ class Reconnecting:
                     told = True
                     log.warning("%s cannot be used: %s; tried again", self._what, _reason(error))
             else:
+                began = loop.time()
                 if await lost:
-                    pause, told = FIRST_PAUSE, False
+                    told = False
+                    if loop.time() - began >= STEADY:
+                        pause = FIRST_PAUSE
             await sleep(pause * random.uniform(0.75, 1.0))  # not all clients of a restarted server at once
             pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -87,6 +87,7 @@ def test_garbage_is_counted_and_the_pauses_grow(monkeypatch: pytest.MonkeyPatch)
         pauses.append(seconds)
 
     monkeypatch.setattr(reconnecting, "FIRST_PAUSE", 1.0)
+    monkeypatch.setattr(reconnecting, "STEADY", 0.0)
     monkeypatch.setattr(reconnecting, "sleep", sleep)
 
     async def check(relay: Relay) -> None:
