@@ -142,6 +142,15 @@ class Stack:
                 for segment in self.tcp.expected_segments(flow, _TOLD_TOO_BIG):
                     self._icmp.tell_too_big(flow, segment)
 
+    def neighbour_returned(self, index: int, mac: int, now: float) -> None:
+        """The neighbour with this MAC is heard again after a silence: what waits for a timeout that was doubled again
+        and again goes out now."""
+        self._clock.now = now
+        port = self.ports.get(index)
+        if port is not None:
+            for flow in self._host.flows.over(port, ethernet.mac_bytes(mac)):
+                self.tcp.path_returned(flow, now)
+
     def remove_port(self, index: int, now: float) -> None:
         """Detach a network: its sockets fail with ENETDOWN. Raises KeyError."""
         self._clock.now = now

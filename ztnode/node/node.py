@@ -63,6 +63,7 @@ from ztnode.vl1 import (
     PathMtuFound,
     PathNotTrusted,
     Peer,
+    PeerReturned,
     PeerShared,
     PlanetUpdated,
     Vl1,
@@ -544,6 +545,8 @@ class Node:
                         format_endpoint(endpoint),
                         path_id,
                     )
+                case PeerReturned(address):
+                    self._peer_returned(address)
                 case PathMtuFound(address, mtu):
                     self._limit_peer(address, mtu)
                 case IdentityCollision(root):
@@ -562,6 +565,9 @@ class Node:
                     )
         if self.administration is not None:
             self.administration.publish()
+        self._handle_network_events()
+
+    def _handle_network_events(self) -> None:
         for change in self._vl2.events():
             match change:
                 case NetworkChanged(nwid):
@@ -570,6 +576,10 @@ class Node:
                     self._keep(
                         self._home.keep_network(nwid, config), f"the configuration of network {format_nwid(nwid)}"
                     )
+
+    def _peer_returned(self, address: int) -> None:
+        for index, nwid in self._memberships.nwid_of.items():
+            self._supervisor.neighbour_returned(index, mac_of(address, nwid))
 
     def _limit_peer(self, address: int, mtu: int | None) -> None:
         """The way to a peer is narrow: what it sends to us is to be short too, as far as we can have a say in that."""

@@ -270,6 +270,11 @@ class Supervisor:
         if index in self._ports:
             self._tell_all(protocol.LimitNeighbour(index, mac, mtu))
 
+    def neighbour_returned(self, index: int, mac: int) -> None:
+        """This neighbour is heard again after a silence: what waits for it is sent again at once."""
+        if index in self._ports:
+            self._tell_all(protocol.NeighbourReturned(index, mac))
+
     def set_gateway(self, targets: Sequence[str], flows: int) -> None:
         """Carry on what members send to these networks (CIDR), ``flows`` at a time at most by all workers together."""
         self._gateway = protocol.SetGateway(tuple(targets), -(-flows // self._count))

@@ -21,7 +21,7 @@ from ztnode.vl1.traffic import VERB_HELLO_COPY
 from ztnode.vl1.verbs import HANDLERS, PASSED_UP, ArrivedPacket, on_unknown
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_core import Message, Vl1Core
-from ztnode.vl1.vl1_events import Event, Offline
+from ztnode.vl1.vl1_events import Event, Offline, PeerReturned
 from ztnode.vl1.waiting_room import Outgoing
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import decompress
@@ -66,6 +66,9 @@ OLD_SUITE_RATE: Final = (200.0, 600.0)
 """Packets in the name of known peers, sealed or authenticated with Salsa20/12, that one /24 or /48 may make us look
 into from where no peer is known to be: per second, and at once. The first block of each key stream costs 15 us in a
 batch of 64 and 500 alone, so that 10,000 forged ones a second would take a core."""
+SILENCE: Final = 2.5
+"""Seconds without a word from a peer to which frames are sent, after which its return is news. (A peer acknowledges
+within tenths of a second what it gets.)"""
 FAVORED_FOR: Final = 10.0
 """Seconds after a packet during which its endpoint is worth a queue of its own."""
 _SALSA: Final = CIPHER_POLY1305_SALSA2012 << 3
@@ -235,6 +238,7 @@ class Vl1:
         arrived = core.traffic.arrived
         direct: Endpoint | None = None
         relay: Endpoint | None = None
+        sent_in_vain = peer.last_frame > peer.last_frame_in
         opened = peer.keys.open_many([packet for packet, _ in run])
         peer.received += len(run)
         for (packet, endpoint), plaintext in zip(run, opened, strict=True):
@@ -274,10 +278,10 @@ class Vl1:
                 HANDLERS.get(verb, on_unknown)(core, arrival)
             except WireError:
                 self.counters["drop_malformed"] += 1
-        if direct is not None:
-            self._heard(peer, direct, now, by_hello=opened[-1] is not None and opened[-1][0] == VERB_HELLO)
-        elif relay is not None:
-            self._heard_relayed(peer, relay, now)
+        if direct is not None or relay is not None:
+            if sent_in_vain and now - peer.last_receive >= SILENCE:
+                core.emit(PeerReturned(peer.address))
+            self._heard_by(peer, direct, relay, now, by_hello=opened[-1] is not None and opened[-1][0] == VERB_HELLO)
 
     def _unprotected(self, packet: bytes, endpoint: Endpoint) -> bytes | None:
         """The plaintext of a packet that no key opens: it came on a trusted path, or is dropped."""
@@ -304,6 +308,15 @@ class Vl1:
         self.counters["drop_duplicate"] += len(run) - len(new)
         peer.is_replayed = len(new) < len(run)
         return new
+
+    def _heard_by(
+        self, peer: Peer, direct: Endpoint | None, relay: Endpoint | None, now: float, *, by_hello: bool
+    ) -> None:
+        """Something authentic came, straight or by a relay; ``by_hello`` as below."""
+        if direct is not None:
+            self._heard(peer, direct, now, by_hello=by_hello)
+        elif relay is not None:
+            self._heard_relayed(peer, relay, now)
 
     def _heard(self, peer: Peer, endpoint: Endpoint, now: float, *, by_hello: bool) -> None:
         """Something authentic came from a peer straight from ``endpoint``; ``by_hello``: a HELLO was the last of it."""

@@ -38,6 +38,13 @@ class PathMtuFound:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerReturned:
+    """``address`` is heard again, after seconds in which frames were sent to it and nothing came."""
+
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
 class SurfaceAddress:
     """``reporter`` says that our packets reach it from ``endpoint``, which is news."""
 
@@ -96,6 +103,7 @@ Event: TypeAlias = (
     | Offline
     | PeerPathChanged
     | PathMtuFound
+    | PeerReturned
     | SurfaceAddress
     | PlanetUpdated
     | MoonUpdated

@@ -74,6 +74,14 @@ class LimitNeighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class NeighbourReturned:
+    """Node → worker: the neighbour with this MAC is heard again after a silence."""
+
+    index: int
+    mac: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetGateway:
     """Node → worker: carry on what comes for these networks (CIDR), in place of those of the last such message, with so
     many flows at a time at most."""
@@ -341,7 +349,9 @@ class Dying:
 
 
 Request: TypeAlias = Dial | Listen | Accept | OpenUdp | ConfigureUdp | Ping | FindNeighbour | ListConnections
-ToWorker: TypeAlias = PortUp | PortDown | LimitNeighbour | SetGateway | Request | Cancel | Renew | Withdraw | Stop
+ToWorker: TypeAlias = (
+    PortUp | PortDown | LimitNeighbour | NeighbourReturned | SetGateway | Request | Cancel | Renew | Withdraw | Stop
+)
 Answer: TypeAlias = (
     Dialled | Listening | Accepted | UdpOpened | UdpConfigured | Pong | NeighbourFound | ConnectionList | Failed
 )

@@ -298,6 +298,8 @@ class Worker:
                     self.stack.remove_port(message.index, self.now)
             case protocol.LimitNeighbour(index, mac, mtu):
                 self.stack.limit_neighbour(index, mac, mtu, self.now)
+            case protocol.NeighbourReturned(index, mac):
+                self.stack.neighbour_returned(index, mac, self.now)
             case protocol.SetGateway(targets, flows):
                 self._set_gateway(targets, flows)
             case protocol.Cancel():

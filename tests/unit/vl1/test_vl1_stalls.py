@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, Host, Nat, Network, planet
-from ztnode.vl1 import verbs
+from ztnode.vl1 import PeerReturned, verbs
 from ztnode.vl1.path import Path
 from ztnode.vl1.vl1_core import FLOWING, Vl1Core
 from ztnode.wire.packet import VERB_FRAME, VERB_PUSH_DIRECT_PATHS
@@ -89,7 +89,12 @@ def test_transfer_goes_on_after_a_wire_was_cut() -> None:
     network.blocked = lambda source, destination: "198.51" in source[0] or "198.51" in destination[0]
     transfer(network, server, client, 20)
     network.blocked = whole
+    assert not server.events.count(PeerReturned(client.address))
     assert network.run(3.5, lambda: client.path_to(server) is not None and server.path_to(client) is not None)
+    # The layer above has waited longer and longer; it is told.
+    assert server.events.count(PeerReturned(client.address)) == 1
+    transfer(network, server, client, 10)
+    assert server.events.count(PeerReturned(client.address)) == 1
 
 
 def test_peer_is_asked_to_send_to_where_we_are_now() -> None:

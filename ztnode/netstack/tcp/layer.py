@@ -313,6 +313,13 @@ class TcpLayer:
             if connection.established
         ][:count]
 
+    def path_returned(self, flow: IpFlow, now: float) -> None:
+        """Packets get through on ``flow`` again, after a time in which none did."""
+        self.now = now
+        for connection in self._connections.over(flow):
+            if connection.snd.recovery.path_returned(now):
+                self.want_flush(connection)
+
     def flow_failed(self, flow: IpFlow, errno: int, now: float) -> None:
         """The next hop of ``flow`` does not resolve: connections that are still opening fail with ``errno``."""
         self.now = now

@@ -359,6 +359,15 @@ class Recovery:
         self.timer = TimerKind.RTO
         self.deadline = now + self.rtt.rto
 
+    def path_returned(self, now: float) -> bool:
+        """Packets get through again: what timeouts have been doubled for was no congestion (RFC 6069 sections 3 and 4.2
+        undo that where ICMP says so). The next one is due now; False when none waits."""
+        if self.timer != TimerKind.RTO or not self.rtt.backoff or self.deadline is None or self.deadline <= now:
+            return False
+        self.rtt.backoff = 0
+        self.deadline = now
+        return True
+
     def _after_timeout(self, acked: int, delivered: int, rtt: float, now: float) -> None:
         """Slow start after a timeout; F-RTO's second and third step (RFC 5682 section 3.1)."""
         if self._undo.frto:

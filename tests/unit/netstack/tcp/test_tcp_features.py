@@ -1005,3 +1005,21 @@ def test_an_idle_connection_is_small() -> None:
     used = (tracemalloc.get_traced_memory()[0] - before) / (2 * len(kept))
     tracemalloc.stop()
     assert used < 8192, used
+
+
+def test_what_waits_for_a_doubled_timeout_leaves_when_packets_get_through_again() -> None:
+    s = Script()
+    c = s.established(mss=1000)
+    c.write(b"x" * 3000)
+    s.sent()
+    s.wait(20)
+    assert c.info()["timeouts"] > 3
+    due = c.snd.recovery.deadline
+    assert due is not None and due > s.now + 3
+    s.layer.path_returned(s, s.now)
+    assert spans(s.wait(0.001))[0][0] == 1
+    due = c.snd.recovery.deadline
+    assert due is not None and due < s.now + 2  # the doubling begins anew
+    s.say(ACK, 1, 3001)
+    s.layer.path_returned(s, s.now)
+    assert s.wait(5) == []
