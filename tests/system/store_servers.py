@@ -217,6 +217,18 @@ def kubernetes() -> Iterator[str]:
         server.shutdown()
 
 
+def _one_at_a_time(app: Any) -> Any:
+    """moto answers each request in a thread of its own and guards nothing: one that replaces an object closes what
+    another is reading, and of two conditional writes both may win."""
+    lock = threading.Lock()
+
+    def answer(environ: Any, start_response: Any) -> list[bytes]:
+        with lock:
+            return [*app(environ, start_response)]
+
+    return answer
+
+
 @contextlib.contextmanager
 def s3(bucket: str) -> Iterator[str]:
     """moto's server with one bucket; yields where it listens."""
@@ -226,6 +238,8 @@ def s3(bucket: str) -> Iterator[str]:
     os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION="us-east-1")
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
+    assert server._server is not None
+    server._server.app = _one_at_a_time(server._server.app)
     try:
         host, port = server.get_host_and_port()
         endpoint = f"http://{host}:{port}"
