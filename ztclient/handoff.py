@@ -31,6 +31,8 @@ JOINED = b"\1"
 LONGEST = 500
 """Milliseconds for a connection that the worker itself is asked for: what takes longer needs the node's advice, and
 more patience."""
+PATIENCE = 2 * LONGEST / 1000
+"""Seconds until its answer is not waited for any more: it gives up long before."""
 _ASK = b"\xff" * TOKEN_BYTES
 """In place of a token: a request for a connection follows."""
 _REQUEST = struct.Struct("!BB16sHQI16s")
@@ -85,7 +87,7 @@ def ask(path: str, request: pb.DialRequest) -> Connection | None:
     """Ask the worker itself for a connection to a numeric address; None when nothing came of it within
     half a second, whatever the reason: then the node is to be asked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel, contextlib.suppress(OSError, ValueError):
-        channel.settimeout(LONGEST / 1000)
+        channel.settimeout(PATIENCE)
         channel.connect(path)
         channel.send(direct_request(request))
         return asked_for(channel, request)

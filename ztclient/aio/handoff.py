@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from ztclient.handoff import CLAIM_TIMEOUT, JOINED, LONGEST, QUEUE_POLL, asked_for, direct_request, receive
+from ztclient.handoff import CLAIM_TIMEOUT, JOINED, PATIENCE, QUEUE_POLL, asked_for, direct_request, receive
 
 if TYPE_CHECKING:
     from ztclient.overlay_socket import Connection
@@ -35,7 +35,7 @@ async def claim(path: str, token: bytes) -> socket.socket:
 async def ask(path: str, request: pb.DialRequest) -> Connection | None:
     """As ``ztclient.handoff.ask``; what it gives does not block."""
     with contextlib.suppress(OSError, ValueError):
-        async with _asked(path, request) as channel:
+        async with _asked(path, request, PATIENCE) as channel:
             asked = asked_for(channel, request)
             if asked is not None:
                 asked.setblocking(False)
@@ -45,17 +45,20 @@ async def ask(path: str, request: pb.DialRequest) -> Connection | None:
 
 async def ask_to_join(path: str, request: pb.DialRequest, end: socket.socket) -> bool:
     """Ask the worker itself for a connection, and to join it to ``end``, which stays the caller's to close. False when
-    nothing came of it: then the node is to be asked."""
-    with contextlib.suppress(OSError, ValueError):
-        async with _asked(path, request, end) as channel:
+    nothing came of it: then the node is to be asked. Raises TimeoutError where the worker does not say: it may have
+    joined it, and a second connection on one socket would mix their bytes."""
+    with contextlib.suppress(ConnectionError, FileNotFoundError, PermissionError, BlockingIOError, ValueError):
+        async with _asked(path, request, CLAIM_TIMEOUT, end) as channel:
             return channel.recv(1) == JOINED
     return False
 
 
 @contextlib.asynccontextmanager
-async def _asked(path: str, request: pb.DialRequest, end: socket.socket | None = None) -> AsyncIterator[socket.socket]:
+async def _asked(
+    path: str, request: pb.DialRequest, timeout: float, end: socket.socket | None = None
+) -> AsyncIterator[socket.socket]:
     """Where the worker's answer is to be read. Raises OSError, ValueError."""
-    async with asyncio.timeout(LONGEST / 1000):
+    async with asyncio.timeout(timeout):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
             channel.setblocking(False)
             channel.connect(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import os
@@ -19,6 +20,8 @@ import pytest
 
 from tests.unit.fake_node import IP, RunningNode
 from tests.unit.peers import LINGER_RESET, echo, peer, read_to_end, reset_after_some
+from ztclient.aio.handoff import ask_to_join
+from ztclient.v1 import node_pb2 as pb
 from ztnode.control.tcp_options import TcpOptions
 
 HOST = "10.121.15.99"
@@ -298,3 +301,16 @@ def test_connections_that_stand_go_on_when_the_command_ends(running_node: Runnin
             connected.sendall(b"x")
             assert connected.recv(1) == b"x"
         exchange(connected)
+
+
+def test_a_client_is_never_joined_to_two_connections(tmp_path: Path) -> None:
+    """A worker that took its socket and does not say so may have joined it."""
+    with socket.socket(socket.AF_UNIX) as worker, socket.create_server(("127.0.0.1", 0)) as real:
+        worker.bind(str(tmp_path / "w"))
+        worker.listen()
+        with socket.create_connection(real.getsockname()) as near, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ztclient.aio.handoff.CLAIM_TIMEOUT", 0.05)
+            with pytest.raises(TimeoutError):
+                asyncio.run(ask_to_join(str(tmp_path / "w"), pb.DialRequest(ip=HOST, port=7), near))
+            worker.close()
+            assert not asyncio.run(ask_to_join(str(tmp_path / "w"), pb.DialRequest(ip=HOST, port=7), near))
