@@ -117,11 +117,12 @@ class PostgresqlStore:
         if old is None:
             if new is None:
                 return self.read(key) is None
-            statement, arguments = self._insert_new, (key, new)
+            statement = self._insert_new
+            arguments: tuple[str | bytes, ...] = key, new
         elif new is None:
             statement, arguments = self._delete_old, (key, old)
         else:
-            statement, arguments = self._update_old, (new, key, old)  # type: ignore[assignment]
+            statement, arguments = self._update_old, (new, key, old)
         return self._run(key, lambda cursor: self._count(cursor, statement, *arguments)) == 1
 
     def fence(self, key: str, value: bytes) -> None:
