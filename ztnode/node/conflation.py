@@ -38,9 +38,11 @@ class Conflation(Generic[K, V]):
         wake = asyncio.Event()
         pending = self._pending[wake] = dict(present)
         try:
-            while not self._closed:
+            while True:
                 while pending:
                     yield pending.pop(next(iter(pending)))
+                if self._closed:  # maybe while the reader was busy with what it got last
+                    return
                 wake.clear()
                 await wake.wait()
         finally:
