@@ -22,7 +22,7 @@ import ztclient.controller
 from ztnode import worldtool
 from ztnode.node.home import IDENTITY_PUBLIC, IDENTITY_SECRET
 from ztnode.node.identity_pool import generate_identity
-from ztnode.node.node import HOME
+from ztnode.node.options import HOME
 from ztnode.plugins.stores import FileStore
 from ztnode.wire.identity import Identity
 

@@ -19,7 +19,8 @@ from ztnode import plugins
 from ztnode.control.tcp_options import TcpOptions
 from ztnode.forwarding import Expose, Forward, TcpAddress
 from ztnode.node.lease import POLL_EVERY, LeaseHeld
-from ztnode.node.node import HOME, Node, NodeOptions
+from ztnode.node.node import Node
+from ztnode.node.options import HOME, NodeOptions
 from ztnode.node.registry import Registration
 from ztnode.service_manager import ServiceManager
 from ztnode.web.options import WebOptions

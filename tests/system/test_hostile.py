@@ -33,8 +33,8 @@ from ztclient.times import duration
 from ztclient.v1 import node_pb2 as pb
 from ztclient.v1 import node_pb2_grpc as rpc
 from ztnode.embedded import EmbeddedMember
+from ztnode.node.assembly import HASHES_PER_CORE
 from ztnode.node.identity_pool import usable_cores
-from ztnode.node.node import HASHES_PER_CORE
 from ztnode.vl1.introductions import HASH_BURST_OF_ROOTS
 from ztnode.wire import checksum, packet
 from ztnode.wire.certificate_of_membership import CertificateOfMembership

@@ -199,7 +199,7 @@ def test_a_mistyped_store_makes_nothing(tmp_path: Path) -> None:
 
 def test_a_state_directory_that_is_removed_is_noticed(state: Path) -> None:
     program = (
-        "import sys; from ztnode.node import node; node.INTERFACES_PERIOD = 0.2; from ztnode.cli import main; main()"
+        "import sys; from ztnode.node import host_watch; host_watch.PERIOD = 0.2; from ztnode.cli import main; main()"
     )
     process = run([sys.executable, "-c", program, *command(state)[3:]])
     wait_ready(process, state)

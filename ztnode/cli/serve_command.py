@@ -408,7 +408,7 @@ def serve(
     from ztnode.control.tcp_options import TcpOptions
     from ztnode.descriptors import raise_descriptor_limit
     from ztnode.node.lease import LeaseHeld
-    from ztnode.node.node import DEFAULT_PORT, NodeOptions
+    from ztnode.node.options import DEFAULT_PORT, NodeOptions
     from ztnode.node.transports import WaysOut
     from ztnode.serve import ProxyOptions, ServeOptions, run
     from ztnode.web.options import WebOptions

@@ -20,6 +20,7 @@ import selectors
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Final
 
@@ -72,7 +73,20 @@ class IdentityChecks:
         self._free = asyncio.Semaphore(self._limit)
         self._helpers: set[asyncio.subprocess.Process] = set()
         self._retiring: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+
+    def begin(self, identity: Identity, done: Callable[[Identity, bool], None]) -> None:
+        """Check one beside everything else, and tell ``done`` the verdict, unless it is closed before."""
+
+        async def check() -> None:
+            valid = await self.check(identity)
+            if not self._closed:
+                done(identity, valid)
+
+        task = asyncio.get_running_loop().create_task(check())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def check(self, identity: Identity) -> bool:
         """The verdict. A helper that cannot be started, or dies, is done without."""
@@ -87,6 +101,8 @@ class IdentityChecks:
     async def close(self) -> None:
         """End all helpers."""
         self._closed = True
+        for task in self._tasks:
+            task.cancel()
         if self._retiring is not None:
             self._retiring.cancel()
         self._idle.clear()

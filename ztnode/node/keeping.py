@@ -4,6 +4,8 @@ others."""
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -37,6 +39,23 @@ class Complaints:
             del self._told[next(iter(self._told))]
         self._told[what] = (now, 0)
         log.error("%s: %s%s", what, plugins.describe(error), f" ({untold} more times since)" if untold else "")
+
+
+class Writes:
+    """Writes of the state that nobody waits for."""
+
+    def __init__(self) -> None:
+        self._complaints = Complaints()
+        self._loop = asyncio.get_running_loop()
+
+    def watch(self, write: concurrent.futures.Future[None], what: str) -> None:
+        """Have the log say that ``what`` cannot be kept, if that is how it ends."""
+
+        def done(future: asyncio.Future[None]) -> None:
+            if not future.cancelled() and (error := future.exception()) is not None:
+                self._complaints.tell(f"cannot keep {what}", error)
+
+        asyncio.wrap_future(write, loop=self._loop).add_done_callback(done)
 
 
 class Documents:

@@ -5,21 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any
+from typing import Any, Final
 
 from ztnode.node import dialing, snapshots
 from ztnode.node.api import JoinState, NetworkInfo
+from ztnode.node.assembly import Parts
 from ztnode.node.conflation import Conflation
-from ztnode.node.home import NO_CONFIG, Home
+from ztnode.node.home import NO_CONFIG
 from ztnode.node.network_settings import DEFAULTS
+from ztnode.node.ports import Ports
 from ztnode.node.supervisor import Supervisor
 from ztnode.node.wall_clock import wall_clock
-from ztnode.vl1 import Vl1
-from ztnode.vl2 import NetworkSnapshot, Vl2
+from ztnode.vl2 import NetworkSnapshot
+from ztnode.wire.mac import mac_of
+from ztnode.wire.multicast import MulticastGroup
 
+FRAME_OVERHEAD: Final = 51
+"""Bytes of an EXT_FRAME around an IP packet: header and verb (28), network, flags, two MAC addresses, EtherType."""
 CONFIRMED, CACHED = 0, 1
 """Metrics of a network whose controller has answered in this run, and of one that is known from the last run alone."""
 
@@ -27,21 +32,19 @@ CONFIRMED, CACHED = 0, 1
 class Memberships:
     """What NodeApi says of networks. ``pump`` has the node send what follows."""
 
-    def __init__(self, vl1: Vl1, vl2: Vl2, home: Home, supervisor: Supervisor, pump: Callable[[float], None]) -> None:
-        self._vl1 = vl1
-        self._vl2 = vl2
-        self._home = home
+    def __init__(self, parts: Parts, ports: Ports, supervisor: Supervisor, pump: Callable[[float], None]) -> None:
+        self._vl1 = parts.vl1
+        self._vl2 = parts.vl2
+        self._home = parts.home
+        self._ports = ports
         self._supervisor = supervisor
         self._pump = pump
-        self._settings = home.network_settings()
+        self._settings = parts.home.network_settings()
         self._log_ins: dict[int, tuple[str, str]] = {}
         self._watchers: Conflation[int, NetworkInfo] = Conflation()
-        self.index_of: dict[int, int] = {}
-        self.nwid_of: dict[int, int] = {}
-        """Between networks and the stack's ports."""
-        self._next_index = 0
-        self.avoided: tuple[IPv4Network | IPv6Network, ...] = ()
+        self._avoided = parts.local_conf.avoided
         """Physical networks without paths, beside the managed ones."""
+        self._vl1.avoid_networks(self._avoided)
 
     # Looking
 
@@ -78,6 +81,15 @@ class Memberships:
             self._vl2.join(nwid, time.monotonic(), auth_token=auth_token)
             self._pump(time.monotonic())
         return self._joined(nwid)
+
+    async def start(self, kept: Mapping[int, bytes], asked: Iterable[int]) -> None:
+        """Join those of the last run, with their configurations, and those that were asked for. Raises OSError."""
+        tokens = self._home.auth_tokens()
+        for nwid, cached in kept.items():
+            self._vl2.join(nwid, time.monotonic(), cached=cached, auth_token=tokens.get(nwid, ""))
+        for nwid in asked:
+            if nwid not in kept:
+                await self.join_new(nwid)
 
     async def join_new(self, nwid: int, auth_token: str = "") -> None:
         """Join a network for the first time. Raises OSError if it cannot be kept on disk."""
@@ -133,7 +145,7 @@ class Memberships:
         info = self.one(nwid)
         if info is not None and info.addresses and info.state is not JoinState.LEFT:
             self._supervisor.port_up(
-                self._index(nwid),
+                self._ports.open(nwid),
                 nwid=nwid,
                 mac=info.mac,
                 mtu=info.mtu,
@@ -144,19 +156,29 @@ class Memberships:
                 multicast=info.multicast_limit > 0,
                 broadcast=info.broadcast,
             )
-        elif (index := self.index_of.pop(nwid, None)) is not None:
-            del self.nwid_of[index]
+        elif (index := self._ports.close(nwid)) is not None:
             self._supervisor.port_down(index)
         self._publish(nwid)
-        self._vl1.avoid_networks({*self._managed(), *self.avoided})
+        self._vl1.avoid_networks({*self._managed(), *self._avoided})
 
-    def _index(self, nwid: int) -> int:
-        index = self.index_of.get(nwid)
-        if index is None:
-            index = self.index_of[nwid] = self._next_index
-            self.nwid_of[index] = nwid
-            self._next_index += 1
-        return index
+    def groups_changed(self, index: int, macs: frozenset[int]) -> None:
+        """Sockets of the stack have joined these multicast groups, and no others, at a port."""
+        nwid = self._ports.nwid_of.get(index)
+        if nwid is not None:
+            now = time.monotonic()
+            self._vl2.join_groups(nwid, frozenset(MulticastGroup(mac) for mac in macs), now)
+            self._pump(now)
+
+    def peer_returned(self, address: int) -> None:
+        """A peer that was silent is heard again: what the stack has for it need not wait."""
+        for index, nwid in self._ports.nwid_of.items():
+            self._supervisor.neighbour_returned(index, mac_of(address, nwid))
+
+    def limit_peer(self, address: int, mtu: int | None) -> None:
+        """The way to a peer is narrow: what it sends to us is to be short too, as far as we can have a say in that."""
+        longest = None if mtu is None else mtu - FRAME_OVERHEAD
+        for index, nwid in self._ports.nwid_of.items():
+            self._supervisor.limit_neighbour(index, mac_of(address, nwid), longest)
 
     def _publish(self, nwid: int) -> None:
         info = self.one(nwid)
