@@ -58,7 +58,7 @@ def measure(options: Options) -> Iterator[Result]:
         folder = Path(name)
         network = stack.enter_context(EmbeddedNetwork(folder))
         nwid = network.create()
-        web = stack.enter_context(_running("--web"))
+        web = stack.enter_context(running("--web"))
         assert web.stdout is not None
         origin = int(web.stdout.readline())
         alpha = network.add("alpha", "--congestion", options.congestion, "-R", f"{WEB_PORT}:127.0.0.1:{origin}")
@@ -155,7 +155,7 @@ def _memory(nodes: Pair) -> Iterator[Result]:
 def _datagrams(nodes: Pair, options: Options) -> Iterator[Result]:
     """Small ones there and back, and large ones from alpha at a steady rate."""
     times, shares = [], []
-    with _running("--echo", str(nodes.alpha.state), nodes.ip, str(ECHO_PORT)) as far:
+    with running("--echo", str(nodes.alpha.state), nodes.ip, str(ECHO_PORT)) as far:
         assert far.stdout is not None
         far.stdout.readline()
         with nodes.beta.node.open_udp() as near:
@@ -165,7 +165,7 @@ def _datagrams(nodes: Pair, options: Options) -> Iterator[Result]:
                 times.append(statistics.median(_round_trips(near, ROUND_TRIPS // 4 if options.quick else ROUND_TRIPS)))
             for _ in range(options.rounds):
                 count = FLOOD_RATE * (1 if options.quick else FLOOD_SECONDS)
-                shares.append(_flooded(near, count) * 100)
+                shares.append(flooded(near, count) * 100)
     yield Row(SECTION, "UDP, 64 bytes there and back", "ms", times, must=1.5, less_is_better=True)
     what = f"UDP, {FLOOD_RATE} a second of {FLOOD_SIZE} bytes, received"
     yield Row(SECTION, what, "%", shares, must=100)
@@ -181,14 +181,14 @@ def _round_trips(near: ztclient.DatagramSocket, count: int) -> list[float]:
     return times
 
 
-def _flooded(near: ztclient.DatagramSocket, count: int) -> float:
+def flooded(near: ztclient.DatagramSocket, count: int, rate: int = FLOOD_RATE, size: int = FLOOD_SIZE) -> float:
     """What share of ``count`` datagrams comes."""
-    near.send(f"flood {count} {FLOOD_RATE} {FLOOD_SIZE}".encode())
+    near.send(f"flood {count} {rate} {size}".encode())
     received = 0
     near.settimeout(5)
     with contextlib.suppress(TimeoutError):
         while received < count:
-            received += len(near.recv(2000)) == FLOOD_SIZE
+            received += len(near.recv(2000)) == size
             if received == 1:
                 near.settimeout(2)
     near.settimeout(10)
@@ -230,7 +230,7 @@ async def _web(host: str = "127.0.0.1", port: str = "0") -> None:
 
 
 @contextlib.contextmanager
-def _running(*arguments: str, module: str = "tests.bench.doors") -> Iterator[subprocess.Popen[bytes]]:
+def running(*arguments: str, module: str = "tests.bench.doors") -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
@@ -240,7 +240,7 @@ def _running(*arguments: str, module: str = "tests.bench.doors") -> Iterator[sub
 
 
 def _ztnode(state: Path, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-    return _running(*arguments, "--state", str(state), module="ztnode")
+    return running(*arguments, "--state", str(state), module="ztnode")
 
 
 def free_port() -> int:
