@@ -24,6 +24,7 @@ from ztnode.worker.direct_dials import DirectDial
 from ztnode.worker.gateway import Gateway
 from ztnode.worker.give_back import GiveBack
 from ztnode.worker.handoff_server import HandoffServer
+from ztnode.worker.moderation import Moderation
 from ztnode.worker.poller import READ, WRITE, Poller
 from ztnode.worker.splice import DRAIN_POLL, Splice
 from ztnode.worker.tcp_pair import PairStock
@@ -68,6 +69,7 @@ class Worker:
         self.counters = {"ring_stalls": 0, "udp_bad_record": 0, "udp_unsendable": 0, "unknown_port": 0}
         self.pairs = PairStock()
         self.give_back = GiveBack()
+        self.moderation = Moderation()
         self.handoff = HandoffServer(
             path,
             self.poller,
@@ -135,7 +137,7 @@ class Worker:
     def _timeout(self) -> float:
         if not self._ring_in.prepare_sleep() or self._changed:
             return 0.0
-        keepers = (self.stack, self.handoff, self._requests, self.gateway)
+        keepers = (self.stack, self.handoff, self._requests, self.gateway, self.moderation)
         due = [timer for keeper in keepers if (timer := keeper.next_timer()) is not None]
         if self._stats_due:
             due.append(self._stats_due)
@@ -201,7 +203,7 @@ class Worker:
             self.send(protocol.Groups(index, tuple(sorted(int.from_bytes(mac, "big") for mac in macs))))
 
     def _own_timers(self, now: float) -> None:
-        for keeper in (self.handoff, self._requests, self.gateway):
+        for keeper in (self.handoff, self._requests, self.gateway, self.moderation):
             due = keeper.next_timer()
             if due is not None and due <= now:
                 keeper.handle_timer(now)
@@ -237,11 +239,15 @@ class Worker:
                 return index
         raise ValueError("not on that network")
 
-    def splice_started(self, splice: Splice) -> None:
-        """One more client."""
+    def expect_data(self) -> None:
+        """There is a client: load what sums long packets quickly."""
         if not self._numpy_asked_for:
             self._numpy_asked_for = True
             threading.Thread(target=_load_numpy, daemon=True).start()
+
+    def splice_started(self, splice: Splice) -> None:
+        """One more client."""
+        self.expect_data()
         self._splices.add(splice)
         self.pairs.clients = len(self._splices)
 
