@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from ztnode.worker.moderation import Moderation
 from ztnode.worker.poller import ERROR, HANGUP, READ, WRITE, Poller
+from ztnode.worker.tcp_pair import BUFFER_BYTES
 
 if TYPE_CHECKING:
     from ztnode.netstack.udp import UdpSocket
@@ -42,6 +43,7 @@ _HEADER: Final = struct.Struct("!BBH")
 _ERRNO: Final = struct.Struct("!I")
 _SHORT_HEAD: Final = _HEADER.size + 4
 _LONG_HEAD: Final = _HEADER.size + 16
+_SO_SNDBUFFORCE: Final = 32  # asm-generic/socket.h
 # SEQPACKET tells when the client is gone, DGRAM does not; macOS has DGRAM alone.
 _KIND: Final = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
 
@@ -70,9 +72,11 @@ class DatagramHost(Protocol):
 class DatagramRelay:
     """Both halves of one relay. It is an offer until its client has fetched it (``handoff_server.Offer``)."""
 
-    def __init__(self, udp: UdpSocket, host: DatagramHost) -> None:
+    def __init__(self, udp: UdpSocket, host: DatagramHost, buffer: int = BUFFER_BYTES) -> None:
+        """``buffer``: bytes that may wait in the kernel each way; as much again for what it needs beside."""
         self._udp = udp
         self._host = host
+        self._buffer = buffer
         self._sock: socket.socket | None = None
         self._mask = READ
         self._waiting: deque[bytes] = deque()
@@ -107,6 +111,8 @@ class DatagramRelay:
         """The client's end. Raises OSError."""
         ours, client = socket.socketpair(socket.AF_UNIX, _KIND)
         ours.setblocking(False)
+        for end in (ours, client):
+            _widen(end, self._buffer)
         self._sock = ours
         return client
 
@@ -255,6 +261,15 @@ class DatagramRelay:
                 if error.errno in (errno.EACCES, errno.EPERM):
                     self._refusals.append(_HEADER.pack(REFUSED, length, port) + address + _ERRNO.pack(error.errno))
                     self.on_ready()
+
+
+def _widen(end: socket.socket, size: int) -> None:
+    """Let ``size`` bytes wait for the other end: of a millisecond's datagrams the kernel's default holds four, and the
+    one process may have to wait longer than that for a core while the other sleeps because nothing moves."""
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # for root alone; others get what net.core.wmem_max allows
+            end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size)
 
 
 def _head(record: bytes) -> bytes:
