@@ -18,8 +18,7 @@ from ztnode.worker import protocol
 from ztnode.worker.adoption import adopt
 from ztnode.worker.explain import explain
 from ztnode.worker.splice import Splice, SpliceHost
-from ztnode.worker.tcp_pair import PairStock
-from ztnode.worker.tcp_pair import buffer_for
+from ztnode.worker.tcp_pair import PairStock, buffer_for
 from ztnode.worker.udp_pairs import DatagramHost, DatagramRelay
 
 if TYPE_CHECKING:
