@@ -66,7 +66,7 @@ class DatagramHost(Protocol):
         """Monotonic seconds, of this round of the loop."""
 
     def expect_data(self) -> None:
-        """There is a client."""
+        """There will be much."""
 
 
 class DatagramRelay:
@@ -119,7 +119,6 @@ class DatagramRelay:
     def fetched(self) -> None:
         """The client has its end. Raises OSError."""
         if self._sock is not None:
-            self._host.expect_data()
             self._host.poller.register(self._sock.fileno(), READ, self._on_client)
             self.on_ready()
 
@@ -171,7 +170,10 @@ class DatagramRelay:
         )
         last = head = b""
         last_port = -1
-        for data, address, port in self._udp.take(BATCH):
+        taken = self._udp.take(BATCH)
+        if len(taken) == BATCH:
+            self._host.expect_data()
+        for data, address, port in taken:
             if address != last or port != last_port:
                 last, last_port = address, port
                 head = _HEADER.pack(DATAGRAM, len(address), port) + address
@@ -207,6 +209,7 @@ class DatagramRelay:
 
     def _come_by(self, comes_by: bool) -> None:
         if comes_by:
+            self._host.expect_data()
             self._host.moderation.add(self._look, self._host.now)
             self._watch(self._mask & ~READ)
         else:

@@ -240,7 +240,7 @@ class Worker:
         raise ValueError("not on that network")
 
     def expect_data(self) -> None:
-        """There is a client: load what sums long packets quickly."""
+        """There will be much: load what sums long packets quickly."""
         if not self._numpy_asked_for:
             self._numpy_asked_for = True
             threading.Thread(target=_load_numpy, daemon=True).start()

@@ -119,7 +119,7 @@ class FakeHost:
         self.draining: set[Splice] = set()
 
     def expect_data(self) -> None:
-        """There is a client."""
+        """There will be much."""
 
     def splice_started(self, splice: Splice) -> None:
         self.live.add(splice)
