@@ -34,13 +34,17 @@ from tests.bench.http_peer import Incomplete
 from tests.bench.options import Options
 from tests.bench.overlay import MB, PORT, Pair, ipv4, server
 from tests.bench.report import LeftOut, Result, Row
+from ztclient import aio
 from ztnode.embedded import EmbeddedNetwork
 
 SECTION = "doors: programs of others, by forward and proxy"
 WEB_PORT = 5381
 ECHO_PORT = 5382
 BODY = b"x" * 1024
+LONG_BODY = b"x" * 65536
+LONG_PATH = "/long"
 CONNECTIONS = 100
+HTTPX_AT_ONCE = 200
 WRK_SECONDS = 6
 MAPPINGS = 100
 ROUND_TRIPS = 1000
@@ -79,6 +83,7 @@ def measure(options: Options) -> Iterator[Result]:
         yield from _bulk(nodes, options, bulk_port, proxy)
         yield from _memory(nodes)
         yield from _datagrams(nodes, options)
+        yield from _httpx(nodes, options, origin)
 
 
 def _crowd(options: Options, folder: Path, ip: str, forwarded: int, proxy: int) -> Iterator[Result]:
@@ -219,7 +224,8 @@ class _Web(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's own
 
     def data_received(self, data: bytes) -> None:
-        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+        body = LONG_BODY if LONG_PATH.encode() in data else BODY
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         self._transport.write(answer * data.count(b"\r\n\r\n"))
 
 
@@ -227,6 +233,43 @@ async def _web(host: str = "127.0.0.1", port: str = "0") -> None:
     running = await asyncio.get_running_loop().create_server(_Web, host, int(port), backlog=1024)
     print(running.sockets[0].getsockname()[1], flush=True)
     await running.serve_forever()
+
+
+def _httpx(nodes: Pair, options: Options, origin: int) -> Iterator[Result]:
+    """What an httpx.AsyncClient fetches, beside httpx with its own transport and the same server on loopback."""
+    what = f"httpx.AsyncClient, {HTTPX_AT_ONCE} requests of {len(LONG_BODY) >> 10} KB at once"
+    try:
+        import httpx
+
+        from ztclient.integrations.httpx import AsyncTransport
+    except ImportError:
+        yield LeftOut(SECTION, what, "needs httpx")
+        return
+    limits = httpx.Limits(max_connections=HTTPX_AT_ONCE, max_keepalive_connections=HTTPX_AT_ONCE)
+    count = HTTPX_AT_ONCE * (1 if options.quick else 5)
+
+    async def rate(transport: httpx.AsyncBaseTransport, url: str) -> float:
+        turns = asyncio.Semaphore(HTTPX_AT_ONCE)
+
+        async def fetch() -> None:
+            async with turns:
+                answer = await http.get(url)
+                if len(answer.content) != len(LONG_BODY):
+                    raise Incomplete(f"{len(answer.content)} bytes")
+
+        async with httpx.AsyncClient(transport=transport, timeout=120) as http:
+            started = time.perf_counter()
+            await asyncio.gather(*(fetch() for _ in range(count)))
+            return count / (time.perf_counter() - started)
+
+    ours, loopback = [], []
+    node = aio.Node(state=nodes.beta.state)
+    for _ in range(options.rounds):
+        over = AsyncTransport(node, limits=limits)
+        ours.append(asyncio.run(rate(over, f"http://{nodes.ip}:{WEB_PORT}{LONG_PATH}")))
+        plain = httpx.AsyncHTTPTransport(limits=limits)
+        loopback.append(asyncio.run(rate(plain, f"http://127.0.0.1:{origin}{LONG_PATH}")))
+    yield Row(SECTION, what, "/s", ours, "httpx on loopback", loopback, must=500)
 
 
 @contextlib.contextmanager
