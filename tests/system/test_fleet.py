@@ -162,6 +162,25 @@ def test_the_active_controller_killed_at_random_moments(
     standby.close()
 
 
+def test_a_standby_has_read_in_advance_and_serves_what_changed_since(processes: Any, servers: Servers) -> None:
+    url = servers.url("postgresql")
+    active = Controller(processes, url, sees_processes=False)
+    active.become_active()
+    given = {address: active.do("ask", address) for address in range(0x2000000000, 0x2000000000 + 300)}
+    standby = Controller(processes, url, sees_processes=False)
+    until(lambda: standby.read(0.05) or any("read in advance" in line for line in standby.log), PATIENCE)
+    late = 0x2000000000 + 300
+    given[late] = active.do("ask", late)
+    assert active.do("authorize", 0x2000000007)
+    active.kill()
+    standby.become_active()
+    (line,) = [line for line in standby.log if "are other than" in line]
+    assert re.search(r": 2 of 30\d values", line), line
+    members = standby.do("members")
+    assert members == given and standby.do("name", 0x2000000007) == "x"
+    standby.close()
+
+
 def test_one_that_froze_is_silent_when_it_wakes_up_and_writes_nothing(processes: Any, servers: Servers) -> None:
     url = servers.url("postgresql")
     first = Controller(processes, url, sees_processes=False)

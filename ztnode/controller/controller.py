@@ -24,6 +24,7 @@ from ztnode.controller.configuration import LEGACY_CONFIG_VERSION, NO_SSO, grant
 from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.database import Database
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, change_member, change_network
+from ztnode.controller.parsed_documents import ParsedDocuments
 from ztnode.controller.sign_ons import SignOns
 from ztnode.vl1 import Message, Peer, Vl1
 from ztnode.wire.address import controller_of, format_address, format_nwid, is_reserved
@@ -121,9 +122,11 @@ class Controller:
         limits: ControllerLimits | None = None,
         sso_url: str = "",
         strict: bool = False,
+        parsed: ParsedDocuments | None = None,
     ) -> None:
         """``identity`` has its private keys. ``documents``: what the state store has under ``controller.d/network/``,
-        by key. ``commit`` keeps one document (None: deletes it) and returns when that is done; see "Administration".
+        by key; ``parsed`` spares what was parsed in advance, and is used up. ``commit`` keeps one document (None:
+        deletes it) and returns when that is done; see "Administration".
         ``sso_url``: where members hand in their log-ins; empty: nowhere. ``strict``: no member is given anything that
         ``commit`` did not keep; without it a full disk does not stop new members.
         Raises ControllerError that names the key of a document it cannot use: a controller that forgot a member would
@@ -133,7 +136,7 @@ class Controller:
         self._random = random
         self._limits = limits or ControllerLimits()
         self._database = Database(commit, strict=strict)
-        self._database.load(documents or {})
+        self._database.load(documents or {}, parsed)
         self._contacts: dict[_Key, _Contact] = {}
         # Those who ask for what does not exist or may not get in, with when they were answered last.
         self._strangers: OrderedDict[_Key, float] = OrderedDict()
