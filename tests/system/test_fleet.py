@@ -13,6 +13,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from ipaddress import ip_address
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,11 +28,22 @@ from tests.system.harness import identities, ipv4, until
 from tests.system.store_servers import Servers, open_shared
 from ztnode import plugins
 from ztnode.cli.exit_codes import STORE_HELD
+from ztnode.controller.documents import (
+    ControlledMember,
+    ControlledNetwork,
+    build_document,
+    build_member,
+    build_network,
+    change_network,
+    member_key,
+    network_key,
+)
 from ztnode.embedded import EmbeddedNetwork
 from ztnode.node import opening
 from ztnode.node.lease import HELD_FOR, TAKEN_AFTER, LeaseHeld
 from ztnode.node.opening import Opened, StoreOptions, open_state
 from ztnode.node.sealed_store import parse_store_key
+from ztnode.wire.identity import Identity
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 
@@ -342,6 +354,68 @@ def test_a_controller_that_is_killed_is_followed_and_members_keep_what_they_have
         assert ipv4(alpha, nwid) == ip
         kept = dict(open_shared(url).items())
         assert not [key for key, value in kept.items() if not key.startswith("lease/") and b"10.121" in value]
+
+
+def test_a_large_network_is_taken_over_from_a_dead_host(
+    servers: Servers, plugged: list[str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """By hand: seconds from the kill, with process numbers of their own as on another host. Prints what it took."""
+    members = request.config.getoption("--large-fleet")
+    if not members:
+        pytest.skip("takes minutes: --large-fleet 100000 -s")
+    import psycopg
+
+    url = servers.url("postgresql")
+    ours = identities()
+    controller = next(ours)
+    (tmp_path / "identity").write_text(controller.build_text(include_secret=True))
+    nwid = controller.address << 24 | 1
+    open_shared(url).close()  # makes the table
+    address, _, table = url.partition("?table=")
+    with psycopg.connect(address) as connection, connection.cursor() as cursor:
+        with cursor.copy(f"COPY {table} FROM STDIN") as copy:
+            for key, value in large_network(nwid, members):
+                copy.write_row((key, value))
+        cursor.execute(f"ANALYZE {table}")
+    away = [*plugged, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    arguments = ["--controller", "--store", url, "--identity-secret", str(tmp_path / "identity")]
+    (tmp_path / "net").mkdir()
+    with EmbeddedNetwork(tmp_path / "net", identities=ours) as network:
+        first = network.add("first", *arguments, prefix=away)
+        first.wait_online()
+        second = network.add("second", *arguments, prefix=away)
+        until(lambda: "are read in advance" in second.last_words(), 300)
+        admin = ztclient.controller.Controller(first.node)
+        admin.update_member(f"{nwid:016x}", "2000000000", name="changed")
+        began = time.monotonic()
+        first.process.kill()
+        second.wait_online()
+        print(f"\nonline {time.monotonic() - began:.1f} s after the kill")
+        again = ztclient.controller.Controller(second.node)
+        root = network.controller
+        again.authorize(f"{nwid:016x}", root.node.status().address)
+        assert ipv4(root, f"{nwid:016x}")
+        print(f"a new member has its address {time.monotonic() - began:.1f} s after the kill")
+        print("\n".join(line for line in second.last_words().splitlines() if "advance" in line))
+        assert again.member(f"{nwid:016x}", "2000000000").name == "changed"
+
+
+def large_network(nwid: int, members: int) -> Iterator[tuple[str, bytes]]:
+    """Its documents."""
+    settings = {"v4AssignMode": {"zt": True}, "routes": [{"target": "10.0.0.0/8", "via": None}]}
+    pool = {"ipAssignmentPools": [{"ipRangeStart": "10.0.0.1", "ipRangeEnd": "10.255.255.254"}]}
+    network = change_network(ControlledNetwork(nwid), settings | pool)
+    yield network_key(nwid), build_document(build_network(network))
+    public = fleet_process.identity(1).public
+    for number in range(members):
+        member = ControlledMember(
+            nwid,
+            0x2000000000 + number,
+            identity=Identity(0x2000000000 + number, public).build_text(),
+            authorized=True,
+            ip_assignments=(ip_address(0x0A000001 + number),),
+        )
+        yield member_key(nwid, member.address), build_document(build_member(member))
 
 
 def test_replicas_take_identities_from_a_pool(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
