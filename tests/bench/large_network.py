@@ -105,7 +105,10 @@ def main(members: int = 100_000) -> dict[str, float]:
 
     chance = random.Random(0)
     parsed = ParsedDocuments()
-    found["parse in advance, ms"] = _cost(lambda: [parsed.prepare(*each) for each in documents.items()])
+    started = time.process_time()
+    for each in documents.items():
+        parsed.prepare(*each)
+    found["parse in advance, ms"] = 1000 * (time.process_time() - started)
     found["load what was parsed in advance, ms"] = _cost(lambda: controller(parsed))
     found["first page of 1,000, ms"] = _cost(lambda: page_at(-1))
     found["a page of 1,000, ms"] = _median(50, lambda: page_at(chance.choice(known)))
