@@ -21,7 +21,7 @@ from ztnode.plugins.stores import MAX_VALUE_BYTES, check_key
 log = logging.getLogger(__name__)
 
 RETRY_EVERY: Final = 1.0
-STRICT: Final = "controller.d/"
+STRICT: Final = "controller.d/network/"
 """Keys that begin so are written or refused, never kept back."""
 
 
