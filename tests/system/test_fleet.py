@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -39,6 +39,7 @@ from ztnode.controller.documents import (
     network_key,
 )
 from ztnode.embedded import EmbeddedNetwork
+from ztnode.hookspecs import SharedStore, StateStore
 from ztnode.node import opening
 from ztnode.node.lease import HELD_FOR, TAKEN_AFTER, LeaseHeld
 from ztnode.node.opening import Opened, StoreOptions, open_state
@@ -437,6 +438,81 @@ def test_replicas_take_identities_from_a_pool(servers: Servers, monkeypatch: pyt
     assert three.state.read("identity.public") == b"first" and list(three.state.keys()) == ["identity.public"]
     two.state.close()
     three.state.close()
+
+
+def test_a_pool_with_a_damaged_lease_or_another_key(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One identity cannot be had then, and the others can; and no part is encrypted with another key than the rest."""
+    url = servers.url("redis")
+    manager = plugins.load()
+    manager.register(fleet_process.Plugin())
+
+    def replica(name: str, key: bytes | None = bytes(32), pool: int = 3) -> Opened:
+        monkeypatch.setattr(opening, "TOKEN", name)
+        return asyncio.run(open_state(StoreOptions(url, key, pool=pool, standby=False), manager))
+
+    one = replica("one")
+    store = open_shared(url)
+    store.write("pool/1/lease/holder", b"nonsense")
+    two = replica("two")
+    two.state.write("planet", b"two")
+    assert store.read("pool/2/planet") and store.read("pool/1/planet") is None
+    with pytest.raises(LeaseHeld, match="all 3 are in use"):
+        replica("three")
+    for key, complaint in ((bytes(31) + b"1", "another key"), (None, "the store is encrypted")):
+        with pytest.raises(OSError, match=complaint):
+            replica("four", key, pool=4)  # which would be the first in pool/3
+    assert not [key for key, _ in store.items("pool/3/")]
+    two.state.close()
+    one.state.close()
+    for number in range(3):
+        store.write(f"pool/{number}/lease/holder", b"nonsense")
+    with pytest.raises(OSError, match=r"pool/\d/lease/holder in the store is damaged"):
+        replica("five")
+    store.close()
+
+
+def test_a_standby_whose_key_was_changed_meanwhile_leaves_everything_as_it_is(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is copied to one with a new key while it waits with the old one."""
+    url = servers.url("redis")
+    manager = plugins.load()
+    manager.register(fleet_process.Plugin())
+    old, new = bytes(32), bytes(31) + b"1"
+    active = asyncio.run(open_state(StoreOptions(url, old), manager))
+    active.state.write("planet", b"secret")
+    store = open_shared(url)
+
+    def rotated(_line: str) -> None:
+        for key, _ in [*store.items()]:
+            if not key.startswith("lease/"):
+                store.delete(key)
+        sealed = opening.SealedStore(cast(StateStore, StoreOf(store)), new)
+        sealed.write("planet", b"secret")
+        kept.update((key, value) for key, value in store.items() if not key.startswith("lease/"))
+        active.lease.release()  # type: ignore[union-attr]
+
+    kept: dict[str, bytes] = {}
+    monkeypatch.setattr(opening, "TOKEN", "of the standby")
+    with pytest.raises(OSError, match="another key"):
+        asyncio.run(open_state(StoreOptions(url, old), manager, rotated))
+    assert store.read("lease/holder") is None, "it gives back what it cannot use"
+    assert {key: value for key, value in store.items() if not key.startswith("lease/")} == kept and kept
+    after = asyncio.run(open_state(StoreOptions(url, new), manager))
+    assert after.state.read("planet") == b"secret"
+    after.state.close()
+    store.close()
+
+
+class StoreOf:
+    """A shared store as a node's."""
+
+    def __init__(self, store: SharedStore) -> None:
+        self.read, self.write, self.delete = store.read, store.write, store.delete
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """None that matters here."""
+        return []
 
 
 def test_a_standby_with_another_key_says_so_before_it_is_needed(

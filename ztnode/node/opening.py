@@ -110,9 +110,9 @@ async def open_state(
         # Not on the event loop: a store that does not answer takes seconds for it.
         undo.push_async_callback(asyncio.to_thread, store.close)
         if isinstance(store, SharedStore):
-            if not options.pool:
-                with _naming(name):
-                    refuse_wrong_key(store.read(CHECK), options.key)  # now, and not when the standby is needed
+            with _naming(name):  # now, and not when the standby is needed
+                for prefix in _prefixes(options):
+                    refuse_wrong_key(store.read(prefix + CHECK), options.key)
             ahead = Ahead(lambda: _call_shared(options.url, manager), name, _opened_for(prepare, options.key))
             undo.push_async_callback(asyncio.to_thread, ahead.stop)
 
@@ -208,8 +208,7 @@ async def _take_any(
     options: StoreOptions, store: SharedStore, name: str, waiting: Callable[[str], None]
 ) -> tuple[Lease, str]:
     """The lease of the store, or that of a free part of it, and where that part begins."""
-    prefixes = [f"{POOL}{number}/" for number in range(options.pool)] or [""]
-    leases = [(Lease(Part(store, prefix) if prefix else store, token=TOKEN), prefix) for prefix in prefixes]
+    leases = [(Lease(Part(store, prefix) if prefix else store, token=TOKEN), prefix) for prefix in _prefixes(options)]
     told = ""
     while True:
         holders: Sequence[Holder] = ()
@@ -236,13 +235,27 @@ async def _take_any(
         await asyncio.sleep(POLL_EVERY)
 
 
+def _prefixes(options: StoreOptions) -> list[str]:
+    """Where the parts of the store begin that this node may take."""
+    return [f"{POOL}{number}/" for number in range(options.pool)] or [""]
+
+
 def _first_free(leases: Sequence[tuple[Lease, str]]) -> tuple[tuple[Lease, str] | None, list[Holder]]:
-    holders = []
+    """The first lease that can be taken, or who holds them. Raises OSError; for a damaged one where all are."""
+    holders, damaged = [], None
     for lease, prefix in leases:
-        holder = lease.try_take()
+        try:
+            holder = lease.try_take()
+        except (ConnectionError, TimeoutError):
+            raise
+        except OSError as error:
+            damaged = OSError(f"{prefix}{error}")
+            continue
         if holder is None:
             return (lease, prefix), []
         holders.append(holder)
+    if damaged is not None and not holders:
+        raise damaged
     return None, holders
 
 
