@@ -43,7 +43,7 @@ from ztnode.hookspecs import SharedStore, StateStore
 from ztnode.node import opening
 from ztnode.node.lease import HELD_FOR, TAKEN_AFTER, LeaseHeld
 from ztnode.node.opening import Opened, StoreOptions, open_state
-from ztnode.node.sealed_store import parse_store_key
+from ztnode.node.sealed_store import SealedStore, parse_store_key
 from ztnode.wire.identity import Identity
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -487,7 +487,7 @@ def test_a_standby_whose_key_was_changed_meanwhile_leaves_everything_as_it_is(
         for key, _ in [*store.items()]:
             if not key.startswith("lease/"):
                 store.delete(key)
-        sealed = opening.SealedStore(cast(StateStore, StoreOf(store)), new)
+        sealed = SealedStore(cast(StateStore, StoreOf(store)), new)
         sealed.write("planet", b"secret")
         kept.update((key, value) for key, value in store.items() if not key.startswith("lease/"))
         active.lease.release()  # type: ignore[union-attr]
