@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,7 +40,7 @@ from ztnode.controller.documents import (
     member_key,
     network_key,
 )
-from ztnode.embedded import EmbeddedNetwork
+from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
 from ztnode.hookspecs import SharedStore, StateStore
 from ztnode.node import opening
 from ztnode.node.lease import HELD_FOR, TAKEN_AFTER, LeaseHeld
@@ -399,6 +401,103 @@ def test_a_large_network_is_taken_over_from_a_dead_host(
         print(f"a new member has its address {time.monotonic() - began:.1f} s after the kill")
         print("\n".join(line for line in second.last_words().splitlines() if "advance" in line))
         assert again.member(f"{nwid:016x}", "2000000000").name == "changed"
+
+
+def test_a_node_that_was_frozen_for_longer_than_its_lease_says_not_a_word(
+    servers: Servers, plugged: list[str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """By hand, since the lease takes its time: SIGSTOP in the middle of traffic, SIGCONT when another one serves; what
+    leaves its port then is seen on the wire. In turns, as often as --freezes says."""
+    freezes = request.config.getoption("--freezes")
+    if not freezes:
+        pytest.skip("takes a quarter of a minute for each: --freezes 3")
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to see packets")
+    url = servers.url("postgresql")
+    ours = identities()
+    (tmp_path / "identity").write_text(next(ours).build_text(include_secret=True))
+    arguments = ["--controller", "--store", url, "--identity-secret", str(tmp_path / "identity")]
+    (tmp_path / "net").mkdir()
+    with EmbeddedNetwork(tmp_path / "net", identities=ours) as network:
+        active = network.add("first", *arguments, prefix=plugged)
+        active.wait_online()
+        admin = ztclient.controller.Controller(active.node)
+        nwid = admin.create_network(**ztclient.controller.subnet("10.121.15.0/24")).nwid
+        member = network.controller
+        admin.authorize(nwid, member.node.status().address)
+        admin.authorize(nwid, active.node.status().address)
+        active.node.join(nwid, 30)
+        ip = ipv4(member, nwid)
+        standby = network.add("second", *arguments, prefix=plugged)
+        until(lambda: "waiting" in standby.last_words())
+        for _ in range(freezes):
+            with Wire(udp_ports(active.process.pid)) as wire:
+                active.node.ping(ip)
+                assert wire.seen()
+            frozen_and_back(active, standby)
+            assert ipv4(member, nwid) == ip
+            active, standby = standby, active
+
+
+def frozen_and_back(active: EmbeddedMember, standby: EmbeddedMember) -> None:
+    """Freeze the active one until the other serves; look at what it says when it goes on."""
+    ports, lost = udp_ports(active.process.pid), "offline: this node's store"
+    before = active.last_words().count(lost)
+    for pid in family(active.process.pid):
+        os.kill(pid, signal.SIGSTOP)
+    standby.wait_online()
+    with Wire(ports) as wire:
+        for pid in family(active.process.pid):
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: active.last_words().count(lost) > before)
+        until(lambda: "waiting" in active.last_words().rpartition(lost)[2])
+        assert not wire.seen(), "it spoke with another's identity"
+    assert standby.node.status().online
+    with pytest.raises(ztclient.Error):
+        active.node.status()
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in family(int(child)))]
+
+
+def udp_ports(pid: int) -> set[int]:
+    """Those that a process has."""
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+    rows = [row.split() for name in ("udp", "udp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[9] in inodes}
+
+
+class Wire:
+    """What leaves some UDP ports of this host on IPv4."""
+
+    def __init__(self, ports: set[int]) -> None:
+        self._ports = ports
+
+    def __enter__(self) -> Wire:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))  # ETH_P_ALL
+        self._socket.setblocking(False)
+        return self
+
+    def seen(self) -> list[bytes]:
+        """The packets so far, with their IP headers."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data = self._socket.recv(65536)
+                if (
+                    data[0] >> 4 == 4
+                    and data[9] == socket.IPPROTO_UDP
+                    and int.from_bytes(data[20:22], "big") in self._ports
+                ):
+                    found.append(data)
+        return found
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
 
 
 def large_network(nwid: int, members: int) -> Iterator[tuple[str, bytes]]:
