@@ -56,6 +56,10 @@ UNANSWERED_RATE: Final = 100.0
 UNANSWERED_BURST: Final = 400.0
 MAX_ANSWERED: Final = 4096
 """Endpoints of which it is remembered, for each client, that they did."""
+MAX_PORTS: Final = 4096
+"""UDP ports that are remembered for nodes that come back."""
+SOURCE: Final = slice(13, 18)
+"""Of a packet: the ZeroTier address that it comes from. (Of a fragment it is something else, and no harm.)"""
 LOWEST_PORT: Final = 1025
 MAX_PACKET: Final = 2048
 """Bytes: the reference passes on less."""
@@ -97,6 +101,8 @@ class TcpRelayServer:
         self.records = TokenBucket(ALL_RECORDS, 2 * RECORDS_BURST)
         self._clients: set[_Client] = set()
         self._hosts: dict[str, _Host] = {}
+        self._ports: dict[tuple[str, bytes], int] = {}
+        """The UDP port that a node had, by where it connects from and its ZeroTier address."""
         self._server: asyncio.Server | None = None
         self._looking: asyncio.TimerHandle | None = None
 
@@ -153,6 +159,21 @@ class TcpRelayServer:
             if not host.clients:
                 del self._hosts[_host(ip)]
 
+    def bind(self, udp: UdpTransport, ip: str, address: bytes, receive: Callable[[Datagrams], None]) -> None:
+        """Give a client a UDP port, the one that it had before if that is free: peers go on sending there, those of the
+        reference for half a minute. Raises OSError."""
+        key = ip, address
+        port = self._ports.pop(key, 0)
+        try:
+            udp.bind(port, receive)
+        except OSError:
+            if not port:
+                raise
+            udp.bind(0, receive)
+        if len(self._ports) >= MAX_PORTS:
+            del self._ports[next(iter(self._ports))]
+        self._ports[key] = udp.local_endpoints()[0][1]
+
     def _look(self) -> None:
         self._looking = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
         now = self.clock()
@@ -198,11 +219,6 @@ class _Client(asyncio.Protocol):
             self.close()
             return
         self._host = host
-        try:
-            self._udp.bind(0, self._came)
-        except OSError:  # no descriptors left
-            self._server.counters["too_many"] += 1
-            self.close()
 
     def data_received(self, data: bytes) -> None:
         others = self._reader.others
@@ -249,6 +265,14 @@ class _Client(asyncio.Protocol):
                 counters["unanswered"] += 1
             else:
                 by_endpoint.setdefault(endpoint, []).append(packet)
+        if not self._udp.local_endpoints() and by_endpoint:
+            source = next(iter(by_endpoint.values()))[0][SOURCE]
+            try:
+                self._server.bind(self._udp, self._ip, source, self._came)
+            except OSError:  # no descriptors left
+                counters["too_many"] += 1
+                self.close()
+                return
         for endpoint, batch in by_endpoint.items():
             counters["sent"] += len(batch)
             counters["dropped"] += self._udp.send(endpoint, batch)

@@ -171,6 +171,40 @@ def test_clients_are_bounded_and_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     run(check)
 
 
+def test_a_node_that_comes_back_is_where_it_was() -> None:
+    """Peers go on sending there. Another node of that host is elsewhere, and so is one that comes while it is there."""
+
+    async def check(scene: Scene) -> None:
+        async def source_of(packet: bytes) -> tuple[int, asyncio.StreamWriter]:
+            _, writer = await scene.client()
+            writer.write(GREETING + build_record(scene.peer, packet))
+            return (await scene.heard())[1][1], writer
+
+        async def gone(writer: asyncio.StreamWriter) -> None:
+            there = scene.relay.clients
+            writer.close()
+            for _ in range(10_000):
+                if scene.relay.clients < there:
+                    return
+                await asyncio.sleep(0.001)
+
+        other = PACKET[:13] + b"other" + PACKET[18:]
+        first, writer = await source_of(PACKET)
+        beside, second = await source_of(PACKET)
+        await gone(second)
+        elsewhere, third = await source_of(other)
+        assert len({first, beside, elsewhere}) == 3
+        await gone(writer)
+        await gone(third)
+        assert (await source_of(other))[0] == elsewhere
+        again, writer = await source_of(PACKET)
+        assert again in (first, beside)
+        await gone(writer)
+        assert (await source_of(PACKET))[0] == again
+
+    run(check)
+
+
 def test_many_clients_of_one_host_have_the_share_of_one() -> None:
     async def check(scene: Scene) -> None:
         share = int(tcp_relay_server.RECORDS_BURST)
