@@ -381,7 +381,10 @@ class TcpLayer:
 
     def ready(self) -> list[TcpConnection | TcpListener]:
         """Connections and listeners whose properties changed since the last call, each once."""
-        ready, self._ready = self._ready, []
+        ready = self._ready
+        if not ready:
+            return []
+        self._ready = []
         self._ready_listeners.clear()
         for item in ready:
             if isinstance(item, TcpConnection):

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Sized
 
 from ztnode.netstack.tcp.tcb import ControlBlock
+from ztnode.netstack.tcp.timers import next_deadline
 
 
 class TimerHeap:
@@ -25,17 +26,35 @@ class TimerHeap:
         return len(self._heap)
 
     def next_due(self) -> float | None:
-        """Not after the earliest deadline, perhaps before it."""
-        heap = self._heap
-        while heap and heap[0][2].marks.scheduled != heap[0][0]:
-            heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        """The earliest deadline. One that has moved later is entered anew first: nobody is to be woken for it."""
+        while self._heap:
+            at, _, tcb = self._heap[0]
+            if tcb.marks.scheduled == at:
+                due = next_deadline(tcb)
+                if due is not None and due <= at:
+                    return at
+            self._take_first()
+        return None
+
+    def _take_first(self) -> ControlBlock | None:
+        """Take the first entry; the connection, if it is due then."""
+        at, _, tcb = heapq.heappop(self._heap)
+        if tcb.marks.scheduled != at:
+            return None  # superseded
+        tcb.marks.scheduled = None
+        due = next_deadline(tcb)
+        if due is None:
+            return None
+        if due <= at:
+            return tcb
+        self.schedule(tcb, due)  # it has moved
+        return None
 
     def schedule(self, tcb: ControlBlock, due: float) -> None:
         """Enter a connection unless it is there early enough.
 
-        A deadline that moves later (every ACK moves the retransmission timeout) costs nothing: the old entry comes
-        up, finds nothing due, and is entered again.
+        A deadline that moves later (every ACK moves the retransmission timeout) costs nothing until the old entry comes
+        up in ``next_due``.
         """
         scheduled = tcb.marks.scheduled
         if scheduled is not None and due >= scheduled:
@@ -49,11 +68,9 @@ class TimerHeap:
 
     def pop_due(self, now: float) -> list[ControlBlock]:
         """Take those whose time has come."""
-        heap = self._heap
         due: list[ControlBlock] = []
-        while heap and heap[0][0] <= now:
-            at, _, tcb = heapq.heappop(heap)
-            if tcb.marks.scheduled == at:  # otherwise superseded
-                tcb.marks.scheduled = None
+        while self._heap and self._heap[0][0] <= now:
+            tcb = self._take_first()
+            if tcb is not None:
                 due.append(tcb)
         return due
