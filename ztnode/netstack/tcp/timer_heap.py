@@ -27,27 +27,19 @@ class TimerHeap:
 
     def next_due(self) -> float | None:
         """The earliest deadline. One that has moved later is entered anew first: nobody is to be woken for it."""
-        while self._heap:
-            at, _, tcb = self._heap[0]
-            if tcb.marks.scheduled == at:
+        heap = self._heap
+        while heap:
+            at, order, tcb = heap[0]
+            marks = tcb.marks
+            if marks.scheduled == at:  # otherwise superseded
                 due = next_deadline(tcb)
                 if due is not None and due <= at:
                     return at
-            self._take_first()
-        return None
-
-    def _take_first(self) -> ControlBlock | None:
-        """Take the first entry; the connection, if it is due then."""
-        at, _, tcb = heapq.heappop(self._heap)
-        if tcb.marks.scheduled != at:
-            return None  # superseded
-        tcb.marks.scheduled = None
-        due = next_deadline(tcb)
-        if due is None:
-            return None
-        if due <= at:
-            return tcb
-        self.schedule(tcb, due)  # it has moved
+                marks.scheduled = due
+                if due is not None:
+                    heapq.heapreplace(heap, (due, order, tcb))
+                    continue
+            heapq.heappop(heap)
         return None
 
     def schedule(self, tcb: ControlBlock, due: float) -> None:
@@ -69,8 +61,8 @@ class TimerHeap:
     def pop_due(self, now: float) -> list[ControlBlock]:
         """Take those whose time has come."""
         due: list[ControlBlock] = []
-        while self._heap and self._heap[0][0] <= now:
-            tcb = self._take_first()
-            if tcb is not None:
-                due.append(tcb)
+        while (at := self.next_due()) is not None and at <= now:
+            _, _, tcb = heapq.heappop(self._heap)
+            tcb.marks.scheduled = None
+            due.append(tcb)
         return due
