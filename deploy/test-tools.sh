@@ -9,6 +9,7 @@ for pair in ip:iproute2 nft:nftables conntrack:conntrack tshark:tshark curl:curl
     danted:dante-server miniupnpd:miniupnpd-nftables openssl:openssl; do
     PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
 done
+ldconfig -p 2>/dev/null | grep -q "libsodium\.so\." || missing+=(libsodium23)
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "not installed (some tests will skip): ${missing[*]}"

@@ -1,10 +1,11 @@
 """A real zerotier-one as the peer, on a direct path; we and, in our place, another zerotier-one with the kernel's TCP
-take turns at it.
+take turns at it; then as the server, whose clients are the peer's.
 
     ZEROTIER_ONE=/usr/sbin/zerotier-one python -m tests.bench --only peer
 
-Root and controller are zerotier-one too. The peer's server is a program on the kernel's sockets. Needs root, for the
-places (``tests.lab.places``).
+Root and controller are zerotier-one too. Small answers are nginx's where it is installed, else those of the bench's own
+server; bulk comes from and goes to a program on the kernel's sockets. Needs root, for the places
+(``tests.lab.places``).
 
     python -m tests.bench.real_peer get|put|ask IP PORT COUNT [STATE]    the client: COUNT bytes or requests; with the
                                                                          state directory of a node, by that
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,15 @@ CONNECTIONS = (1, 20, 100)
 WRK_SECONDS = 5
 IDLE = 500
 """Connections that stand, for what each of them takes in memory."""
+_NGINX = """daemon off; master_process off; pid {folder}/nginx-{ip}.pid;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off; keepalive_requests 1000000000; tcp_nodelay on;
+    client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+    uwsgi_temp_path {folder}; scgi_temp_path {folder};
+    server {{ listen {ip}:{port}; location / {{ return 200 "{body}"; }} }}
+}}
+"""
 _RATE = re.compile(r"Requests/sec:\s+([0-9.]+)")
 
 
@@ -86,6 +96,7 @@ def measure(options: Options) -> Iterator[Result]:
         yield from _bulk(ours, theirs, options)
         yield from _requests(ours, theirs, options)
         yield from _crowds(ours, theirs, options, stack)
+        yield from _as_server(ours, theirs, options, stack)
         yield from _memory(ours)
 
 
@@ -99,13 +110,11 @@ def _set_up(here: Lab, options: Options) -> tuple[Place, Place]:
     for host, ip in ((peer, PEER), (own, OWN), (their, THEIRS)):
         until(f"{host.place} is online", host.is_online)
         host.join(ip)
-    for port in (BULK_PORT, WEB_PORT):
-        log = here.folder / f"server-{port}.log"
-        server = (
-            ("tests.bench.http_peer", "--kernel", PEER) if port == BULK_PORT else ("tests.bench.doors", "--web", PEER)
-        )
-        here.start("peer", sys.executable, "-m", *server, str(port), log=log, stdin=subprocess.PIPE)
-        until("a server", lambda log=log: log.read_text())  # type: ignore[misc]
+    log = here.folder / "bulk.log"
+    bulk = (sys.executable, "-m", "tests.bench.http_peer", "--kernel", PEER, str(BULK_PORT))
+    here.start("peer", *bulk, log=log, stdin=subprocess.PIPE)
+    until("a server", lambda: log.read_text())
+    _serve_small(peer, PEER)
     assert peer.process is not None and own.process is not None and their.process is not None
     (worker,) = own.node.status().workers
     far = {"peer": peer.process.pid}
@@ -115,6 +124,19 @@ def _set_up(here: Lab, options: Options) -> tuple[Place, Place]:
         place.run("get", BULK_PORT, MB)
         until("a direct path", lambda place=place: place.host.paths(peer.address))  # type: ignore[misc]
     return ours, theirs
+
+
+def _serve_small(host: Host, ip: str) -> None:
+    """Serve answers of 1 KB there."""
+    log = host.lab.folder / f"web-{host.place}.log"
+    if (nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")) is not None:
+        conf = log.with_suffix(".conf")
+        conf.write_text(_NGINX.format(folder=host.lab.folder, ip=ip, port=WEB_PORT, body="x" * SMALL))
+        host.lab.start(host.place, nginx, "-c", str(conf), "-e", str(log), log=log)
+    else:
+        server = (sys.executable, "-m", "tests.bench.doors", "--web", ip, str(WEB_PORT))
+        host.lab.start(host.place, *server, log=log, stdin=subprocess.PIPE)
+    until("a web server", lambda: _wrk(host, ip, WEB_PORT, 1, 1) > 0)
 
 
 def _bulk(ours: Place, theirs: Place, options: Options) -> Iterator[Result]:
@@ -190,49 +212,79 @@ def _crowds(ours: Place, theirs: Place, options: Options, stack: contextlib.Exit
     if shutil.which("wrk") is None:
         yield LeftOut(SECTION, "requests a second", "needs the program wrk")
         return
-    here = ours.host.lab
     port = free_port()
-    log = here.folder / "forward.log"
-    forward = here.start(
-        "own",
-        *(
-            sys.executable,
-            "-m",
-            "ztnode",
-            "forward",
-            "--state",
-            str(ours.host.folder),
-            "-L",
-            f"{port}:{PEER}:{WEB_PORT}",
-        ),
-        log=log,
-    )
-    stack.callback(here.end, forward)
-    seconds = 2 if options.quick else WRK_SECONDS
-    processes = {**ours.processes, "forward": forward.pid}
+    forward = _carrier(ours.host, stack, "forward", "-L", f"{port}:{PEER}:{WEB_PORT}")
     until("forward listens", lambda: _wrk(ours.host, "127.0.0.1", port, 1, 1) > 0)
+    yield from _rates(
+        "wrk -c{}, 1 KB, by forward",
+        lambda connections, seconds: _wrk(ours.host, "127.0.0.1", port, connections, seconds),
+        lambda connections, seconds: _wrk(theirs.host, PEER, WEB_PORT, connections, seconds),
+        {**ours.processes, "forward": forward.pid},
+        0.4,
+        options,
+    )
+
+
+def _rates(
+    what: str,
+    ours: Callable[[int, int], float],
+    theirs: Callable[[int, int], float],
+    processes: dict[str, int],
+    must: float,
+    options: Options,
+) -> Iterator[Row]:
+    """``ours`` and ``theirs`` by turns: requests a second with so many connections for so many seconds."""
+    seconds = 2 if options.quick else WRK_SECONDS
     for connections in CONNECTIONS:
         rates: dict[str, list[float]] = defaultdict(list)
         costs: dict[str, list[float]] = defaultdict(list)
         for _ in range(options.rounds):
             before = {name: machine.cpu_seconds([pid]) for name, pid in processes.items()}
-            rate = _wrk(ours.host, "127.0.0.1", port, connections, seconds)
+            rate = ours(connections, seconds)
             for name, pid in processes.items():
                 costs[name].append((machine.cpu_seconds([pid]) - before[name]) / (rate * seconds) * 1e6)
             rates["ours"].append(rate)
-            rates[RIVAL].append(_wrk(theirs.host, PEER, WEB_PORT, connections, seconds))
+            rates[RIVAL].append(theirs(connections, seconds))
         yield Row(
             SECTION,
-            f"wrk -c{connections}, 1 KB, by forward",
+            what.format(connections),
             "/s",
             rates["ours"],
             RIVAL,
             rates[RIVAL],
-            must=0.4,
+            must=must,
             aim=0.6,
             times=True,
             note=_told(costs, "µs a request"),
         )
+
+
+def _as_server(ours: Place, theirs: Place, options: Options, stack: contextlib.ExitStack) -> Iterator[Result]:
+    """``wrk`` at the peer: a server of the kernel's loopback behind ``expose``, and one at the rival's address."""
+    if shutil.which("wrk") is None:
+        return
+    _serve_small(ours.host, "127.0.0.1")
+    _serve_small(theirs.host, THEIRS)
+    expose = _carrier(ours.host, stack, "expose", "-R", f"{WEB_PORT}:127.0.0.1:{WEB_PORT}")
+    peer = ours.host.lab.hosts["peer"]
+    until("expose listens", lambda: _wrk(peer, OWN, WEB_PORT, 1, 1) > 0)
+    yield from _rates(
+        "wrk at the peer -c{}, 1 KB, nginx behind expose",
+        lambda connections, seconds: _wrk(peer, OWN, WEB_PORT, connections, seconds),
+        lambda connections, seconds: _wrk(peer, THEIRS, WEB_PORT, connections, seconds),
+        {**ours.processes, "expose": expose.pid},
+        0.35,
+        options,
+    )
+
+
+def _carrier(host: Host, stack: contextlib.ExitStack, *command: str) -> subprocess.Popen[bytes]:
+    """``forward`` or ``expose``, until the stack closes."""
+    name, *rest = command
+    whole = (sys.executable, "-m", "ztnode", name, "--state", str(host.folder), *rest)
+    process = host.lab.start(host.place, *whole, log=host.lab.folder / f"{name}.log")
+    stack.callback(host.lab.end, process)
+    return process
 
 
 def _wrk(host: Host, ip: str, port: int, connections: int, seconds: int) -> float:

@@ -1,14 +1,17 @@
-"""The Salsa20 key stream: a few blocks in plain Python, many at once by numpy (``salsa20_many``).
+"""The Salsa20 key stream: by a libsodium of the host, where it has one (``salsa20_sodium``); else a few blocks in plain
+Python, and many at once by numpy (``salsa20_many``).
 
 D. J. Bernstein, "The Salsa20 family of stream ciphers". ZeroTier encrypts with 12 rounds and hashes identities
-with 20. No library that is kept up offers 12 rounds, or streams of many keys at once.
+with 20. No library that Python packages bring offers 12 rounds, or streams of many keys at once.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Final
 
+from ztnode.wire import salsa20_sodium
 from ztnode.wire.salsa20_block import BLOCK, block, initial_state
 
 __all__ = ["BLOCK", "key_streams", "short_key_stream", "xor"]
@@ -23,6 +26,12 @@ def key_streams(
     keys: Sequence[bytes], nonces: Sequence[bytes], blocks: Sequence[int], rounds: int, *, first: int = 0
 ) -> list[bytes]:
     """``blocks[i]`` blocks, from number ``first`` on, of the stream of ``keys[i]`` and ``nonces[i]``, for every i."""
+    if rounds == salsa20_sodium.ROUNDS and (stream := _sodium()) is not None:
+        skipped = first * BLOCK
+        return [
+            stream(key, nonce, skipped + count * BLOCK)[skipped:]
+            for key, nonce, count in zip(keys, nonces, blocks, strict=True)
+        ]
     if sum(blocks) <= _FEW:
         return [
             b"".join(block(initial_state(key, nonce, first + counter), rounds) for counter in range(count))
@@ -35,9 +44,16 @@ def key_streams(
 
 
 def short_key_stream(key: bytes, nonce: bytes, length: int, rounds: int) -> bytes:
-    """The first ``length`` bytes of one stream in plain Python: quicker than numpy for a block or two."""
+    """The first ``length`` bytes of one stream: without libsodium in plain Python, quicker than numpy for a block or
+    two."""
+    if rounds == salsa20_sodium.ROUNDS and (stream := _sodium()) is not None:
+        return stream(key, nonce, length)
     blocks = -(-length // BLOCK)
     return b"".join(block(initial_state(key, nonce, counter), rounds) for counter in range(blocks))[:length]
+
+
+_sodium = functools.cache(salsa20_sodium.find)
+"""Looked for when the first old peer, or a packet that says it is of one, comes."""
 
 
 def xor(data: bytes, stream: bytes) -> bytes:

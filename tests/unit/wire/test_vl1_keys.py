@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.wire import packet_views
-from ztnode.wire import packet, salsa20, salsa20_many
+from ztnode.wire import packet, salsa20, salsa20_many, salsa20_sodium
 from ztnode.wire.aes_gmac_siv import AesGmacSiv
 from ztnode.wire.keys import PeerKeys
 
@@ -23,6 +25,15 @@ SALSA_STREAMS = {  # the eSTREAM project's verified test vectors for 256-bit key
     12: "99db33ad11ce0ccb3bfdbf8d0c18160452d014cde989b4c411a559ff7c20a169"
     "e6dc9909d816becedc4063ce07cea828f44bf9b6c9a0a0b200e1b52af41859c5",
 }
+
+
+@pytest.fixture(params=["libsodium", "no libsodium"], autouse=True)
+def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here with the host's libsodium, and as it is on a host that has none."""
+    found = salsa20_sodium.find() if request.param == "libsodium" else None
+    if found is None and request.param == "libsodium":
+        pytest.skip("this host has no libsodium with Salsa20/12")
+    monkeypatch.setattr(salsa20, "_sodium", lambda: found)
 
 
 @pytest.mark.parametrize("rounds", SALSA_STREAMS)
@@ -43,6 +54,14 @@ def test_salsa20_forms_agree(streams: list[tuple[bytes, bytes, int]]) -> None:
     for key, nonce, count, stream in zip(keys, nonces, blocks, together, strict=True):
         assert stream == salsa20_many.key_stream(key, nonce, count, 12).tobytes()
         assert stream == salsa20.short_key_stream(key, nonce, 64 * count, 12)
+
+
+def test_a_stream_from_a_later_block_on_and_keys_of_a_wrong_length() -> None:
+    (whole,) = salsa20.key_streams([SALSA_KEY], [SALSA_NONCE], [7], 12)
+    assert salsa20.key_streams([SALSA_KEY], [SALSA_NONCE], [5], 12, first=2) == [whole[128:]]
+    for key, nonce in ((SALSA_KEY[:-1], SALSA_NONCE), (SALSA_KEY, SALSA_NONCE[:-1])):
+        with pytest.raises((ValueError, struct.error)):
+            salsa20.key_streams([key], [nonce], [1], 12)
 
 
 def test_long_streams_are_made_in_chunks_alike() -> None:
