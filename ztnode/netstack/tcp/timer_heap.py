@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 
 from ztnode.netstack.tcp.tcb import ControlBlock
-from ztnode.netstack.tcp.timers import next_deadline
 
 
 class TimerHeap:
     """When which connection is due. A connection's one valid entry is the one that ``marks.scheduled`` names.
 
     ``connections`` are all there are: with many more entries than that, most are superseded and are swept out.
+    ``next_deadline`` says when a connection is due really.
     """
 
-    __slots__ = ("_connections", "_heap", "_order")
+    __slots__ = ("_connections", "_heap", "_next_deadline", "_order")
 
-    def __init__(self, connections: Sized) -> None:
+    def __init__(self, connections: Sized, next_deadline: Callable[[ControlBlock], float | None]) -> None:
         self._connections = connections
+        self._next_deadline = next_deadline
         self._heap: list[tuple[float, int, ControlBlock]] = []
         self._order = 0
 
@@ -32,7 +33,7 @@ class TimerHeap:
             at, order, tcb = heap[0]
             marks = tcb.marks
             if marks.scheduled == at:  # otherwise superseded
-                due = next_deadline(tcb)
+                due = self._next_deadline(tcb)
                 if due is not None and due <= at:
                     return at
                 marks.scheduled = due
