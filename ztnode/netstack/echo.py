@@ -80,7 +80,8 @@ class EchoLayer:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._sockets: dict[int, EchoSocket] = {}
-        self._changed: dict[EchoSocket, None] = {}
+        self.changed: dict[EchoSocket, None] = {}
+        """What ``ready`` will give."""
 
     def open(self, flow: Flow) -> EchoSocket:
         """A socket with an unpredictable identifier. Raises OSError (EADDRINUSE) when all 65,536 are taken."""
@@ -114,7 +115,7 @@ class EchoLayer:
         socket = self._find(port_index, source, identifier)
         if socket is None or not socket.answered(sequence, bytes(payload), hop_limit, self._host.clock.now):
             return False
-        self._changed[socket] = None
+        self.changed[socket] = None
         return True
 
     def icmp_error(self, port_index: int, remote: bytes, identifier: int, number: int | None) -> bool:
@@ -124,13 +125,13 @@ class EchoLayer:
             return False
         if number is not None:
             socket.error = os_error(number)
-            self._changed[socket] = None
+            self.changed[socket] = None
         return True
 
     def ready(self) -> list[EchoSocket]:
         """Those of which something changed since the last call."""
-        changed = list(self._changed)
-        self._changed.clear()
+        changed = list(self.changed)
+        self.changed.clear()
         return changed
 
     def _find(self, port_index: int, remote: bytes, identifier: int) -> EchoSocket | None:

@@ -347,13 +347,13 @@ class Stack:
         """When ``handle_timer`` (and then ``to_send``) is due."""
         if self._loop:
             return self._clock.now
-        times = [
-            self.tcp.next_timer(),
-            self._reassembler.next_timer(),
-            self._host.flows.path_mtus.next_timer(),
-            *(port.neighbours.next_timer() for port in self.ports.values()),
-        ]
-        return min((time for time in times if time is not None), default=None)
+        due = self.tcp.next_timer()
+        others = [self._reassembler.next_timer(), self._host.flows.path_mtus.next_timer()]
+        others += [port.neighbours.next_timer() for port in self.ports.values()]
+        for time in others:
+            if time is not None and (due is None or time < due):
+                due = time
+        return due
 
     def handle_timer(self, now: float) -> None:
         """Do what is due. Harmless when nothing is."""
@@ -507,4 +507,10 @@ class Stack:
 
     def ready(self) -> list[Socket]:
         """Sockets of which something changed since the last call, each once; look at their properties."""
-        return [*self.tcp.ready(), *self._udp.ready(), *self._echo.ready(), *self.transit.ready()]
+        ready: list[Socket] = [*self.tcp.ready()]
+        if self._udp.changed:
+            ready += self._udp.ready()
+        if self._echo.changed:
+            ready += self._echo.ready()
+        ready += self.transit.ready()
+        return ready

@@ -248,7 +248,8 @@ class UdpLayer:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._changed: dict[UdpSocket, None] = {}
+        self.changed: dict[UdpSocket, None] = {}
+        """What ``ready`` will give."""
         self._bound: dict[int, list[UdpSocket]] = {}
         self.regrouped: set[int] = set()
         """Indices of the ports whose ``joined`` changed; whoever tells the layer below empties it."""
@@ -453,7 +454,7 @@ class UdpLayer:
         for socket in found:
             if not socket.deliver(copied, source, source_port):
                 port.count("udp_queue_full")
-            self._changed[socket] = None
+            self.changed[socket] = None
         return bool(found)
 
     def _find(
@@ -487,13 +488,13 @@ class UdpLayer:
             return False
         if number is not None:
             socket.fail(number, remote, remote_port)
-            self._changed[socket] = None
+            self.changed[socket] = None
         return True
 
     def ready(self) -> list[UdpSocket]:
         """Those of which something changed since the last call."""
-        changed = list(self._changed)
-        self._changed.clear()
+        changed = list(self.changed)
+        self.changed.clear()
         return changed
 
     def port_removed(self, port_index: int) -> None:
@@ -503,7 +504,7 @@ class UdpLayer:
                 socket.memberships = {member for member in socket.memberships if member[1] != port_index}
                 if socket.port_index == port_index:
                     socket.fail(errno.ENETDOWN, socket.remote[0] if socket.remote else ipv4.UNSPECIFIED, 0)
-                    self._changed[socket] = None
+                    self.changed[socket] = None
 
 
 def _is_group(address: bytes) -> bool:

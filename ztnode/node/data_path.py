@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from ztnode.hookspecs import Datagrams
 from ztnode.node.assembly import Parts
@@ -24,6 +24,13 @@ MAX_FAVORED: Final = 32
 """Of those; each costs the transport a socket."""
 TIMER_SLACK: Final = 0.001
 """Seconds by which a timer may come late, so that a batch rarely has to arm it anew."""
+_NEVER: Final = float("inf")
+
+
+class _Layer(Protocol):
+    """What is asked after each batch."""
+
+    def next_timer(self) -> float | None: ...
 
 
 class DataPath:
@@ -34,6 +41,9 @@ class DataPath:
         self._vl1 = parts.vl1
         self._vl2 = parts.vl2
         self._controller = parts.controller
+        self._layers: tuple[_Layer, ...] = (parts.vl1, parts.vl2)
+        if parts.controller is not None:
+            self._layers += (parts.controller,)
         self._documents = parts.documents
         self._transport = parts.transport
         self._lease = parts.lease
@@ -43,7 +53,7 @@ class DataPath:
         """Takes frames for the stack, each with the number of its port."""
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
+        self._timer_at = _NEVER
         self._favor_at = 0.0
         self._received = self._bytes_received = self._sent = self._bytes_sent = 0
         self.send_drops = 0
@@ -135,20 +145,23 @@ class DataPath:
     # The timer
 
     def _arm(self, now: float) -> None:
-        layers = (self._vl1, self._vl2) if self._controller is None else (self._vl1, self._vl2, self._controller)
-        due = min((at for layer in layers if (at := layer.next_timer()) is not None), default=float("inf"))
+        due = _NEVER
+        for layer in self._layers:
+            at = layer.next_timer()
+            if at is not None and at < due:
+                due = at
         if due >= self._timer_at - TIMER_SLACK and self._timer is not None:
             return  # an early alarm finds nothing due and arms itself for the right time
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._timer_at = due
-        if due != float("inf") and not self._closed:
+        if due != _NEVER and not self._closed:
             self._timer = self._loop.call_later(max(0.0, due - now) + TIMER_SLACK, self._alarm)
 
     def _alarm(self) -> None:
         self._timer = None
-        self._timer_at = float("inf")
+        self._timer_at = _NEVER
         now = time.monotonic()
         self._vl1.handle_timer(now)
         self._vl2.handle_timer(now)

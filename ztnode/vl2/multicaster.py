@@ -278,7 +278,9 @@ class Multicaster:
 
     def next_timer(self) -> float:
         """When ``handle_timer`` has something to do."""
-        return min((due for due, _ in self._unanswered.values()), default=float("inf"))
+        if not self._unanswered:  # asked after each batch
+            return float("inf")
+        return min(due for due, _ in self._unanswered.values())
 
     def handle_timer(self, now: float) -> None:
         """Repeat questions that nobody has answered."""

@@ -492,12 +492,13 @@ class Vl2:
     def next_timer(self) -> float | None:
         """When ``handle_timer`` wants to be called next, in the caller's monotonic seconds."""
         now = self._core.now
-        due = [network.next_timer(now) for network in self._networks.values()]
-        if self._foreign:
-            due.append(self._next_foreign_expiry)
+        earliest = self._next_foreign_expiry if self._foreign else float("inf")
+        for network in self._networks.values():
+            due = network.next_timer(now)
+            if due < earliest:
+                earliest = due
         if self._networks and not self._online:
-            due.append(now + OFFLINE_POLL)
-        earliest = min(due, default=float("inf"))
+            earliest = min(earliest, now + OFFLINE_POLL)
         return None if earliest == float("inf") else earliest
 
     # What there is to see

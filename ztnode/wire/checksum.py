@@ -99,7 +99,9 @@ def batch_sums(words: Buffer, starts: Sequence[int]) -> list[int]:
     """
     if not starts:
         return []
-    if _numpy is None or (len(starts) == 1 and len(words) <= _SMALL):  # a request alone: 0.5 µs, by numpy 2.8
+    if len(starts) == 1 and len(words) <= _SMALL:  # a request alone: 0.5 µs, by numpy 2.8
+        return [int.from_bytes(words[starts[0] << 2 :], sys.byteorder) % MODULUS]
+    if _numpy is None:
         ends = [*starts[1:], len(words) >> 2]
         return [
             int.from_bytes(words[start << 2 : end << 2], sys.byteorder) % MODULUS

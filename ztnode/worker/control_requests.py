@@ -380,7 +380,7 @@ class Requests:
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is due."""
-        return min((each.deadline for each in self._timed), default=None)
+        return min(each.deadline for each in self._timed) if self._timed else None
 
     def handle_timer(self, now: float) -> None:
         """Those whose time is over."""

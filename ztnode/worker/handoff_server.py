@@ -138,6 +138,8 @@ class HandoffServer:
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is due."""
+        if not self._offers and not self._clients:  # the worker asks in each of its rounds
+            return self._retry_at
         due = [next(iter(table.values()))[0] for table in (self._offers, self._clients) if table]
         if self._retry_at is not None:
             due.append(self._retry_at)

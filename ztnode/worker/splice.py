@@ -149,14 +149,15 @@ class Splice:
     def _deliver(self) -> bool:
         """Write what there is; False when the splice has ended over it."""
         connection = self.connection
-        sendmsg = self._sock.sendmsg
+        sock = self._sock
         while True:
-            views = self._pending or self._read()
+            views = self._pending or (self._read() if connection.readable else None)
             if not views:
                 self._watch(self._mask & ~WRITE)
                 return True
             try:
-                left = _after(views, sendmsg(views[:IOV_MAX]))
+                sent = sock.sendmsg(views[:IOV_MAX]) if len(views) > 1 else sock.send(views[0])
+                left = _after(views, sent)
                 blocked = False
             except BlockingIOError:
                 left = views
@@ -164,9 +165,10 @@ class Splice:
             except OSError:
                 self._client_gone()
                 return False
-            # Copies: the views into the ring do not live as long as a client may sleep.
-            self._pending = left if views is self._pending else [bytes(view) for view in left]
-            connection.set_aside(sum(map(len, left)))
+            if left or self._pending:
+                # Copies: the views into the ring do not live as long as a client may sleep.
+                self._pending = left if views is self._pending else [bytes(view) for view in left]
+                connection.set_aside(sum(map(len, left)))
             if blocked:
                 self._watch(self._mask | WRITE)
                 return True

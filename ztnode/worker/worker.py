@@ -44,6 +44,7 @@ STATS_SECONDS: Final = 1.0
 CONTROL_BACKLOG: Final = 8 << 20
 """Bytes for the node that it may leave unread; a node that stalls longer is as good as dead."""
 _OWNER_ROUNDS: Final = 4
+_NEVER: Final = float("inf")
 
 
 class ChannelClosed(Exception):
@@ -54,6 +55,14 @@ class _Owner(Protocol):
     """What the worker puts into the ``owner`` of everything that the stack gives it."""
 
     def on_ready(self) -> None: ...
+
+
+class _Keeper(Protocol):
+    """What has timers."""
+
+    def next_timer(self) -> float | None: ...
+
+    def handle_timer(self, now: float) -> None: ...
 
 
 class Worker:
@@ -82,6 +91,8 @@ class Worker:
         """Odd while the loop waits; for the watchdog."""
         self._path = path
         self._requests = Requests(self)
+        self._keepers: tuple[_Keeper, ...] = (stack, self.handoff, self._requests, self.moderation)
+        """Asked in each round, so the gateway is not among them before there is one."""
         self._control = control
         self._control_in = protocol.MessageStream()
         self._control_out = bytearray()
@@ -92,7 +103,8 @@ class Worker:
         self._ports: dict[int, int] = {}
         self._splices: set[Splice] = set()
         self._draining: set[Splice] = set()
-        self._held = 0
+        self._due = 0.0
+        """When a timer is due, as of the last look."""
         self._numpy_asked_for = False
         self._running = True
         self._stats_due = 0.0
@@ -123,10 +135,11 @@ class Worker:
                 self._receive(records, now)
             if events:
                 poller.dispatch(events)
-            due = stack.next_timer()
-            if due is not None and due <= now:
-                stack.handle_timer(now)
-            self._own_timers(now)
+            if self._due <= now or self._draining:
+                self._handle_timers(now)
+            elif not self._stats_due:
+                # Something woke the loop: what it counted is due in a second, unless nothing changed.
+                self._stats_due = now + STATS_SECONDS
             self._serve_owners(now)
             self._tell_groups()
             if records:
@@ -135,22 +148,27 @@ class Worker:
         self._end()
 
     def _timeout(self) -> float:
-        if not self._ring_in.prepare_sleep() or self._changed:
+        """Seconds to wait for events, negative: for ever. Timers are looked at here and nowhere else, once a round."""
+        self._due = due = self._next_timer()
+        if self._changed or not self._ring_in.prepare_sleep():
             return 0.0
-        keepers = (self.stack, self.handoff, self._requests, self.gateway, self.moderation)
-        due = [timer for keeper in keepers if (timer := keeper.next_timer()) is not None]
-        if self._stats_due:
-            due.append(self._stats_due)
-        if self.pairs.due:
-            due.append(self.pairs.due)
-        if self.give_back.due:
-            due.append(self.give_back.due)
-        if self._draining:
-            due.append(self.now + DRAIN_POLL)
-        if not due:
+        if due == _NEVER:
             return -1.0
         # The kernel rounds up to milliseconds; a negative rest means now.
-        return max(0.0, min(due) - time.monotonic())
+        return max(0.0, due - time.monotonic())
+
+    def _next_timer(self) -> float:
+        tcp = self.stack.tcp
+        self.give_back.held(tcp.unread.total + tcp.unacked.total, self.now)
+        due = self._stats_due or _NEVER
+        for keeper in self._keepers:
+            timer = keeper.next_timer()
+            if timer is not None and timer < due:
+                due = timer
+        for timer in (self.pairs.due, self.give_back.due):
+            if timer and timer < due:
+                due = timer
+        return min(due, self.now + DRAIN_POLL) if self._draining else due
 
     def _receive(self, records: list[tuple[int, memoryview]], now: float) -> None:
         ports = {index for index, _ in records}
@@ -202,24 +220,18 @@ class Worker:
         for index, macs in self.stack.regrouped():
             self.send(protocol.Groups(index, tuple(sorted(int.from_bytes(mac, "big") for mac in macs))))
 
-    def _own_timers(self, now: float) -> None:
-        for keeper in (self.handoff, self._requests, self.gateway, self.moderation):
+    def _handle_timers(self, now: float) -> None:
+        for keeper in self._keepers:
             due = keeper.next_timer()
             if due is not None and due <= now:
                 keeper.handle_timer(now)
         if self.pairs.due and self.pairs.due <= now:
             self.pairs.refill()
-        held = self.stack.tcp.unread.total + self.stack.tcp.unacked.total
         if self.give_back.due and self.give_back.due <= now:
-            self.give_back.handle_timer(held)
-        elif held != self._held:
-            self._held = held
-            self.give_back.held(held, now)
-        if self._draining:
-            for splice in list(self._draining):
-                splice.handle_timer(now)
+            self.give_back.handle_timer(self.stack.tcp.unread.total + self.stack.tcp.unacked.total)
+        for splice in list(self._draining):
+            splice.handle_timer(now)
         if not self._stats_due:
-            # Something woke the loop: what it counted is due in a second, unless nothing changed.
             self._stats_due = now + STATS_SECONDS
         elif self._stats_due <= now:
             self._stats_due = 0.0
@@ -352,6 +364,8 @@ class Worker:
         self.gateway.ports_changed()
 
     def _set_gateway(self, targets: tuple[str, ...], flows: int) -> None:
+        if self.gateway not in self._keepers:
+            self._keepers += (self.gateway,)
         try:
             self.gateway.set(targets, flows)
         except ValueError as error:

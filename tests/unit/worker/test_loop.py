@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -36,6 +37,7 @@ class FakeStack:
         self.changed: list[Echo] = []
         self.echoes: list[Echo] = []
         self.transit = FakeTransit()
+        self.tcp = SimpleNamespace(unread=SimpleNamespace(total=0), unacked=SimpleNamespace(total=0))
 
     def ready(self) -> list[Echo]:
         taken, self.changed = self.changed, []

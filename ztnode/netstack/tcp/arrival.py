@@ -103,7 +103,7 @@ def batch_end(tcb: ControlBlock, now: float) -> None:
         rcv.arrived_at = now
         acks.decide(now, rcv.mss)
         tcb.notify()
-    if rcv.queue.size:
+    elif rcv.queue.size:
         tcb.notify()
     if acks.due or acks.delayed_at is not None:  # flush also enters the timer of a delayed acknowledgement
         tcb.layer.want_flush(tcb)

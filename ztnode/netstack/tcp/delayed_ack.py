@@ -14,7 +14,8 @@ _DELAY: Final = 0.04
 
 
 _ANSWER_DELAY: Final = 0.002
-"""Seconds for which a short text waits for our own to carry its acknowledgement, where the two sides take turns."""
+"""Seconds for which a short text waits for our own to carry its acknowledgement, where the two sides take turns; up to
+``_DELAY`` where ours has been seen to take longer."""
 _TURNS: Final = 2
 """Short texts in a row that ours followed: then they do."""
 
@@ -23,7 +24,10 @@ class DelayedAck:
     """What we owe the peer in acknowledgements. Sizes in bytes, times in seconds."""
 
     __slots__ = (
+        "_arrived_at",
         "_decided",
+        "_late",
+        "_patience",
         "_unanswered",
         "delayed_at",
         "dsack",
@@ -50,6 +54,10 @@ class DelayedAck:
         """Batches of text in a row, to ``_TURNS``, each of which was followed by text of ours."""
         self._unanswered = False
         """None of ours has followed the last batch."""
+        self._arrived_at = 0.0
+        self._late = False
+        """Ours had not followed when the time to wait for it was over."""
+        self._patience = _ANSWER_DELAY
         self._decided = 0
         """Of ``unacked``, what the last decision was about."""
         self.duplicates = 0
@@ -68,17 +76,21 @@ class DelayedAck:
 
         Where single short segments and text of our owner have followed each other, as requests and answers do, that
         text may carry the acknowledgement: it saves a frame each way through the overlay. Who writes an answer in two
-        parts sends twice in a row, which ends it; and where our owner is slow, two milliseconds are lost, once in
-        three turns. (The kernel's way, by a delay of 40 ms and the "pingpong" mode of tcp_input.c.)
+        parts sends twice in a row, which ends it: two milliseconds are lost then, once in three turns. Where our owner
+        takes longer than we wait, as on a busy machine, the next wait is twice as long. (The kernel's way, by a delay
+        of 40 ms and the "pingpong" mode of tcp_input.c.)
         """
         if self.due or not self.unacked or (self.delayed_at is not None and self.unacked == self._decided):
             return
         self._decided = self.unacked
         if self._unanswered:
             self.turns = 0
+            self._patience = _ANSWER_DELAY
         self._unanswered = True
+        self._late = False
+        self._arrived_at = now
         if self.short and self.unacked <= peer_segment and self.turns >= _TURNS:
-            self.delayed_at = now + _ANSWER_DELAY
+            self.delayed_at = now + self._patience
         elif self.short or self.unacked > peer_segment:
             self.due = True
         elif self.quick > 0:
@@ -96,15 +108,19 @@ class DelayedAck:
     def on_timer(self) -> None:
         """Nothing more came."""
         self.turns = 0
-        self._unanswered = False  # what follows so late is no turn
+        self._late = True
         self.delayed_at = None
         self.due = True
 
-    def carried(self, *, owes_more: bool) -> None:
+    def carried(self, now: float, *, owes_more: bool) -> None:
         """Data of ours carried the acknowledgement. ``owes_more``: but not all that there is to say (SACK blocks)."""
         if self._unanswered:
             self._unanswered = False
-            self.turns = min(self.turns + 1, _TURNS)
+            if not self._late:
+                self.turns = min(self.turns + 1, _TURNS)
+            elif now - self._arrived_at <= _DELAY:  # what follows later is no turn
+                self.turns = _TURNS
+                self._patience = min(2 * self._patience, _DELAY)
         self._decided = 0
         self.unacked = 0
         self.delayed_at = None

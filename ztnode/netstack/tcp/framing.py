@@ -41,6 +41,10 @@ class HeaderFields(NamedTuple):
 
 def payload_sums(payloads: Sequence[tuple[memoryview, ...]]) -> tuple[list[int], list[int]]:
     """(lengths in bytes, checksum sums in machine order) of payloads that are gather lists; none is empty."""
+    if len(payloads) == 1:  # a request, an answer
+        (parts,) = payloads
+        length = sum(map(len, parts))
+        return [length], batch_sums(b"".join((*parts, _PADDING[-length & 3])), (0,))
     pieces: list[memoryview | bytes] = []
     starts: list[int] = []
     lengths: list[int] = []

@@ -69,7 +69,7 @@ class TcpLayer:
         self.unacked = SendMemory(self.config.unacked_bytes_max)
         self._time_wait = TimeWaitTable(self.config.time_wait_max)
         self._time_wait_recent = 0.0
-        self._heap = TimerHeap(self._connections)
+        self._heap = TimerHeap(self._connections, next_deadline)
         self._dirty: list[ControlBlock] = []
         self._touched: list[ControlBlock] = []
         self._unread: dict[ControlBlock, None] = {}
@@ -381,7 +381,10 @@ class TcpLayer:
 
     def ready(self) -> list[TcpConnection | TcpListener]:
         """Connections and listeners whose properties changed since the last call, each once."""
-        ready, self._ready = self._ready, []
+        ready = self._ready
+        if not ready:
+            return []
+        self._ready = []
         self._ready_listeners.clear()
         for item in ready:
             if isinstance(item, TcpConnection):

@@ -56,5 +56,5 @@ def _text(tcb: ControlBlock, frames: list[Frame], now: float) -> None:
     ):
         snd.output(frames, header_fields(tcb, now), now)
         if frames:
-            tcb.rcv.sent_with_data()
+            tcb.rcv.sent_with_data(now)
     recovery.output_una = recovery.una

@@ -112,9 +112,9 @@ class Receiver:
             self.acks.dsack = duplicate
         return False
 
-    def sent_with_data(self) -> None:
+    def sent_with_data(self, now: float) -> None:
         """Data of ours went out and carried our acknowledgement."""
-        self.acks.carried(owes_more=bool(self.reassembly))
+        self.acks.carried(now, owes_more=bool(self.reassembly))
 
     def acknowledgements(self, sack_ok: bool) -> list[bytes]:
         """The SACK options (padded; empty for none) of the pure acknowledgements that are due, one entry for each.

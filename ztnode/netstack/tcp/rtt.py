@@ -34,6 +34,8 @@ class RttEstimator:
     @property
     def rto(self) -> float:
         """The current timeout, backed off (RFC 6298 section 5.5)."""
+        if not self.backoff:
+            return self.rto_base
         return min(self.rto_base * (1 << min(self.backoff, 16)), MAX_RTO)
 
     @property

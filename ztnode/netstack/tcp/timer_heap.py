@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 
 from ztnode.netstack.tcp.tcb import ControlBlock
 
@@ -12,12 +12,14 @@ class TimerHeap:
     """When which connection is due. A connection's one valid entry is the one that ``marks.scheduled`` names.
 
     ``connections`` are all there are: with many more entries than that, most are superseded and are swept out.
+    ``next_deadline`` says when a connection is due really.
     """
 
-    __slots__ = ("_connections", "_heap", "_order")
+    __slots__ = ("_connections", "_heap", "_next_deadline", "_order")
 
-    def __init__(self, connections: Sized) -> None:
+    def __init__(self, connections: Sized, next_deadline: Callable[[ControlBlock], float | None]) -> None:
         self._connections = connections
+        self._next_deadline = next_deadline
         self._heap: list[tuple[float, int, ControlBlock]] = []
         self._order = 0
 
@@ -25,17 +27,27 @@ class TimerHeap:
         return len(self._heap)
 
     def next_due(self) -> float | None:
-        """Not after the earliest deadline, perhaps before it."""
+        """The earliest deadline. One that has moved later is entered anew first: nobody is to be woken for it."""
         heap = self._heap
-        while heap and heap[0][2].marks.scheduled != heap[0][0]:
+        while heap:
+            at, order, tcb = heap[0]
+            marks = tcb.marks
+            if marks.scheduled == at:  # otherwise superseded
+                due = self._next_deadline(tcb)
+                if due is not None and due <= at:
+                    return at
+                marks.scheduled = due
+                if due is not None:
+                    heapq.heapreplace(heap, (due, order, tcb))
+                    continue
             heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        return None
 
     def schedule(self, tcb: ControlBlock, due: float) -> None:
         """Enter a connection unless it is there early enough.
 
-        A deadline that moves later (every ACK moves the retransmission timeout) costs nothing: the old entry comes
-        up, finds nothing due, and is entered again.
+        A deadline that moves later (every ACK moves the retransmission timeout) costs nothing until the old entry comes
+        up in ``next_due``.
         """
         scheduled = tcb.marks.scheduled
         if scheduled is not None and due >= scheduled:
@@ -49,11 +61,9 @@ class TimerHeap:
 
     def pop_due(self, now: float) -> list[ControlBlock]:
         """Take those whose time has come."""
-        heap = self._heap
         due: list[ControlBlock] = []
-        while heap and heap[0][0] <= now:
-            at, _, tcb = heapq.heappop(heap)
-            if tcb.marks.scheduled == at:  # otherwise superseded
-                tcb.marks.scheduled = None
-                due.append(tcb)
+        while (at := self.next_due()) is not None and at <= now:
+            _, _, tcb = heapq.heappop(self._heap)
+            tcb.marks.scheduled = None
+            due.append(tcb)
         return due

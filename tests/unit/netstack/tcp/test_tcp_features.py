@@ -363,6 +363,7 @@ def test_the_acknowledgment_of_an_answer_leaves_with_the_next_request() -> None:
     assert next_timer(s) <= before + 0.003
     ((header, _),) = s.wait(0.004)
     assert header.acknowledgement == theirs
+    s.wait(0.05)
     assert [bool(turn()) for _ in range(3)] == [True, True, False]
     # More of the answer comes: that is not what we took it for.
     theirs += 300
@@ -370,6 +371,33 @@ def test_the_acknowledgment_of_an_answer_leaves_with_the_next_request() -> None:
     assert header.acknowledgement == theirs
     c.read(1000)
     assert turn() == [theirs]
+
+
+def test_where_our_owner_is_slow_the_acknowledgment_waits_longer_and_no_longer_than_that() -> None:
+    s = Script()
+    c = s.established()
+    ours = theirs = 1
+
+    def acknowledged_alone(seconds: float) -> int:
+        """Acknowledgments without text for one answer, after one request that came so late."""
+        nonlocal ours, theirs
+        alone = len(s.wait(seconds))
+        c.write(b"q" * 50)
+        s.sent()
+        ours += 50
+        theirs += 700
+        alone += len(s.say(ACK | PSH, theirs - 700, ours, b"a" * 700))
+        c.read(1000)
+        return alone
+
+    assert [acknowledged_alone(0.0) for _ in range(4)] == [1, 1, 0, 0]
+    assert [acknowledged_alone(0.01) for _ in range(6)] == [1, 1, 1, 0, 0, 0], "2, 4, 8, then 16 ms"
+    # What comes in two parts is not held up for that long: the first of them waited for 2 ms when it was new to us.
+    theirs += 300
+    assert len(s.say(ACK | PSH, theirs - 300, ours, b"m" * 300)) == 1
+    c.read(1000)
+    assert [acknowledged_alone(0.0) for _ in range(3)] == [1, 0, 0]
+    assert next_timer(s) <= s.now + 0.003
 
 
 def test_the_head_of_an_answer_that_nagle_holds_back_is_acknowledged_at_once() -> None:

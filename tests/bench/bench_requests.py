@@ -1,0 +1,195 @@
+"""What a small request costs the stack worker, in µs of its CPU: the worker is a process as the node starts it, this
+process is all the others. It moves frames between the worker's rings and a stack that serves, and is the clients that
+ask, with connections that it was given at the hand-off socket.
+
+    python -m tests.bench.bench_requests [--connections N ...] [--tree DIRECTORY]
+
+``--tree``: beside it the worker of another checkout of this repository, by turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from ztnode.netstack import PortConfig, Stack
+from ztnode.netstack.tcp.connection import TcpConnection
+from ztnode.netstack.tcp.listener import TcpListener
+from ztnode.ring import Ring
+from ztnode.wire import checksum
+from ztnode.worker import protocol
+from ztnode.worker.handoff_server import ASK, REQUEST
+
+OWN, PEER, PORT = "10.121.15.10", "10.121.15.30", 80
+NWID: Final = 0x8056C2E21C000001
+MAC, PEER_MAC = 0x02AABBCC0001, 0x02AABBCC0002
+QUESTION: Final = b"GET /1024 HTTP/1.1\r\nHost: 10.121.15.30:5381\r\n\r\n"
+ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 1024\r\nContent-Type: application/octet-stream\r\n\r\n" + bytes(
+    1024
+)
+
+
+class Far:
+    """The peer: a stack that answers each question."""
+
+    def __init__(self, to_worker: Ring, from_worker: Ring) -> None:
+        self._to, self._from = to_worker, from_worker
+        now = time.monotonic()
+        self.stack = Stack(random=os.urandom, now=now)
+        self.stack.add_port(0, PortConfig(mac=PEER_MAC, mtu=2800, addresses=(f"{PEER}/24",)), now)
+        self.stack.listen(PEER, PORT, backlog=1024)
+
+    def turn(self) -> None:
+        """What has come from the worker, and what is answered."""
+        now = time.monotonic()
+        records = self._from.read()
+        self.stack.receive(0, [frame for _, frame in records], now)
+        due = self.stack.next_timer()
+        if due is not None and due <= now:
+            self.stack.handle_timer(now)
+        for item in self.stack.ready():
+            if isinstance(item, TcpListener):
+                while item.accept() is not None:
+                    pass
+            elif isinstance(item, TcpConnection) and item.readable:
+                asked = sum(map(len, item.read(1 << 20)))
+                item.write(ANSWER * (asked // len(QUESTION)))
+        self.stack.copy_unread()
+        self._from.release()
+        frames = self.stack.to_send(now)
+        if frames:
+            self._to.write_many(frames)
+
+
+@contextlib.contextmanager
+def worker(tree: str) -> Iterator[tuple[int, str, Ring, Ring]]:
+    """Process id, hand-off socket, the ring to it and that from it."""
+    to_worker, from_worker = Ring.create(4 << 20), Ring.create(2 << 20)
+    ours, theirs = socket.socketpair()
+    with tempfile.TemporaryDirectory() as folder, ours:
+        path = str(Path(folder) / "w.sock")
+        rings = [",".join(map(str, ring.fds)) for ring in (to_worker, from_worker)]
+        environment = os.environ | ({"PYTHONPATH": tree} if tree else {})
+        arguments = ("0/1", path, "32768-60999", "cubic", str(theirs.fileno()), *rings)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "ztnode.worker", *arguments],
+            pass_fds=(theirs.fileno(), *set(to_worker.fds), *set(from_worker.fds)),
+            env=environment,
+        )
+        theirs.close()
+        ours.settimeout(30)
+        ours.recv(4096)  # Ready
+        port = protocol.PortUp(0, NWID, MAC, 2800, (f"{OWN}/24",), ((f"{OWN.rpartition('.')[0]}.0/24", None),), 0)
+        ours.sendall(protocol.build(port))
+        ours.setblocking(False)
+        try:
+            yield process.pid, path, to_worker, from_worker
+        finally:
+            with contextlib.suppress(BlockingIOError):
+                while ours.recv(1 << 16):
+                    pass
+            ours.setblocking(True)
+            ours.sendall(protocol.build(protocol.Stop()))
+            process.wait(5)
+
+
+def ask(path: str, far: Far) -> socket.socket:
+    """A connection, from the worker itself."""
+    request = REQUEST.pack(4, 0, ip_address(PEER).packed.ljust(16, b"\0"), PORT, NWID, 5000, b"")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(path)
+        sock.sendall(ASK + request)
+        while not select.select([sock], [], [], 0.001)[0]:
+            far.turn()
+        _, descriptors, _, _ = socket.recv_fds(sock, 64, 1)
+    client = socket.socket(fileno=descriptors[0])
+    client.setblocking(False)
+    return client
+
+
+def cpu(pid: int) -> tuple[float, float]:
+    """User and system seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    return int(fields[11]) * tick, int(fields[12]) * tick
+
+
+class Side:
+    """One worker and its clients, each with one request under way at a time."""
+
+    def __init__(self, stack: contextlib.ExitStack, tree: str, connections: int) -> None:
+        self._pid, path, to_worker, self._ring = stack.enter_context(worker(tree))
+        self._far = Far(to_worker, self._ring)
+        clients = [stack.enter_context(ask(path, self._far)) for _ in range(connections)]
+        self._clients = {client.fileno(): client for client in clients}
+
+    def run(self, seconds: float) -> tuple[float, float, float]:
+        """µs of user and of system time a request, and requests a second."""
+        ring, clients = self._ring, self._clients
+        missing = dict.fromkeys(clients, len(ANSWER))
+        done, busy = 0, len(clients)
+        with select.epoll() as epoll:
+            for descriptor in (ring.data_fd, *clients):
+                epoll.register(descriptor, select.EPOLLIN)
+            before, started = cpu(self._pid), time.perf_counter()
+            for client in clients.values():
+                client.send(QUESTION)
+            while busy:
+                self._far.turn()
+                for descriptor, _ in epoll.poll(0.05 if ring.prepare_sleep() else 0):
+                    if descriptor == ring.data_fd:
+                        ring.clear_data()
+                        continue
+                    missing[descriptor] -= len(clients[descriptor].recv(4096))
+                    if missing[descriptor]:
+                        continue
+                    done += 1
+                    missing[descriptor] = len(ANSWER)
+                    if time.perf_counter() < started + seconds:
+                        clients[descriptor].send(QUESTION)
+                    else:
+                        busy -= 1
+            elapsed, after = time.perf_counter() - started, cpu(self._pid)
+        user, system = ((then - now) / done * 1e6 for now, then in zip(before, after, strict=True))
+        return user, system, done / elapsed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tree", default="")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 20, 100])
+    arguments = parser.parse_args()
+    checksum.use_numpy()
+    trees = dict.fromkeys(("", arguments.tree))
+    print("CPU of the worker, µs a request    connections    user  system   together   requests/s")
+    for connections in arguments.connections:
+        with contextlib.ExitStack() as stack:
+            sides = {tree: Side(stack, tree, connections) for tree in trees}
+            found: dict[str, list[tuple[float, float, float]]] = {tree: [] for tree in trees}
+            for side in sides.values():
+                side.run(0.5)  # numpy is being loaded
+            for _ in range(arguments.rounds):
+                for tree, side in sides.items():
+                    found[tree].append(side.run(arguments.seconds))
+        for tree, rounds in found.items():
+            user, system, rate = map(statistics.median, zip(*rounds, strict=True))
+            figures = f"{user:>8.1f}{system:>8.1f}{user + system:>11.1f}{rate:>13.0f}"
+            print(f"{tree or 'this checkout':<35}{connections:>11}{figures}")
+
+
+if __name__ == "__main__":
+    main()
