@@ -20,3 +20,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kills", type=int, default=16, help="How often the active controller is killed.")
     group.addoption("--kills-seed", type=int, default=0, help="Of the moments at which it is.")
     group.addoption("--outage", type=float, default=0.0, help="Seconds for which a store is out; 0: a few.")
+    group.addoption("--large-fleet", type=int, default=0, help="Members of the network that is taken over; 0: none is.")
+    group.addoption("--freezes", type=int, default=0, help="How often a node is frozen for longer than its lease.")

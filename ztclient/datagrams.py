@@ -129,8 +129,11 @@ class DatagramSocket(socket.socket):
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, OverlayAddress]:
         """The next datagram, cut to ``bufsize``, and who sent it. Raises OSError (when it is connected, what ICMP
         reported; ENETDOWN when the network is gone), TimeoutError, BlockingIOError."""
+        if bufsize < 0:
+            raise ValueError("negative buffersize in recvfrom")
         while True:
-            record = super().recv(records.MAX_RECORD, flags)
+            # No more than is wanted: the memory for the longest record costs as much as the call.
+            record = super().recv(min(bufsize, records.MAX_DATAGRAM) + records.MAX_BESIDE, flags)
             if not record:
                 raise OSError(errno.ENETDOWN, "the socket's network or its worker is gone")
             try:

@@ -13,6 +13,8 @@ REFUSED = 2
 MAX_DATAGRAM = 65507
 """Bytes of payload."""
 MAX_RECORD = MAX_DATAGRAM + 64
+MAX_BESIDE = 24
+"""Bytes of a record beside the payload: its head, and the errno of a failure."""
 _HEADER = struct.Struct("!BBH")
 _ERRNO = struct.Struct("!I")
 
@@ -25,19 +27,20 @@ def header(kind: int, ip: str, port: int) -> bytes:
 
 
 @functools.lru_cache(1024)
-def _text(packed: bytes) -> str:
-    return str(ipaddress.ip_address(packed))
+def _origin(head: bytes) -> tuple[int, str, int, int]:
+    kind, _, port = _HEADER.unpack_from(head)
+    return kind, str(ipaddress.ip_address(head[_HEADER.size :])), port, len(head)
 
 
 def parse(record: bytes) -> tuple[int, str, int, int]:
     """Kind, IP, port, and where the payload begins. Raises ValueError for what is no record."""
     if len(record) < _HEADER.size:
         raise ValueError("not a datagram record")
-    kind, length, port = _HEADER.unpack_from(record)
+    length = record[1]
     end = _HEADER.size + length
     if length not in (4, 16) or len(record) < end:
         raise ValueError("not a datagram record")
-    return kind, _text(record[_HEADER.size : end]), port, end
+    return _origin(record[:end])
 
 
 def failure(ip: str, port: int, number: int, kind: int = FAILURE) -> bytes:

@@ -26,6 +26,7 @@ __all__ = [
     "ProxyFor",
     "SharedStore",
     "StateStore",
+    "TellsChanges",
     "TellsPeersApart",
     "Transport",
     "UsesProxies",
@@ -104,6 +105,18 @@ class SharedStore(Protocol):
 
     def close(self) -> None:
         """Close connections. Raises nothing."""
+
+
+@runtime_checkable
+class TellsChanges(Protocol):
+    """What a ``SharedStore`` may offer besides, so that a standby need not read again what it knows."""
+
+    def digests(self, prefix: str = "") -> Iterable[tuple[str, bytes]]:
+        """All keys that begin with ``prefix``, and the SHA-256 (32 bytes) of each value as it is now, in few round
+        trips."""
+
+    def read_many(self, keys: Sequence[str]) -> Iterable[tuple[str, bytes]]:
+        """Those of a thousand keys at the most that are there and their values, in few round trips."""
 
 
 class Transport(Protocol):

@@ -34,13 +34,17 @@ from tests.bench.http_peer import Incomplete
 from tests.bench.options import Options
 from tests.bench.overlay import MB, PORT, Pair, ipv4, server
 from tests.bench.report import LeftOut, Result, Row
+from ztclient import aio
 from ztnode.embedded import EmbeddedNetwork
 
 SECTION = "doors: programs of others, by forward and proxy"
 WEB_PORT = 5381
 ECHO_PORT = 5382
 BODY = b"x" * 1024
+LONG_BODY = b"x" * 65536
+LONG_PATH = "/long"
 CONNECTIONS = 100
+HTTPX_AT_ONCE = 200
 WRK_SECONDS = 6
 MAPPINGS = 100
 ROUND_TRIPS = 1000
@@ -58,7 +62,7 @@ def measure(options: Options) -> Iterator[Result]:
         folder = Path(name)
         network = stack.enter_context(EmbeddedNetwork(folder))
         nwid = network.create()
-        web = stack.enter_context(_running("--web"))
+        web = stack.enter_context(running("--web"))
         assert web.stdout is not None
         origin = int(web.stdout.readline())
         alpha = network.add("alpha", "--congestion", options.congestion, "-R", f"{WEB_PORT}:127.0.0.1:{origin}")
@@ -79,6 +83,7 @@ def measure(options: Options) -> Iterator[Result]:
         yield from _bulk(nodes, options, bulk_port, proxy)
         yield from _memory(nodes)
         yield from _datagrams(nodes, options)
+        yield from _httpx(nodes, options, origin)
 
 
 def _crowd(options: Options, folder: Path, ip: str, forwarded: int, proxy: int) -> Iterator[Result]:
@@ -155,7 +160,7 @@ def _memory(nodes: Pair) -> Iterator[Result]:
 def _datagrams(nodes: Pair, options: Options) -> Iterator[Result]:
     """Small ones there and back, and large ones from alpha at a steady rate."""
     times, shares = [], []
-    with _running("--echo", str(nodes.alpha.state), nodes.ip, str(ECHO_PORT)) as far:
+    with running("--echo", str(nodes.alpha.state), nodes.ip, str(ECHO_PORT)) as far:
         assert far.stdout is not None
         far.stdout.readline()
         with nodes.beta.node.open_udp() as near:
@@ -165,7 +170,7 @@ def _datagrams(nodes: Pair, options: Options) -> Iterator[Result]:
                 times.append(statistics.median(_round_trips(near, ROUND_TRIPS // 4 if options.quick else ROUND_TRIPS)))
             for _ in range(options.rounds):
                 count = FLOOD_RATE * (1 if options.quick else FLOOD_SECONDS)
-                shares.append(_flooded(near, count) * 100)
+                shares.append(flooded(near, count) * 100)
     yield Row(SECTION, "UDP, 64 bytes there and back", "ms", times, must=1.5, less_is_better=True)
     what = f"UDP, {FLOOD_RATE} a second of {FLOOD_SIZE} bytes, received"
     yield Row(SECTION, what, "%", shares, must=100)
@@ -181,14 +186,14 @@ def _round_trips(near: ztclient.DatagramSocket, count: int) -> list[float]:
     return times
 
 
-def _flooded(near: ztclient.DatagramSocket, count: int) -> float:
+def flooded(near: ztclient.DatagramSocket, count: int, rate: int = FLOOD_RATE, size: int = FLOOD_SIZE) -> float:
     """What share of ``count`` datagrams comes."""
-    near.send(f"flood {count} {FLOOD_RATE} {FLOOD_SIZE}".encode())
+    near.send(f"flood {count} {rate} {size}".encode())
     received = 0
     near.settimeout(5)
     with contextlib.suppress(TimeoutError):
         while received < count:
-            received += len(near.recv(2000)) == FLOOD_SIZE
+            received += len(near.recv(2000)) == size
             if received == 1:
                 near.settimeout(2)
     near.settimeout(10)
@@ -219,7 +224,8 @@ class _Web(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's own
 
     def data_received(self, data: bytes) -> None:
-        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+        body = LONG_BODY if LONG_PATH.encode() in data else BODY
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         self._transport.write(answer * data.count(b"\r\n\r\n"))
 
 
@@ -229,8 +235,45 @@ async def _web(host: str = "127.0.0.1", port: str = "0") -> None:
     await running.serve_forever()
 
 
+def _httpx(nodes: Pair, options: Options, origin: int) -> Iterator[Result]:
+    """What an httpx.AsyncClient fetches, beside httpx with its own transport and the same server on loopback."""
+    what = f"httpx.AsyncClient, {HTTPX_AT_ONCE} requests of {len(LONG_BODY) >> 10} KB at once"
+    try:
+        import httpx
+
+        from ztclient.integrations.httpx import AsyncTransport
+    except ImportError:
+        yield LeftOut(SECTION, what, "needs httpx")
+        return
+    limits = httpx.Limits(max_connections=HTTPX_AT_ONCE, max_keepalive_connections=HTTPX_AT_ONCE)
+    count = HTTPX_AT_ONCE * (1 if options.quick else 5)
+
+    async def rate(transport: httpx.AsyncBaseTransport, url: str) -> float:
+        turns = asyncio.Semaphore(HTTPX_AT_ONCE)
+
+        async def fetch() -> None:
+            async with turns:
+                answer = await http.get(url)
+                if len(answer.content) != len(LONG_BODY):
+                    raise Incomplete(f"{len(answer.content)} bytes")
+
+        async with httpx.AsyncClient(transport=transport, timeout=120) as http:
+            started = time.perf_counter()
+            await asyncio.gather(*(fetch() for _ in range(count)))
+            return count / (time.perf_counter() - started)
+
+    ours, loopback = [], []
+    node = aio.Node(state=nodes.beta.state)
+    for _ in range(options.rounds):
+        over = AsyncTransport(node, limits=limits)
+        ours.append(asyncio.run(rate(over, f"http://{nodes.ip}:{WEB_PORT}{LONG_PATH}")))
+        plain = httpx.AsyncHTTPTransport(limits=limits)
+        loopback.append(asyncio.run(rate(plain, f"http://127.0.0.1:{origin}{LONG_PATH}")))
+    yield Row(SECTION, what, "/s", ours, "httpx on loopback", loopback, must=500)
+
+
 @contextlib.contextmanager
-def _running(*arguments: str, module: str = "tests.bench.doors") -> Iterator[subprocess.Popen[bytes]]:
+def running(*arguments: str, module: str = "tests.bench.doors") -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
@@ -240,7 +283,7 @@ def _running(*arguments: str, module: str = "tests.bench.doors") -> Iterator[sub
 
 
 def _ztnode(state: Path, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-    return _running(*arguments, "--state", str(state), module="ztnode")
+    return running(*arguments, "--state", str(state), module="ztnode")
 
 
 def free_port() -> int:

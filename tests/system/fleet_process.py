@@ -19,9 +19,9 @@ from typing import Any, cast
 
 from tests.system.store_servers import open_shared
 from ztnode import plugins
-from ztnode.controller import Controller
+from ztnode.controller import Controller, ParsedDocuments
 from ztnode.hookspecs import SharedStore, hookimpl
-from ztnode.node import lease, opening, shared_state
+from ztnode.node import ahead, lease, opening, shared_state
 from ztnode.node.home import Home
 from ztnode.node.keeping import Complaints, Documents
 from ztnode.node.lease import Process
@@ -74,8 +74,8 @@ class Answers:
 
 
 def hurry(fast: float) -> None:
-    for module in (lease, opening, shared_state):
-        for name in ("RENEW_EVERY", "HELD_FOR", "TAKEN_AFTER", "POLL_EVERY", "RETRY_EVERY"):
+    for module in (ahead, lease, opening, shared_state):
+        for name in ("LOOK_EVERY", "RENEW_EVERY", "HELD_FOR", "TAKEN_AFTER", "POLL_EVERY", "RETRY_EVERY"):
             if hasattr(module, name) and (module, name) != (lease, "RETRY_EVERY"):
                 setattr(module, name, getattr(module, name) / fast)
 
@@ -83,7 +83,7 @@ def hurry(fast: float) -> None:
 class Active:
     """The controller, once the store is its own."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Opened, parsed: ParsedDocuments) -> None:
         self.opened = opened
         self._home = Home(opened.state)
         self._documents = Documents(self._home, Complaints())
@@ -97,6 +97,7 @@ class Active:
             documents=self._home.controller_documents(),
             commit=self._documents.commit,
             strict=True,
+            parsed=parsed,
         )
         if not self.controller.networks():
             self.controller.create_network(SETTINGS, next(self._times), self._wall(), nwid=NWID)
@@ -118,6 +119,8 @@ class Active:
             case "members":
                 found = self.controller.members(NWID)
                 return {each.address: [str(ip) for ip in each.ip_assignments] for each in found if each.authorized}
+            case "name":
+                return self.controller.member(NWID, argument).name
             case "write":
                 self.opened.state.write(*argument)
                 return True
@@ -156,8 +159,9 @@ def run(url: str, pipe: Connection, *, sees_processes: bool = True, fast: float 
     logging.getLogger("ztnode").setLevel(logging.INFO)
     manager = plugins.load()
     manager.register(Plugin())
-    opened = asyncio.run(open_state(StoreOptions(url), manager))
-    active = Active(opened)
+    parsed = ParsedDocuments()
+    opened = asyncio.run(open_state(StoreOptions(url), manager, prepare=parsed.prepare))
+    active = Active(opened, parsed)
     if opened.lease is not None:
         opened.lease.when_lost(lambda why: pipe.send(("lost", why)))
     pipe.send(("active", os.getpid()))

@@ -1,5 +1,6 @@
 """The servers behind the shared state stores, unchanged from their packages, on loopback; and one that is not: a
-stand-in for Kubernetes' API server, for which there is no package.
+stand-in for Kubernetes' API server, for which there is no package; $KUBE_APISERVER names a real one
+(``kube-apiserver.sh`` beside this builds it).
 
 Each can be stopped and started again with what it had.
 """
@@ -14,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -217,6 +219,62 @@ def kubernetes() -> Iterator[str]:
         server.shutdown()
 
 
+@contextlib.contextmanager
+def kubernetes_itself(program: str) -> Iterator[str]:
+    """A real API server (``kube-apiserver``) over an etcd of its own, asked as a service account that may do what the
+    role of docs/STORES.md lets it; yields where it listens."""
+    import httpx
+    import yaml
+    import ztnode_store_kubernetes
+
+    with contextlib.ExitStack() as stack:
+        at = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ztnode-kubernetes-")))
+        etcd = start_etcd(at)
+        stack.callback(etcd.stop)
+        for command in (["genrsa", "-out", f"{at}/key"], ["rsa", "-in", f"{at}/key", "-pubout", "-out", f"{at}/pub"]):
+            subprocess.run(["openssl", *command], check=True, capture_output=True)
+        (at / "tokens").write_text("admin,admin,1,system:masters\n")
+        port = free_port()
+        command = [program, "--etcd-servers", etcd.url.replace("etcd://", "http://"), "--secure-port", str(port)]
+        command += ["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--cert-dir={at}/certs"]
+        command += [f"--service-account-key-file={at}/pub", f"--service-account-signing-key-file={at}/key"]
+        command += ["--service-account-issuer=https://fleet", "--service-cluster-ip-range=10.0.0.0/24"]
+        command += ["--authorization-mode=RBAC", f"--token-auth-file={at}/tokens"]
+        url, ca = f"https://127.0.0.1:{port}", at / "certs/apiserver.crt"
+
+        def ask(verb: str, path: str, content: object = None) -> Any:
+            headers = {"Authorization": "Bearer admin"}
+            trusted = ssl.create_default_context(cafile=ca)
+            answer = httpx.request(verb, f"{url}{path}", verify=trusted, headers=headers, json=content)
+            return answer.raise_for_status().json() if path != "/readyz" else answer.status_code == 200
+
+        def ready() -> bool:
+            with contextlib.suppress(OSError, httpx.HTTPError):
+                return bool(ca.exists() and ask("GET", "/readyz"))
+            return False
+
+        server = Server(command, url, ready)
+        stack.callback(server.stop)
+        ask("POST", "/api/v1/namespaces", {"metadata": {"name": "fleet"}})
+        ask("POST", "/api/v1/namespaces/fleet/serviceaccounts", {"metadata": {"name": "ztnode"}})
+        page = (Path(__file__).parents[2] / "docs/STORES.md").read_text()
+        role = yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])  # type: ignore[index]
+        role["rules"][0].pop("resourceNames")  # each test has a Secret of its own
+        rights = "/apis/rbac.authorization.k8s.io/v1/namespaces/fleet"
+        ask("POST", f"{rights}/roles", role)
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role["metadata"]["name"]}
+        subject = {"kind": "ServiceAccount", "name": "ztnode", "namespace": "fleet"}
+        binding = {"metadata": {"name": "ztnode"}, "roleRef": reference, "subjects": [subject]}
+        ask("POST", f"{rights}/rolebindings", binding)
+        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+        answer = ask("POST", "/api/v1/namespaces/fleet/serviceaccounts/ztnode/token", request)
+        (at / "token").write_text(answer["status"]["token"])
+        (at / "ca.crt").write_bytes(ca.read_bytes())
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(ztnode_store_kubernetes, "ACCOUNT", at)
+        yield url
+
+
 def _one_at_a_time(app: Any) -> Any:
     """moto answers each request in a thread of its own and guards nothing: one that replaces an object closes what
     another is reading, and of two conditional writes both may win."""
@@ -281,7 +339,9 @@ class Servers:
             return f"s3://state/{name}?endpoint={self._urls[kind]}"
         if kind == "kubernetes":
             if kind not in self._urls:
-                self._urls[kind] = self._stack.enter_context(kubernetes())
+                program = os.environ.get("KUBE_APISERVER")
+                itself = kubernetes() if program is None else kubernetes_itself(program)
+                self._urls[kind] = self._stack.enter_context(itself)
             return f"kubernetes://fleet/{name}?api={self._urls[kind]}"
         url = self.server(kind).url
         return {

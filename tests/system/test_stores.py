@@ -48,7 +48,9 @@ def leased(store: SharedStore, lease_store: SharedStore) -> StateStore:
     lease = Lease(lease_store, token="test")
     assert lease.try_take() is None
     lease.fence(store)
-    return SharedState(store, lease, "the store")
+    state = SharedState(store, lease, "the store")
+    state.load()
+    return state
 
 
 Open = Callable[[], StateStore]

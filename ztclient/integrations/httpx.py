@@ -30,6 +30,32 @@ LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 """Those of httpx."""
 
 
+class _Translated:
+    """From what sockets raise to what httpcore raises. A class, for a generator costs a request several times as
+    much."""
+
+    __slots__ = ("_failure", "_timeout")
+
+    def __init__(self, timeout: type[Exception], failure: type[Exception]) -> None:
+        self._timeout = timeout
+        self._failure = failure
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, TimeoutError):
+            raise self._timeout(str(error) or "timed out") from error
+        if isinstance(error, OSError):
+            raise self._failure(str(error)) from error
+
+
+_CONNECTING: Final = _Translated(httpcore.ConnectTimeout, httpcore.ConnectError)
+_READING: Final = _Translated(httpcore.ReadTimeout, httpcore.ReadError)
+_WRITING: Final = _Translated(httpcore.WriteTimeout, httpcore.WriteError)
+
+
 class _Stream(httpcore.NetworkStream):
     """A connected socket as httpcore has it."""
 
@@ -37,12 +63,12 @@ class _Stream(httpcore.NetworkStream):
         self._sock = sock
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _translated(httpcore.ReadTimeout, httpcore.ReadError):
+        with _READING:
             self._sock.settimeout(timeout)
             return bytes(self._sock.recv(max_bytes))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with _translated(httpcore.WriteTimeout, httpcore.WriteError):
+        with _WRITING:
             self._sock.settimeout(timeout)
             self._sock.sendall(buffer)
 
@@ -52,7 +78,7 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: tls.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        with _translated(httpcore.ConnectTimeout, httpcore.ConnectError):
+        with _CONNECTING:
             try:
                 self._sock.settimeout(timeout)
                 return _Stream(ssl_context.wrap_socket(self._sock, server_hostname=server_hostname))
@@ -89,7 +115,7 @@ class _Backend(httpcore.NetworkBackend):
         socket_options: Any = None,
     ) -> httpcore.NetworkStream:
         source = None if local_address is None else (local_address, 0)
-        with _translated(httpcore.ConnectTimeout, httpcore.ConnectError):
+        with _CONNECTING:
             connected = as_node(self._node).create_connection((host, port), timeout, source)
             for option in socket_options or ():
                 connected.setsockopt(*option)
@@ -104,15 +130,19 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
         self._writer = writer
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _translated(httpcore.ReadTimeout, httpcore.ReadError):
+        with _READING:
             async with asyncio.timeout(timeout):
                 return await self._reader.read(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with _translated(httpcore.WriteTimeout, httpcore.WriteError):
+        writer = self._writer
+        if buffer:
+            writer.write(buffer)
+        if not writer.transport.get_write_buffer_size() and not writer.is_closing():
+            return  # it is all with the kernel: there is nothing to wait for, nor a timer to set
+        with _WRITING:
             async with asyncio.timeout(timeout):
-                self._writer.write(buffer)
-                await self._writer.drain()
+                await writer.drain()
 
     async def aclose(self) -> None:
         self._writer.close()
@@ -122,7 +152,7 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: tls.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        with _translated(httpcore.ConnectTimeout, httpcore.ConnectError):
+        with _CONNECTING:
             try:
                 async with asyncio.timeout(timeout):
                     await self._writer.start_tls(ssl_context, server_hostname=server_hostname)
@@ -150,7 +180,7 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Any = None,
     ) -> httpcore.AsyncNetworkStream:
-        with _translated(httpcore.ConnectTimeout, httpcore.ConnectError):
+        with _CONNECTING:
             if local_address is not None:
                 raise OSError("the source address on the overlay cannot be chosen here")
             reader, writer = await aio.open_connection(host, port, node=self._node, timeout=timeout, limit=1 << 20)
@@ -289,17 +319,6 @@ def _core(request: httpx.Request) -> httpcore.Request:
         content=request.stream,
         extensions=request.extensions,
     )
-
-
-@contextlib.contextmanager
-def _translated(timeout: type[Exception], failure: type[Exception]) -> Iterator[None]:
-    """From what sockets raise to what httpcore raises."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise timeout(str(error) or "timed out") from error
-    except OSError as error:
-        raise failure(str(error)) from error
 
 
 @contextlib.contextmanager

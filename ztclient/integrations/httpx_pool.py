@@ -56,8 +56,11 @@ class AsyncPool:
         Raises what httpcore raises, PoolTimeout among it.
         """
         try:
-            async with asyncio.timeout(request.extensions.get("timeout", {}).get("pool")):
-                await self._turns.acquire()
+            if self._turns.locked():
+                async with asyncio.timeout(request.extensions.get("timeout", {}).get("pool")):
+                    await self._turns.acquire()
+            else:
+                await self._turns.acquire()  # at once
         except TimeoutError:
             raise httpcore.PoolTimeout(f"{self._most} requests are under way") from None
         try:

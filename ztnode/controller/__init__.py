@@ -9,6 +9,7 @@ from ztnode.controller.controller import (
 )
 from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.documents import ControlledMember, ControlledNetwork
+from ztnode.controller.parsed_documents import ParsedDocuments
 
 __all__ = [
     "ControlledMember",
@@ -19,4 +20,5 @@ __all__ = [
     "ControllerEvent",
     "ControllerLimits",
     "MemberChanged",
+    "ParsedDocuments",
 ]

@@ -24,6 +24,9 @@ from ztnode.controller.configuration import LEGACY_CONFIG_VERSION, NO_SSO, grant
 from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.database import Database
 from ztnode.controller.documents import ControlledMember, ControlledNetwork, change_member, change_network
+from ztnode.controller.issue_clock import KEY as CLOCK
+from ztnode.controller.issue_clock import IssueClock
+from ztnode.controller.parsed_documents import ParsedDocuments
 from ztnode.controller.sign_ons import SignOns
 from ztnode.vl1 import Message, Peer, Vl1
 from ztnode.wire.address import controller_of, format_address, format_nwid, is_reserved
@@ -121,9 +124,11 @@ class Controller:
         limits: ControllerLimits | None = None,
         sso_url: str = "",
         strict: bool = False,
+        parsed: ParsedDocuments | None = None,
     ) -> None:
-        """``identity`` has its private keys. ``documents``: what the state store has under ``controller.d/network/``,
-        by key. ``commit`` keeps one document (None: deletes it) and returns when that is done; see "Administration".
+        """``identity`` has its private keys. ``documents``: what the state store has under ``controller.d/``, by
+        key; ``parsed`` spares what was parsed in advance, and is used up. ``commit`` keeps one document (None:
+        deletes it) and returns when that is done; see "Administration".
         ``sso_url``: where members hand in their log-ins; empty: nowhere. ``strict``: no member is given anything that
         ``commit`` did not keep; without it a full disk does not stop new members.
         Raises ControllerError that names the key of a document it cannot use: a controller that forgot a member would
@@ -133,7 +138,8 @@ class Controller:
         self._random = random
         self._limits = limits or ControllerLimits()
         self._database = Database(commit, strict=strict)
-        self._database.load(documents or {})
+        self._database.load(documents or {}, parsed)
+        self._clock = IssueClock((documents or {}).get(CLOCK))
         self._contacts: dict[_Key, _Contact] = {}
         # Those who ask for what does not exist or may not get in, with when they were answered last.
         self._strangers: OrderedDict[_Key, float] = OrderedDict()
@@ -194,7 +200,7 @@ class Controller:
     def changed_documents(self) -> list[tuple[str, bytes | None]]:
         """State-store keys with their new values (None: delete) since the last call. Write them before ``to_send``:
         an address that was promised must not be forgotten."""
-        return self._database.unsaved()
+        return [*self._database.unsaved(), *self._clock.unsaved()]
 
     def events(self) -> list[ControllerEvent]:
         """What changed since the last call, for whoever watches: the newest state of each thing."""
@@ -467,7 +473,7 @@ class Controller:
         if isinstance(admitted, int):
             self._refuse(nwid, address, packet_id, admitted, now, wall)
             return
-        for chunk in self._chunks(admitted, wall):
+        for chunk in self._chunks(admitted, now, wall):
             self._vl1.reply_ok(peer, VERB_NETWORK_CONFIG_REQUEST, packet_id, chunk, now)
         self.counters["configurations_answered"] += 1
 
@@ -578,7 +584,7 @@ class Controller:
         taken, full = self._database.taken(network.nwid), self._database.full_pools(network.nwid)
         return assign(network, member, taken, self._random, full)
 
-    def _configuration(self, member: ControlledMember, wall: int) -> bytes:
+    def _configuration(self, member: ControlledMember, now: float, wall: int) -> bytes:
         """The signed configuration of an authorized member that has asked before, encoded."""
         network = self._database.network(member.nwid)
         assert network is not None
@@ -586,13 +592,14 @@ class Controller:
         identity, bridges = Identity.parse_text(member.identity), self._database.bridges(member.nwid)
         logged_in = network.sso.enabled and not member.sso_exempt
         sso = self._sign_on(network, member.sso_nonce) if logged_in else NO_SSO
-        config = issue(network, member, identity, self._identity, metadata, bridges, wall, sso)
+        issued = self._clock.read(now, wall)
+        config = issue(network, member, identity, self._identity, metadata, bridges, issued, sso)
         return config.build(legacy=metadata.config_version < LEGACY_CONFIG_VERSION)
 
-    def _chunks(self, member: ControlledMember, wall: int) -> Iterator[bytes]:
+    def _chunks(self, member: ControlledMember, now: float, wall: int) -> Iterator[bytes]:
         """The payloads that carry the member's configuration."""
         update_id = int.from_bytes(self._random(8), "big") or 1
-        data = self._configuration(member, wall)
+        data = self._configuration(member, now, wall)
         return (chunk.build() for chunk in split_config(member.nwid, data, update_id, self._identity))
 
     # Changes and whom they concern
@@ -629,7 +636,7 @@ class Controller:
             network_id=nwid,
             id=int.from_bytes(self._random(4), "big"),
             credential_id=0,
-            threshold=wall,
+            threshold=self._clock.read(now, wall),
             flags=FLAG_FAST_PROPAGATE,
             target=address,
             credential_type=CredentialType.COM,
@@ -677,7 +684,7 @@ class Controller:
             return False  # it asks by itself within a minute
         if network.sso.enabled and not member.sso_exempt:
             self._watch_log_in(member, now, wall)
-        for chunk in self._chunks(member, wall):
+        for chunk in self._chunks(member, now, wall):
             self._vl1.send(address, VERB_NETWORK_CONFIG, chunk, now, compress=True)
         self.counters["configurations_pushed"] += 1
         return True

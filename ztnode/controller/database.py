@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from ztnode.controller.controller_error import ControllerError
 from ztnode.controller.documents import (
     ControlledMember,
     ControlledNetwork,
@@ -18,11 +17,9 @@ from ztnode.controller.documents import (
     build_network,
     member_key,
     network_key,
-    parse_document,
     parse_key,
-    parse_member,
-    parse_network,
 )
+from ztnode.controller.parsed_documents import ParsedDocuments
 from ztnode.wire.network_config import IpAddress
 
 
@@ -59,42 +56,36 @@ class Database:
         """Changes to networks and members, for whatever reason; how many of those changed one that was there; and how
         often members were authorized and deauthorized (controller/DB.cpp, ``_networkChanged``, ``_memberChanged``)."""
 
-    def load(self, documents: Mapping[str, bytes]) -> None:
-        """Take what the state store has. Raises ControllerError that names the document at fault."""
+    def load(self, documents: Mapping[str, bytes], parsed: ParsedDocuments | None = None) -> None:
+        """Take what the state store has; ``parsed`` spares what was parsed in advance. Raises ControllerError that
+        names the document at fault."""
         # Each thousand new objects has the collector look at some, each million at all: a third of the time to load a
         # large network, and nothing here is garbage.
         collecting = gc.isenabled()
         gc.disable()
         try:
-            self._load(documents)
+            self._load(documents, parsed or ParsedDocuments())
         finally:
             if collecting:
                 gc.enable()
 
-    def _load(self, documents: Mapping[str, bytes]) -> None:
+    def _load(self, documents: Mapping[str, bytes], parsed: ParsedDocuments) -> None:
         members: list[tuple[str, int, int]] = []
         for key, data in sorted(documents.items()):
-            parsed = parse_key(key)
-            if parsed is None:
+            if (names := parse_key(key)) is None:
                 continue
-            nwid, address = parsed
+            nwid, address = names
             if address is not None:
                 members.append((key, nwid, address))
-                continue
-            try:
-                self._entries[nwid] = _Entry(parse_network(parse_document(data), nwid))
-            except ControllerError as error:
-                raise ControllerError(f"{key}: {error}") from None
+            else:
+                self._entries[nwid] = _Entry(parsed.network(key, data, nwid))
         for key, nwid, address in members:
             entry = self._entries.get(nwid)
             if entry is None:
                 # Left over from a deletion that was interrupted: no member of a later network of that id.
                 self._unsaved[key] = None
-                continue
-            try:
-                self._index(entry, parse_member(parse_document(documents[key]), nwid, address))
-            except ControllerError as error:
-                raise ControllerError(f"{key}: {error}") from None
+            else:
+                self._index(entry, parsed.member(key, documents[key], nwid, address))
 
     def unsaved(self) -> list[tuple[str, bytes | None]]:
         """Documents that changed since the last call, None for those to delete."""

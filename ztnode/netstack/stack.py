@@ -31,7 +31,7 @@ from ztnode.netstack.tcp.held_syns import HeldSyn
 from ztnode.netstack.tcp.layer import TcpLayer
 from ztnode.netstack.tcp.listener import TcpListener
 from ztnode.netstack.transit import EchoFlow, Transit, UdpFlow, quoted_datagram, quoted_echo
-from ztnode.netstack.udp import UdpLayer, UdpSocket
+from ztnode.netstack.udp import UdpLayer, UdpSocket, WholeDatagram
 from ztnode.os_error import os_error
 from ztnode.wire import checksum, ethernet, icmp, icmpv6, ipv4, udp
 from ztnode.wire.wire_error import WireError
@@ -68,6 +68,8 @@ class Stack:
         self.ports = host.ports
         self._queue: list[tuple[int, Frame]] = []
         self._loop: list[tuple[int, bytes]] = []
+        self._datagrams: list[WholeDatagram] = []
+        """Of the batch at hand."""
         self._reassembler = Reassembler(counters=self.counters)
         self.tcp = TcpLayer(host.flows, random=random, now=now, config=self.config.tcp)
         self._udp = UdpLayer(host)
@@ -213,6 +215,8 @@ class Stack:
             return
         port.looping = index >= LOOPED
         self._receive(port, frames)
+        if self._datagrams:
+            self._receive_datagrams(port)
         port.looping = False
         if self._ip.segments:
             segments, self._ip.segments = self._ip.segments, []
@@ -256,7 +260,8 @@ class Stack:
                     last_key = key
                 segments.append((key, frame[34 : 14 + total]))
                 continue
-            if protocol == 17 and ethertype == type_ipv4 and mac == our_mac and self._receive_udp(port, frame):
+            ours = mac == our_mac and ethertype == type_ipv4
+            if ours and protocol == 17 and self._set_aside(frame, version_length, total, fragment):
                 continue
             if ethertype == type_ipv6 and version_length >> 4 == 6 and mac == our_mac and length >= 74:
                 total, protocol = unpack6(frame)
@@ -274,23 +279,27 @@ class Stack:
                     continue
             self._receive_other(port, frame)
 
-    def _receive_udp(self, port: Port, frame: memoryview) -> bool:
-        """A whole datagram over IPv4 to one of our sockets, in a few steps; False, with nothing done, for what is not
-        just that."""
-        _, _, version_length, total, fragment, _ = _IPV4_TCP.unpack_from(frame)
-        source, destination = bytes(frame[26:30]), bytes(frame[30:34])
+    def _set_aside(self, frame: memoryview, version_length: int, total: int, fragment: int) -> bool:
+        """Keep a frame for ``_receive_datagrams``, if it is a whole datagram over IPv4. The rest is of its header."""
         if (
             version_length != 0x45
             or fragment & 0x3FFF
             or not 28 <= total <= len(frame) - 14
             or int.from_bytes(frame[14:34], "big") % 65535
-            or destination not in port.addresses
-            or not port.source_ok(source)
         ):
             return False
-        return self._udp.receive(port, source, destination, frame[34 : 14 + total])
+        self._datagrams.append((bytes(frame[26:38]), frame[34 : 14 + total], frame))
+        return True
+
+    def _receive_datagrams(self, port: Port) -> None:
+        """Take those that were set aside, before anything that came after them."""
+        datagrams, self._datagrams = self._datagrams, []
+        for frame in self._udp.receive_whole(port, datagrams):
+            self._receive_other(port, frame)
 
     def _receive_other(self, port: Port, frame: memoryview) -> None:
+        if self._datagrams:
+            self._receive_datagrams(port)
         try:
             mac, _, ethertype, payload = ethernet.parse(frame)
         except WireError:

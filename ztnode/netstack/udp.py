@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import struct
 from collections import deque
+from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Final, TypeAlias
 
@@ -18,6 +20,8 @@ from ztnode.wire.wire_error import WireError
 
 Address: TypeAlias = tuple[str, int]
 """(numeric IP address, port number)."""
+WholeDatagram: TypeAlias = tuple[bytes, memoryview, memoryview]
+"""The addresses and ports, as they stand in the packet; the UDP datagram, 8 bytes at least; the frame that it is in."""
 
 MAX_MEMBERSHIPS: Final = 20
 """Of one socket, as Linux has it (igmp_max_memberships)."""
@@ -26,6 +30,7 @@ MULTICAST_HOPS: Final = 1
 
 _WAYS: Final = 64
 """Remotes of one socket whose way is remembered: to find it costs as much as the rest of a datagram."""
+_PORTS: Final = struct.Struct("!HH")
 _OVERHEAD: Final = 64
 """What one queued datagram costs beside its payload, so that a flood of empty ones is bounded too."""
 
@@ -127,6 +132,15 @@ class UdpSocket:
             raise os_error(errno.EINVAL)
         self._layer.transmit(self, self._layer.way(self, remote, now), port, data, now)
 
+    def send_many(self, payloads: Sequence[bytes], remote: bytes, port: int, now: float) -> bool:
+        """Send several datagrams to one packed address, for little more than one costs. False, with nothing done, where
+        each has to go by ``sendto_packed``: to groups and broadcast addresses, empty or in fragments, or over IPv6.
+        Raises OSError as that does."""
+        self._check_open()
+        if not 0 < port <= 0xFFFF:
+            raise os_error(errno.EINVAL)
+        return self._layer.transmit_many(self, self._layer.way(self, remote, now), port, payloads)
+
     def join(self, group: str, source: str | None = None) -> None:
         """Receive what is sent to a multicast group, on the network on which ``source`` is our address (None: on all
         that the socket is on). Raises OSError (EINVAL: no group; ENODEV: no address of ours; EADDRINUSE: joined
@@ -179,6 +193,15 @@ class UdpSocket:
         received = self._queue.popleft()
         self._queued -= len(received[0]) + _OVERHEAD
         return received
+
+    def take(self, limit: int) -> list[tuple[bytes, bytes, int]]:
+        """As many datagrams as there are, ``limit`` at the most, each as ``recvfrom_packed`` has it. ICMP errors are
+        left to ``errors``. Raises OSError (EBADF)."""
+        self._check_open()
+        queue = self._queue
+        taken = [queue.popleft() for _ in range(min(limit, len(queue)))]
+        self._queued -= sum([len(data) for data, _, _ in taken]) + _OVERHEAD * len(taken)
+        return taken
 
     def close(self) -> None:
         """Free the port number. What was not read is gone."""
@@ -365,7 +388,51 @@ class UdpLayer:
         if to_all or (socket.multicast_loop and (remote in port.groups or self._host.config.siblings)):
             port.loop_back(frames)
 
+    def transmit_many(self, socket: UdpSocket, way: UdpWay, remote_port: int, payloads: Sequence[bytes]) -> bool:
+        """Send several datagrams; see ``UdpSocket.send_many``."""
+        flow = way.flow
+        if (
+            _is_group(flow.remote)
+            or flow.remote in flow.port.broadcasts
+            or not all(payloads)
+            or not way.fits(max(payloads, key=len))
+        ):
+            return False
+        flow.send(way.frames(socket.local_port, remote_port, payloads))
+        return True
+
     # --- input ---
+    def receive_whole(self, port: Port, datagrams: Sequence[WholeDatagram]) -> list[memoryview]:
+        """Datagrams over IPv4 that came in one piece each. Those that are not simply for one socket of ours, and with a
+        right checksum, are left: what is returned has to take the long way."""
+        left: list[memoryview] = []
+        last_key = b""
+        socket: UdpSocket | None = None
+        source, source_port, pseudo = b"", 0, 0
+        for (key, datagram, frame), total in zip(
+            datagrams, checksum.sums_of([datagram for _, datagram, _ in datagrams]), strict=True
+        ):
+            if key != last_key:  # those of a batch mostly belong together
+                last_key = key
+                source, local = key[:4], key[4:8]
+                source_port, local_port = _PORTS.unpack_from(key, 8)
+                ours = local in port.addresses and port.source_ok(source)
+                socket = self._find(port.index, local, local_port, source, source_port) if ours else None
+                pseudo = checksum.pseudo_sum(source, local, ipv4.PROTOCOL_UDP)
+            length = len(datagram)
+            if (
+                socket is None
+                or datagram[4] << 8 | datagram[5] != length
+                or not (datagram[6] or datagram[7])  # has no checksum, which is allowed and rare
+                or (total * checksum.NATIVE_FACTOR + pseudo + length) % checksum.MODULUS
+            ):
+                left.append(frame)
+                continue
+            if not socket.deliver(bytes(datagram[8:]), source, source_port):
+                port.count("udp_queue_full")
+            self._changed[socket] = None
+        return left
+
     def receive(self, port: Port, source: bytes, destination: bytes, payload: memoryview) -> bool:
         """A datagram to one of our addresses or groups. False when no socket wants it (the sender is told so)."""
         pseudo = checksum.pseudo_sum(source, destination, ipv4.PROTOCOL_UDP)

@@ -70,7 +70,13 @@ async def assemble(options: NodeOptions, manager: pluggy.PluginManager, waiting:
     closes ``home``. Raises LeaseHeld, StateError, PluginError, OSError or ValueError, each with one clear line."""
     async with contextlib.AsyncExitStack() as undo:
         options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        opened = await open_state(options.where_state_is(), manager, waiting)
+        parsed = None
+        if options.controller:
+            from ztnode.controller import Controller, ParsedDocuments  # what a node is not, it does not load
+
+            parsed = ParsedDocuments()
+        prepare = _forget if parsed is None else parsed.prepare
+        opened = await open_state(options.where_state_is(), manager, waiting, prepare)
         home = Home(opened.state)
         undo.push_async_callback(asyncio.to_thread, home.close)
         given = plugins.call(manager, "ztnode_planet", source=options.planet)
@@ -87,9 +93,7 @@ async def assemble(options: NodeOptions, manager: pluggy.PluginManager, waiting:
         vl1 = _make_vl1(options, home, identity, planet, moons, local_conf)
         documents = Documents(home, Complaints())
         controller = None
-        if options.controller:
-            from ztnode.controller import Controller  # what a node is not, it does not load
-
+        if parsed is not None:
             controller = Controller(
                 vl1,
                 identity,
@@ -98,6 +102,7 @@ async def assemble(options: NodeOptions, manager: pluggy.PluginManager, waiting:
                 commit=documents.commit,
                 sso_url=options.sso_url,
                 strict=opened.lease is not None,
+                parsed=parsed,
             )
         vl2 = Vl2(
             vl1,
@@ -115,6 +120,10 @@ async def assemble(options: NodeOptions, manager: pluggy.PluginManager, waiting:
         )
         undo.pop_all()
         return Parts(home, vl1, vl2, controller, documents, transport, opened.lease, local_conf, kept_networks)
+
+
+def _forget(_key: str, _value: bytes | None) -> None:
+    """What a node that is no controller makes in advance of what is kept: nothing."""
 
 
 def _make_vl1(

@@ -124,7 +124,7 @@ class DataPath:
 
     def flush(self) -> None:
         """Send what is ready."""
-        if self._lease is not None and not self._lease.is_held():
+        if not self._may_send():
             self._vl1.to_send()  # not a word more: another node may be this one by now
             return
         if self._controller is not None:
@@ -132,9 +132,15 @@ class DataPath:
             self._documents.keep(self._controller.changed_documents())
         send = self._transport.send
         for endpoint, datagrams in self._vl1.to_send():
+            if not self._may_send():  # keeping the documents may take seconds, and the process may have been frozen
+                return
             self._sent += len(datagrams)
             self._bytes_sent += sum(map(len, datagrams))
             self.send_drops += send(endpoint, datagrams)
+
+    def _may_send(self) -> bool:
+        """Whether no other node may have this one's state by now."""
+        return self._lease is None or self._lease.is_held()
 
     # The timer
 

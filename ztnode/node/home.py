@@ -4,7 +4,8 @@ The layout is the reference's (service/OneService.cpp, ``nodeStatePutFunction``)
 brought along and taken away again: ``identity.secret``, ``identity.public``, ``planet``, ``moons.d/<id>.moon``,
 ``moons.d/<id>.seed`` (ours: a moon that is looked for, and whom we ask for it), ``networks.d/<nwid>.conf``, its
 ``networks.d/<nwid>.local.conf``, ``networks.d/<nwid>.secret`` (ours: what the controller may let us in for),
-``peers.d/`` (in a form of our own) and, on a controller, ``controller.d/network/``; of ``local.conf`` what
+``peers.d/`` (in a form of our own) and, on a controller,
+``controller.d/network/`` and ``controller.d/clock`` (ours); of ``local.conf`` what
 ``local_conf`` names is acted on.
 """
 
@@ -39,6 +40,8 @@ NETWORKS: Final = "networks.d/"
 PEERS: Final = "peers.d/known.peers"
 """Beside the reference's own files ``peers.d/<address>.peer``, which are left alone (``wire.known_peers``)."""
 CONTROLLER: Final = "controller.d/network/"
+CLOCK: Final = "controller.d/clock"
+"""Ours: how far certificates' times have come (``controller.issue_clock``)."""
 
 NO_CONFIG: Final = b"\n"
 """What the reference keeps for a network that was joined but has no configuration yet."""
@@ -209,7 +212,8 @@ class Home:
 
     def controller_documents(self) -> dict[str, bytes]:
         """The network controller's documents by key."""
-        found = ((key, self._store.read(key)) for key in self._store.keys(CONTROLLER))
+        keys = (*self._store.keys(CONTROLLER), CLOCK)
+        found = ((key, self._store.read(key)) for key in keys)
         return {key: data for key, data in found if data is not None}
 
     def port(self) -> list[int]:

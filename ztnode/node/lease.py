@@ -44,6 +44,8 @@ RETRY_EVERY: Final = 0.25
 POLL_EVERY: Final = 1.0
 PROBE_TIMEOUT: Final = 0.5
 MAX_RECORD_BYTES: Final = 4096
+LATEST: Final = 253_402_300_799
+"""Unix seconds that can be shown, the last of the year 9999: a clock may say anything."""
 _TELL_ERRORS: Final[dict[int, tuple[int, int]]] = {
     socket.AF_INET: (socket.IPPROTO_IP, 11),  # IP_RECVERR of linux/in.h
     socket.AF_INET6: (socket.IPPROTO_IPV6, 25),  # IPV6_RECVERR of linux/in6.h
@@ -182,7 +184,7 @@ class Lease:
         except OSError:
             self._seen = None  # others may be out too: they get as long again from when it is back
             raise
-        mine = Holder(self._token, int(self._wall()), Process.current())
+        mine = Holder(self._token, max(0, min(int(self._wall()), LATEST)), Process.current())
         if held is None:
             if self._take(None, mine, now):
                 return None

@@ -15,8 +15,9 @@ import pluggy
 
 from ztnode import plugins
 from ztnode.hookspecs import SharedStore, StateStore
+from ztnode.node.ahead import Ahead
 from ztnode.node.lease import POLL_EVERY, Holder, Lease, LeaseHeld
-from ztnode.node.sealed_store import CHECK, SealedStore, refuse_wrong_key
+from ztnode.node.sealed_store import CHECK, SealedStore, opener, refuse_wrong_key
 from ztnode.node.shared_state import SharedState
 
 log = logging.getLogger(__name__)
@@ -93,10 +94,14 @@ class Part:
 
 
 async def open_state(
-    options: StoreOptions, manager: pluggy.PluginManager, waiting: Callable[[str], None] = lambda _line: None
+    options: StoreOptions,
+    manager: pluggy.PluginManager,
+    waiting: Callable[[str], None] = lambda _line: None,
+    prepare: Callable[[str, bytes | None], None] = lambda _key, _value: None,
 ) -> Opened:
-    """Open the store and wait until it is ours; ``waiting`` is told what for. Raises LeaseHeld where it should not
-    wait, OSError, ValueError, PluginError."""
+    """Open the store and wait until it is ours; ``waiting`` is told what for. ``prepare`` is called on another thread
+    meanwhile with what is there by then, key by key, and with None for what is gone: it may be something else once the
+    store is ours. Raises LeaseHeld where it should not wait, OSError, ValueError, PluginError."""
     name = store_name(options.url)
     with _naming(name):
         store = _call(options.url, manager)
@@ -105,12 +110,21 @@ async def open_state(
         # Not on the event loop: a store that does not answer takes seconds for it.
         undo.push_async_callback(asyncio.to_thread, store.close)
         if isinstance(store, SharedStore):
-            if not options.pool:
-                with _naming(name):
-                    refuse_wrong_key(store.read(CHECK), options.key)  # now, and not when the standby is needed
-            lease, prefix = await _take_any(options, store, name, waiting)
+            with _naming(name):  # now, and not when the standby is needed
+                for prefix in _prefixes(options):
+                    refuse_wrong_key(store.read(prefix + CHECK), options.key)
+            ahead = Ahead(lambda: _call_shared(options.url, manager), name, _opened_for(prepare, options.key))
+            undo.push_async_callback(asyncio.to_thread, ahead.stop)
+
+            def begin_to_wait(line: str) -> None:
+                if not options.pool:
+                    ahead.start()
+                waiting(line)
+
+            lease, prefix = await _take_any(options, store, name, begin_to_wait)
             undo.push_async_callback(asyncio.to_thread, lease.release)
-            state: StateStore = await asyncio.to_thread(_shared, options.url, manager, lease, prefix, name)
+            known = await asyncio.to_thread(ahead.stop)
+            state: StateStore = await asyncio.to_thread(_shared, options.url, manager, lease, prefix, name, known)
             undo.pop_all()
             # From here on closing the state gives the lease back; the connection that keeps it goes last.
             state = Together(state, store)
@@ -155,26 +169,46 @@ class Together:
         self._connection.close()
 
 
-def _shared(url: str, manager: pluggy.PluginManager, lease: Lease, prefix: str, name: str) -> SharedState:
-    second = _call(url, manager)
+def _opened_for(prepare: Callable[[str, bytes | None], None], key: bytes | None) -> Callable[[str, bytes | None], None]:
+    """``prepare`` for what is encrypted with ``key``, None: nothing is."""
+    if key is None:
+        return prepare
+    open_value = opener(key)
+
+    def prepare_opened(name: str, value: bytes | None) -> None:
+        with contextlib.suppress(OSError):  # it is named when it is needed
+            prepare(name, None if value is None else open_value(name, value))
+
+    return prepare_opened
+
+
+def _shared(
+    url: str, manager: pluggy.PluginManager, lease: Lease, prefix: str, name: str, known: dict[str, bytes]
+) -> SharedState:
+    second = _call_shared(url, manager)
+    store: SharedStore = Part(second, prefix) if prefix else second
+    lease.fence(store)
+    state = SharedState(store, lease, name)
+    lease.keep(state.forgotten, state.out)  # before all is read, which may take longer than the lease
     try:
-        assert isinstance(second, SharedStore)
-        store: SharedStore = Part(second, prefix) if prefix else second
-        lease.fence(store)
-        state = SharedState(store, lease, name)
+        state.load(known)
     except BaseException:
-        second.close()
+        state.close()
         raise
-    lease.keep(state.forgotten, state.out)
     return state
+
+
+def _call_shared(url: str, manager: pluggy.PluginManager) -> SharedStore:
+    store = _call(url, manager)
+    assert isinstance(store, SharedStore)
+    return store
 
 
 async def _take_any(
     options: StoreOptions, store: SharedStore, name: str, waiting: Callable[[str], None]
 ) -> tuple[Lease, str]:
     """The lease of the store, or that of a free part of it, and where that part begins."""
-    prefixes = [f"{POOL}{number}/" for number in range(options.pool)] or [""]
-    leases = [(Lease(Part(store, prefix) if prefix else store, token=TOKEN), prefix) for prefix in prefixes]
+    leases = [(Lease(Part(store, prefix) if prefix else store, token=TOKEN), prefix) for prefix in _prefixes(options)]
     told = ""
     while True:
         holders: Sequence[Holder] = ()
@@ -201,13 +235,27 @@ async def _take_any(
         await asyncio.sleep(POLL_EVERY)
 
 
+def _prefixes(options: StoreOptions) -> list[str]:
+    """Where the parts of the store begin that this node may take."""
+    return [f"{POOL}{number}/" for number in range(options.pool)] or [""]
+
+
 def _first_free(leases: Sequence[tuple[Lease, str]]) -> tuple[tuple[Lease, str] | None, list[Holder]]:
-    holders = []
+    """The first lease that can be taken, or who holds them. Raises OSError; for a damaged one where all are."""
+    holders, damaged = [], None
     for lease, prefix in leases:
-        holder = lease.try_take()
+        try:
+            holder = lease.try_take()
+        except (ConnectionError, TimeoutError):
+            raise
+        except OSError as error:
+            damaged = OSError(f"{prefix}{error}")
+            continue
         if holder is None:
             return (lease, prefix), []
         holders.append(holder)
+    if damaged is not None and not holders:
+        raise damaged
     return None, holders
 
 

@@ -43,6 +43,7 @@ class SealedStore:
         """``key``: 32 bytes. Raises OSError where the store was sealed with another key, or not at all."""
         self._store = store
         self._cipher = AESGCM(key)
+        self._open = opener(key)
         self._random = random
         check = store.read(CHECK)
         refuse_wrong_key(check, key)
@@ -76,13 +77,21 @@ class SealedStore:
         """See StateStore."""
         self._store.close()
 
-    def _open(self, key: str, value: bytes) -> bytes:
+
+def opener(key: bytes) -> Callable[[str, bytes], bytes]:
+    """What gives, for a name and what is sealed under it, the value. It raises OSError that names the key of what is
+    something else."""
+    cipher = AESGCM(key)
+
+    def open_value(name: str, value: bytes) -> bytes:
         if not value.startswith(MARK):
-            raise OSError(f"{key} in the store is not encrypted, while the rest of it is: remove it or restore it")
-        found = _decrypted(self._cipher, key, value)
+            raise OSError(f"{name} in the store is not encrypted, while the rest of it is: remove it or restore it")
+        found = _decrypted(cipher, name, value)
         if found is None:
-            raise OSError(f"{key} in the store is damaged, or another value was put in its place: restore it")
+            raise OSError(f"{name} in the store is damaged, or another value was put in its place: restore it")
         return found
+
+    return open_value
 
 
 def _decrypted(cipher: AESGCM, key: str, value: bytes) -> bytes | None:

@@ -14,13 +14,14 @@ from typing import Final
 
 from ztnode import plugins
 from ztnode.hookspecs import LeaseLost, SharedStore
+from ztnode.node.ahead import changes
 from ztnode.node.lease import BEAT, Lease
 from ztnode.plugins.stores import MAX_VALUE_BYTES, check_key
 
 log = logging.getLogger(__name__)
 
 RETRY_EVERY: Final = 1.0
-STRICT: Final = "controller.d/"
+STRICT: Final = "controller.d/network/"
 """Keys that begin so are written or refused, never kept back."""
 
 
@@ -28,23 +29,12 @@ class SharedState:
     """See ``StateStore``. Raises LeaseLost for what this node may not write any more."""
 
     def __init__(self, store: SharedStore, lease: Lease, name: str) -> None:
-        """Read everything; the lease is ours by now. ``name``: the store in words for the log. Raises OSError, naming
-        the key of a value that cannot be state."""
+        """Nothing is known until ``load``. ``name``: the store in words for the log."""
         self._store = store
         self._lease = lease
         self._name = name
         self._values: dict[str, bytes] = {}
-        for key, value in store.items():
-            if key.startswith(("lease/", "pool/")):
-                continue
-            if not isinstance(value, bytes) or len(value) > MAX_VALUE_BYTES:
-                raise OSError(f"{key} in the store is damaged: larger than {MAX_VALUE_BYTES} bytes")
-            try:
-                check_key(key)
-            except ValueError:
-                log.warning("%r in the store is nothing of ours and is left alone", key[:200])
-                continue
-            self._values[key] = value
+        self._loading = True
         self._missed: dict[str, bytes | None] = {}
         self._out = False
         self._lock = threading.Lock()
@@ -56,10 +46,35 @@ class SharedState:
         self._retrier = threading.Thread(target=self._retry_on, name="ztnode-state-retry", daemon=True)
         self._retrier.start()
 
+    def load(self, known: dict[str, bytes] | None = None) -> None:
+        """Read what the store has, once the lease is ours and kept; of ``known``, which is ours from now on, only what
+        is something else by now. Raises OSError, naming the key of a value that cannot be state."""
+        values, read = known or {}, 0
+        ahead = len(values)
+        for key, value in changes(self._store, values):
+            read += 1
+            if value is None:
+                values.pop(key, None)
+                continue
+            if not isinstance(value, bytes) or len(value) > MAX_VALUE_BYTES:
+                raise OSError(f"{key} in the store is damaged: larger than {MAX_VALUE_BYTES} bytes")
+            values[key] = value
+        for key in [key for key in values if not _is_key(key)]:
+            log.warning("%r in the store is nothing of ours and is left alone", key[:200])
+            del values[key]
+        with self._lock:
+            if not self._loading:
+                raise ConnectionError(f"{self._name} lost what it had while it was read")
+            self._loading = False
+            self._values = values
+        if ahead:
+            log.info("%s: %d of %d values are other than when they were read in advance", self._name, read, len(values))
+
     def read(self, key: str) -> bytes | None:
         """See StateStore."""
-        check_key(key)
-        return self._values.get(key)
+        if (value := self._values.get(key)) is None:
+            check_key(key)
+        return value
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """See StateStore."""
@@ -77,6 +92,10 @@ class SharedState:
 
     def forgotten(self) -> None:
         """The store has lost what it had: write everything again."""
+        with self._lock:
+            if self._loading:  # there is nothing yet that could be
+                self._loading = False
+                return
         log.error("%s has lost what was kept there: all of it is written again from memory", self._name)
         with self._lock:
             self._missed = {**self._values, **self._missed}
@@ -191,3 +210,11 @@ class SharedState:
         if not known:
             log.warning("%s does not answer (%s): going on from memory", self._name, error)
         self._wake.set()
+
+
+def _is_key(key: str) -> bool:
+    try:
+        check_key(key)
+    except ValueError:
+        return False
+    return True

@@ -31,6 +31,8 @@ MAX_CLIENTS_OF_HOST: Final = 64
 """From one IPv4 address, behind which there may be an office, or from one IPv6 network of 64 bits."""
 IDLE: Final = 300.0
 """Seconds without a packet either way after which a client is let go (ZT_TCP_PROXY_CONNECTION_TIMEOUT_SECONDS)."""
+QUIET: Final = 60.0
+"""The same where there is no room for another one."""
 GREETING_TIMEOUT: Final = 10.0
 LOOK_EVERY: Final = 5.0
 MAX_UNSENT: Final = 1 << 18
@@ -40,19 +42,24 @@ GATHER: Final = 0.001
 and cost both ends several times what it does."""
 MAX_QUEUE: Final = 1 << 20
 """Bytes of its UDP socket that wait for us, likewise."""
-CLIENT_RATE: Final = 64e6
-"""Bytes a second from a client into the internet, in the long run."""
-CLIENT_BURST: Final = 4e6
-CLIENT_RECORDS: Final = 50_000.0
+HOST_RATE: Final = 64e6
+"""Bytes a second from one host's clients into the internet, in the long run."""
+HOST_BURST: Final = 4e6
+HOST_RECORDS: Final = 50_000.0
 ALL_RECORDS: Final = 100_000.0
-"""Records a second, of one client and of all of them. What a client sends costs by the record, and the smallest has
+"""Records a second, of one host and of all of them. What a client sends costs by the record, and the smallest has
 five bytes: one that sent nothing else held up the node's loop for more than a second at a time."""
 RECORDS_BURST: Final = 10_000.0
+"""Of one host; of all, twice as many, so that one does not use up what the others have."""
 UNANSWERED_RATE: Final = 100.0
 """Packets a second from a client to endpoints that never sent anything to it."""
 UNANSWERED_BURST: Final = 400.0
 MAX_ANSWERED: Final = 4096
 """Endpoints of which it is remembered, for each client, that they did."""
+MAX_PORTS: Final = 4096
+"""UDP ports that are remembered for nodes that come back."""
+SOURCE: Final = slice(13, 18)
+"""Of a packet: the ZeroTier address that it comes from. (Of a fragment it is something else, and no harm.)"""
 LOWEST_PORT: Final = 1025
 MAX_PACKET: Final = 2048
 """Bytes: the reference passes on less."""
@@ -73,6 +80,15 @@ def is_relayed_to(endpoint: Endpoint) -> bool:
     return endpoint[1] >= LOWEST_PORT and scope_of(endpoint[0]) is Scope.GLOBAL
 
 
+class _Host:
+    """What counts as one: an address, however many clients come from there."""
+
+    def __init__(self) -> None:
+        self.clients = 0
+        self.bytes = TokenBucket(HOST_RATE, HOST_BURST)
+        self.records = TokenBucket(HOST_RECORDS, RECORDS_BURST)
+
+
 class TcpRelayServer:
     """Serves until it is closed."""
 
@@ -82,9 +98,11 @@ class TcpRelayServer:
         """Packets: ``sent``, ``received``; ``refused`` (not VL1's, or not into the internet), ``unanswered``,
         ``dropped``, ``unread``. Clients: ``accepted``, ``garbage``, ``too_many``, ``idle``; ``over_share``: how often
         one was not read from for a while."""
-        self.records = TokenBucket(ALL_RECORDS, RECORDS_BURST)
+        self.records = TokenBucket(ALL_RECORDS, 2 * RECORDS_BURST)
         self._clients: set[_Client] = set()
-        self._of_host: Counter[str] = Counter()
+        self._hosts: dict[str, _Host] = {}
+        self._ports: dict[tuple[str, bytes], int] = {}
+        """The UDP port that a node had, by where it connects from and its ZeroTier address."""
         self._server: asyncio.Server | None = None
         self._looking: asyncio.TimerHandle | None = None
 
@@ -110,23 +128,51 @@ class TcpRelayServer:
         for client in list(self._clients):
             client.close()
 
-    def admit(self, client: _Client) -> bool:
-        """Take a client in, if there is room."""
-        if len(self._clients) >= MAX_CLIENTS or self._of_host[client.host] >= MAX_CLIENTS_OF_HOST:
+    def admit(self, client: _Client, ip: str) -> _Host | None:
+        """Take a client in, if there is room; the host that it belongs to."""
+        name = _host(ip)
+        host = self._hosts.get(name) or _Host()
+        if host.clients >= MAX_CLIENTS_OF_HOST or not (len(self._clients) < MAX_CLIENTS or self._make_room()):
             self.counters["too_many"] += 1
-            return False
+            return None
         self.counters["accepted"] += 1
+        self._hosts[name] = host
         self._clients.add(client)
-        self._of_host[client.host] += 1
+        host.clients += 1
+        return host
+
+    def _make_room(self) -> bool:
+        """Let the client go that has been quiet the longest, if that is long."""
+        quietest = min(self._clients, key=lambda client: client.active)
+        if self.clock() - quietest.active < QUIET:
+            return False
+        self.counters["idle"] += 1
+        quietest.close()
         return True
 
-    def leave(self, client: _Client) -> None:
+    def leave(self, client: _Client, ip: str) -> None:
         """A client has gone."""
         if client in self._clients:
             self._clients.remove(client)
-            self._of_host[client.host] -= 1
-            if not self._of_host[client.host]:
-                del self._of_host[client.host]
+            host = self._hosts[_host(ip)]
+            host.clients -= 1
+            if not host.clients:
+                del self._hosts[_host(ip)]
+
+    def bind(self, udp: UdpTransport, ip: str, address: bytes, receive: Callable[[Datagrams], None]) -> None:
+        """Give a client a UDP port, the one that it had before if that is free: peers go on sending there, those of the
+        reference for half a minute. Raises OSError."""
+        key = ip, address
+        port = self._ports.pop(key, 0)
+        try:
+            udp.bind(port, receive)
+        except OSError:
+            if not port:
+                raise
+            udp.bind(0, receive)
+        if len(self._ports) >= MAX_PORTS:
+            del self._ports[next(iter(self._ports))]
+        self._ports[key] = udp.local_endpoints()[0][1]
 
     def _look(self) -> None:
         self._looking = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
@@ -145,15 +191,14 @@ class _Client(asyncio.Protocol):
         self._reader = RecordReader()
         self._tcp: asyncio.Transport | None = None
         self._udp = UdpTransport(ipv6=False, queue=MAX_QUEUE)
-        self._share = TokenBucket(CLIENT_RATE, CLIENT_BURST)
-        self._own_records = TokenBucket(CLIENT_RECORDS, RECORDS_BURST)
+        self._host = _Host()
         self._waiting: asyncio.TimerHandle | None = None
         self._unanswered = TokenBucket(UNANSWERED_RATE, UNANSWERED_BURST)
         self._answered: dict[Endpoint, None] = {}
         self._records: list[bytes] = []
         self._flushing: asyncio.TimerHandle | None = None
         self._flushed = float("-inf")
-        self.host = ""
+        self._ip = ""
         self.active = server.clock()
         """When a record came last, or a datagram."""
 
@@ -168,15 +213,12 @@ class _Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._tcp = cast("asyncio.Transport", transport)  # uvloop's are like it, and not of its kind
-        self.host = _host(str((self._tcp.get_extra_info("peername") or ("",))[0]))
-        if not self._server.admit(self):
+        self._ip = str((self._tcp.get_extra_info("peername") or ("",))[0])
+        host = self._server.admit(self, self._ip)
+        if host is None:
             self.close()
             return
-        try:
-            self._udp.bind(0, self._came)
-        except OSError:  # no descriptors left
-            self._server.counters["too_many"] += 1
-            self.close()
+        self._host = host
 
     def data_received(self, data: bytes) -> None:
         others = self._reader.others
@@ -196,11 +238,11 @@ class _Client(asyncio.Protocol):
             self._send(packets)
 
     def _charge(self, now: float, size: int, records: int) -> None:
-        """Read no more for as long as this client, or all of them together, have had more than their share: TCP makes
-        the sender wait, and nothing is lost."""
+        """Read no more for as long as this client's host, or all of them together, have had more than their share: TCP
+        makes the sender wait, and nothing is lost."""
         wait = max(
-            self._share.take(now, size),
-            self._own_records.take(now, records),
+            self._host.bytes.take(now, size),
+            self._host.records.take(now, records),
             self._server.records.take(now, records),
         )
         if wait and self._tcp is not None and self._waiting is None:
@@ -223,6 +265,14 @@ class _Client(asyncio.Protocol):
                 counters["unanswered"] += 1
             else:
                 by_endpoint.setdefault(endpoint, []).append(packet)
+        if not self._udp.local_endpoints() and by_endpoint:
+            source = next(iter(by_endpoint.values()))[0][SOURCE]
+            try:
+                self._server.bind(self._udp, self._ip, source, self._came)
+            except OSError:  # no descriptors left
+                counters["too_many"] += 1
+                self.close()
+                return
         for endpoint, batch in by_endpoint.items():
             counters["sent"] += len(batch)
             counters["dropped"] += self._udp.send(endpoint, batch)
@@ -267,7 +317,7 @@ class _Client(asyncio.Protocol):
             if timer is not None:
                 timer.cancel()
         self._tcp = None
-        self._server.leave(self)
+        self._server.leave(self, self._ip)
         self._udp.unbind()
 
 

@@ -18,7 +18,7 @@ from ztnode.plugins import outer_proxy
 from ztnode.plugins.reconnecting import Reconnecting
 from ztnode.vl1.scope import Scope, scope_of
 from ztnode.wire.endpoint import format_endpoint
-from ztnode.wire.tcp_relay import MIN_PACKET, RecordReader, build_greeting, build_record, parse_relay
+from ztnode.wire.tcp_relay import MIN_PACKET, RecordReader, build_greeting, build_records, parse_relay
 from ztnode.wire.wire_error import WireError
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class TcpTransport(asyncio.Protocol):
         """See Transport."""
         if not is_relayed(endpoint[0]):
             return len(datagrams)
-        records = b"".join([build_record(endpoint, each) for each in datagrams if len(each) >= MIN_PACKET])
+        records = build_records(endpoint, [each for each in datagrams if len(each) >= MIN_PACKET])
         if self._tcp is None:
             # The first ones greet the roots, and would be sent again in seconds only.
             if sum(map(len, self._held)) + len(records) > MAX_HELD:

@@ -190,6 +190,7 @@ class Transmit:
             queue = self._queue[endpoint] = []
         cipher = cipher_for(peer)
         mtu = path.mtu
+        longest = MAX_PACKET_FRAGMENTS * (mtu - OFFSET_DATA) + OFFSET_DATA
         path_id = self._trusted_id(peer, endpoint)
         for start in range(0, len(messages), 64):
             batch = messages[start : start + 64]
@@ -203,7 +204,7 @@ class Transmit:
                 if len(sealed) <= mtu:
                     queue.append(sealed)
                 else:
-                    queue += split(sealed, max(mtu, least_mtu(len(sealed))))
+                    queue += split(sealed, mtu if len(sealed) <= longest else least_mtu(len(sealed)))
         path.last_send = now
 
     def greet(self, peer: Peer, packet_id: int, sealed: bytes, endpoint: Endpoint, now: float) -> None:

@@ -27,6 +27,9 @@ _SMALL: Final = 1024
 """Up to this many bytes int.from_bytes and a remainder are quicker than numpy's call overhead (measured: 0.9 µs against
 4.7 at 100 bytes, 3.5 against 5.0 at 1,000)."""
 
+_PADDING: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
+"""By the length modulo four."""
+
 _numpy: ModuleType | None = None
 """``checksum_numpy``, once ``use_numpy`` was called."""
 
@@ -106,6 +109,21 @@ def batch_sums(words: Buffer, starts: Sequence[int]) -> list[int]:
         ]
     sums: list[int] = _numpy.region_sums(words, starts)
     return sums
+
+
+def sums_of(regions: Sequence[Buffer]) -> list[int]:
+    """As ``batch_sums``, of buffers that need not lie together nor have any particular length; none is empty."""
+    pieces: list[Buffer] = []
+    starts: list[int] = []
+    position = 0
+    for region in regions:
+        starts.append(position >> 2)
+        pieces.append(region)
+        length = len(region)
+        if length & 3:
+            pieces.append(_PADDING[length & 3])
+        position += (length + 3) & ~3
+    return batch_sums(b"".join(pieces), starts)
 
 
 def pseudo_sum(source: bytes, destination: bytes, protocol: int) -> int:

@@ -27,6 +27,7 @@ OFFSET_HOPS: Final = 15
 OFFSET_DATA: Final = 16
 MIN_FRAGMENT_LENGTH: Final = OFFSET_DATA
 INDICATOR: Final = ADDRESS_RESERVED_PREFIX
+_SECOND_OF_TWO: Final = bytes((INDICATOR, 0x21, 0))
 
 
 def is_fragment(datagram: Buffer) -> bool:
@@ -59,6 +60,8 @@ def split(packet: bytes, mtu: int) -> list[bytes]:
     if total > MAX_PACKET_FRAGMENTS:
         raise ValueError(f"{length} bytes need {total} datagrams of {mtu} bytes; {MAX_PACKET_FRAGMENTS} is the most")
     size = -(-(length + OFFSET_DATA * (total - 1)) // total)
+    if total == 2:  # a frame, that is: nearly all that is ever cut
+        return [packet[:size], b"".join((packet[:OFFSET_INDICATOR], _SECOND_OF_TWO, packet[size:]))]
     room = size - OFFSET_DATA
     view = memoryview(packet)
     prefix = packet[:13] + bytes((INDICATOR,))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from ztnode.wire.endpoint import Endpoint
@@ -24,6 +25,8 @@ _PORT: Final = struct.Struct(">H")
 _GREETING: Final = struct.Struct(">BBH")
 _IPV4: Final = 4
 _TO_PACKET: Final = 7
+_HEAD_BYTES: Final = _HEAD.size
+_SHORTEST: Final = _TO_PACKET + MIN_PACKET
 MAX_RECORD: Final = 16384
 """Bytes of the rest: more than any packet has."""
 
@@ -43,7 +46,21 @@ def build_greeting(major: int, minor: int, revision: int) -> bytes:
 
 def build_record(endpoint: Endpoint, packet: bytes) -> bytes:
     """A packet to or from an IPv4 endpoint. ValueError for another."""
-    return b"".join((_HEAD.pack(_MARK, _TO_PACKET + len(packet)), _build_ipv4(endpoint), packet))
+    return build_records(endpoint, (packet,))
+
+
+def build_records(endpoint: Endpoint, packets: Sequence[bytes]) -> bytes:
+    """As ``build_record``, one after the other."""
+    where = _build_ipv4(endpoint)
+    parts: list[bytes] = []
+    for packet in packets:
+        parts += (_build_head(len(packet)), where, packet)
+    return b"".join(parts)
+
+
+@functools.lru_cache(2048)
+def _build_head(size: int) -> bytes:
+    return _HEAD.pack(_MARK, _TO_PACKET + size)
 
 
 # To read or write an address as text takes longer than all the rest, and few are used at a time.
@@ -72,17 +89,18 @@ class RecordReader:
         one record at the most. WireError where the stream is none of these."""
         stream = bytes(self._held) + data if self._held else data
         packets: list[tuple[bytes, Endpoint]] = []
-        at, size = 0, len(stream)
-        while size - at >= _HEAD.size:
-            mark, length = _HEAD.unpack_from(stream, at)
+        at, size, unpack = 0, len(stream), _HEAD.unpack_from
+        while size - at >= _HEAD_BYTES:
+            mark, length = unpack(stream, at)
             if mark != _MARK or length > MAX_RECORD:
                 raise WireError("not a record of a TCP relay")
-            start = at + _HEAD.size
+            start = at + _HEAD_BYTES
             end = start + length
             if size < end:
                 break
-            if length >= _TO_PACKET + MIN_PACKET and stream[start] == _IPV4:
-                packets.append((stream[start + _TO_PACKET : end], _parse_ipv4(stream[start : start + _TO_PACKET])))
+            if length >= _SHORTEST and stream[start] == _IPV4:
+                body = start + _TO_PACKET
+                packets.append((stream[body:end], _parse_ipv4(stream[start:body])))
             else:
                 self.others += 1
                 if length == _GREETING.size:

@@ -18,7 +18,7 @@ from ztnode.worker import protocol
 from ztnode.worker.adoption import adopt
 from ztnode.worker.explain import explain
 from ztnode.worker.splice import Splice, SpliceHost
-from ztnode.worker.tcp_pair import PairStock
+from ztnode.worker.tcp_pair import PairStock, buffer_for
 from ztnode.worker.udp_pairs import DatagramHost, DatagramRelay
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ class Requests:
 
     def _open_udp(self, message: protocol.OpenUdp) -> None:
         udp = self.host.stack.udp(message.host, message.port, port_index=message.index, reuse=message.reuse)
-        relay = DatagramRelay(udp, self.host)
+        relay = DatagramRelay(udp, self.host, buffer_for(len(self._relays)))
         token = self.host.handoff.offer(relay)
         self._relays[token] = relay
         relay.on_end = lambda: self._relays.pop(token, None)

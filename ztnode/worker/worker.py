@@ -24,6 +24,7 @@ from ztnode.worker.direct_dials import DirectDial
 from ztnode.worker.gateway import Gateway
 from ztnode.worker.give_back import GiveBack
 from ztnode.worker.handoff_server import HandoffServer
+from ztnode.worker.moderation import Moderation
 from ztnode.worker.poller import READ, WRITE, Poller
 from ztnode.worker.splice import DRAIN_POLL, Splice
 from ztnode.worker.tcp_pair import PairStock
@@ -77,6 +78,7 @@ class Worker:
         self.counters = {"ring_stalls": 0, "udp_bad_record": 0, "udp_unsendable": 0, "unknown_port": 0}
         self.pairs = PairStock()
         self.give_back = GiveBack()
+        self.moderation = Moderation()
         self.handoff = HandoffServer(
             path,
             self.poller,
@@ -89,7 +91,7 @@ class Worker:
         """Odd while the loop waits; for the watchdog."""
         self._path = path
         self._requests = Requests(self)
-        self._keepers: tuple[_Keeper, ...] = (stack, self.handoff, self._requests)
+        self._keepers: tuple[_Keeper, ...] = (stack, self.handoff, self._requests, self.moderation)
         """Asked in each round, so the gateway is not among them before there is one."""
         self._control = control
         self._control_in = protocol.MessageStream()
@@ -249,11 +251,15 @@ class Worker:
                 return index
         raise ValueError("not on that network")
 
-    def splice_started(self, splice: Splice) -> None:
-        """One more client."""
+    def expect_data(self) -> None:
+        """There will be much: load what sums long packets quickly."""
         if not self._numpy_asked_for:
             self._numpy_asked_for = True
             threading.Thread(target=_load_numpy, daemon=True).start()
+
+    def splice_started(self, splice: Splice) -> None:
+        """One more client."""
+        self.expect_data()
         self._splices.add(splice)
         self.pairs.clients = len(self._splices)
 

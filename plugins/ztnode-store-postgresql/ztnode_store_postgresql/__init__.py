@@ -60,8 +60,12 @@ class PostgresqlStore:
         create = "CREATE TABLE IF NOT EXISTS {t} (key text PRIMARY KEY, value bytea NOT NULL)"
         self._create = sql.SQL(create).format(t=table)
         self._select = sql.SQL("SELECT value FROM {t} WHERE key = %s").format(t=table)
-        declare = "DECLARE everything NO SCROLL CURSOR FOR SELECT key, value FROM {t} WHERE starts_with(key, {prefix})"
-        self._declare = sql.SQL(declare).format(t=table, prefix=sql.Placeholder())
+        self._select_many = sql.SQL("SELECT key, value FROM {t} WHERE key = ANY(%s)").format(t=table)
+        declare = "DECLARE everything NO SCROLL CURSOR FOR SELECT key, {what} FROM {t} WHERE starts_with(key, {prefix})"
+        self._declare, self._declare_digests = (
+            sql.SQL(declare).format(t=table, prefix=sql.Placeholder(), what=sql.SQL(what))
+            for what in ("value", "sha256(value)")
+        )
         self._fetch = sql.SQL("FETCH {n} FROM everything").format(n=sql.Literal(PAGE))
         upsert = "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
         self._upsert = sql.SQL(f"INSERT INTO {{t}} VALUES (%s, %s) {upsert}").format(t=table)
@@ -91,11 +95,23 @@ class PostgresqlStore:
 
     def items(self, prefix: str = "") -> Iterator[tuple[str, bytes]]:
         """See SharedStore."""
+        return self._everything(self._declare, prefix)
+
+    def digests(self, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+        """See TellsChanges."""
+        return self._everything(self._declare_digests, prefix)
+
+    def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """See TellsChanges."""
+        for key, value in self._run("values", lambda cursor: self._all(cursor, self._select_many, list(keys))):
+            yield key, _bytes(key, value)
+
+    def _everything(self, declare: sql.Composed, prefix: str) -> Iterator[tuple[str, bytes]]:
         # By a cursor of the server, so that the table is gone through once, and each part has its own time.
         rows: list[tuple[Any, ...]] = []
         self._run(prefix, lambda cursor: self._count(cursor, sql.SQL("BEGIN")))
         try:
-            self._run(prefix, lambda cursor: self._count(cursor, self._declare, prefix))
+            self._run(prefix, lambda cursor: self._count(cursor, declare, prefix))
             while part := self._run(prefix, lambda cursor: self._all(cursor, self._fetch)):
                 rows += part
         finally:

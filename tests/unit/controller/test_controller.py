@@ -20,6 +20,8 @@ from ztnode.controller import (
     address_pools,
 )
 from ztnode.controller.documents import ControlledNetwork, Pool, member_key, network_key
+from ztnode.controller.issue_clock import KEY as CLOCK
+from ztnode.controller.issue_clock import IssueClock
 from ztnode.vl1 import Vl1
 from ztnode.wire import c25519
 from ztnode.wire.config_chunk import ConfigChunk, build_accepted
@@ -109,6 +111,8 @@ class Bench:
     ) -> None:
         self.vl1 = FakeVl1()
         self.now = 100.0
+        self.set_by = 0
+        """Milliseconds by which the time of day was set since."""
         self.store: dict[str, bytes] = dict(documents or {})
         self.full = False
         self._random = count(1)
@@ -125,7 +129,7 @@ class Bench:
 
     @property
     def wall(self) -> int:
-        return WALL + int(self.now * 1000)
+        return WALL + int(self.now * 1000) + self.set_by
 
     def network(self, **settings: Any) -> int:
         return self.controller.create_network({**SETTINGS, **settings}, self.now, self.wall).nwid
@@ -396,7 +400,7 @@ def test_a_deleted_network_is_gone_for_its_members(bench: Bench) -> None:
     assert told.code == ERROR_OBJ_NOT_FOUND
     assert bench.controller.events()[-1] == ControlledNetworkChanged(nwid, None)
     bench.save()
-    assert bench.store == {}
+    assert bench.store.keys() <= {CLOCK}
     with pytest.raises(KeyError):
         bench.controller.network(nwid)
 
@@ -407,7 +411,7 @@ def test_a_deleted_member_frees_its_address(bench: Bench) -> None:
     bench.controller.delete_member(nwid, 0xAA00000001, bench.now, bench.wall)
     bench.authorize(nwid, 0xAA00000002, ipAssignments=["10.121.15.99"])
     bench.save()
-    assert sorted(bench.store) == [network_key(nwid), member_key(nwid, 0xAA00000002)]
+    assert sorted(bench.store.keys() - {CLOCK}) == [network_key(nwid), member_key(nwid, 0xAA00000002)]
 
 
 def test_applicants_are_bounded_and_the_silent_make_room() -> None:
@@ -738,3 +742,77 @@ def test_a_pool_without_a_free_address_is_walked_through_once(bench: Bench, monk
     pools = [{"ipRangeStart": "10.121.15.1", "ipRangeEnd": "10.121.15.3"}]
     bench.controller.update_network(nwid, {"ipAssignmentPools": pools}, bench.now, bench.wall)
     assert has_address(MEMBER + 4)
+
+
+HOUR = 3600_000
+
+
+@pytest.mark.parametrize("jumps", [(3 * HOUR,), (-3 * HOUR,), (2 * HOUR, -5 * HOUR, 23 * HOUR), (-20 * HOUR, 60_000)])
+@pytest.mark.parametrize("fails_over", [False, True])
+def test_members_certificates_agree_whatever_happens_to_the_time_of_day(
+    jumps: tuple[int, ...], fails_over: bool
+) -> None:
+    """Each member asks once a minute, at another moment; the clock is set, or another host with another one goes on."""
+    bench = Bench()
+    nwid = bench.network(certificateTimeoutWindowSize=300_000)  # the shortest
+    members = [0xAA00000001, 0xAA00000002]
+    for member in members:
+        bench.authorize(nwid, member)
+    held: dict[int, NetworkConfig] = {}
+
+    def go_on(minutes: int) -> None:
+        for _ in range(minutes):
+            for member in members:
+                bench.now += 29.0
+                config = bench.config(nwid, member)
+                if member in held:
+                    assert config.timestamp > held[member].timestamp, "an older one is a replay"
+                held[member] = config
+                bench.save()
+                for one in held.values():
+                    for other in held.values():
+                        ours, theirs = one.certificate_of_membership, other.certificate_of_membership
+                        assert ours is not None and theirs is not None
+                        assert ours.agrees_with(theirs, identity(other.issued_to))
+                        if one is not other:
+                            assert abs(one.timestamp - other.timestamp) < 300_000, "tags and ownership"
+
+    go_on(3)
+    for jump in jumps:
+        if fails_over:
+            after = Bench(bench.store)
+            after.now, after.set_by = 5.0, bench.set_by + int((bench.now - 5.0) * 1000)  # its host started just now
+            bench = after
+        bench.set_by += jump
+        go_on(3)
+
+
+@pytest.mark.parametrize(("set_by", "hours"), [(3 * HOUR, 1), (-3 * HOUR, 4), (25 * HOUR, 0), (3650 * 24 * HOUR, 0)])
+def test_the_time_of_issue_comes_back_to_the_time_of_day(set_by: int, hours: int) -> None:
+    clock = IssueClock()
+    assert clock.read(0.0, WALL) == WALL
+    for minute in range(60 * hours + 1):
+        issued = clock.read(60.0 * minute, WALL + 60_000 * minute + set_by)
+        if minute < 60 * hours - 10:
+            assert issued != WALL + 60_000 * minute + set_by
+    assert issued == WALL + HOUR * hours + set_by
+
+
+def test_a_member_that_was_expelled_stays_so_when_the_clock_is_set_back(bench: Bench) -> None:
+    nwid = bench.network()
+    for member in (0xAA00000001, 0xAA00000002):
+        bench.authorize(nwid, member)
+        certificate = bench.config(nwid, member).certificate_of_membership
+    bench.set_by = -3 * HOUR
+    bench.controller.update_member(nwid, 0xAA00000002, {"authorized": False}, bench.now, bench.wall)
+    (sent,) = [each for each in bench.vl1.take() if each.verb == VERB_NETWORK_CREDENTIALS]
+    (revocation,) = NetworkCredentials.parse(sent.payload).revocations
+    assert certificate is not None and revocation.threshold >= certificate.timestamp
+
+
+@pytest.mark.parametrize("nonsense", [b"", b"x", b"-1", b"9" * 400, b"1e9", bytes(range(256))])
+def test_a_damaged_clock_is_the_time_of_day(nonsense: bytes) -> None:
+    bench = Bench({CLOCK: nonsense})
+    nwid = bench.network()
+    bench.authorize(nwid, 0xAA00000001)
+    assert bench.config(nwid, 0xAA00000001).timestamp == bench.wall

@@ -126,6 +126,29 @@ def test_a_beat_that_comes_late_and_is_let_through_proves_that_nobody_took_it(
     assert not lease.renew() and not lease.is_held()
 
 
+@pytest.mark.parametrize("jump", [-7 * 3600, 7 * 3600, -1_700_000_000, 1 << 40])
+def test_a_time_of_day_that_is_set_takes_and_gives_no_lease(
+    store: Shared, jump: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the record for people alone: holder and waiting count seconds of their hosts' own."""
+    monkeypatch.setattr(Process, "is_gone", lambda self: False)
+    wall, clock, other = 1_700_000_000, Clock(), Shared()
+    other.values = store.values  # the same server, by a connection of its own
+    first = Lease(store, token="first", clock=clock, wall=lambda: wall)
+    second = Lease(other, token="second", clock=clock, wall=lambda: wall)
+    assert first.try_take() is None and second.try_take() is not None
+    for _ in range(4):
+        wall += jump
+        clock.now += RENEW_EVERY
+        assert first.is_held() and first.renew() and second.try_take() is not None
+    wall -= 5 * jump
+    clock.now += lease_module.TAKEN_AFTER - 0.1
+    assert not first.is_held() and second.try_take() is not None
+    clock.now += 0.2
+    assert second.try_take() is None and second.is_held() and not first.renew()
+    assert first.try_take() is not None, "what stands in the store can be read"
+
+
 def test_a_store_that_is_full_is_as_one_that_is_out(
     store: Shared, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

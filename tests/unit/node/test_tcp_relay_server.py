@@ -171,6 +171,84 @@ def test_clients_are_bounded_and_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     run(check)
 
 
+def test_a_node_that_comes_back_is_where_it_was() -> None:
+    """Peers go on sending there. Another node of that host is elsewhere, and so is one that comes while it is there."""
+
+    async def check(scene: Scene) -> None:
+        async def source_of(packet: bytes) -> tuple[int, asyncio.StreamWriter]:
+            _, writer = await scene.client()
+            writer.write(GREETING + build_record(scene.peer, packet))
+            return (await scene.heard())[1][1], writer
+
+        async def gone(writer: asyncio.StreamWriter) -> None:
+            there = scene.relay.clients
+            writer.close()
+            for _ in range(10_000):
+                if scene.relay.clients < there:
+                    return
+                await asyncio.sleep(0.001)
+
+        other = PACKET[:13] + b"other" + PACKET[18:]
+        first, writer = await source_of(PACKET)
+        beside, second = await source_of(PACKET)
+        await gone(second)
+        elsewhere, third = await source_of(other)
+        assert len({first, beside, elsewhere}) == 3
+        await gone(writer)
+        await gone(third)
+        assert (await source_of(other))[0] == elsewhere
+        again, writer = await source_of(PACKET)
+        assert again in (first, beside)
+        await gone(writer)
+        assert (await source_of(PACKET))[0] == again
+
+    run(check)
+
+
+def test_many_clients_of_one_host_have_the_share_of_one() -> None:
+    async def check(scene: Scene) -> None:
+        share = int(tcp_relay_server.RECORDS_BURST)
+        streams = [await scene.client() for _ in range(8)]
+        for _, writer in streams:
+            writer.write(GREETING + b"\x17\x03\x03\0\0" * (share // 8 + 1))
+        await scene.counted("over_share")
+        assert scene.relay.records.take(scene.now, 0) == 0, "others have theirs"
+        (host,) = scene.relay._hosts.values()
+        assert host.clients == 8 and host.records.take(scene.now, 0) > 0
+        for _, writer in streams:
+            writer.close()
+
+    run(check)
+
+
+def test_who_is_quiet_makes_room_and_who_is_not_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp_relay_server, "MAX_CLIENTS", 3)
+
+    async def check(scene: Scene) -> None:
+        streams = []
+        for number in range(3):
+            streams.append(await scene.client())
+            streams[-1][1].write(GREETING + build_record(scene.peer, PACKET))
+            await scene.counted("sent", number + 1)
+            scene.now += 1
+        streams.append(await scene.client())
+        await scene.counted("too_many")
+        scene.now += tcp_relay_server.QUIET - 3
+        streams[0][1].write(build_record(scene.peer, PACKET))
+        await scene.counted("sent", 4)
+        scene.now += 2
+        streams.append(await scene.client())
+        await scene.counted("accepted", 4)
+        assert scene.relay.clients == 3 and scene.relay.counters["idle"] == 1
+        with pytest.raises(ConnectionError):
+            if not await streams[1][0].read():
+                raise ConnectionResetError
+        for _, writer in streams:
+            writer.close()
+
+    run(check)
+
+
 def test_a_client_that_does_not_read_holds_little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp_relay_server, "MAX_UNSENT", 1 << 15)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztnode.hookspecs import Endpoint
-from ztnode.wire.tcp_relay import MAX_RECORD, RecordReader, build_greeting, build_record, parse_relay
+from ztnode.wire.tcp_relay import MAX_RECORD, RecordReader, build_greeting, build_record, build_records, parse_relay
 from ztnode.wire.wire_error import WireError
 
 ROOT: Endpoint = ("84.17.53.155", 9993)
@@ -17,6 +17,7 @@ RECORD = b"\x17\x03\x03\x00\x1f\x04\x54\x11\x35\x9b\x27\x09" + PACKET
 
 def test_records() -> None:
     assert build_record(ROOT, PACKET) == RECORD
+    assert build_records(ROOT, [PACKET, PACKET[:20]]) == RECORD + build_record(ROOT, PACKET[:20])
     assert build_greeting(1, 14, 1) == b"\x17\x03\x03\x00\x04\x01\x0e\x00\x01"
     others = b"\x17\x03\x03\x00\x00" + b"\x17\x03\x03\x00\x01\x06" + build_record(ROOT, b"short")
     reader = RecordReader()

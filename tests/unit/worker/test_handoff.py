@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
@@ -32,8 +32,9 @@ from ztnode.worker.handoff_server import (
     Answer,
     HandoffServer,
 )
+from ztnode.worker.moderation import PERIOD
 from ztnode.worker.tcp_pair import finish_on_close, make_pair
-from ztnode.worker.udp_pairs import DatagramRelay
+from ztnode.worker.udp_pairs import BATCH, BUSY_WINDOW, DatagramRelay
 
 
 class Bench(FakeHost):
@@ -396,11 +397,16 @@ class FakeUdp:
         taken, self.failures = self.failures, []
         return taken
 
-    def recvfrom_packed(self) -> tuple[bytes, bytes, int] | None:
-        if not self.queue:
-            return None
-        data, (host, port) = self.queue.pop(0)
-        return data, ip_address(host).packed, port
+    def take(self, limit: int) -> list[tuple[bytes, bytes, int]]:
+        taken, self.queue = self.queue[:limit], self.queue[limit:]
+        return [(data, ip_address(host).packed, port) for data, (host, port) in taken]
+
+    def send_many(self, payloads: Sequence[bytes], remote: bytes, port: int, now: float) -> bool:
+        if len(payloads) == 2:
+            return False  # for whatever reason: then each goes alone
+        for data in payloads:
+            self.sendto_packed(data, remote, port, now)
+        return True
 
     def sendto_packed(self, data: bytes, remote: bytes, port: int, _now: float) -> None:
         if port == 0:
@@ -454,6 +460,86 @@ def test_datagrams_wait_for_a_slow_client(bench: Bench) -> None:
             bench.turn(1)
     client.close()
     bench.turn()
+
+
+class BusyClient:
+    """A client of a relay whose clock the test turns."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.udp = FakeUdp()
+        self.relay = DatagramRelay(cast(UdpSocket, self.udp), bench)
+        client = fetch(bench.connect(bench.server.offer(self.relay)))
+        assert client is not None
+        client.setblocking(False)
+        self.sock = client
+        self.count = 0
+
+    def send(self, count: int) -> int:
+        """As many as there is room for; how many."""
+        for sent in range(count):
+            try:
+                self.sock.send(b"\x00\x04\x00\x35\x0a\x00\x00\x02%d" % self.count)
+            except BlockingIOError:
+                return sent
+            self.count += 1
+        return count
+
+    def pass_time(self, seconds: float) -> None:
+        """With a round of the loop at its end."""
+        self.bench.now += seconds
+        due = self.bench.moderation.next_timer()
+        if due is not None and due <= self.bench.now:
+            self.bench.moderation.handle_timer(self.bench.now)
+
+    def all_sent(self) -> bool:
+        return self.udp.sent == [(b"%d" % number, ("10.0.0.2", 53)) for number in range(self.count)]
+
+
+def test_a_client_of_many_datagrams_is_looked_at_once_in_a_while(bench: Bench) -> None:
+    busy = BusyClient(bench)
+    for _ in range(2):
+        busy.send(BATCH - 4)
+        bench.now += 1.5 * BUSY_WINDOW
+        assert bench.turn(1), "it is waited for"
+    busy.send(1)
+    assert not bench.turn(), "the first of many more wakes nobody"
+    busy.send(40)
+    busy.pass_time(PERIOD)
+    assert busy.all_sent()
+    busy.send(BATCH + 1)
+    busy.pass_time(PERIOD)
+    assert not busy.all_sent()
+    busy.pass_time(0.0)
+    assert busy.all_sent(), "what is more than a batch has its turn at once"
+    for _ in range(2):
+        busy.pass_time(2 * BUSY_WINDOW)
+    busy.send(1)
+    assert bench.turn(1) and busy.all_sent(), "who sends little is waited for again"
+    busy.sock.close()
+    bench.turn()
+    assert busy.udp.closed and bench.moderation.next_timer() is None
+
+
+def test_a_client_waits_while_the_node_does_not_keep_up(bench: Bench) -> None:
+    busy = BusyClient(bench)
+    bench.congested = True
+    taken = busy.send(100_000)
+    assert 0 < taken < 100_000
+    bench.turn()
+    assert not bench.turn(), "nor does the loop spin"
+    busy.pass_time(PERIOD)
+    assert not busy.udp.sent and not busy.send(1), "its send blocks"
+    bench.congested = False
+    for _ in range(taken // BATCH + 1):
+        busy.pass_time(PERIOD)
+        bench.turn(1)
+    assert len(busy.udp.sent) == taken and busy.all_sent()
+    bench.congested = True
+    busy.send(3)
+    busy.sock.close()
+    bench.turn()
+    assert busy.all_sent() and busy.udp.closed, "what it said before its end is said"
 
 
 def test_unfetched_udp_socket_is_closed(bench: Bench) -> None:

@@ -6,6 +6,7 @@ from typing import cast
 
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.worker.handoff_server import Answer
+from ztnode.worker.moderation import Moderation
 from ztnode.worker.poller import Poller
 from ztnode.worker.splice import Splice
 from ztnode.worker.tcp_pair import PairStock
@@ -112,8 +113,13 @@ class FakeHost:
         self.now = 100.0
         self.pairs = PairStock()
         self.counters = {"udp_bad_record": 0, "udp_unsendable": 0}
+        self.moderation = Moderation()
+        self.congested = False
         self.live: set[Splice] = set()
         self.draining: set[Splice] = set()
+
+    def expect_data(self) -> None:
+        """There will be much."""
 
     def splice_started(self, splice: Splice) -> None:
         self.live.add(splice)
