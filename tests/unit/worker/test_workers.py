@@ -182,11 +182,14 @@ async def test_reset_arrives_as_econnreset_after_what_came_before(tmp_path: Path
 @on_loop
 async def test_reset_with_much_undelivered_shows_all_of_it_and_then_the_reset(tmp_path: Path) -> None:
     """The client is slow; what the stack had taken and acknowledged before the reset waits in three buffers."""
-    async with connected_pair(tmp_path) as (_pair, dialled, accepted):
+    async with connected_pair(tmp_path) as (pair, dialled, accepted):
         loop = asyncio.get_running_loop()
         payload = os.urandom(1_500_000)
         await loop.sock_sendall(accepted, payload)
-        await asyncio.sleep(0.3)
+        passed = -1
+        while passed != pair.frames:  # until the buffers are full, however slow the machine is
+            passed = pair.frames
+            await asyncio.sleep(0.3)
         reset(accepted)
         await asyncio.sleep(0.3)
         received = bytearray()
