@@ -430,7 +430,7 @@ class UdpLayer:
                 continue
             if not socket.deliver(bytes(datagram[8:]), source, source_port):
                 port.count("udp_queue_full")
-            self._changed[socket] = None
+            self.changed[socket] = None
         return left
 
     def receive(self, port: Port, source: bytes, destination: bytes, payload: memoryview) -> bool:
