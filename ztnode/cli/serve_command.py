@@ -16,6 +16,7 @@ from ztclient.forms import format_host_port, split_host_port
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, Seconds, example
 from ztnode.cli.forward_commands import Where, flat, mapping_options, refuse_odd_words
 from ztnode.cli.gateway_command import TARGET
+from ztnode.cli.on_loop import ended_by_interrupt
 from ztnode.cli.option_sources import ConfigurableCommand, given
 from ztnode.cli.proxy_command import PROXY_ADDRESS
 from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress
@@ -398,6 +399,8 @@ def serve(
     # The node starts processes and none of them uses this one's channels; gRPC's fork handlers would only say on stderr
     # each time that they were skipped. It reads this when it is imported.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+    ctx.with_resource(ended_by_interrupt())
 
     import uvloop
 
