@@ -1,6 +1,6 @@
 """The servers behind the shared state stores, unchanged from their packages, on loopback; and one that is not: a
-stand-in for Kubernetes' API server, for which there is no package; $KUBE_APISERVER names a real one
-(``kube-apiserver.sh`` beside this builds it).
+stand-in for Kubernetes' API server, for which there is no package (the source of Debian's kubernetes-client has it);
+$KUBE_APISERVER names a real one.
 
 Each can be stopped and started again with what it had.
 """
