@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests on the Pythons there are: .venv/, and of the versions given those that are installed.
 #
-# The newest runs all unit tests, and what they cover is measured: from 3.12 on the interpreter tells that for little.
+# The newest runs all unit tests. What those of the protocols and the stack cover is measured, in which nothing is between
+# processes: from 3.12 on the interpreter tells that for little, but every process that is started loads what measures.
 # .venv/ runs what needs processes and networks. The others run the unit tests in which a version can differ: those about
 # sockets, event loops and processes; codecs and simulations are arithmetic, and commands run in tests/system. There,
 # warnings that a later Python breaks something are errors.
@@ -13,6 +14,10 @@ cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE
 failed=()
 pytest=(-m pytest -n "$(($(nproc) + 1))" --dist loadfile -p no:cacheprovider)
+measured=(
+    tests/unit/{controller,netstack,ring,vl1,vl2,wire}
+    tests/unit/{control/test_controller_service,node/test_ahead}.py # a controller's ways in and out
+)
 differing=(
     tests/unit/{client,control,node,plugins} tests/unit/forwarding/test_forwarding.py
     tests/unit/worker/test_{adoption,handoff,loop,splice,watchdog,worker_protocol}.py
@@ -39,8 +44,11 @@ done
 rm -rf build/coverage && mkdir -p build/coverage
 core=ctrace
 [ "$(version "$newest")" -ge 312 ] && core=sysmon
-run "all unit tests on $("$newest/bin/python" --version), measured" \
-    env COVERAGE_CORE=$core "$newest/bin/coverage" run "${pytest[@]}" tests/unit
+on_newest="on $("$newest/bin/python" --version)"
+run "unit tests of the protocols and the stack $on_newest, measured" \
+    env COVERAGE_CORE=$core "$newest/bin/coverage" run "${pytest[@]}" "${measured[@]}"
+run "the other unit tests $on_newest" \
+    "$newest/bin/python" "${pytest[@]}" tests/unit "${measured[@]/#/--ignore=}"
 run "coverage" deploy/coverage.sh "$newest/bin/coverage"
 run "processes and networks on $(.venv/bin/python --version)" .venv/bin/python "${pytest[@]}" -n "$((3 * $(nproc)))" --ignore=tests/unit
 for environment in "${environments[@]}"; do
