@@ -6,6 +6,7 @@ import sys
 from typing import NoReturn
 
 from ztnode.cli.exit_codes import INTERRUPTED
+from ztnode.cli.interrupts import ended_by_interrupt
 from ztnode.descriptors import open_missing_standard_descriptors
 
 
@@ -13,9 +14,10 @@ def main() -> NoReturn:
     """The console script. Ends the process: 0 done, 1 an error in one line, 2 bad usage, 130 Ctrl-C."""
     try:
         open_missing_standard_descriptors()
-        from ztnode.cli.app import run
+        with ended_by_interrupt():
+            from ztnode.cli.app import run
 
         code = run(sys.argv[1:])
-    except KeyboardInterrupt:  # while modules were still being read, or an error was being told
+    except KeyboardInterrupt:  # before a command was there, or while an error was being told
         code = INTERRUPTED
     sys.exit(code)

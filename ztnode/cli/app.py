@@ -13,6 +13,7 @@ import click
 from ztnode import __version__
 from ztnode.cli.common import describe, example
 from ztnode.cli.exit_codes import INTERRUPTED, PIPE_CLOSED
+from ztnode.cli.interrupts import ended_by_interrupt
 from ztnode.cli.printable import printable
 
 COMMANDS = {
@@ -72,7 +73,8 @@ class Commands(click.Group):
         if where is None:
             return None
         module, _, name = where.partition(":")
-        command = getattr(importlib.import_module(module), name)
+        with ended_by_interrupt():
+            command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
         return command
 

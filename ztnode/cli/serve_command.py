@@ -16,7 +16,7 @@ from ztclient.forms import format_host_port, split_host_port
 from ztnode.cli.common import DIRECTORY, EXISTING_FILE, FILE, NWID, Parameter, Seconds, example
 from ztnode.cli.forward_commands import Where, flat, mapping_options, refuse_odd_words
 from ztnode.cli.gateway_command import TARGET
-from ztnode.cli.on_loop import ended_by_interrupt
+from ztnode.cli.interrupts import ended_by_interrupt
 from ztnode.cli.option_sources import ConfigurableCommand, given
 from ztnode.cli.proxy_command import PROXY_ADDRESS
 from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress
