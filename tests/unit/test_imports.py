@@ -78,7 +78,15 @@ LOADED_BY = {
     ),
     "control plane": (
         "ztnode.serve, ztnode.control.control_server, ztnode.control.readiness, ztnode.names, ztnode.sign_on.members",
-        {"numpy", "dns", "ztnode.controller", "grpc_reflection.v1alpha.reflection", "h11", "requests"},
+        {
+            "numpy",
+            "dns",
+            "ztnode.controller",
+            "grpc_reflection.v1alpha.reflection",
+            "h11",
+            "requests",
+            "ztclient.model",
+        },
     ),
     "worker": ("ztnode.worker.__main__", {"numpy", "asyncio", "cryptography", "grpc", "logging"}),
     "identity helper": ("ztnode.identity_helper", {"asyncio", "ztnode.node", "grpc"}),
