@@ -3,6 +3,7 @@ small requests."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,10 @@ def draw(console: Console, folder: Path) -> int:
         }
         for what, each in work.items():
             for name, file in record(spy, "flamegraph", nodes, folder, each).items():
-                file.replace(folder / f"{what}-{name}.svg")
+                # As its title it has the command, with paths of this machine.
+                drawn = re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\g<1>{what}: the {name} process", file.read_text())
+                (folder / f"{what}-{name}.svg").write_text(drawn)
+                file.unlink()
     console.print(f"the flame graphs are in {folder}")
     return 0
 
