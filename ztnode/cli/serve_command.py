@@ -405,7 +405,7 @@ def serve(
     from ztnode.worker.launch import launch_ahead
 
     if store is None:  # what waits for a lease needs no worker yet
-        launch_ahead(workers)
+        launch_ahead(min(workers, (os.cpu_count() or 1) - 1))  # one core is for the node, which has more to do
 
     import uvloop
 
