@@ -41,6 +41,9 @@ READ_LIMIT: Final = 256 * 1024
 """Bytes of frames that the stack takes in one round: enough to make its batches pay, little enough that a client's
 request does not wait behind a download for more than about a millisecond."""
 STATS_SECONDS: Final = 1.0
+NUMPY_SECONDS: Final = 0.1
+"""From a first client until numpy is loaded, which takes as long and Python's lock five milliseconds at a time: the
+first request is over by then, and a download has not got far."""
 CONTROL_BACKLOG: Final = 8 << 20
 """Bytes for the node that it may leave unread; a node that stalls longer is as good as dead."""
 _OWNER_ROUNDS: Final = 4
@@ -255,7 +258,9 @@ class Worker:
         """There will be much: load what sums long packets quickly."""
         if not self._numpy_asked_for:
             self._numpy_asked_for = True
-            threading.Thread(target=_load_numpy, daemon=True).start()
+            loading = threading.Timer(NUMPY_SECONDS, _load_numpy)
+            loading.daemon = True
+            loading.start()
 
     def splice_started(self, splice: Splice) -> None:
         """One more client."""
