@@ -47,7 +47,7 @@ async def ask_to_join(path: str, request: pb.DialRequest, end: socket.socket) ->
     """Ask the worker itself for a connection, and to join it to ``end``, which stays the caller's to close. False when
     nothing came of it: then the node is to be asked. Raises TimeoutError where the worker does not say: it may have
     joined it, and a second connection on one socket would mix their bytes."""
-    with contextlib.suppress(ConnectionError, FileNotFoundError, PermissionError, BlockingIOError, ValueError):
+    with contextlib.suppress(ConnectionError, FileNotFoundError, PermissionError, ValueError):
         async with _asked(path, request, CLAIM_TIMEOUT, end) as channel:
             return channel.recv(1) == JOINED
     return False
@@ -61,7 +61,7 @@ async def _asked(
     async with asyncio.timeout(timeout):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
             channel.setblocking(False)
-            channel.connect(path)
+            await _connect(channel, path)
             socket.send_fds(channel, [direct_request(request)], [] if end is None else [end.fileno()])
             await readable(channel)
             yield channel
