@@ -141,6 +141,7 @@ class FakeNode:
         self.dials: list[tuple[str, int, int | None, float]] = []
         self.options: list[StreamOptions] = []
         """Of each dial and listener."""
+        self.backlogs: list[int] = []
         self.joined = 0
         self.led_to: Sequence[str] = ()
         self._gateways = Gateways(self._lead)
@@ -413,6 +414,7 @@ class FakeNode:
         listener.setblocking(False)
         listener.bind(("127.0.0.1", 0))
         listener.listen(backlog)
+        self.backlogs.append(backlog)
         bound = (host or "0.0.0.0", port or 40000)
         if bound in self.overlay:
             raise DialError(errno.EADDRINUSE, f"port {port} is in use")
