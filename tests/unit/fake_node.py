@@ -205,7 +205,8 @@ class FakeNode:
         self.asked.append((host, port, nwid))
         real = self.overlay.get((host, port))
         if real is not None and brought:
-            self._join(channel, socket.create_connection(real, 30), socket.socket(fileno=brought[0]), None)
+            client, *way_back = (socket.socket(fileno=each) for each in brought)
+            self._join(channel, socket.create_connection(real, 30), client, way_back[0] if way_back else None)
             return
         for each in brought:
             os.close(each)

@@ -89,6 +89,15 @@ class ClientOverlay:
                 return
         await self._pump(handoff, connected)
 
+    async def dial_and_lend(
+        self, host: str, port: int, timeout: float, client: socket.socket, way_back: socket.socket
+    ) -> bool:
+        """See Overlay."""
+        path = self._node.control.direct_path
+        if not path or not is_numeric(host):
+            return False
+        return await ask_to_join(path, pb.DialRequest(ip=host, port=port, timeout=duration(timeout)), client, way_back)
+
     async def lend(self, handoff: Handoff, client: socket.socket, way_back: socket.socket) -> bool:
         """See Overlay."""
         if not _within_reach(handoff):

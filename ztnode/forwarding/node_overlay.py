@@ -51,6 +51,13 @@ class NodeOverlay:
         """See Overlay."""
         await give(handoff, connected)
 
+    async def dial_and_lend(
+        self, host: str, port: int, timeout: float, client: socket.socket, way_back: socket.socket
+    ) -> bool:
+        """See Overlay: the node is here, and as quickly asked."""
+        del host, port, timeout, client, way_back
+        return False
+
     async def lend(self, handoff: Handoff, client: socket.socket, way_back: socket.socket) -> bool:
         """See Overlay."""
         await give(handoff, client, way_back)
