@@ -245,7 +245,7 @@ class FakeNode:
         self.joined += 1
         target = both if way_back is None else partial(borrow, connected, brought, way_back)
         threading.Thread(target=target, daemon=True).start()
-        with channel:
+        with channel, contextlib.suppress(OSError):  # who does not wait to hear it has gone
             channel.send(JOINED)
 
     def _give(self, channel: socket.socket, connected: socket.socket) -> None:
