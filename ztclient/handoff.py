@@ -88,7 +88,7 @@ def ask(path: str, request: pb.DialRequest) -> Connection | None:
     half a second, whatever the reason: then the node is to be asked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel, contextlib.suppress(OSError, ValueError):
         channel.settimeout(PATIENCE)
-        channel.connect(path)
+        _connect(channel, path, time.monotonic() + PATIENCE)
         channel.send(direct_request(request))
         return asked_for(channel, request)
     return None

@@ -2,9 +2,10 @@
 process is all the others. It moves frames between the worker's rings and a stack that serves, and is the clients that
 ask, with connections that it was given at the hand-off socket.
 
-    python -m tests.bench.bench_requests [--connections N ...] [--tree DIRECTORY]
+    python -m tests.bench.bench_requests [--connections N ...] [--tree DIRECTORY] [--by forward|proxy ...]
 
-``--tree``: beside it the worker of another checkout of this repository, by turns.
+``--tree``: beside it the worker of another checkout of this repository, by turns. ``--by proxy``: the clients are lent
+to the worker by an HTTP proxy, and ask in absolute form; what that costs is what is more than by ``forward``.
 """
 
 from __future__ import annotations
@@ -30,12 +31,16 @@ from ztnode.netstack.tcp.listener import TcpListener
 from ztnode.ring import Ring
 from ztnode.wire import checksum
 from ztnode.worker import protocol
-from ztnode.worker.handoff_server import ASK, REQUEST
+from ztnode.worker.handoff_server import ASK, JOINED, REQUEST
+from ztnode.worker.loan import Loan, build_loan, channel
 
 OWN, PEER, PORT = "10.121.15.10", "10.121.15.30", 80
 NWID: Final = 0x8056C2E21C000001
 MAC, PEER_MAC = 0x02AABBCC0001, 0x02AABBCC0002
-QUESTION: Final = b"GET /1024 HTTP/1.1\r\nHost: 10.121.15.30:5381\r\n\r\n"
+_HOST: Final = b"\r\nHost: %b\r\n" % PEER.encode()
+QUESTION: Final = b"GET /1024 HTTP/1.1" + _HOST + b"\r\n"
+FOR_A_PROXY: Final = QUESTION.replace(b"/", b"http://%b/" % PEER.encode(), 1)
+"""As ``wrk`` asks with such a path."""
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 1024\r\nContent-Type: application/octet-stream\r\n\r\n" + bytes(
     1024
 )
@@ -64,8 +69,8 @@ class Far:
                 while item.accept() is not None:
                     pass
             elif isinstance(item, TcpConnection) and item.readable:
-                asked = sum(map(len, item.read(1 << 20)))
-                item.write(ANSWER * (asked // len(QUESTION)))
+                asked = b"".join(item.read(1 << 20))
+                item.write(ANSWER * asked.count(b"\r\n\r\n"))
         self.stack.copy_unread()
         self._from.release()
         frames = self.stack.to_send(now)
@@ -105,16 +110,25 @@ def worker(tree: str) -> Iterator[tuple[int, str, Ring, Ring]]:
             process.wait(5)
 
 
-def ask(path: str, far: Far) -> socket.socket:
-    """A connection, from the worker itself."""
+def lend(stack: contextlib.ExitStack, path: str, far: Far, by: str) -> socket.socket:
+    """A client whose socket the worker has joined to a connection, as ``forward`` or the proxy accepted it."""
     request = REQUEST.pack(4, 0, ip_address(PEER).packed.ljust(16, b"\0"), PORT, NWID, 5000, b"")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = stack.enter_context(socket.create_connection(listener.getsockname()))
+        accepted, _ = listener.accept()
+    ours, way_back = channel()
+    stack.enter_context(ours)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, accepted, way_back:
+        brought = [accepted.fileno()]
+        if by == "proxy":
+            brought.append(way_back.fileno())
+            ours.send(build_loan(Loan(PEER, PORT, None, b"")))
         sock.connect(path)
-        sock.sendall(ASK + request)
+        socket.send_fds(sock, [ASK + request], brought)
         while not select.select([sock], [], [], 0.001)[0]:
             far.turn()
-        _, descriptors, _, _ = socket.recv_fds(sock, 64, 1)
-    client = socket.socket(fileno=descriptors[0])
+        if sock.recv(64) != JOINED:
+            raise OSError("the worker did not take it")
     client.setblocking(False)
     return client
 
@@ -129,10 +143,11 @@ def cpu(pid: int) -> tuple[float, float]:
 class Side:
     """One worker and its clients, each with one request under way at a time."""
 
-    def __init__(self, stack: contextlib.ExitStack, tree: str, connections: int) -> None:
+    def __init__(self, stack: contextlib.ExitStack, tree: str, by: str, connections: int) -> None:
         self._pid, path, to_worker, self._ring = stack.enter_context(worker(tree))
         self._far = Far(to_worker, self._ring)
-        clients = [stack.enter_context(ask(path, self._far)) for _ in range(connections)]
+        clients = [lend(stack, path, self._far, by) for _ in range(connections)]
+        self._question = FOR_A_PROXY if by == "proxy" else QUESTION
         self._clients = {client.fileno(): client for client in clients}
 
     def run(self, seconds: float) -> tuple[float, float, float]:
@@ -145,7 +160,7 @@ class Side:
                 epoll.register(descriptor, select.EPOLLIN)
             before, started = cpu(self._pid), time.perf_counter()
             for client in clients.values():
-                client.send(QUESTION)
+                client.send(self._question)
             while busy:
                 self._far.turn()
                 for descriptor, _ in epoll.poll(0.05 if ring.prepare_sleep() else 0):
@@ -158,7 +173,7 @@ class Side:
                     done += 1
                     missing[descriptor] = len(ANSWER)
                     if time.perf_counter() < started + seconds:
-                        clients[descriptor].send(QUESTION)
+                        clients[descriptor].send(self._question)
                     else:
                         busy -= 1
             elapsed, after = time.perf_counter() - started, cpu(self._pid)
@@ -171,24 +186,25 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tree", default="")
+    parser.add_argument("--by", nargs="+", choices=("forward", "proxy"), default=["forward"])
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 20, 100])
     arguments = parser.parse_args()
     checksum.use_numpy()
-    trees = dict.fromkeys(("", arguments.tree))
+    kinds = [(by, tree) for by in arguments.by for tree in dict.fromkeys(("", arguments.tree))]
     print("CPU of the worker, µs a request    connections    user  system   together   requests/s")
     for connections in arguments.connections:
         with contextlib.ExitStack() as stack:
-            sides = {tree: Side(stack, tree, connections) for tree in trees}
-            found: dict[str, list[tuple[float, float, float]]] = {tree: [] for tree in trees}
+            sides = {(by, tree): Side(stack, tree, by, connections) for by, tree in kinds}
+            found: dict[tuple[str, str], list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
             for side in sides.values():
                 side.run(0.5)  # numpy is being loaded
             for _ in range(arguments.rounds):
-                for tree, side in sides.items():
-                    found[tree].append(side.run(arguments.seconds))
-        for tree, rounds in found.items():
+                for kind, side in sides.items():
+                    found[kind].append(side.run(arguments.seconds))
+        for (by, tree), rounds in found.items():
             user, system, rate = map(statistics.median, zip(*rounds, strict=True))
             figures = f"{user:>8.1f}{system:>8.1f}{user + system:>11.1f}{rate:>13.0f}"
-            print(f"{tree or 'this checkout':<35}{connections:>11}{figures}")
+            print(f"{by + ', ' + (tree or 'this checkout'):<35}{connections:>11}{figures}")
 
 
 if __name__ == "__main__":

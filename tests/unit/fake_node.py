@@ -141,6 +141,7 @@ class FakeNode:
         self.dials: list[tuple[str, int, int | None, float]] = []
         self.options: list[StreamOptions] = []
         """Of each dial and listener."""
+        self.backlogs: list[int] = []
         self.joined = 0
         self.led_to: Sequence[str] = ()
         self._gateways = Gateways(self._lead)
@@ -204,7 +205,8 @@ class FakeNode:
         self.asked.append((host, port, nwid))
         real = self.overlay.get((host, port))
         if real is not None and brought:
-            self._join(channel, socket.create_connection(real, 30), socket.socket(fileno=brought[0]), None)
+            client, *way_back = (socket.socket(fileno=each) for each in brought)
+            self._join(channel, socket.create_connection(real, 30), client, way_back[0] if way_back else None)
             return
         for each in brought:
             os.close(each)
@@ -243,7 +245,7 @@ class FakeNode:
         self.joined += 1
         target = both if way_back is None else partial(borrow, connected, brought, way_back)
         threading.Thread(target=target, daemon=True).start()
-        with channel:
+        with channel, contextlib.suppress(OSError):  # who does not wait to hear it has gone
             channel.send(JOINED)
 
     def _give(self, channel: socket.socket, connected: socket.socket) -> None:
@@ -413,6 +415,7 @@ class FakeNode:
         listener.setblocking(False)
         listener.bind(("127.0.0.1", 0))
         listener.listen(backlog)
+        self.backlogs.append(backlog)
         bound = (host or "0.0.0.0", port or 40000)
         if bound in self.overlay:
             raise DialError(errno.EADDRINUSE, f"port {port} is in use")

@@ -45,6 +45,8 @@ class Control:
         self.stub: NodeServiceAsyncStub = NodeServiceStub(self._channel)
         self.direct_path = ""
         """As of ztclient.channel.Control."""
+        self.first_dial: asyncio.Future[None] | None = None
+        """Done when the first Dial on this channel is answered, or has taken too long for others to wait for."""
 
     def learn(self, answer: pb.DialResponse) -> None:
         """Where the next connection may be asked for."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ztclient.aio import byte_stream, handoff
 from ztclient.forms import is_numeric
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from ztclient.aio.channel import Control
     from ztclient.v1 import node_pb2 as pb
 
+HEAD_START: Final = 0.2
+"""Seconds that dials wait for the answer to the first one on a channel, which says whom to ask from then on."""
+
 
 async def dial(control: Control, request: pb.DialRequest, timeout: float) -> Connection:
     """A connected socket, which does not block, as ``request`` asks for it. ``timeout``: seconds until the node must
@@ -23,15 +27,47 @@ async def dial(control: Control, request: pb.DialRequest, timeout: float) -> Con
 
     if control.address.scheme != "unix":
         return await _by_stream(control, pb.StreamRequest(dial=request), timeout)
-    if control.direct_path and is_numeric(request.ip):
-        began = time.monotonic()
-        asked = await handoff.ask(control.direct_path, request)
+    if is_numeric(request.ip):
+        asked = await _by_worker(control, request)
         if asked is not None:
             return asked
-        request.timeout.CopyFrom(remaining(request.timeout, began))
-    answer: pb.DialResponse = await control.call(control.stub.Dial, request, timeout)
-    control.learn(answer)
+    answer = await _by_node(control, request, timeout)
     return await connected_socket(control, answer.connection)
+
+
+async def _by_worker(control: Control, request: pb.DialRequest) -> Connection | None:
+    """What the worker itself is asked for, where it is known and answers at once. Two hundred dials at once would be
+    two hundred calls of the node, all but one of them needless: the others wait for the first to say who it is, but
+    what takes longer than usual holds nobody up a second time."""
+    first = control.first_dial
+    if not control.direct_path and (first is None or first.done()):
+        return None
+    began = time.monotonic()
+    if not control.direct_path and first is not None:
+        await asyncio.wait([first], timeout=HEAD_START)
+        _finish(first)
+    asked = await handoff.ask(control.direct_path, request) if control.direct_path else None
+    if asked is None:
+        request.timeout.CopyFrom(remaining(request.timeout, began))
+    return asked
+
+
+async def _by_node(control: Control, request: pb.DialRequest, timeout: float) -> pb.DialResponse:
+    first: asyncio.Future[None] | None = None
+    if control.first_dial is None:
+        first = control.first_dial = asyncio.get_running_loop().create_future()
+    try:
+        answer: pb.DialResponse = await control.call(control.stub.Dial, request, timeout)
+        control.learn(answer)
+        return answer
+    finally:
+        if first is not None:
+            _finish(first)
+
+
+def _finish(first: asyncio.Future[None]) -> None:
+    if not first.done():
+        first.set_result(None)
 
 
 async def connected_socket(control: Control, made: pb.Connection) -> Connection:

@@ -43,26 +43,27 @@ async def ask(path: str, request: pb.DialRequest) -> Connection | None:
     return None
 
 
-async def ask_to_join(path: str, request: pb.DialRequest, end: socket.socket) -> bool:
-    """Ask the worker itself for a connection, and to join it to ``end``, which stays the caller's to close. False when
-    nothing came of it: then the node is to be asked. Raises TimeoutError where the worker does not say: it may have
-    joined it, and a second connection on one socket would mix their bytes."""
-    with contextlib.suppress(ConnectionError, FileNotFoundError, PermissionError, BlockingIOError, ValueError):
-        async with _asked(path, request, CLAIM_TIMEOUT, end) as channel:
+async def ask_to_join(path: str, request: pb.DialRequest, *ends: socket.socket) -> bool:
+    """Ask the worker itself for a connection, and to join it to an end, which stays the caller's to close; two ends are
+    a client that is lent and its way back. False when nothing came of it: then the node is to be asked. Raises
+    TimeoutError where the worker does not say: it may have joined it, and a second connection on one socket would mix
+    their bytes."""
+    with contextlib.suppress(ConnectionError, FileNotFoundError, PermissionError, ValueError):
+        async with _asked(path, request, CLAIM_TIMEOUT, *ends) as channel:
             return channel.recv(1) == JOINED
     return False
 
 
 @contextlib.asynccontextmanager
 async def _asked(
-    path: str, request: pb.DialRequest, timeout: float, end: socket.socket | None = None
+    path: str, request: pb.DialRequest, timeout: float, *ends: socket.socket
 ) -> AsyncIterator[socket.socket]:
     """Where the worker's answer is to be read. Raises OSError, ValueError."""
     async with asyncio.timeout(timeout):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
             channel.setblocking(False)
-            channel.connect(path)
-            socket.send_fds(channel, [direct_request(request)], [] if end is None else [end.fileno()])
+            await _connect(channel, path)
+            socket.send_fds(channel, [direct_request(request)], [end.fileno() for end in ends])
             await readable(channel)
             yield channel
 

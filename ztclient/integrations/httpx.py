@@ -23,37 +23,12 @@ import httpx
 
 from ztclient import aio
 from ztclient.integrations.httpx_pool import AsyncPool
+from ztclient.integrations.httpx_stream import CONNECTING, READING, WRITING, AsyncStream
 from ztclient.node import Node
 from ztclient.web import as_node
 
 LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 """Those of httpx."""
-
-
-class _Translated:
-    """From what sockets raise to what httpcore raises. A class, for a generator costs a request several times as
-    much."""
-
-    __slots__ = ("_failure", "_timeout")
-
-    def __init__(self, timeout: type[Exception], failure: type[Exception]) -> None:
-        self._timeout = timeout
-        self._failure = failure
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, TimeoutError):
-            raise self._timeout(str(error) or "timed out") from error
-        if isinstance(error, OSError):
-            raise self._failure(str(error)) from error
-
-
-_CONNECTING: Final = _Translated(httpcore.ConnectTimeout, httpcore.ConnectError)
-_READING: Final = _Translated(httpcore.ReadTimeout, httpcore.ReadError)
-_WRITING: Final = _Translated(httpcore.WriteTimeout, httpcore.WriteError)
 
 
 class _Stream(httpcore.NetworkStream):
@@ -63,12 +38,12 @@ class _Stream(httpcore.NetworkStream):
         self._sock = sock
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _READING:
+        with READING:
             self._sock.settimeout(timeout)
             return bytes(self._sock.recv(max_bytes))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with _WRITING:
+        with WRITING:
             self._sock.settimeout(timeout)
             self._sock.sendall(buffer)
 
@@ -78,7 +53,7 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: tls.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        with _CONNECTING:
+        with CONNECTING:
             try:
                 self._sock.settimeout(timeout)
                 return _Stream(ssl_context.wrap_socket(self._sock, server_hostname=server_hostname))
@@ -115,57 +90,11 @@ class _Backend(httpcore.NetworkBackend):
         socket_options: Any = None,
     ) -> httpcore.NetworkStream:
         source = None if local_address is None else (local_address, 0)
-        with _CONNECTING:
+        with CONNECTING:
             connected = as_node(self._node).create_connection((host, port), timeout, source)
             for option in socket_options or ():
                 connected.setsockopt(*option)
             return _Stream(connected)
-
-
-class _AsyncStream(httpcore.AsyncNetworkStream):
-    """The streams of a connection as httpcore has them."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _READING:
-            async with asyncio.timeout(timeout):
-                return await self._reader.read(max_bytes)
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        writer = self._writer
-        if buffer:
-            writer.write(buffer)
-        if not writer.transport.get_write_buffer_size() and not writer.is_closing():
-            return  # it is all with the kernel: there is nothing to wait for, nor a timer to set
-        with _WRITING:
-            async with asyncio.timeout(timeout):
-                await writer.drain()
-
-    async def aclose(self) -> None:
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
-
-    async def start_tls(
-        self, ssl_context: tls.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        with _CONNECTING:
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._writer.start_tls(ssl_context, server_hostname=server_hostname)
-            except BaseException:
-                self._writer.close()
-                raise
-        return self
-
-    def get_extra_info(self, info: str) -> Any:
-        names = {"client_addr": "sockname", "server_addr": "peername"}
-        if info == "is_readable":  # of a connection that is idle: something came, if only the end
-            return self._reader.at_eof() or self._writer.is_closing()
-        return self._writer.get_extra_info(names.get(info, info))
 
 
 class _AsyncBackend(httpcore.AsyncNetworkBackend):
@@ -180,13 +109,14 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Any = None,
     ) -> httpcore.AsyncNetworkStream:
-        with _CONNECTING:
+        with CONNECTING:
             if local_address is not None:
                 raise OSError("the source address on the overlay cannot be chosen here")
-            reader, writer = await aio.open_connection(host, port, node=self._node, timeout=timeout, limit=1 << 20)
+            node = self._node if isinstance(self._node, aio.Node) else aio.Node(self._node)
+            stream = await AsyncStream.connect(node, host, port, timeout)
             for option in socket_options or ():
-                writer.get_extra_info("socket").setsockopt(*option)
-            return _AsyncStream(reader, writer)
+                stream.get_extra_info("socket").setsockopt(*option)
+            return stream
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -18,6 +18,7 @@ from ztclient.loopback import reset_on_close, socket_pair, tuned
 from ztclient.reach import SLACK, resolved, udp_request
 from ztclient.times import duration
 from ztclient.v1 import node_pb2 as pb
+from ztnode.forwarding.local import BACKLOG
 from ztnode.node.api import Handoff
 from ztnode.node.handoffs import claim, drop, give
 from ztnode.wire.endpoint import Endpoint
@@ -59,7 +60,8 @@ class ClientOverlay:
     async def listen(self, host: str | None, port: int) -> tuple[int, Endpoint]:
         """See Overlay."""
         control = self._node.control
-        lease: Any = control.stub.Listen(pb.ListenRequest(ip=host or "", port=port), metadata=control.metadata)
+        request = pb.ListenRequest(ip=host or "", port=port, backlog=BACKLOG)
+        lease: Any = control.stub.Listen(request, metadata=control.metadata)
         with control.translated():
             answer = await asyncio.to_thread(next, lease, None)
         if answer is None:
@@ -86,6 +88,15 @@ class ClientOverlay:
                 await give(handoff, connected)
                 return
         await self._pump(handoff, connected)
+
+    async def dial_and_lend(
+        self, host: str, port: int, timeout: float, client: socket.socket, way_back: socket.socket
+    ) -> bool:
+        """See Overlay."""
+        path = self._node.control.direct_path
+        if not path or not is_numeric(host):
+            return False
+        return await ask_to_join(path, pb.DialRequest(ip=host, port=port, timeout=duration(timeout)), client, way_back)
 
     async def lend(self, handoff: Handoff, client: socket.socket, way_back: socket.socket) -> bool:
         """See Overlay."""

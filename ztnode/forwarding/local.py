@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from ztnode.forwarding.mapping import LocalAddress, UnixAddress
 
 BACKLOG: Final = 1024
+"""Connections that may wait, from the overlay and from this machine: the servers behind have queues of their own."""
 CONNECT_SECONDS: Final = 4.0
 """A server of this machine or its neighborhood answers within it, or is dead; the overlay's peer waits meanwhile."""
 RETRY_SECONDS: Final = 0.2

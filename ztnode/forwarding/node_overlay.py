@@ -7,6 +7,7 @@ import contextlib
 import socket
 
 from ztclient.forms import is_numeric
+from ztnode.forwarding.local import BACKLOG
 from ztnode.names import Resolver, racing
 from ztnode.node.api import Handoff, NodeApi
 from ztnode.node.handoffs import claim, claim_records, drop, give
@@ -32,7 +33,7 @@ class NodeOverlay:
 
     async def listen(self, host: str | None, port: int) -> tuple[int, Endpoint]:
         """See Overlay."""
-        return await self._node.listen(host, port)
+        return await self._node.listen(host, port, backlog=BACKLOG)
 
     async def accept(self, listener: int) -> Handoff:
         """See Overlay."""
@@ -49,6 +50,13 @@ class NodeOverlay:
     async def join(self, handoff: Handoff, connected: socket.socket) -> None:
         """See Overlay."""
         await give(handoff, connected)
+
+    async def dial_and_lend(
+        self, host: str, port: int, timeout: float, client: socket.socket, way_back: socket.socket
+    ) -> bool:
+        """See Overlay: the node is here, and as quickly asked."""
+        del host, port, timeout, client, way_back
+        return False
 
     async def lend(self, handoff: Handoff, client: socket.socket, way_back: socket.socket) -> bool:
         """See Overlay."""

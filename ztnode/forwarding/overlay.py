@@ -32,6 +32,12 @@ class Overlay(Protocol):
         """Join a connection and a connected socket, which is no longer the caller's. When this returns, neither needs
         anybody's care."""
 
+    async def dial_and_lend(
+        self, host: str, port: int, timeout: float, client: socket.socket, way_back: socket.socket
+    ) -> bool:
+        """As ``lend``, to a connection that the worker itself makes, where it can be asked and answers at once. False
+        where nothing came of that. Raises OSError where nobody knows."""
+
     async def lend(self, handoff: Handoff, client: socket.socket, way_back: socket.socket) -> bool:
         """As ``join``, of a client that comes back by ``way_back`` (``worker/loan.py``); that stays the caller's. False
         where the worker is out of reach: then nothing has happened."""

@@ -171,15 +171,9 @@ class _Fetching:
                     break
                 credentials = check_authorization(head, self._service.check_password)
                 request = target_of(head)
-                try:
-                    reached = await self._service.reach(request.host, request.port)
-                except OSError as error:
-                    raise _Unreached(_failure(error)) from None
                 loan = Loan(request.host, request.port, credentials, data)
-                if isinstance(reached, socket.socket):
-                    data = await self._copy(loan, reached)
-                else:
-                    data = await self._lend(loan, reached)
+                passed_on = await self._lend(loan, None)
+                data = await self._reach(loan) if passed_on is None else passed_on
         except BadRequest as error:
             await loop.sock_sendall(self._client, error.answer)
         except _Unreached as error:
@@ -192,16 +186,31 @@ class _Fetching:
         finally:
             self._client.close()
 
-    async def _lend(self, loan: Loan, handoff: Handoff) -> bytes:
+    async def _reach(self, loan: Loan) -> bytes:
+        """As ``_lend``, to whatever way there is."""
+        try:
+            reached = await self._service.reach(loan.host, loan.port)
+        except OSError as error:
+            raise _Unreached(_failure(error)) from None
+        if isinstance(reached, socket.socket):
+            return await self._copy(loan, reached)
+        data = await self._lend(loan, reached)
+        return await self._copy(loan, await self._overlay.fetch(reached)) if data is None else data
+
+    async def _lend(self, loan: Loan, handoff: Handoff | None) -> bytes | None:
         """The client's socket to the worker, and what the client asks of somebody else once it is back; nothing when
-        its connection has ended. Raises OSError."""
+        its connection has ended, and None when the worker has not taken it. Without a ``handoff`` the worker is asked
+        to dial. Raises OSError."""
         ours, way_back = channel()
         with ours:
             with way_back:
                 ours.send(build_loan(loan))
-                lent = await self._overlay.lend(handoff, self._client, way_back)
+                if handoff is None:
+                    lent = await self._overlay.dial_and_lend(loan.host, loan.port, DIAL_SECONDS, self._client, way_back)
+                else:
+                    lent = await self._overlay.lend(handoff, self._client, way_back)
             if not lent:
-                return await self._copy(loan, await self._overlay.fetch(handoff))
+                return None
             returned = await _returned(ours)
         if returned is None:
             return b""

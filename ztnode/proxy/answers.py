@@ -10,7 +10,7 @@ import re
 from collections import deque
 from typing import Final
 
-from ztnode.proxy.http import HEAD_END, MAX_HEAD, BadRequest, Chunked, Length, parse_fields
+from ztnode.proxy.http import HEAD_END, MAX_HEAD, REMEMBERED, BadRequest, Chunked, Length, parse_fields
 from ztnode.wire.buffer import Buffer
 
 MAX_OWED: Final = 256
@@ -29,6 +29,9 @@ class AnswerStream:
         # What has been passed on of a head, or of a chunk's, that is not whole yet.
         self._partial = b""
         self._to_the_end = False
+        # The last head that said how long its answer is, and how long that was, head and all.
+        self._head = b""
+        self._length = -1
 
     def expect(self, request: bytes) -> None:
         """A request, as it begins, has gone to the server."""
@@ -53,6 +56,13 @@ class AnswerStream:
         """How many bytes of ``data``, which came next, belong to answers that are owed."""
         if self._to_the_end:
             return len(data)
+        left = self._length - len(data)
+        if left >= 0 and self._begins_like_the_last(data):
+            if left:
+                self._body = Length(left)
+            else:
+                self._owed.popleft()
+            return len(data)
         if isinstance(self._body, Length) and self._body.left >= len(data):
             return self._end(self._body, self._body.measure(data))  # as most are: without a look at it
         before = len(self._partial)
@@ -67,6 +77,12 @@ class AnswerStream:
                 return len(data)
             del rest[:taken]
         return len(data) if self._to_the_end else whole - len(rest) - before
+
+    def _begins_like_the_last(self, data: Buffer) -> bool:
+        """Whether ``data`` begins an answer with a head that need not be taken apart again."""
+        if self._body is not None or self._partial or not self._owed or self._owed[0]:
+            return False
+        return bytes(data[: len(self._head)]) == self._head
 
     def _take(self, data: bytearray) -> int:
         try:
@@ -87,24 +103,29 @@ class AnswerStream:
             if len(data) >= MAX_HEAD:
                 self.expect_anything()
             return 0
-        line, _, block = bytes(data[:end]).partition(b"\r\n")
+        head = bytes(data[: end + len(HEAD_END)])
+        line, _, block = head[:end].partition(b"\r\n")
         status = _STATUS_LINE.fullmatch(line)
         if status is None or status[1] == b"101":
             self.expect_anything()
         elif not status[1].startswith(b"1"):
-            self._begin(status[1], parse_fields(block))
-        return end + len(HEAD_END)
+            self._begin(head, status[1], parse_fields(block))
+        return len(head)
 
-    def _begin(self, status: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> None:
+    def _begin(self, head: bytes, status: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> None:
         codings = [value.lower() for name, value in fields if name.lower() == _CODINGS]
         lengths = {value for name, value in fields if name.lower() == _LENGTHS}
         if self._owed[0] or status in (b"204", b"304"):
             self._owed.popleft()
         elif codings == [b"chunked"] and not lengths:
             self._body = Chunked()
-        elif codings or len(lengths) != 1 or not (length := lengths.pop()).isdigit() or len(length) > 18:
+        elif codings or len(lengths) != 1 or not (text := lengths.pop()).isdigit() or len(text) > 18:
             self.expect_anything()  # the end of the connection is that of the answer
-        elif int(length):
-            self._body = Length(int(length))
         else:
-            self._owed.popleft()
+            length = int(text)
+            if len(head) <= REMEMBERED:
+                self._head, self._length = head, len(head) + length
+            if length:
+                self._body = Length(length)
+            else:
+                self._owed.popleft()

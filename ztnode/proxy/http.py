@@ -22,7 +22,7 @@ from ztnode.wire.buffer import Buffer
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request line and its fields."""
 _MAX_CHUNK_LINE: Final = 1024
-_REMEMBERED: Final = 1024
+REMEMBERED: Final = 1024
 """A client says the same fields again and again; blocks of so many bytes are remembered, a few dozen of them."""
 HEAD_END: Final = b"\r\n\r\n"
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) (HTTP/1\.[01])")
@@ -97,7 +97,7 @@ def parse_head(data: bytes | bytearray | memoryview) -> Head | None:
     request = _REQUEST_LINE.fullmatch(line)
     if request is None:
         raise BadRequest(400, "Bad Request", "not an HTTP/1.1 request line")
-    fields = parse_fields(block) if len(block) <= _REMEMBERED else parse_fields.__wrapped__(block)
+    fields = parse_fields(block) if len(block) <= REMEMBERED else parse_fields.__wrapped__(block)
     return Head(request[1], request[2], request[3], fields, end + len(HEAD_END))
 
 
@@ -193,7 +193,7 @@ def target_of(head: Head) -> Request:
 
 def _split_target(target: bytes) -> tuple[Request, bytes, bytes]:
     """Whom it is for, and the authority and the path as the server gets them. Raises BadRequest."""
-    return (_split_short_target if len(target) <= _REMEMBERED else _split_short_target.__wrapped__)(target)
+    return (_split_short_target if len(target) <= REMEMBERED else _split_short_target.__wrapped__)(target)
 
 
 @functools.lru_cache(64)
@@ -321,11 +321,17 @@ class RequestStream:
         self._fields: tuple[tuple[bytes, bytes], ...] | None = None
         self._version = b""
         self._passed = _Passed(b"", 0, False)
+        self.repeatable = b""
+        """The last that was received, where it was one whole request without a body: should the very same bytes come
+        next, for the same target, they come to ``repeated``, and ``receive`` need not see them. Clients that keep a
+        connection say the same thing again and again. Empty where that is not so."""
+        self.repeated = b""
 
     def receive(self, data: bytes, target: tuple[str, int] | None = None) -> Iterator[tuple[Request | None, bytes]]:
         """Take what the client sent. Yields what goes out, in order: the head of a request with whom it is for, and
         pieces of its body with None. Raises BadRequest, and AnotherTarget for a request that is not for ``target``
         (host, port) where that is given; neither has taken anything of what it complains of."""
+        self.repeatable = b""
         self._buffer += data
         while self._buffer:
             if self._raw:
@@ -334,7 +340,11 @@ class RequestStream:
                 head = parse_head(self._buffer)
                 if head is None:
                     return
-                yield self._begin(head, target)
+                request, begun = self._begin(head, target)
+                alone = head.length == len(data) <= REMEMBERED and not self._buffer
+                if alone and self._body is None and not self._raw:
+                    self.repeatable, self.repeated = data, begun
+                yield request, begun
             else:
                 taken = self._body.measure(self._buffer)
                 done = self._body.done

@@ -18,7 +18,7 @@ from ztnode.proxy.http import AnotherTarget, BadRequest, RequestStream
 from ztnode.worker.adoption import adopt, let_go
 from ztnode.worker.loan import MAX_MESSAGE, Return, build_return, parse_loan, split
 from ztnode.worker.poller import READ
-from ztnode.worker.splice import FIRST_READ, Splice, SpliceHost
+from ztnode.worker.splice import CHUNK, FIRST_READ, Splice, SpliceHost
 from ztnode.worker.tcp_pair import finish_on_close
 
 if TYPE_CHECKING:
@@ -75,21 +75,21 @@ class RequestSplice(Splice):
                 self._pass_on(loan.data)
 
     def _read(self) -> list[Buffer]:
-        views: list[Buffer] = []
         if self._unasked:
-            return views
-        for view in super()._read():
+            return []
+        views = self.connection.read(CHUNK)
+        for position, view in enumerate(views):
             size = self._answers.measure(view)
             if size < len(view):
                 self._unasked = True
-                views.append(view[:size])
-                break
-            views.append(view)
+                return [*views[:position], view[:size]]
         return views
 
     def _deliver(self) -> bool:
         self._moved = True
-        return super()._deliver() and not self._settle()
+        if not super()._deliver():
+            return False
+        return (self._leaving is None and not self._unasked) or not self._settle()
 
     def _settle(self) -> bool:
         """Whether this splice has ended, as what was to be delivered has been."""
@@ -104,14 +104,18 @@ class RequestSplice(Splice):
     def _has_room(self) -> bool:
         return self._leaving is None and self._answers.owed <= MAX_OWED and super()._has_room()
 
-    def _collect(self) -> None:
-        if self._answers.owed > MAX_OWED:
-            self._watch(self._mask & ~READ)  # until some of them have come
-        else:
-            super()._collect()
-
     def _pass_on(self, data: bytes) -> None:
         self._moved = True
+        requests = self._requests
+        if data == requests.repeatable:
+            self._answers.expect(requests.repeated)
+            self.connection.write(requests.repeated)
+        else:
+            self._pass_on_requests(data)
+        if self._answers.owed > MAX_OWED and self._fd >= 0:
+            self._watch(self._mask & ~READ)  # until some of them have come
+
+    def _pass_on_requests(self, data: bytes) -> None:
         try:
             for request, piece in self._requests.receive(data, self._target):
                 if request is not None:

@@ -15,6 +15,8 @@ import ztclient
 from tests.unit.fake_node import IP, NWID, RunningNode
 from tests.unit.peers import echo, peer
 from ztclient import aio, handoff
+from ztclient.aio import dialling
+from ztclient.aio import handoff as aio_handoff
 from ztclient.v1 import node_pb2 as pb
 from ztnode.node.api import StreamOptions
 
@@ -67,6 +69,43 @@ def test_from_an_event_loop(node: ztclient.Node, running_node: RunningNode) -> N
     asyncio.run(main())
     assert len(running_node.node.asked) == 3
     assert len(running_node.node.dials) == 3
+
+
+def test_of_many_dials_at_once_on_an_event_loop_the_node_sees_one(
+    running_node: RunningNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than wait in the worker's queue, too."""
+    monkeypatch.setattr(dialling, "HEAD_START", 20)
+    monkeypatch.setattr(aio_handoff, "PATIENCE", 20)
+    running_node.node.direct_dials = True
+
+    async def main() -> None:
+        client = aio.Node(state=running_node.state)
+        for connected in await asyncio.gather(*(client.dial(HOST, 7, 20) for _ in range(150))):
+            connected.close()
+
+    with peer(echo) as real:
+        running_node.serve(HOST, 7, real)
+        asyncio.run(main())
+    assert len(running_node.node.dials) == 1
+    assert len(running_node.node.asked) == 149
+
+
+def test_a_first_dial_that_takes_long_holds_the_others_up_once(running_node: RunningNode) -> None:
+    running_node.node.direct_dials = True
+
+    async def main() -> None:
+        client = aio.Node(state=running_node.state)
+        absent = asyncio.create_task(client.dial("198.51.100.1", 7, 20))
+        await asyncio.sleep(0)
+        assert client.control.first_dial is not None
+        with pytest.raises(ConnectionRefusedError):
+            await client.dial(HOST, 8, 5)
+        assert not absent.done() and client.control.first_dial.done()
+        absent.cancel()
+
+    asyncio.run(main())
+    assert len(running_node.node.dials) == 2
 
 
 @pytest.mark.parametrize(

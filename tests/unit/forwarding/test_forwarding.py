@@ -24,6 +24,7 @@ from ztclient.aio.handoff import ask_to_join
 from ztclient.v1 import node_pb2 as pb
 from ztnode.control.tcp_options import TcpOptions
 from ztnode.embedded import free_port
+from ztnode.forwarding.local import BACKLOG
 
 HOST = "10.121.15.99"
 
@@ -152,6 +153,7 @@ def test_a_dead_target_is_said_at_once_and_resets(running_node: RunningNode) -> 
         with connected, pytest.raises(ConnectionResetError):
             connected.recv(1)
         assert carrier.line() == f"ztnode: 127.0.0.1 port {port}: Connection refused"
+    assert running_node.node.backlogs == [BACKLOG]
 
 
 def test_resets_stay_resets_both_ways(running_node: RunningNode) -> None:

@@ -101,6 +101,22 @@ def test_absolute_form_for_one_host_after_another_on_one_connection(running_node
 
 
 @needs_curl
+def test_connections_after_the_first_are_asked_of_the_worker(running_node: RunningNode) -> None:
+    """And where nothing comes of it the node is asked, which knows why."""
+    running_node.node.direct_dials = True
+    with pages() as one, pages() as two, proxying() as port:
+        running_node.serve(HOST, 80, one)
+        running_node.serve(OTHER, 8080, two)
+        for _ in range(2):
+            done = curl("-x", f"http://127.0.0.1:{port}", f"http://{HOST}/a", f"http://{OTHER}:8080/b")
+            assert done.stdout == f"GET /a for {HOST}\nGET /b for {OTHER}:8080\n", done.stderr
+        done = curl("-x", f"http://127.0.0.1:{port}", f"http://{HOST}:81/")
+        assert done.stdout == "ztnode: connection refused\n"
+    assert running_node.node.asked == [(OTHER, 8080, 0), (HOST, 80, 0), (OTHER, 8080, 0), (HOST, 81, 0)]
+    assert [each[:2] for each in running_node.node.dials] == [(HOST, 80), (HOST, 81)]
+
+
+@needs_curl
 def test_what_cannot_be_reached_is_said_in_each_protocols_words(running_node: RunningNode) -> None:
     with proxying() as port:
         where = f"127.0.0.1:{port}"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztnode.proxy import Command, ProxyServer, Refusal, Request
-from ztnode.proxy.http import BadRequest, RequestStream
+from ztnode.proxy.http import AnotherTarget, BadRequest, RequestStream
 from ztnode.proxy.proxy_protocol import build_version_1, build_version_2
 from ztnode.proxy.proxy_server import MAX_BUFFERED
 from ztnode.proxy.socks5 import build_datagram, parse_datagram
@@ -126,6 +126,56 @@ def test_after_an_upgrade_everything_passes() -> None:
     )
     assert b"\r\nConnection: upgrade\r\n" in pieces[0][1] and pieces[1] == (None, b"\x81\x05")
     assert list(stream.receive(b"GET http://b/ HTTP/1.1\r\n\r\n")) == [(None, b"GET http://b/ HTTP/1.1\r\n\r\n")]
+
+
+def passed_on(pieces: list[bytes], *, by_sight: bool) -> tuple[bytes, str]:
+    """What a server gets of what a client sends, and how it ended."""
+    stream = RequestStream(None)
+    sent = bytearray()
+    try:
+        for piece in pieces:
+            if by_sight and piece == stream.repeatable:
+                sent += stream.repeated
+            else:
+                for _, part in stream.receive(piece, ("a", 80)):
+                    sent += part
+    except (AnotherTarget, BadRequest) as error:
+        return bytes(sent), f"{type(error).__name__}, {stream.rest!r}"
+    return bytes(sent), f"{stream.rest!r}"
+
+
+_GET = b"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n"
+_CLIENT_SAYS = [
+    _GET,
+    _GET.replace(b"1.1", b"1.0"),
+    _GET.replace(b"/a/", b"/b/"),
+    _GET.replace(b"\r\n\r", b"\r\nContent-Length: %d\r\n\r" % len(_GET)),  # and what comes next is the body
+    _GET.replace(b"\r\n\r", b"\r\nTransfer-Encoding: chunked\r\n\r"),
+    b"%x\r\n" % len(_GET),
+    b"\r\n0\r\n\r\n",
+    _GET[:30],
+    _GET[30:],
+    _GET * 2,
+    _GET.replace(b"\r\n\r", b"\r\nConnection: upgrade\r\nUpgrade: x\r\n\r"),
+]
+
+
+@given(st.lists(st.one_of(st.just(_GET), st.sampled_from(_CLIENT_SAYS)), max_size=12))
+def test_a_request_that_is_the_last_one_again_is_passed_on_as_if_it_had_been_read(pieces: list[bytes]) -> None:
+    assert passed_on(pieces, by_sight=True) == passed_on(pieces, by_sight=False)
+
+
+def test_only_a_whole_request_without_a_body_may_be_passed_on_by_sight() -> None:
+    with_a_body = _GET[:-2] + b"Content-Length: 5\r\n\r\n"
+    upgrade = _GET[:-2] + b"Connection: upgrade\r\nUpgrade: x\r\n\r\n"
+    stream = RequestStream(None)
+    for piece, may in (
+        (_GET, True), (with_a_body, False), (b"hello", False), (with_a_body + b"hello", False), (_GET, True),
+        (_GET * 2, False), (_GET[:30], False), (_GET[30:], False), (_GET + _GET[:30], False), (_GET[30:], False),
+        (_GET[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n", False), (_GET, True), (upgrade, False), (_GET, False),
+    ):  # fmt: skip
+        list(stream.receive(piece))
+        assert stream.repeatable == (piece if may else b"")
 
 
 @given(

@@ -174,6 +174,33 @@ def test_who_asks_far_ahead_waits_for_answers(bench: Bench) -> None:
         assert len(lent.server.sent) == sent + len(AS_SENT)
 
 
+def test_who_asks_the_same_again_and_again_without_waiting_waits_for_answers(bench: Bench) -> None:
+    """One request at a time: each is passed on as the one before it, and counted none the less."""
+    lent = lend(bench)
+    with lent.client, lent.proxy:
+        for _ in range(MAX_OWED + 3):
+            lent.client.sendall(FIRST)
+            bench.turn(1)
+        assert lent.server.sent == AS_SENT * (MAX_OWED + 1)
+        lent.answer(ANSWER * 2)
+        assert lent.client.recv(1000) == ANSWER * 2
+        bench.turn()
+        assert lent.server.sent == AS_SENT * (MAX_OWED + 4)
+
+
+def test_after_the_same_request_again_another_target_is_seen(bench: Bench) -> None:
+    lent = lend(bench)
+    with lent.client, lent.proxy:
+        lent.say(FIRST)
+        lent.say(FIRST)
+        lent.say(OTHER)
+        assert lent.server.sent == AS_SENT * 3
+        for _ in range(3):
+            lent.answer(ANSWER)
+        assert lent.client.recv(1000) == ANSWER * 3
+        assert lent.returned() == Return(False, OTHER)
+
+
 def test_who_neither_asks_nor_reads_is_let_go(bench: Bench) -> None:
     lent = lend(bench)
     with lent.client, lent.proxy:

@@ -43,9 +43,9 @@ class TcpConfig:
     keepalive_probes: int = 9
     challenge_acks_per_second: int = 100
     """RFC 5961 section 7."""
-    syn_queue: int = 256
-    """Half-open connections of one listener, whatever its backlog: a burst of dials must not be taken for a flood.
-    Those that complete wait for ``accept`` even above the backlog, which decides about new SYNs."""
+    syn_queue: int = 1024
+    """Half-open connections of one listener, 4 KB each, whatever its backlog: a burst of dials must not be taken for
+    a flood. Those that complete wait for ``accept`` even above the backlog, which decides about new SYNs."""
     ephemeral_ports: tuple[int, int] = (32768, 60999)
 
     def __post_init__(self) -> None:
