@@ -7,6 +7,7 @@ beside it on another from the first moment, when neither the node's state nor it
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ TO_WORKER_BYTES: Final = 4 << 20
 """About 1,400 frames of 2,800 bytes: what arrives in 30 ms at 130 MB/s, while the worker waits for a core."""
 FROM_WORKER_BYTES: Final = 2 << 20
 """The stack is held back when it is full, so it need only bridge the node's absence; more would be delay alone."""
+
+_FOR_THE_NODE: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 
 class Launched(NamedTuple):
@@ -54,11 +57,16 @@ def _launch() -> Launched:
         undo.callback(ours.close)
         with theirs:
             fds = [",".join(map(str, ring.fds)) for ring in rings]
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ztnode.worker", str(theirs.fileno()), *fds],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *set(rings[0].fds), *set(rings[1].fds)),
-                env=child_environment(),
-            )
+            # Ctrl-C reaches a worker before it can ignore it; so it inherits a mask, and none of the signals is lost.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_NODE)
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "ztnode.worker", str(theirs.fileno()), *fds],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), *set(rings[0].fds), *set(rings[1].fds)),
+                    env=child_environment(),
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         undo.pop_all()
         return Launched(process, ours, rings[0], rings[1])

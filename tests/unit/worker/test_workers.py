@@ -641,6 +641,19 @@ def test_a_worker_that_never_began_ends_with_the_node_and_without_a_word(capfd: 
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_ctrl_c_at_the_first_moment_is_for_the_node(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    launched = launch.launch()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    os.kill(launched.process.pid, number)  # long before it has loaded anything
+    launched.control.close()
+    launched.to_worker.close()
+    launched.from_worker.close()
+    assert launched.process.wait(30) == 0
+    assert capfd.readouterr() == ("", "")
+
+
 def test_long_state_directory_gets_its_sockets_elsewhere(tmp_path: Path) -> None:
     state = tmp_path / ("x" * 120)
     state.mkdir()
