@@ -117,7 +117,7 @@ class AsyncStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Until the kernel, or as much as may wait, has taken it."""
         with WRITING:
-            if buffer:
+            if buffer and not self._transport.is_closing():  # uvloop's raises RuntimeError when it is closed
                 self._transport.write(buffer)
             if self._room is not None:
                 async with asyncio.timeout(timeout):
@@ -126,8 +126,9 @@ class AsyncStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
                 raise self._failure or ConnectionResetError("the connection is closed")
 
     async def aclose(self) -> None:
-        """Until it is closed."""
+        """Until it is closed. Nobody waits for a peer that reads nothing, nor for one that says no goodbye in TLS."""
         self._transport.close()
+        self._transport.abort()
         await asyncio.shield(self._closed)
 
     async def start_tls(

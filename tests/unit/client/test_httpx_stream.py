@@ -140,3 +140,18 @@ def test_who_does_not_read_holds_a_writer_up_until_it_gives_up_or_the_end(run: R
                 await writing
 
     run(main())
+
+
+def test_a_peer_that_reads_nothing_does_not_hold_up_the_end(run: Runner) -> None:
+    async def main() -> None:
+        async with connected() as (stream, far):
+            with pytest.raises(httpcore.WriteTimeout):
+                while True:
+                    await stream.write(bytes(BUFFER), 0.05)
+            async with asyncio.timeout(30):
+                await stream.aclose()
+            with pytest.raises(httpcore.WriteError):
+                await stream.write(b"more")
+            assert far.recv(1) == b"\0"
+
+    run(main())
