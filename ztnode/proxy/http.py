@@ -228,6 +228,8 @@ class Chunked:
 
     def __init__(self) -> None:
         self._chunk = 0
+        self._within = False
+        """Whether the line end after a chunk's data is to come."""
         self._last = False
         self.done = False
 
@@ -246,16 +248,33 @@ class Chunked:
                     raise BadRequest(400, "Bad Request", "a chunk's head longer than 1,024 bytes")
                 break
             line = bytes(data[position:end])
+            if self._within:
+                self._end_chunk(line)
+            elif self._last:
+                self._end_trailer(line)
+            else:
+                self._begin_chunk(line)
             position = end + 2
-            if self._last:
-                self.done = not line
-                continue
-            size = _CHUNK_LINE.fullmatch(line)
-            if size is None:
-                raise BadRequest(400, "Bad Request", "a chunk without a size")
-            self._last = not int(size[1], 16)
-            self._chunk = 0 if self._last else int(size[1], 16) + 2  # the line end after it included
         return position
+
+    def _begin_chunk(self, line: bytes) -> None:
+        size = _CHUNK_LINE.fullmatch(line)
+        if size is None:
+            raise BadRequest(400, "Bad Request", "a chunk without a size")
+        self._chunk = int(size[1], 16)
+        self._last = not self._chunk
+        self._within = not self._last
+
+    def _end_chunk(self, line: bytes) -> None:
+        # Readers that take a line feed alone for the end of a line would see the next chunk begin elsewhere.
+        if line:
+            raise BadRequest(400, "Bad Request", "a chunk that is longer than its size")
+        self._within = False
+
+    def _end_trailer(self, line: bytes) -> None:
+        if line and not _FIELD.fullmatch(line):
+            raise BadRequest(400, "Bad Request", "a trailer that is no header line")
+        self.done = not line
 
 
 def _body_of(head: Head) -> int | None:

@@ -92,6 +92,24 @@ def test_a_length_that_can_be_read_in_two_ways_is_refused(fields: bytes) -> None
     assert refused.value.answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"5\r\nhello\n10\r\n", b"5\r\nhelloXX0\r\n\r\n", b"5\r\nhello1\r\n",
+        b"0\r\nX: a\n\nGET / HTTP/1.1\r\n", b"0\r\nno trailer\r\n",
+    ],
+)  # fmt: skip
+def test_a_chunk_whose_end_two_readers_see_differently_is_refused(body: bytes) -> None:
+    """One that takes a line feed alone for the end of a line would see another request in what is one body here."""
+    head = b"POST http://a/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for size in (1, len(body)):
+        stream = RequestStream(None)
+        list(stream.receive(head))
+        with pytest.raises(BadRequest):
+            for position in range(0, len(body), size):
+                list(stream.receive(body[position : position + size]))
+
+
 def test_a_chunk_without_a_size_is_refused() -> None:
     for chunk in (b"-1\r\n", b"\r\n", b"5 5\r\n", b"5\n", b"1" * 2000):
         with pytest.raises(BadRequest):
