@@ -375,15 +375,18 @@ def _attempts() -> Iterator[bool]:
 
 
 def _go(steps: Steps) -> None:
-    for seconds in steps:
-        time.sleep(seconds)
+    # Closed at once: steps that a Ctrl-C ends hold a lock, and its traceback holds them.
+    with contextlib.closing(steps):
+        for seconds in steps:
+            time.sleep(seconds)
 
 
 async def _go_async(steps: Steps) -> None:
     import asyncio
 
-    for seconds in steps:
-        await asyncio.sleep(seconds)
+    with contextlib.closing(steps):
+        for seconds in steps:
+            await asyncio.sleep(seconds)
 
 
 _users: set[Run] = set()
