@@ -52,7 +52,7 @@ def claim(path: str, token: bytes, timeout: float = CLAIM_TIMEOUT) -> socket.soc
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)
         try:
-            _connect(channel, path, time.monotonic() + timeout)
+            connect(channel, path, time.monotonic() + timeout)
             channel.sendall(token)
             connected = receive(channel)
         except TimeoutError:
@@ -71,7 +71,7 @@ def join(path: str, token: bytes, end: socket.socket, timeout: float = CLAIM_TIM
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)
         try:
-            _connect(channel, path, time.monotonic() + timeout)
+            connect(channel, path, time.monotonic() + timeout)
             socket.send_fds(channel, [token], [end.fileno()])
             data, connected = _receive(channel)
         except TimeoutError:
@@ -145,7 +145,7 @@ def exhausted() -> OSError:
     return OSError(errno.EMFILE, "the node has no file descriptors left for another connection")
 
 
-def _connect(channel: socket.socket, path: str, deadline: float) -> None:
+def connect(channel: socket.socket, path: str, deadline: float) -> None:
     """Connect; wait while as many clients as the worker's queue holds came at the same moment. Linux does not wait by
     itself on a socket with a timeout: it says EAGAIN. Raises OSError, TimeoutError."""
     while True:

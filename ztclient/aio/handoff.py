@@ -74,7 +74,7 @@ async def worker_channel(path: str) -> AsyncIterator[socket.socket]:
         async with asyncio.timeout(CLAIM_TIMEOUT):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
                 channel.setblocking(False)
-                await _connect(channel, path)
+                await connect(channel, path)
                 yield channel
     except TimeoutError:
         raise TimeoutError(errno.ETIMEDOUT, "the stack worker did not hand over the connection in time") from None
@@ -82,7 +82,7 @@ async def worker_channel(path: str) -> AsyncIterator[socket.socket]:
         raise ConnectionResetError(errno.ECONNRESET, "the stack worker that held the connection is gone") from error
 
 
-async def _connect(channel: socket.socket, path: str) -> None:
+async def connect(channel: socket.socket, path: str) -> None:
     """Connect; wait while the worker's queue is full. Such a connect is at once done or refused with EAGAIN, which
     ``loop.sock_connect`` takes for one that is under way."""
     while True:

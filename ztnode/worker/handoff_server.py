@@ -8,6 +8,9 @@ token instead of asking for one: the worker joins that socket to the connection,
 
 A proxy's client may be lent instead: a second descriptor is the way back (``ztnode.worker.loan``).
 
+A client whose listener's token is known here may attend to the listener (``ztnode.worker.accept_channel``): it sends
+``ATTEND`` and a request, and its channel stays.
+
 A client may ask for a connection itself: it sends ``ASK`` and a request (``ztnode.worker.direct_dials``), and receives
 its descriptor, the byte before it followed by our address and port as text, or the close when nothing comes of it. A
 descriptor that it attaches is joined to the connection, as with a token.
@@ -21,7 +24,7 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
@@ -38,6 +41,10 @@ MAX_CLIENTS: Final = 128
 MAX_OFFERS: Final = 16384
 ASK: Final = b"\xff" * TOKEN_BYTES
 """Before a request for a connection. No token."""
+ATTEND: Final = b"\xfe" * TOKEN_BYTES
+"""Before a request to attend to a listener. No token."""
+ATTENDANCE: Final = struct.Struct("!16sBH")
+"""The listener's token, how its connections are wanted, a port of 127.0.0.1: see ``ztnode.worker.accept_channel``."""
 REQUEST: Final = struct.Struct("!BB16sHQI16s")
 """Length of the address (4 or 16), 1 if small writes may wait, the address, the port, the network's id (0: whichever
 has a route), milliseconds until it is given up, the name of the congestion control (zeros: the node's)."""
@@ -95,11 +102,15 @@ class HandoffServer:
         clock: Callable[[], float],
         trouble: Callable[[str], None] = lambda _line: None,
         ask: Callable[[bytes, Answer], Asked] | None = None,
+        attend: Callable[[bytes, socket.socket, Sequence[int]], None] | None = None,
     ) -> None:
         """``trouble`` is told what a person should know. ``ask`` makes a connection that a client asks for; raises
-        OSError, ValueError. Raises OSError when ``path`` cannot be bound; what was there before is replaced."""
+        OSError, ValueError. ``attend`` takes over a client, and the descriptors that it brought, by its request; raises
+        OSError, ValueError where it does not. Raises OSError when ``path`` cannot be bound; what was there before is
+        replaced."""
         self.counters = {"handoffs": 0, "handoff_refused": 0, "handoff_failed": 0, "handoff_expired": 0}
         self._ask = ask
+        self._attend = attend
         self._path = path
         self._poller = poller
         self._clock = clock
@@ -190,7 +201,7 @@ class HandoffServer:
             except BlockingIOError:
                 return
             except OSError as error:
-                if self._is_exhausted(error):
+                if self.is_exhausted(error):
                     self._send_one_away()
                 self._pause()
                 self._retry_at = self._clock() + RETRY_SECONDS
@@ -205,8 +216,8 @@ class HandoffServer:
             if not self._read_token(client):
                 self._poller.register(client.fileno(), READ, partial(self._on_token, client))
 
-    def _is_exhausted(self, error: OSError) -> bool:
-        """Whether it is descriptors that are missing, which is said once a minute."""
+    def is_exhausted(self, error: OSError) -> bool:
+        """Whether it is descriptors that are missing, which a person is told once a minute."""
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             return False
         now = self._clock()
@@ -258,11 +269,14 @@ class HandoffServer:
         received += data
         if descriptors:
             self._keep(client, descriptors)
-        asks = received.startswith(ASK)
-        if data and len(received) < (whole if asks else TOKEN_BYTES):
+        asks, attends = received.startswith(ASK), received.startswith(ATTEND)
+        if data and len(received) < (whole if asks else len(ATTEND) + ATTENDANCE.size if attends else TOKEN_BYTES):
             return False
         if asks:
             return self._begin(client, bytes(received[len(ASK) :]))
+        if attends:
+            self._hand_on(client, bytes(received[len(ATTEND) :]))
+            return True
         _, offer = self._offers.pop(bytes(received[:TOKEN_BYTES]), (0.0, None))
         if offer is not None:
             self._serve(client, offer)
@@ -286,6 +300,19 @@ class HandoffServer:
         self.counters["handoff_refused"] += 1
         self._drop(client)
         return True
+
+    def _hand_on(self, client: socket.socket, request: bytes) -> None:
+        """Let a client attend to its listener."""
+        self._poller.unregister(client.fileno())
+        if self._attend is not None and len(request) == ATTENDANCE.size:
+            with contextlib.suppress(OSError, ValueError):
+                self._attend(request, client, self._brought.get(client, ()))
+                self._brought.pop(client, None)
+                del self._clients[client]
+                self._resume()
+                return
+        self.counters["handoff_refused"] += 1
+        self._drop(client)
 
     def _answer(self, client: socket.socket, offer: Offer | None, word: bytes) -> None:
         del self._asked[client]
@@ -325,7 +352,7 @@ class HandoffServer:
             # The client went away in the middle, or the system is out of descriptors or ports: what cannot be fetched
             # now must not linger.
             self.counters["handoff_failed"] += 1
-            if self._is_exhausted(error):
+            if self.is_exhausted(error):
                 with contextlib.suppress(OSError):
                     client.send(EXHAUSTED)
             offer.expire()

@@ -108,13 +108,15 @@ class Dial:
 @dataclass(frozen=True, slots=True)
 class Listen:
     """Node → worker: listen on TCP. ``host`` None: every address. ``nodelay`` and ``congestion``, of what is
-    accepted, as in Dial. The listener is known by ``id`` from now on. Answer: Listening or Failed."""
+    accepted, as in Dial. The listener is known by ``id`` from now on, and to its client, at the hand-off socket, by
+    ``token``. Answer: Listening or Failed."""
 
     id: int
     host: str | None
     port: int
     index: int | None
     backlog: int
+    token: bytes
     nodelay: bool = True
     congestion: str = ""
 

@@ -19,6 +19,7 @@ from ztnode.netstack.config import LOOPED, PortConfig
 from ztnode.wire import checksum
 from ztnode.wire.address import format_nwid
 from ztnode.worker import protocol
+from ztnode.worker.accept_channel import attend
 from ztnode.worker.control_requests import Requests
 from ztnode.worker.direct_dials import DirectDial
 from ztnode.worker.gateway import Gateway
@@ -85,6 +86,7 @@ class Worker:
             lambda: self.now,
             lambda line: self.send(protocol.Trouble(line)),
             partial(DirectDial, self),
+            self._attend,
         )
         self.gateway = Gateway(self)
         self.round_number = 0
@@ -256,6 +258,10 @@ class Worker:
         if not self._numpy_asked_for:
             self._numpy_asked_for = True
             threading.Thread(target=_load_numpy, daemon=True).start()
+
+    def _attend(self, request: bytes, client: socket.socket, brought: Sequence[int]) -> None:
+        """Let a client have its listener's connections brought. Raises OSError, ValueError."""
+        attend(self, self._requests.attended.get(request[: protocol.TOKEN_BYTES]), request, client, brought)
 
     def splice_started(self, splice: Splice) -> None:
         """One more client."""
