@@ -8,9 +8,9 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
 
 from ztclient import handoff
+from ztclient.forms import ip_of
 from ztclient.overlay_socket import OverlayAddress, overlay_address
 
 SOURCES, DESCRIPTORS, TOKENS = range(3)
@@ -50,8 +50,8 @@ def ends(entry: bytes) -> tuple[int, OverlayAddress, OverlayAddress] | None:
         return None
     return (
         port,
-        overlay_address(str(ip_address(local[:length])), local_port),
-        overlay_address(str(ip_address(remote[:length])), remote_port),
+        overlay_address(ip_of(local[:length]), local_port),
+        overlay_address(ip_of(remote[:length]), remote_port),
     )
 
 

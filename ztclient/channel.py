@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,8 @@ class Control:
         self.stub: NodeServiceStub = NodeServiceStub(self._channel)
         self.direct_path = ""
         """The Unix socket of the node's worker, which takes dials itself; empty: not known to."""
+        self.idle: list[socket.socket] = []
+        """Channels to that worker on which it was asked before."""
 
     def learn(self, answer: pb.DialResponse) -> None:
         """Where the next connection may be asked for."""

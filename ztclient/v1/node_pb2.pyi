@@ -1012,7 +1012,8 @@ class DialResponse(_message.Message):
     (u8; 1: see DialRequest), the address (16 bytes, zeros behind an IPv4 one), port (u16), network id (u64; 0: whichever
     has a route), milliseconds until it is given up (u32), congestion control (16 bytes, zeros behind the name). The
     descriptor of the connection comes as soon as it stands, with a zero byte and this end's IP and port as text, between
-    them a space. The end of the stream instead: it is to be asked for by Dial, which says why it cannot be had.
+    them a space; the same socket may then take another request. The end of the stream instead: it is to be asked for by
+    Dial, which says why it cannot be had.
     """
     @_builtins.property
     def connection(self) -> Global___Connection: ...

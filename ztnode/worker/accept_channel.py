@@ -16,9 +16,9 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ztnode.wire.endpoint import ip_bytes
 from ztnode.worker.adoption import let_go
 from ztnode.worker.control_requests import PairHost, ParkedConnection
 from ztnode.worker.handoff_server import ATTENDANCE, EXHAUSTED
@@ -173,8 +173,8 @@ class AcceptChannel:
 
     def _ends(self, connection: TcpConnection) -> bytes:
         (ip, port), (peer, peer_port) = connection.local, connection.remote
-        packed = ip_address(ip).packed
-        return ENDS.pack(self._port, len(packed), packed, port, ip_address(peer).packed, peer_port)
+        packed = ip_bytes(ip)
+        return ENDS.pack(self._port, len(packed), packed, port, ip_bytes(peer), peer_port)
 
 
 class _Descriptors(AcceptChannel):

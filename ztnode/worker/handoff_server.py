@@ -13,7 +13,7 @@ A client whose listener's token is known here may attend to the listener (``ztno
 
 A client may ask for a connection itself: it sends ``ASK`` and a request (``ztnode.worker.direct_dials``), and receives
 its descriptor, the byte before it followed by our address and port as text, or the close when nothing comes of it. A
-descriptor that it attaches is joined to the connection, as with a token.
+descriptor that it attaches is joined to the connection, as with a token. Where it has its answer it may ask again.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ REQUEST: Final = struct.Struct("!BB16sHQI16s")
 has a route), milliseconds until it is given up, the name of the congestion control (zeros: the node's)."""
 MAX_ASKED: Final = 1024
 """Connections under way that clients asked for; who is beyond it asks the node."""
+MAX_IDLE: Final = 256
+"""Clients that have their answer and may ask again; who is beyond it goes, the oldest first."""
 EXHAUSTED: Final = b"\2"
 """The answer, in place of a descriptor, of a worker that has none left."""
 JOINED: Final = b"\1"
@@ -122,6 +124,7 @@ class HandoffServer:
         self._clients: dict[socket.socket, tuple[float, bytearray]] = {}
         self._brought: dict[socket.socket, list[int]] = {}
         self._asked: dict[socket.socket, Asked] = {}
+        self._idle: dict[socket.socket, None] = {}
         self._listener = _bind_private(path)
         self._accepting = False
         self._retry_at: float | None = None
@@ -178,10 +181,10 @@ class HandoffServer:
         """Remove the socket; what nobody fetched expires."""
         self._poller.unregister(self._listener.fileno())
         self._listener.close()
-        for client in [*self._clients]:
+        for client in [*self._clients, *self._idle]:
             self._drop(client)
         for client in [*self._asked]:
-            self._leave(client)
+            self._on_asking(client, 0)
         for _, offer in self._offers.values():
             offer.expire()
         self._offers.clear()
@@ -290,16 +293,35 @@ class HandoffServer:
         if self._ask is not None and len(request) == REQUEST.size and len(self._asked) < MAX_ASKED:
             with contextlib.suppress(OSError, ValueError):
                 asked = self._asked[client] = self._ask(request, partial(self._answer, client))
-                del self._clients[client]  # it may wait as long as the dial takes
-                self._resume()
-                # A waiting client sends nothing more: whatever the poller reports now means that it has gone.
-                self._poller.unregister(client.fileno())
-                self._poller.register(client.fileno(), READ, lambda _mask: self._leave(client))
+                if self._clients.pop(client, None) is not None:  # it may wait as long as the dial takes
+                    self._resume()
+                    self._poller.unregister(client.fileno())
+                    self._poller.register(client.fileno(), READ, partial(self._on_asking, client))
                 asked.on_ready()
                 return True
         self.counters["handoff_refused"] += 1
         self._drop(client)
         return True
+
+    def _on_asking(self, client: socket.socket, _mask: int) -> None:
+        """A client that has asked says more: while it waits that means that it has gone."""
+        if client in self._asked:
+            self._asked.pop(client).cancel()
+            self._drop(client)
+            return
+        try:
+            data, descriptors, _flags, _ = socket.recv_fds(client, len(ASK) + REQUEST.size, 2)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        if descriptors:
+            self._keep(client, descriptors)
+        del self._idle[client]
+        if data.startswith(ASK):
+            self._begin(client, data[len(ASK) :])
+        else:
+            self._drop(client)
 
     def _hand_on(self, client: socket.socket, request: bytes) -> None:
         """Let a client attend to its listener."""
@@ -316,13 +338,12 @@ class HandoffServer:
 
     def _answer(self, client: socket.socket, offer: Offer | None, word: bytes) -> None:
         del self._asked[client]
-        if offer is not None:
-            self._serve(client, offer, word)
-        self._drop(client)
-
-    def _leave(self, client: socket.socket) -> None:
-        self._asked.pop(client).cancel()
-        self._drop(client)
+        if offer is None or not self._serve(client, offer, word):
+            self._drop(client)
+            return
+        self._idle[client] = None
+        if len(self._idle) > MAX_IDLE:
+            self._drop(next(iter(self._idle)))
 
     def _keep(self, client: socket.socket, descriptors: list[int]) -> None:
         """Of what a client sends at several times the last counts."""
@@ -335,7 +356,8 @@ class HandoffServer:
         for descriptor in self._brought.pop(client, ()):
             let_go(descriptor)
 
-    def _serve(self, client: socket.socket, offer: Offer, word: bytes = b"") -> None:
+    def _serve(self, client: socket.socket, offer: Offer, word: bytes = b"") -> bool:
+        """Whether the client has it."""
         brought = self._brought.pop(client, None)
         try:
             if brought is not None:
@@ -348,6 +370,7 @@ class HandoffServer:
                     socket.send_fds(client, [b"\0" + word], [end.fileno()])
                 offer.fetched()
             self.counters["handoffs"] += 1
+            return True
         except OSError as error:
             # The client went away in the middle, or the system is out of descriptors or ports: what cannot be fetched
             # now must not linger.
@@ -356,9 +379,11 @@ class HandoffServer:
                 with contextlib.suppress(OSError):
                     client.send(EXHAUSTED)
             offer.expire()
+            return False
 
     def _drop(self, client: socket.socket) -> None:
         self._clients.pop(client, None)
+        self._idle.pop(client, None)
         self._forget(client)
         self._poller.unregister(client.fileno())
         client.close()

@@ -240,9 +240,10 @@ class Dialled:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Worker → node: a connection that its client asked the worker for stands, so many seconds after that."""
+    """Worker → node, at most once a second where they are few: how many seconds each connection took that its client
+    asked the worker for."""
 
-    seconds: float
+    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,6 +474,10 @@ def _ints(value: object) -> tuple[int, ...]:
     return tuple(_int(item) for item in _list(value))
 
 
+def _floats(value: object) -> tuple[float, ...]:
+    return tuple(_float(item) for item in _list(value))
+
+
 def _routes(value: object) -> tuple[PortRoute, ...]:
     return tuple((_str(target), _optional(_str)(via)) for target, via in _list(value))
 
@@ -497,6 +502,7 @@ _BY_ANNOTATION: Final = {
     "Endpoint": _endpoint,
     "tuple[str, ...]": _strings,
     "tuple[int, ...]": _ints,
+    "tuple[float, ...]": _floats,
     "tuple[PortRoute, ...]": _routes,
     "dict[str, int]": _counters,
 }

@@ -42,6 +42,8 @@ READ_LIMIT: Final = 256 * 1024
 """Bytes of frames that the stack takes in one round: enough to make its batches pay, little enough that a client's
 request does not wait behind a download for more than about a millisecond."""
 STATS_SECONDS: Final = 1.0
+OPENED_AT_ONCE: Final = 256
+"""Connections of which the node is told in one message."""
 CONTROL_BACKLOG: Final = 8 << 20
 """Bytes for the node that it may leave unread; a node that stalls longer is as good as dead."""
 _OWNER_ROUNDS: Final = 4
@@ -110,6 +112,7 @@ class Worker:
         self._numpy_asked_for = False
         self._running = True
         self._stats_due = 0.0
+        self._opened: list[float] = []
         self._stats_sent: protocol.Stats | None = None
         control.setblocking(False)
         self.poller.register(control.fileno(), READ, self._on_control)
@@ -279,6 +282,16 @@ class Worker:
         """Call its timer until it is done."""
         self._draining.add(splice)
 
+    def opened(self, seconds: float) -> None:
+        """A connection that a client asked for took so long: a figure, which need not wake the node for itself."""
+        self._opened.append(seconds)
+        if len(self._opened) >= OPENED_AT_ONCE:
+            self._tell_opened()
+
+    def _tell_opened(self) -> None:
+        self.send(protocol.Opened(tuple(self._opened)))
+        self._opened.clear()
+
     def send(self, message: protocol.ToNode) -> None:
         """Send to the node. Raises OSError when the node leaves too much unread."""
         data = protocol.build(message)
@@ -391,6 +404,8 @@ class Worker:
         gauges["rtt_count"] = len(tcp.round_trips)
         gauges["rtt_sum"] = round(sum(tcp.round_trips) * 1e6)
         gauges["rtt_max"] = round(max(tcp.round_trips, default=0.0) * 1e6)
+        if self._opened:
+            self._tell_opened()
         stats = protocol.Stats(len(self._splices), counters, gauges)
         if stats != self._stats_sent:
             self._stats_sent = stats

@@ -636,9 +636,35 @@ def test_who_asks_for_a_connection_gets_it_as_soon_as_it_stands(bench: Bench, pa
         fetched.sendall(b"up")
         bench.turn()
         assert connection.sent == b"up"
-        assert client.recv(1) == b""
+    bench.turn()
     assert bench.server.counters == {"handoffs": 1, "handoff_refused": 0, "handoff_failed": 0, "handoff_expired": 0}
-    assert bench.server.next_timer() is None and not asked.cancelled
+    assert bench.server.next_timer() is None and not asked.cancelled and not bench.server._idle
+
+
+def test_who_has_the_answer_may_ask_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ztnode.worker.handoff_server.MAX_IDLE", 2)
+    clients = [bench.connect(ASK + REQUESTED) for _ in range(3)]
+    for turn in range(2):
+        for asked, client in zip(bench.asked[-len(clients) :], clients, strict=True):
+            asked.answer(ParkedConnection(bench, FakeConnection().overlay), b"word")
+            data, fds, _, _ = socket.recv_fds(client, 100, 1)
+            assert data == b"\0word"
+            os.close(fds[0])
+        if not turn:
+            assert clients.pop(0).recv(1) == b"", "so many are not kept"
+            for client in clients:
+                client.sendall(ASK + REQUESTED)
+            bench.turn()
+            assert len(bench.asked) == 5
+    token = park(bench)[1]
+    clients[0].sendall(token)  # this is for another place
+    bench.turn()
+    assert clients[0].recv(1) == b""
+    clients[1].sendall(ASK + REQUESTED)
+    bench.turn()
+    bench.asked[-1].answer(None, b"")
+    assert clients[1].recv(1) == b"" and not bench.server._idle
+    assert bench.turn() == 0
 
 
 def test_who_asks_in_vain_is_sent_away(bench: Bench) -> None:

@@ -37,6 +37,7 @@ from tests.unit.worker.worker_pair import (
     running_pair,
     until,
 )
+from ztclient import handoff as client_handoff
 from ztclient.aio import handoff
 from ztclient.v1 import node_pb2 as pb
 from ztnode.node.api import DialError, StreamOptions
@@ -325,7 +326,14 @@ async def test_a_client_may_ask_the_worker_itself(tmp_path: Path) -> None:
                 assert [each.figures["congestion"] for each in await pair.a.connections()][-1:] == ["bbr"]
                 dialled.send(b"up")
                 assert await loop.sock_recv(accepted, 10) == b"up"
-        await until(lambda: len(opened) == 2)
+        idle: list[socket.socket] = []
+        for _ in range(3):
+            request = pb.DialRequest(ip=B, port=port)
+            dialled = await asyncio.to_thread(client_handoff.ask, path, request, idle)
+            fetch(await pair.b.accept(listener)).close()
+            assert dialled is not None and len(idle) == 1, "one channel for all"
+            dialled.close()
+        await until(lambda: len(opened) == 5)
         # What fails, what is no request, and what takes long is for the node.
         for request in (
             pb.DialRequest(ip=B, port=port + 1),
