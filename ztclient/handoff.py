@@ -94,8 +94,13 @@ def ask(path: str, request: pb.DialRequest, idle: list[socket.socket]) -> Connec
         message = direct_request(request)
         channel = undo.enter_context(_idle_channel(idle) or _new_channel(path))
         channel.send(message)
-        asked = asked_for(channel, request)
-        if asked is not None and len(idle) < MAX_IDLE:
+        asked = None
+        try:
+            asked = asked_for(channel, request)
+            answered = asked is not None
+        except OSError as error:
+            answered = error.errno == errno.EMFILE  # and what the channel has is not to be had by others for that
+        if answered and len(idle) < MAX_IDLE:
             undo.pop_all()
             idle.append(channel)
         return asked

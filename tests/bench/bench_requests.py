@@ -2,9 +2,10 @@
 process is all the others. It moves frames between the worker's rings and a stack that serves, and is the clients that
 ask, with connections that it was given at the hand-off socket.
 
-    python -m tests.bench.bench_requests [--connections N ...] [--tree DIRECTORY]
+    python -m tests.bench.bench_requests [--connections N ...] [--tree DIRECTORY] [--idle N]
 
-``--tree``: beside it the worker of another checkout of this repository, by turns.
+``--tree``: beside it the worker of another checkout of this repository, by turns. ``--idle``: beside it a worker that
+has so many more connections on which nothing happens, by turns.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ OWN, PEER, PORT = "10.121.15.10", "10.121.15.30", 80
 NWID: Final = 0x8056C2E21C000001
 MAC, PEER_MAC = 0x02AABBCC0001, 0x02AABBCC0002
 QUESTION: Final = b"GET /1024 HTTP/1.1\r\nHost: 10.121.15.30:5381\r\n\r\n"
+AT_ONCE: Final = 64
+"""Connections that are asked for side by side."""
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 1024\r\nContent-Type: application/octet-stream\r\n\r\n" + bytes(
     1024
 )
@@ -102,21 +105,29 @@ def worker(tree: str) -> Iterator[tuple[int, str, Ring, Ring]]:
                     pass
             ours.setblocking(True)
             ours.sendall(protocol.build(protocol.Stop()))
-            process.wait(5)
+            process.wait(60)  # it resets whatever there is
 
 
-def ask(path: str, far: Far) -> socket.socket:
-    """A connection, from the worker itself."""
+def ask(path: str, far: Far, count: int) -> list[socket.socket]:
+    """Connections, from the worker itself, some at a time."""
     request = REQUEST.pack(4, 0, ip_address(PEER).packed.ljust(16, b"\0"), PORT, NWID, 5000, b"")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.connect(path)
-        sock.sendall(ASK + request)
-        while not select.select([sock], [], [], 0.001)[0]:
-            far.turn()
-        _, descriptors, _, _ = socket.recv_fds(sock, 64, 1)
-    client = socket.socket(fileno=descriptors[0])
-    client.setblocking(False)
-    return client
+    clients: list[socket.socket] = []
+    while len(clients) < count:
+        with contextlib.ExitStack() as undo:
+            waiting = []
+            for _ in range(min(AT_ONCE, count - len(clients))):
+                waiting.append(undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)))
+                waiting[-1].connect(path)
+                waiting[-1].sendall(ASK + request)
+            for sock in waiting:
+                poll = select.poll()
+                poll.register(sock, select.POLLIN)
+                while not poll.poll(1):
+                    far.turn()
+                _, descriptors, _, _ = socket.recv_fds(sock, 64, 1)
+                clients.append(socket.socket(fileno=descriptors[0]))
+                clients[-1].setblocking(False)
+    return clients
 
 
 def cpu(pid: int) -> tuple[float, float]:
@@ -129,10 +140,12 @@ def cpu(pid: int) -> tuple[float, float]:
 class Side:
     """One worker and its clients, each with one request under way at a time."""
 
-    def __init__(self, stack: contextlib.ExitStack, tree: str, connections: int) -> None:
+    def __init__(self, stack: contextlib.ExitStack, tree: str, connections: int, idle: int) -> None:
         self._pid, path, to_worker, self._ring = stack.enter_context(worker(tree))
         self._far = Far(to_worker, self._ring)
-        clients = [stack.enter_context(ask(path, self._far)) for _ in range(connections)]
+        clients = ask(path, self._far, connections)
+        for client in clients + ask(path, self._far, idle):
+            stack.enter_context(client)
         self._clients = {client.fileno(): client for client in clients}
 
     def run(self, seconds: float) -> tuple[float, float, float]:
@@ -172,23 +185,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tree", default="")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 20, 100])
+    parser.add_argument("--idle", type=int, default=0)
     arguments = parser.parse_args()
     checksum.use_numpy()
-    trees = dict.fromkeys(("", arguments.tree))
+    kinds = dict.fromkeys([("", 0), (arguments.tree, 0), ("", arguments.idle)])
     print("CPU of the worker, µs a request    connections    user  system   together   requests/s")
     for connections in arguments.connections:
         with contextlib.ExitStack() as stack:
-            sides = {tree: Side(stack, tree, connections) for tree in trees}
-            found: dict[str, list[tuple[float, float, float]]] = {tree: [] for tree in trees}
+            sides = {kind: Side(stack, kind[0], connections, kind[1]) for kind in kinds}
+            found: dict[tuple[str, int], list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
             for side in sides.values():
                 side.run(0.5)  # numpy is being loaded
             for _ in range(arguments.rounds):
-                for tree, side in sides.items():
-                    found[tree].append(side.run(arguments.seconds))
-        for tree, rounds in found.items():
+                for kind, side in sides.items():
+                    found[kind].append(side.run(arguments.seconds))
+        for (tree, idle), rounds in found.items():
             user, system, rate = map(statistics.median, zip(*rounds, strict=True))
             figures = f"{user:>8.1f}{system:>8.1f}{user + system:>11.1f}{rate:>13.0f}"
-            print(f"{tree or 'this checkout':<35}{connections:>11}{figures}")
+            name = f"beside {idle} idle ones" if idle else tree or "this checkout"
+            print(f"{name:<35}{connections:>11}{figures}")
 
 
 if __name__ == "__main__":
