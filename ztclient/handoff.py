@@ -92,7 +92,8 @@ def ask(path: str, request: pb.DialRequest, idle: list[socket.socket]) -> Connec
     thread takes and gives back."""
     with contextlib.ExitStack() as undo, contextlib.suppress(OSError, ValueError):
         message = direct_request(request)
-        channel = undo.enter_context(_idle_channel(idle) or _new_channel(path))
+        channel = undo.enter_context(idle_channel(idle) or _new_channel(path))
+        channel.settimeout(PATIENCE)
         channel.send(message)
         asked = None
         try:
@@ -100,15 +101,22 @@ def ask(path: str, request: pb.DialRequest, idle: list[socket.socket]) -> Connec
             answered = asked is not None
         except OSError as error:
             answered = error.errno == errno.EMFILE  # and what the channel has is not to be had by others for that
-        if answered and len(idle) < MAX_IDLE:
+        if answered and give_back(channel, idle):
             undo.pop_all()
-            idle.append(channel)
         return asked
     return None
 
 
-def _idle_channel(idle: list[socket.socket]) -> socket.socket | None:
-    """One of the channels on which nothing has come since, such as the end of its worker."""
+def give_back(channel: socket.socket, idle: list[socket.socket]) -> bool:
+    """Let the next one have a channel that has brought an answer; False where there are enough."""
+    if len(idle) >= MAX_IDLE:
+        return False
+    idle.append(channel)
+    return True
+
+
+def idle_channel(idle: list[socket.socket]) -> socket.socket | None:
+    """One of the channels (non-blocking) on which nothing has come since, such as the end of its worker."""
     while idle:
         try:
             channel = idle.pop()
@@ -118,7 +126,6 @@ def _idle_channel(idle: list[socket.socket]) -> socket.socket | None:
         try:
             channel.recv(1)
         except BlockingIOError:
-            channel.settimeout(PATIENCE)
             return channel
         except OSError:
             pass
@@ -129,7 +136,6 @@ def _idle_channel(idle: list[socket.socket]) -> socket.socket | None:
 def _new_channel(path: str) -> socket.socket:
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        channel.settimeout(PATIENCE)
         channel.connect(path)
     except BaseException:
         channel.close()

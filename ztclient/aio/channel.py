@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ztclient.channel import OPTIONS, Credentials, read
+from ztclient.channel import OPTIONS, Credentials, close_all, read
 from ztclient.discovery import Address
 from ztclient.errors import Error, NodeUnavailableError, from_rpc
 
@@ -45,6 +47,9 @@ class Control:
         self.stub: NodeServiceAsyncStub = NodeServiceStub(self._channel)
         self.direct_path = ""
         """As of ztclient.channel.Control."""
+        self.idle: list[socket.socket] = []
+        """As of ztclient.channel.Control."""
+        weakref.finalize(self, close_all, self.idle)
 
     def learn(self, answer: pb.DialResponse) -> None:
         """Where the next connection may be asked for."""

@@ -25,7 +25,7 @@ async def dial(control: Control, request: pb.DialRequest, timeout: float) -> Con
         return await _by_stream(control, pb.StreamRequest(dial=request), timeout)
     if control.direct_path and is_numeric(request.ip):
         began = time.monotonic()
-        asked = await handoff.ask(control.direct_path, request)
+        asked = await handoff.ask(control.direct_path, request, control.idle)
         if asked is not None:
             return asked
         request.timeout.CopyFrom(remaining(request.timeout, began))

@@ -9,7 +9,17 @@ import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from ztclient.handoff import CLAIM_TIMEOUT, JOINED, PATIENCE, QUEUE_POLL, asked_for, direct_request, receive
+from ztclient.handoff import (
+    CLAIM_TIMEOUT,
+    JOINED,
+    PATIENCE,
+    QUEUE_POLL,
+    asked_for,
+    direct_request,
+    give_back,
+    idle_channel,
+    receive,
+)
 
 if TYPE_CHECKING:
     from ztclient.overlay_socket import Connection
@@ -32,39 +42,55 @@ async def claim(path: str, token: bytes) -> socket.socket:
     return connected
 
 
-async def ask(path: str, request: pb.DialRequest) -> Connection | None:
+async def ask(path: str, request: pb.DialRequest, idle: list[socket.socket]) -> Connection | None:
     """As ``ztclient.handoff.ask``; what it gives does not block."""
-    with contextlib.suppress(OSError, ValueError):
-        async with _asked(path, request, PATIENCE) as channel:
-            asked = asked_for(channel, request)
-            if asked is not None:
-                asked.setblocking(False)
-            return asked
+    with contextlib.suppress(OSError, ValueError), contextlib.ExitStack() as undo:
+        channel = await _asked(undo, path, request, PATIENCE, idle)
+        asked = asked_for(channel, request)
+        if asked is not None:
+            asked.setblocking(False)
+            if give_back(channel, idle):
+                undo.pop_all()
+        return asked
     return None
 
 
-async def ask_to_join(path: str, request: pb.DialRequest, end: socket.socket) -> bool:
+async def ask_to_join(path: str, request: pb.DialRequest, end: socket.socket, idle: list[socket.socket]) -> bool:
     """Ask the worker itself for a connection, and to join it to ``end``, which stays the caller's to close. False when
     nothing came of it: then the node is to be asked. Raises TimeoutError where the worker does not say: it may have
     joined it, and a second connection on one socket would mix their bytes."""
-    with contextlib.suppress(ConnectionError, FileNotFoundError, PermissionError, BlockingIOError, ValueError):
-        async with _asked(path, request, CLAIM_TIMEOUT, end) as channel:
-            return channel.recv(1) == JOINED
+    with (
+        contextlib.suppress(ConnectionError, FileNotFoundError, PermissionError, BlockingIOError, ValueError),
+        contextlib.ExitStack() as undo,
+    ):
+        channel = await _asked(undo, path, request, CLAIM_TIMEOUT, idle, end)
+        joined = channel.recv(1) == JOINED
+        if joined and give_back(channel, idle):
+            undo.pop_all()
+        return joined
     return False
 
 
-@contextlib.asynccontextmanager
 async def _asked(
-    path: str, request: pb.DialRequest, timeout: float, end: socket.socket | None = None
-) -> AsyncIterator[socket.socket]:
-    """Where the worker's answer is to be read. Raises OSError, ValueError."""
+    undo: contextlib.ExitStack,
+    path: str,
+    request: pb.DialRequest,
+    timeout: float,
+    idle: list[socket.socket],
+    end: socket.socket | None = None,
+) -> socket.socket:
+    """Where the worker's answer is to be read; ``undo`` closes it. Raises OSError, ValueError."""
+    message = direct_request(request)
     async with asyncio.timeout(timeout):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-            channel.setblocking(False)
+        channel = idle_channel(idle)
+        fresh = channel is None
+        channel = undo.enter_context(channel or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        channel.setblocking(False)
+        if fresh:
             channel.connect(path)
-            socket.send_fds(channel, [direct_request(request)], [] if end is None else [end.fileno()])
-            await readable(channel)
-            yield channel
+        socket.send_fds(channel, [message], [] if end is None else [end.fileno()])
+        await readable(channel)
+        return channel
 
 
 @contextlib.asynccontextmanager

@@ -48,11 +48,12 @@ class ClientOverlay:
 
     async def connect(self, host: str, port: int, timeout: float, connected: socket.socket) -> None:
         """See Overlay."""
-        path = self._node.control.direct_path
+        control = self._node.control
+        path = control.direct_path
         if path and is_numeric(host):
             request = pb.DialRequest(ip=host, port=port, timeout=duration(timeout))
             began = time.monotonic()
-            if await ask_to_join(path, request, connected):
+            if await ask_to_join(path, request, connected, control.idle):
                 connected.close()
                 return
             timeout = max(timeout - (time.monotonic() - began), 0.001)

@@ -316,9 +316,10 @@ async def test_a_client_may_ask_the_worker_itself(tmp_path: Path) -> None:
         fetch(first).close()
         fetch(await pair.b.accept(listener)).close()
         opened: list[float] = []
+        idle: list[socket.socket] = []
         pair.a._slots[0].process._on_opened = opened.append  # type: ignore[union-attr]
         for nwid in ("", f"{NWID:016x}"):
-            dialled = await handoff.ask(path, pb.DialRequest(ip=B, port=port, network_id=nwid, congestion="bbr"))
+            dialled = await handoff.ask(path, pb.DialRequest(ip=B, port=port, network_id=nwid, congestion="bbr"), idle)
             assert dialled is not None
             accepted = fetch(await pair.b.accept(listener))
             with dialled, accepted:
@@ -326,7 +327,6 @@ async def test_a_client_may_ask_the_worker_itself(tmp_path: Path) -> None:
                 assert [each.figures["congestion"] for each in await pair.a.connections()][-1:] == ["bbr"]
                 dialled.send(b"up")
                 assert await loop.sock_recv(accepted, 10) == b"up"
-        idle: list[socket.socket] = []
         for _ in range(3):
             request = pb.DialRequest(ip=B, port=port)
             dialled = await asyncio.to_thread(client_handoff.ask, path, request, idle)
@@ -342,7 +342,7 @@ async def test_a_client_may_ask_the_worker_itself(tmp_path: Path) -> None:
             pb.DialRequest(ip="192.0.2.1", port=port),
             pb.DialRequest(ip="10.121.0.99", port=port),
         ):
-            assert await handoff.ask(path, request) is None
+            assert await handoff.ask(path, request, idle) is None
         left = [each.figures["state"] for each in await pair.a.connections()]
         assert not {"SYN-SENT", "ESTABLISHED"} & {*left}, left
 
