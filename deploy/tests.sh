@@ -4,7 +4,7 @@
 # The newest runs all unit tests. What those of the protocols and the stack cover is measured, in which nothing is between
 # processes: from 3.12 on the interpreter tells that for little, but every process that is started loads what measures.
 # .venv/ runs what needs processes and networks. The others run the unit tests in which a version can differ: those about
-# sockets, event loops and processes; codecs and simulations are arithmetic, and commands run in tests/system. There,
+# sockets and event loops; codecs and simulations are arithmetic, and commands run in tests/system. There,
 # warnings that a later Python breaks something are errors.
 # All of them wait half of the time, and what is between processes more: one more at a time than there are cores, and three
 # times as many.
@@ -13,13 +13,14 @@ cd "$(dirname "$0")/.."
 # With it every process that a test starts would compile itself and its libraries anew, for a second or more.
 unset PYTHONDONTWRITEBYTECODE
 failed=()
-pytest=(-m pytest -n "$(($(nproc) + 1))" --dist loadfile -p no:cacheprovider)
+# In the order in which they are collected (tests/conftest.py), not those with most tests first.
+pytest=(-m pytest -n "$(($(nproc) + 1))" --dist loadfile --no-loadscope-reorder -p no:cacheprovider)
 measured=(
     tests/unit/{controller,netstack,ring,vl1,vl2,wire}
     tests/unit/{control/test_controller_service,node/test_ahead}.py # a controller's ways in and out
 )
 differing=(
-    tests/unit/{client,control,node,plugins} tests/unit/forwarding/test_forwarding.py
+    tests/unit/{client,control,node,plugins}
     tests/unit/worker/test_{adoption,handoff,loop,splice,watchdog,worker_protocol}.py
     # Identities take long everywhere.
     --ignore=tests/unit/node/test_identity_pool.py

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import pytest
 from hypothesis import settings
 
@@ -12,6 +14,42 @@ settings.register_profile("thorough", deadline=None, max_examples=2000)
 # For the other Pythons, of which deploy/tests.sh asks whether all still works and not whether it is right.
 settings.register_profile("quick", deadline=None, max_examples=10)
 settings.load_profile("ztnode")
+
+LONGEST_FIRST: Final = (
+    "system/test_state.py",
+    "system/test_run.py",
+    "system/test_client_docs.py",
+    "system/test_fleet.py",
+    "system/test_service.py",
+    "integrations/test_programs.py",
+    "system/test_page.py",
+    "system/test_overlay.py",
+    "system/test_plugins.py",
+    "integrations/test_oldest.py",
+    "netns/test_kernel_tcp.py",
+    "system/test_sign_on.py",
+    "system/test_upstreams.py",
+    "netns/test_kernel_zero_window.py",
+    "system/test_hostile.py",
+    "system/test_docs.py",
+    "integrations/test_cpython.py",
+    "system/test_examples.py",
+    "unit/worker/test_sharding.py",
+    "unit/forwarding/test_forwarding.py",
+    "unit/worker/test_workers.py",
+    "unit/netstack/tcp/test_tcp_bbr.py",
+    "unit/forwarding/test_proxy_service.py",
+    "unit/cli/test_wrong_arguments.py",
+    "unit/cli/test_commands.py",
+)
+"""Files that keep a core for half a minute or more begin first, or all would wait for them in the end."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put ``LONGEST_FIRST`` first; the rest stays as it is."""
+    rank = {path: number for number, path in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0].removeprefix("tests/"), len(rank)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,7 +6,9 @@ For ``ztnode demo``, tests and benchmarks. Everything lives in one directory and
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -118,7 +120,7 @@ class EmbeddedNetwork:
         self.planet = directory / "planet"
         self.members: dict[str, EmbeddedMember] = {}
         identity = self._identity()
-        port = free_udp_port() if not prefix else 9993
+        port = free_port() if not prefix else 9993
         root = worldtool.parse_root(identity.build_text(), [f"{host}/{port}"])
         secret = worldtool.WorldSecret.generate(os.urandom)
         self.planet.write_bytes(worldtool.create_world([root], secret, time.time_ns() // 1_000_000))
@@ -177,8 +179,21 @@ class EmbeddedNetwork:
         self.close()
 
 
-def free_udp_port() -> int:
-    """A UDP port that is free on loopback at this moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port for a program to be started, free for TCP and UDP on ``host`` at this moment.
+
+    It is outside of what the kernel hands out by itself (32768 and up on Linux): by the time the program binds it,
+    somebody's connection would have one of those. Raises OSError when none of 100 is free."""
+    for _ in range(100):
+        port = random.randrange(10_000, 32_768)
+        with contextlib.ExitStack() as probes:
+            try:
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                    probes.enter_context(socket.socket(family, kind)).bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            return port
+    raise OSError(errno.EADDRINUSE, f"no port of {host} is free")

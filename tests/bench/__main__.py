@@ -1,7 +1,7 @@
 """Everything that is measured, in one table.
 
     python -m tests.bench [--json FILE] [--baseline FILE] [--rounds N] [--only NAME ...] [--congestion NAME] [--quick]
-                          [--profile]
+                          [--profile] [--flames FOLDER]
 
 Medians of ``--rounds``, side by side in one run with the programs that others wrote. A figure below its bar is shown as
 ``missed`` and decides nothing: the status is 1 only where something broke. What cannot run here says why. What got
@@ -49,11 +49,14 @@ def main() -> int:
     parser.add_argument("--congestion", choices=ALGORITHMS, default="cubic", help="of our nodes")
     parser.add_argument("--quick", action="store_true", help="one round of a quarter: a smoke test")
     parser.add_argument("--profile", action="store_true", help="only show where the time of a bulk transfer goes")
+    parser.add_argument("--flames", type=Path, metavar="FOLDER", help="only write flame graphs there")
     arguments = parser.parse_args()
     # What reads a pipe has no width of its own, and a table cut to 80 columns loses its figures.
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if arguments.profile:
         return profiles.show(console)
+    if arguments.flames is not None:
+        return profiles.draw(console, arguments.flames)
     saved = comparison.load(arguments.baseline or arguments.json)
     if saved is None and arguments.baseline is not None:
         parser.error(f"there is no {arguments.baseline}")

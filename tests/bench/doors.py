@@ -35,7 +35,7 @@ from tests.bench.options import Options
 from tests.bench.overlay import MB, PORT, Pair, ipv4, server
 from tests.bench.report import LeftOut, Result, Row
 from ztclient import aio
-from ztnode.embedded import EmbeddedNetwork
+from ztnode.embedded import EmbeddedNetwork, free_port
 
 SECTION = "doors: programs of others, by forward and proxy"
 WEB_PORT = 5381
@@ -284,12 +284,6 @@ def running(*arguments: str, module: str = "tests.bench.doors") -> Iterator[subp
 
 def _ztnode(state: Path, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     return running(*arguments, "--state", str(state), module="ztnode")
-
-
-def free_port() -> int:
-    """Of loopback, at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _until_open(port: int) -> None:

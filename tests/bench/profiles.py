@@ -1,7 +1,9 @@
-"""Where the time of a bulk transfer goes in each process, by py-spy's samples."""
+"""Where the time goes in node and worker, by py-spy's samples: tables of a bulk transfer, flame graphs of that and of
+small requests."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import overlay
+from tests.bench import http_peer, overlay
 
 SECONDS = 5
 RATE = 500
 TOP = 15
 BULK = 64 << 20
+REQUESTS = 100
+CONNECTIONS = 20
 LOOPS = ("Runner.run (asyncio", "Worker.run (ztnode")
 """Where the work of a node and of a worker hangs. The node's own line of it is uvloop, the system calls included."""
 WAITING = ("Poller.wait ",)
@@ -27,51 +31,93 @@ WAITING = ("Poller.wait ",)
 
 def show(console: Console) -> int:
     """Profile node and worker of the fetching member, each way; the exit status."""
+    if (spy := _spy(console)) is None:
+        return 1
+    with overlay.pair() as nodes:
+        for way, transfer in (("download", nodes.get), ("upload", nodes.put)):
+            with tempfile.TemporaryDirectory() as folder:
+                files = record(spy, "raw", nodes, Path(folder), lambda: transfer(BULK))  # noqa: B023
+                for name, file in files.items():
+                    console.print(table(f"{way}: the {name} process", parse(file.read_text())))
+    return 0
+
+
+def draw(console: Console, folder: Path) -> int:
+    """Write flame graphs, as SVG, of both processes of the fetching member; the exit status."""
+    if (spy := _spy(console)) is None:
+        return 1
+    folder.mkdir(parents=True, exist_ok=True)
+    with overlay.pair() as nodes:
+        work: dict[str, Callable[[], object]] = {
+            "download": lambda: nodes.get(BULK),
+            "upload": lambda: nodes.put(BULK),
+            "requests": lambda: _ask(nodes),
+        }
+        for what, each in work.items():
+            for name, file in record(spy, "flamegraph", nodes, folder, each).items():
+                # As its title it has the command, with paths of this machine.
+                drawn = re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\g<1>{what}: the {name} process", file.read_text())
+                (folder / f"{what}-{name}.svg").write_text(drawn)
+                file.unlink()
+    console.print(f"the flame graphs are in {folder}")
+    return 0
+
+
+def _ask(nodes: overlay.Pair) -> None:
+    """Small requests on several connections at once."""
+
+    def ask() -> None:
+        with nodes.connect((nodes.ip, overlay.PORT), 30) as sock:
+            http_peer.request_response(sock, nodes.ip, f"/{overlay.SMALL}", REQUESTS)
+
+    asking = [threading.Thread(target=ask) for _ in range(CONNECTIONS)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+
+
+def _spy(console: Console) -> str | None:
     beside = Path(sys.executable).with_name("py-spy")
     spy = str(beside) if beside.exists() else shutil.which("py-spy")
     if spy is None:
         console.print("no profile: py-spy is not installed (pip install py-spy)")
-        return 1
-    with overlay.pair() as nodes:
-        (worker,) = nodes.beta.node.status().workers
-        processes = {"node": nodes.beta.process.pid, "worker": worker.pid}
-        for way, transfer in (("download", nodes.get), ("upload", nodes.put)):
-            for name, stacks in record(spy, processes, lambda: transfer(BULK)).items():  # noqa: B023
-                console.print(table(f"{way}: the {name} process", stacks))
-    return 0
+    return spy
 
 
-def record(spy: str, processes: dict[str, int], work: Callable[[], object]) -> dict[str, Counter[tuple[str, ...]]]:
-    """Samples of each process while ``work`` is done over and over: how often each stack was seen."""
+def record(spy: str, form: str, nodes: overlay.Pair, folder: Path, work: Callable[[], object]) -> dict[str, Path]:
+    """Samples of node and worker of the fetching member while ``work`` is done over and over, in a file of py-spy's
+    format ``form`` for each."""
+    (worker,) = nodes.beta.node.status().workers
+    processes = {"node": nodes.beta.process.pid, "worker": worker.pid}
     done = threading.Event()
 
     def toil() -> None:
         while not done.is_set():
             work()
 
-    with tempfile.TemporaryDirectory() as folder:
-        toiling = threading.Thread(target=toil)
-        toiling.start()
-        try:
-            files = {name: Path(folder) / name for name in processes}
-            sampling = ["--function", "--format", "raw", "--duration", str(SECONDS), "--rate", str(RATE)]
-            spies = [
-                subprocess.Popen(
-                    [spy, "record", *sampling, "--output", str(files[name]), "--pid", str(pid)],
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-                for name, pid in processes.items()
-            ]
-            for process in spies:
-                _, words = process.communicate()
-                if process.returncode:
-                    raise OSError(f"py-spy: {words.strip()[-500:]}")
-        finally:
-            done.set()
-            toiling.join()
-        return {name: parse(path.read_text()) for name, path in files.items()}
+    toiling = threading.Thread(target=toil)
+    toiling.start()
+    try:
+        files = {name: folder / name for name in processes}
+        sampling = ["--function", "--format", form, "--duration", str(SECONDS), "--rate", str(RATE)]
+        spies = [
+            subprocess.Popen(
+                [spy, "record", *sampling, "--output", str(files[name]), "--pid", str(pid)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for name, pid in processes.items()
+        ]
+        for process in spies:
+            _, words = process.communicate()
+            if process.returncode:
+                raise OSError(f"py-spy: {words.strip()[-500:]}")
+    finally:
+        done.set()
+        toiling.join()
+    return files
 
 
 def parse(text: str) -> Counter[tuple[str, ...]]:

@@ -30,12 +30,12 @@ from typing import Any
 
 import ztclient
 from tests.bench import http_peer, machine
-from tests.bench.doors import free_port
 from tests.bench.options import Options
 from tests.bench.overlay import SMALL, p99
 from tests.bench.report import LeftOut, Result, Row
 from tests.lab.hosts import Host, Lab, has_reference, lab, until
 from tests.lab.places import unavailable
+from ztnode.embedded import free_port
 
 SECTION = "a real zerotier-one as the peer, direct"
 RIVAL = "zerotier-one"

@@ -16,16 +16,11 @@ from typing import Any
 
 from tests.system.harness import Overlay
 from tests.unit.tls_files import TlsFiles
+from ztnode.embedded import free_port
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 BODY = os.urandom(1 << 20) * 64
 """64 MB."""
-
-
-def free_port() -> int:
-    """A TCP port that is free on loopback at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from typing import Final
 from tests.system.harness import identities as identities_of_zerotier
 from tests.unit.vl1.test_vl1_hostile import made_up
 from ztnode import worldtool
-from ztnode.embedded import free_udp_port
+from ztnode.embedded import free_port
 from ztnode.hookspecs import Datagrams
 from ztnode.node.home import IDENTITY_PUBLIC, IDENTITY_SECRET, PEERS
 from ztnode.plugins.stores import FileStore
@@ -111,7 +111,7 @@ def measure(count: int) -> tuple[float, float]:
     identities = made_up(count)
     root = Identity.parse_text(next(identities_of_zerotier()).build_text(include_secret=True))
     with tempfile.TemporaryDirectory() as folder:
-        state, port = Path(folder), free_udp_port()
+        state, port = Path(folder), free_port()
         entry = worldtool.parse_root(root.build_text(), [f"127.0.0.1/{port}"])
         secret = worldtool.WorldSecret.generate(os.urandom)
         planet = worldtool.create_world([entry], secret, int(time.time() * 1000))

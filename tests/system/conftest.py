@@ -14,8 +14,9 @@ import pytest
 
 import ztclient
 import ztclient.controller
+from tests.integrations.others import process
 from tests.system.harness import PORT, Handler, Overlay, absent_ipv6, identities, ipv4
-from ztnode.embedded import EmbeddedNetwork, free_udp_port
+from ztnode.embedded import EmbeddedNetwork, free_port
 
 
 @pytest.fixture(scope="session")
@@ -43,16 +44,14 @@ def dns_domain(overlay: Overlay) -> Iterator[str]:
     if shutil.which("dnsmasq") is None:
         pytest.skip("dnsmasq is not installed")
     with contextlib.ExitStack() as stack:
-        port = free_udp_port()
+        port = free_port()
         names = [f"--host-record=web.lab.example,{overlay.ip}"]
         names.append(f"--host-record=both.lab.example,{overlay.ip},{absent_ipv6(overlay.nwid)}")
         names += [f"--host-record=many.lab.example,10.121.15.{number}" for number in range(1, 120)]
         command = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]
         command += ["--listen-address=127.0.0.1", "--bind-interfaces", f"--port={port}", "--domain=lab.example"]
         command += ["--local=/lab.example/", "--cname=www.lab.example,web.lab.example", "--pid-file", "--user="]
-        server = subprocess.Popen([*command, *names])
-        stack.callback(server.wait)
-        stack.callback(server.terminate)
+        stack.enter_context(process([*command, *names], port))
         relay = stack.enter_context(overlay.alpha.node.open_udp(overlay.ip, 53))
         threading.Thread(target=_relay_datagrams, args=(relay, port), daemon=True).start()
         expose = [sys.executable, "-m", "ztnode", "expose", "--state", str(overlay.alpha.state)]

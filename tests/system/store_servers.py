@@ -27,7 +27,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.integrations.others import POSTGRES, free_port, postgres
+from tests.integrations.others import POSTGRES, postgres
+from ztnode.embedded import free_port
 from ztnode.hookspecs import SharedStore
 from ztnode.node.opening import OURS
 

@@ -25,6 +25,7 @@ import ztclient
 from tests.integrations import others
 from tests.integrations.test_programs import repository
 from tests.system.harness import PORT, Overlay, ipv4
+from ztnode.embedded import free_port
 
 pytestmark = pytest.mark.timeout(300)
 TEXT = (Path(__file__).parents[2] / "docs" / "CLIENT.md").read_text()
@@ -176,7 +177,7 @@ def test_commands(overlay: Overlay, number: int, tmp_path: Path) -> None:
     keys = f"-i {tmp_path}/22/id -F /dev/null -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
     text = re.sub(r"\b(ssh|scp) -o", rf"\1 {keys} -o", adapted(block, overlay))
     for port in ("15432", "16379", "15201", "11080"):
-        text = text.replace(port, str(others.free_port()))
+        text = text.replace(port, str(free_port()))
     with surroundings(block, overlay, tmp_path), contextlib.ExitStack() as stack:
         if "/srv/" in text:
             repository(tmp_path)

@@ -23,7 +23,7 @@ import yaml
 import ztclient
 from tests.system.harness import identities
 from ztnode.cli import app
-from ztnode.embedded import free_udp_port
+from ztnode.embedded import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BIN = Path(sys.executable).parent
@@ -37,7 +37,7 @@ class Compose:
         self.directory = directory
         self.services: dict[str, Any] = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())["services"]
         self.port = port
-        self.page_port = free_tcp_port()
+        self.page_port = free_port()
 
     def command(self, service: str) -> tuple[list[str], dict[str, str]]:
         """How a service is run, and its variables."""
@@ -96,18 +96,11 @@ class Compose:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-def free_tcp_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
-
-
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
     """All services but beta are up."""
     directory = tmp_path_factory.mktemp("compose")
-    compose = Compose(directory, free_udp_port())
+    compose = Compose(directory, free_port())
     (directory / "shared").mkdir()
     for service, identity in zip(("root", "controller", "alpha", "beta"), identities(), strict=False):
         home = directory / service / "zerotier"  # to make one takes seconds
@@ -135,7 +128,7 @@ def test_the_compose_file(composed: Compose) -> None:
 
 def test_joining_a_network_in_a_ci_job(tmp_path: Path, composed: Compose) -> None:
     *_, identity = identities()
-    port = free_tcp_port()
+    port = free_port()
     member = tomllib.loads((composed.directory / "shared/member.toml").read_text())
     environment = {
         **os.environ,

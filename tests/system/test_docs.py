@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ztnode.embedded import EmbeddedMember, free_udp_port
+from ztnode.embedded import EmbeddedMember, free_port
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BIN = str(Path(sys.executable).parent)
@@ -32,7 +32,7 @@ def run(command: str, directory: Path) -> str:
 
 
 def test_a_network_of_your_own_and_joining_it(tmp_path: Path) -> None:
-    port = free_udp_port()
+    port = free_port()
     own = [line.replace("203.0.113.7/9993", f"127.0.0.1/{port}") for line in commands("A network of your own")]
     identity, planet, serve, create, member_line, authorize = own
     run(identity, tmp_path)

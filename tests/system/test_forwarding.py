@@ -11,15 +11,10 @@ import pytest
 
 from tests.system.harness import PORT, Overlay, content, ipv4
 from ztclient.controller import Controller
-from ztnode.embedded import EmbeddedMember
+from ztnode.embedded import EmbeddedMember, free_port
 
-UDP_PORT = 15353
+UDP_PORT = free_port()
 """Of loopback, for the carrier's forward of datagrams."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

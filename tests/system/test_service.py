@@ -23,6 +23,7 @@ from tests.system.test_state import VECTORS, command, identity, none_left_behind
 from tests.unit.tls_files import make
 from ztclient.v1 import node_pb2, node_pb2_grpc
 from ztnode import worldtool
+from ztnode.embedded import free_port
 from ztnode.wire.identity import Identity
 
 __all__ = ["identity", "none_left_behind", "planet", "state"]  # fixtures
@@ -93,8 +94,7 @@ def test_a_signal_to_the_whole_group_is_no_death_of_a_worker(state: Path) -> Non
 @pytest.mark.parametrize("listener", ["--listen", "--api"])
 def test_tls_files_are_read_again(state: Path, tmp_path: Path, listener: str) -> None:
     files = make(tmp_path, "old", "127.0.0.1")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = start(
         state, listener, f"127.0.0.1:{port}", "--tls-cert", str(files.certificate), "--tls-key", str(files.key)
     )

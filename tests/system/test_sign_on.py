@@ -14,10 +14,9 @@ import pytest
 import requests
 
 import ztclient
-from tests.integrations.others import free_port
 from tests.system.harness import identities, until
 from ztclient.controller import Controller, SingleSignOn
-from ztnode.embedded import EmbeddedNetwork
+from ztnode.embedded import EmbeddedNetwork, free_port
 
 PROVIDER = Path(__file__).parents[1] / "integrations/oidc_provider.py"
 LIFE = 8

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 import ztclient
 from ztnode import worldtool
 from ztnode.cli.app import run
+from ztnode.embedded import free_port
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import WorldType
 
@@ -25,13 +25,6 @@ IDENTITIES = [
     for entry in json.loads((Path(__file__).parents[1] / "vectors/vl1/identities.json").read_text())["identities"]
 ]
 """Made by zerotier-idtool."""
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Nodes:

@@ -180,7 +180,7 @@ class FakeNode:
         loop = asyncio.get_running_loop()
         while True:
             channel, _ = await loop.sock_accept(self._handoff)
-            channel.settimeout(5)
+            channel.settimeout(30)
             message, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 64, 2)
             if message.startswith(ASK):
                 await self._dial_directly(channel, message[16:], descriptors)
@@ -204,13 +204,13 @@ class FakeNode:
         self.asked.append((host, port, nwid))
         real = self.overlay.get((host, port))
         if real is not None and brought:
-            self._join(channel, socket.create_connection(real, 5), socket.socket(fileno=brought[0]), None)
+            self._join(channel, socket.create_connection(real, 30), socket.socket(fileno=brought[0]), None)
             return
         for each in brought:
             os.close(each)
         with channel:
             if real is not None:
-                with socket.create_connection(real, 5) as connected:
+                with socket.create_connection(real, 30) as connected:
                     socket.send_fds(channel, [f"\0{IP} 50000".encode()], [connected.fileno()])
             elif host == "198.51.100.1":
                 await asyncio.sleep(1)

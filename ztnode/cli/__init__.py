@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from ztnode.cli.exit_codes import INTERRUPTED
-from ztnode.cli.interrupts import ended_by_interrupt
+from ztnode.cli.interrupts import ended_by_interrupt, interruptible
 from ztnode.descriptors import open_missing_standard_descriptors
 
 
@@ -17,7 +17,7 @@ def main() -> NoReturn:
         with ended_by_interrupt():
             from ztnode.cli.app import run
 
-        code = run(sys.argv[1:])
+        code = interruptible(lambda: run(sys.argv[1:]))
     except KeyboardInterrupt:  # before a command was there, or while an error was being told
         code = INTERRUPTED
     sys.exit(code)

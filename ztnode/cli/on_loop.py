@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def run_until_interrupted(main: Coroutine[Any, Any, T]) -> T:
+def run_until_interrupted(
+    main: Coroutine[Any, Any, T], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> T:
     """As ``asyncio.run``, which misses Ctrl-C when the signal comes just before the loop goes to sleep, or to another
     thread than the loop's: then nothing wakes it. Raises KeyboardInterrupt once ``main`` was cancelled and
     has cleaned up; at a second Ctrl-C at once."""
-    return asyncio.run(_interruptible(main))
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(_interruptible(main))
 
 
 async def _interruptible(main: Coroutine[Any, Any, T]) -> T:

@@ -9,6 +9,7 @@ import click
 import ztclient
 from ztnode.cli.common import EXISTING_FILE, example, node_option
 from ztnode.cli.forward_commands import Where
+from ztnode.cli.on_loop import run_until_interrupted
 from ztnode.forwarding import LocalAddress, TcpAddress
 
 PROXY_ADDRESS = Where("127.0.0.1", tcp=True)
@@ -45,7 +46,7 @@ def proxy(node: ztclient.Node, listen: LocalAddress, credentials: Path | None, d
     assert isinstance(listen, TcpAddress)
     import uvloop
 
-    uvloop.run(_serve(node, listen, credentials, direct))
+    run_until_interrupted(_serve(node, listen, credentials, direct), uvloop.new_event_loop)
 
 
 async def _serve(node: ztclient.Node, address: TcpAddress, credentials: Path | None, direct: bool) -> None:

@@ -74,7 +74,7 @@ class Served:
             done.set()
 
         self._loop.call_soon_threadsafe(receive)
-        assert done.wait(5)
+        assert done.wait(30)
 
     def __enter__(self) -> Served:
         self._thread.start()

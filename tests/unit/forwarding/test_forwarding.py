@@ -23,6 +23,7 @@ from tests.unit.peers import LINGER_RESET, echo, peer, read_to_end, reset_after_
 from ztclient.aio.handoff import ask_to_join
 from ztclient.v1 import node_pb2 as pb
 from ztnode.control.tcp_options import TcpOptions
+from ztnode.embedded import free_port
 
 HOST = "10.121.15.99"
 
@@ -98,7 +99,7 @@ def test_many_mappings_of_both_kinds_in_one_process(running_node: RunningNode, t
         connected.connect(str(path))
         exchange(connected)
         server.accept()[0].close()  # the look whether there is a server
-        with socket.create_connection(running_node.node.overlay[IP, 80], 5) as connected:
+        with socket.create_connection(running_node.node.overlay[IP, 80], 30) as connected:
             far, _ = server.accept()
             with far:
                 connected.sendall(b"question")
@@ -144,11 +145,10 @@ def test_a_dead_target_is_said_at_once_and_resets(running_node: RunningNode) -> 
         with local(carrier.port()) as connected, pytest.raises(ConnectionResetError):
             connected.recv(1)
         assert "refused" in carrier.line()
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
+    port = free_port()
     with carrying("expose", f"{IP}:80", f"127.0.0.1:{port}") as carrier:
         assert carrier.line() == f"ztnode: 127.0.0.1 port {port}: Connection refused: there is no server yet"
-        connected = socket.create_connection(running_node.node.overlay[IP, 80], 5)
+        connected = socket.create_connection(running_node.node.overlay[IP, 80], 30)
         with connected, pytest.raises(ConnectionResetError):
             connected.recv(1)
         assert carrier.line() == f"ztnode: 127.0.0.1 port {port}: Connection refused"
@@ -202,7 +202,7 @@ def test_the_server_behind_learns_the_peer(running_node: RunningNode, version: s
     with peer(note) as real:
         target = f"127.0.0.1:{real[1]}"
         with carrying("expose", f"{IP}:80", target, "--proxy-protocol", version):
-            connected = socket.create_connection(running_node.node.overlay[IP, 80], 5)
+            connected = socket.create_connection(running_node.node.overlay[IP, 80], 30)
             with connected:
                 connected.sendall(b"GET /")
                 connected.shutdown(socket.SHUT_WR)

@@ -16,6 +16,7 @@ from typing import cast
 
 import pytest
 
+from ztnode.embedded import free_port
 from ztnode.forwarding import TcpAddress, http_stream
 from ztnode.forwarding.files import Files
 from ztnode.forwarding.http_service import Answers, HttpService, converse
@@ -399,8 +400,7 @@ def test_bodies_early_answers_and_dead_servers(monkeypatch: pytest.MonkeyPatch) 
         assert not complaints
         assert raw(port, b"GET /dies HTTP/1.1\r\nHost: a\r\n\r\n").startswith(b"HTTP/1.1 502 ")
         until(lambda: complaints == ["the server ended the connection before its answer did"])
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        dead = gone.getsockname()[1]
+    dead = free_port()
     with offered(ReverseProxy(Upstream(TcpAddress("127.0.0.1", dead)))) as (port, complaints):
         assert raw(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").startswith(b"HTTP/1.1 502 ")
         until(lambda: complaints == [f"127.0.0.1 port {dead}: Connection refused"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ztnode.embedded import free_port
 from ztnode.hookspecs import LeaseLost, SharedStore
 from ztnode.node import lease as lease_module
 from ztnode.node.lease import HELD_FOR, HOLDER, RENEW_EVERY, Holder, Lease, Process, down_for_everybody
@@ -106,8 +107,7 @@ def test_out_of_reach_the_holder_is_silent_in_time(lease: Lease, store: Shared, 
 
 
 def test_down_for_everybody_it_goes_on(lease: Lease, store: Shared, clock: Clock) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        store.where = [closed.getsockname()[:2]]
+    store.where = [("127.0.0.1", free_port())]
     store.failure = ConnectionError("connection refused")
     for _ in range(100):
         clock.now += RENEW_EVERY
@@ -174,8 +174,7 @@ def test_a_store_that_is_full_is_as_one_that_is_out(
 @pytest.mark.parametrize("silent", [False, True])
 def test_what_tells_a_store_that_is_down_from_one_out_of_reach(silent: bool, tmp_path: Path) -> None:
     error = TimeoutError("") if silent else ConnectionError("")
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        nobody = gone.getsockname()[:2]
+    nobody = ("127.0.0.1", free_port())
     assert down_for_everybody(error, [nobody, str(tmp_path / "nothing.sock")])
     with socket.create_server(("127.0.0.1", 0)) as there:
         listening = there.getsockname()[:2]

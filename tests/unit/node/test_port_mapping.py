@@ -120,7 +120,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """A socket in the place of the router's."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(5)
+        sock.settimeout(30)
         monkeypatch.setattr(wire, "PORT", sock.getsockname()[1])
         monkeypatch.setattr(pcp, "PATIENCE", (0.05, 0.05, 0.05))
         yield sock

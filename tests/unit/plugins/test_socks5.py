@@ -93,7 +93,7 @@ def test_datagrams_and_an_association_that_ends() -> None:
         came: asyncio.Queue[Datagrams] = asyncio.Queue()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as relay:
             relay.bind(("127.0.0.1", 0))
-            relay.settimeout(5)
+            relay.settimeout(30)
             writers: list[asyncio.StreamWriter] = []
 
             async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -87,7 +87,7 @@ def test_the_source_is_the_senders_endpoint() -> None:
         await sender.open(0, lambda batch: None)
         await receiver.open(0, lambda batch: source.set_result(batch[0][1]))
         sender.send(("127.0.0.1", receiver.local_endpoints()[0][1]), [b"x"])
-        result = await asyncio.wait_for(source, 5)
+        result = await asyncio.wait_for(source, 30)
         bound = sender.local_endpoints()[0]
         await sender.close()
         await receiver.close()

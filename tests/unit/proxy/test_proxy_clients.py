@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ztnode.embedded import free_port
 from ztnode.proxy import Command, ProxyServer, Refusal
 from ztnode.proxy.http import BadRequest, RequestStream
 
@@ -177,8 +178,7 @@ def test_curl_tunnels_and_reports_refusals(proxy: Proxy, request: pytest.Fixture
     credentials = "ann:s%20e%3Acret@" if "password" in request.node.callspec.id else ""
     through = f"http://{credentials}127.0.0.1:{proxy.port}"
     assert curl("-p", "-x", through, f"http://{server}/t").stdout == f"GET /t {server} None"
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        dead = unused.getsockname()[1]
+    dead = free_port()
     done = curl("-o", "/dev/null", "-w", "%{http_code}", "-x", through, f"http://127.0.0.1:{dead}/")
     assert done.stdout == "502"
     socks = curl("-x", through.replace("http://", "socks5://"), f"http://127.0.0.1:{dead}/")

@@ -38,7 +38,7 @@ class Bench(FakeHost):
     def bring(self, message: bytes, *descriptors: int) -> bytes:
         """Bring sockets with a token; what the worker answers."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(2)
+            client.settimeout(30)
             client.connect(self.path)
             socket.send_fds(client, [message], list(descriptors))
             self.turn()
@@ -59,13 +59,13 @@ def tcp(host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
     with socket.create_server((host, 0), family=family) as listener:
         client = socket.create_connection(listener.getsockname()[:2])
         accepted, _ = listener.accept()
-    client.settimeout(2)
+    client.settimeout(30)
     return accepted, client
 
 
 def unix() -> tuple[socket.socket, socket.socket]:
     accepted, client = socket.socketpair()
-    client.settimeout(2)
+    client.settimeout(30)
     return accepted, client
 
 
@@ -141,7 +141,7 @@ def test_resets_stay_resets(bench: Bench) -> None:
 def test_a_brought_socket_may_wait_for_its_connection(bench: Bench) -> None:
     accepted, client = tcp()
     with accepted, client, socket.socket(socket.AF_UNIX) as channel:
-        channel.settimeout(2)
+        channel.settimeout(30)
         channel.connect(bench.path)
         socket.send_fds(channel, [ASK + b"\4" + bytes(REQUEST.size - 1)], [accepted.fileno()])
         bench.turn()
@@ -191,7 +191,7 @@ def test_no_descriptor_stays_behind(bench: Bench) -> None:
     with accepted, client:
         assert bench.bring(os.urandom(16), accepted.fileno()) == b""
         with socket.socket(socket.AF_UNIX) as slow:
-            slow.settimeout(2)
+            slow.settimeout(30)
             slow.connect(bench.path)
             for part in (token[:4], token[4:6]):
                 socket.send_fds(slow, [part], [accepted.fileno(), client.fileno()])

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.worker.worker_pair import A6, B6, NWID, A, B, Pair, fetch, on_loop, read_all, running_pair, until
+from ztnode.embedded import free_port
 from ztnode.node.api import DialError
 from ztnode.node.gateways import pings, targets
 from ztnode.node.handoffs import claim_records
@@ -113,9 +114,7 @@ async def _ping(pair: Pair, host: str) -> None:
 
 
 async def _refusals(pair: Pair, host: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as probe:
-        port = probe.getsockname()[1]
+    port = free_port(host)
     with pytest.raises(DialError) as raised:
         await pair.a.dial(host, port, timeout=20)
     assert raised.value.errno == errno.ECONNREFUSED

@@ -28,7 +28,7 @@ class Bench:
         self.host = FakeHost()
         self.connection = FakeConnection(**options)
         ours, self.client = make_pair()
-        self.client.settimeout(2)
+        self.client.settimeout(30)
         self.splice = Splice(self.connection.overlay, ours, self.host)
 
     def ready(self) -> None:

@@ -37,14 +37,14 @@ def test_hung_worker_ends_with_its_node(tmp_path: Path) -> None:
     process, ours = hang(path, 2, 60)
     start = time.monotonic()
     ours.close()
-    assert process.wait(5) == 0
+    assert process.wait(30) == 0
     assert time.monotonic() - start < 2
     assert not path.exists()
 
 
 def test_hung_worker_says_where_and_ends(tmp_path: Path) -> None:
     process, ours = hang(tmp_path / "x", 2, 0.1)
-    assert process.wait(5) == 1
+    assert process.wait(30) == 1
     [message] = protocol.MessageStream().feed(ours.recv(4096))
     assert isinstance(message, protocol.Dying)
     assert "hung for more than 0.1 s in <string>:" in message.reason
@@ -56,4 +56,4 @@ def test_loop_that_waits_for_work_is_left_alone(tmp_path: Path) -> None:
     time.sleep(0.5)
     assert process.poll() is None
     ours.close()
-    assert process.wait(5) == 0
+    assert process.wait(30) == 0
