@@ -344,8 +344,8 @@ def test_listeners_outlive_a_worker_and_end_with_the_node(overlay: Overlay) -> N
             assert await asyncio.to_thread(dialled.recv, 5, socket.MSG_WAITALL) == b"hello"
 
     async def main() -> None:
-        real = member.node.listen(ip)
-        on_loop = await aio.Node(state=member.state).listen(ip)
+        real = member.node.listen(ip, nwid=overlay.nwid)
+        on_loop = await aio.Node(state=member.state).listen(ip, nwid=overlay.nwid)
         tunnel = ClientOverlay(member.node)
         exposed, bound = await tunnel.listen(ip, 0)
 
@@ -372,11 +372,14 @@ def test_listeners_outlive_a_worker_and_end_with_the_node(overlay: Overlay) -> N
         await asyncio.to_thread(until, lambda: member.node.status().workers[0].pid not in (0, worker))
         for accept, port in ways:
             await serve(accept, port)
-        waiting = [asyncio.ensure_future(accept()) for accept, _ in ways]
-        await asyncio.to_thread(member.stop)
+        *waiting, last = [asyncio.ensure_future(accept()) for accept, _ in ways]
+        member.node.leave(overlay.nwid)
         for each in waiting:
-            with pytest.raises(OSError):
+            with pytest.raises(OSError, match="network that the listener was bound to is gone"):
                 await asyncio.wait_for(each, 30)
+        await asyncio.to_thread(member.stop)
+        with pytest.raises(OSError):
+            await asyncio.wait_for(last, 30)
         await on_loop.close()
         await tunnel.close_listener(exposed)
         real.close()

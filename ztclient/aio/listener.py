@@ -123,9 +123,20 @@ class Listener:
                 self._ended.exception()  # seen: it need not be asked for
 
     async def _bring(self) -> None:
-        if self._worker[0]:
-            await self._attend(*self._worker)
-        await asyncio.gather(*(self._fetch() for _ in range(FETCHERS)))
+        try:
+            if self._worker[0]:
+                await self._attend(*self._worker)
+            await asyncio.gather(*(self._fetch() for _ in range(FETCHERS)))
+        except Exception as error:
+            self._end(error)
+
+    async def _put(self, connected: Connection) -> None:
+        """Have a connection wait for ``accept``."""
+        try:
+            await self._ready.put(connected)
+        except BaseException:
+            connected.close()
+            raise
 
     async def _attend(self, path: str, token: bytes) -> None:
         """Have the worker bring connections, and the one that takes its place, until they must be asked for."""
@@ -163,7 +174,7 @@ class Listener:
                 return False
             connected = Connection(descriptors[0], *ends[1:])
             connected.setblocking(False)
-            self._ready.put_nowait(connected)
+            await self._put(connected)
 
     async def _fetch(self) -> None:
         from ztclient.v1 import node_pb2 as pb
@@ -176,10 +187,6 @@ class Listener:
                     connected = await connected_socket(self._control, answer.connection)
                 except ConnectionError:
                     continue  # reset by its peer before it was fetched, as happens in a kernel's queue too
-                try:
-                    await self._ready.put(connected)
-                except BaseException:
-                    connected.close()
-                    raise
+                await self._put(connected)
         except Exception as error:
             self._end(error)
