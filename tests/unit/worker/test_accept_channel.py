@@ -321,7 +321,7 @@ def test_what_is_no_credit_ends_the_channel_and_keeps_nothing(bench: Bench, kind
 def test_a_client_without_descriptors_to_be_had_resets_and_goes_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_buffer: int) -> None:
+    def fail(_buffer: int, _count: int) -> None:
         raise OSError(24, "Too many open files")
 
     channel = bench.opened(client.DESCRIPTORS)
@@ -329,7 +329,7 @@ def test_a_client_without_descriptors_to_be_had_resets_and_goes_on(
     bench.turn()
     bench.pairs.close()
     with monkeypatch.context() as patched:
-        patched.setattr("ztnode.worker.tcp_pair.make_pair", fail)
+        patched.setattr("ztnode.worker.tcp_pair.make_pairs", fail)
         assert bench.arrives().aborted
     assert "no file descriptors" in bench.told[0]
     assert not bench.arrives().aborted

@@ -243,11 +243,11 @@ def test_client_that_vanishes_in_the_middle_leaves_no_half_open_connection(
 
 
 def test_no_descriptors_left_is_told_and_ends_the_offer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_buffer: int) -> None:
+    def fail(_buffer: int, _count: int) -> None:
         raise OSError(24, "Too many open files")
 
     bench.pairs.close()
-    monkeypatch.setattr("ztnode.worker.tcp_pair.make_pair", fail)
+    monkeypatch.setattr("ztnode.worker.tcp_pair.make_pairs", fail)
     for _ in range(3):
         connection, token = park(bench)
         with bench.connect(token) as client:
@@ -377,7 +377,8 @@ def test_strangers_on_the_loopback_port_are_sent_away(monkeypatch: pytest.Monkey
     ours.setblocking(True)
     assert ours.recv(10) == b"mine"
     strangers[0].settimeout(2)
-    assert strangers[0].recv(1) == b""
+    with pytest.raises(ConnectionResetError):
+        strangers[0].recv(1)
     for sock in (ours, client, *strangers):
         sock.close()
 
@@ -554,11 +555,13 @@ def test_a_pair_made_ahead_is_given_once_and_closed_with_its_worker(monkeypatch:
     stock = tcp_pair.PairStock()
     made: list[tuple[socket.socket, socket.socket]] = []
 
-    def counted(_buffer: int) -> tuple[socket.socket, socket.socket]:
-        made.append(make_pair())
-        return made[-1]
+    original = tcp_pair.make_pairs
 
-    monkeypatch.setattr(tcp_pair, "make_pair", counted)
+    def counted(_buffer: int, count: int) -> list[tuple[socket.socket, socket.socket]]:
+        made.extend(original(tcp_pair.BUFFER_BYTES, count))
+        return made[-count:]
+
+    monkeypatch.setattr(tcp_pair, "make_pairs", counted)
     assert not stock.due
     stock.refill()
     assert not made, "one is enough"
@@ -569,20 +572,22 @@ def test_a_pair_made_ahead_is_given_once_and_closed_with_its_worker(monkeypatch:
     ours.setblocking(True)
     assert ours.recv(10) == b"up"
     assert stock.take(100.0) is made[0]
+    taken = {made[0], stock.take(100.0), stock.take(100.0)}
+    assert taken == {*made} and len(made) == 3, "the more are wanted at once, the more are made at once"
     stock.refill()
-    assert not stock.due
+    assert not stock.due and len(made) == 4
     stock.close()
-    assert [end.fileno() for end in made[1]] == [-1, -1]
-    for end in (ours, client, *made[0]):
+    assert [end.fileno() for end in made[3]] == [-1, -1]
+    for end in (ours, client, *(end for pair in taken for end in pair)):
         end.close()
 
 
 def test_a_pair_that_cannot_be_made_ahead_is_missed_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_buffer: int) -> None:
+    def fail(_buffer: int, _count: int) -> None:
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tcp_pair, "make_pair", fail)
+        patch.setattr(tcp_pair, "make_pairs", fail)
         stock = tcp_pair.PairStock()
         with pytest.raises(OSError, match="Too many"):
             stock.take(100.0)
