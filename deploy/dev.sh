@@ -14,3 +14,4 @@ by_uv --require-hashes -r deploy/constraints-dev.txt || {
     by_pip --require-hashes -r deploy/constraints-dev.txt
 }
 $install --no-deps --no-build-isolation -e ./ztclient -e .
+deploy/static-path.sh .venv

@@ -26,6 +26,7 @@ for version in "$@"; do
         "$uv" venv --quiet --clear --python "$python" "$environment" &&
             VIRTUAL_ENV=$PWD/$environment "$uv" pip install --quiet --constraints deploy/constraints-dev.txt \
                 -e ./ztclient -e '.[test]' 'coverage>=7.10' &&
+            deploy/static-path.sh "$environment" &&
             touch "$environment/.installed" || exit 1
     fi
     echo "$environment"

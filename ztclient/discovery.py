@@ -27,15 +27,14 @@ named by ``tls://host:port``.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import socket
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ztclient.errors import NodeUnavailableError
 from ztclient.forms import split_host_port
@@ -47,8 +46,10 @@ MAX_UNIX_PATH = 103
 """Bytes that every supported system's ``sockaddr_un`` takes (macOS: 104 with the final NUL; Linux: 108)."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunningNode:
+# Named tuples: what ztclient.run needs before it starts a node loads nothing that can be loaded beside it.
+
+
+class RunningNode(NamedTuple):
     """One entry of the registry. ``started`` is Unix time in seconds."""
 
     address: str
@@ -57,8 +58,7 @@ class RunningNode:
     started: float
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """A parsed address: ``scheme`` is ``unix``, ``tcp`` or ``tls``; ``target`` a path or ``host:port``."""
 
     scheme: str
@@ -146,6 +146,8 @@ def _socket_path(state: str | os.PathLike[str], environ: Mapping[str, str]) -> s
 
 
 def _other_socket_path(directory: str, environ: Mapping[str, str]) -> str:
+    import hashlib
+
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
     return f"{_runtime_directory(environ)}/{digest}.sock"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import importlib.util
 import os
 import shutil
@@ -27,11 +28,11 @@ from typing import IO, TYPE_CHECKING, Final
 from ztclient import discovery
 from ztclient.errors import JoinTimeoutError, NodeUnavailableError
 from ztclient.forms import network_id
-from ztclient.node import Node
 
 if TYPE_CHECKING:
     from ztclient import aio
     from ztclient.model import Network
+    from ztclient.node import Node
 
 PIPE_NAME: Final = "users.pipe"
 LOCK_NAME: Final = "users.lock"
@@ -88,6 +89,8 @@ class Run:
         for again in _attempts():
             try:
                 _go(self._reach())
+                from ztclient.node import Node
+
                 node = Node(state=self._state)
                 with self._progress() as progress:
                     progress.address = node.status().address
@@ -151,6 +154,7 @@ class Run:
             yield from self._gone()
             self._shared = False
             self._start()
+            _load()
             assert self._child is not None
             deadline = time.monotonic() + START_SECONDS
             while not _answers(control):
@@ -323,6 +327,12 @@ def _command() -> list[str]:
     raise NodeUnavailableError(
         errno.ENOENT, "ztclient.run starts a node, and ztnode is not installed here: pip install ztnode"
     )
+
+
+def _load() -> None:
+    """Load what speaks to a node: beside its start, which takes longer, on another core."""
+    for name in ("ztclient.node", "ztclient.v1.node_pb2_grpc"):
+        importlib.import_module(name)
 
 
 def _answers(control: str) -> bool:

@@ -85,14 +85,14 @@ def worker(tree: str) -> Iterator[tuple[int, str, Ring, Ring]]:
         path = str(Path(folder) / "w.sock")
         rings = [",".join(map(str, ring.fds)) for ring in (to_worker, from_worker)]
         environment = os.environ | ({"PYTHONPATH": tree} if tree else {})
-        arguments = ("0/1", path, "32768-60999", "cubic", str(theirs.fileno()), *rings)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ztnode.worker", *arguments],
+            [sys.executable, "-P", "-m", "ztnode.worker", str(theirs.fileno()), *rings],
             pass_fds=(theirs.fileno(), *set(to_worker.fds), *set(from_worker.fds)),
             env=environment,
         )
         theirs.close()
         ours.settimeout(30)
+        ours.sendall(protocol.build(protocol.Begin(0, 1, path, 32768, 60999, "cubic")))
         ours.recv(4096)  # Ready
         port = protocol.PortUp(0, NWID, MAC, 2800, (f"{OWN}/24",), ((f"{OWN.rpartition('.')[0]}.0/24", None),), 0)
         ours.sendall(protocol.build(port))

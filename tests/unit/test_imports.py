@@ -64,6 +64,11 @@ def test_the_table_of_the_architecture_is_the_contract() -> None:
 
 
 LOADED_BY = {
+    "a program that starts a node": ("ztclient.launch", {"grpc", "dataclasses", "logging", "hashlib", "http.client"}),
+    "a node that starts its worker": (
+        "ztnode.cli.serve_command, ztnode.worker.launch",
+        {"grpc", "uvloop", "cryptography", "ztnode.node", "ztnode.vl1", "ztnode.netstack"},
+    ),
     "first HELLO": (
         "ztnode.cli.serve_command, ztnode.cli.reconfiguration, ztnode.serve",
         {
@@ -78,7 +83,15 @@ LOADED_BY = {
     ),
     "control plane": (
         "ztnode.serve, ztnode.control.control_server, ztnode.control.readiness, ztnode.names, ztnode.sign_on.members",
-        {"numpy", "dns", "ztnode.controller", "grpc_reflection.v1alpha.reflection", "h11", "requests"},
+        {
+            "numpy",
+            "dns",
+            "ztnode.controller",
+            "grpc_reflection.v1alpha.reflection",
+            "h11",
+            "requests",
+            "ztclient.model",
+        },
     ),
     "worker": ("ztnode.worker.__main__", {"numpy", "asyncio", "cryptography", "grpc", "logging"}),
     "identity helper": ("ztnode.identity_helper", {"asyncio", "ztnode.node", "grpc"}),

@@ -17,9 +17,19 @@ The functions are those of asyncio, with ``node`` beside: a ``Node``, or its add
 
 from __future__ import annotations
 
-from ztclient.aio.listener import Listener
-from ztclient.aio.node import Node
-from ztclient.aio.streams import Server, create_connection, create_datagram_endpoint, open_connection, start_server
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ztclient.aio.listener import Listener
+    from ztclient.aio.node import Node
+    from ztclient.aio.streams import (
+        Server,
+        create_connection,
+        create_datagram_endpoint,
+        open_connection,
+        start_server,
+    )
 
 __all__ = [
     "Listener",
@@ -30,3 +40,14 @@ __all__ = [
     "open_connection",
     "start_server",
 ]
+
+# Looked up at first use, as in ztclient: the node process needs ztclient.aio.handoff alone.
+_HOMES: Final = {"Listener": "listener", "Node": "node"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'streams')}"), name)
+    globals()[name] = value
+    return value

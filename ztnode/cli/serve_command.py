@@ -402,6 +402,11 @@ def serve(
 
     ctx.with_resource(ended_by_interrupt())
 
+    from ztnode.worker.launch import launch_ahead
+
+    if store is None:  # what waits for a lease needs no worker yet
+        launch_ahead(min(workers, (os.cpu_count() or 1) - 1))  # one core is for the node, which has more to do
+
     import uvloop
 
     from ztnode import logs

@@ -25,7 +25,7 @@ from concurrent.futures import CancelledError
 from typing import Final
 
 from ztnode import identity_helper
-from ztnode.node.child_environment import child_environment
+from ztnode.child_environment import child_environment
 from ztnode.wire.c25519 import SECRET_LENGTH
 from ztnode.wire.identity import Identity, try_candidate
 from ztnode.wire.wire_error import WireError

@@ -6,25 +6,18 @@ import asyncio
 import contextlib
 import logging
 import signal
-import socket
-import sys
+import subprocess
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from ztnode.node.child_environment import child_environment
-from ztnode.ring import Record, Ring, RingCorrupt
+from ztnode.ring import Record, RingCorrupt
 from ztnode.worker import protocol
+from ztnode.worker.launch import launch
 
-TO_WORKER_BYTES: Final = 4 << 20
-"""About 1,400 frames of 2,800 bytes: what arrives in 30 ms at 130 MB/s, while the worker waits for a core."""
-FROM_WORKER_BYTES: Final = 2 << 20
-"""The stack is held back when it is full, so it need only bridge the node's absence; more would be delay alone."""
 READ_BYTES: Final = 512 << 10
 """Frames taken from a worker before the event loop has its turn."""
 READY_SECONDS: Final = 30.0
 """A worker is ready after 0.2 s; a machine that needs longer than this for it is out of service."""
-LAST_WORDS_SECONDS: Final = 0.5
-"""What a worker said before its end is read within this time after it."""
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +72,7 @@ class WorkerProcess:
         self._on_groups = on_groups
         self._on_opened = on_opened
         self._loop = asyncio.get_running_loop()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._answers: dict[int, asyncio.Future[protocol.Answer]] = {}
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -99,31 +92,19 @@ class WorkerProcess:
         return self._transport is not None and not self._lost.is_set()
 
     async def start(self, ports: tuple[int, int], workers: int, congestion: str) -> None:
-        """Spawn it, one of ``workers``; ``ports`` is its ephemeral range. Messages may be sent at once.
-
-        Raises OSError.
-        """
-        with contextlib.ExitStack() as undo:
-            self._to_worker = Ring.create(TO_WORKER_BYTES)
-            undo.callback(self._to_worker.close)
-            self._from_worker = Ring.create(FROM_WORKER_BYTES)
-            undo.pop_all()
+        """Let a process begin as this worker, one of ``workers``; ``ports`` is its ephemeral range. Messages may be
+        sent at once. Raises OSError."""
+        launched = launch()
+        self._process, self._to_worker, self._from_worker = launched.process, launched.to_worker, launched.from_worker
         self._rings_open = True
         self._loop.add_reader(self._from_worker.data_fd, self._on_doorbell)
-        ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                transport, _ = await self._loop.create_unix_connection(lambda: _Channel(self), sock=ours)
-                self._transport = transport
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command(ports, workers, congestion, theirs.fileno()),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), *set(self._to_worker.fds), *set(self._from_worker.fds)),
-                    env=child_environment(),
-                )
+            transport, _ = await self._loop.create_unix_connection(lambda: _Channel(self), sock=launched.control)
         except BaseException:
             self._close()
             raise
+        self._transport = transport
+        self.send(protocol.Begin(self.index, workers, self.path, *ports, congestion))
         # Ask to be woken by the first frame.
         self._from_worker.prepare_sleep()
 
@@ -139,10 +120,8 @@ class WorkerProcess:
     async def wait(self) -> str:
         """Wait for its end and take away what is left of it; the cause, as a person reads it."""
         assert self._process is not None
-        code = await self._process.wait()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_SECONDS):
-                await self._lost.wait()
+        await self._lost.wait()
+        code = await asyncio.to_thread(self._process.wait)  # which takes no time: it was killed, too
         self._close()
         if self._cause:
             return self._cause
@@ -294,10 +273,3 @@ class WorkerProcess:
             self._traffic = self._to_worker.written, self._from_worker.written
             self._to_worker.close()
             self._from_worker.close()
-
-    def _command(self, ports: tuple[int, int], workers: int, congestion: str, control: int) -> list[str]:
-        rings = [",".join(map(str, ring.fds)) for ring in (self._to_worker, self._from_worker)]
-        return [
-            *(sys.executable, "-P", "-m", "ztnode.worker"),
-            *(f"{self.index}/{workers}", self.path, f"{ports[0]}-{ports[1]}", congestion, str(control), *rings),
-        ]

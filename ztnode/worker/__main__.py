@@ -18,9 +18,7 @@ from ztnode.worker import protocol
 from ztnode.worker.watchdog import Watchdog
 from ztnode.worker.worker import ChannelClosed, Worker
 
-USAGE: Final = (
-    "python -m ztnode.worker INDEX/WORKERS SOCKET FIRST-LAST-PORT CONGESTION CONTROL-FD RING-IN-FDS RING-OUT-FDS"
-)
+USAGE: Final = "python -m ztnode.worker CONTROL-FD RING-IN-FDS RING-OUT-FDS"
 
 
 def main() -> NoReturn:
@@ -30,34 +28,49 @@ def main() -> NoReturn:
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     try:
-        index, path, ports, congestion, control_fd, ring_in, ring_out = sys.argv[1:]
-        first, last = (int(port) for port in ports.split("-"))
-        number, workers = (int(part) for part in index.split("/"))
-        # All workers are one host on the link: one of them alone announces its addresses.
-        config = StackConfig(
-            tcp=TcpConfig(congestion=congestion, ephemeral_ports=(first, last)),
-            udp_ports=(first, last),
-            announce=number == 0,
-            siblings=workers > 1,
-        )
+        control_fd, ring_in, ring_out = sys.argv[1:]
         control = socket.socket(fileno=int(control_fd))
         rings = [Ring.attach([int(fd) for fd in fds.split(",")]) for fds in (ring_in, ring_out)]
     except (ValueError, OSError):
         sys.exit(f"This is started by `ztnode serve`: {USAGE}")
     control.set_inheritable(False)
     raise_descriptor_limit()
-    _name_process(f"ztnode-worker{number}")
+    begin = _first_message(control)
+    if not isinstance(begin, protocol.Begin):
+        os._exit(0)  # the node ended before it needed a worker, which may use nothing of its state then
+    _name_process(f"ztnode-worker{begin.index}")
+    ports = begin.first_port, begin.last_port
+    # All workers are one host on the link: one of them alone announces its addresses.
+    config = StackConfig(
+        tcp=TcpConfig(congestion=begin.congestion, ephemeral_ports=ports),
+        udp_ports=ports,
+        announce=begin.index == 0,
+        siblings=begin.workers > 1,
+    )
     try:
-        _run(control, rings[0], rings[1], path, config)
+        _run(control, rings[0], rings[1], begin.path, config)
     except ChannelClosed:
         # The node is gone, and with it everything that this process is for. Clients are reset by the kernel.
         with contextlib.suppress(OSError):
-            os.unlink(path)  # noqa: PTH108 - pathlib costs start-up time
+            os.unlink(begin.path)  # noqa: PTH108 - pathlib costs start-up time
         os._exit(0)
     except Exception as error:
         _tell(control, error)
         os._exit(1)
     sys.exit(0)
+
+
+def _first_message(control: socket.socket) -> protocol.Message | None:
+    """Waited for, and no byte of the second one read; None: the node is gone."""
+    stream = protocol.MessageStream()
+    wanted = protocol.LENGTH_BYTES
+    while True:
+        data = control.recv(wanted, socket.MSG_WAITALL)
+        if len(data) < wanted:
+            return None
+        if messages := stream.feed(data):
+            return messages[0]
+        wanted = int.from_bytes(data, "big")
 
 
 def _run(control: socket.socket, ring_in: Ring, ring_out: Ring, path: str, config: StackConfig) -> None:

@@ -26,7 +26,7 @@ MAX_TEXT: Final = 4096
 MAX_ITEMS: Final = 8192
 """Entries of one list or map."""
 TOKEN_BYTES: Final = 16
-_LENGTH: Final = 4
+LENGTH_BYTES: Final = 4
 _V = TypeVar("_V")
 
 
@@ -36,6 +36,19 @@ class ProtocolError(ValueError):
 
 PortRoute: TypeAlias = tuple[str, str | None]
 """Target in CIDR form and gateway address; no gateway means on-link."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Node → worker, first of all: be the worker ``index`` of ``workers`` with the hand-off socket at ``path``, which
+    nobody else uses, the ephemeral ports from ``first_port`` to ``last_port`` and this congestion control."""
+
+    index: int
+    workers: int
+    path: str
+    first_port: int
+    last_port: int
+    congestion: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +366,17 @@ class Dying:
 
 Request: TypeAlias = Dial | Listen | Accept | OpenUdp | ConfigureUdp | Ping | FindNeighbour | ListConnections
 ToWorker: TypeAlias = (
-    PortUp | PortDown | LimitNeighbour | NeighbourReturned | SetGateway | Request | Cancel | Renew | Withdraw | Stop
+    Begin
+    | PortUp
+    | PortDown
+    | LimitNeighbour
+    | NeighbourReturned
+    | SetGateway
+    | Request
+    | Cancel
+    | Renew
+    | Withdraw
+    | Stop
 )
 Answer: TypeAlias = (
     Dialled | Listening | Accepted | UdpOpened | UdpConfigured | Pong | NeighbourFound | ConnectionList | Failed
@@ -373,7 +396,7 @@ def build(message: Message) -> bytes:
     data = json.dumps(body, separators=(",", ":"), default=bytes.hex).encode()
     if len(data) > MAX_MESSAGE:
         raise ProtocolError(f"a {kind.__name__} of {len(data)} bytes is too long for the control channel")
-    return len(data).to_bytes(_LENGTH, "big") + data
+    return len(data).to_bytes(LENGTH_BYTES, "big") + data
 
 
 def parse(data: bytes) -> Message:
@@ -410,14 +433,14 @@ class MessageStream:
         buffer += data
         messages: list[Message] = []
         start = 0
-        while len(buffer) - start >= _LENGTH:
-            length = int.from_bytes(buffer[start : start + _LENGTH], "big")
+        while len(buffer) - start >= LENGTH_BYTES:
+            length = int.from_bytes(buffer[start : start + LENGTH_BYTES], "big")
             if length > MAX_MESSAGE:
                 raise ProtocolError(f"control message of {length} bytes")
-            end = start + _LENGTH + length
+            end = start + LENGTH_BYTES + length
             if end > len(buffer):
                 break
-            messages.append(parse(bytes(buffer[start + _LENGTH : end])))
+            messages.append(parse(bytes(buffer[start + LENGTH_BYTES : end])))
             start = end
         del buffer[:start]
         return messages

@@ -43,6 +43,7 @@ from ztclient.v1 import node_pb2 as pb
 from ztnode.node.api import DialError, StreamOptions
 from ztnode.node.handoffs import drop, give
 from ztnode.node.supervisor import Supervisor
+from ztnode.worker import launch
 
 
 def is_alive(pid: int) -> bool:
@@ -460,7 +461,7 @@ async def test_worker_that_keeps_dying_is_restarted_more_and_more_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running_pair(tmp_path) as pair:
-        monkeypatch.setattr("ztnode.node.worker_process.sys.executable", "/bin/false")
+        monkeypatch.setattr("ztnode.worker.launch.sys.executable", "/bin/false")
         # However long it goes on, it does not count as one worker that lived long.
         monkeypatch.setattr("ztnode.node.supervisor.STEADY_SECONDS", 0.1)
         with caplog.at_level(logging.WARNING):
@@ -621,6 +622,31 @@ def test_node_that_dies_leaves_no_worker_behind(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not sockets_in(tmp_path)
+
+
+def test_a_worker_that_was_started_ahead_is_the_next_one(tmp_path: Path) -> None:
+    async def scenario() -> int:
+        supervisor = Supervisor(tmp_path, lambda _records: None)
+        await supervisor.start()
+        await supervisor.ready()
+        [worker] = supervisor.workers()
+        await supervisor.stop()
+        return worker.pid
+
+    launch.launch_ahead(1)
+    [ahead] = launch._ahead
+    assert not sockets_in(tmp_path)
+    assert asyncio.run(scenario()) == ahead.process.pid
+    assert not launch._ahead
+
+
+def test_a_worker_that_never_began_ends_with_the_node_and_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    launched = launch.launch()
+    launched.control.close()
+    launched.to_worker.close()
+    launched.from_worker.close()
+    assert launched.process.wait(30) == 0
+    assert capfd.readouterr() == ("", "")
 
 
 def test_long_state_directory_gets_its_sockets_elsewhere(tmp_path: Path) -> None:
