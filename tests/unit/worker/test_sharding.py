@@ -132,7 +132,7 @@ async def test_listen_that_fails_at_one_worker_is_undone_at_the_others(tmp_path:
         process = pair.b._slots[1].process
         assert process is not None
         # Taken at one worker alone, which the supervisor does not know.
-        await process.request(protocol.Listen(10**6, B, 7000, None, 1))
+        await process.request(protocol.Listen(10**6, B, 7000, None, 1, bytes(16)))
         with pytest.raises(DialError, match="in use"):
             await pair.b.listen(B, 7000)
         assert not pair.b._listeners

@@ -37,6 +37,7 @@ from tests.unit.worker.worker_pair import (
     running_pair,
     until,
 )
+from ztclient import handoff as client_handoff
 from ztclient.aio import handoff
 from ztclient.v1 import node_pb2 as pb
 from ztnode.node.api import DialError, StreamOptions
@@ -316,9 +317,10 @@ async def test_a_client_may_ask_the_worker_itself(tmp_path: Path) -> None:
         fetch(first).close()
         fetch(await pair.b.accept(listener)).close()
         opened: list[float] = []
+        idle: list[socket.socket] = []
         pair.a._slots[0].process._on_opened = opened.append  # type: ignore[union-attr]
         for nwid in ("", f"{NWID:016x}"):
-            dialled = await handoff.ask(path, pb.DialRequest(ip=B, port=port, network_id=nwid, congestion="bbr"))
+            dialled = await handoff.ask(path, pb.DialRequest(ip=B, port=port, network_id=nwid, congestion="bbr"), idle)
             assert dialled is not None
             accepted = fetch(await pair.b.accept(listener))
             with dialled, accepted:
@@ -326,7 +328,13 @@ async def test_a_client_may_ask_the_worker_itself(tmp_path: Path) -> None:
                 assert [each.figures["congestion"] for each in await pair.a.connections()][-1:] == ["bbr"]
                 dialled.send(b"up")
                 assert await loop.sock_recv(accepted, 10) == b"up"
-        await until(lambda: len(opened) == 2)
+        for _ in range(3):
+            request = pb.DialRequest(ip=B, port=port)
+            dialled = await asyncio.to_thread(client_handoff.ask, path, request, idle)
+            fetch(await pair.b.accept(listener)).close()
+            assert dialled is not None and len(idle) == 1, "one channel for all"
+            dialled.close()
+        await until(lambda: len(opened) == 5)
         # What fails, what is no request, and what takes long is for the node.
         for request in (
             pb.DialRequest(ip=B, port=port + 1),
@@ -335,7 +343,7 @@ async def test_a_client_may_ask_the_worker_itself(tmp_path: Path) -> None:
             pb.DialRequest(ip="192.0.2.1", port=port),
             pb.DialRequest(ip="10.121.0.99", port=port),
         ):
-            assert await handoff.ask(path, request) is None
+            assert await handoff.ask(path, request, idle) is None
         left = [each.figures["state"] for each in await pair.a.connections()]
         assert not {"SYN-SENT", "ESTABLISHED"} & {*left}, left
 
