@@ -55,7 +55,7 @@ class Bench(FakeHost):
 
     def connect(self, message: bytes, *descriptors: int) -> socket.socket:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        channel.settimeout(2)
+        channel.settimeout(30)
         channel.connect(self.path)
         socket.send_fds(channel, [message], descriptors)
         self.turn()
@@ -100,7 +100,7 @@ def silent(channel: socket.socket) -> bool:
     except BlockingIOError:
         return True
     finally:
-        channel.settimeout(2)
+        channel.settimeout(30)
 
 
 @pytest.mark.parametrize("kind", [client.DESCRIPTORS, client.TOKENS])
@@ -139,7 +139,7 @@ class Client:
         self.listening = socket.socket()
         self.listening.bind(("127.0.0.1", 0))
         self.listening.listen(backlog)
-        self.listening.settimeout(5)
+        self.listening.settimeout(30)
         self.port = self.listening.getsockname()[1]
         self.table = os.memfd_create("ends")
 
@@ -216,7 +216,7 @@ def test_who_finds_no_room_in_the_kernels_queue_waits_and_is_not_lost(bench: Ben
                     assert time.monotonic() < deadline
             bench.turn()
             arrived[number].owner.on_ready()  # type: ignore[attr-defined]
-            accepted.settimeout(5)
+            accepted.settimeout(30)
             assert accepted.recv(1) == b"%d" % number
             accepted.close()
         # One that waits so is reset when its client goes away.
