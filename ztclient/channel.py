@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +71,9 @@ class Control:
         self.stub: NodeServiceStub = NodeServiceStub(self._channel)
         self.direct_path = ""
         """The Unix socket of the node's worker, which takes dials itself; empty: not known to."""
+        self.idle: list[socket.socket] = []
+        """Channels to that worker on which it was asked before."""
+        weakref.finalize(self, close_all, self.idle)
 
     def learn(self, answer: pb.DialResponse) -> None:
         """Where the next connection may be asked for."""
@@ -120,6 +125,12 @@ class Control:
             # The channel would go on failing until its back-off ends; a new one tries at once.
             forget(self)
         return raised
+
+
+def close_all(channels: list[socket.socket]) -> None:
+    """Close what nobody will use any more."""
+    while channels:
+        channels.pop().close()
 
 
 _cache: dict[tuple[Address, Credentials], Control] = {}

@@ -57,7 +57,7 @@ def _asked_for(control: Control, request: pb.DialRequest) -> socket.socket | Non
     if not control.direct_path or not is_numeric(request.ip):
         return None
     began = time.monotonic()
-    connected = handoff.ask(control.direct_path, request)
+    connected = handoff.ask(control.direct_path, request, control.idle)
     if connected is None:
         request.timeout.CopyFrom(remaining(request.timeout, began))
     return connected

@@ -23,6 +23,18 @@ def numeric_ip(host: str) -> str:
     return str(ipaddress.ip_address(host))
 
 
+@functools.lru_cache(256)
+def packed_ip(host: str) -> bytes:
+    """The 4 or 16 bytes of a numeric IP. Raises ValueError."""
+    return ipaddress.ip_address(host).packed
+
+
+@functools.lru_cache(256)
+def ip_of(packed: bytes) -> str:
+    """The numeric IP of 4 or 16 bytes. Raises ValueError."""
+    return str(ipaddress.ip_address(packed))
+
+
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 

@@ -1,9 +1,9 @@
 """Listening sockets of the overlay: real ones, so that whatever takes a listening socket takes them.
 
-The socket listens on loopback, on a port of its own. A thread (``Feed``) fetches each connection from the node,
-connects a second socket to the listening one and gives that to the stack worker, which joins it to the overlay's
-connection. So the kernel's own accept() works, in this process, in forked ones, and in code that knows nothing of this
-package.
+The socket listens on loopback, on a port of its own. The stack worker connects a second socket to it for each
+connection and joins that to the overlay's; a thread (``Feed``) keeps the worker supplied with such sockets
+(``ztclient.accept_channel``), or, where the worker is out of reach, asks the node for each connection. So the kernel's
+own accept() works, in this process, in forked ones, and in code that knows nothing of this package.
 
 Nobody else may connect there. On Linux a filter on the listening socket drops, unseen, every SYN that does not come
 from one source port, which a socket of ours holds for this user (SO_REUSEPORT: no other user can bind it on any
@@ -30,7 +30,8 @@ import weakref
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
-from ztclient import byte_relay, byte_stream, handoff
+from ztclient import accept_channel, byte_relay, byte_stream, handoff
+from ztclient.accept_channel import ENDS, ends
 from ztclient.errors import from_rpc
 from ztclient.overlay_socket import Connection, OverlayAddress, family_of, overlay_address
 
@@ -52,8 +53,9 @@ BUFFER_BYTES: Final = 512 * 1024
 
 _FILTERED: Final = sys.platform == "linux"
 _SO_ATTACH_FILTER: Final = 26
-_ENTRY: Final = struct.Struct("!HB16sH16sH")
 _ENTRIES: Final = 1 << 16
+SOURCES: Final = 16
+"""That the worker has ahead: so many connections come without a turn of our thread."""
 
 
 class Origins:
@@ -62,7 +64,10 @@ class Origins:
 
     def __init__(self) -> None:
         """Raises OSError where there is no port or descriptor left."""
-        self._memory = mmap.mmap(-1, _ENTRIES * _ENTRY.size)
+        size = _ENTRIES * ENDS.size
+        self.table = _memory(size)
+        """The descriptor of that memory, for the worker; -1: it has none."""
+        self._memory = mmap.mmap(self.table, size)
         self._numbers = itertools.count(1)
         self._guard = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.port = 0
@@ -71,32 +76,29 @@ class Origins:
             self._guard.bind(("0.0.0.0", 0))
             self.port = int(self._guard.getsockname()[1])
 
-    def source(self) -> socket.socket:
-        """A socket to connect from, at an origin that no other connection has. Raises OSError."""
+    def source(self) -> tuple[int, socket.socket]:
+        """A socket to connect from, at an origin that no other connection has, and that one's number. Raises
+        OSError."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            # The window scale is agreed upon in the handshake: buffers come before it.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if not _FILTERED:
                 sock.bind(("127.0.0.1", 0))
-                return sock
+                return int(sock.getsockname()[1]), sock
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             number = next(self._numbers) % _ENTRIES
             sock.bind((f"127.77.{number >> 8}.{number & 255}", self.port))
-            return sock
+            return number, sock
         except BaseException:
             sock.close()
             raise
 
-    def remember(self, source: socket.socket, listener: int, connection: pb.Connection) -> None:
-        """Enter the ends of what will come from ``source`` to the ``listener`` on that port."""
+    def remember(self, number: int, listener: int, connection: pb.Connection) -> None:
+        """Enter the ends of what will come from the source of that ``number`` to the ``listener`` on that port."""
         local, remote = connection.local, connection.remote
         packed = ip_address(local.ip).packed, ip_address(remote.ip).packed
-        entry = _ENTRY.pack(listener, len(packed[0]), packed[0], local.port, packed[1], remote.port)
-        at = self._number(source.getsockname()) * _ENTRY.size
-        self._memory[at : at + _ENTRY.size] = entry
+        entry = ENDS.pack(listener, len(packed[0]), packed[0], local.port, packed[1], remote.port)
+        at = number * ENDS.size
+        self._memory[at : at + ENDS.size] = entry
 
     def look_up(self, address: Any, listener: int | None = None) -> tuple[OverlayAddress, OverlayAddress] | None:
         """Local and remote end of what came from ``address``, to the ``listener`` on that port; None for a stranger."""
@@ -104,14 +106,11 @@ class Origins:
             return None
         if _FILTERED and (address[1] != self.port or not address[0].startswith("127.77.")):
             return None
-        number = self._number(address) * _ENTRY.size
-        known, length, local, local_port, remote, remote_port = _ENTRY.unpack_from(self._memory, number)
-        if length not in (4, 16) or listener not in (None, known):
+        at = self._number(address) * ENDS.size
+        found = ends(self._memory[at : at + ENDS.size])
+        if found is None or listener not in (None, found[0]):
             return None
-        return (
-            overlay_address(str(ip_address(local[:length])), local_port),
-            overlay_address(str(ip_address(remote[:length])), remote_port),
-        )
+        return found[1:]
 
     def filter(self) -> bytes:
         """Of packets to a listening socket: a SYN from our port, and whatever is no SYN."""
@@ -237,10 +236,12 @@ class Feed:
         self._ended = False
         self._watched = False
         self._accepting: grpc.Future[pb.AcceptResponse] | None = None
+        self._channel: socket.socket | None = None
         with control.translated():
             self._lease = control.stub.Listen(request, metadata=control.metadata)
             answer = next(self._lease)
         self._id = answer.listener_id
+        self._worker = answer.handoff_path, answer.token
         self.bound = overlay_address(answer.bound.ip, answer.bound.port)
         self.family = family_of(answer.bound.ip)
         _feeds.add(self)
@@ -286,6 +287,9 @@ class Feed:
             self._ended = True
             if self._accepting is not None:
                 self._accepting.cancel()
+            if self._channel is not None:
+                with contextlib.suppress(OSError):
+                    self._channel.shutdown(socket.SHUT_RDWR)
         self._lease.cancel()
         _feeds.discard(self)
 
@@ -293,6 +297,8 @@ class Feed:
         import grpc
 
         try:
+            if all(self._worker) and self._origins.table >= 0:
+                self._attend(*self._worker)
             while self._bring_one():
                 pass
         except grpc.FutureCancelledError:
@@ -303,12 +309,64 @@ class Feed:
             self._end()
             self._hang_up()
 
+    def _attend(self, path: str, token: bytes) -> None:
+        """Have the worker bring the connections, and the one that takes its place, until they must be asked for."""
+        message = accept_channel.request(token, accept_channel.SOURCES, self._port)
+        patience = accept_channel.Patience(self._lease.is_active)
+        while True:
+            try:
+                with accept_channel.attend(path, message, self._origins.table) as channel:
+                    with self._lock:
+                        if self._ended:
+                            return
+                        self._channel = channel
+                    patience.succeeded()
+                    if self._supply(channel):
+                        return
+            except OSError as error:
+                if not patience.permits(error):
+                    return
+            time.sleep(accept_channel.RETRY_SECONDS)
+
+    def _supply(self, channel: socket.socket) -> bool:
+        """Keep the worker supplied until the listener has ended (True) or the worker is gone. Raises OSError."""
+        missing = SOURCES
+        while True:
+            with contextlib.ExitStack() as sent:
+                sources = self._sources(missing)
+                for _, source in sources:
+                    sent.enter_context(source)
+                numbers = accept_channel.credit(*(number for number, _ in sources))
+                socket.send_fds(channel, [numbers], [source.fileno() for _, source in sources])
+            missing -= len(sources)
+            if not missing:
+                used = channel.recv(SOURCES)
+                if accept_channel.DEAF in used:
+                    self._end()
+                if not used or accept_channel.ENDED in used or self._ended:
+                    return bool(used) or self._ended
+                if handoff.EXHAUSTED in used:
+                    time.sleep(RETRY_SECONDS)
+                missing = len(used)
+
+    def _sources(self, most: int) -> list[tuple[int, socket.socket]]:
+        """As many as there are descriptors for, but not without one."""
+        sources = [self._source()]
+        with contextlib.suppress(OSError):
+            while len(sources) < most:
+                sources.append(self._origins.source())
+        return sources
+
     def _bring_one(self) -> bool:
         from ztclient.v1 import node_pb2 as pb
 
         # First, so that a process that is out of descriptors leaves the connections where they are.
-        source = self._source()
+        number, source = self._source()
         with source:
+            # The window scale is agreed upon in the handshake: buffers come before it.
+            source.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+            source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+            source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 if self._ended:
                     return False
@@ -317,7 +375,7 @@ class Feed:
                 )
             connection = self._accepting.result().connection
             try:
-                self._origins.remember(source, self._port, connection)
+                self._origins.remember(number, self._port, connection)
                 if not self._connect(source):
                     return False
                 self._join_patiently(source, connection)
@@ -326,7 +384,7 @@ class Feed:
                 byte_relay.reset(source)
         return True
 
-    def _source(self) -> socket.socket:
+    def _source(self) -> tuple[int, socket.socket]:
         while True:
             try:
                 return self._origins.source()
@@ -400,6 +458,17 @@ def _origins() -> Origins:
             _own_origins = Origins()
             _all_origins.append(_own_origins)
         return _own_origins
+
+
+def _memory(size: int) -> int:
+    """A descriptor of so much memory; -1 where the system has no such thing, or forbids it."""
+    if not _FILTERED:
+        return -1
+    with contextlib.suppress(OSError):
+        descriptor = os.memfd_create("ztclient-ends")
+        os.ftruncate(descriptor, size)
+        return descriptor
+    return -1
 
 
 def _attach(listener: socket.socket, program: bytes) -> None:

@@ -26,9 +26,9 @@ def duration(seconds: float) -> Duration:
 
     if not abs(seconds) <= _LAST_DURATION:
         raise ValueError(f"{seconds} is not a number of seconds that can be told")
-    message = Duration()
-    message.FromNanoseconds(round(seconds * 1e9))
-    return message
+    nanoseconds = round(abs(seconds) * 1e9)
+    sign = -1 if seconds < 0 else 1
+    return Duration(seconds=sign * (nanoseconds // 1_000_000_000), nanos=sign * (nanoseconds % 1_000_000_000))
 
 
 def seconds(message: Duration) -> float:

@@ -2,10 +2,11 @@
 process is all the others. It moves frames between the worker's rings and a stack that serves, and is the clients that
 ask, with connections that it was given at the hand-off socket.
 
-    python -m tests.bench.bench_requests [--connections N ...] [--tree DIRECTORY] [--by forward|proxy ...]
+    python -m tests.bench.bench_requests [--connections N ...] [--tree DIRECTORY] [--by forward|proxy ...] [--idle N]
 
 ``--tree``: beside it the worker of another checkout of this repository, by turns. ``--by proxy``: the clients are lent
 to the worker by an HTTP proxy, and ask in absolute form; what that costs is what is more than by ``forward``.
+``--idle``: beside it a worker that has so many more connections on which nothing happens, by turns.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _HOST: Final = b"\r\nHost: %b\r\n" % PEER.encode()
 QUESTION: Final = b"GET /1024 HTTP/1.1" + _HOST + b"\r\n"
 FOR_A_PROXY: Final = QUESTION.replace(b"/", b"http://%b/" % PEER.encode(), 1)
 """As ``wrk`` asks with such a path."""
+AT_ONCE: Final = 64
+"""Connections that are asked for side by side."""
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 1024\r\nContent-Type: application/octet-stream\r\n\r\n" + bytes(
     1024
 )
@@ -107,7 +110,7 @@ def worker(tree: str) -> Iterator[tuple[int, str, Ring, Ring]]:
                     pass
             ours.setblocking(True)
             ours.sendall(protocol.build(protocol.Stop()))
-            process.wait(5)
+            process.wait(60)  # it resets whatever there is
 
 
 def lend(stack: contextlib.ExitStack, path: str, far: Far, by: str) -> socket.socket:
@@ -133,6 +136,28 @@ def lend(stack: contextlib.ExitStack, path: str, far: Far, by: str) -> socket.so
     return client
 
 
+def ask(path: str, far: Far, count: int) -> list[socket.socket]:
+    """Connections, from the worker itself, some at a time."""
+    request = REQUEST.pack(4, 0, ip_address(PEER).packed.ljust(16, b"\0"), PORT, NWID, 5000, b"")
+    clients: list[socket.socket] = []
+    while len(clients) < count:
+        with contextlib.ExitStack() as undo:
+            waiting = []
+            for _ in range(min(AT_ONCE, count - len(clients))):
+                waiting.append(undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)))
+                waiting[-1].connect(path)
+                waiting[-1].sendall(ASK + request)
+            for sock in waiting:
+                poll = select.poll()
+                poll.register(sock, select.POLLIN)
+                while not poll.poll(1):
+                    far.turn()
+                _, descriptors, _, _ = socket.recv_fds(sock, 64, 1)
+                clients.append(socket.socket(fileno=descriptors[0]))
+                clients[-1].setblocking(False)
+    return clients
+
+
 def cpu(pid: int) -> tuple[float, float]:
     """User and system seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -143,10 +168,12 @@ def cpu(pid: int) -> tuple[float, float]:
 class Side:
     """One worker and its clients, each with one request under way at a time."""
 
-    def __init__(self, stack: contextlib.ExitStack, tree: str, by: str, connections: int) -> None:
+    def __init__(self, stack: contextlib.ExitStack, tree: str, by: str, connections: int, idle: int) -> None:
         self._pid, path, to_worker, self._ring = stack.enter_context(worker(tree))
         self._far = Far(to_worker, self._ring)
         clients = [lend(stack, path, self._far, by) for _ in range(connections)]
+        for client in ask(path, self._far, idle):
+            stack.enter_context(client)
         self._question = FOR_A_PROXY if by == "proxy" else QUESTION
         self._clients = {client.fileno(): client for client in clients}
 
@@ -188,23 +215,27 @@ def main() -> None:
     parser.add_argument("--tree", default="")
     parser.add_argument("--by", nargs="+", choices=("forward", "proxy"), default=["forward"])
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 20, 100])
+    parser.add_argument("--idle", type=int, default=0)
     arguments = parser.parse_args()
     checksum.use_numpy()
-    kinds = [(by, tree) for by in arguments.by for tree in dict.fromkeys(("", arguments.tree))]
+    kinds = [(by, tree, 0) for by in arguments.by for tree in dict.fromkeys(("", arguments.tree))]
+    if arguments.idle:
+        kinds += [(by, "", arguments.idle) for by in arguments.by]
     print("CPU of the worker, µs a request    connections    user  system   together   requests/s")
     for connections in arguments.connections:
         with contextlib.ExitStack() as stack:
-            sides = {(by, tree): Side(stack, tree, by, connections) for by, tree in kinds}
-            found: dict[tuple[str, str], list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
+            sides = {kind: Side(stack, kind[1], kind[0], connections, kind[2]) for kind in kinds}
+            found: dict[tuple[str, str, int], list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
             for side in sides.values():
                 side.run(0.5)  # numpy is being loaded
             for _ in range(arguments.rounds):
                 for kind, side in sides.items():
                     found[kind].append(side.run(arguments.seconds))
-        for (by, tree), rounds in found.items():
+        for (by, tree, idle), rounds in found.items():
             user, system, rate = map(statistics.median, zip(*rounds, strict=True))
             figures = f"{user:>8.1f}{system:>8.1f}{user + system:>11.1f}{rate:>13.0f}"
-            print(f"{by + ', ' + (tree or 'this checkout'):<35}{connections:>11}{figures}")
+            name = f"beside {idle} idle ones" if idle else tree or "this checkout"
+            print(f"{by + ', ' + name:<35}{connections:>11}{figures}")
 
 
 if __name__ == "__main__":

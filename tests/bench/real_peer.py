@@ -7,8 +7,10 @@ Root and controller are zerotier-one too. Small answers are nginx's where it is 
 server; bulk comes from and goes to a program on the kernel's sockets. Needs root, for the places
 (``tests.lab.places``).
 
-    python -m tests.bench.real_peer get|put|ask IP PORT COUNT [STATE]    the client: COUNT bytes or requests; with the
-                                                                         state directory of a node, by that
+    python -m tests.bench.real_peer WHAT IP PORT COUNT [STATE]    the client: COUNT bytes that it gets or puts, requests
+                                                                  that it asks, or connections that it opens in a row,
+                                                                  apart or in a crowd; with the state directory of a
+                                                                  node, by that
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +47,9 @@ BULK_PORT, WEB_PORT = 5380, 5381
 MB = 1 << 20
 GB = 1e9
 REQUESTS = 1000
+DIALS = 200
+PAUSE = 0.02
+AT_ONCE = 50
 CONNECTIONS = (1, 20, 100)
 WRK_SECONDS = 5
 IDLE = 500
@@ -95,6 +101,7 @@ def measure(options: Options) -> Iterator[Result]:
         ours, theirs = _set_up(here, options)
         yield from _bulk(ours, theirs, options)
         yield from _requests(ours, theirs, options)
+        yield from _dials(ours, theirs, options)
         yield from _crowds(ours, theirs, options, stack)
         yield from _as_server(ours, theirs, options, stack)
         yield from _memory(ours)
@@ -207,6 +214,48 @@ def _requests(ours: Place, theirs: Place, options: Options) -> Iterator[Result]:
     yield Row(SECTION, f"{what}, p99", "ms", tails["ours"], RIVAL, tails[RIVAL], must=1.5, aim=1, less_is_better=True)
 
 
+def _dials(ours: Place, theirs: Place, options: Options) -> Iterator[Result]:
+    """Connections that are opened and closed at the peer's server."""
+    count = DIALS // 4 if options.quick else DIALS
+    for what, name, must, aim in (("row", "in a row", 0.9, 0.6), ("apart", f"{PAUSE * 1e3:g} ms apart", 1.5, 1.0)):
+        times: dict[str, list[float]] = defaultdict(list)
+        for _ in range(options.rounds):
+            for who, place in (("ours", ours), (RIVAL, theirs)):
+                found = place.run(what, WEB_PORT, count)["times"]
+                times[who].append(statistics.median(found) * 1e3)
+        yield Row(
+            SECTION,
+            f"connect, {name}, median of {count}",
+            "ms",
+            times["ours"],
+            RIVAL,
+            times[RIVAL],
+            must=must,
+            aim=aim,
+            less_is_better=True,
+        )
+    rates: dict[str, list[float]] = defaultdict(list)
+    costs: dict[str, list[float]] = defaultdict(list)
+    for _ in range(options.rounds):
+        for who, place in (("ours", ours), (RIVAL, theirs)):
+            found = place.run("crowd", WEB_PORT, 5 * count)
+            rates[who].append(5 * count / found["seconds"])
+            if who == "ours":
+                for process, seconds in found["cpu"].items():
+                    costs[process].append(seconds / (5 * count) * 1e6)
+    yield Row(
+        SECTION,
+        f"dials, {AT_ONCE} at once, one client process",
+        "/s",
+        rates["ours"],
+        RIVAL,
+        rates[RIVAL],
+        must=1000,
+        aim=2000,
+        note=_told(costs, "µs of CPU"),
+    )
+
+
 def _crowds(ours: Place, theirs: Place, options: Options, stack: contextlib.ExitStack) -> Iterator[Result]:
     """``wrk`` at the peer's server, by ``forward`` and by the kernel."""
     if shutil.which("wrk") is None:
@@ -312,6 +361,8 @@ def _client(what: str, ip: str, port: int, count: int, state: str | None) -> dic
     connect = socket.create_connection if state is None else ztclient.Node(state=state).create_connection
     with connect((ip, port), 60) as warm:  # the channel to the node, and the way to the peer
         http_peer.request_response(warm, ip, f"/{SMALL}", 10)
+    if what in ("row", "apart", "crowd"):
+        return _dialled(lambda: connect((ip, port), 60), what, count)
     body = http_peer.content(count) if what == "put" else b""
     cpu, started = time.process_time(), time.perf_counter()
     times: list[float] = []
@@ -333,6 +384,21 @@ def _client(what: str, ip: str, port: int, count: int, state: str | None) -> dic
                 raise http_peer.Incomplete(f"{left} bytes did not come")
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "cpu_s": time.process_time() - cpu, "times": times}
+
+
+def _dialled(connect: Callable[[], socket.socket], what: str, count: int) -> dict[str, Any]:
+    def timed(_: int) -> float:
+        began = time.perf_counter()
+        with connect():
+            took = time.perf_counter() - began
+        if what == "apart":
+            time.sleep(PAUSE)
+        return took
+
+    cpu, started = time.process_time(), time.perf_counter()
+    with ThreadPoolExecutor(AT_ONCE if what == "crowd" else 1) as pool:
+        times = list(pool.map(timed, range(count)))
+    return {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu, "times": times}
 
 
 def main(arguments: Sequence[str]) -> None:

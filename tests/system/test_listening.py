@@ -8,22 +8,25 @@ import errno
 import os
 import resource
 import selectors
+import signal
 import socket
 import socketserver
 import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import uvloop
 
-from tests.system.harness import Overlay, ipv4
+from tests.system.harness import Overlay, ipv4, until
 from tests.unit import tls_files as tls_files_module
+from ztclient import aio
 from ztclient.listener import Listener, overlay_ends
+from ztnode.forwarding.client_overlay import ClientOverlay
 
 LINGER_RESET = b"\x01\0\0\0\0\0\0\0"
 
@@ -325,3 +328,61 @@ def test_out_of_descriptors_is_emfile(overlay: Overlay, listener: Listener) -> N
     assert accepted.recv(1) == b"x"
     accepted.close()
     dialled.close()
+
+
+def test_listeners_outlive_a_worker_and_end_with_the_node(overlay: Overlay) -> None:
+    member = overlay.network.add("listens")
+    member.wait_online()
+    ip = ipv4(member, overlay.nwid)
+    beta = overlay.beta.node
+
+    async def serve(accept: Callable[[], Awaitable[socket.socket]], port: int) -> None:
+        accepting = asyncio.ensure_future(accept())
+        with await asyncio.to_thread(beta.create_connection, (ip, port), 30) as dialled, await accepting as accepted:
+            accepted.setblocking(True)
+            await asyncio.to_thread(accepted.sendall, b"hello")
+            assert await asyncio.to_thread(dialled.recv, 5, socket.MSG_WAITALL) == b"hello"
+
+    async def main() -> None:
+        real = member.node.listen(ip, nwid=overlay.nwid)
+        on_loop = await aio.Node(state=member.state).listen(ip, nwid=overlay.nwid)
+        tunnel = ClientOverlay(member.node)
+        exposed, bound = await tunnel.listen(ip, 0)
+
+        async def by_token() -> socket.socket:
+            return await tunnel.fetch(await tunnel.accept(exposed))
+
+        async def from_loop() -> socket.socket:
+            return (await on_loop.accept())[0]
+
+        async def from_kernel() -> socket.socket:
+            return (await asyncio.to_thread(real.accept))[0]
+
+        ways = (
+            (from_kernel, real.getsockname()[1]),
+            (from_loop, on_loop.getsockname()[1]),
+            (by_token, bound[1]),
+        )
+        for accept, port in ways:
+            await serve(accept, port)
+        channels = real._feed._channel, on_loop._channel, tunnel._attended[exposed]._channel
+        assert all(channels), "the worker brings them, not the node"
+        worker = member.node.status().workers[0].pid
+        os.kill(worker, signal.SIGKILL)
+        await asyncio.to_thread(until, lambda: member.node.status().workers[0].pid not in (0, worker))
+        for accept, port in ways:
+            await serve(accept, port)
+        *waiting, last = [asyncio.ensure_future(accept()) for accept, _ in ways]
+        member.node.leave(overlay.nwid)
+        for each in waiting:
+            with pytest.raises(OSError, match="network that the listener was bound to is gone"):
+                await asyncio.wait_for(each, 30)
+        await asyncio.to_thread(member.stop)
+        with pytest.raises(OSError):
+            await asyncio.wait_for(last, 30)
+        await on_loop.close()
+        await tunnel.close_listener(exposed)
+        real.close()
+
+    asyncio.run(main())
+    overlay.network.members.pop("listens")

@@ -456,6 +456,9 @@ class FakeNode:
         ports = range(1500, 0, -1)
         return [ConnectionInfo(0, {**figures, "remote": ["10.121.15.99", port]}) for port in ports]
 
+    def attended(self, listener: int) -> Handoff | None:
+        return None
+
     async def accept(self, listener: int) -> Handoff:
         sock = self.listeners[listener]
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ztclient.channel import OPTIONS, Credentials, read
+from ztclient.channel import OPTIONS, Credentials, close_all, read
 from ztclient.discovery import Address
 from ztclient.errors import Error, NodeUnavailableError, from_rpc
 
@@ -47,6 +49,9 @@ class Control:
         """As of ztclient.channel.Control."""
         self.first_dial: asyncio.Future[None] | None = None
         """Done when the first Dial on this channel is answered, or has taken too long for others to wait for."""
+        self.idle: list[socket.socket] = []
+        """As of ztclient.channel.Control."""
+        weakref.finalize(self, close_all, self.idle)
 
     def learn(self, answer: pb.DialResponse) -> None:
         """Where the next connection may be asked for."""

@@ -46,7 +46,7 @@ async def _by_worker(control: Control, request: pb.DialRequest) -> Connection | 
     if not control.direct_path and first is not None:
         await asyncio.wait([first], timeout=HEAD_START)
         _finish(first)
-    asked = await handoff.ask(control.direct_path, request) if control.direct_path else None
+    asked = await handoff.ask(control.direct_path, request, control.idle) if control.direct_path else None
     if asked is None:
         request.timeout.CopyFrom(remaining(request.timeout, began))
     return asked

@@ -9,7 +9,17 @@ import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from ztclient.handoff import CLAIM_TIMEOUT, JOINED, PATIENCE, QUEUE_POLL, asked_for, direct_request, receive
+from ztclient.handoff import (
+    CLAIM_TIMEOUT,
+    JOINED,
+    PATIENCE,
+    QUEUE_POLL,
+    asked_for,
+    direct_request,
+    give_back,
+    idle_channel,
+    receive,
+)
 
 if TYPE_CHECKING:
     from ztclient.overlay_socket import Connection
@@ -32,40 +42,57 @@ async def claim(path: str, token: bytes) -> socket.socket:
     return connected
 
 
-async def ask(path: str, request: pb.DialRequest) -> Connection | None:
+async def ask(path: str, request: pb.DialRequest, idle: list[socket.socket]) -> Connection | None:
     """As ``ztclient.handoff.ask``; what it gives does not block."""
-    with contextlib.suppress(OSError, ValueError):
-        async with _asked(path, request, PATIENCE) as channel:
-            asked = asked_for(channel, request)
-            if asked is not None:
-                asked.setblocking(False)
-            return asked
+    with contextlib.suppress(OSError, ValueError), contextlib.ExitStack() as undo:
+        channel = await _asked(undo, path, request, PATIENCE, idle)
+        asked = asked_for(channel, request)
+        if asked is not None:
+            asked.setblocking(False)
+            if give_back(channel, idle):
+                undo.pop_all()
+        return asked
     return None
 
 
-async def ask_to_join(path: str, request: pb.DialRequest, *ends: socket.socket) -> bool:
+async def ask_to_join(path: str, request: pb.DialRequest, idle: list[socket.socket], *ends: socket.socket) -> bool:
     """Ask the worker itself for a connection, and to join it to an end, which stays the caller's to close; two ends are
     a client that is lent and its way back. False when nothing came of it: then the node is to be asked. Raises
     TimeoutError where the worker does not say: it may have joined it, and a second connection on one socket would mix
     their bytes."""
-    with contextlib.suppress(ConnectionError, FileNotFoundError, PermissionError, ValueError):
-        async with _asked(path, request, CLAIM_TIMEOUT, *ends) as channel:
-            return channel.recv(1) == JOINED
+    with (
+        contextlib.suppress(ConnectionError, FileNotFoundError, PermissionError, ValueError),
+        contextlib.ExitStack() as undo,
+    ):
+        channel = await _asked(undo, path, request, CLAIM_TIMEOUT, idle, *ends)
+        joined = channel.recv(1) == JOINED
+        if joined and give_back(channel, idle):
+            undo.pop_all()
+        return joined
     return False
 
 
-@contextlib.asynccontextmanager
 async def _asked(
-    path: str, request: pb.DialRequest, timeout: float, *ends: socket.socket
-) -> AsyncIterator[socket.socket]:
-    """Where the worker's answer is to be read. Raises OSError, ValueError."""
+    undo: contextlib.ExitStack,
+    path: str,
+    request: pb.DialRequest,
+    timeout: float,
+    idle: list[socket.socket],
+    *ends: socket.socket,
+) -> socket.socket:
+    """Where the worker's answer is to be read; ``undo`` closes it. Raises OSError, ValueError."""
+    message = direct_request(request)
     async with asyncio.timeout(timeout):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        channel = idle_channel(idle)
+        if channel is None:
+            channel = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             channel.setblocking(False)
-            await _connect(channel, path)
-            socket.send_fds(channel, [direct_request(request)], [end.fileno() for end in ends])
-            await readable(channel)
-            yield channel
+            await connect(channel, path)
+        else:
+            undo.enter_context(channel)
+        socket.send_fds(channel, [message], [end.fileno() for end in ends])
+        await readable(channel)
+        return channel
 
 
 @contextlib.asynccontextmanager
@@ -75,7 +102,7 @@ async def worker_channel(path: str) -> AsyncIterator[socket.socket]:
         async with asyncio.timeout(CLAIM_TIMEOUT):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
                 channel.setblocking(False)
-                await _connect(channel, path)
+                await connect(channel, path)
                 yield channel
     except TimeoutError:
         raise TimeoutError(errno.ETIMEDOUT, "the stack worker did not hand over the connection in time") from None
@@ -83,7 +110,7 @@ async def worker_channel(path: str) -> AsyncIterator[socket.socket]:
         raise ConnectionResetError(errno.ECONNRESET, "the stack worker that held the connection is gone") from error
 
 
-async def _connect(channel: socket.socket, path: str) -> None:
+async def connect(channel: socket.socket, path: str) -> None:
     """Connect; wait while the worker's queue is full. Such a connect is at once done or refused with EAGAIN, which
     ``loop.sock_connect`` takes for one that is under way."""
     while True:

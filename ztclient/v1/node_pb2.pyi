@@ -1012,7 +1012,8 @@ class DialResponse(_message.Message):
     (u8; 1: see DialRequest), the address (16 bytes, zeros behind an IPv4 one), port (u16), network id (u64; 0: whichever
     has a route), milliseconds until it is given up (u32), congestion control (16 bytes, zeros behind the name). The
     descriptor of the connection comes as soon as it stands, with a zero byte and this end's IP and port as text, between
-    them a space. The end of the stream instead: it is to be asked for by Dial, which says why it cannot be had.
+    them a space; the same socket may then take another request. The end of the stream instead: it is to be asked for by
+    Dial, which says why it cannot be had.
     """
     @_builtins.property
     def connection(self) -> Global___Connection: ...
@@ -1075,8 +1076,28 @@ class ListenResponse(_message.Message):
 
     LISTENER_ID_FIELD_NUMBER: _builtins.int
     BOUND_FIELD_NUMBER: _builtins.int
+    HANDOFF_PATH_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     listener_id: _builtins.int
     """Names the listener in Accept."""
+    handoff_path: _builtins.str
+    """For a client on the same machine, where it is not empty: a Unix socket that brings the connections by itself, instead
+    of Accept and in a fraction of the time. Connect to it and send 16 bytes of 0xfe, then `token`, how the connections are
+    wanted (u8, below) and a port (u16; numbers in network byte order). A zero byte answers; the end of the stream instead
+    means that the listener is not known there now, as happens while a worker is replaced: then try again for as long as
+    this call lasts. From then on send two bytes for each connection that there is room for, 64 at most; what nobody has
+    room for waits in the listener's queue. The byte 1 says that nothing will come any more: Accept says why. ENDS below is
+    the port (u16) that was sent, length of the addresses (u8; 4 or 16), the address (16 bytes, zeros behind an IPv4 one) and
+    port (u16) of this node's end, and those of the peer's.
+    1, descriptors: a zero byte and ENDS, with the descriptor of a connected TCP socket.
+    2, tokens: a zero byte, ENDS, and a token for this Unix socket, as of Accept but only for ten seconds.
+    0, sources: the request comes with a descriptor of memory (memfd_create) that holds 65,536 times ENDS. The two bytes
+    are a number and come with the descriptor of a TCP socket (IPv4), bound and not connected. The worker writes a connection's
+    ENDS into the memory at that number, connects the socket to the port that was sent, on 127.0.0.1, where the client listens,
+    and joins it to the connection. Zero bytes say now and then how many sockets have been used, bytes of 2 how many were
+    lost for want of descriptors. 3: nobody listens at that port, and the worker gives up.
+    """
+    token: _builtins.bytes
     @_builtins.property
     def bound(self) -> Global___Endpoint:
         """What was bound."""
@@ -1086,10 +1107,12 @@ class ListenResponse(_message.Message):
         *,
         listener_id: _builtins.int = ...,
         bound: Global___Endpoint | None = ...,
+        handoff_path: _builtins.str = ...,
+        token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "listener_id", b"listener_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "handoff_path", b"handoff_path", "listener_id", b"listener_id", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -111,7 +111,10 @@ class NodeService(rpc.NodeServiceServicer):
             options=convert.stream_options(request),
         )
         try:
-            yield pb.ListenResponse(listener_id=listener, bound=convert.endpoint(bound))
+            answer = pb.ListenResponse(listener_id=listener, bound=convert.endpoint(bound))
+            if context.peer().startswith("unix") and (attended := self._node.attended(listener)) is not None:
+                answer.handoff_path, answer.token = attended.path, attended.token
+            yield answer
             # The call is the client's lease on the listener; only cancelling ends it.
             await asyncio.get_running_loop().create_future()
         finally:

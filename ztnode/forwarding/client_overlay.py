@@ -18,6 +18,7 @@ from ztclient.loopback import reset_on_close, socket_pair, tuned
 from ztclient.reach import SLACK, resolved, udp_request
 from ztclient.times import duration
 from ztclient.v1 import node_pb2 as pb
+from ztnode.forwarding.attendance import Attendance
 from ztnode.forwarding.local import BACKLOG
 from ztnode.node.api import Handoff
 from ztnode.node.handoffs import claim, drop, give
@@ -35,6 +36,7 @@ class ClientOverlay:
     def __init__(self, node: ztclient.Node) -> None:
         self._node = node
         self._leases: dict[int, grpc.Call] = {}
+        self._attended: dict[int, Attendance] = {}
 
     async def dial(self, host: str, port: int, timeout: float) -> Handoff:
         """See Overlay."""
@@ -47,11 +49,12 @@ class ClientOverlay:
 
     async def connect(self, host: str, port: int, timeout: float, connected: socket.socket) -> None:
         """See Overlay."""
-        path = self._node.control.direct_path
+        control = self._node.control
+        path = control.direct_path
         if path and is_numeric(host):
             request = pb.DialRequest(ip=host, port=port, timeout=duration(timeout))
             began = time.monotonic()
-            if await ask_to_join(path, request, connected):
+            if await ask_to_join(path, request, control.idle, connected):
                 connected.close()
                 return
             timeout = max(timeout - (time.monotonic() - began), 0.001)
@@ -67,16 +70,23 @@ class ClientOverlay:
         if answer is None:
             raise ConnectionAbortedError("the node ended the call")
         self._leases[answer.listener_id] = lease
+        if answer.handoff_path:
+            self._attended[answer.listener_id] = Attendance(answer.handoff_path, answer.token, lease.is_active)
         return answer.listener_id, (answer.bound.ip, answer.bound.port)
 
     async def accept(self, listener: int) -> Handoff:
         """See Overlay."""
+        attended = self._attended.get(listener)
+        if attended is not None and (handoff := await attended.next()) is not None:
+            return handoff
         control = self._node.control
         call = control.stub.Accept.future(pb.AcceptRequest(listener_id=listener), metadata=control.metadata)
         return _handoff((await _answer(control, call)).connection)
 
     async def close_listener(self, listener: int) -> None:
         """See Overlay."""
+        if (attended := self._attended.pop(listener, None)) is not None:
+            attended.close()
         if (lease := self._leases.pop(listener, None)) is not None:
             lease.cancel()
 
@@ -93,10 +103,11 @@ class ClientOverlay:
         self, host: str, port: int, timeout: float, client: socket.socket, way_back: socket.socket
     ) -> bool:
         """See Overlay."""
-        path = self._node.control.direct_path
-        if not path or not is_numeric(host):
+        control = self._node.control
+        if not control.direct_path or not is_numeric(host):
             return False
-        return await ask_to_join(path, pb.DialRequest(ip=host, port=port, timeout=duration(timeout)), client, way_back)
+        request = pb.DialRequest(ip=host, port=port, timeout=duration(timeout))
+        return await ask_to_join(control.direct_path, request, control.idle, client, way_back)
 
     async def lend(self, handoff: Handoff, client: socket.socket, way_back: socket.socket) -> bool:
         """See Overlay."""

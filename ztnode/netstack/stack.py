@@ -34,6 +34,7 @@ from ztnode.netstack.transit import EchoFlow, Transit, UdpFlow, quoted_datagram,
 from ztnode.netstack.udp import UdpLayer, UdpSocket, WholeDatagram
 from ztnode.os_error import os_error
 from ztnode.wire import checksum, ethernet, icmp, icmpv6, ipv4, udp
+from ztnode.wire.endpoint import ip_bytes
 from ztnode.wire.wire_error import WireError
 
 Socket: TypeAlias = TcpConnection | TcpListener | UdpSocket | EchoSocket | Transit
@@ -394,7 +395,7 @@ class Stack:
         """
         if not 0 < port <= 0xFFFF:
             raise ValueError(f"port number {port} is not between 1 and 65535")
-        flow = self.find_flow(ip_address(host).packed, now, port_index=port_index)
+        flow = self.find_flow(ip_bytes(host), now, port_index=port_index)
         return self.tcp.connect(flow, port, now, timeout=timeout, congestion=congestion)
 
     def listen(

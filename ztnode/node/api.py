@@ -322,6 +322,10 @@ class NodeApi(Protocol):
     async def connections(self) -> Sequence[ConnectionInfo]:
         """The TCP connections of the overlay, in no order. Raises DialError."""
 
+    def attended(self, listener: int) -> Handoff | None:
+        """By which path and token a client of this machine has the stack worker itself bring it the listener's
+        connections, ``remote`` meaning nothing; None: it asks ``accept`` for each. Raises KeyError if unknown."""
+
     async def accept(self, listener: int) -> Handoff:
         """The next connection, waiting for it. Raises DialError when the listener is closed, KeyError if unknown."""
 

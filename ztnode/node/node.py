@@ -466,6 +466,10 @@ class Node:
         """See NodeApi."""
         return await self._supervisor.connections()
 
+    def attended(self, listener: int) -> Handoff | None:
+        """See NodeApi."""
+        return self._supervisor.attended(listener)
+
     async def accept(self, listener: int) -> Handoff:
         """See NodeApi."""
         return await self._supervisor.accept(listener)

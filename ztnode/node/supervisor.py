@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
@@ -389,6 +390,7 @@ class Supervisor:
             port or self._free_port(),
             self._index(nwid),
             max(1, min(backlog, 1 << 16)),
+            secrets.token_bytes(protocol.TOKEN_BYTES),
             options.nodelay,
             options.congestion,
         )
@@ -400,6 +402,13 @@ class Supervisor:
             self._listeners.pop(request.id, None)
             listener.close()
             raise
+
+    def attended(self, listener: int) -> Handoff | None:
+        """See NodeApi. Raises KeyError if unknown."""
+        request = self._listeners[listener].request
+        if self._count > 1:
+            return None  # each has connections of its own
+        return Handoff(self._slots[0].path, request.token, (request.host or "", request.port), ("", 0))
 
     async def accept(self, listener: int) -> Handoff:
         """The next connection. Raises DialError when the listener is closed, KeyError if unknown."""

@@ -210,7 +210,8 @@ class WorkerProcess:
                 self.groups[index] = frozenset(macs)
                 self._on_groups(index)
             case protocol.Opened(seconds):
-                self._on_opened(seconds)
+                for each in seconds:
+                    self._on_opened(each)
             case protocol.Trouble():
                 _log.warning("stack worker %d: %s", self.index, message.reason)
             case protocol.Dying():

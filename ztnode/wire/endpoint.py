@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from typing import Final, TypeAlias
 
@@ -40,6 +41,18 @@ def parse_ip(packed: bytes) -> str:
     if len(packed) == 16:
         return str(ipaddress.IPv6Address(packed))
     raise WireError(f"an IP address has 4 or 16 bytes, not {len(packed)}")
+
+
+@functools.lru_cache(1024)
+def ip_text(packed: bytes) -> str:
+    """As ``parse_ip``, for those that come again and again. No views: they would be kept."""
+    return parse_ip(packed)
+
+
+@functools.lru_cache(1024)
+def ip_bytes(ip: str) -> bytes:
+    """The 4 or 16 bytes of a numeric address that comes again and again, without its scope. ValueError if none."""
+    return ipaddress.ip_address(ip).packed
 
 
 def parse_endpoint_from(reader: Reader) -> Endpoint | None:

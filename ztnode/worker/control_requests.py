@@ -124,8 +124,33 @@ class _Dial:
         self._connection.abort()
 
 
-class _Listener:
+class Channel(Protocol):
+    """How a client has a listener's connections brought: see ``ztnode.worker.accept_channel``."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether ``bring`` may be called."""
+
+    def bring(self, connection: TcpConnection) -> None:
+        """Give the client a connection."""
+
+    def flush(self) -> None:
+        """All that there is for now has been brought."""
+
+    def end(self) -> None:
+        """Nothing comes any more, and the client is to know."""
+
+    def close(self) -> None:
+        """Be gone; connections stay where they are."""
+
+
+class Listener:
+    """One that the node asked for, until it cancels that."""
+
     def __init__(self, requests: Requests, message: protocol.Listen) -> None:
+        """Raises OSError, ValueError."""
+        self.channel: Channel | None = None
+        """By which its client has the connections brought, instead of asking the node for each."""
         self._requests = requests
         self._message = message
         self._waiting: deque[int] = deque()
@@ -140,18 +165,32 @@ class _Listener:
 
     @property
     def local(self) -> Endpoint:
+        """What was bound."""
         return self._message.host or "", self._listener.port
 
     def accept(self, request: int) -> None:
+        """Answer the node's request with the next connection."""
         self._waiting.append(request)
         self.on_ready()
 
     def forget(self, request: int) -> None:
+        """It wants none any more."""
         self._waiting.remove(request)
 
-    def on_ready(self) -> None:
-        while self._waiting and (connection := self._listener.accept()) is not None:
+    def next(self) -> TcpConnection | None:
+        """The connection that waits longest."""
+        connection = self._listener.accept()
+        if connection is not None:
             connection.nodelay = self._message.nodelay
+        return connection
+
+    def on_ready(self) -> None:
+        """Give out what waits, as far as somebody wants it."""
+        if (channel := self.channel) is not None:
+            while channel.has_room and (connection := self.next()) is not None:
+                channel.bring(connection)
+            channel.flush()
+        while self._waiting and (connection := self.next()) is not None:
             request = self._waiting.popleft()
             self._requests.done(request)
             token = self._requests.park(request, connection)
@@ -161,11 +200,15 @@ class _Listener:
             self._fail(error.errno or errno.EIO, "the network that the listener was bound to is gone")
 
     def cancel(self) -> None:
+        """Listen no more."""
         self._listener.owner = None
         self._listener.close()
         self._fail(errno.EINVAL, "the listener was closed")
+        self._requests.attended.pop(self._message.token, None)
 
     def _fail(self, number: int, reason: str) -> None:
+        if self.channel is not None:
+            self.channel.end()
         while self._waiting:
             request = self._waiting.popleft()
             self._requests.done(request)
@@ -173,7 +216,7 @@ class _Listener:
 
 
 class _Accept:
-    def __init__(self, listener: _Listener, request: int) -> None:
+    def __init__(self, listener: Listener, request: int) -> None:
         self._listener = listener
         self._request = request
 
@@ -266,7 +309,9 @@ class Requests:
 
     def __init__(self, host: RequestHost) -> None:
         self.host = host
-        self._open: dict[int, _Dial | _Listener | _Accept | _Ping | _FindNeighbour] = {}
+        self.attended: dict[bytes, Listener] = {}
+        """The listeners by what their clients know them by at the hand-off socket."""
+        self._open: dict[int, _Dial | Listener | _Accept | _Ping | _FindNeighbour] = {}
         self._timed: set[_Ping | _FindNeighbour] = set()
         self._relays: dict[bytes, DatagramRelay] = {}
 
@@ -323,12 +368,12 @@ class Requests:
         dial.on_ready()
 
     def _listen(self, message: protocol.Listen) -> None:
-        listener = self._open[message.id] = _Listener(self, message)
+        listener = self._open[message.id] = self.attended[message.token] = Listener(self, message)
         self.host.send(protocol.Listening(message.id, listener.local))
 
     def _accept(self, message: protocol.Accept) -> None:
         listener = self._open.get(message.listener)
-        if not isinstance(listener, _Listener):
+        if not isinstance(listener, Listener):
             raise ValueError("the listener is closed")
         self._open[message.id] = _Accept(listener, message.id)
         listener.accept(message.id)

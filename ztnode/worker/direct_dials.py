@@ -8,10 +8,9 @@ for, which tries again where that helps, and says why not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol
 
-from ztnode.worker import protocol
+from ztnode.wire.endpoint import ip_text
 from ztnode.worker.control_requests import PairHost, ParkedConnection
 from ztnode.worker.handoff_server import REQUEST
 
@@ -28,8 +27,8 @@ class DialHost(PairHost, Protocol):
     def port_index(self, nwid: int) -> int:
         """The stack's port on a network. Raises ValueError."""
 
-    def send(self, message: protocol.ToNode) -> None:
-        """Send to the node."""
+    def opened(self, seconds: float) -> None:
+        """A connection that a client asked for took so long."""
 
 
 class DirectDial:
@@ -47,7 +46,7 @@ class DirectDial:
         self._answer = answer
         self._began = host.now
         self._connection = host.stack.connect(
-            str(ip_address(packed[:length])),
+            ip_text(packed[:length]),
             port,
             host.now,
             port_index=host.port_index(nwid) if nwid else None,
@@ -66,7 +65,7 @@ class DirectDial:
         elif connection.established:
             ip, local_port = connection.local
             self._answer(ParkedConnection(self._host, connection), f"{ip} {local_port}".encode())
-            self._host.send(protocol.Opened(self._host.now - self._began))
+            self._host.opened(self._host.now - self._began)
 
     def cancel(self) -> None:
         """Its client is gone."""

@@ -8,9 +8,12 @@ token instead of asking for one: the worker joins that socket to the connection,
 
 A proxy's client may be lent instead: a second descriptor is the way back (``ztnode.worker.loan``).
 
+A client whose listener's token is known here may attend to the listener (``ztnode.worker.accept_channel``): it sends
+``ATTEND`` and a request, and its channel stays.
+
 A client may ask for a connection itself: it sends ``ASK`` and a request (``ztnode.worker.direct_dials``), and receives
 its descriptor, the byte before it followed by our address and port as text, or the close when nothing comes of it. A
-descriptor that it attaches is joined to the connection, as with a token.
+descriptor that it attaches is joined to the connection, as with a token. Where it has its answer it may ask again.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
@@ -38,11 +41,17 @@ MAX_CLIENTS: Final = 128
 MAX_OFFERS: Final = 16384
 ASK: Final = b"\xff" * TOKEN_BYTES
 """Before a request for a connection. No token."""
+ATTEND: Final = b"\xfe" * TOKEN_BYTES
+"""Before a request to attend to a listener. No token."""
+ATTENDANCE: Final = struct.Struct("!16sBH")
+"""The listener's token, how its connections are wanted, a port of 127.0.0.1: see ``ztnode.worker.accept_channel``."""
 REQUEST: Final = struct.Struct("!BB16sHQI16s")
 """Length of the address (4 or 16), 1 if small writes may wait, the address, the port, the network's id (0: whichever
 has a route), milliseconds until it is given up, the name of the congestion control (zeros: the node's)."""
 MAX_ASKED: Final = 1024
 """Connections under way that clients asked for; who is beyond it asks the node."""
+MAX_IDLE: Final = 256
+"""Clients that have their answer and may ask again; who is beyond it goes, the oldest first."""
 EXHAUSTED: Final = b"\2"
 """The answer, in place of a descriptor, of a worker that has none left."""
 JOINED: Final = b"\1"
@@ -95,11 +104,15 @@ class HandoffServer:
         clock: Callable[[], float],
         trouble: Callable[[str], None] = lambda _line: None,
         ask: Callable[[bytes, Answer], Asked] | None = None,
+        attend: Callable[[bytes, socket.socket, Sequence[int]], None] | None = None,
     ) -> None:
         """``trouble`` is told what a person should know. ``ask`` makes a connection that a client asks for; raises
-        OSError, ValueError. Raises OSError when ``path`` cannot be bound; what was there before is replaced."""
+        OSError, ValueError. ``attend`` takes over a client, and the descriptors that it brought, by its request; raises
+        OSError, ValueError where it does not. Raises OSError when ``path`` cannot be bound; what was there before is
+        replaced."""
         self.counters = {"handoffs": 0, "handoff_refused": 0, "handoff_failed": 0, "handoff_expired": 0}
         self._ask = ask
+        self._attend = attend
         self._path = path
         self._poller = poller
         self._clock = clock
@@ -111,6 +124,7 @@ class HandoffServer:
         self._clients: dict[socket.socket, tuple[float, bytearray]] = {}
         self._brought: dict[socket.socket, list[int]] = {}
         self._asked: dict[socket.socket, Asked] = {}
+        self._idle: dict[socket.socket, None] = {}
         self._listener = _bind_private(path)
         self._accepting = False
         self._retry_at: float | None = None
@@ -167,10 +181,10 @@ class HandoffServer:
         """Remove the socket; what nobody fetched expires."""
         self._poller.unregister(self._listener.fileno())
         self._listener.close()
-        for client in [*self._clients]:
+        for client in [*self._clients, *self._idle]:
             self._drop(client)
         for client in [*self._asked]:
-            self._leave(client)
+            self._on_asking(client, 0)
         for _, offer in self._offers.values():
             offer.expire()
         self._offers.clear()
@@ -190,7 +204,7 @@ class HandoffServer:
             except BlockingIOError:
                 return
             except OSError as error:
-                if self._is_exhausted(error):
+                if self.is_exhausted(error):
                     self._send_one_away()
                 self._pause()
                 self._retry_at = self._clock() + RETRY_SECONDS
@@ -205,8 +219,8 @@ class HandoffServer:
             if not self._read_token(client):
                 self._poller.register(client.fileno(), READ, partial(self._on_token, client))
 
-    def _is_exhausted(self, error: OSError) -> bool:
-        """Whether it is descriptors that are missing, which is said once a minute."""
+    def is_exhausted(self, error: OSError) -> bool:
+        """Whether it is descriptors that are missing, which a person is told once a minute."""
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             return False
         now = self._clock()
@@ -258,11 +272,14 @@ class HandoffServer:
         received += data
         if descriptors:
             self._keep(client, descriptors)
-        asks = received.startswith(ASK)
-        if data and len(received) < (whole if asks else TOKEN_BYTES):
+        asks, attends = received.startswith(ASK), received.startswith(ATTEND)
+        if data and len(received) < (whole if asks else len(ATTEND) + ATTENDANCE.size if attends else TOKEN_BYTES):
             return False
         if asks:
             return self._begin(client, bytes(received[len(ASK) :]))
+        if attends:
+            self._hand_on(client, bytes(received[len(ATTEND) :]))
+            return True
         _, offer = self._offers.pop(bytes(received[:TOKEN_BYTES]), (0.0, None))
         if offer is not None:
             self._serve(client, offer)
@@ -276,26 +293,57 @@ class HandoffServer:
         if self._ask is not None and len(request) == REQUEST.size and len(self._asked) < MAX_ASKED:
             with contextlib.suppress(OSError, ValueError):
                 asked = self._asked[client] = self._ask(request, partial(self._answer, client))
-                del self._clients[client]  # it may wait as long as the dial takes
-                self._resume()
-                # A waiting client sends nothing more: whatever the poller reports now means that it has gone.
-                self._poller.unregister(client.fileno())
-                self._poller.register(client.fileno(), READ, lambda _mask: self._leave(client))
+                if self._clients.pop(client, None) is not None:  # it may wait as long as the dial takes
+                    self._resume()
+                    self._poller.unregister(client.fileno())
+                    self._poller.register(client.fileno(), READ, partial(self._on_asking, client))
                 asked.on_ready()
                 return True
         self.counters["handoff_refused"] += 1
         self._drop(client)
         return True
 
-    def _answer(self, client: socket.socket, offer: Offer | None, word: bytes) -> None:
-        del self._asked[client]
-        if offer is not None:
-            self._serve(client, offer, word)
+    def _on_asking(self, client: socket.socket, _mask: int) -> None:
+        """A client that has asked says more: while it waits that means that it has gone."""
+        if client in self._asked:
+            self._asked.pop(client).cancel()
+            self._drop(client)
+            return
+        try:
+            data, descriptors, _flags, _ = socket.recv_fds(client, len(ASK) + REQUEST.size, 2)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        if descriptors:
+            self._keep(client, descriptors)
+        del self._idle[client]
+        if data.startswith(ASK):
+            self._begin(client, data[len(ASK) :])
+        else:
+            self._drop(client)
+
+    def _hand_on(self, client: socket.socket, request: bytes) -> None:
+        """Let a client attend to its listener."""
+        self._poller.unregister(client.fileno())
+        if self._attend is not None and len(request) == ATTENDANCE.size:
+            with contextlib.suppress(OSError, ValueError):
+                self._attend(request, client, self._brought.get(client, ()))
+                self._brought.pop(client, None)
+                del self._clients[client]
+                self._resume()
+                return
+        self.counters["handoff_refused"] += 1
         self._drop(client)
 
-    def _leave(self, client: socket.socket) -> None:
-        self._asked.pop(client).cancel()
-        self._drop(client)
+    def _answer(self, client: socket.socket, offer: Offer | None, word: bytes) -> None:
+        del self._asked[client]
+        if offer is None or not self._serve(client, offer, word):
+            self._drop(client)
+            return
+        self._idle[client] = None
+        if len(self._idle) > MAX_IDLE:
+            self._drop(next(iter(self._idle)))
 
     def _keep(self, client: socket.socket, descriptors: list[int]) -> None:
         """Of what a client sends at several times the last counts."""
@@ -308,7 +356,8 @@ class HandoffServer:
         for descriptor in self._brought.pop(client, ()):
             let_go(descriptor)
 
-    def _serve(self, client: socket.socket, offer: Offer, word: bytes = b"") -> None:
+    def _serve(self, client: socket.socket, offer: Offer, word: bytes = b"") -> bool:
+        """Whether the client has it."""
         brought = self._brought.pop(client, None)
         try:
             if brought is not None:
@@ -321,17 +370,20 @@ class HandoffServer:
                     socket.send_fds(client, [b"\0" + word], [end.fileno()])
                 offer.fetched()
             self.counters["handoffs"] += 1
+            return True
         except OSError as error:
             # The client went away in the middle, or the system is out of descriptors or ports: what cannot be fetched
             # now must not linger.
             self.counters["handoff_failed"] += 1
-            if self._is_exhausted(error):
+            if self.is_exhausted(error):
                 with contextlib.suppress(OSError):
                     client.send(EXHAUSTED)
             offer.expire()
+            return False
 
     def _drop(self, client: socket.socket) -> None:
         self._clients.pop(client, None)
+        self._idle.pop(client, None)
         self._forget(client)
         self._poller.unregister(client.fileno())
         client.close()

@@ -121,13 +121,15 @@ class Dial:
 @dataclass(frozen=True, slots=True)
 class Listen:
     """Node → worker: listen on TCP. ``host`` None: every address. ``nodelay`` and ``congestion``, of what is
-    accepted, as in Dial. The listener is known by ``id`` from now on. Answer: Listening or Failed."""
+    accepted, as in Dial. The listener is known by ``id`` from now on, and to its client, at the hand-off socket, by
+    ``token``. Answer: Listening or Failed."""
 
     id: int
     host: str | None
     port: int
     index: int | None
     backlog: int
+    token: bytes
     nodelay: bool = True
     congestion: str = ""
 
@@ -251,9 +253,10 @@ class Dialled:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Worker → node: a connection that its client asked the worker for stands, so many seconds after that."""
+    """Worker → node, at most once a second where they are few: how many seconds each connection took that its client
+    asked the worker for."""
 
-    seconds: float
+    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,6 +497,10 @@ def _ints(value: object) -> tuple[int, ...]:
     return tuple(_int(item) for item in _list(value))
 
 
+def _floats(value: object) -> tuple[float, ...]:
+    return tuple(_float(item) for item in _list(value))
+
+
 def _routes(value: object) -> tuple[PortRoute, ...]:
     return tuple((_str(target), _optional(_str)(via)) for target, via in _list(value))
 
@@ -518,6 +525,7 @@ _BY_ANNOTATION: Final = {
     "Endpoint": _endpoint,
     "tuple[str, ...]": _strings,
     "tuple[int, ...]": _ints,
+    "tuple[float, ...]": _floats,
     "tuple[PortRoute, ...]": _routes,
     "dict[str, int]": _counters,
 }

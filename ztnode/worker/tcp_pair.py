@@ -25,6 +25,8 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """A struct linger for SO_LINGER."""
 _FINISH_ON_CLOSE: Final = struct.pack("ii", 0, 0)
 REFILL_SECONDS: Final = 0.005
+MOST_AHEAD: Final = 8
+"""Pairs made at once when clients come faster than that."""
 _STRANGERS: Final = 64
 _SECONDS: Final = 1.0
 
@@ -38,36 +40,53 @@ def make_pair(buffer: int = BUFFER_BYTES) -> tuple[socket.socket, socket.socket]
     """(ours, the client's): ours does not block and resets the client when it is closed, even by the death of this
     process, until ``finish_on_close``. Raises OSError where the system has no descriptors or ports left.
     """
+    return make_pairs(buffer, 1)[0]
+
+
+def make_pairs(buffer: int, count: int) -> list[tuple[socket.socket, socket.socket]]:
+    """So many of them, or as many as the system has descriptors for. Raises OSError where that is none."""
+    pairs: list[tuple[socket.socket, socket.socket]] = []
+    # A listener for the microseconds that it takes gives other users of the machine no port to fill up.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        # Accepted sockets inherit all of it: so thousands of closed pairs in TIME-WAIT do not use up the port range.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        reset_on_close(listener)
+        # The window scale is agreed upon in the handshake: buffers come before it.
+        set_buffers(listener, buffer)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(4)
+        listener.settimeout(_SECONDS)
+        try:
+            for _ in range(count):
+                pairs.append(_pair_at(listener, buffer))
+        except OSError:
+            if not pairs:
+                raise
+    return pairs
+
+
+def _pair_at(listener: socket.socket, buffer: int) -> tuple[socket.socket, socket.socket]:
     with contextlib.ExitStack() as undo:
-        # A listener per pair, for the microseconds it takes, gives other users of the machine no port to fill up.
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        with listener:
-            # Accepted sockets inherit it: so thousands of closed pairs in TIME-WAIT do not use up the port range.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # The window scale is agreed upon in the handshake: buffers come before it.
-            set_buffers(listener, buffer)
-            listener.bind(("127.0.0.1", 0))
-            listener.listen(4)
-            listener.settimeout(_SECONDS)
-            client = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            set_buffers(client, buffer)
-            client.settimeout(_SECONDS)
-            client.connect(listener.getsockname())
-            client.settimeout(None)
-            ours = undo.enter_context(_accept_own(listener, client))
+        client = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        set_buffers(client, buffer)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.settimeout(_SECONDS)
+        client.connect(listener.getsockname())
+        client.settimeout(None)
+        ours = undo.enter_context(_accept_own(listener, client))
         ours.setblocking(False)
-        reset_on_close(ours)
-        for end in (ours, client):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         undo.pop_all()
     return ours, client
 
 
 class PairStock:
-    """Keeps one pair made ahead: the two dozen system calls are over before a client waits for them."""
+    """Keeps one pair made ahead: the two dozen system calls are over before a client waits for them. When many clients
+    come at once it makes several with what can be had once for all."""
 
     def __init__(self) -> None:
-        self._spare: tuple[socket.socket, socket.socket] | None = None
+        self._spares: list[tuple[socket.socket, socket.socket]] = []
+        self._missed = 0
         self.clients = 0
         """How many there are: the more, the smaller their buffers."""
         self.due = 0.0
@@ -78,22 +97,24 @@ class PairStock:
         """As ``make_pair``."""
         # Later, not now: the client that was just woken may share a processor with us, and should run first.
         self.due = now + REFILL_SECONDS
-        spare, self._spare = self._spare, None
-        return make_pair(buffer_for(self.clients)) if spare is None else spare
+        if not self._spares:
+            self._missed += 1
+            self._spares = make_pairs(buffer_for(self.clients), min(self._missed, MOST_AHEAD))
+        return self._spares.pop()
 
     def refill(self) -> None:
         """Make the next pair. Where it cannot be made, ``take`` will say so."""
         self.due = 0.0
-        if self._spare is None:
+        self._missed = 0
+        if not self._spares:
             with contextlib.suppress(OSError):
-                self._spare = make_pair(buffer_for(self.clients))
+                self._spares = make_pairs(buffer_for(self.clients), 1)
 
     def close(self) -> None:
-        """Give up the spare pair."""
-        if self._spare is not None:
-            for end in self._spare:
+        """Give up what is made ahead."""
+        while self._spares:
+            for end in self._spares.pop():
                 end.close()
-            self._spare = None
 
 
 def reset_on_close(sock: socket.socket) -> None:

@@ -19,6 +19,7 @@ from ztnode.netstack.config import LOOPED, PortConfig
 from ztnode.wire import checksum
 from ztnode.wire.address import format_nwid
 from ztnode.worker import protocol
+from ztnode.worker.accept_channel import attend
 from ztnode.worker.control_requests import Requests
 from ztnode.worker.direct_dials import DirectDial
 from ztnode.worker.gateway import Gateway
@@ -44,6 +45,8 @@ STATS_SECONDS: Final = 1.0
 NUMPY_SECONDS: Final = 0.1
 """From a first client until numpy is loaded, which takes as long and Python's lock five milliseconds at a time: the
 first request is over by then, and a download has not got far."""
+OPENED_AT_ONCE: Final = 256
+"""Connections of which the node is told in one message."""
 CONTROL_BACKLOG: Final = 8 << 20
 """Bytes for the node that it may leave unread; a node that stalls longer is as good as dead."""
 _OWNER_ROUNDS: Final = 4
@@ -88,6 +91,7 @@ class Worker:
             lambda: self.now,
             lambda line: self.send(protocol.Trouble(line)),
             partial(DirectDial, self),
+            self._attend,
         )
         self.gateway = Gateway(self)
         self.round_number = 0
@@ -111,6 +115,7 @@ class Worker:
         self._numpy_asked_for = False
         self._running = True
         self._stats_due = 0.0
+        self._opened: list[float] = []
         self._stats_sent: protocol.Stats | None = None
         control.setblocking(False)
         self.poller.register(control.fileno(), READ, self._on_control)
@@ -262,6 +267,10 @@ class Worker:
             loading.daemon = True
             loading.start()
 
+    def _attend(self, request: bytes, client: socket.socket, brought: Sequence[int]) -> None:
+        """Let a client have its listener's connections brought. Raises OSError, ValueError."""
+        attend(self, self._requests.attended.get(request[: protocol.TOKEN_BYTES]), request, client, brought)
+
     def splice_started(self, splice: Splice) -> None:
         """One more client."""
         self.expect_data()
@@ -277,6 +286,16 @@ class Worker:
     def splice_draining(self, splice: Splice) -> None:
         """Call its timer until it is done."""
         self._draining.add(splice)
+
+    def opened(self, seconds: float) -> None:
+        """A connection that a client asked for took so long: a figure, which need not wake the node for itself."""
+        self._opened.append(seconds)
+        if len(self._opened) >= OPENED_AT_ONCE:
+            self._tell_opened()
+
+    def _tell_opened(self) -> None:
+        self.send(protocol.Opened(tuple(self._opened)))
+        self._opened.clear()
 
     def send(self, message: protocol.ToNode) -> None:
         """Send to the node. Raises OSError when the node leaves too much unread."""
@@ -390,6 +409,8 @@ class Worker:
         gauges["rtt_count"] = len(tcp.round_trips)
         gauges["rtt_sum"] = round(sum(tcp.round_trips) * 1e6)
         gauges["rtt_max"] = round(max(tcp.round_trips, default=0.0) * 1e6)
+        if self._opened:
+            self._tell_opened()
         stats = protocol.Stats(len(self._splices), counters, gauges)
         if stats != self._stats_sent:
             self._stats_sent = stats

@@ -22,7 +22,7 @@ def fuzz(data: bytes) -> None:
 def seeds() -> Iterator[bytes]:
     """Some messages, whole and in parts."""
     up = PortUp(0, 1, 2, 2800, ("10.0.0.1/24",), (("10.0.0.0/24", None),), 1)
-    for message in (up, Dial(1, "10.0.0.2", 80, None, 5.0), Listen(1, None, 80, None, 128)):
+    for message in (up, Dial(1, "10.0.0.2", 80, None, 5.0), Listen(1, None, 80, None, 128, bytes(16))):
         whole = build(message)
         yield join((1, whole[4:]))
         yield join((0, whole), (0, whole[:7]), (0, whole[7:]))

@@ -313,6 +313,6 @@ def test_a_client_is_never_joined_to_two_connections(tmp_path: Path) -> None:
         with socket.create_connection(real.getsockname()) as near, pytest.MonkeyPatch.context() as patch:
             patch.setattr("ztclient.aio.handoff.CLAIM_TIMEOUT", 0.05)
             with pytest.raises(TimeoutError):
-                asyncio.run(ask_to_join(str(tmp_path / "w"), pb.DialRequest(ip=HOST, port=7), near))
+                asyncio.run(ask_to_join(str(tmp_path / "w"), pb.DialRequest(ip=HOST, port=7), [], near))
             worker.close()
-            assert not asyncio.run(ask_to_join(str(tmp_path / "w"), pb.DialRequest(ip=HOST, port=7), near))
+            assert not asyncio.run(ask_to_join(str(tmp_path / "w"), pb.DialRequest(ip=HOST, port=7), [], near))

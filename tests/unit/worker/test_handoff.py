@@ -53,7 +53,7 @@ class Bench(FakeHost):
 
     def connect(self, token: bytes = b"") -> socket.socket:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        client.settimeout(2)
+        client.settimeout(30)
         client.connect(self.path)
         if token:
             client.sendall(token)
@@ -243,11 +243,11 @@ def test_client_that_vanishes_in_the_middle_leaves_no_half_open_connection(
 
 
 def test_no_descriptors_left_is_told_and_ends_the_offer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_buffer: int) -> None:
+    def fail(_buffer: int, _count: int) -> None:
         raise OSError(24, "Too many open files")
 
     bench.pairs.close()
-    monkeypatch.setattr("ztnode.worker.tcp_pair.make_pair", fail)
+    monkeypatch.setattr("ztnode.worker.tcp_pair.make_pairs", fail)
     for _ in range(3):
         connection, token = park(bench)
         with bench.connect(token) as client:
@@ -270,7 +270,7 @@ def test_another_user_gets_nothing_even_past_the_mode(bench: Bench) -> None:
     script = (
         "import os, socket, sys\n"
         "os.setuid(65534)\n"
-        "s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1])\n"
+        "s = socket.socket(socket.AF_UNIX); s.settimeout(30); s.connect(sys.argv[1])\n"
         "try:\n"
         "    s.sendall(bytes.fromhex(sys.argv[2]))\n"
         "    print(socket.recv_fds(s, 1, 1)[:2])\n"
@@ -376,8 +376,9 @@ def test_strangers_on_the_loopback_port_are_sent_away(monkeypatch: pytest.Monkey
     client.sendall(b"mine")
     ours.setblocking(True)
     assert ours.recv(10) == b"mine"
-    strangers[0].settimeout(2)
-    assert strangers[0].recv(1) == b""
+    strangers[0].settimeout(30)
+    with pytest.raises(ConnectionResetError):
+        strangers[0].recv(1)
     for sock in (ours, client, *strangers):
         sock.close()
 
@@ -554,11 +555,13 @@ def test_a_pair_made_ahead_is_given_once_and_closed_with_its_worker(monkeypatch:
     stock = tcp_pair.PairStock()
     made: list[tuple[socket.socket, socket.socket]] = []
 
-    def counted(_buffer: int) -> tuple[socket.socket, socket.socket]:
-        made.append(make_pair())
-        return made[-1]
+    original = tcp_pair.make_pairs
 
-    monkeypatch.setattr(tcp_pair, "make_pair", counted)
+    def counted(_buffer: int, count: int) -> list[tuple[socket.socket, socket.socket]]:
+        made.extend(original(tcp_pair.BUFFER_BYTES, count))
+        return made[-count:]
+
+    monkeypatch.setattr(tcp_pair, "make_pairs", counted)
     assert not stock.due
     stock.refill()
     assert not made, "one is enough"
@@ -569,20 +572,22 @@ def test_a_pair_made_ahead_is_given_once_and_closed_with_its_worker(monkeypatch:
     ours.setblocking(True)
     assert ours.recv(10) == b"up"
     assert stock.take(100.0) is made[0]
+    taken = {made[0], stock.take(100.0), stock.take(100.0)}
+    assert taken == {*made} and len(made) == 3, "the more are wanted at once, the more are made at once"
     stock.refill()
-    assert not stock.due
+    assert not stock.due and len(made) == 4
     stock.close()
-    assert [end.fileno() for end in made[1]] == [-1, -1]
-    for end in (ours, client, *made[0]):
+    assert [end.fileno() for end in made[3]] == [-1, -1]
+    for end in (ours, client, *(end for pair in taken for end in pair)):
         end.close()
 
 
 def test_a_pair_that_cannot_be_made_ahead_is_missed_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_buffer: int) -> None:
+    def fail(_buffer: int, _count: int) -> None:
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tcp_pair, "make_pair", fail)
+        patch.setattr(tcp_pair, "make_pairs", fail)
         stock = tcp_pair.PairStock()
         with pytest.raises(OSError, match="Too many"):
             stock.take(100.0)
@@ -636,9 +641,35 @@ def test_who_asks_for_a_connection_gets_it_as_soon_as_it_stands(bench: Bench, pa
         fetched.sendall(b"up")
         bench.turn()
         assert connection.sent == b"up"
-        assert client.recv(1) == b""
+    bench.turn()
     assert bench.server.counters == {"handoffs": 1, "handoff_refused": 0, "handoff_failed": 0, "handoff_expired": 0}
-    assert bench.server.next_timer() is None and not asked.cancelled
+    assert bench.server.next_timer() is None and not asked.cancelled and not bench.server._idle
+
+
+def test_who_has_the_answer_may_ask_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ztnode.worker.handoff_server.MAX_IDLE", 2)
+    clients = [bench.connect(ASK + REQUESTED) for _ in range(3)]
+    for turn in range(2):
+        for asked, client in zip(bench.asked[-len(clients) :], clients, strict=True):
+            asked.answer(ParkedConnection(bench, FakeConnection().overlay), b"word")
+            data, fds, _, _ = socket.recv_fds(client, 100, 1)
+            assert data == b"\0word"
+            os.close(fds[0])
+        if not turn:
+            assert clients.pop(0).recv(1) == b"", "so many are not kept"
+            for client in clients:
+                client.sendall(ASK + REQUESTED)
+            bench.turn()
+            assert len(bench.asked) == 5
+    token = park(bench)[1]
+    clients[0].sendall(token)  # this is for another place
+    bench.turn()
+    assert clients[0].recv(1) == b""
+    clients[1].sendall(ASK + REQUESTED)
+    bench.turn()
+    bench.asked[-1].answer(None, b"")
+    assert clients[1].recv(1) == b"" and not bench.server._idle
+    assert bench.turn() == 0
 
 
 def test_who_asks_in_vain_is_sent_away(bench: Bench) -> None:

@@ -119,7 +119,7 @@ async def test_listener_that_is_closed_resets_who_was_not_accepted(tmp_path: Pat
         reset = 0
         for sock in socks:
             with contextlib.suppress(ConnectionResetError):
-                assert await asyncio.wait_for(loop.sock_recv(sock, 1), 2) == b""
+                assert await asyncio.wait_for(loop.sock_recv(sock, 1), 30) == b""
                 reset -= 1
             reset += 1
             sock.close()
@@ -132,7 +132,7 @@ async def test_listen_that_fails_at_one_worker_is_undone_at_the_others(tmp_path:
         process = pair.b._slots[1].process
         assert process is not None
         # Taken at one worker alone, which the supervisor does not know.
-        await process.request(protocol.Listen(10**6, B, 7000, None, 1))
+        await process.request(protocol.Listen(10**6, B, 7000, None, 1, bytes(16)))
         with pytest.raises(DialError, match="in use"):
             await pair.b.listen(B, 7000)
         assert not pair.b._listeners
@@ -148,7 +148,7 @@ def names(supervisor: Supervisor) -> list[str]:
 async def connected(pair: Pair, listener: int, port: int) -> Handoff:
     """One more connection, of which nobody fetches either end."""
     dialled = await pair.a.dial(B, port)
-    accepted = await asyncio.wait_for(pair.b.accept(listener), 3)
+    accepted = await asyncio.wait_for(pair.b.accept(listener), 30)
     assert accepted.remote == dialled.local
     return accepted
 
@@ -169,15 +169,15 @@ async def test_worker_that_dies_takes_its_share_alone_and_gets_a_new_one(tmp_pat
         for near, far, worker in ends:
             if worker == Path(victim.path).name:
                 with pytest.raises(ConnectionResetError):
-                    await asyncio.wait_for(loop.sock_recv(far, 1), 2)
+                    await asyncio.wait_for(loop.sock_recv(far, 1), 30)
             else:
                 await loop.sock_sendall(near, b"still there")
-                assert await asyncio.wait_for(loop.sock_recv(far, 20), 2) == b"still there"
+                assert await asyncio.wait_for(loop.sock_recv(far, 20), 30) == b"still there"
             near.close()
             far.close()
         await until(victim.ready.is_set)
         await pair.a.dial(B, port)
-        await asyncio.wait_for(accepting, 2)
+        await asyncio.wait_for(accepting, 30)
         assert {worker_of(await connected(pair, listener, port)) for _ in range(30)} == set(names(pair.b))
 
 
@@ -261,7 +261,7 @@ async def test_listener_of_a_network_that_goes_says_so(tmp_path: Path) -> None:
         pair.b.port_down(7)
         for waiting in (accepting, pair.b.accept(listener)):
             with pytest.raises(DialError, match="is gone") as error:
-                await asyncio.wait_for(waiting, 2)
+                await asyncio.wait_for(waiting, 30)
             assert error.value.errno == errno.ENETDOWN
         await pair.b.close_listener(listener)
 
@@ -275,7 +275,7 @@ async def test_node_reaches_itself_whoever_has_the_listener(tmp_path: Path) -> N
                 start = time.monotonic()
                 dialled = await pair.a.dial(host, port)
                 assert time.monotonic() - start < 0.15, "no timer has to help"
-                accepted = await asyncio.wait_for(pair.a.accept(listener), 2)
+                accepted = await asyncio.wait_for(pair.a.accept(listener), 30)
                 assert accepted.remote == dialled.local
             await pair.a.close_listener(listener)
         assert 0 < await pair.a.ping(A, size=9_000) < 1
@@ -284,9 +284,9 @@ async def test_node_reaches_itself_whoever_has_the_listener(tmp_path: Path) -> N
             server, client = fetch(await pair.a.open_udp(None, port)), fetch(await pair.a.open_udp(None, 0))
             to = struct.pack("!BBH", 0, 4, port) + ip_address(A).packed
             await loop.sock_sendall(client, to + b"to myself" * 1000)
-            assert (await asyncio.wait_for(loop.sock_recv(server, 70000), 2))[8:] == b"to myself" * 1000
+            assert (await asyncio.wait_for(loop.sock_recv(server, 70000), 30))[8:] == b"to myself" * 1000
             await loop.sock_sendall(client, to[:2] + b"\0\x09" + to[4:] + b"nobody")
-            assert (await asyncio.wait_for(loop.sock_recv(client, 70000), 2))[:1] == b"\1"
+            assert (await asyncio.wait_for(loop.sock_recv(client, 70000), 30))[:1] == b"\1"
             server.close()
             client.close()
         # Where one worker alone dials from, it alone listens; others come to it.
@@ -349,13 +349,13 @@ async def test_udp_with_fragments_at_every_worker(tmp_path: Path, host: str) -> 
             for size in (10, 9_000, 60_000):
                 body = os.urandom(size)
                 await loop.sock_sendall(client, to + body)
-                request = await asyncio.wait_for(loop.sock_recv(server, 70000), 2)
+                request = await asyncio.wait_for(loop.sock_recv(server, 70000), 30)
                 assert request[len(to) :] == body
                 await loop.sock_sendall(server, request[: len(to)] + body[::-1])
-                assert await asyncio.wait_for(loop.sock_recv(client, 70000), 2) == to + body[::-1]
+                assert await asyncio.wait_for(loop.sock_recv(client, 70000), 30) == to + body[::-1]
             nobody = struct.pack("!BBH", 0, len(address), 9) + address
             await loop.sock_sendall(client, nobody + bytes(2_000))
-            failure = await asyncio.wait_for(loop.sock_recv(client, 70000), 2)
+            failure = await asyncio.wait_for(loop.sock_recv(client, 70000), 30)
             assert failure == b"\1" + nobody[1:] + struct.pack("!I", errno.ECONNREFUSED)
             server.close()
             client.close()

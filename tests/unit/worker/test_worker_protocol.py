@@ -28,6 +28,7 @@ BY_ANNOTATION = {
     "bytes | None": st.none() | BYTES,
     "Endpoint": ENDPOINTS,
     "tuple[str, ...]": st.lists(TEXT, max_size=5).map(tuple),
+    "tuple[float, ...]": st.lists(st.floats(-1e9, 1e9, allow_nan=False), max_size=5).map(tuple),
     "tuple[int, ...]": st.lists(INTEGERS, max_size=5).map(tuple),
     "tuple[PortRoute, ...]": st.lists(st.tuples(TEXT, st.none() | TEXT), max_size=5).map(tuple),
     "dict[str, int]": st.dictionaries(TEXT, INTEGERS, max_size=5),

@@ -35,7 +35,7 @@ def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 def fetch(handoff: Handoff) -> socket.socket:
     """What a client does with a Handoff; the socket does not block."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(5)
+        sock.settimeout(30)
         sock.connect(handoff.path)
         sock.sendall(handoff.token)
         _, fds, _, _ = socket.recv_fds(sock, 1, 1)

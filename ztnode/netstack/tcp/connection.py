@@ -6,7 +6,6 @@ The state is the control block's (``tcb``).
 from __future__ import annotations
 
 import errno
-import ipaddress
 from typing import Final
 
 from ztnode.netstack.tcp.connection_info import ConnectionInfo, describe
@@ -18,6 +17,7 @@ from ztnode.netstack.tcp.tcb import ControlBlock
 from ztnode.netstack.tcp.timers import arm_keepalive
 from ztnode.os_error import os_error
 from ztnode.wire.buffer import Buffer
+from ztnode.wire.endpoint import ip_text
 
 SEND_BUFFER_MAX: Final = 8 << 20
 """Bytes; where the growth of the send buffer ends."""
@@ -94,12 +94,12 @@ class TcpConnection(ControlBlock):
     @property
     def local(self) -> tuple[str, int]:
         """Our address and port."""
-        return str(ipaddress.ip_address(self.link.flow.local)), self.link.local_port
+        return ip_text(self.link.flow.local), self.link.local_port
 
     @property
     def remote(self) -> tuple[str, int]:
         """The peer's address and port."""
-        return str(ipaddress.ip_address(self.link.flow.remote)), self.link.remote_port
+        return ip_text(self.link.flow.remote), self.link.remote_port
 
     def read(self, limit: int) -> list[Buffer]:
         """Take up to ``limit`` bytes in order. Views are good until the stack's ``copy_unread()``."""
