@@ -35,16 +35,24 @@ def scratch() -> Iterator[Path]:
         yield Path(directory)
 
 
-def started_by(directory: Path) -> list[int]:
-    """Process ids of what runs with ``directory`` on its command line."""
+def started_by(demo: subprocess.Popen[bytes], directory: Path) -> list[int]:
+    """Process ids of what the demo with this directory for temporary files has started."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if os.fsencode(directory) in entry.read_bytes():
+            if b"TMPDIR=" + os.fsencode(directory) in entry.read_bytes().split(b"\0"):
                 found.append(int(entry.parent.name))
         except OSError:
             continue  # it ended while we looked
-    return found
+    return [pid for pid in found if pid != demo.pid]
+
+
+def nothing_runs(demo: subprocess.Popen[bytes], directory: Path) -> None:
+    """A worker whose node ended before it had loaded notices it then."""
+    deadline = time.monotonic() + 30
+    while left := started_by(demo, directory):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 def test_the_demo_fetches_a_page_and_ends(scratch: Path) -> None:
@@ -69,10 +77,10 @@ def test_a_demo_that_is_interrupted_leaves_no_process(scratch: Path, number: sig
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()  # the root and controller run
-        assert started_by(scratch)
+        assert started_by(process, scratch)
         process.send_signal(number)
         assert process.wait(20) == code
-    assert started_by(scratch) == []
+    nothing_runs(process, scratch)
     assert list(scratch.iterdir()) == []
 
 
@@ -84,9 +92,6 @@ def test_a_demo_that_is_killed_leaves_no_process(scratch: Path, steps: int) -> N
         assert process.stdout is not None
         for _ in range(steps):
             process.stdout.readline()
-        assert len(started_by(scratch)) >= 2 * steps  # each node with its worker
+        assert len(started_by(process, scratch)) >= 2 * steps  # each node with its worker
         process.kill()
-    deadline = time.monotonic() + 10
-    while left := started_by(scratch):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+    nothing_runs(process, scratch)
