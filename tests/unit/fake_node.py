@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 import uvloop
 
 from ztclient import records
+from ztclient.aio.handoff import readable
 from ztclient.loopback import reset_on_close
 from ztnode.control.control_server import ControlServer, node_service
 from ztnode.control.tcp_options import TcpOptions
@@ -179,46 +180,54 @@ class FakeNode:
 
     async def _hand_over(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            channel, _ = await loop.sock_accept(self._handoff)
-            channel.settimeout(30)
-            message, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 64, 2)
-            if message.startswith(ASK):
-                await self._dial_directly(channel, message[16:], descriptors)
-                continue
-            connected = self.waiting.pop(message, None)
-            brought = socket.socket(fileno=descriptors[0]) if descriptors else None
-            way_back = socket.socket(fileno=descriptors[1]) if len(descriptors) > 1 else None
-            if connected is not None and brought is not None:
-                self._join(channel, connected, brought, way_back)
-            elif brought is not None:
-                brought.close()
-                channel.close()
-            elif connected is not None:
-                self._give(channel, connected)
-            else:
-                channel.close()
+        async with asyncio.TaskGroup() as channels:
+            while True:
+                channel, _ = await loop.sock_accept(self._handoff)
+                channels.create_task(self._serve(channel))
 
-    async def _dial_directly(self, channel: socket.socket, request: bytes, brought: list[int]) -> None:
+    async def _serve(self, channel: socket.socket) -> None:
+        """One thing that a token stands for, or connections for as long as they are asked for."""
+        with channel, contextlib.suppress(OSError):  # a client that does not wait for its answer
+            asked = True
+            while asked:
+                await readable(channel)
+                message, descriptors, _, _ = socket.recv_fds(channel, 64, 2)
+                ends = [socket.socket(fileno=each) for each in descriptors]
+                asked = message.startswith(ASK)
+                if asked:
+                    asked = await self._dial_directly(channel, message[16:], ends)
+                elif (connected := self.waiting.pop(message, None)) is None:
+                    for end in ends:
+                        end.close()
+                elif ends:
+                    self._join(channel, connected, *ends)
+                else:
+                    self._give(channel, connected)
+
+    async def _dial_directly(self, channel: socket.socket, request: bytes, ends: list[socket.socket]) -> bool:
+        """Whether there was an answer: as the real one, a channel that brought none is closed."""
         length, _, packed, port, nwid, _, _ = REQUEST.unpack(request)
         host = str(ip_address(packed[:length]))
         self.asked.append((host, port, nwid))
         real = self.overlay.get((host, port))
-        if real is not None and brought:
-            client, *way_back = (socket.socket(fileno=each) for each in brought)
-            self._join(channel, socket.create_connection(real, 30), client, way_back[0] if way_back else None)
-            return
-        for each in brought:
-            os.close(each)
-        with channel:
-            if real is not None:
-                with socket.create_connection(real, 30) as connected:
-                    socket.send_fds(channel, [f"\0{IP} 50000".encode()], [connected.fileno()])
-            elif host == "198.51.100.1":
+        if real is None:
+            for end in ends:
+                end.close()
+            if host == "198.51.100.1":
                 await asyncio.sleep(1)
+        elif ends:
+            self._join(channel, socket.create_connection(real, 30), *ends)
+        else:
+            with socket.create_connection(real, 30) as connected:
+                socket.send_fds(channel, [f"\0{IP} 50000".encode()], [connected.fileno()])
+        return real is not None
 
     def _join(
-        self, channel: socket.socket, connected: socket.socket, brought: socket.socket, way_back: socket.socket | None
+        self,
+        channel: socket.socket,
+        connected: socket.socket,
+        brought: socket.socket,
+        way_back: socket.socket | None = None,
     ) -> None:
         """What a worker's splice does, by two threads."""
 
@@ -245,12 +254,11 @@ class FakeNode:
         self.joined += 1
         target = both if way_back is None else partial(borrow, connected, brought, way_back)
         threading.Thread(target=target, daemon=True).start()
-        with channel, contextlib.suppress(OSError):  # who does not wait to hear it has gone
+        with contextlib.suppress(OSError):  # who does not wait to hear it has gone
             channel.send(JOINED)
 
     def _give(self, channel: socket.socket, connected: socket.socket) -> None:
-        with channel, connected:
-            channel.setblocking(True)
+        with connected:
             socket.send_fds(channel, [b"\0"], [connected.fileno()])
 
     def _offer(self, connected: socket.socket, local: tuple[str, int], remote: tuple[str, int]) -> Handoff:
