@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -36,7 +37,7 @@ def show(console: Console) -> int:
     with overlay.pair() as nodes:
         for way, transfer in (("download", nodes.get), ("upload", nodes.put)):
             with tempfile.TemporaryDirectory() as folder:
-                files = record(spy, "raw", nodes, Path(folder), lambda: transfer(BULK))  # noqa: B023
+                files = record(spy, "raw", nodes, Path(folder), partial(transfer, BULK))
                 for name, file in files.items():
                     console.print(table(f"{way}: the {name} process", parse(file.read_text())))
     return 0
@@ -55,12 +56,19 @@ def draw(console: Console, folder: Path) -> int:
         }
         for what, each in work.items():
             for name, file in record(spy, "flamegraph", nodes, folder, each).items():
-                # As its title it has the command, with paths of this machine.
-                drawn = re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\g<1>{what}: the {name} process", file.read_text())
+                drawn = picture(file.read_text(), f"{what}: the {name} process")
                 (folder / f"{what}-{name}.svg").write_text(drawn)
                 file.unlink()
     console.print(f"the flame graphs are in {folder}")
     return 0
+
+
+def picture(drawn: str, title: str) -> str:
+    """The SVG without its program, which a page that shows it does not run, and with a title of ours: its own is the
+    command, with paths of this machine."""
+    drawn = re.sub(r"<script.*?</script>", "", drawn, flags=re.DOTALL).replace(' onload="init(evt)"', "")
+    drawn = re.sub(r'<text id="(?:search|unzoom|matched)".*?</text>', "", drawn)
+    return re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\g<1>{title}", drawn)
 
 
 def _ask(nodes: overlay.Pair) -> None:
