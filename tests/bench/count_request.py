@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import collections
 import os
-import select
 import socket
 import statistics
 import sys
@@ -73,7 +72,7 @@ class Run:
 
     def measure(self) -> None:
         """Until all is measured."""
-        setattr(self._worker.poller, "wait", self._wait)
+        self._worker.poller.wait = self._wait  # type: ignore[method-assign]
         self._worker.run()
         self._pause()
         self._folder.cleanup()

@@ -70,6 +70,10 @@ class TcpLayer:
         self._time_wait = TimeWaitTable(self.config.time_wait_max)
         self._time_wait_recent = 0.0
         self._heap = TimerHeap(self._connections, next_deadline)
+        # Attributes of the services that connections use, without a step between: they are asked for each request.
+        self.schedule = self._heap.schedule
+        self.may_hold = self.unacked.share
+        self.wrote = self.unacked.wrote
         self._dirty: list[ControlBlock] = []
         self._touched: list[ControlBlock] = []
         self._unread: dict[ControlBlock, None] = {}
@@ -129,7 +133,7 @@ class TcpLayer:
                 last_key = None
         for tcb in touched:
             batch_end(tcb, now)
-            if tcb.rcv.queue.size or tcb.rcv.reassembly:
+            if tcb.rcv.queue.size or tcb.rcv.reassembly.cost:
                 self._unread[tcb] = None
         touched.clear()
 
@@ -269,8 +273,12 @@ class TcpLayer:
         """Copy the received payload that is still unread: the views of the last batches are about to vanish."""
         if self._unread:
             for tcb in self._unread:
-                tcb.rcv.queue.copy_unread()
-                if not tcb.closed and tcb.rcv.held and self.unread.note(tcb, self.now):
+                rcv = tcb.rcv
+                if rcv.queue.size:
+                    rcv.queue.copy_unread()
+                elif not (rcv.aside or rcv.reassembly.cost):
+                    continue  # the owner took it all, as owners mostly do
+                if not tcb.closed and self.unread.note(tcb, self.now):
                     self.want_flush(tcb)
             self._unread.clear()
 
@@ -467,14 +475,6 @@ class TcpLayer:
         self.unread.remove(tcb)
         self.unacked.remove(tcb)
         self._connections.remove(tcb)
-
-    def may_hold(self, tcb: ControlBlock) -> int:
-        """How many bytes of unacknowledged data it may have, considering all others."""
-        return self.unacked.share(tcb, self.now)
-
-    def wrote(self, tcb: ControlBlock, size: int) -> None:
-        """So many bytes more wait for their acknowledgment."""
-        self.unacked.wrote(tcb, size, self.now)
 
     def adopt_orphan(self, tcb: ControlBlock) -> bool:
         """The owner closed the connection and we bring it to its end; False when there is no room for it."""

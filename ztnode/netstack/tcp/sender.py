@@ -163,6 +163,14 @@ class Sender:
         if rate is not None:
             self._pacer.sent(length, rate, now)
 
+    def sent_alone(self, end: int, *, short: bool, now: float) -> None:
+        """All that there was to send went out up to ``end``, in one segment (``short``: no full one), with nothing in
+        flight."""
+        if short:
+            self._small_end = end
+        self.last_progress = self.last_sent = now
+        self.persist_backoff = 0
+
     def _retransmit(self, frames: list[Frame], fields: HeaderFields, now: float) -> None:
         recovery = self.recovery
         mss = recovery.cc.mss
