@@ -187,7 +187,8 @@ def main() -> None:
         for mode in ("hot", "cold"):
             timed = Run(connections, mode)
             timed.measure()
-            figures.append(f"{statistics.median(timed.cpu) * 1e6:.1f}")
+            # What others do to the caches, and to the clock of a virtual machine, only adds: the quickest tenth tells.
+            figures.append(f"{statistics.quantiles(timed.cpu, n=10)[0] * 1e6:.1f}")
         print(f"{connections:>11}{figures[0]:>15}{figures[1]:>11}{figures[2]:>13}{figures[3]:>15}{figures[4]:>17}")
         if arguments.calls and not arguments.cpu:
             for name, count in counted.calls.most_common():

@@ -74,11 +74,13 @@ class TcpLayer:
         self.schedule = self._heap.schedule
         self.may_hold = self.unacked.share
         self.wrote = self.unacked.wrote
-        self._dirty: list[ControlBlock] = []
+        self.dirty: list[ControlBlock] = []
+        """What ``flush`` would look at."""
         self._touched: list[ControlBlock] = []
         self._unread: dict[ControlBlock, None] = {}
         """Those whose unread payload may be borrowed memory."""
-        self._ready: list[TcpConnection | TcpListener] = []
+        self.fresh: list[TcpConnection | TcpListener] = []
+        """What ``ready`` would give."""
         self._ready_listeners: set[TcpListener] = set()
         self._challenges = TokenBucket(self.config.challenge_acks_per_second)
         self._resets = TokenBucket(_RESETS_PER_SECOND)
@@ -356,8 +358,7 @@ class TcpLayer:
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is due; not after the earliest deadline, perhaps before it."""
         due = self._heap.next_due()
-        expiry = self._time_wait.next_expiry()
-        if expiry is not None:
+        if self._time_wait.entries and (expiry := self._time_wait.next_expiry()) is not None:
             # Nobody waits for an entry to expire, so several are removed together, at most once a second.
             expiry = max(expiry, self._time_wait_recent + 1.0)
             if due is None or expiry < due:
@@ -378,8 +379,8 @@ class TcpLayer:
     def flush(self, now: float) -> None:
         """Send what the batch called for: new data, retransmissions, one ACK per connection."""
         self.now = now
-        while self._dirty:
-            dirty, self._dirty = self._dirty, []
+        while self.dirty:
+            dirty, self.dirty = self.dirty, []
             for tcb in dirty:
                 tcb.marks.dirty = False
                 flush(tcb, now)
@@ -389,10 +390,7 @@ class TcpLayer:
 
     def ready(self) -> list[TcpConnection | TcpListener]:
         """Connections and listeners whose properties changed since the last call, each once."""
-        ready = self._ready
-        if not ready:
-            return []
-        self._ready = []
+        ready, self.fresh = self.fresh, []
         self._ready_listeners.clear()
         for item in ready:
             if isinstance(item, TcpConnection):
@@ -520,20 +518,20 @@ class TcpLayer:
         """The connection has something to send, or a timer that changed."""
         if not tcb.marks.dirty:
             tcb.marks.dirty = True
-            self._dirty.append(tcb)
+            self.dirty.append(tcb)
 
     def notify(self, tcb: ControlBlock) -> None:
         """The owner should look."""
         if not tcb.marks.noticed:
             assert isinstance(tcb, TcpConnection)  # all that ``_create`` makes are
             tcb.marks.noticed = True
-            self._ready.append(tcb)
+            self.fresh.append(tcb)
 
     def notify_listener(self, listener: TcpListener) -> None:
         """Somebody can be accepted, or the listener failed."""
         if listener not in self._ready_listeners:
             self._ready_listeners.add(listener)
-            self._ready.append(listener)
+            self.fresh.append(listener)
 
     def count(self, reason: str) -> None:
         """One more of ``reason``."""

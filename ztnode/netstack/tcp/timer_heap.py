@@ -38,7 +38,10 @@ class TimerHeap:
                     return at
                 marks.scheduled = due
                 if due is not None:
-                    heapq.heapreplace(heap, (due, order, tcb))
+                    entry = (due, order, tcb)
+                    heapq.heapreplace(heap, entry)
+                    if heap[0] is entry:
+                        return due
                     continue
             heapq.heappop(heap)
         return None
