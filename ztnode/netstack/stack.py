@@ -65,6 +65,8 @@ class Stack:
         self.config = config or StackConfig()
         self._host = host = Host(self.config, random, now)
         self._clock = host.clock
+        self.timed: Final = True
+        """There may be timers: ``next_timer`` knows."""
         self.counters = host.counters
         """Drops and odd events of everything but TCP, by reason."""
         self.ports = host.ports

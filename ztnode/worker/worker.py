@@ -72,6 +72,10 @@ class _Owned(Protocol):
 class _Keeper(Protocol):
     """What has timers."""
 
+    @property
+    def timed(self) -> object:
+        """As good as False: it has none at the moment, and need not be asked."""
+
     def next_timer(self) -> float | None: ...
 
     def handle_timer(self, now: float) -> None: ...
@@ -113,6 +117,7 @@ class Worker:
         self._ring_out = ring_out
         self._blocked: Frames = ()
         self._changed: Sequence[_Owned] = ()
+        self._ready = cast("Callable[[], Sequence[_Owned]]", stack.ready)
         self._ports: dict[int, int] = {}
         self._splices: set[Splice] = set()
         self._draining: set[Splice] = set()
@@ -176,13 +181,16 @@ class Worker:
         return max(0.0, due - time.monotonic())
 
     def _next_timer(self) -> float:
-        tcp = self.stack.tcp
-        self.give_back.held(tcp.unread.total + tcp.unacked.total, self.now)
+        tcp, give_back = self.stack.tcp, self.give_back
+        held = tcp.unread.total + tcp.unacked.total
+        if not give_back.least <= held <= give_back.peak:
+            give_back.held(held, self.now)
         due = self._stats_due or _NEVER
         for keeper in self._keepers:
-            timer = keeper.next_timer()
-            if timer is not None and timer < due:
-                due = timer
+            if keeper.timed:
+                timer = keeper.next_timer()
+                if timer is not None and timer < due:
+                    due = timer
         for timer in (self.pairs.due, self.give_back.due):
             if timer and timer < due:
                 due = timer
@@ -206,7 +214,7 @@ class Worker:
     def _serve_owners(self, now: float) -> None:
         """Tell owners what changed and send what comes of it. Rarely more than once: what the stack sends to itself
         changes something at once. What is left after a few turns comes first in the next round."""
-        ready = cast("Callable[[], Sequence[_Owned]]", self.stack.ready)
+        ready = self._ready
         changed = self._changed or ready()
         for _ in range(_OWNER_ROUNDS):
             for item in changed:

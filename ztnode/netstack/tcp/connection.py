@@ -110,10 +110,13 @@ class TcpConnection(ControlBlock):
         rcv = self.rcv
         queue = rcv.queue
         before = queue.size
+        if not before:
+            return []
         pieces = queue.read(limit)
         if self.state in RECEIVES_TEXT and rcv.fin is None:
-            window, left = rcv.window, queue.size
-            window.consumed(before - left, self.snd.rtt.smoothed, self.layer.now)
+            window, left, rtt = rcv.window, queue.size, self.snd.rtt
+            smoothed = rtt.smoothed if rtt.srtt is None else rtt.srtt
+            window.consumed(before - left, smoothed, self.layer.now)
             if window.update_due(rcv.nxt, left + rcv.aside, rcv.mss):
                 rcv.acks.due = True
                 self.layer.want_flush(self)
@@ -133,7 +136,7 @@ class TcpConnection(ControlBlock):
         """
         if self.error is not None:
             raise self.error
-        if self.snd.fin_queued or self.closed:
+        if self.snd.fin_queued or (not self.predicts and self.closed):
             raise BrokenPipeError(errno.EPIPE, "the sending side is shut down")
         self.snd.buffer.append(data)
         layer = self.layer

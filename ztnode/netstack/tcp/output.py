@@ -71,14 +71,18 @@ def alone(tcb: ControlBlock, now: float) -> bool:
     text = buffer.rest(nxt)
     if text is None:
         return False
-    if snd.last_sent and now - snd.last_sent > snd.rtt.rto:
+    idle = now - snd.last_sent
+    if idle > snd.rtt.rto_base and idle > snd.rtt.rto and snd.last_sent:
         cc.on_idle()
     window = rcv.window.announce(rcv.nxt, rcv.queue.size + rcv.aside, rcv.mss, rcv.scale)
     tsval = int(now * 1000) + timestamps.offset & MASK
     link.flow.send((snd.writer.text(text, nxt, rcv.nxt, window, tsval, timestamps.recent),))
     recovery.sent_alone(end, now)
     recovery.output_una = nxt
-    snd.sent_alone(end, short=length < cc.mss, now=now)
+    snd.last_progress = snd.last_sent = now
+    snd.persist_backoff = 0
+    if length < cc.mss:
+        snd.small_end = end
     acks.carried(now, owes_more=False)
     return True
 

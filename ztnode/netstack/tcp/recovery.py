@@ -153,11 +153,10 @@ class Recovery:
         timeout = estimator.rto_base if not estimator.backoff else estimator.rto
         if self.sack_ok and self._probe.end is None:
             self.timer = TimerKind.TAIL_PROBE
-            probe = TailLossProbe.timeout(estimator, lone=True)
-            self.deadline = now + (probe if probe < timeout else timeout)
+            timeout = TailLossProbe.timeout(estimator.srtt, timeout, lone=True)
         else:
             self.timer = TimerKind.RTO
-            self.deadline = now + timeout
+        self.deadline = now + timeout
 
     def sent_again(self, start: int, end: int, now: float, tsval: int) -> None:
         """[start, end) was retransmitted; ``tsval`` is the timestamp that it carried."""
@@ -461,13 +460,16 @@ class Recovery:
             self.timer = TimerKind.REORDER
             self.deadline = due if due > now else now
             return
-        expiry = self._rto_from + self.rtt.rto
+        estimator = self.rtt
+        rto = estimator.rto_base if not estimator.backoff else estimator.rto
+        expiry = self._rto_from + rto
         if expiry < now:
             expiry = now
         if self.phase == Phase.OPEN and self._probe.end is None and not board.sacked and self.sack_ok:
             # Section 7.2: a probe comes first even when it is not earlier than the timeout would have been.
             self.timer = TimerKind.TAIL_PROBE
-            self.deadline = min(now + self._probe.timeout(self.rtt, lone=self.flight <= self.cc.mss), expiry)
+            probe = now + TailLossProbe.timeout(estimator.srtt, rto, lone=self.nxt - self.una <= self.cc.mss)
+            self.deadline = probe if probe < expiry else expiry
             return
         self.timer = TimerKind.RTO
         self.deadline = expiry

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from ztnode.netstack.tcp.rtt import RttEstimator
-
 _MAX_DELAYED_ACK: Final = 0.2
 """RFC 8985 section 7.2: what a peer may delay the ACK of a lone segment by, seconds."""
 
@@ -24,15 +22,14 @@ class TailLossProbe:
         """Probes sent."""
 
     @staticmethod
-    def timeout(estimator: RttEstimator, *, lone: bool) -> float:
+    def timeout(srtt: float | None, rto: float, *, lone: bool) -> float:
         """Seconds until a probe (section 7.2); ``lone``: only one segment is in flight."""
-        srtt = estimator.srtt
         if srtt is None:
-            return estimator.rto
+            return rto
         timeout = 2 * srtt + 0.002
         if lone:
             timeout += _MAX_DELAYED_ACK
-        return min(timeout, estimator.rto)
+        return timeout if timeout < rto else rto
 
     def sent(self, nxt: int, *, retransmitted: bool) -> None:
         """A probe went out: new data, or a repetition of the last segment."""
