@@ -397,8 +397,11 @@ def _dialled(connect: Callable[[], socket.socket], what: str, count: int) -> dic
         return took
 
     cpu, started = time.process_time(), time.perf_counter()
-    with ThreadPoolExecutor(AT_ONCE if what == "crowd" else 1) as pool:
-        times = list(pool.map(timed, range(count)))
+    if what == "crowd":
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            times = list(pool.map(timed, range(count)))
+    else:
+        times = list(map(timed, range(count)))
     return {
         "seconds": time.perf_counter() - started,
         "cpu_s": time.process_time() - cpu,

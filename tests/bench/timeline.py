@@ -1,9 +1,11 @@
-"""Where each microsecond of a 1 KB request on one connection goes, as the kernel's scheduler saw it: who woke whom, how
-long that one took to run, and what it worked before it woke the next. A real zerotier-one is the peer.
+"""Where each microsecond of a 1 KB request on one connection goes, or of a connect, as the kernel's scheduler saw it:
+who woke whom, how long that one took to run, and what it worked before it woke the next.
 
-    ZEROTIER_ONE=/usr/sbin/zerotier-one python -m tests.bench.timeline [--requests 1000]
+A real zerotier-one is the peer.
 
-Needs root and ``perf``. Medians over the requests that passed by the commonest chain of processes; the median of the
+    ZEROTIER_ONE=/usr/sbin/zerotier-one python -m tests.bench.timeline [--count 1000] [--of connects]
+
+Needs root and ``perf``. Medians over those that passed by the commonest chain of processes; the median of the
 whole is longer than the sum, since chains that were disturbed are in it.
 """
 
@@ -30,7 +32,8 @@ from tests.bench.options import Options
 from tests.lab.hosts import has_reference, lab
 from tests.lab.places import unavailable
 
-REQUESTS = 1000
+COUNT = 1000
+WHAT = {"requests": "ask", "connects": "row", "connects-apart": "apart"}
 LONGEST = 32
 """Steps of a chain; what is longer is no request."""
 _LINE = re.compile(r"\s*(\d+) \[\d+\] +(\d+\.\d+): +sched:(sched_\w+): (.*)")
@@ -97,7 +100,7 @@ def table(found: list[list[Step]], names: dict[int, str]) -> Table:
     ways = Counter(tuple(step.pid for step in chain) for chain in found)
     way, count = ways.most_common(1)[0]
     alike = [chain for chain in found if tuple(step.pid for step in chain) == way]
-    drawn = Table(title=f"a request of 1 KB: {count} of {len(found)} passed like this; µs")
+    drawn = Table(title=f"{count} of {len(found)} passed like this; µs")
     for column in ("process", "until it runs", "until it wakes the next"):
         drawn.add_column(column, justify="left" if column == "process" else "right")
     for place, pid in enumerate(way):
@@ -123,8 +126,9 @@ def _name(thread: int, names: dict[int, str]) -> str:
 def main() -> int:
     """Record and print; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.timeline", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--requests", type=int, default=REQUESTS)
-    count = parser.parse_args().requests
+    parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--of", choices=WHAT, default="requests", help="or of connections, in a row or 20 ms apart")
+    arguments = parser.parse_args()
     perf = shutil.which("perf")
     missing = "perf (apt install linux-perf)" if perf is None else unavailable()
     if missing is None and not has_reference():
@@ -139,7 +143,7 @@ def main() -> int:
             file = Path(folder) / who
             events = ("-e", "sched:sched_switch", "-e", "sched:sched_waking")
             with subprocess.Popen([perf, "record", "-q", "-a", *events, "-o", str(file)]) as recorder:
-                said = place.run("ask", real_peer.WEB_PORT, count)
+                said = place.run(WHAT[arguments.of], real_peer.WEB_PORT, arguments.count)
                 recorder.terminate()
             script = [perf, "script", "-i", str(file), "-F", "tid,cpu,time,event,trace"]
             lines = subprocess.run(script, check=True, capture_output=True, text=True).stdout.splitlines()
