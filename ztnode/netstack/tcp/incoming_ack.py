@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from ztnode.netstack.tcp.ending import fin_acknowledged
 from ztnode.netstack.tcp.sequence import distance, unwrap
+from ztnode.netstack.tcp.state import State
 from ztnode.netstack.tcp.tcb import ControlBlock
 
 Blocks: TypeAlias = tuple[tuple[int, int], ...]
@@ -46,6 +47,31 @@ def process_ack(tcb: ControlBlock, ack: int, sack: Blocks, echo: int | None, dup
     elif blocks:
         tcb.notify()  # there may be more room to write
     tcb.layer.want_flush(tcb)
+
+
+def all_arrived(tcb: ControlBlock, ack: int, now: float) -> bool:
+    """``process_ack`` for the usual end of an exchange, in a fraction of its steps: the peer has all that was sent, and
+    nothing but figures follows from that. False: more may follow, and nothing was done."""
+    snd = tcb.snd
+    recovery = snd.recovery
+    if (
+        ack != recovery.nxt
+        or tcb.state is not State.ESTABLISHED
+        or snd.persist_at is not None
+        or not recovery.all_arrived(now)
+    ):
+        return False
+    snd.last_progress = now
+    buffer = snd.buffer
+    buffer.acknowledge(ack)
+    tcb.link.flow.confirm(now)
+    if not tcb.marks.noticed:
+        tcb.layer.notify(tcb)
+    if buffer.end > ack:
+        tcb.layer.want_flush(tcb)
+    else:
+        recovery.output_una = ack  # what the flush would do, which there is no other reason for
+    return True
 
 
 def _sack_blocks(sack: Blocks, ack: int, nxt: int) -> tuple[Blocks, int]:

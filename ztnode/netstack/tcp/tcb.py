@@ -48,10 +48,13 @@ class LayerServices(Protocol):
     def challenge_allowed(self, now: float) -> bool:
         """Whether one more challenge ACK may be sent."""
 
-    def may_hold(self, tcb: ControlBlock) -> int:
+    def schedule(self, tcb: ControlBlock, due: float) -> None:
+        """It is to be called then; a time that is later than one named before changes nothing."""
+
+    def may_hold(self, tcb: ControlBlock, now: float) -> int:
         """How many bytes of unacknowledged data it may have, considering all others."""
 
-    def wrote(self, tcb: ControlBlock, size: int) -> None:
+    def wrote(self, tcb: ControlBlock, size: int, now: float) -> None:
         """So many bytes more wait for their acknowledgment."""
 
     def adopt_orphan(self, tcb: ControlBlock) -> bool:
