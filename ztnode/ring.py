@@ -34,7 +34,6 @@ import contextlib
 import errno
 import mmap
 import os
-import tempfile
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
@@ -349,6 +348,8 @@ def _nameless_file() -> int:
             return os.memfd_create("ztnode-ring", os.MFD_CLOEXEC)
         except OSError as error:
             _raise_if_exhausted(error)
+    import tempfile  # 0.6 MB with all that it loads, for hosts of another kind
+
     # Memory where there is some: what is in a ring need not go to a disk.
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     fd, path = tempfile.mkstemp(prefix="ztnode-ring-", dir=shared)
