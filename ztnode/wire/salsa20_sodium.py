@@ -4,25 +4,17 @@ twelve rounds. A quarter of the time that numpy takes for a packet, and a twenti
 from __future__ import annotations
 
 import ctypes
-import threading
+from collections.abc import Sequence
 from typing import Final
+
+from ztnode.wire.salsa20_block import BLOCK
 
 ROUNDS: Final = 12
 
 _NAMES: Final = ("libsodium.so.26", "libsodium.so.23", "libsodium.dylib", "libsodium.dll")
 """Of the versions since 2014 whose functions are alike."""
+_FIRST_BLOCK: Final = bytes(BLOCK)
 _TAG_BYTES: Final = 16
-_ROOM: Final = 1 << 14
-"""More than a packet and a block."""
-
-
-class _Results(threading.local):
-    """What the library writes to, made once a thread."""
-
-    def __init__(self) -> None:
-        self.combined = (ctypes.c_char * _ROOM)()
-        self.view = memoryview(self.combined).cast("B")
-        self.tag = (ctypes.c_char * _TAG_BYTES)()
 
 
 class Sodium:
@@ -37,7 +29,6 @@ class Sodium:
         self._xor.argtypes = (memory, text, size, text, text)
         self._authenticate = library.crypto_onetimeauth_poly1305
         self._authenticate.argtypes = (memory, text, size, text)
-        self._results = _Results()
         library.sodium_init()  # it looks for what this processor does quicker
 
     def stream(self, key: bytes, nonce: bytes, length: int) -> bytes:
@@ -47,21 +38,25 @@ class Sodium:
         self._stream(out, length, nonce, key)
         return out.raw
 
-    def combine(self, key: bytes, nonce: bytes, data: bytes) -> memoryview:
-        """``data``, at most 16 KiB, XORed with the key stream from its beginning on; good until the thread's next call.
-        ValueError as above, and where it is longer."""
-        _check(key, nonce)
-        if len(data) > _ROOM:
-            raise ValueError(f"{len(data)} bytes, where there is room for {_ROOM}")
-        results = self._results
-        self._xor(results.combined, data, len(data), nonce, key)
-        return results.view[: len(data)]
+    def combine_many(
+        self, keys: Sequence[bytes], nonces: Sequence[bytes], texts: Sequence[bytes]
+    ) -> list[tuple[bytes, bytes]]:
+        """See ``salsa20.combine_many``. ValueError as above."""
+        room = ctypes.create_string_buffer(BLOCK + max(map(len, texts), default=0))
+        view = memoryview(room).cast("B")
+        results = []
+        for key, nonce, text in zip(keys, nonces, texts, strict=True):
+            _check(key, nonce)
+            length = BLOCK + len(text)
+            self._xor(room, _FIRST_BLOCK + text, length, nonce, key)
+            results.append((view[:32].tobytes(), view[BLOCK:length].tobytes()))
+        return results
 
     def tag(self, key: bytes, data: bytes) -> bytes:
         """Poly1305, 16 bytes. ValueError unless the key has 32."""
         if len(key) != 32:
             raise ValueError(f"a key of {len(key)} bytes, not of 32")
-        tag = self._results.tag
+        tag = ctypes.create_string_buffer(_TAG_BYTES)
         self._authenticate(tag, data, len(data), key)
         return tag.raw
 
