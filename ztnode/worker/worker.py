@@ -191,9 +191,11 @@ class Worker:
                 timer = keeper.next_timer()
                 if timer is not None and timer < due:
                     due = timer
-        for timer in (self.pairs.due, self.give_back.due):
-            if timer and timer < due:
-                due = timer
+        if give_back.due and give_back.due < due:
+            due = give_back.due
+        timer = self.pairs.due
+        if timer and timer < due:
+            due = timer
         return min(due, self.now + DRAIN_POLL) if self._draining else due
 
     def _receive(self, records: list[tuple[int, memoryview]], now: float) -> None:

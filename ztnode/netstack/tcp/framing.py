@@ -31,6 +31,7 @@ _HEAD_V6_TIMESTAMPS: Final = struct.Struct("!18sH38sIIHHHHIII")
 _TIMESTAMPS_LENGTH: Final = wire.HEADER_LENGTH + 12
 _TEXT_FLAGS: Final = _TIMESTAMPS_LENGTH << 10 | wire.ACK | wire.PSH
 """Data offset and flags of a segment that ends what there is to send, with timestamps."""
+_ONE_PART: Final = 1024
 
 
 class HeaderFields(NamedTuple):
@@ -114,9 +115,12 @@ class SegmentWriter:
             ip_length = length + 20
             ip_field = -(self._ip_sum + ip_length) % MODULUS
             start = (self._before, ip_length, self._middle, ip_field, self._after)
-            return _HEAD_V4_TIMESTAMPS.pack(*start, seq, ack, _TEXT_FLAGS, window, field, 0, *options), text
-        start6 = (self._before, length, self._middle)
-        return _HEAD_V6_TIMESTAMPS.pack(*start6, seq, ack, _TEXT_FLAGS, window, field, 0, *options), text
+            head = _HEAD_V4_TIMESTAMPS.pack(*start, seq, ack, _TEXT_FLAGS, window, field, 0, *options)
+        else:
+            start6 = (self._before, length, self._middle)
+            head = _HEAD_V6_TIMESTAMPS.pack(*start6, seq, ack, _TEXT_FLAGS, window, field, 0, *options)
+        # One part costs whoever takes the frame less than two, up to some size.
+        return (head + text,) if length < _ONE_PART else (head, text)
 
     def control(self, seq: int, flags: int, fields: HeaderFields) -> Frame:
         """A segment without payload."""

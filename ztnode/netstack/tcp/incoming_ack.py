@@ -6,7 +6,6 @@ from typing import TypeAlias
 
 from ztnode.netstack.tcp.ending import fin_acknowledged
 from ztnode.netstack.tcp.sequence import distance, unwrap
-from ztnode.netstack.tcp.state import State
 from ztnode.netstack.tcp.tcb import ControlBlock
 
 Blocks: TypeAlias = tuple[tuple[int, int], ...]
@@ -54,12 +53,7 @@ def all_arrived(tcb: ControlBlock, ack: int, now: float) -> bool:
     nothing but figures follows from that. False: more may follow, and nothing was done."""
     snd = tcb.snd
     recovery = snd.recovery
-    if (
-        ack != recovery.nxt
-        or tcb.state is not State.ESTABLISHED
-        or snd.persist_at is not None
-        or not recovery.all_arrived(now)
-    ):
+    if ack != recovery.nxt or not tcb.brief or snd.persist_at is not None or not recovery.all_arrived(now):
         return False
     snd.last_progress = now
     buffer = snd.buffer

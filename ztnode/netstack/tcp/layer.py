@@ -385,8 +385,7 @@ class TcpLayer:
             dirty, self.dirty = self.dirty, []
             for tcb in dirty:
                 tcb.marks.dirty = False
-                flush(tcb, now)
-                due = next_deadline(tcb)
+                due = flush(tcb, now)
                 if due is not None:
                     self._heap.schedule(tcb, due)
 

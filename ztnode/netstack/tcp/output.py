@@ -9,13 +9,20 @@ from ztnode.netstack.tcp.opening import send_syn
 from ztnode.netstack.tcp.sequence import MASK
 from ztnode.netstack.tcp.state import SENDS_TEXT, State
 from ztnode.netstack.tcp.tcb import ControlBlock
+from ztnode.netstack.tcp.timers import next_deadline
 from ztnode.wire import tcp as wire
 
 
-def flush(tcb: ControlBlock, now: float) -> None:
-    """Send what there is to send."""
+def flush(tcb: ControlBlock, now: float) -> float | None:
+    """Send what there is to send; the earliest of the connection's timers."""
     if alone(tcb, now):
-        return
+        due, keepalive = tcb.snd.recovery.deadline, tcb.timers.keepalive_at
+        return keepalive if keepalive is not None and due is not None and keepalive < due else due
+    _flush(tcb, now)
+    return next_deadline(tcb)
+
+
+def _flush(tcb: ControlBlock, now: float) -> None:
     if tcb.timers.syn_due is not None:
         if tcb.timers.syn_due <= now:
             send_syn(tcb, now)
@@ -48,9 +55,9 @@ def alone(tcb: ControlBlock, now: float) -> bool:
     snd = tcb.snd
     recovery, buffer = snd.recovery, snd.buffer
     nxt, end = recovery.nxt, buffer.end
-    if nxt == end or nxt != recovery.una or tcb.state is not State.ESTABLISHED:
+    if nxt == end or nxt != recovery.una or not tcb.brief:
         return False
-    cc, link, rcv, timestamps = recovery.cc, tcb.link, tcb.rcv, tcb.timestamps
+    cc, link, rcv = recovery.cc, tcb.link, tcb.rcv
     length = end - nxt
     size, acks = link.size, rcv.acks
     if (
@@ -58,13 +65,10 @@ def alone(tcb: ControlBlock, now: float) -> bool:
         or length > snd.edge - nxt
         or length > cc.cwnd
         or recovery.phase
-        or recovery.measures_rate
         or snd.persist_at is not None
         or size.generation != link.flow.generation
         or size.cap is not None
-        or not timestamps.on
-        or acks.duplicates
-        or acks.dsack is not None
+        or (acks.due and (acks.duplicates or acks.dsack is not None))
         or rcv.reassembly.cost
     ):
         return False
@@ -74,6 +78,7 @@ def alone(tcb: ControlBlock, now: float) -> bool:
     idle = now - snd.last_sent
     if idle > snd.rtt.rto_base and idle > snd.rtt.rto and snd.last_sent:
         cc.on_idle()
+    timestamps = tcb.timestamps
     window = rcv.window.announce(rcv.nxt, rcv.queue.size + rcv.aside, rcv.mss, rcv.scale)
     tsval = int(now * 1000) + timestamps.offset & MASK
     link.flow.send((snd.writer.text(text, nxt, rcv.nxt, window, tsval, timestamps.recent),))

@@ -227,8 +227,9 @@ class Recovery:
 
     def all_arrived(self, now: float) -> bool:
         """``acknowledged`` up to ``nxt``, where all that is in flight was sent at one moment, once, and nothing is
-        being repaired or probed: no loss can follow, and the timer stops. False: not so, and nothing was done."""
-        if self.phase or self.measures_rate or self._probe.end is not None:
+        being repaired or probed: no loss can follow, and the timer stops. False: not so, and nothing was done. Where
+        ``measures_rate``, it must not be asked."""
+        if self.phase or self._probe.end is not None:
             return False
         span = self.board.arrived_alone()
         if span is None:

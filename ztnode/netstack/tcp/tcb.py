@@ -153,6 +153,7 @@ class ControlBlock:
         "__weakref__",
         "ack_echo",
         "ack_pending",
+        "brief",
         "config",
         "error",
         "layer",
@@ -198,6 +199,9 @@ class ControlBlock:
         self.marks = LayerMarks()
         self.predicts = PREDICTS_NOTHING
         """What header prediction may take, see ``ending.predict``."""
+        self.brief = False
+        """Requests and answers may take the short ways (``output.alone``, ``incoming_ack.all_arrived``): it is
+        established, both sides have timestamps, and nobody measures the rate."""
         self.ack_pending = -1
         """What header prediction acknowledged in this batch, unwrapped; -1 for nothing."""
         self.ack_echo: int | None = None
