@@ -275,8 +275,12 @@ class Ring:
         self._fence.acquire()
         data, words, mask, capacity = self._data, self._words, self._mask, self._capacity
         offset = position & mask
-        end = min(offset + available, capacity)
-        stop = min(end, offset + limit)
+        end = offset + available
+        if end > capacity:
+            end = capacity
+        stop = offset + limit
+        if stop > end:
+            stop = end
         first = offset
         records: list[tuple[int, memoryview]] = []
         append = records.append
@@ -383,13 +387,17 @@ _ONE: Final = (1).to_bytes(8, "little" if memoryview(b"\1\0").cast("H")[0] == 1 
 
 def _ring(fd: int) -> None:
     # A full pipe means that the bell has been rung; that the other side is gone its supervisor will notice.
-    with contextlib.suppress(BlockingIOError, BrokenPipeError):
+    try:  # noqa: SIM105 - suppress() is three calls more for each frame
         os.write(fd, _ONE)
+    except (BlockingIOError, BrokenPipeError):
+        pass
 
 
 def _silence(fd: int) -> None:
-    with contextlib.suppress(BlockingIOError):
+    try:  # noqa: SIM105 - as above
         os.read(fd, 4096)
+    except BlockingIOError:
+        pass
 
 
 def _close_all(fds: Iterable[int]) -> None:

@@ -47,7 +47,7 @@ _FLAGS: Final = {
 class PeerKeys:
     """Made from the 48 bytes of ``Identity.agree``. Holds long-lived cipher contexts: keep one per peer."""
 
-    __slots__ = ("_aes", "_salsa_key", "_salsa_number", "_undisturbed")
+    __slots__ = ("_aes", "_fields", "_heads", "_salsa_key", "_salsa_number", "_undisturbed")
 
     def __init__(self, agreement: bytes) -> None:
         if len(agreement) != AGREEMENT_LENGTH:
@@ -57,6 +57,10 @@ class PeerKeys:
         self._undisturbed = 0
         """Batches in a row in which Salsa20/12 had sealed something, and all was authentic."""
         self._aes = AesGmacSiv(_derive(agreement, b"0"), _derive(agreement, b"1"))
+        self._fields = 0
+        """Destination, source and flags of the last batch that was sealed, which are those of nearly all."""
+        self._heads = b"", b""
+        """The same as 11 bytes, of a packet in one datagram and of one in several."""
 
     def seal(
         self,
@@ -93,7 +97,10 @@ class PeerKeys:
         if cipher not in _FLAGS:
             raise ValueError(f"cannot seal with cipher suite {cipher}")
         fields = destination << 48 | source << 8 | _FLAGS[cipher]
-        whole, head_of_many = fields.to_bytes(11, "big"), (fields | FLAG_FRAGMENTED).to_bytes(11, "big")
+        if fields != self._fields:
+            self._heads = fields.to_bytes(11, "big"), (fields | FLAG_FRAGMENTED).to_bytes(11, "big")
+            self._fields = fields
+        whole, head_of_many = self._heads
         room = mtu - OFFSET_VERB
         ids = [packet_ids[start : start + 8] for start in range(0, 8 * len(messages), 8)]
         associated: list[bytes] = []

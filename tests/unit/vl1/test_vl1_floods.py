@@ -362,7 +362,7 @@ class Tally:
                     self.sent.setdefault(endpoint, []).extend(datagrams)
             return queue
 
-        host.vl1.to_send = noted  # type: ignore[method-assign]
+        host.vl1.to_send = noted
 
     @property
     def bytes(self) -> int:
