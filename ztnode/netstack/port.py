@@ -13,6 +13,7 @@ from ztnode.netstack.neighbour_cache import Neighbour, NeighbourCache
 from ztnode.wire import arp, checksum, ethernet, icmpv6, ipv4, ipv6
 
 _ALL_SYSTEMS: Final = bytes((224, 0, 0, 1))
+_MAX_FAMILIAR: Final = 4096
 
 
 class Port:
@@ -42,6 +43,9 @@ class Port:
         """Whether packets to an address that is none of ours are for us all the same; None: never."""
         self.takes: dict[bytes, int] = {}
         """Longest IP packet, bytes, that gets through to us from a neighbour, by its MAC; others: the port's MTU."""
+        self.familiar: set[bytes] = set()
+        """Source and destination, together, of packets that came from outside and were to an address of ours: they need
+        not be looked at again."""
         self._loop = loop
         self.joined: frozenset[bytes] = frozenset()
         """IP multicast groups that sockets have joined."""
@@ -64,6 +68,7 @@ class Port:
         if not floor <= config.mtu <= 65535:
             raise ValueError(f"MTU {config.mtu} is not between {floor} and 65535")
         self.config = config
+        self.familiar.clear()
         self.mac = ethernet.mac_bytes(config.mac)
         self.mtu = config.mtu
         self.prefixes: list[tuple[bytes, int]] = []
@@ -145,6 +150,12 @@ class Port:
 
     def _is_behind_gateway(self, source: bytes) -> bool:
         return any(ip_address(source) in network for network in self._loopback)
+
+    def met(self, pair: bytes) -> None:
+        """One more of ``familiar``. All are forgotten when there are too many: anybody can make up sources."""
+        if len(self.familiar) >= _MAX_FAMILIAR:
+            self.familiar.clear()
+        self.familiar.add(pair)
 
     def neighbour_mac(self, destination: bytes) -> bytes | None:
         """The MAC that needs no asking: of a multicast group or a broadcast address."""

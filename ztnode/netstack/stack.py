@@ -232,7 +232,7 @@ class Stack:
         """Sort a batch: plain TCP in a few steps, everything else at leisure."""
         segments = self._ip.segments
         our_mac = port.mac
-        addresses = port.addresses
+        familiar: set[bytes] | tuple[()] = () if port.looping else port.familiar
         unpack, unpack6 = _IPV4_TCP.unpack_from, _IPV6_TCP.unpack_from
         from_bytes = int.from_bytes
         type_ipv4, type_ipv6 = ethernet.TYPE_IPV4, ethernet.TYPE_IPV6
@@ -257,11 +257,7 @@ class Stack:
                     continue
                 key = bytes(frame[26:38])
                 if key != last_key:  # the packets of a batch mostly belong together
-                    if key[4:8] not in addresses and not port.passes(key[4:8]):
-                        self._ip.refuse(port, frame[14:])
-                        continue
-                    if not port.source_ok(key[:4]):
-                        port.count("bad_source")
+                    if key[:8] not in familiar and not self._may_come(port, key[:4], key[4:8], frame):
                         continue
                     last_key = key
                 segments.append((key, frame[34 : 14 + total]))
@@ -274,16 +270,24 @@ class Stack:
                 if protocol == 6 and 20 <= total <= length - 54:
                     key = bytes(frame[22:58])
                     if key != last_key:
-                        if key[16:32] not in addresses and not port.passes(key[16:32]):
-                            self._ip.refuse(port, frame[14:])
-                            continue
-                        if not port.source_ok(key[:16]):
-                            port.count("bad_source")
+                        if key[:32] not in familiar and not self._may_come(port, key[:16], key[16:32], frame):
                             continue
                         last_key = key
                     segments.append((key, frame[54 : 54 + total]))
                     continue
             self._receive_other(port, frame)
+
+    def _may_come(self, port: Port, source: bytes, destination: bytes, frame: memoryview) -> bool:
+        """Whether a packet between these two is for us; the answer to one that is not."""
+        if destination not in port.addresses and not port.passes(destination):
+            self._ip.refuse(port, frame[14:])
+            return False
+        if not port.source_ok(source):
+            port.count("bad_source")
+            return False
+        if destination in port.addresses and not port.looping:
+            port.met(source + destination)
+        return True
 
     def _set_aside(self, frame: memoryview, version_length: int, total: int, fragment: int) -> bool:
         """Keep a frame for ``_receive_datagrams``, if it is a whole datagram over IPv4. The rest is of its header."""

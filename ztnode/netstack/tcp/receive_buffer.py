@@ -289,7 +289,7 @@ class ReceiveWindow:
         elapsed = now - self._epoch
         if elapsed < rtt:
             return
-        if elapsed < 4 * rtt + 0.001 or self._copied * 2 > self.limit:
+        if self._copied * 2 > self.limit:
             # Scale what was read to one round trip: reads come in bursts that need not fit the period.
             wanted = int(2 * self._copied * min(1.0, 2 * rtt / elapsed if elapsed > 0 else 1.0))
             if wanted > self.limit:
