@@ -98,7 +98,7 @@ def measure(options: Options) -> Iterator[Result]:
         yield LeftOut(SECTION, "all", reason)
         return
     with lab("peer") as here, contextlib.ExitStack() as stack:
-        ours, theirs = _set_up(here, options)
+        ours, theirs = set_up(here, options)
         yield from _bulk(ours, theirs, options)
         yield from _requests(ours, theirs, options)
         yield from _dials(ours, theirs, options)
@@ -107,7 +107,8 @@ def measure(options: Options) -> Iterator[Result]:
         yield from _memory(ours)
 
 
-def _set_up(here: Lab, options: Options) -> tuple[Place, Place]:
+def set_up(here: Lab, options: Options) -> tuple[Place, Place]:
+    """The network, and the two who take turns at its peer, which has a web server and one for bulk."""
     here.basics()
     for number, name in enumerate(("peer", "own", "their"), 3):
         here.places.plug(name, [f"203.0.113.{number}/24"])
@@ -383,7 +384,7 @@ def _client(what: str, ip: str, port: int, count: int, state: str | None) -> dic
             if left:
                 raise http_peer.Incomplete(f"{left} bytes did not come")
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "cpu_s": time.process_time() - cpu, "times": times}
+    return {"seconds": seconds, "cpu_s": time.process_time() - cpu, "times": times, "pid": os.getpid()}
 
 
 def _dialled(connect: Callable[[], socket.socket], what: str, count: int) -> dict[str, Any]:
@@ -396,9 +397,17 @@ def _dialled(connect: Callable[[], socket.socket], what: str, count: int) -> dic
         return took
 
     cpu, started = time.process_time(), time.perf_counter()
-    with ThreadPoolExecutor(AT_ONCE if what == "crowd" else 1) as pool:
-        times = list(pool.map(timed, range(count)))
-    return {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu, "times": times}
+    if what == "crowd":
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            times = list(pool.map(timed, range(count)))
+    else:
+        times = list(map(timed, range(count)))
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_s": time.process_time() - cpu,
+        "times": times,
+        "pid": os.getpid(),
+    }
 
 
 def main(arguments: Sequence[str]) -> None:

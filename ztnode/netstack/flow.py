@@ -98,7 +98,10 @@ class Flow:
         if neighbour is not None:
             if neighbour.state is Reachability.REACHABLE and port.clock.now < neighbour.deadline:
                 index = self.port_index
-                port.queue.extend([(index, frame) for frame in frames])
+                if len(frames) == 1:
+                    port.queue.append((index, frames[0]))
+                else:
+                    port.queue.extend([(index, frame) for frame in frames])
                 return
             if neighbour.state is Reachability.FAILED:
                 assert self.next_hop is not None

@@ -111,7 +111,8 @@ class NeighbourCache:
         self._failed = failed
         self._counters = counters
         self._entries: dict[bytes, Neighbour] = {}  # in order of last use by ``lookup``
-        self._timers: list[tuple[float, int, Neighbour]] = []
+        self.timers: list[tuple[float, int, Neighbour]] = []
+        """A heap, some of it out of date; empty: there is no timer."""
         self._serial = count()
 
     def lookup(self, address: bytes) -> Neighbour:
@@ -249,11 +250,11 @@ class NeighbourCache:
     # --- timers ---
     def _arm(self, neighbour: Neighbour, delay: float) -> None:
         neighbour.deadline = self._clock.now + delay
-        heapq.heappush(self._timers, (neighbour.deadline, next(self._serial), neighbour))
+        heapq.heappush(self.timers, (neighbour.deadline, next(self._serial), neighbour))
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` has work."""
-        timers = self._timers
+        timers = self.timers
         while timers:
             when, _, neighbour = timers[0]
             if neighbour.deadline == when and Reachability.INCOMPLETE <= neighbour.state < Reachability.REACHABLE:
@@ -265,7 +266,7 @@ class NeighbourCache:
         """Ask again, or give up."""
         now = self._clock.now
         while (when := self.next_timer()) is not None and when <= now:
-            _, _, neighbour = heapq.heappop(self._timers)
+            _, _, neighbour = heapq.heappop(self.timers)
             if neighbour.state is Reachability.INCOMPLETE:
                 if neighbour.probes < len(SOLICIT_INTERVALS):
                     self._ask(neighbour)

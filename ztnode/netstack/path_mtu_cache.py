@@ -21,11 +21,12 @@ class PathMtuCache:
     def __init__(self, entries: int = 1024, timeout: float = 600.0) -> None:
         self._entries = entries
         self._timeout = timeout
-        self._mtus: dict[Key, tuple[int, float]] = {}  # in order of expiry
+        self.mtus: dict[Key, tuple[int, float]] = {}
+        """In order of expiry; empty: there is no timer."""
 
     def get(self, key: Key, default: int) -> int:
         """The MTU in bytes, at most ``default``."""
-        entry = self._mtus.get(key)
+        entry = self.mtus.get(key)
         return min(entry[0], default) if entry else default
 
     def lower(self, key: Key, mtu: int, current: int, now: float) -> int | None:
@@ -36,25 +37,25 @@ class PathMtuCache:
         mtu = max(mtu, FLOOR_IPV4 if len(key[1]) == 4 else FLOOR_IPV6)
         if mtu >= current:
             return None
-        self._mtus.pop(key, None)
-        while len(self._mtus) >= self._entries:
-            del self._mtus[next(iter(self._mtus))]
-        self._mtus[key] = (mtu, now + self._timeout)
+        self.mtus.pop(key, None)
+        while len(self.mtus) >= self._entries:
+            del self.mtus[next(iter(self.mtus))]
+        self.mtus[key] = (mtu, now + self._timeout)
         return mtu
 
     def next_timer(self) -> float | None:
         """When the oldest entry expires."""
-        for _, expiry in self._mtus.values():
+        for _, expiry in self.mtus.values():
             return expiry
         return None
 
     def handle_timer(self, now: float) -> list[Key]:
         """Forget what is too old; which paths may try their full size again."""
         expired: list[Key] = []
-        for key, (_, expiry) in self._mtus.items():
+        for key, (_, expiry) in self.mtus.items():
             if expiry > now:
                 break
             expired.append(key)
         for key in expired:
-            del self._mtus[key]
+            del self.mtus[key]
         return expired

@@ -55,12 +55,13 @@ class Reassembler:
         self._max_datagrams = max_datagrams
         self._max_fragments = max_fragments
         self._timeout = timeout
-        self._datagrams: dict[Key, _Datagram] = {}  # in order of their deadlines
+        self.datagrams: dict[Key, _Datagram] = {}
+        """In order of their deadlines; empty: there is no timer."""
         self._bytes = 0
         self.counters = counters
 
     def __len__(self) -> int:
-        return len(self._datagrams)
+        return len(self.datagrams)
 
     @property
     def buffered(self) -> int:
@@ -80,11 +81,11 @@ class Reassembler:
         if not payload or end > MAX_DATAGRAM or (more and len(payload) & 7):
             self._count("bad_fragment")
             return None
-        datagram = self._datagrams.get(key)
+        datagram = self.datagrams.get(key)
         if datagram is None:
-            while len(self._datagrams) >= self._max_datagrams:
+            while len(self.datagrams) >= self._max_datagrams:
                 self._evict()
-            datagram = self._datagrams[key] = _Datagram(now + self._timeout)
+            datagram = self.datagrams[key] = _Datagram(now + self._timeout)
         if datagram.dead:
             return None
         position = bisect_left(datagram.starts, offset)
@@ -145,16 +146,16 @@ class Reassembler:
 
     def _remove(self, key: Key, datagram: _Datagram) -> None:
         self._bytes -= datagram.received
-        del self._datagrams[key]
+        del self.datagrams[key]
 
     def _evict(self) -> None:
-        key = next(iter(self._datagrams))
-        self._remove(key, self._datagrams[key])
+        key = next(iter(self.datagrams))
+        self._remove(key, self.datagrams[key])
         self._count("reassembly_evicted")
 
     def next_timer(self) -> float | None:
         """When the oldest datagram is given up."""
-        for datagram in self._datagrams.values():
+        for datagram in self.datagrams.values():
             return datagram.deadline
         return None
 
@@ -162,9 +163,9 @@ class Reassembler:
         """Give up what is too old. Returns (key, start of the first fragment's packet) of those of which the first
         fragment had come: their senders are owed a time-exceeded error (RFC 1122 section 3.3.2, RFC 8200 4.5)."""
         expired: list[tuple[Key, bytes]] = []
-        while self._datagrams:
-            key = next(iter(self._datagrams))
-            datagram = self._datagrams[key]
+        while self.datagrams:
+            key = next(iter(self.datagrams))
+            datagram = self.datagrams[key]
             if datagram.deadline > now:
                 break
             self._remove(key, datagram)
@@ -175,8 +176,8 @@ class Reassembler:
 
     def drop_port(self, port_index: int) -> None:
         """Forget what a port that is gone had begun."""
-        for key in [key for key in self._datagrams if key[0] == port_index]:
-            self._remove(key, self._datagrams[key])
+        for key in [key for key in self.datagrams if key[0] == port_index]:
+            self._remove(key, self.datagrams[key])
 
     def _count(self, what: str) -> None:
         self.counters[what] = self.counters.get(what, 0) + 1

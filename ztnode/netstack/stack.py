@@ -23,7 +23,8 @@ from ztnode.netstack.frame import Frame
 from ztnode.netstack.host import Host
 from ztnode.netstack.icmp import IcmpLayer
 from ztnode.netstack.ip_input import IpInput
-from ztnode.netstack.neighbour_cache import Neighbour
+from ztnode.netstack.neighbour_cache import Neighbour, NeighbourCache
+from ztnode.netstack.path_mtu_cache import PathMtuCache
 from ztnode.netstack.port import Port
 from ztnode.netstack.reassembler import Reassembler
 from ztnode.netstack.tcp.connection import TcpConnection
@@ -64,6 +65,8 @@ class Stack:
         self.config = config or StackConfig()
         self._host = host = Host(self.config, random, now)
         self._clock = host.clock
+        self.timed: Final = True
+        """There may be timers: ``next_timer`` knows."""
         self.counters = host.counters
         """Drops and odd events of everything but TCP, by reason."""
         self.ports = host.ports
@@ -78,6 +81,8 @@ class Stack:
         self.transit = Transit(host)
         """What comes to us as the gateway of other networks."""
         self.tcp.held = self.transit.syns
+        self.groups_changed = self._udp.regrouped
+        """Of which ports ``regrouped`` would tell, by index."""
         self._icmp = IcmpLayer(host, self.tcp, self._udp, self._echo, self.transit)
         self._ip = IpInput(self._clock, self._reassembler, self._icmp, self._udp, self.transit)
 
@@ -327,8 +332,17 @@ class Stack:
     def to_send(self, now: float) -> list[tuple[int, Frame]]:
         """What must go out: (port index, Ethernet frame as a gather list), in order. Empties the queue."""
         self._clock.now = now
-        self.tcp.flush(now)
-        if self.config.siblings and self._loop:
+        if self.tcp.dirty:
+            self.tcp.flush(now)
+        if self._loop:
+            self._turn_round(now)
+        queue = self._queue[:]
+        self._queue.clear()
+        return queue
+
+    def _turn_round(self, now: float) -> None:
+        """What we send to ourselves."""
+        if self.config.siblings:
             self._queue += [(index | LOOPED, (frame,)) for index, frame in self._loop]
             self._loop.clear()
         for _ in range(_LOOPBACK_ROUNDS):
@@ -339,9 +353,6 @@ class Stack:
             for index, batch in groupby(looped, key=itemgetter(0)):
                 self.receive(index | LOOPED, [memoryview(frame) for _, frame in batch], now)
             self.tcp.flush(now)
-        queue = self._queue[:]
-        self._queue.clear()
-        return queue
 
     # --- time ---
     def next_timer(self) -> float | None:
@@ -349,9 +360,17 @@ class Stack:
         if self._loop:
             return self._clock.now
         due = self.tcp.next_timer()
-        others = [self._reassembler.next_timer(), self._host.flows.path_mtus.next_timer()]
-        others += [port.neighbours.next_timer() for port in self.ports.values()]
-        for time in others:
+        # The rest has mostly none; who drives the stack asks in each turn.
+        others: list[Reassembler | PathMtuCache | NeighbourCache] = []
+        if self._reassembler.datagrams:
+            others.append(self._reassembler)
+        if self._host.flows.path_mtus.mtus:
+            others.append(self._host.flows.path_mtus)
+        for port in self.ports.values():
+            if port.neighbours.timers:
+                others.append(port.neighbours)
+        for keeper in others:
+            time = keeper.next_timer()
             if time is not None and (due is None or time < due):
                 due = time
         return due
@@ -434,8 +453,6 @@ class Stack:
     def regrouped(self) -> list[tuple[int, frozenset[bytes]]]:
         """The ports, by index, of which sockets joined or left multicast groups since the last call, each with the MACs
         of all groups that are joined now."""
-        if not self._udp.regrouped:
-            return []
         changed = [(index, self.ports[index].joined_macs) for index in self._udp.regrouped if index in self.ports]
         self._udp.regrouped.clear()
         return changed
@@ -508,10 +525,14 @@ class Stack:
 
     def ready(self) -> list[Socket]:
         """Sockets of which something changed since the last call, each once; look at their properties."""
-        ready: list[Socket] = [*self.tcp.ready()]
+        ready: list[Socket] = []
+        if self.tcp.fresh:
+            ready += self.tcp.ready()
         if self._udp.changed:
             ready += self._udp.ready()
         if self._echo.changed:
             ready += self._echo.ready()
-        ready += self.transit.ready()
+        transit = self.transit
+        if transit.fresh_datagrams or transit.fresh_echoes or transit.syns.fresh:
+            ready.append(transit)
         return ready

@@ -74,8 +74,9 @@ class Transit:
         self._routed: dict[int, Prefixes] = {}
         self._own = Prefixes(())
         self._known: dict[tuple[int, bytes], bool] = {}
-        self._datagrams: list[tuple[UdpFlow, bytes]] = []
-        self._echoes: list[tuple[EchoFlow, int, bytes]] = []
+        self.fresh_datagrams: list[tuple[UdpFlow, bytes]] = []
+        self.fresh_echoes: list[tuple[EchoFlow, int, bytes]] = []
+        """What ``datagrams`` and ``echoes`` would give."""
         self.syns = HeldSyns(self.leads, host.count)
         self.owner: object = None
         """Opaque to the stack."""
@@ -125,27 +126,23 @@ class Transit:
             port.count("bad_udp")
             return
         flow = UdpFlow(port.index, source, source_port, destination, port_number)
-        self._datagrams.append((flow, bytes(data)))
+        self.fresh_datagrams.append((flow, bytes(data)))
 
     def receive_echo(
         self, port: Port, source: bytes, destination: bytes, identifier: int, sequence: int, body: bytes
     ) -> None:
         """An echo request to an address that is passed on."""
-        self._echoes.append((EchoFlow(port.index, source, identifier, destination), sequence, body))
+        self.fresh_echoes.append((EchoFlow(port.index, source, identifier, destination), sequence, body))
 
     # --- for the owner ---
-    def ready(self) -> list[Transit]:
-        """Itself, if something came."""
-        return [self] if self._datagrams or self._echoes or self.syns.fresh else []
-
     def datagrams(self) -> list[tuple[UdpFlow, bytes]]:
         """Take the datagrams that came."""
-        taken, self._datagrams = self._datagrams, []
+        taken, self.fresh_datagrams = self.fresh_datagrams, []
         return taken
 
     def echoes(self) -> list[tuple[EchoFlow, int, bytes]]:
         """Take the echo requests that came: flow, sequence number, payload."""
-        taken, self._echoes = self._echoes, []
+        taken, self.fresh_echoes = self.fresh_echoes, []
         return taken
 
 

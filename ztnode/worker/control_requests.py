@@ -312,7 +312,8 @@ class Requests:
         self.attended: dict[bytes, Listener] = {}
         """The listeners by what their clients know them by at the hand-off socket."""
         self._open: dict[int, _Dial | Listener | _Accept | _Ping | _FindNeighbour] = {}
-        self._timed: set[_Ping | _FindNeighbour] = set()
+        self.timed: set[_Ping | _FindNeighbour] = set()
+        """Empty: there is no timer."""
         self._relays: dict[bytes, DatagramRelay] = {}
 
     def handle(
@@ -351,7 +352,7 @@ class Requests:
         if found is not None:
             found.cancel()
         if isinstance(found, _Ping | _FindNeighbour):
-            self._timed.discard(found)
+            self.timed.discard(found)
 
     def _dial(self, message: protocol.Dial) -> None:
         stack, now = self.host.stack, self.host.now
@@ -401,13 +402,13 @@ class Requests:
 
     def _ping(self, message: protocol.Ping) -> None:
         ping = self._open[message.id] = _Ping(self, message)
-        self._timed.add(ping)
+        self.timed.add(ping)
 
     def _find_neighbour(self, message: protocol.FindNeighbour) -> None:
         finding = _FindNeighbour(self, message)
         if not finding.answered:
             self._open[message.id] = finding
-            self._timed.add(finding)
+            self.timed.add(finding)
 
     def _list_connections(self, message: protocol.ListConnections) -> None:
         connections = self.host.stack.tcp.connections()
@@ -425,11 +426,11 @@ class Requests:
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is due."""
-        return min(each.deadline for each in self._timed) if self._timed else None
+        return min(each.deadline for each in self.timed) if self.timed else None
 
     def handle_timer(self, now: float) -> None:
         """Those whose time is over."""
-        for each in [each for each in self._timed if each.deadline <= now]:
+        for each in [each for each in self.timed if each.deadline <= now]:
             each.fail(errno.ETIMEDOUT)
 
     # For the requests themselves
@@ -438,7 +439,7 @@ class Requests:
         """It is about to be answered."""
         found = self._open.pop(request, None)
         if isinstance(found, _Ping | _FindNeighbour):
-            self._timed.discard(found)
+            self.timed.discard(found)
 
     def fail(self, request: int, number: int, reason: str) -> None:
         """Answer that it failed."""

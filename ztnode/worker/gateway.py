@@ -56,6 +56,8 @@ class Gateway:
         self.counters = dict.fromkeys(
             ("gateway_connections", "gateway_refused", "gateway_full", "gateway_dropped", "gateway_no_descriptor"), 0
         )
+        self.timed: Final = True
+        """There may be timers: ``next_timer`` knows."""
         self._flows = 0
         self._dials: dict[_Dial, None] = {}
         self._openings: set[_Opening] = set()

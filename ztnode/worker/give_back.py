@@ -16,21 +16,27 @@ class GiveBack:
     """Told how much is held, asks malloc to return what is free some time after it has become much less."""
 
     def __init__(self) -> None:
-        self._peak = 0
+        self.peak = 0
+        self.least = 0
+        """``held`` has nothing to do while between so many bytes and ``peak`` are held."""
         self.due = 0.0
         """When to call ``handle_timer``, in monotonic seconds; 0: need not be."""
 
     def held(self, size: int, now: float) -> None:
         """So many bytes are held now."""
-        if size > self._peak:
-            self._peak = size
-        elif self._peak - size > WORTH and not self.due:
+        if size > self.peak:
+            self._reached(size)
+        elif size < self.least and not self.due:
             self.due = now + DELAY
+
+    def _reached(self, size: int) -> None:
+        self.peak = size
+        self.least = size - WORTH
 
     def handle_timer(self, size: int) -> None:
         """It is time."""
         self.due = 0.0
-        self._peak = size
+        self._reached(size)
         if sys.platform == "linux":
             trim()
 

@@ -128,6 +128,8 @@ class HandoffServer:
         self._listener = _bind_private(path)
         self._accepting = False
         self._retry_at: float | None = None
+        self.timed: Final = True
+        """There may be timers: ``next_timer`` knows."""
         self._resume()
 
     def offer(self, offer: Offer) -> bytes:

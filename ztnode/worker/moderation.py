@@ -18,18 +18,19 @@ class Moderation:
     """Whom to call once in ``PERIOD``; a keeper of the worker's loop. Times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._looks: dict[Callable[[], object], None] = {}
+        self.timed: dict[Callable[[], object], None] = {}
+        """Empty: there is no timer."""
         self._due = 0.0
 
     def add(self, look: Callable[[], object], now: float) -> None:
         """Call ``look`` from now on."""
-        if not self._looks:
+        if not self.timed:
             self._due = now + PERIOD
-        self._looks[look] = None
+        self.timed[look] = None
 
     def remove(self, look: Callable[[], object]) -> None:
         """No longer. Harmless for one that was never added."""
-        self._looks.pop(look, None)
+        self.timed.pop(look, None)
 
     def hurry(self, now: float) -> None:
         """There is more to be seen: look again at once."""
@@ -37,10 +38,10 @@ class Moderation:
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is due."""
-        return self._due if self._looks else None
+        return self._due if self.timed else None
 
     def handle_timer(self, now: float) -> None:
         """Look at all."""
         self._due = now + PERIOD
-        for look in list(self._looks):
+        for look in list(self.timed):
             look()

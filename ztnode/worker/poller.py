@@ -41,6 +41,14 @@ class Poller:
         self._backend.register(fd, mask)
         self._handlers[fd] = handler
 
+    def wake_by(self, fd: int) -> bool:
+        """Have ``wait`` come back once for each time that the eventfd ``fd`` is written to, without anybody reading it.
+        False where the system has no such thing."""
+        if not isinstance(self._backend, select.epoll):
+            return False
+        self._backend.register(fd, select.EPOLLIN | select.EPOLLET)
+        return True
+
     def modify(self, fd: int, mask: int) -> None:
         """Watch a registered ``fd`` for something else."""
         self._backend.modify(fd, mask)

@@ -150,13 +150,14 @@ class Splice:
         """Write what there is; False when the splice has ended over it."""
         connection = self.connection
         sock = self._sock
-        while True:
-            views = self._pending or (self._read() if connection.readable else None)
-            if not views:
-                self._watch(self._mask & ~WRITE)
-                return True
+        while views := self._pending or self._read():
             try:
-                sent = sock.sendmsg(views[:IOV_MAX]) if len(views) > 1 else sock.send(views[0])
+                if len(views) == 1:  # an answer
+                    sent = sock.send(views[0])
+                    if sent == len(views[0]) < CHUNK and views is not self._pending:
+                        break  # there was no more to be read
+                else:
+                    sent = sock.sendmsg(views[:IOV_MAX])
                 left = _after(views, sent)
                 blocked = False
             except BlockingIOError:
@@ -172,6 +173,9 @@ class Splice:
             if blocked:
                 self._watch(self._mask | WRITE)
                 return True
+        if self._mask & WRITE:
+            self._watch(self._mask & ~WRITE)
+        return True
 
     def _has_room(self) -> bool:
         """Whether a client that was not read for a while is read again."""

@@ -31,9 +31,9 @@ from ztnode.worker.splice import DRAIN_POLL, Splice
 from ztnode.worker.tcp_pair import PairStock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from ztnode.netstack.stack import Socket, Stack
+    from ztnode.netstack.stack import Stack
     from ztnode.ring import Record, Ring
 
     Frames = Sequence[Record]
@@ -63,8 +63,18 @@ class _Owner(Protocol):
     def on_ready(self) -> None: ...
 
 
+class _Owned(Protocol):
+    """What ``Stack.ready`` gives, as far as the loop is concerned."""
+
+    owner: _Owner | None
+
+
 class _Keeper(Protocol):
     """What has timers."""
+
+    @property
+    def timed(self) -> object:
+        """As good as False: it has none at the moment, and need not be asked."""
 
     def next_timer(self) -> float | None: ...
 
@@ -106,7 +116,8 @@ class Worker:
         self._ring_in = ring_in
         self._ring_out = ring_out
         self._blocked: Frames = ()
-        self._changed: Sequence[Socket] = ()
+        self._changed: Sequence[_Owned] = ()
+        self._ready = cast("Callable[[], Sequence[_Owned]]", stack.ready)
         self._ports: dict[int, int] = {}
         self._splices: set[Splice] = set()
         self._draining: set[Splice] = set()
@@ -119,7 +130,10 @@ class Worker:
         self._stats_sent: protocol.Stats | None = None
         control.setblocking(False)
         self.poller.register(control.fileno(), READ, self._on_control)
-        self.poller.register(ring_in.data_fd, READ, lambda _mask: ring_in.clear_data())
+        # A doorbell that is one descriptor is an eventfd: it may ring for ever without being read.
+        _, bell, written, _, _ = ring_in.fds
+        if bell != written or not self.poller.wake_by(bell):
+            self.poller.register(bell, READ, lambda _mask: ring_in.clear_data())
         self.poller.register(ring_out.space_fd, READ, lambda _mask: ring_out.clear_space())
 
     # The loop
@@ -149,7 +163,8 @@ class Worker:
                 # Something woke the loop: what it counted is due in a second, unless nothing changed.
                 self._stats_due = now + STATS_SECONDS
             self._serve_owners(now)
-            self._tell_groups()
+            if stack.groups_changed:
+                self._tell_groups()
             if records:
                 stack.copy_unread()
                 ring_in.release()
@@ -166,19 +181,29 @@ class Worker:
         return max(0.0, due - time.monotonic())
 
     def _next_timer(self) -> float:
-        tcp = self.stack.tcp
-        self.give_back.held(tcp.unread.total + tcp.unacked.total, self.now)
+        tcp, give_back = self.stack.tcp, self.give_back
+        held = tcp.unread.total + tcp.unacked.total
+        if not give_back.least <= held <= give_back.peak:
+            give_back.held(held, self.now)
         due = self._stats_due or _NEVER
         for keeper in self._keepers:
-            timer = keeper.next_timer()
-            if timer is not None and timer < due:
-                due = timer
-        for timer in (self.pairs.due, self.give_back.due):
-            if timer and timer < due:
-                due = timer
+            if keeper.timed:
+                timer = keeper.next_timer()
+                if timer is not None and timer < due:
+                    due = timer
+        if give_back.due and give_back.due < due:
+            due = give_back.due
+        timer = self.pairs.due
+        if timer and timer < due:
+            due = timer
         return min(due, self.now + DRAIN_POLL) if self._draining else due
 
     def _receive(self, records: list[tuple[int, memoryview]], now: float) -> None:
+        if len(records) == 1:
+            ((index, frame),) = records
+            if index & ~LOOPED in self._ports:
+                self.stack.receive(index, (frame,), now)
+                return
         ports = {index for index, _ in records}
         for index in ports:
             if index & ~LOOPED not in self._ports:
@@ -191,14 +216,15 @@ class Worker:
     def _serve_owners(self, now: float) -> None:
         """Tell owners what changed and send what comes of it. Rarely more than once: what the stack sends to itself
         changes something at once. What is left after a few turns comes first in the next round."""
-        changed = self._changed or self.stack.ready()
+        ready = self._ready
+        changed = self._changed or ready()
         for _ in range(_OWNER_ROUNDS):
             for item in changed:
-                owner = cast("_Owner | None", item.owner)
+                owner = item.owner
                 if owner is not None:
                     owner.on_ready()
             self._transmit(now)
-            changed = self.stack.ready()
+            changed = ready()
             if not changed:
                 break
         self._changed = changed
@@ -208,7 +234,10 @@ class Worker:
             self._blocked = self._push(self._blocked)
             if self._blocked:
                 return
-        left = self._push(self.stack.to_send(now))
+        frames = self.stack.to_send(now)
+        if not frames:
+            return
+        left = self._push(frames)
         if left:
             # The node is slower than the stack: hold the stack back rather than drop. Copies, because the parts may
             # be views that end with this round.

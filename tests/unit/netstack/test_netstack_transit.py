@@ -78,7 +78,7 @@ def test_where_it_does_not_lead_is_told(wire: Wire, target: str) -> None:
     udp.connect((target, 53), 0.0)
     udp.send(b"question", 0.0)
     wire.run(0.1)
-    assert not wire.b.transit.ready()
+    assert wire.b.transit not in wire.b.ready()
     for error in (connection.error, udp.error):
         assert error is not None and error.errno == errno.EHOSTUNREACH
     assert wire.b.counters["transit_refused"] == 2
@@ -117,7 +117,7 @@ def test_datagrams_and_pings(wire: Wire, target: str) -> None:
     echo = wire.a.ping(target, 0.0)
     echo.send(b"ping", 0.0)
     wire.run(0.1)
-    assert wire.b.transit.ready() == [wire.b.transit]
+    assert wire.b.transit in wire.b.ready()
     ((flow, data),) = wire.b.transit.datagrams()
     ((ping, sequence, body),) = wire.b.transit.echoes()
     assert (data, body) == (b"question", b"ping")

@@ -30,6 +30,8 @@ class FakeTransit:
 class FakeStack:
     """Frames out as the test puts them, frames in as they came."""
 
+    timed = True
+
     def __init__(self) -> None:
         self.out: list[tuple[int, tuple[bytes, ...]]] = []
         self.received: list[tuple[int, bytes]] = []

@@ -15,7 +15,7 @@ from typing import Final
 
 from ztnode.netstack.tcp.control_segments import challenge, refuse_ack, send_reset
 from ztnode.netstack.tcp.ending import become, finish, predict
-from ztnode.netstack.tcp.incoming_ack import process_ack
+from ztnode.netstack.tcp.incoming_ack import all_arrived, process_ack
 from ztnode.netstack.tcp.opening import established, take_syn
 from ztnode.netstack.tcp.sequence import HALF, MASK, unwrap
 from ztnode.netstack.tcp.state import RECEIVES_TEXT, Event, State
@@ -61,7 +61,7 @@ def segment(
             if payload is not None:
                 length = len(payload)
                 end = rcv.nxt + length
-                if rcv.reassembly or end > rcv.window.edge or predicts != PREDICTS_TEXT:
+                if rcv.reassembly.cost or end > rcv.window.edge or predicts != PREDICTS_TEXT:
                     _arrived(tcb, Arrival(seq, ack, flags, window, tsval, tsecr, payload, options), now)
                     return
                 rcv.queue.push(payload)
@@ -94,19 +94,25 @@ def segment(
 
 def batch_end(tcb: ControlBlock, now: float) -> None:
     """The batch is over: draw the conclusions that were put off."""
-    tcb.marks.touched = False
-    if tcb.ack_pending >= 0:
-        _process_pending(tcb, now)
+    marks = tcb.marks
+    marks.touched = False
+    ack = tcb.ack_pending
+    if ack >= 0:
+        if all_arrived(tcb, ack, now):
+            tcb.ack_pending = -1
+        else:
+            _process_pending(tcb, now)
     rcv = tcb.rcv
     acks = rcv.acks
     if acks.unacked:
         rcv.arrived_at = now
         acks.decide(now, rcv.mss)
-        tcb.notify()
-    elif rcv.queue.size:
-        tcb.notify()
-    if acks.due or acks.delayed_at is not None:  # flush also enters the timer of a delayed acknowledgement
+    if (acks.unacked or rcv.queue.size) and not marks.noticed:
+        tcb.layer.notify(tcb)
+    if acks.due:
         tcb.layer.want_flush(tcb)
+    elif acks.delayed_at is not None:
+        tcb.layer.schedule(tcb, acks.delayed_at)
 
 
 def _process_pending(tcb: ControlBlock, now: float) -> None:

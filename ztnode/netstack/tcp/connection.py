@@ -49,14 +49,18 @@ class TcpConnection(ControlBlock):
         config = self.config
         if limit < config.send_buffer:
             limit = config.send_buffer
-        elif limit > SEND_BUFFER_MAX:
+        if limit > SEND_BUFFER_MAX:
             limit = SEND_BUFFER_MAX
-        share = self.layer.may_hold(self)
+        layer = self.layer
+        share = layer.may_hold(self, layer.now)
         if limit > share:
             limit = share
         # Bytes that are acknowledged selectively stay in the buffer only in case the peer drops them again (reneges):
         # they do not count against the room for new data.
-        free = min(limit + snd.recovery.board.sacked, SEND_BUFFER_MAX) - (snd.buffer.end - snd.buffer.start)
+        free = limit - (snd.buffer.end - snd.buffer.start)
+        sacked = snd.recovery.board.sacked
+        if sacked:
+            free += min(sacked, SEND_BUFFER_MAX - limit)
         return free if free > 0 else 0
 
     @property
@@ -104,11 +108,16 @@ class TcpConnection(ControlBlock):
     def read(self, limit: int) -> list[Buffer]:
         """Take up to ``limit`` bytes in order. Views are good until the stack's ``copy_unread()``."""
         rcv = self.rcv
-        before = rcv.queue.size
-        pieces = rcv.queue.read(limit)
+        queue = rcv.queue
+        before = queue.size
+        if not before:
+            return []
+        pieces = queue.read(limit)
         if self.state in RECEIVES_TEXT and rcv.fin is None:
-            rcv.window.consumed(before - rcv.queue.size, self.snd.rtt.smoothed, self.layer.now)
-            if rcv.window.update_due(rcv.nxt, rcv.unread, rcv.mss):
+            window, left, rtt = rcv.window, queue.size, self.snd.rtt
+            smoothed = rtt.smoothed if rtt.srtt is None else rtt.srtt
+            window.consumed(before - left, smoothed, self.layer.now)
+            if window.update_due(rcv.nxt, left + rcv.aside, rcv.mss):
                 rcv.acks.due = True
                 self.layer.want_flush(self)
         return pieces
@@ -127,11 +136,13 @@ class TcpConnection(ControlBlock):
         """
         if self.error is not None:
             raise self.error
-        if self.snd.fin_queued or self.closed:
+        if self.snd.fin_queued or (not self.predicts and self.closed):
             raise BrokenPipeError(errno.EPIPE, "the sending side is shut down")
         self.snd.buffer.append(data)
-        self.layer.wrote(self, len(data))
-        self.layer.want_flush(self)
+        layer = self.layer
+        layer.wrote(self, len(data), layer.now)
+        if not self.marks.dirty:
+            layer.want_flush(self)
 
     def shutdown(self) -> None:
         """No more data from us: FIN after what is queued. Reading goes on."""

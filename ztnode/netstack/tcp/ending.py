@@ -24,13 +24,14 @@ def become(tcb: ControlBlock, event: Event) -> None:
 
 
 def predict(tcb: ControlBlock) -> None:
-    """What header prediction may take from here on (``arrival.segment``).
+    """What header prediction may take from here on (``arrival.segment``), and whether there are short ways.
 
     Text, but not once a FIN is known, which it does not watch for, nor when nobody reads. Acknowledgements wherever
     something of ours may be under way: a client that half-closes after its request and then downloads keeps us in
     CLOSE-WAIT.
     """
     state = tcb.state
+    tcb.brief = state is State.ESTABLISHED and tcb.timestamps.on and not tcb.snd.recovery.measures_rate
     readable = state is State.ESTABLISHED or (state is State.FIN_WAIT_2 and not tcb.orphaned)
     if readable and tcb.rcv.fin is None:
         tcb.predicts = PREDICTS_TEXT
@@ -75,6 +76,7 @@ def finish(tcb: ControlBlock, error: OSError | None) -> None:
     if error is not None:
         tcb.error = error
     tcb.predicts = PREDICTS_NOTHING
+    tcb.brief = False
     tcb.ack_pending = -1
     _end_timers(tcb)
     tcb.snd.buffer.acknowledge(tcb.snd.buffer.end)

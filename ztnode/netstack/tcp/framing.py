@@ -25,6 +25,14 @@ _HEAD_V4: Final = struct.Struct("!16sH6sH12sIIHHHH")
 # Ethernet, IPv6 up to the payload length | length | next header, hop limit, addresses, ports | TCP.
 _HEAD_V6: Final = struct.Struct("!18sH38sIIHHHH")
 
+# The same, with the timestamps option and nothing else.
+_HEAD_V4_TIMESTAMPS: Final = struct.Struct("!16sH6sH12sIIHHHHIII")
+_HEAD_V6_TIMESTAMPS: Final = struct.Struct("!18sH38sIIHHHHIII")
+_TIMESTAMPS_LENGTH: Final = wire.HEADER_LENGTH + 12
+_TEXT_FLAGS: Final = _TIMESTAMPS_LENGTH << 10 | wire.ACK | wire.PSH
+"""Data offset and flags of a segment that ends what there is to send, with timestamps."""
+_ONE_PART: Final = 1024
+
 
 class HeaderFields(NamedTuple):
     """What the header of a segment says beside its place and flags. A tuple, because one is made for every flush."""
@@ -91,6 +99,28 @@ class SegmentWriter:
         else:
             self._before = header[:18]
             self._middle = header[20:22] + self._after
+
+    def text(self, text: memoryview, seq: int, ack: int, window: int, tsval: int, recent: int) -> Frame:
+        """One segment with ACK, PSH and timestamps, and text, which is not empty: as ``data`` makes it, in one step."""
+        if self.flow.generation != self._generation:
+            self._refresh()
+        length = _TIMESTAMPS_LENGTH + len(text)
+        seq &= MASK
+        ack &= MASK
+        # 32-bit words add as well as 16-bit ones (``ztnode.wire.checksum``).
+        total = self._sum + length + seq + ack + _TEXT_FLAGS + window + wire.TIMESTAMPS_WORD + tsval + recent
+        field = -(total + region_sum(text)) % MODULUS
+        options = (wire.TIMESTAMPS_WORD, tsval, recent)
+        if self._v4:
+            ip_length = length + 20
+            ip_field = -(self._ip_sum + ip_length) % MODULUS
+            start = (self._before, ip_length, self._middle, ip_field, self._after)
+            head = _HEAD_V4_TIMESTAMPS.pack(*start, seq, ack, _TEXT_FLAGS, window, field, 0, *options)
+        else:
+            start6 = (self._before, length, self._middle)
+            head = _HEAD_V6_TIMESTAMPS.pack(*start6, seq, ack, _TEXT_FLAGS, window, field, 0, *options)
+        # One part costs whoever takes the frame less than two, up to some size.
+        return (head + text,) if length < _ONE_PART else (head, text)
 
     def control(self, seq: int, flags: int, fields: HeaderFields) -> Frame:
         """A segment without payload."""

@@ -38,20 +38,16 @@ class HeldSyn:
 class HeldSyns:
     """Those of one stack. ``foreign`` says whether an address of one network is passed on instead of being ours."""
 
-    __slots__ = ("_count", "_foreign", "_fresh", "_held", "_shares")
+    __slots__ = ("_count", "_foreign", "_held", "_shares", "fresh")
 
     def __init__(self, foreign: Callable[[int, bytes], bool], count: Callable[[str], None]) -> None:
         self._foreign = foreign
         self._count = count
         self._held: dict[tuple[int, ConnectionKey], HeldSyn] = {}
-        self._fresh: list[HeldSyn] = []
+        self.fresh: list[HeldSyn] = []
+        """What ``take`` would give."""
         self._shares: Counter[tuple[int, bytes]] = Counter()
         """How many each address (of one network) has here."""
-
-    @property
-    def fresh(self) -> bool:
-        """Whether ``take`` has something."""
-        return bool(self._fresh)
 
     def concerns(self, port_index: int, local: bytes) -> bool:
         """Whether a SYN to this address is for us to hold."""
@@ -71,11 +67,11 @@ class HeldSyns:
         else:
             self._held[place] = syn
             self._shares[share] += 1
-            self._fresh.append(syn)
+            self.fresh.append(syn)
 
     def take(self) -> list[HeldSyn]:
         """Those that came since the last call."""
-        fresh, self._fresh = self._fresh, []
+        fresh, self.fresh = self.fresh, []
         return fresh
 
     def settle(self, syn: HeldSyn) -> None:

@@ -48,6 +48,26 @@ def process_ack(tcb: ControlBlock, ack: int, sack: Blocks, echo: int | None, dup
     tcb.layer.want_flush(tcb)
 
 
+def all_arrived(tcb: ControlBlock, ack: int, now: float) -> bool:
+    """``process_ack`` for the usual end of an exchange, in a fraction of its steps: the peer has all that was sent, and
+    nothing but figures follows from that. False: more may follow, and nothing was done."""
+    snd = tcb.snd
+    recovery = snd.recovery
+    if ack != recovery.nxt or not tcb.brief or snd.persist_at is not None or not recovery.all_arrived(now):
+        return False
+    snd.last_progress = now
+    buffer = snd.buffer
+    buffer.acknowledge(ack)
+    tcb.link.flow.confirm(now)
+    if not tcb.marks.noticed:
+        tcb.layer.notify(tcb)
+    if buffer.end > ack:
+        tcb.layer.want_flush(tcb)
+    else:
+        recovery.output_una = ack  # what the flush would do, which there is no other reason for
+    return True
+
+
 def _sack_blocks(sack: Blocks, ack: int, nxt: int) -> tuple[Blocks, int]:
     """Unwrap SACK blocks; (those inside what is in flight, bytes that a DSACK block reports)."""
     blocks: list[tuple[int, int]] = []

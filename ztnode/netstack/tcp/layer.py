@@ -37,7 +37,7 @@ from ztnode.netstack.tcp.timers import handle_timer, next_deadline
 from ztnode.os_error import os_error
 from ztnode.token_bucket import TokenBucket
 from ztnode.wire import tcp as wire
-from ztnode.wire.checksum import MODULUS, NATIVE_FACTOR, batch_sums, pseudo_sum
+from ztnode.wire.checksum import MODULUS, NATIVE_FACTOR, batch_sums, pseudo_sum, region_sum
 from ztnode.wire.ipv4 import PROTOCOL_TCP
 from ztnode.wire.wire_error import WireError
 
@@ -70,11 +70,17 @@ class TcpLayer:
         self._time_wait = TimeWaitTable(self.config.time_wait_max)
         self._time_wait_recent = 0.0
         self._heap = TimerHeap(self._connections, next_deadline)
-        self._dirty: list[ControlBlock] = []
+        # Attributes of the services that connections use, without a step between: they are asked for each request.
+        self.schedule = self._heap.schedule
+        self.may_hold = self.unacked.share
+        self.wrote = self.unacked.wrote
+        self.dirty: list[ControlBlock] = []
+        """What ``flush`` would look at."""
         self._touched: list[ControlBlock] = []
         self._unread: dict[ControlBlock, None] = {}
         """Those whose unread payload may be borrowed memory."""
-        self._ready: list[TcpConnection | TcpListener] = []
+        self.fresh: list[TcpConnection | TcpListener] = []
+        """What ``ready`` would give."""
         self._ready_listeners: set[TcpListener] = set()
         self._challenges = TokenBucket(self.config.challenge_acks_per_second)
         self._resets = TokenBucket(_RESETS_PER_SECOND)
@@ -129,7 +135,7 @@ class TcpLayer:
                 last_key = None
         for tcb in touched:
             batch_end(tcb, now)
-            if tcb.rcv.queue.size or tcb.rcv.reassembly:
+            if tcb.rcv.queue.size or tcb.rcv.reassembly.cost:
                 self._unread[tcb] = None
         touched.clear()
 
@@ -137,6 +143,8 @@ class TcpLayer:
         self, segments: Sequence[tuple[ConnectionKey, memoryview]]
     ) -> tuple[list[tuple[ConnectionKey, memoryview]], list[int]]:
         """(those long enough for a header, the checksum sum of each without its pseudo-header, in machine order)."""
+        if len(segments) == 1 and len(segments[0][1]) >= wire.HEADER_LENGTH:
+            return list(segments), [region_sum(segments[0][1]) * NATIVE_FACTOR]  # an answer
         pieces: list[memoryview | bytes] = []
         starts: list[int] = []
         good: list[tuple[ConnectionKey, memoryview]] = []
@@ -269,8 +277,12 @@ class TcpLayer:
         """Copy the received payload that is still unread: the views of the last batches are about to vanish."""
         if self._unread:
             for tcb in self._unread:
-                tcb.rcv.queue.copy_unread()
-                if not tcb.closed and tcb.rcv.held and self.unread.note(tcb, self.now):
+                rcv = tcb.rcv
+                if rcv.queue.size:
+                    rcv.queue.copy_unread()
+                elif not (rcv.aside or rcv.reassembly.cost):
+                    continue  # the owner took it all, as owners mostly do
+                if not tcb.closed and self.unread.note(tcb, self.now):
                     self.want_flush(tcb)
             self._unread.clear()
 
@@ -348,8 +360,7 @@ class TcpLayer:
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is due; not after the earliest deadline, perhaps before it."""
         due = self._heap.next_due()
-        expiry = self._time_wait.next_expiry()
-        if expiry is not None:
+        if self._time_wait.entries and (expiry := self._time_wait.next_expiry()) is not None:
             # Nobody waits for an entry to expire, so several are removed together, at most once a second.
             expiry = max(expiry, self._time_wait_recent + 1.0)
             if due is None or expiry < due:
@@ -370,21 +381,17 @@ class TcpLayer:
     def flush(self, now: float) -> None:
         """Send what the batch called for: new data, retransmissions, one ACK per connection."""
         self.now = now
-        while self._dirty:
-            dirty, self._dirty = self._dirty, []
+        while self.dirty:
+            dirty, self.dirty = self.dirty, []
             for tcb in dirty:
                 tcb.marks.dirty = False
-                flush(tcb, now)
-                due = next_deadline(tcb)
+                due = flush(tcb, now)
                 if due is not None:
                     self._heap.schedule(tcb, due)
 
     def ready(self) -> list[TcpConnection | TcpListener]:
         """Connections and listeners whose properties changed since the last call, each once."""
-        ready = self._ready
-        if not ready:
-            return []
-        self._ready = []
+        ready, self.fresh = self.fresh, []
         self._ready_listeners.clear()
         for item in ready:
             if isinstance(item, TcpConnection):
@@ -468,14 +475,6 @@ class TcpLayer:
         self.unacked.remove(tcb)
         self._connections.remove(tcb)
 
-    def may_hold(self, tcb: ControlBlock) -> int:
-        """How many bytes of unacknowledged data it may have, considering all others."""
-        return self.unacked.share(tcb, self.now)
-
-    def wrote(self, tcb: ControlBlock, size: int) -> None:
-        """So many bytes more wait for their acknowledgment."""
-        self.unacked.wrote(tcb, size, self.now)
-
     def adopt_orphan(self, tcb: ControlBlock) -> bool:
         """The owner closed the connection and we bring it to its end; False when there is no room for it."""
         return self.orphans.adopt(tcb)
@@ -520,20 +519,20 @@ class TcpLayer:
         """The connection has something to send, or a timer that changed."""
         if not tcb.marks.dirty:
             tcb.marks.dirty = True
-            self._dirty.append(tcb)
+            self.dirty.append(tcb)
 
     def notify(self, tcb: ControlBlock) -> None:
         """The owner should look."""
         if not tcb.marks.noticed:
             assert isinstance(tcb, TcpConnection)  # all that ``_create`` makes are
             tcb.marks.noticed = True
-            self._ready.append(tcb)
+            self.fresh.append(tcb)
 
     def notify_listener(self, listener: TcpListener) -> None:
         """Somebody can be accepted, or the listener failed."""
         if listener not in self._ready_listeners:
             self._ready_listeners.add(listener)
-            self._ready.append(listener)
+            self.fresh.append(listener)
 
     def count(self, reason: str) -> None:
         """One more of ``reason``."""

@@ -57,6 +57,7 @@ class Recovery:
         "fast_recoveries",
         "force_retransmit",
         "limited_point",
+        "measures_rate",
         "nxt",
         "output_una",
         "phase",
@@ -97,6 +98,7 @@ class Recovery:
         self._undo = Undo()
         self._prr: ProportionalRateReduction | None = None
         """Decides the window during fast recovery, unless the congestion control does so itself."""
+        self.measures_rate = cc.model_based
         self._rate = DeliveryRate() if cc.model_based else None
         self.prefers_new_data = False
         """F-RTO's second step is under way: new data goes before retransmissions."""
@@ -140,6 +142,21 @@ class Recovery:
             self._prr.sent(end - self.nxt)
         self.nxt = end
         self._arm(now, restart=False)
+
+    def sent_alone(self, end: int, now: float) -> None:
+        """As ``sent_new`` of at most one segment, where nothing is in flight nor being repaired, and no rate measured:
+        in ``Phase.OPEN``, and ``measures_rate`` is False."""
+        self.board.transmitted_alone(self.nxt, end, now)
+        self.nxt = end
+        self._rto_from = now
+        estimator = self.rtt
+        timeout = estimator.rto_base if not estimator.backoff else estimator.rto
+        if self.sack_ok and self._probe.end is None:
+            self.timer = TimerKind.TAIL_PROBE
+            timeout = TailLossProbe.timeout(estimator.srtt, timeout, lone=True)
+        else:
+            self.timer = TimerKind.RTO
+        self.deadline = now + timeout
 
     def sent_again(self, start: int, end: int, now: float, tsval: int) -> None:
         """[start, end) was retransmitted; ``tsval`` is the timestamp that it carried."""
@@ -190,7 +207,7 @@ class Recovery:
             self._rack.duplicate_reported(una, self.nxt)
         if board.reordered:
             self._rack.reordering_seen = True
-        if self._probe.under_way and self._probe.answered(
+        if self._probe.end is not None and self._probe.answered(
             ack, sacked=bool(blocks), dsack=dsack > 0, duplicate=dup_acks > 0
         ):
             self._probe_repaired()
@@ -207,6 +224,31 @@ class Recovery:
             self._sample(self._rate, board.newest_stamp, rtt, now)
         self._arm(now, restart=acked > 0 or board.delivered > 0)
         return acked
+
+    def all_arrived(self, now: float) -> bool:
+        """``acknowledged`` up to ``nxt``, where all that is in flight was sent at one moment, once, and nothing is
+        being repaired or probed: no loss can follow, and the timer stops. False: not so, and nothing was done. Where
+        ``measures_rate``, it must not be asked."""
+        if self.phase or self._probe.end is not None:
+            return False
+        span = self.board.arrived_alone()
+        if span is None:
+            return False
+        before = self.una
+        self.una = una = self.nxt
+        self.consecutive_timeouts = 0
+        self._dup_acks = 0
+        sent = span.sent
+        rtt = now - sent
+        estimator, cc = self.rtt, self.cc
+        estimator.sample(rtt, now)
+        self._rack.arrived_alone(sent, una, rtt)
+        acked = una - before
+        if before < self.limited_point or (cc.cwnd < cc.ssthresh and 2 * acked > cc.cwnd):
+            cc.on_ack(acked, una, una, rtt, now, estimator.smoothed)
+        self.timer = TimerKind.NONE
+        self.deadline = None
+        return True
 
     def _measure(self, now: float, echo_rtt: float, *, advanced: bool) -> float:
         """Something was delivered: what that says about the round-trip time. The sample, 0.0 for none."""
@@ -419,13 +461,16 @@ class Recovery:
             self.timer = TimerKind.REORDER
             self.deadline = due if due > now else now
             return
-        expiry = self._rto_from + self.rtt.rto
+        estimator = self.rtt
+        rto = estimator.rto_base if not estimator.backoff else estimator.rto
+        expiry = self._rto_from + rto
         if expiry < now:
             expiry = now
-        if self.phase == Phase.OPEN and not self._probe.under_way and not board.sacked and self.sack_ok:
+        if self.phase == Phase.OPEN and self._probe.end is None and not board.sacked and self.sack_ok:
             # Section 7.2: a probe comes first even when it is not earlier than the timeout would have been.
             self.timer = TimerKind.TAIL_PROBE
-            self.deadline = min(now + self._probe.timeout(self.rtt, lone=self.flight <= self.cc.mss), expiry)
+            probe = now + TailLossProbe.timeout(estimator.srtt, rto, lone=self.nxt - self.una <= self.cc.mss)
+            self.deadline = probe if probe < expiry else expiry
             return
         self.timer = TimerKind.RTO
         self.deadline = expiry

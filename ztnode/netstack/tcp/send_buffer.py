@@ -76,6 +76,13 @@ class SendBuffer:
             del starts[:gone]
             del chunks[:gone]
 
+    def rest(self, start: int) -> memoryview | None:
+        """[start, end) where that lies in one piece, as what was written last does; it is not empty."""
+        begins = self._starts[-1]
+        if begins == start:
+            return self._chunks[-1]
+        return self._chunks[-1][start - begins :] if begins < start else None
+
     def cut(self, start: int, end: int, size: int) -> list[tuple[memoryview, ...]]:
         """[start, end) as segments of ``size`` bytes (the last may be shorter), each a tuple of views."""
         starts, chunks = self._starts, self._chunks

@@ -27,7 +27,6 @@ class Sender:
 
     __slots__ = (
         "_pacer",
-        "_small_end",
         "buffer",
         "edge",
         "fin_queued",
@@ -43,6 +42,7 @@ class Sender:
         "recovery",
         "rtt",
         "scale",
+        "small_end",
         "wl1",
         "wl2",
         "writer",
@@ -72,7 +72,8 @@ class Sender:
         self.paced_at: float | None = None
         """When to send on, if it is the pace that holds us back."""
         self._pacer = Pacer()
-        self._small_end = iss + 1
+        self.small_end = iss + 1
+        """Where the last segment that was no full one ended."""
 
     @property
     def mss(self) -> int:
@@ -198,7 +199,7 @@ class Sender:
             tail = length % mss
             # Nagle's algorithm, where the owner asks for it, in Minshall's form: a small segment waits only for an
             # earlier small one, so that the end of a large write never waits.
-            if tail and not self.nodelay and not self.fin_queued and recovery.una < self._small_end:
+            if tail and not self.nodelay and not self.fin_queued and recovery.una < self.small_end:
                 length -= tail
         else:
             length = usable // mss * mss if usable > 0 else 0
@@ -211,7 +212,7 @@ class Sender:
             return
         end = nxt + length
         if length % mss:
-            self._small_end = end
+            self.small_end = end
         if self.fin_queued and end == self.buffer.end:
             end += 1  # the FIN travels with the last data
         frames.extend(self.emit(nxt, end, fields))

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from ztnode.netstack.tcp.rtt import RttEstimator
-
 _MAX_DELAYED_ACK: Final = 0.2
 """RFC 8985 section 7.2: what a peer may delay the ACK of a lone segment by, seconds."""
 
@@ -14,58 +12,52 @@ _MAX_DELAYED_ACK: Final = 0.2
 class TailLossProbe:
     """At most one probe is under way."""
 
-    __slots__ = ("_end", "_retransmitted", "count")
+    __slots__ = ("_retransmitted", "count", "end")
 
     def __init__(self) -> None:
-        self._end: int | None = None
-        """What was next to be sent when the probe went out (TLP.end_seq)."""
+        self.end: int | None = None
+        """What was next to be sent when the probe went out (TLP.end_seq); None while no probe is under way."""
         self._retransmitted = False
         self.count = 0
         """Probes sent."""
 
-    @property
-    def under_way(self) -> bool:
-        """A probe was sent and not yet answered."""
-        return self._end is not None
-
     @staticmethod
-    def timeout(estimator: RttEstimator, *, lone: bool) -> float:
+    def timeout(srtt: float | None, rto: float, *, lone: bool) -> float:
         """Seconds until a probe (section 7.2); ``lone``: only one segment is in flight."""
-        srtt = estimator.srtt
         if srtt is None:
-            return estimator.rto
+            return rto
         timeout = 2 * srtt + 0.002
         if lone:
             timeout += _MAX_DELAYED_ACK
-        return min(timeout, estimator.rto)
+        return timeout if timeout < rto else rto
 
     def sent(self, nxt: int, *, retransmitted: bool) -> None:
         """A probe went out: new data, or a repetition of the last segment."""
-        self._end = nxt
+        self.end = nxt
         self._retransmitted = retransmitted
         self.count += 1
 
     def forget(self) -> None:
         """Recovery begins: the probe does not matter any more."""
-        self._end = None
+        self.end = None
 
     def answered(self, ack: int, *, sacked: bool, dsack: bool, duplicate: bool) -> bool:
         """An acknowledgement came while a probe is under way (section 7.4.2).
 
         True when the probe repaired a loss, which then counts as congestion.
         """
-        end = self._end
+        end = self.end
         if end is None:
             return False
         if not self._retransmitted:
             if ack >= end:
-                self._end = None
+                self.end = None
             return False
         if dsack and ack >= end:
-            self._end = None  # both the original and the probe arrived
+            self.end = None  # both the original and the probe arrived
         elif ack > end:
-            self._end = None
+            self.end = None
             return True
         elif ack == end and not sacked and duplicate:
-            self._end = None  # a duplicate ACK for the probe: nothing was lost
+            self.end = None  # a duplicate ACK for the probe: nothing was lost
         return False

@@ -48,10 +48,13 @@ class LayerServices(Protocol):
     def challenge_allowed(self, now: float) -> bool:
         """Whether one more challenge ACK may be sent."""
 
-    def may_hold(self, tcb: ControlBlock) -> int:
+    def schedule(self, tcb: ControlBlock, due: float) -> None:
+        """It is to be called then; a time that is later than one named before changes nothing."""
+
+    def may_hold(self, tcb: ControlBlock, now: float) -> int:
         """How many bytes of unacknowledged data it may have, considering all others."""
 
-    def wrote(self, tcb: ControlBlock, size: int) -> None:
+    def wrote(self, tcb: ControlBlock, size: int, now: float) -> None:
         """So many bytes more wait for their acknowledgment."""
 
     def adopt_orphan(self, tcb: ControlBlock) -> bool:
@@ -150,6 +153,7 @@ class ControlBlock:
         "__weakref__",
         "ack_echo",
         "ack_pending",
+        "brief",
         "config",
         "error",
         "layer",
@@ -195,6 +199,9 @@ class ControlBlock:
         self.marks = LayerMarks()
         self.predicts = PREDICTS_NOTHING
         """What header prediction may take, see ``ending.predict``."""
+        self.brief = False
+        """Requests and answers may take the short ways (``output.alone``, ``incoming_ack.all_arrived``): it is
+        established, both sides have timestamps, and nobody measures the rate."""
         self.ack_pending = -1
         """What header prediction acknowledged in this batch, unwrapped; -1 for nothing."""
         self.ack_echo: int | None = None

@@ -76,32 +76,33 @@ class TimeWaitEntry:
 class TimeWaitTable:
     """Entries of one network in the order of their expiry (2 MSL is the same for all)."""
 
-    __slots__ = ("_entries", "_maximum")
+    __slots__ = ("_maximum", "entries")
 
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
-        self._entries: OrderedDict[tuple[int, ConnectionKey], TimeWaitEntry] = OrderedDict()
+        self.entries: OrderedDict[tuple[int, ConnectionKey], TimeWaitEntry] = OrderedDict()
+        """In order of their expiry; empty: there is no timer."""
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def __contains__(self, key: tuple[int, ConnectionKey]) -> bool:
-        return key in self._entries
+        return key in self.entries
 
     def get(self, key: tuple[int, ConnectionKey]) -> TimeWaitEntry | None:
         """The entry of (port index, connection key), if any."""
-        return self._entries.get(key)
+        return self.entries.get(key)
 
     def add(self, key: tuple[int, ConnectionKey], entry: TimeWaitEntry) -> None:
         """Begin TIME-WAIT; the oldest entry makes room when the table is full."""
-        self._entries[key] = entry
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._maximum:
-            self._entries.popitem(last=False)
+        self.entries[key] = entry
+        self.entries.move_to_end(key)
+        if len(self.entries) > self._maximum:
+            self.entries.popitem(last=False)
 
     def arrived(self, key: tuple[int, ConnectionKey], header: wire.Header, payload: memoryview, now: float) -> Verdict:
         """A segment for the entry of ``key`` (section 3.10.7.4)."""
-        entry, flags = self._entries[key], header.flags
+        entry, flags = self.entries[key], header.flags
         if flags & wire.RST:
             return Verdict.IGNORE  # RFC 1337: TIME-WAIT is not assassinated
         timestamps = header.options.timestamps
@@ -117,21 +118,21 @@ class TimeWaitTable:
 
     def restart(self, key: tuple[int, ConnectionKey], now: float) -> None:
         """The peer repeated its FIN: 2 MSL begins again."""
-        self._entries[key].expires = now + TIME_WAIT
-        self._entries.move_to_end(key)
+        self.entries[key].expires = now + TIME_WAIT
+        self.entries.move_to_end(key)
 
     def remove(self, key: tuple[int, ConnectionKey]) -> None:
         """A new incarnation takes over."""
-        self._entries.pop(key, None)
+        self.entries.pop(key, None)
 
     def remove_port(self, port_index: int) -> None:
         """The network is gone."""
-        for key in [key for key in self._entries if key[0] == port_index]:
-            del self._entries[key]
+        for key in [key for key in self.entries if key[0] == port_index]:
+            del self.entries[key]
 
     def expire(self, now: float) -> None:
         """Drop what is over."""
-        entries = self._entries
+        entries = self.entries
         while entries:
             key = next(iter(entries))
             if entries[key].expires > now:
@@ -140,4 +141,4 @@ class TimeWaitTable:
 
     def next_expiry(self) -> float | None:
         """When the oldest entry ends."""
-        return self._entries[next(iter(self._entries))].expires if self._entries else None
+        return self.entries[next(iter(self.entries))].expires if self.entries else None

@@ -29,8 +29,12 @@ class TimerHeap:
     def next_due(self) -> float | None:
         """The earliest deadline. One that has moved later is entered anew first: nobody is to be woken for it."""
         heap = self._heap
+        exact = None
         while heap:
-            at, order, tcb = heap[0]
+            entry = heap[0]
+            if entry is exact:
+                return entry[0]
+            at, order, tcb = entry
             marks = tcb.marks
             if marks.scheduled == at:  # otherwise superseded
                 due = self._next_deadline(tcb)
@@ -38,7 +42,8 @@ class TimerHeap:
                     return at
                 marks.scheduled = due
                 if due is not None:
-                    heapq.heapreplace(heap, (due, order, tcb))
+                    exact = due, order, tcb
+                    heapq.heapreplace(heap, exact)
                     continue
             heapq.heappop(heap)
         return None

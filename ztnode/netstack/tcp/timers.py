@@ -21,18 +21,22 @@ def next_deadline(tcb: ControlBlock) -> float | None:
     """The earliest of our timers."""
     snd, timers = tcb.snd, tcb.timers
     due = snd.recovery.deadline
-    for other in (
-        tcb.rcv.acks.delayed_at,
-        snd.persist_at,
-        snd.paced_at,
-        timers.keepalive_at,
-        timers.syn_due,
-        timers.connect_at,
-        timers.fin_wait_2_at,
-    ):
-        if other is not None and (due is None or other < due):
-            due = other
+    other = tcb.rcv.acks.delayed_at
+    if other is not None and (due is None or other < due):
+        due = other
+    # The rest is rare, and this is asked for each request.
+    if snd.persist_at is not None or snd.paced_at is not None:
+        due = _earliest(due, snd.persist_at, snd.paced_at)
+    other = timers.keepalive_at
+    if other is not None and (due is None or other < due):
+        due = other
+    if timers.syn_due is not None or timers.connect_at is not None or timers.fin_wait_2_at is not None:
+        due = _earliest(due, timers.syn_due, timers.connect_at, timers.fin_wait_2_at)
     return due
+
+
+def _earliest(*times: float | None) -> float | None:
+    return min((time for time in times if time is not None), default=None)
 
 
 def handle_timer(tcb: ControlBlock, now: float) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 
 import pytest
 
-from tests.unit.netstack.tcp.tcp_sim import Transfer, World
+from tests.unit.netstack.tcp.tcp_sim import Host, Transfer, World
+from ztnode.netstack.tcp import incoming_ack, output
+from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.tcp_config import TcpConfig
 
 FIRST = int(os.environ.get("ZTNODE_SIM_FIRST", "0"))
@@ -100,3 +103,103 @@ def test_the_same_seed_is_the_same_run() -> None:
 
     assert fingerprint(5) == fingerprint(5)
     assert fingerprint(5) != fingerprint(6)
+
+
+class Exchange:
+    """Two owners that take turns, mostly: who has got what the other was to say answers with something of its own, at
+    once or after a while, in one piece or in several."""
+
+    def __init__(self, world: World, client: TcpConnection, server: TcpConnection, turns: int) -> None:
+        self._world, self._rng = world, random.Random(world.seed)
+        self._ends = client, server
+        self._turns = turns
+        self._missing = 0
+        self._pieces: list[bytes] = []
+        self._not_before = 0.0
+        self._speaker = 1
+
+    def pump(self) -> None:
+        rng, now = self._rng, self._world.now
+        for end in self._ends:
+            self._missing -= sum(map(len, end.read(1 << 30)))
+        if not self._missing and not self._pieces and self._turns:
+            self._turns -= 1
+            self._speaker ^= 1
+            self._pieces = [
+                bytes(rng.choice([1, 100, 700, 1400, 3000, 40_000])) for _ in range(rng.choice([1, 1, 1, 1, 2, 3]))
+            ]
+            self._missing = sum(map(len, self._pieces))
+            self._not_before = now + rng.choice([0, 0, 0, 0.001, 0.01, 0.7])
+        while self._pieces and now >= self._not_before:
+            self._ends[self._speaker].write(self._pieces.pop(0))
+            self._not_before = now + rng.choice([0, 0, 0.001, 0.05])
+
+    def run(self) -> None:
+        world = self._world
+        world.a.poll = world.b.poll = self.pump
+        while self._turns or self._missing:
+            before = self._turns, self._missing, len(self._pieces)
+            world.run_for(max(0.0, self._not_before - world.now) if self._pieces else 0.005)
+            self.pump()
+            if world.now - world.start > 3000:
+                raise AssertionError(f"stuck at {before}")
+        for end in self._ends:
+            end.shutdown()
+        world.run_for(1)
+
+
+def segments_of(seed: int) -> list[tuple[float, str, bytes]]:
+    """What both ends send, and when, in an exchange over a link that is good or bad."""
+    rng = random.Random(seed)
+    pick = rng.choice
+    config = TcpConfig(congestion=pick(["cubic", "newreno", "bbr"]), receive_buffer=pick([4096, 65536, 262144]))
+    world = World(seed=seed, mtu=pick([576, 1500, 2800]), config_a=config, config_b=config)
+    bad = pick([0, 0, 1])
+    world.impair(
+        loss=pick([0, 0.01, 0.1]) * bad,
+        duplicate=pick([0, 0.05]) * bad,
+        reorder=pick([0, 0.1]) * bad,
+        delay=pick([0.0001, 0.005, 0.05]),
+        jitter=pick([0, 0.002]) * bad,
+        batch=pick([0, 0.001]),
+    )
+    sent: list[tuple[float, str, bytes]] = []
+    for host in (world.a, world.b):
+
+        def transmit(frame: bytes, host: Host = host, really: Callable[[bytes], None] = host.transmit) -> None:
+            sent.append((world.now, host.name, frame))
+            really(frame)
+
+        host.transmit = transmit  # type: ignore[method-assign]
+    client, server = world.pair(v6=pick([False, False, True]))
+    Exchange(world, client, server, 30).run()
+    assert server.rcv.nxt == client.snd.recovery.nxt and client.error is None and server.error is None
+    return sent
+
+
+def test_the_short_ways_of_requests_and_answers_send_what_the_long_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``output.alone`` and ``incoming_ack.all_arrived`` are there for speed: not a bit of any segment, nor the moment
+    when it is sent, may depend on them."""
+    seeds = range(FIRST, FIRST + SEEDS // 8)
+    taken = [0, 0]
+
+    def counted(place: int, function: Callable[..., bool]) -> Callable[..., bool]:
+        def call(*arguments: object) -> bool:
+            done = function(*arguments)
+            taken[place] += done
+            return done
+
+        return call
+
+    ways = {
+        "ztnode.netstack.tcp.output.alone": counted(0, output.alone),
+        "ztnode.netstack.tcp.arrival.all_arrived": counted(1, incoming_ack.all_arrived),
+    }
+    for name, way in ways.items():
+        monkeypatch.setattr(name, way)
+    short = [segments_of(seed) for seed in seeds]
+    assert min(taken) > 5 * len(seeds)
+    for name in ways:
+        monkeypatch.setattr(name, lambda *_: False)
+    for seed, expected in zip(seeds, short, strict=True):
+        assert segments_of(seed) == expected, f"ZTNODE_SIM_FIRST={seed} ZTNODE_SIM_SEEDS=8 repeats it"
