@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 MAX_KEYS_NAMED: Final = 32
 """Of those in a file that mean nothing here, in one line of the log."""
-HASHES_PER_CORE: Final = 4.0
+HASHES_PER_CORE: Final = 10.0
 """Checks of strangers' identities that a root makes in a second with each core: half of what it can do."""
 MAX_PEERS: Final = 16384
 MAX_PEERS_OF_LEAF: Final = 4096

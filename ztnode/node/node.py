@@ -203,7 +203,7 @@ class Node:
     def _turn_ended(self) -> None:
         self._events.handle()
         for identity in self._vl1.identity_checks():
-            # The memory-hard check of a stranger's identity takes a tenth of a second: in a process of its own.
+            # The memory-hard check of a stranger's identity takes a twentieth of a second: in a process of its own.
             self._checks.begin(identity, self._identity_checked)
 
     def _identity_checked(self, identity: Identity, valid: bool) -> None:
