@@ -62,7 +62,7 @@ class Member:
         home = Home(MemoryStore())
         transport = FailOver([("udp", self.udp)])
         parts = Parts(
-            home, self.vl1, self.vl2, None, Documents(home, Complaints()), transport, None, LocalConf(), {NWID: b""}
+            home, self.vl1, self.vl2, None, Documents(home, Complaints()), transport, [], None, LocalConf(), {NWID: b""}
         )
         ports = Ports()
         ports.open(NWID)

@@ -9,6 +9,7 @@ sending there until they know the new one.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -95,6 +96,10 @@ class FailOver:
         await self._open(0, port)
         self._looking = asyncio.get_running_loop().call_later(min(LOOK_EVERY, self._after), self._look)
 
+    def hand_to(self, receive: Callable[[Datagrams], None]) -> None:
+        """From now on ``receive`` takes what comes."""
+        self._receive = receive
+
     def send(self, endpoint: Endpoint, datagrams: Sequence[bytes]) -> int:
         """See Transport."""
         far = self._asked.get(endpoint)
@@ -138,7 +143,7 @@ class FailOver:
 
     async def _open(self, index: int, port: int = 0) -> None:
         way = self._ways[index]
-        await way.transport.open(port, lambda datagrams: self._came(index, datagrams))
+        await way.transport.open(port, functools.partial(self._came, index))
         way.is_open = True
 
     def _note(self, endpoint: Endpoint) -> bool:

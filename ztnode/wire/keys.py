@@ -7,6 +7,7 @@ Sealing takes the path's MTU, because the flag that says "this is the head of fr
 from __future__ import annotations
 
 import hmac
+import struct
 from collections.abc import Sequence
 from typing import Final
 
@@ -102,7 +103,7 @@ class PeerKeys:
             self._fields = fields
         whole, head_of_many = self._heads
         room = mtu - OFFSET_VERB
-        ids = [packet_ids[start : start + 8] for start in range(0, 8 * len(messages), 8)]
+        ids: Sequence[bytes] = struct.unpack("8s" * len(messages), packet_ids)
         associated: list[bytes] = []
         for parts in messages:
             length = sum(map(len, parts))
@@ -146,7 +147,7 @@ class PeerKeys:
         return salsa20.xor(field, stream[: len(field)])
 
     def _seal_poly1305(
-        self, ids: list[bytes], associated: list[bytes], plaintexts: list[bytes], cipher: int
+        self, ids: Sequence[bytes], associated: list[bytes], plaintexts: list[bytes], cipher: int
     ) -> list[bytes]:
         headers = [packet_id + fields for packet_id, fields in zip(ids, associated, strict=True)]
         lengths = [OFFSET_VERB + len(plaintext) for plaintext in plaintexts]
