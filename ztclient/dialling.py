@@ -8,35 +8,37 @@ from typing import TYPE_CHECKING
 
 from ztclient import byte_relay, byte_stream, handoff
 from ztclient.forms import is_numeric
-from ztclient.times import remaining
 
 if TYPE_CHECKING:
     from ztclient.channel import Control
+    from ztclient.destination import Destination
     from ztclient.v1 import node_pb2 as pb
 
 
-def dial(control: Control, request: pb.DialRequest, timeout: float) -> socket.socket:
-    """A connected socket (blocking) as ``request`` asks for it. ``timeout``: seconds until the node must have answered.
-    Raises OSError."""
-    from ztclient.v1 import node_pb2 as pb
-
+def dial(control: Control, to: Destination, timeout: float) -> socket.socket:
+    """A connected socket (blocking). ``timeout``: seconds until the node must have answered. Raises OSError."""
     if control.address.scheme != "unix":
-        return byte_stream.open_stream(control, pb.StreamRequest(dial=request), timeout)
-    connected = _asked_for(control, request)
-    if connected is not None:
-        return connected
-    answer: pb.DialResponse = control.call(control.stub.Dial, request, timeout)
+        return _by_stream(control, to, timeout)
+    waited = 0.0
+    if control.direct_path and is_numeric(to.ip):
+        # The worker itself, where it is known and answers at once.
+        began = time.monotonic()
+        connected = handoff.ask(control.direct_path, to, control.idle)
+        if connected is not None:
+            return connected
+        waited = time.monotonic() - began
+    answer: pb.DialResponse = control.call(control.stub.Dial, to.message(waited), timeout)
     control.learn(answer)
     return connected_socket(control, answer.connection)
 
 
-def join(control: Control, request: pb.DialRequest, end: socket.socket, timeout: float) -> None:
+def join(control: Control, to: Destination, end: socket.socket, timeout: float) -> None:
     """Dial, and have ``end``, one end of a connected pair that is taken over, carry the connection's bytes. Raises
     OSError; ``end`` is still the caller's then."""
     from ztclient.v1 import node_pb2 as pb
 
     if control.address.scheme == "unix":
-        answer: pb.DialResponse = control.call(control.stub.Dial, request, timeout)
+        answer: pb.DialResponse = control.call(control.stub.Dial, to.message(), timeout)
         connection = answer.connection
         try:
             handed = handoff.join(connection.handoff_path, connection.token, end)
@@ -48,19 +50,14 @@ def join(control: Control, request: pb.DialRequest, end: socket.socket, timeout:
             end.close()
             return
     else:
-        first = pb.StreamRequest(dial=request)
+        first = pb.StreamRequest(dial=to.message())
     byte_stream.join_stream(control, first, end, timeout)
 
 
-def _asked_for(control: Control, request: pb.DialRequest) -> socket.socket | None:
-    """What the worker itself is asked for, where it is known and answers at once."""
-    if not control.direct_path or not is_numeric(request.ip):
-        return None
-    began = time.monotonic()
-    connected = handoff.ask(control.direct_path, request, control.idle)
-    if connected is None:
-        request.timeout.CopyFrom(remaining(request.timeout, began))
-    return connected
+def _by_stream(control: Control, to: Destination, timeout: float) -> socket.socket:
+    from ztclient.v1 import node_pb2 as pb
+
+    return byte_stream.open_stream(control, pb.StreamRequest(dial=to.message()), timeout)
 
 
 def connected_socket(control: Control, connection: pb.Connection) -> socket.socket:

@@ -3,7 +3,6 @@ gives the descriptor. The worker's side is ztnode.worker.handoff."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -14,10 +13,9 @@ from typing import TYPE_CHECKING
 from ztclient.forms import packed_ip
 from ztclient.loopback import tuned
 from ztclient.overlay_socket import Connection, overlay_address
-from ztclient.times import seconds
 
 if TYPE_CHECKING:
-    from ztclient.v1 import node_pb2 as pb
+    from ztclient.destination import Destination
 
 CLAIM_TIMEOUT = 5.0
 """Seconds that a worker may take to hand over a connection that is already established."""
@@ -43,6 +41,11 @@ _REQUEST = struct.Struct("!BB16sHQI16s")
 _NAME_BYTES = 16
 _WORD_BYTES = 64
 """At most: of what comes with an answer."""
+_DESCRIPTOR = struct.Struct("i")
+_ROOM = socket.CMSG_LEN(_DESCRIPTOR.size) if hasattr(socket, "CMSG_LEN") else 0  # Windows knows none of it
+_CLOSED_BY_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_TIMEOUT = struct.pack("@ll", int(PATIENCE), round(PATIENCE % 1 * 1e6))
+"""A struct timeval."""
 
 
 def claim(path: str, token: bytes, timeout: float = CLAIM_TIMEOUT) -> socket.socket:
@@ -86,24 +89,25 @@ def join(path: str, token: bytes, end: socket.socket, timeout: float = CLAIM_TIM
     return connected
 
 
-def ask(path: str, request: pb.DialRequest, idle: list[socket.socket]) -> Connection | None:
+def ask(path: str, to: Destination, idle: list[socket.socket]) -> Connection | None:
     """Ask the worker itself for a connection to a numeric address; None when nothing came of it within
     half a second, whatever the reason: then the node is to be asked. ``idle``: channels to that worker, which any
     thread takes and gives back."""
-    with contextlib.ExitStack() as undo, contextlib.suppress(OSError, ValueError):
-        message = direct_request(request)
-        channel = undo.enter_context(idle_channel(idle) or _new_channel(path, time.monotonic() + PATIENCE))
-        channel.settimeout(PATIENCE)
-        channel.send(message)
-        asked = None
-        try:
-            asked = asked_for(channel, request)
-            answered = asked is not None
-        except OSError as error:
-            answered = error.errno == errno.EMFILE  # and what the channel has is not to be had by others for that
-        if answered and give_back(channel, idle):
-            undo.pop_all()
+    channel = None
+    answered = False
+    try:
+        message = direct_request(to)
+        channel = tell(message, idle) or _new_channel(path, message)
+        asked = asked_for(channel, to)
+        answered = asked is not None
         return asked
+    except OSError as error:
+        answered = error.errno == errno.EMFILE  # and what the channel has is not to be had by others for that
+    except ValueError:
+        pass
+    finally:
+        if channel is not None and not (answered and give_back(channel, idle)):
+            channel.close()
     return None
 
 
@@ -115,59 +119,78 @@ def give_back(channel: socket.socket, idle: list[socket.socket]) -> bool:
     return True
 
 
-def idle_channel(idle: list[socket.socket]) -> socket.socket | None:
-    """One of the channels (non-blocking) on which nothing has come since, such as the end of its worker."""
+def tell(message: bytes, idle: list[socket.socket], *ends: socket.socket) -> socket.socket | None:
+    """One of the channels, which has taken a request; None when there is none whose worker still listens. A channel
+    blocks, for ``PATIENCE`` at the most: that is one system call for each step, where a time-out of Python's makes it
+    three."""
     while idle:
         try:
             channel = idle.pop()
         except IndexError:  # another thread took it
             break
-        channel.setblocking(False)
         try:
-            channel.recv(1)
-        except BlockingIOError:
+            send(channel, message, *ends)
             return channel
         except OSError:
-            pass
-        channel.close()
+            channel.close()
+        except BaseException:
+            channel.close()
+            raise
     return None
 
 
-def _new_channel(path: str, deadline: float) -> socket.socket:
+def send(channel: socket.socket, message: bytes, *ends: socket.socket) -> None:
+    """Send a request, and what goes with it. Raises OSError."""
+    if ends:
+        socket.send_fds(channel, [message], [end.fileno() for end in ends])
+    else:
+        channel.send(message)
+
+
+def ready(channel: socket.socket) -> None:
+    """Make a new channel one as ``tell`` has them."""
+    channel.settimeout(None)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        channel.setsockopt(socket.SOL_SOCKET, option, _TIMEOUT)
+
+
+def _new_channel(path: str, message: bytes) -> socket.socket:
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         channel.settimeout(PATIENCE)
-        connect(channel, path, deadline)
+        connect(channel, path, time.monotonic() + PATIENCE)
+        ready(channel)
+        channel.send(message)
     except BaseException:
         channel.close()
         raise
     return channel
 
 
-def direct_request(request: pb.DialRequest) -> bytes:
-    """``request``, to a numeric address, as the worker reads it. Raises ValueError for what has no place there, such as
+def direct_request(to: Destination) -> bytes:
+    """What the worker reads, of a numeric address. Raises ValueError for what has no place there, such as
     a longer name of a congestion control: the node says what is wrong with it."""
-    packed = packed_ip(request.ip)
-    name = request.congestion.encode("ascii")
+    packed = packed_ip(to.ip)
+    name = to.congestion.encode("ascii")
     if len(name) > _NAME_BYTES:
         raise ValueError("no name of a congestion control")
-    nwid = int(request.network_id or "0", 16)
-    milliseconds = min(round(seconds(request.timeout) * 1000) or LONGEST, LONGEST)
+    nwid = int(to.network_id, 16) if to.network_id else 0
+    milliseconds = min(round(to.timeout * 1000) or LONGEST, LONGEST)
     try:
-        return _ASK + _REQUEST.pack(len(packed), request.delay, packed, request.port, nwid, milliseconds, name)
+        return _ASK + _REQUEST.pack(len(packed), to.delay, packed, to.port, nwid, milliseconds, name)
     except struct.error as error:  # a number out of its range
         raise ValueError(str(error)) from None
 
 
-def asked_for(channel: socket.socket, request: pb.DialRequest) -> Connection | None:
-    """The connection (blocking) that the worker answers ``request`` with on ``channel``; None when it closes that
+def asked_for(channel: socket.socket, to: Destination) -> Connection | None:
+    """The connection (blocking) that the worker answers with on ``channel``; None when it closes that
     instead. Raises OSError, ValueError."""
     word, descriptor = _receive(channel, _WORD_BYTES)
     if descriptor is None:
         return None
     try:
         ip, port = word[1:].decode("ascii").split(" ")
-        connected = Connection(descriptor, overlay_address(ip, int(port)), overlay_address(request.ip, request.port))
+        connected = Connection(descriptor, overlay_address(ip, int(port)), overlay_address(to.ip, to.port))
     except ValueError:
         os.close(descriptor)
         raise
@@ -190,17 +213,22 @@ def _received(channel: socket.socket) -> tuple[bytes, socket.socket | None]:
 
 def _receive(channel: socket.socket, length: int) -> tuple[bytes, int | None]:
     """What the worker answers, and the descriptor that came with it. Raises OSError."""
-    data, descriptors, flags, _address = socket.recv_fds(channel, length, 1)
-    if not data or not descriptors:
-        for descriptor in descriptors:
+    data, ancillary, flags, _address = channel.recvmsg(length, _ROOM, _CLOSED_BY_EXEC)
+    descriptor = None
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            (descriptor,) = _DESCRIPTOR.unpack(content[: _DESCRIPTOR.size])
+    if not data or descriptor is None:
+        if descriptor is not None:
             os.close(descriptor)
         if flags & socket.MSG_CTRUNC:  # it was sent, and there was no room for it in this process
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if data == EXHAUSTED:
             raise exhausted()
         return data, None
-    os.set_inheritable(descriptors[0], False)
-    return data, descriptors[0]
+    if not _CLOSED_BY_EXEC:
+        os.set_inheritable(descriptor, False)
+    return data, descriptor
 
 
 def exhausted() -> OSError:

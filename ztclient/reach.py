@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ztclient import channel, discovery, model
+from ztclient.destination import Destination
 from ztclient.errors import AuthenticationError, Error, ForeignNameError, JoinTimeoutError
 from ztclient.forms import host_name, network_id, numeric_ip, without_brackets
 
@@ -72,26 +73,16 @@ class NamedNode:
 
 def dial_request(
     name: str, port: int, timeout: float | None, nwid: str | int | None, *, delay: bool = False, congestion: str = ""
-) -> tuple[pb.DialRequest, float]:
+) -> tuple[Destination, float]:
     """What asks for a connection, and how many seconds the node may take over it. ``delay``: small writes may wait
     (Nagle). ``congestion``: the name of its congestion control.
 
     ``name``: a numeric IP or a host name. Raises socket.gaierror for what is neither, OverflowError for a bad port,
     ValueError for a malformed id.
     """
-    from ztclient.times import duration
-    from ztclient.v1 import node_pb2 as pb
-
     patience = PATIENCE if timeout is None else min(max(timeout, 0.001), LONGEST)
-    request = pb.DialRequest(
-        ip=host(name),
-        port=port_number(port),
-        network_id="" if nwid is None else network_id(nwid),
-        timeout=duration(patience),
-        delay=delay,
-        congestion=congestion,
-    )
-    return request, patience + SLACK
+    known = "" if nwid is None else network_id(nwid)
+    return Destination(host(name), port_number(port), patience, known, delay, congestion), patience + SLACK
 
 
 def listen_request(

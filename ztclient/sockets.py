@@ -30,7 +30,7 @@ from ztclient.overlay_socket import Connection, OverlayAddress, overlay_address
 from ztclient.reach import dial_request
 
 if TYPE_CHECKING:
-    from ztclient.v1 import node_pb2 as pb
+    from ztclient.destination import Destination
 
 _FILLER = bytes(1 << 16)
 _NODELAY = (standard.IPPROTO_TCP, standard.TCP_NODELAY)
@@ -316,15 +316,13 @@ class UdpSocket(DatagramSocket, socket):
 class _Pending:
     """A connect under way that must not block."""
 
-    def __init__(self, node: Node, request: pb.DialRequest, patience: float, far: standard.socket, filled: int) -> None:
+    def __init__(self, node: Node, to: Destination, patience: float, far: standard.socket, filled: int) -> None:
         self._far = far
         self._filled = filled
         self._result: int | None = None
         self.local: OverlayAddress | None = None
         """This end, once connected; None where that is not known."""
-        threading.Thread(
-            target=self._dial, args=(node, request, patience), name="ztclient-connect", daemon=True
-        ).start()
+        threading.Thread(target=self._dial, args=(node, to, patience), name="ztclient-connect", daemon=True).start()
 
     def poll(self) -> int:
         """What a second connect gets."""
@@ -334,17 +332,17 @@ class _Pending:
         """The result, if there is one."""
         return self._result
 
-    def _dial(self, node: Node, request: pb.DialRequest, patience: float) -> None:
+    def _dial(self, node: Node, to: Destination, patience: float) -> None:
         from ztclient.v1 import node_pb2 as pb
 
         try:
             control = node.control
             if control.address.scheme != "unix":
                 self._drained(
-                    lambda: byte_stream.join_stream(control, pb.StreamRequest(dial=request), self._far, patience)
+                    lambda: byte_stream.join_stream(control, pb.StreamRequest(dial=to.message()), self._far, patience)
                 )
                 return
-            connection = control.call(control.stub.Dial, request, patience).connection
+            connection = control.call(control.stub.Dial, to.message(), patience).connection
             self.local = overlay_address(connection.local.ip, connection.local.port)
 
             def join() -> None:

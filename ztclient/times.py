@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,11 +12,6 @@ _LAST_DURATION = 315_576_000_000
 """Seconds that a Duration may hold: 10,000 years."""
 _LAST_TIMESTAMP = 253_402_300_800_000
 """Milliseconds: the end of the year 9999, beyond which there is no Timestamp."""
-
-
-def remaining(patience: Duration, began: float) -> Duration:
-    """What is left of it, a millisecond at least, when it began at ``began`` (time.monotonic())."""
-    return duration(max(patience.ToNanoseconds() / 1e9 - (time.monotonic() - began), 0.001))
 
 
 def duration(seconds: float) -> Duration:

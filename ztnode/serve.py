@@ -19,15 +19,16 @@ from ztnode import plugins
 from ztnode.control.tcp_options import TcpOptions
 from ztnode.forwarding import Expose, Forward, TcpAddress
 from ztnode.node.lease import POLL_EVERY, LeaseHeld
-from ztnode.node.node import Node
 from ztnode.node.options import HOME, NodeOptions
 from ztnode.node.registry import Registration
+from ztnode.node.start import start
 from ztnode.service_manager import ServiceManager
 from ztnode.web.options import WebOptions
 
 if TYPE_CHECKING:  # gRPC and what else takes long to load comes once the roots are greeted
     from ztnode.control.control_server import ControlServer
     from ztnode.names import Resolver
+    from ztnode.node.node import Node
     from ztnode.web.web_server import Web
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ async def serving(options: ServeOptions, waiting: Callable[[str], None] = _no_wo
 @contextlib.asynccontextmanager
 async def _serving(options: ServeOptions, waiting: Callable[[str], None]) -> AsyncIterator[Served]:
     manager = plugins.load()
-    node = await Node.start(options.node, manager, waiting)
+    node = await start(options.node, manager, waiting)
     try:
         # What speaks to clients takes longest to load: meanwhile the roots answer and the workers start.
         from ztnode.control import readiness

@@ -8,7 +8,8 @@ server; bulk comes from and goes to a program on the kernel's sockets. Needs roo
 (``tests.lab.places``).
 
     python -m tests.bench.real_peer WHAT IP PORT COUNT [STATE]    the client: COUNT bytes that it gets or puts, requests
-                                                                  that it asks, or connections that it opens in a row,
+                                                                  that it asks (one by one, as threads, selector or
+                                                                  posts), or connections that it opens in a row,
                                                                   apart or in a crowd; with the state directory of a
                                                                   node, by that
 """
@@ -32,7 +33,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ztclient
-from tests.bench import http_peer, machine
+from tests.bench import http_peer, machine, small_clients
 from tests.bench.options import Options
 from tests.bench.overlay import SMALL, p99
 from tests.bench.report import LeftOut, Result, Row
@@ -98,16 +99,18 @@ def measure(options: Options) -> Iterator[Result]:
         yield LeftOut(SECTION, "all", reason)
         return
     with lab("peer") as here, contextlib.ExitStack() as stack:
-        ours, theirs = _set_up(here, options)
+        ours, theirs = set_up(here, options)
         yield from _bulk(ours, theirs, options)
         yield from _requests(ours, theirs, options)
         yield from _dials(ours, theirs, options)
+        yield from _small_clients(ours, theirs, options)
         yield from _crowds(ours, theirs, options, stack)
         yield from _as_server(ours, theirs, options, stack)
         yield from _memory(ours)
 
 
-def _set_up(here: Lab, options: Options) -> tuple[Place, Place]:
+def set_up(here: Lab, options: Options) -> tuple[Place, Place]:
+    """The network, and the two who take turns at its peer, which has a web server and one for bulk."""
     here.basics()
     for number, name in enumerate(("peer", "own", "their"), 3):
         here.places.plug(name, [f"203.0.113.{number}/24"])
@@ -256,6 +259,36 @@ def _dials(ours: Place, theirs: Place, options: Options) -> Iterator[Result]:
     )
 
 
+def _small_clients(ours: Place, theirs: Place, options: Options) -> Iterator[Result]:
+    """Programs of Python that ask for 1 KB each time, or send as much."""
+    count = REQUESTS // 4 if options.quick else REQUESTS
+    for what, name, must, factor in (
+        ("threads", f"http.client, {small_clients.THREADS} threads, 1 KB", 5000, 4),
+        ("selector", f"a selector with {small_clients.CONNECTIONS} connections, 1 KB", 15000, 10),
+        ("posts", "POST of 1 KB by http.client, p99", 1.5, 1),
+    ):
+        found: dict[str, list[float]] = defaultdict(list)
+        costs: dict[str, list[float]] = defaultdict(list)
+        for _ in range(options.rounds):
+            for who, place in (("ours", ours), (RIVAL, theirs)):
+                done = place.run(what, WEB_PORT, factor * count)
+                found[who].append(p99(done["times"]) * 1e3 if what == "posts" else factor * count / done["seconds"])
+                if who == "ours":
+                    for process, seconds in done["cpu"].items():
+                        costs[process].append(seconds / (factor * count) * 1e6)
+        yield Row(
+            SECTION,
+            name,
+            "ms" if what == "posts" else "/s",
+            found["ours"],
+            RIVAL,
+            found[RIVAL],
+            must=must,
+            less_is_better=what == "posts",
+            note=_told(costs, "µs of CPU"),
+        )
+
+
 def _crowds(ours: Place, theirs: Place, options: Options, stack: contextlib.ExitStack) -> Iterator[Result]:
     """``wrk`` at the peer's server, by ``forward`` and by the kernel."""
     if shutil.which("wrk") is None:
@@ -366,7 +399,24 @@ def _client(what: str, ip: str, port: int, count: int, state: str | None) -> dic
     body = http_peer.content(count) if what == "put" else b""
     cpu, started = time.process_time(), time.perf_counter()
     times: list[float] = []
-    with connect((ip, port), 60) as sock:
+    if (asks := {"threads": small_clients.threads, "posts": small_clients.posts}.get(what)) is not None:
+        times = asks(lambda: connect((ip, port), 60), f"/{SMALL}", count)
+    elif what == "selector":
+        small_clients.selector(lambda: connect((ip, port), 60), f"/{SMALL}", count)
+    else:
+        times = _one(lambda: connect((ip, port), 60), what, ip, count, body)
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_s": time.process_time() - cpu,
+        "times": times,
+        "pid": os.getpid(),
+    }
+
+
+def _one(connect: Callable[[], socket.socket], what: str, ip: str, count: int, body: bytes) -> list[float]:
+    """On one connection: requests, or bytes one way."""
+    times: list[float] = []
+    with connect() as sock:
         if what == "ask":
             times = http_peer.request_response(sock, ip, f"/{SMALL}", count)
         elif what == "put":
@@ -382,8 +432,7 @@ def _client(what: str, ip: str, port: int, count: int, state: str | None) -> dic
                 left -= received
             if left:
                 raise http_peer.Incomplete(f"{left} bytes did not come")
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "cpu_s": time.process_time() - cpu, "times": times}
+    return times
 
 
 def _dialled(connect: Callable[[], socket.socket], what: str, count: int) -> dict[str, Any]:
@@ -396,9 +445,17 @@ def _dialled(connect: Callable[[], socket.socket], what: str, count: int) -> dic
         return took
 
     cpu, started = time.process_time(), time.perf_counter()
-    with ThreadPoolExecutor(AT_ONCE if what == "crowd" else 1) as pool:
-        times = list(pool.map(timed, range(count)))
-    return {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu, "times": times}
+    if what == "crowd":
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            times = list(pool.map(timed, range(count)))
+    else:
+        times = list(map(timed, range(count)))
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_s": time.process_time() - cpu,
+        "times": times,
+        "pid": os.getpid(),
+    }
 
 
 def main(arguments: Sequence[str]) -> None:

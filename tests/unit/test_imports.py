@@ -78,7 +78,10 @@ LOADED_BY = {
             "dns",
             "ztnode.controller",
             "ztnode.rules_language",
-            "ztnode.worker.worker",
+            "ztnode.node.api",
+            "ztnode.vl2",
+            "ztnode.worker.protocol",
+            "importlib.metadata",
         },
     ),
     "control plane": (
@@ -89,11 +92,12 @@ LOADED_BY = {
             "ztnode.controller",
             "grpc_reflection.v1alpha.reflection",
             "h11",
+            "html",
             "requests",
             "ztclient.model",
         },
     ),
-    "worker": ("ztnode.worker.__main__", {"numpy", "asyncio", "cryptography", "grpc", "logging"}),
+    "worker": ("ztnode.worker.__main__", {"numpy", "asyncio", "cryptography", "grpc", "logging", "tempfile"}),
     "identity helper": ("ztnode.identity_helper", {"asyncio", "ztnode.node", "grpc"}),
 }
 

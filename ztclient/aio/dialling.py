@@ -10,46 +10,45 @@ from ztclient.aio import byte_stream, handoff
 from ztclient.forms import is_numeric
 from ztclient.handoff import CLAIM_TIMEOUT
 from ztclient.overlay_socket import Connection, connection
-from ztclient.times import remaining
 
 if TYPE_CHECKING:
     from ztclient.aio.channel import Control
+    from ztclient.destination import Destination
     from ztclient.v1 import node_pb2 as pb
 
 HEAD_START: Final = 0.2
 """Seconds that dials wait for the answer to the first one on a channel, which says whom to ask from then on."""
 
 
-async def dial(control: Control, request: pb.DialRequest, timeout: float) -> Connection:
-    """A connected socket, which does not block, as ``request`` asks for it. ``timeout``: seconds until the node must
-    have answered. Raises OSError."""
+async def dial(control: Control, to: Destination, timeout: float) -> Connection:
+    """A connected socket, which does not block. ``timeout``: seconds until the node must have answered. Raises
+    OSError."""
     from ztclient.v1 import node_pb2 as pb
 
     if control.address.scheme != "unix":
-        return await _by_stream(control, pb.StreamRequest(dial=request), timeout)
-    if is_numeric(request.ip):
-        asked = await _by_worker(control, request)
+        return await _by_stream(control, pb.StreamRequest(dial=to.message()), timeout)
+    waited = 0.0
+    if is_numeric(to.ip) and (control.direct_path or control.first_dial is not None):
+        began = time.monotonic()
+        asked = await _by_worker(control, to)
         if asked is not None:
             return asked
-    answer = await _by_node(control, request, timeout)
+        waited = time.monotonic() - began
+    answer = await _by_node(control, to.message(waited), timeout)
     return await connected_socket(control, answer.connection)
 
 
-async def _by_worker(control: Control, request: pb.DialRequest) -> Connection | None:
+async def _by_worker(control: Control, to: Destination) -> Connection | None:
     """What the worker itself is asked for, where it is known and answers at once. Two hundred dials at once would be
     two hundred calls of the node, all but one of them needless: the others wait for the first to say who it is, but
     what takes longer than usual holds nobody up a second time."""
     first = control.first_dial
     if not control.direct_path and (first is None or first.done()):
         return None
-    began = time.monotonic()
     if not control.direct_path and first is not None:
         await asyncio.wait([first], timeout=HEAD_START)
         _finish(first)
-    asked = await handoff.ask(control.direct_path, request, control.idle) if control.direct_path else None
-    if asked is None:
-        request.timeout.CopyFrom(remaining(request.timeout, began))
-    return asked
+    return await handoff.ask(control.direct_path, to, control.idle) if control.direct_path else None
 
 
 async def _by_node(control: Control, request: pb.DialRequest, timeout: float) -> pb.DialResponse:

@@ -17,13 +17,15 @@ from ztclient.handoff import (
     asked_for,
     direct_request,
     give_back,
-    idle_channel,
+    ready,
     receive,
+    send,
+    tell,
 )
 
 if TYPE_CHECKING:
+    from ztclient.destination import Destination
     from ztclient.overlay_socket import Connection
-    from ztclient.v1 import node_pb2 as pb
 
 
 async def claim(path: str, token: bytes) -> socket.socket:
@@ -42,11 +44,11 @@ async def claim(path: str, token: bytes) -> socket.socket:
     return connected
 
 
-async def ask(path: str, request: pb.DialRequest, idle: list[socket.socket]) -> Connection | None:
+async def ask(path: str, to: Destination, idle: list[socket.socket]) -> Connection | None:
     """As ``ztclient.handoff.ask``; what it gives does not block."""
     with contextlib.suppress(OSError, ValueError), contextlib.ExitStack() as undo:
-        channel = await _asked(undo, path, request, PATIENCE, idle)
-        asked = asked_for(channel, request)
+        channel = await _asked(undo, path, to, PATIENCE, idle)
+        asked = asked_for(channel, to)
         if asked is not None:
             asked.setblocking(False)
             if give_back(channel, idle):
@@ -55,7 +57,7 @@ async def ask(path: str, request: pb.DialRequest, idle: list[socket.socket]) -> 
     return None
 
 
-async def ask_to_join(path: str, request: pb.DialRequest, idle: list[socket.socket], *ends: socket.socket) -> bool:
+async def ask_to_join(path: str, to: Destination, idle: list[socket.socket], *ends: socket.socket) -> bool:
     """Ask the worker itself for a connection, and to join it to an end, which stays the caller's to close; two ends are
     a client that is lent and its way back. False when nothing came of it: then the node is to be asked. Raises
     TimeoutError where the worker does not say: it may have joined it, and a second connection on one socket would mix
@@ -64,7 +66,7 @@ async def ask_to_join(path: str, request: pb.DialRequest, idle: list[socket.sock
         contextlib.suppress(ConnectionError, FileNotFoundError, PermissionError, ValueError),
         contextlib.ExitStack() as undo,
     ):
-        channel = await _asked(undo, path, request, CLAIM_TIMEOUT, idle, *ends)
+        channel = await _asked(undo, path, to, CLAIM_TIMEOUT, idle, *ends)
         joined = channel.recv(1) == JOINED
         if joined and give_back(channel, idle):
             undo.pop_all()
@@ -75,23 +77,25 @@ async def ask_to_join(path: str, request: pb.DialRequest, idle: list[socket.sock
 async def _asked(
     undo: contextlib.ExitStack,
     path: str,
-    request: pb.DialRequest,
+    to: Destination,
     timeout: float,
     idle: list[socket.socket],
     *ends: socket.socket,
 ) -> socket.socket:
     """Where the worker's answer is to be read; ``undo`` closes it. Raises OSError, ValueError."""
-    message = direct_request(request)
+    message = direct_request(to)
     async with asyncio.timeout(timeout):
-        channel = idle_channel(idle)
+        channel = tell(message, idle, *ends)
         if channel is None:
             channel = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             channel.setblocking(False)
             await connect(channel, path)
+            ready(channel)
+            send(channel, message, *ends)
         else:
             undo.enter_context(channel)
-        socket.send_fds(channel, [message], [end.fileno() for end in ends])
         await readable(channel)
+        channel.setblocking(True)  # as the next one expects it: uvloop does not leave it so
         return channel
 
 

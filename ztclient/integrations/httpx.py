@@ -11,10 +11,8 @@ async with httpx.AsyncClient(transport=AsyncTransport(http2=True)) as http:
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import ssl as tls
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -22,8 +20,10 @@ import httpcore
 import httpx
 
 from ztclient import aio
+from ztclient.integrations.httpx_connect import Connector, core_request
+from ztclient.integrations.httpx_errors import CONNECTING, READING, WRITING, mapped
 from ztclient.integrations.httpx_pool import AsyncPool
-from ztclient.integrations.httpx_stream import CONNECTING, READING, WRITING, AsyncStream
+from ztclient.integrations.httpx_stream import AsyncStream
 from ztclient.node import Node
 from ztclient.web import as_node
 
@@ -97,31 +97,6 @@ class _Backend(httpcore.NetworkBackend):
             return _Stream(connected)
 
 
-class _AsyncBackend(httpcore.AsyncNetworkBackend):
-    def __init__(self, node: aio.Node | str | None) -> None:
-        self._node = node
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Any = None,
-    ) -> httpcore.AsyncNetworkStream:
-        with CONNECTING:
-            if local_address is not None:
-                raise OSError("the source address on the overlay cannot be chosen here")
-            node = self._node if isinstance(self._node, aio.Node) else aio.Node(self._node)
-            stream = await AsyncStream.connect(node, host, port, timeout)
-            for option in socket_options or ():
-                stream.get_extra_info("socket").setsockopt(*option)
-            return stream
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
 class Transport(httpx.BaseTransport):
     """The transport of a Client. ``node``: a Node or its address; left out, it is found. The rest is as in
     ``httpx.HTTPTransport``."""
@@ -150,8 +125,8 @@ class Transport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """See httpx.BaseTransport."""
-        with _mapped(request):
-            answer = self._connections.handle_request(_core(request))
+        with mapped(request):
+            answer = self._connections.handle_request(core_request(request))
         body = _Body(answer.stream, request)
         return httpx.Response(answer.status, headers=answer.headers, stream=body, extensions=answer.extensions)
 
@@ -173,25 +148,27 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         limits: httpx.Limits | None = None,
         retries: int = 0,
     ) -> None:
-        self._connections = AsyncPool(
-            _AsyncBackend(node),
+        limits = limits or LIMITS
+
+        async def dial(host: str, port: int, timeout: float | None) -> AsyncStream:
+            with CONNECTING:
+                found = node if isinstance(node, aio.Node) else aio.Node(node)
+                return await AsyncStream.connect(found, host, port, timeout)
+
+        connector = Connector(
+            dial,
             ssl_context=_context(verify),
-            limits=limits or LIMITS,
+            keepalive=limits.keepalive_expiry,
             http1=http1,
             http2=http2,
             retries=retries,
         )
+        self._connections = AsyncPool(connector, limits)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """See httpx.AsyncBaseTransport."""
-        with _mapped(request):
-            answer = await self._connections.handle_async_request(_core(request))
-        return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=_AsyncBody(answer.stream, request),
-            extensions=answer.extensions,
-        )
+        with mapped(request):
+            return await self._connections.send(request)
 
     async def aclose(self) -> None:
         """See httpx.AsyncBaseTransport."""
@@ -215,53 +192,15 @@ class _Body(httpx.SyncByteStream):
         self._request = request
 
     def __iter__(self) -> Iterator[bytes]:
-        with _mapped(self._request):
+        with mapped(self._request):
             yield from self._stream
 
     def close(self) -> None:
         self._stream.close()
 
 
-class _AsyncBody(httpx.AsyncByteStream):
-    def __init__(self, stream: Any, request: httpx.Request) -> None:
-        self._stream = stream
-        self._request = request
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _mapped(self._request):
-            async for part in self._stream:
-                yield part
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
 def _context(verify: Any) -> tls.SSLContext:
     return verify if isinstance(verify, tls.SSLContext) else httpx.create_ssl_context(verify=verify)
-
-
-def _core(request: httpx.Request) -> httpcore.Request:
-    url = request.url
-    return httpcore.Request(
-        method=request.method,
-        url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-        headers=request.headers.raw,
-        content=request.stream,
-        extensions=request.extensions,
-    )
-
-
-@contextlib.contextmanager
-def _mapped(request: httpx.Request) -> Iterator[None]:
-    """From what httpcore raises to what httpx raises: the two have the same names."""
-    try:
-        yield
-    except Exception as error:
-        for each in type(error).__mro__:
-            counterpart = getattr(httpx, each.__name__, None)
-            if each.__module__.startswith("httpcore") and counterpart is not None:
-                raise counterpart(str(error), request=request) from error
-        raise
 
 
 def _is_readable(sock: Any) -> bool:

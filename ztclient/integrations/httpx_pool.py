@@ -1,160 +1,302 @@
 """The connections of one AsyncTransport.
 
 httpcore's own pool looks at each of its connections whenever one is taken or given back: with 200 of them a request of
-64 KB costs 9 ms, 8 of which are that. Here it is a list for each origin. The connections themselves are httpcore's.
+64 KB costs 9 ms, 8 of which are that. Here it is a list for each origin.
+
+A connection costs as much as half a request of 64 KB, in six processes. So requests that come in a crowd dial a few,
+and the others wait for the first of these that comes free; a server that takes its time has all it may have soon after.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
 
 import httpcore
 import httpx
 
-_Origin = tuple[bytes, bytes, int]
+from ztclient.integrations.httpx_errors import counterpart
+from ztclient.integrations.httpx_http1 import Answer
+
+MOST_DIALS: Final = 32
+"""Under way to one origin before further requests wait for a connection that comes free."""
+PATIENCE: Final = 0.15
+"""Seconds between two looks at those who wait: where too few connections come free for them, all dial."""
+LONGEST_WAIT: Final = 1.0
+"""Seconds in which, at the rate since the last look, the last of them should have one; and the longest that dials under
+way are waited for."""
+
+
+class Connection(Protocol):
+    """One to an origin. Raises what httpcore raises."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether it takes a request beside another."""
+
+    def is_available(self) -> bool:
+        """Whether it takes a request now."""
+
+    def is_idle(self) -> bool:
+        """Whether it has none."""
+
+    def is_closed(self) -> bool:
+        """Whether it will take none any more."""
+
+    def has_expired(self) -> bool:
+        """Whether, being idle, it has waited too long, or the server has closed it."""
+
+    async def send(self, request: httpx.Request) -> Answer:
+        """Send it, and wait for the answer's head; ConnectionNotAvailable: ask another."""
+
+    async def aclose(self) -> None:
+        """What is under way fails."""
+
+
+class Connector(Protocol):
+    """Makes connections."""
+
+    def may_share(self, request: httpx.Request) -> bool:
+        """Whether the connection may turn out to be ``shared``."""
+
+    async def connect(self, request: httpx.Request) -> Connection:
+        """A connection to the request's origin. Raises what httpcore raises."""
+
+
+class _Origin:
+    """What there is for one origin. While somebody waits nothing is free."""
+
+    def __init__(self, may_share: bool) -> None:
+        self.may_share = may_share
+        self.free: list[Connection] = []
+        self.dialling = 0
+        self.waiting: deque[asyncio.Future[Connection | None]] = deque()
+        """For a connection, or for the word to dial."""
+        self.came_free = 0
+        """Connections, for those who wait, since they were looked at last."""
+        self.look: asyncio.TimerHandle | None = None
+        self.waits_since = 0.0
 
 
 class AsyncPool:
     """Requests have their turn in the order they came in, ``limits.max_connections`` at a time; of the connections that
     are free the last used one goes first."""
 
-    def __init__(
-        self,
-        backend: httpcore.AsyncNetworkBackend,
-        *,
-        ssl_context: ssl.SSLContext,
-        limits: httpx.Limits,
-        http1: bool,
-        http2: bool,
-        retries: int,
-    ) -> None:
-        self._options: dict[str, Any] = {
-            "ssl_context": ssl_context,
-            "keepalive_expiry": limits.keepalive_expiry,
-            "http1": http1,
-            "http2": http2,
-            "retries": retries,
-            "network_backend": backend,
-        }
-        self._shared = http2
-        """Whether a connection can take a request beside another."""
+    def __init__(self, connector: Connector, limits: httpx.Limits) -> None:
+        self._connector = connector
         self._most = sys.maxsize if limits.max_connections is None else limits.max_connections
         kept = limits.max_keepalive_connections
         self._most_kept = self._most if kept is None else min(kept, self._most)
         self._turns = asyncio.Semaphore(self._most)
-        self._all: set[httpcore.AsyncConnectionInterface] = set()
-        self._free: dict[_Origin, list[httpcore.AsyncConnectionInterface]] = {}
+        self._all: set[Connection] = set()
+        self._dialling = 0
+        self._closings = 0
+        self._origins: dict[tuple[str, bytes, int | None], _Origin] = {}
 
-    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
-        """The answer's head; its body is read from ``stream``, which must be closed.
-
-        Raises what httpcore raises, PoolTimeout among it.
-        """
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """The answer, whose stream must be closed. Raises what httpcore raises, PoolTimeout among it; the stream raises
+        what httpx does."""
+        patience: float | None = request.extensions.get("timeout", {}).get("pool")
+        closings = self._closings
         try:
             if self._turns.locked():
-                async with asyncio.timeout(request.extensions.get("timeout", {}).get("pool")):
+                async with asyncio.timeout(patience):
                     await self._turns.acquire()
             else:
                 await self._turns.acquire()  # at once
         except TimeoutError:
             raise httpcore.PoolTimeout(f"{self._most} requests are under way") from None
         try:
-            connection, answer = await self._send(request)
+            url = request.url
+            key = url.scheme, url.raw_host, url.port
+            if (origin := self._origins.get(key)) is None:
+                origin = self._origins[key] = _Origin(self._connector.may_share(request))
+            connection, answer = await self._sent(origin, request, patience, closings)
         except BaseException:
             self._turns.release()
             raise
-        body = _Body(answer.stream, lambda: self._end(connection, request))
-        return httpcore.Response(answer.status, headers=answer.headers, content=body, extensions=answer.extensions)
+        body = _Body(answer, request, lambda: self._end(origin, connection))
+        return httpx.Response(answer.status, headers=answer.headers, stream=body, extensions=answer.extensions)
 
     async def aclose(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; what is under way fails."""
         closing = list(self._all)
+        self._closings += 1
         self._all.clear()
-        self._free.clear()
+        for origin in self._origins.values():
+            origin.free.clear()
+            self._let_dial(origin, len(origin.waiting))
         for connection in closing:
             await connection.aclose()
 
-    async def _send(self, request: httpcore.Request) -> tuple[httpcore.AsyncConnectionInterface, httpcore.Response]:
+    async def _sent(
+        self, origin: _Origin, request: httpx.Request, patience: float | None, closings: int
+    ) -> tuple[Connection, Answer]:
         while True:
-            connection = await self._take(request)
-            if self._shared and connection.is_available():
-                self._offer(connection, request)
+            connection = await self._take(origin, patience)
+            if connection is None and closings == self._closings:
+                connection = await self._dial(origin, request)
+            if closings != self._closings:
+                if connection is not None:
+                    await self._close(origin, connection)
+                raise httpcore.ConnectError("the client was closed")
+            assert connection is not None
+            if connection.shared and connection.is_available():
+                self._offer(origin, connection)
             try:
-                return connection, await connection.handle_async_request(request)
+                return connection, await connection.send(request)
             except httpcore.ConnectionNotAvailable:
-                continue  # as many streams as the peer allows, or the peer does not speak HTTP/2
+                continue
             except BaseException:
-                await self._put_back(connection, request)
+                await self._put_back(origin, connection)
                 raise
 
-    async def _take(self, request: httpcore.Request) -> httpcore.AsyncConnectionInterface:
-        free = self._free.get(_origin(request), [])
-        while free:
-            connection = free.pop()
+    async def _take(self, origin: _Origin, patience: float | None) -> Connection | None:
+        """One that is free or comes free; None: dial."""
+        while origin.free:
+            connection = origin.free.pop()
             if connection.is_closed() or connection.has_expired():
-                await self._close(connection)
+                await self._close(origin, connection)
             elif connection.is_available():
                 return connection
-        while len(self._all) >= self._most and (idle := self._idle_elsewhere()) is not None:
-            await self._close(idle)
-        made = httpcore.AsyncHTTPConnection(request.url.origin, **self._options)
-        self._all.add(made)
-        return made
+        if origin.may_share:
+            waits = origin.dialling > 0
+        else:
+            hurried = patience is not None and patience < LONGEST_WAIT
+            waits = not hurried and (bool(origin.waiting) or origin.dialling >= MOST_DIALS)
+        return await self._wait(origin) if waits else None
 
-    def _idle_elsewhere(self) -> httpcore.AsyncConnectionInterface | None:
-        for free in self._free.values():
-            for position, connection in enumerate(free):
+    async def _wait(self, origin: _Origin) -> Connection | None:
+        """A connection that comes free, or None when this one should dial."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[Connection | None] = loop.create_future()
+        origin.waiting.append(turn)
+        if origin.look is None:
+            origin.waits_since = loop.time()
+            self._look_later(origin)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # what it was given is for the next one
+                given = turn.result()
+                if given is None:
+                    self._let_dial(origin, 1)
+                else:
+                    await self._put_back(origin, given)
+            raise
+
+    def _look_later(self, origin: _Origin) -> None:
+        if origin.look is not None:
+            origin.look.cancel()
+        origin.came_free = 0
+        origin.look = asyncio.get_running_loop().call_later(PATIENCE, self._look, origin)
+
+    def _look(self, origin: _Origin) -> None:
+        """Whether those who wait are better off by dials of their own."""
+        origin.look = None
+        if not origin.waiting:
+            return
+        waited = asyncio.get_running_loop().time() - origin.waits_since
+        under_way = origin.dialling > 0 and (origin.may_share or waited < LONGEST_WAIT)
+        if not under_way and origin.came_free * LONGEST_WAIT / PATIENCE < len(origin.waiting):
+            self._let_dial(origin, len(origin.waiting))
+        else:
+            self._look_later(origin)
+
+    def _let_dial(self, origin: _Origin, count: int) -> None:
+        while count and origin.waiting:
+            turn = origin.waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                count -= 1
+
+    async def _dial(self, origin: _Origin, request: httpx.Request) -> Connection:
+        while len(self._all) + self._dialling >= self._most and (idle := self._idle()) is not None:
+            await self._close(*idle)
+        self._dialling += 1
+        origin.dialling += 1
+        try:
+            connection = await self._connector.connect(request)
+        except BaseException as error:
+            # Those who wait for a connection to share would each wait as long as this one did.
+            whole = origin.may_share and isinstance(error, Exception)
+            self._let_dial(origin, len(origin.waiting) if whole else 1)
+            raise
+        finally:
+            self._dialling -= 1
+            origin.dialling -= 1
+            if not origin.dialling and origin.look is not None:
+                self._look_later(origin)  # only now can any come free
+        self._all.add(connection)
+        if origin.may_share and not connection.shared:  # as the server would have it
+            origin.may_share = False
+            self._let_dial(origin, MOST_DIALS)
+        return connection
+
+    def _idle(self) -> tuple[_Origin, Connection] | None:
+        for origin in self._origins.values():
+            for position, connection in enumerate(origin.free):
                 if connection.is_idle():
-                    return free.pop(position)
+                    return origin, origin.free.pop(position)
         return None
 
-    async def _end(self, connection: httpcore.AsyncConnectionInterface, request: httpcore.Request) -> None:
+    async def _end(self, origin: _Origin, connection: Connection) -> None:
         self._turns.release()
-        await self._put_back(connection, request)
+        await self._put_back(origin, connection)
 
-    async def _put_back(self, connection: httpcore.AsyncConnectionInterface, request: httpcore.Request) -> None:
-        if connection.is_closed() or connection not in self._all:
-            await self._close(connection)
+    async def _put_back(self, origin: _Origin, connection: Connection) -> None:
+        if connection.is_closed() or connection not in self._all or (origin.waiting and connection.has_expired()):
+            self._let_dial(origin, 1)
+            await self._close(origin, connection)
         elif connection.is_available():
-            if connection.is_idle() and sum(map(len, self._free.values())) >= self._most_kept:
-                await self._close(connection)
+            if origin.waiting or not connection.is_idle() or self._kept() < self._most_kept:
+                self._offer(origin, connection)
             else:
-                self._offer(connection, request)
+                await self._close(origin, connection)
 
-    def _offer(self, connection: httpcore.AsyncConnectionInterface, request: httpcore.Request) -> None:
-        free = self._free.setdefault(_origin(request), [])
-        if not self._shared or connection not in free:
-            free.append(connection)
+    def _kept(self) -> int:
+        return sum(len(origin.free) for origin in self._origins.values())
 
-    async def _close(self, connection: httpcore.AsyncConnectionInterface) -> None:
+    def _offer(self, origin: _Origin, connection: Connection) -> None:
+        while origin.waiting:
+            turn = origin.waiting.popleft()
+            if not turn.done():
+                turn.set_result(connection)
+                origin.came_free += 1
+                return
+        if not connection.shared or connection not in origin.free:
+            origin.free.append(connection)
+
+    async def _close(self, origin: _Origin, connection: Connection) -> None:
         self._all.discard(connection)
-        if self._shared:
-            for free in self._free.values():
-                with contextlib.suppress(ValueError):
-                    free.remove(connection)
+        if connection.shared:
+            with contextlib.suppress(ValueError):
+                origin.free.remove(connection)
         await connection.aclose()
 
 
-def _origin(request: httpcore.Request) -> _Origin:
-    origin = request.url.origin
-    return origin.scheme, origin.host, origin.port
-
-
-class _Body:
-    def __init__(self, stream: Any, end: Callable[[], Awaitable[None]]) -> None:
-        self._stream = stream
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, answer: Answer, request: httpx.Request, end: Callable[[], Awaitable[None]]) -> None:
+        self._answer = answer
+        self._request = request
         self._end = end
         self._closed = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            async for part in self._stream:
-                yield part
+            return await anext(self._answer.parts)
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            await self.aclose()
+            raise counterpart(error, self._request) from error
         except BaseException:
             await self.aclose()
             raise
@@ -163,6 +305,6 @@ class _Body:
         if not self._closed:
             self._closed = True
             try:
-                await self._stream.aclose()
+                await self._answer.finish()
             finally:
                 await self._end()

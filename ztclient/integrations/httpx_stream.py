@@ -8,42 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl as tls
-from types import TracebackType
 from typing import Any, Final, Self, cast
 
 import httpcore
 
 from ztclient import aio
+from ztclient.integrations.httpx_errors import CONNECTING, READING, WRITING
 from ztclient.overlay_socket import OverlayAddress
 
 BUFFER: Final = 1 << 20
 """Bytes that nobody has read at which reading from the socket stops."""
-
-
-class Translated:
-    """From what sockets raise to what httpcore raises. A class, for a generator costs a request several times as
-    much."""
-
-    __slots__ = ("_failure", "_timeout")
-
-    def __init__(self, timeout: type[Exception], failure: type[Exception]) -> None:
-        self._timeout = timeout
-        self._failure = failure
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, TimeoutError):
-            raise self._timeout(str(error) or "timed out") from error
-        if isinstance(error, OSError):
-            raise self._failure(str(error)) from error
-
-
-CONNECTING: Final = Translated(httpcore.ConnectTimeout, httpcore.ConnectError)
-READING: Final = Translated(httpcore.ReadTimeout, httpcore.ReadError)
-WRITING: Final = Translated(httpcore.WriteTimeout, httpcore.WriteError)
 
 
 class AsyncStream(asyncio.Protocol, httpcore.AsyncNetworkStream):

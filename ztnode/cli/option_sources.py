@@ -8,7 +8,6 @@ that may be given several times is a list in the file and words with spaces betw
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Iterator
@@ -112,6 +111,8 @@ def read(path: Path, command: click.Command) -> dict[str, Any]:
     for key, value in table.items():
         option = options.get(key)
         if option is None:
+            import difflib  # not needed where all is well
+
             close = difflib.get_close_matches(key, options, 2)
             meant = f"; did you mean {' or '.join(map(repr, close))}" if close else f"; there are {', '.join(options)}"
             raise click.UsageError(f"{path}: there is no option {key!r}{meant}")

@@ -13,10 +13,10 @@ import ztclient
 from ztclient.aio.handoff import ask_to_join
 from ztclient.byte_stream import Pump
 from ztclient.datagrams import open_records
+from ztclient.destination import Destination
 from ztclient.forms import is_numeric
 from ztclient.loopback import reset_on_close, socket_pair, tuned
 from ztclient.reach import SLACK, resolved, udp_request
-from ztclient.times import duration
 from ztclient.v1 import node_pb2 as pb
 from ztnode.forwarding.attendance import Attendance
 from ztnode.forwarding.local import BACKLOG
@@ -41,7 +41,7 @@ class ClientOverlay:
     async def dial(self, host: str, port: int, timeout: float) -> Handoff:
         """See Overlay."""
         control = self._node.control
-        request = pb.DialRequest(ip=host, port=port, timeout=duration(timeout))
+        request = Destination(host, port, timeout).message()
         call = control.stub.Dial.future(request, timeout=timeout + SLACK, metadata=control.metadata)
         answer: pb.DialResponse = await _answer(control, call)
         control.learn(answer)
@@ -52,9 +52,8 @@ class ClientOverlay:
         control = self._node.control
         path = control.direct_path
         if path and is_numeric(host):
-            request = pb.DialRequest(ip=host, port=port, timeout=duration(timeout))
             began = time.monotonic()
-            if await ask_to_join(path, request, control.idle, connected):
+            if await ask_to_join(path, Destination(host, port, timeout), control.idle, connected):
                 connected.close()
                 return
             timeout = max(timeout - (time.monotonic() - began), 0.001)
@@ -106,8 +105,7 @@ class ClientOverlay:
         control = self._node.control
         if not control.direct_path or not is_numeric(host):
             return False
-        request = pb.DialRequest(ip=host, port=port, timeout=duration(timeout))
-        return await ask_to_join(control.direct_path, request, control.idle, client, way_back)
+        return await ask_to_join(control.direct_path, Destination(host, port, timeout), control.idle, client, way_back)
 
     async def lend(self, handoff: Handoff, client: socket.socket, way_back: socket.socket) -> bool:
         """See Overlay."""

@@ -1,18 +1,5 @@
 """The node process: event loop, sockets, timers, supervision. Glue alone.
 
-Exported is what the control plane acts on, and nothing that makes a command slow to start: ``ztnode.node.node`` has the
-node itself.
+``api`` is what the control plane acts on, ``start`` brings a node up. Nothing is imported here: what greets the roots
+is there before the rest is loaded.
 """
-
-from ztnode.node.api import DialError, Handoff, JoinState, NetworkInfo, NodeApi, NodeStatus, PeerInfo, WorkerInfo
-
-__all__ = [
-    "DialError",
-    "Handoff",
-    "JoinState",
-    "NetworkInfo",
-    "NodeApi",
-    "NodeStatus",
-    "PeerInfo",
-    "WorkerInfo",
-]

@@ -1,4 +1,5 @@
-"""The parts of a node from what its state holds and what was asked for, before any of them does anything."""
+"""The parts of a node from what its state holds and what was asked for. The first of them is what greets the roots, and
+does so before the others are even loaded: half of a start is the loading of modules."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import pluggy
 
 from ztnode import plugins
+from ztnode.hookspecs import Datagrams
 from ztnode.node.fail_over import FailOver
 from ztnode.node.home import Home
 from ztnode.node.identity_pool import generate_identity, usable_cores
@@ -24,25 +26,25 @@ from ztnode.node.keeping import Complaints, Documents
 from ztnode.node.lease import Lease
 from ztnode.node.local_conf import LocalConf
 from ztnode.node.opening import open_state, unknown
-from ztnode.node.options import NodeOptions
+from ztnode.node.options import DEFAULT_PORT, NodeOptions
 from ztnode.node.os_arch import os_arch
 from ztnode.node.transports import joined, named_transports
 from ztnode.node.wall_clock import wall_clock
 from ztnode.vl1 import Vl1, Vl1Config
-from ztnode.vl2 import Vl2
 from ztnode.wire.address import format_nwid
 from ztnode.wire.default_planet import DEFAULT_PLANET
 from ztnode.wire.identity import Identity
 from ztnode.wire.world import World
 
-if TYPE_CHECKING:  # loaded where a node is a controller
+if TYPE_CHECKING:  # loaded when the roots are greeted, or where a node is a controller
     from ztnode.controller import Controller
+    from ztnode.vl2 import Vl2
 
 log = logging.getLogger(__name__)
 
 MAX_KEYS_NAMED: Final = 32
 """Of those in a file that mean nothing here, in one line of the log."""
-HASHES_PER_CORE: Final = 4.0
+HASHES_PER_CORE: Final = 10.0
 """Checks of strangers' identities that a root makes in a second with each core: half of what it can do."""
 MAX_PEERS: Final = 16384
 MAX_PEERS_OF_LEAF: Final = 4096
@@ -51,8 +53,9 @@ MAX_PEERS_OF_LEAF: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a node is made of. ``lease``: None where nothing can take the state from it; ``kept_networks``: those of
-    the last run with their configurations."""
+    """What a node is made of. ``transport`` is open, and the roots are greeted; ``early``: the batches that came since.
+    ``lease``: None where nothing can take the state from it; ``kept_networks``: those of the last run with their
+    configurations."""
 
     home: Home
     vl1: Vl1
@@ -60,14 +63,16 @@ class Parts:
     controller: Controller | None
     documents: Documents
     transport: FailOver
+    early: list[Datagrams]
     lease: Lease | None
     local_conf: LocalConf
     kept_networks: Mapping[int, bytes]
 
 
 async def assemble(options: NodeOptions, manager: pluggy.PluginManager, waiting: Callable[[str], None]) -> Parts:
-    """Open the state, which may take a wait for another node (``waiting`` is told), and make what reads it. The caller
-    closes ``home``. Raises LeaseHeld, StateError, PluginError, OSError or ValueError, each with one clear line."""
+    """Open the state, which may take a wait for another node (``waiting`` is told), greet the roots, and make the other
+    parts. The caller closes ``transport`` and then ``home``. Raises LeaseHeld, StateError, PluginError, OSError or
+    ValueError, each with one clear line."""
     async with contextlib.AsyncExitStack() as undo:
         options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         parsed = None
@@ -91,6 +96,14 @@ async def assemble(options: NodeOptions, manager: pluggy.PluginManager, waiting:
         identity = await home.identity(_make_identity, options.identity)
         _tell_unused(home, local_conf)
         vl1 = _make_vl1(options, home, identity, planet, moons, local_conf)
+        early: list[Datagrams] = []
+        undo.push_async_callback(transport.close)
+        await _open(transport, options, home, local_conf, early.append)
+        if opened.lease is None or opened.lease.is_held():
+            for endpoint, datagrams in vl1.to_send():
+                transport.send(endpoint, datagrams)
+        from ztnode.vl2 import Vl2
+
         documents = Documents(home, Complaints())
         controller = None
         if parsed is not None:
@@ -119,7 +132,32 @@ async def assemble(options: NodeOptions, manager: pluggy.PluginManager, waiting:
             controller=controller is not None,
         )
         undo.pop_all()
-        return Parts(home, vl1, vl2, controller, documents, transport, opened.lease, local_conf, kept_networks)
+        lease = opened.lease
+        return Parts(home, vl1, vl2, controller, documents, transport, early, lease, local_conf, kept_networks)
+
+
+async def _open(
+    transport: FailOver,
+    options: NodeOptions,
+    home: Home,
+    local_conf: LocalConf,
+    receive: Callable[[Datagrams], None],
+) -> None:
+    """Open the transport at the port that the options say or, where they and their kind say nothing, ``local.conf``.
+    Raises OSError."""
+    port, required = options.port, options.port_required
+    configured = local_conf.port
+    if configured is not None and not required and port == DEFAULT_PORT:
+        port, required = configured, configured > 0
+    # The port of the last run first: peers go on sending there for a while.
+    ports = [port] if required else [*home.port(), port, 0]
+    for port in ports:
+        try:
+            await transport.open(port, receive)
+            return
+        except OSError as error:
+            if port == ports[-1]:
+                raise OSError(error.errno, f"cannot open UDP port {port}: {error.strerror or error}") from error
 
 
 def _forget(_key: str, _value: bytes | None) -> None:

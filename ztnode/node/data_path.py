@@ -24,6 +24,9 @@ MAX_FAVORED: Final = 32
 """Of those; each costs the transport a socket."""
 TIMER_SLACK: Final = 0.001
 """Seconds by which a timer may come late, so that a batch rarely has to arm it anew."""
+TRAFFIC_SLACK: Final = 0.02
+"""The same for what a batch of datagrams or frames brings about. All layers are asked so long after it, and not after
+each batch: that was a sixth of what a small frame cost. What they wait for is tenths of a second away, or more."""
 _NEVER: Final = float("inf")
 
 
@@ -37,13 +40,15 @@ class DataPath:
     """``Parts`` at work on the event loop."""
 
     def __init__(self, parts: Parts, ports: Ports, turn_ended: Callable[[], None]) -> None:
-        """``turn_ended`` is called when all is sent, and may look for what the layers have to tell."""
+        """``turn_ended`` is called when all is sent, where the layers have something to tell."""
         self._vl1 = parts.vl1
         self._vl2 = parts.vl2
         self._controller = parts.controller
         self._layers: tuple[_Layer, ...] = (parts.vl1, parts.vl2)
         if parts.controller is not None:
             self._layers += (parts.controller,)
+        self._tells_always = parts.controller is not None
+        """Whether something may be to tell that the layers' events do not show."""
         self._documents = parts.documents
         self._transport = parts.transport
         self._lease = parts.lease
@@ -78,9 +83,11 @@ class DataPath:
         crowd = len(datagrams) >= CROWD
         refused = self._vl1.refused if crowd else 0
         self._received += len(datagrams)
-        self._bytes_received += sum([len(data) for data, _ in datagrams])
+        for data, _ in datagrams:
+            self._bytes_received += len(data)
         self._vl1.receive(datagrams, now)
-        self.pump(now)
+        self._move(now)
+        self._look_soon(now)
         if now >= self._favor_at:
             self._favor_at = now + FAVOR_INTERVAL
             self._transport.favor(self._vl1.favored_endpoints(MAX_FAVORED, now))
@@ -102,29 +109,32 @@ class DataPath:
             for tag, frames in by_port.items():
                 if tag in nwids:
                     self._vl2.send_frames(nwids[tag], frames, now)
-        self.pump(now)
+        self._move(now)
+        self._look_soon(now)
 
     def pump(self, now: float) -> None:
         """Move what each layer has for the next until nothing is left, then arm the timer."""
+        self._move(now)
+        self._arm(now)
+
+    def _move(self, now: float) -> None:
         # There is more than one turn where this node talks to itself, as a member of a network that it controls.
         while messages := self._vl1.messages():
             self._vl2.receive(messages, now)
             if self._controller is not None:
                 self._controller.receive(messages, now, wall_clock())
-        self._deliver()
-        self.flush()
-        self._turn_ended()
-        self._arm(now)
-
-    def _deliver(self) -> None:
         for nwid, frames in self._vl2.frames():
             index = self._ports.index_of.get(nwid)
             if index is not None:
                 self.to_stack([(index, frame) for frame in frames])
+        self.flush()
+        if self._vl1.has_news or self._vl2.has_news or self._tells_always:
+            self._turn_ended()
 
     def flush(self) -> None:
         """Send what is ready."""
-        if not self._may_send():
+        lease = self._lease
+        if lease is not None and not lease.is_held():
             self._vl1.to_send()  # not a word more: another node may be this one by now
             return
         if self._controller is not None:
@@ -132,15 +142,12 @@ class DataPath:
             self._documents.keep(self._controller.changed_documents())
         send = self._transport.send
         for endpoint, datagrams in self._vl1.to_send():
-            if not self._may_send():  # keeping the documents may take seconds, and the process may have been frozen
+            # Keeping the documents may take seconds, and the process may have been frozen.
+            if lease is not None and not lease.is_held():
                 return
             self._sent += len(datagrams)
             self._bytes_sent += sum(map(len, datagrams))
             self.send_drops += send(endpoint, datagrams)
-
-    def _may_send(self) -> bool:
-        """Whether no other node may have this one's state by now."""
-        return self._lease is None or self._lease.is_held()
 
     # The timer
 
@@ -158,6 +165,16 @@ class DataPath:
         self._timer_at = due
         if due != _NEVER and not self._closed:
             self._timer = self._loop.call_later(max(0.0, due - now) + TIMER_SLACK, self._alarm)
+
+    def _look_soon(self, now: float) -> None:
+        """Arm the timer for when the layers are to be asked after a batch."""
+        if self._timer_at > now + TRAFFIC_SLACK:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._timer_at = now + TRAFFIC_SLACK
+            if not self._closed:
+                self._timer = self._loop.call_later(TRAFFIC_SLACK, self._alarm)
 
     def _alarm(self) -> None:
         self._timer = None

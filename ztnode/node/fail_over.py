@@ -9,6 +9,7 @@ sending there until they know the new one.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -95,11 +96,18 @@ class FailOver:
         await self._open(0, port)
         self._looking = asyncio.get_running_loop().call_later(min(LOOK_EVERY, self._after), self._look)
 
+    def hand_to(self, receive: Callable[[Datagrams], None]) -> None:
+        """From now on ``receive`` takes what comes."""
+        self._receive = receive
+
     def send(self, endpoint: Endpoint, datagrams: Sequence[bytes]) -> int:
         """See Transport."""
-        if self._unanswered is None or endpoint not in self._asked:
-            self._note(endpoint)
-        if self._at == 0 or not self._asked[endpoint]:
+        far = self._asked.get(endpoint)
+        if far is None:
+            far = self._note(endpoint)
+        if far and self._unanswered is None:
+            self._unanswered = self._clock()
+        if not far or self._at == 0:
             return self._first.send(endpoint, datagrams)  # what is near is not to be reached from elsewhere
         # By those that brought nothing too: so it shows at once when they work.
         last = self._at if self._returning is None else self._returning[1]
@@ -135,15 +143,15 @@ class FailOver:
 
     async def _open(self, index: int, port: int = 0) -> None:
         way = self._ways[index]
-        await way.transport.open(port, lambda datagrams: self._came(index, datagrams))
+        await way.transport.open(port, functools.partial(self._came, index))
         way.is_open = True
 
-    def _note(self, endpoint: Endpoint) -> None:
+    def _note(self, endpoint: Endpoint) -> bool:
+        """Whether an endpoint is in the internet, which is remembered."""
         if len(self._asked) >= MAX_ASKED:
             self._asked.clear()  # those that matter are back in seconds
-        self._asked[endpoint] = scope_of(endpoint[0]) is Scope.GLOBAL
-        if self._unanswered is None and self._asked[endpoint]:
-            self._unanswered = self._clock()
+        far = self._asked[endpoint] = scope_of(endpoint[0]) is Scope.GLOBAL
+        return far
 
     def _came(self, index: int, datagrams: Datagrams) -> None:
         if index == self._at:

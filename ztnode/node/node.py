@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import errno
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
-
-import pluggy
 
 from ztnode import __version__
 from ztnode.node import dialing, snapshots
@@ -27,7 +25,7 @@ from ztnode.node.api import (
     StreamOptions,
     Whois,
 )
-from ztnode.node.assembly import Parts, assemble
+from ztnode.node.assembly import Parts
 from ztnode.node.conflation import Conflation
 from ztnode.node.data_path import DataPath
 from ztnode.node.events import Events
@@ -39,7 +37,7 @@ from ztnode.node.identity_pool import IdentityChecks
 from ztnode.node.keeping import Writes
 from ztnode.node.memberships import Memberships
 from ztnode.node.moon_orbits import MoonOrbits
-from ztnode.node.options import DEFAULT_PORT, NodeOptions
+from ztnode.node.options import NodeOptions
 from ztnode.node.peer_memory import PeerMemory
 from ztnode.node.ports import Ports
 from ztnode.node.root_watch import RootWatch
@@ -55,7 +53,7 @@ if TYPE_CHECKING:  # loaded where a node is a controller
 
 
 class Node:
-    """A running node; the control plane's ``NodeApi``. Made by ``Node.start``."""
+    """A running node; the control plane's ``NodeApi``. Made by ``start``, which calls ``begin``."""
 
     def __init__(self, options: NodeOptions, parts: Parts) -> None:
         self._options = options
@@ -112,56 +110,25 @@ class Node:
 
     # Life
 
-    @classmethod
-    async def start(
-        cls, options: NodeOptions, manager: pluggy.PluginManager, waiting: Callable[[str], None] = lambda _line: None
-    ) -> Node:
-        """Bring a node up as far as it greets its roots and its workers start; ``ready`` waits for these. ``waiting``
-        is told what for while another node holds the store. Raises LeaseHeld, StateError, PluginError, OSError or
-        ValueError, each with one clear line."""
-        parts = await assemble(options, manager, waiting)
-        async with contextlib.AsyncExitStack() as undo:
-            undo.push_async_callback(asyncio.to_thread, parts.home.close)
-            node = cls(options, parts)
-            undo.pop_all()  # from here on the node owns its parts
-            undo.push_async_callback(node.close)
-            await node._begin()
-            undo.pop_all()
-            return node
-
-    async def _begin(self) -> None:
+    async def begin(self) -> None:
+        """Go on where ``start`` greeted the roots, as far as the workers start."""
         parts, options = self._parts, self._options
         parts.transport.on_another = self._greet_again
         parts.transport.answers = lambda: parts.vl1.counters["answers"]
-        await self._open_transport(parts.local_conf.port)
-        # Greet the roots before anything slow is done: so the node is online while the workers still start.
+        if port := self._host.port:
+            self._writes.watch(self._home.keep_port(port), "the UDP port")
         self._host.start(map_port=options.port_mapping and parts.local_conf.port_mapping is not False)
-        self._path.flush()
         await self._memberships.start(parts.kept_networks, options.networks)
         self._pump_now()
+        parts.transport.hand_to(self._path.receive)
+        while parts.early:
+            self._path.receive(parts.early.pop(0))
         self._memory.start()
         await self._supervisor.start()
 
     async def ready(self) -> None:
         """Wait until every stack worker serves. Raises OSError when one does not come up."""
         await self._supervisor.ready()
-
-    async def _open_transport(self, configured: int | None) -> None:
-        """``configured``: what ``local.conf`` says, where the command line and its kind say nothing."""
-        port, required = self._options.port, self._options.port_required
-        if configured is not None and not required and port == DEFAULT_PORT:
-            port, required = configured, configured > 0
-        # The port of the last run first: peers go on sending there for a while.
-        ports = [port] if required else [*self._home.port(), port, 0]
-        for port in ports:
-            try:
-                await self._transport.open(port, self._path.receive)
-                if bound := self._host.port:
-                    self._writes.watch(self._home.keep_port(bound), "the UDP port")
-                return
-            except OSError as error:
-                if port == ports[-1]:
-                    raise OSError(error.errno, f"cannot open UDP port {port}: {error.strerror or error}") from error
 
     async def close(self) -> None:
         """End everything that this node started; done within two seconds."""
@@ -203,7 +170,7 @@ class Node:
     def _turn_ended(self) -> None:
         self._events.handle()
         for identity in self._vl1.identity_checks():
-            # The memory-hard check of a stranger's identity takes a tenth of a second: in a process of its own.
+            # The memory-hard check of a stranger's identity takes a twentieth of a second: in a process of its own.
             self._checks.begin(identity, self._identity_checked)
 
     def _identity_checked(self, identity: Identity, valid: bool) -> None:

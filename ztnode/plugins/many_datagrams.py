@@ -84,6 +84,8 @@ class ManyDatagrams:
         self._headers = memoryview(headers).cast("B")
         self._address = ctypes.addressof(headers)
         self._pristine = bytes(self._headers)
+        self._first = self._headers[: ctypes.sizeof(_Header)]
+        self._pristine_first = bytes(self._first)
         self._lengths = self._headers.cast("I")[_Header.length.offset // 4 :: ctypes.sizeof(_Header) // 4]
         self._runs = self._headers.cast("Q")[_Message.control_length.offset // 8 :: ctypes.sizeof(_Header) // 8]
         """Zero for what is one datagram."""
@@ -95,12 +97,25 @@ class ManyDatagrams:
     def read(self, descriptor: int, add: Callable[[tuple[bytes, Endpoint]], object]) -> int:
         """Hand each datagram to ``add`` with where it came from. How many slots were filled: fewer than ``SLOTS`` when
         there was no more. Raises OSError, of which BlockingIOError says that there was nothing."""
-        self._headers[:] = self._pristine  # the kernel writes into it
         count: int = self._recvmmsg(descriptor, self._address, SLOTS, socket.MSG_DONTWAIT, None)
         if count < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
+        try:
+            self._copy(count, add)
+        finally:  # for the next call: the kernel has written into as many
+            if count == 1:
+                self._first[:] = self._pristine_first
+            else:
+                self._headers[:] = self._pristine
+        return count
+
+    def _copy(self, count: int, add: Callable[[tuple[bytes, Endpoint]], object]) -> None:
         data, names, endpoints = self._data, self._names, self._endpoints
+        if count == 1 and not self._runs[0]:  # as most that carry a small request
+            name = names[:NAME_BYTES].tobytes()
+            add((data[: self._lengths[0]].tobytes(), endpoints.get(name) or self._endpoint(name)))
+            return
         start = name_at = 0
         for length, coalesced in zip(self._lengths[:count].tolist(), self._runs[:count].tolist(), strict=True):
             name = names[name_at : name_at + NAME_BYTES].tobytes()
@@ -114,7 +129,6 @@ class ManyDatagrams:
                 add((data[start:end].tobytes(), endpoint))
             start += SLOT_BYTES
             name_at += NAME_BYTES
-        return count
 
     def _endpoint(self, name: bytes) -> Endpoint:
         """The readable form of a sockaddr_in or sockaddr_in6, as the socket module has it."""

@@ -28,7 +28,7 @@ HEAD_END: Final = b"\r\n\r\n"
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) (HTTP/1\.[01])")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _ABSOLUTE: Final = re.compile(rb"(?i:http)://([^/?#@]*)(/[^#]*|\?[^#]*|)")
-_AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]+))(?::([0-9]{1,5}))?")
+_AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]+))(?::([0-9]{0,5}))?")
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 _FOR_THE_PROXY: Final = frozenset(
     (b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"keep-alive", b"host", b"te")
@@ -115,7 +115,8 @@ def parse_fields(block: bytes) -> tuple[tuple[bytes, bytes], ...]:
 
 @functools.lru_cache(256)
 def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
-    """``host:port`` with IPv6 addresses in brackets. Raises BadRequest."""
+    """``host:port`` with IPv6 addresses in brackets; an empty port is the default one (RFC 3986, section 6.2.3). Raises
+    BadRequest."""
     match = _AUTHORITY.fullmatch(text)
     port = int(match[3]) if match is not None and match[3] else default_port
     if match is None or port is None or not 0 < port < 65536:

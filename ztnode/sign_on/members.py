@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import html
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -267,4 +266,6 @@ def _stop(login: _Login) -> None:
 
 
 def _page(status: int, title: str, text: str) -> Answer:
+    import html  # its table of 2,231 names takes half a megabyte
+
     return Answer(status, "text/html", _PAGE.format(title=html.escape(title), text=html.escape(text)))

@@ -88,7 +88,8 @@ class Introductions:
         self._kept: set[int] = set()
         self._suggestions: dict[int, Endpoint] = {}
         self._judging: dict[bytes, Peer] = {}
-        self._checks: list[Identity] = []
+        self.checks: list[Identity] = []
+        """What ``identity_checks`` will give."""
 
     # What the network brings
 
@@ -287,13 +288,13 @@ class Introductions:
         if not self._defer_checks:
             self.identity_checked(candidate.identity, candidate.identity.validate(), now)
             return
-        self._checks.append(candidate.identity)
+        self.checks.append(candidate.identity)
         if len(self._judging) > MAX_JUDGING:
             del self._judging[next(iter(self._judging))]
 
     def identity_checks(self) -> list[Identity]:
         """Identities for the owner to validate, since the last call."""
-        checks, self._checks = self._checks, []
+        checks, self.checks = self.checks, []
         return checks
 
     def identity_checked(self, identity: Identity, valid: bool, now: float) -> None:

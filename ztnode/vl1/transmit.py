@@ -73,7 +73,7 @@ class Transmit:
     ) -> None:
         self._topology = topology
         self._traffic = traffic
-        self._trusted_paths = trusted_paths
+        self._trusted_paths = trusted_paths if trusted_paths else None
         self._own = topology.identity.address
         self._mtu = mtu
         self.max_payload = longest_payload(mtu)
@@ -174,15 +174,14 @@ class Transmit:
         path.last_send = now
 
     def send_batch(
-        self, peer: Peer, verb: int, payloads: Sequence[Sequence[Buffer] | Buffer], path: Path, now: float
+        self, peer: Peer, verb: int, payloads: Sequence[tuple[Buffer, ...] | Buffer], path: Path, now: float
     ) -> None:
         """Seal many packets of one verb and send them along ``path``. No answer to them will be recognised."""
-        self._traffic.sent[verb] += len(payloads)
-        peer.sent += len(payloads)
+        count = len(payloads)
+        self._traffic.sent[verb] += count
+        peer.sent += count
         code = _VERBS[verb]
-        messages = [
-            (code, payload) if isinstance(payload, bytes | memoryview) else (code, *payload) for payload in payloads
-        ]
+        messages = [(code, *payload) if isinstance(payload, tuple) else (code, payload) for payload in payloads]
         endpoint = path.endpoint
         try:
             queue = self._queue[endpoint]
@@ -191,9 +190,9 @@ class Transmit:
         cipher = cipher_for(peer)
         mtu = path.mtu
         longest = MAX_PACKET_FRAGMENTS * (mtu - OFFSET_DATA) + OFFSET_DATA
-        path_id = self._trusted_id(peer, endpoint)
-        for start in range(0, len(messages), 64):
-            batch = messages[start : start + 64]
+        path_id = 0 if self._trusted_paths is None else self._trusted_id(peer, endpoint)
+        for start in range(0, count, 64):
+            batch = messages[start : start + 64] if count > 64 else messages
             ids = self._new_ids(len(batch))
             sealed_batch = (
                 build_trusted(ids, peer.address, self._own, batch, path_id, mtu)
@@ -220,7 +219,8 @@ class Transmit:
     def _trusted_id(self, peer: Peer, endpoint: Endpoint) -> int:
         """The number of the trusted path that leads straight to a peer; 0: protect what goes there. What a root relays
         is always protected: nobody can know what lies behind it. (The reference does not tell that apart.)"""
-        return self._trusted_paths.id_for(endpoint[0]) if self._trusted_paths and endpoint in peer.paths else 0
+        trusted = self._trusted_paths
+        return 0 if trusted is None or endpoint not in peer.paths else trusted.id_for(endpoint[0])
 
     def _send_trusted(
         self,

@@ -121,6 +121,8 @@ class Vl1:
             known=self._known,
             own_keys=own_keys,
         )
+        self.to_send: Callable[[], list[tuple[Endpoint, list[bytes]]]] = self._core.transmit.take
+        """What must go out now, grouped by endpoint, in order; empties the queue."""
         self.counters = self._core.counters
         """Packets dropped, by reason (``drop_...``), and what else is worth counting."""
         self.traffic = self._core.traffic
@@ -223,10 +225,6 @@ class Vl1:
             self.counters["drop_malformed"] += 1
         else:
             packets.append(whole)
-
-    def to_send(self) -> list[tuple[Endpoint, list[bytes]]]:
-        """What must go out now, grouped by endpoint, in order; empties the queue."""
-        return self._core.transmit.take()
 
     def _reassembler(self, endpoint: Endpoint) -> PacketAssembler:
         return self._fragments if endpoint in self._core.path_endpoints else self._fragments_of_strangers
@@ -479,7 +477,7 @@ class Vl1:
             return self._core.transmit.send(peer, verb, (payload,), path, now, squeeze=compress)
         return self._send_later(address, verb, payload, compress, now)
 
-    def send_batch(self, address: int, verb: int, payloads: Sequence[Sequence[Buffer] | Buffer], now: float) -> None:
+    def send_batch(self, address: int, verb: int, payloads: Sequence[tuple[Buffer, ...] | Buffer], now: float) -> None:
         """Send many packets of one verb to one peer: the hot path. A payload is a buffer or the parts of one. No OK to
         them will be passed up; ERROR will. Raises ValueError as ``send`` does."""
         peer = self._core.topology.by_address.get(address)
@@ -489,7 +487,7 @@ class Vl1:
             self._core.transmit.send_batch(peer, verb, payloads, path, now)
             return
         for payload in payloads:
-            whole = payload if isinstance(payload, bytes | memoryview) else b"".join(payload)
+            whole = b"".join(payload) if isinstance(payload, tuple) else payload
             self._send_later(address, verb, whole, False, now)
 
     def reply_ok(self, peer: Peer, in_re_verb: int, in_re_packet_id: int, payload: Buffer, now: float) -> int:
@@ -616,6 +614,11 @@ class Vl1:
         return True
 
     # What there is to see
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there are ``events`` or ``identity_checks``."""
+        return bool(self._core.events or self._core.introductions.checks)
 
     def events(self) -> list[Event]:
         """What the owner should know, since the last call."""

@@ -117,7 +117,9 @@ class Vl1Core:
 
     def hurry_tick(self, now: float) -> None:
         """Something was sent: look soon whether it is answered."""
-        self.next_tick = min(self.next_tick, now + BUSY_TICK)
+        soon = now + BUSY_TICK
+        if soon < self.next_tick:
+            self.next_tick = soon
 
     def trusts(self, packet: bytes, endpoint: Endpoint) -> bool | None:
         """Whether an unprotected packet comes on a trusted path, counted if not; None for any other packet."""

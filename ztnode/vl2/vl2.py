@@ -207,7 +207,8 @@ class Vl2:
         """Take what ``Vl1.messages`` gave. Never raises on its content."""
         self._core.now = now
         self._dispatch(messages, now)
-        self._let_through(now)
+        if self._core.retry:
+            self._let_through(now)
 
     def _let_through(self, now: float) -> None:
         """Take frames that were held back until their sender's certificate came."""
@@ -502,6 +503,11 @@ class Vl2:
         return None if earliest == float("inf") else earliest
 
     # What there is to see
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there are ``events``."""
+        return bool(self._core.events)
 
     def events(self) -> list[Event]:
         """What the owner should know, since the last call."""

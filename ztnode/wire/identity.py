@@ -100,7 +100,7 @@ class Identity:
     def validate(self) -> bool:
         """Whether the address belongs to the public key (and that to the secret key, if there is one).
 
-        This is the expensive memory-hard hash, a few tenths of a second.
+        This is the expensive memory-hard hash, a twentieth of a second.
         """
         if self.secret is not None and c25519.derive_public(self.secret) != self.public:
             return False

@@ -7,10 +7,9 @@ Sealing takes the path's MTU, because the flag that says "this is the head of fr
 from __future__ import annotations
 
 import hmac
+import struct
 from collections.abc import Sequence
 from typing import Final
-
-from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from ztnode.wire import salsa20
 from ztnode.wire.aes_gmac_siv import AesGmacSiv
@@ -32,8 +31,6 @@ from ztnode.wire.packet import (
 )
 
 _ROUNDS: Final = 12
-_MANGLED: Final = 21
-"""Bytes of the key that are XORed with header fields, so that each packet has a key of its own."""
 _MAC_LENGTH: Final = 8
 _LONGEST: Final = MAX_PACKET_LENGTH - OFFSET_VERB
 """The longest plaintext, verb byte included."""
@@ -51,15 +48,20 @@ _FLAGS: Final = {
 class PeerKeys:
     """Made from the 48 bytes of ``Identity.agree``. Holds long-lived cipher contexts: keep one per peer."""
 
-    __slots__ = ("_aes", "_salsa_key", "_undisturbed")
+    __slots__ = ("_aes", "_fields", "_heads", "_salsa_key", "_salsa_number", "_undisturbed")
 
     def __init__(self, agreement: bytes) -> None:
         if len(agreement) != AGREEMENT_LENGTH:
             raise ValueError(f"an agreement has {AGREEMENT_LENGTH} bytes")
         self._salsa_key = agreement[:32]
+        self._salsa_number = int.from_bytes(self._salsa_key, "little")
         self._undisturbed = 0
         """Batches in a row in which Salsa20/12 had sealed something, and all was authentic."""
         self._aes = AesGmacSiv(_derive(agreement, b"0"), _derive(agreement, b"1"))
+        self._fields = 0
+        """Destination, source and flags of the last batch that was sealed, which are those of nearly all."""
+        self._heads = b"", b""
+        """The same as 11 bytes, of a packet in one datagram and of one in several."""
 
     def seal(
         self,
@@ -96,9 +98,12 @@ class PeerKeys:
         if cipher not in _FLAGS:
             raise ValueError(f"cannot seal with cipher suite {cipher}")
         fields = destination << 48 | source << 8 | _FLAGS[cipher]
-        whole, head_of_many = fields.to_bytes(11, "big"), (fields | FLAG_FRAGMENTED).to_bytes(11, "big")
+        if fields != self._fields:
+            self._heads = fields.to_bytes(11, "big"), (fields | FLAG_FRAGMENTED).to_bytes(11, "big")
+            self._fields = fields
+        whole, head_of_many = self._heads
         room = mtu - OFFSET_VERB
-        ids = [packet_ids[start : start + 8] for start in range(0, 8 * len(messages), 8)]
+        ids: Sequence[bytes] = struct.unpack("8s" * len(messages), packet_ids)
         associated: list[bytes] = []
         for parts in messages:
             length = sum(map(len, parts))
@@ -142,7 +147,7 @@ class PeerKeys:
         return salsa20.xor(field, stream[: len(field)])
 
     def _seal_poly1305(
-        self, ids: list[bytes], associated: list[bytes], plaintexts: list[bytes], cipher: int
+        self, ids: Sequence[bytes], associated: list[bytes], plaintexts: list[bytes], cipher: int
     ) -> list[bytes]:
         headers = [packet_id + fields for packet_id, fields in zip(ids, associated, strict=True)]
         lengths = [OFFSET_VERB + len(plaintext) for plaintext in plaintexts]
@@ -151,11 +156,11 @@ class PeerKeys:
                 b"".join((header, self._mac(self._first_block(header, length), plaintext), plaintext))
                 for header, length, plaintext in zip(headers, lengths, plaintexts, strict=True)
             ]
-        sealed = []
-        for header, plaintext, stream in zip(headers, plaintexts, self._streams(headers, lengths), strict=True):
-            ciphertext = salsa20.xor(plaintext, stream[salsa20.BLOCK : salsa20.BLOCK + len(plaintext)])
-            sealed.append(b"".join((header, self._mac(stream, ciphertext), ciphertext)))
-        return sealed
+        keys = list(map(self._mangled_key, headers, lengths))
+        return [
+            b"".join((header, salsa20.poly1305(key, ciphertext)[:_MAC_LENGTH], ciphertext))
+            for header, (key, ciphertext) in zip(headers, salsa20.combine_many(keys, ids, plaintexts), strict=True)
+        ]
 
     def _open_poly1305(self, packets: list[bytes]) -> list[bytes | None]:
         """The first block of a packet's key stream, half of which is the MAC's key, is all that a forged one costs. In
@@ -185,19 +190,21 @@ class PeerKeys:
         return plaintexts
 
     def _open_in_one_pass(self, packets: list[bytes]) -> list[bytes | None]:
+        keys = [self._mangled_key(packet, len(packet)) for packet in packets]
+        bodies = [packet[OFFSET_VERB:] for packet in packets]
         plaintexts: list[bytes | None] = []
-        for packet, stream in zip(packets, self._streams(packets, list(map(len, packets))), strict=True):
-            body = packet[OFFSET_VERB:]
-            if hmac.compare_digest(self._mac(stream, body), packet[OFFSET_MAC:OFFSET_VERB]):
-                plaintexts.append(salsa20.xor(body, stream[salsa20.BLOCK : salsa20.BLOCK + len(body)]))
+        opened = salsa20.combine_many(keys, [packet[:8] for packet in packets], bodies)
+        for packet, body, (key, plaintext) in zip(packets, bodies, opened, strict=True):
+            if hmac.compare_digest(salsa20.poly1305(key, body)[:_MAC_LENGTH], packet[OFFSET_MAC:OFFSET_VERB]):
+                plaintexts.append(plaintext)
             else:
                 self._undisturbed = 0
                 plaintexts.append(None)
         return plaintexts
 
     @staticmethod
-    def _mac(stream: bytes, body: bytes) -> bytes:
-        return Poly1305.generate_tag(stream[:32], body)[:_MAC_LENGTH]
+    def _mac(key: bytes, body: bytes) -> bytes:
+        return salsa20.poly1305(key[:32], body)[:_MAC_LENGTH]
 
     def _mangled_key(self, header: bytes, length: int) -> bytes:
         """The packet's own key: the shared key XOR id, addresses, flags without hops, and length (little endian)."""
@@ -206,16 +213,10 @@ class PeerKeys:
             header[OFFSET_FLAGS] & FLAGS_AUTHENTICATED_MASK,
             length.to_bytes(2, "little"),
         )
-        return salsa20.xor(self._salsa_key[:_MANGLED], fields) + self._salsa_key[_MANGLED:]
+        return (self._salsa_number ^ int.from_bytes(fields, "little")).to_bytes(32, "little")
 
     def _first_block(self, header: bytes, length: int) -> bytes:
         return salsa20.short_key_stream(self._mangled_key(header, length), header[:8], salsa20.BLOCK, _ROUNDS)
-
-    def _streams(self, headers: list[bytes], lengths: list[int]) -> list[bytes]:
-        """The key stream of each packet: one block whose first half is the MAC key, then the plaintext's blocks."""
-        keys = [self._mangled_key(header, length) for header, length in zip(headers, lengths, strict=True)]
-        blocks = [1 + _blocks_of(length) for length in lengths]
-        return salsa20.key_streams(keys, [header[:8] for header in headers], blocks, _ROUNDS)
 
 
 def _blocks_of(length: int) -> int:

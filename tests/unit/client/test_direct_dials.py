@@ -17,7 +17,7 @@ from tests.unit.peers import echo, peer
 from ztclient import aio, handoff
 from ztclient.aio import dialling
 from ztclient.aio import handoff as aio_handoff
-from ztclient.v1 import node_pb2 as pb
+from ztclient.destination import Destination
 from ztnode.node.api import StreamOptions
 
 HOST = "10.121.15.99"
@@ -154,10 +154,7 @@ def test_names_and_what_is_no_name_are_the_nodes(node: ztclient.Node, running_no
     assert running_node.node.options[-1] == StreamOptions(congestion="a-name-that-is-much-too-long")
 
 
-@pytest.mark.parametrize("numbers", [{"port": 70000}, {"network_id": "f" * 17}, {"network_id": "-1"}, {"seconds": -5}])
+@pytest.mark.parametrize("numbers", [{"port": 70000}, {"network_id": "f" * 17}, {"network_id": "-1"}, {"timeout": -5}])
 def test_numbers_that_no_request_has_room_for_are_the_nodes(numbers: dict[str, Any]) -> None:
-    seconds = numbers.pop("seconds", 5)
-    request = pb.DialRequest(ip=HOST, **numbers)
-    request.timeout.FromSeconds(seconds)
     with pytest.raises(ValueError):
-        handoff.direct_request(request)
+        handoff.direct_request(Destination(HOST, **({"port": 7} | numbers)))

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-httpx = pytest.importorskip("httpx")
-import httpcore  # noqa: E402
+pytest.importorskip("httpx")
+import httpcore
+import httpx
 
-from ztclient.integrations.httpx_pool import AsyncPool  # noqa: E402
+from ztclient.integrations.httpx_connect import Connector
+from ztclient.integrations.httpx_http1 import Answer
+from ztclient.integrations.httpx_pool import MOST_DIALS, PATIENCE, AsyncPool
 
 
 class Server:
@@ -62,26 +65,17 @@ async def serving() -> AsyncIterator[tuple[Server, int]]:
 
 
 def pool(**limits: Any) -> AsyncPool:
-    return AsyncPool(
-        httpcore.AnyIOBackend(),
-        ssl_context=ssl.create_default_context(),
-        limits=httpx.Limits(**limits),
-        http1=True,
-        http2=False,
-        retries=0,
-    )
+    known = httpx.Limits(**limits)
+    dial = httpcore.AnyIOBackend().connect_tcp
+    connector = Connector(dial, ssl_context=ssl.create_default_context(), keepalive=known.keepalive_expiry)
+    return AsyncPool(connector, known)
 
 
-async def get(connections: AsyncPool, port: int, path: str = "/", **timeouts: float) -> str:
-    request = httpcore.Request(
-        "GET",
-        f"http://127.0.0.1:{port}{path}",
-        headers={"Host": "127.0.0.1"},
-        extensions={"timeout": timeouts},
-    )
-    answer = await connections.handle_async_request(request)
+async def get(connections: AsyncPool, port: int, path: str = "/", scheme: str = "http", **timeouts: float) -> str:
+    request = httpx.Request("GET", f"{scheme}://127.0.0.1:{port}{path}", extensions={"timeout": timeouts})
+    answer = await connections.send(request)
     try:
-        return b"".join([part async for part in answer.aiter_stream()]).decode()
+        return str((await answer.aread()).decode())
     finally:
         await answer.aclose()
 
@@ -178,6 +172,17 @@ def test_a_request_that_is_given_up_gives_its_turn_back() -> None:
     run(test)
 
 
+def test_one_that_has_waited_too_long_is_not_used_again() -> None:
+    async def test(server: Server, port: int) -> None:
+        connections = pool(keepalive_expiry=0.01)
+        assert await get(connections, port) == "1.1"
+        await asyncio.sleep(0.05)
+        assert await get(connections, port) == "2.1"
+        await connections.aclose()
+
+    run(test)
+
+
 def test_a_connection_to_another_origin_makes_room() -> None:
     async def test(server: Server, port: int) -> None:
         async with serving() as (other, elsewhere):
@@ -192,3 +197,265 @@ def test_a_connection_to_another_origin_makes_room() -> None:
             await connections.aclose()
 
     run(test)
+
+
+# A crowd: which requests dial, and which wait for a connection that comes free
+
+
+class Known:
+    """A connection that answers when it is let, with its number."""
+
+    def __init__(self, connections: Connections, number: int, shared: bool) -> None:
+        self._connections = connections
+        self.number = number
+        self.shared = shared
+        self.requests = 0
+        self.busy = 0
+        self.closed = False
+
+    def is_available(self) -> bool:
+        return not self.closed and (self.shared or not self.busy)
+
+    def is_idle(self) -> bool:
+        return not self.closed and not self.busy
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    def has_expired(self) -> bool:
+        return False
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    async def send(self, request: httpx.Request) -> Answer:
+        self.busy += 1
+        self.requests += 1
+        turn = self._connections.answers
+        try:
+            await turn.acquire()
+            if self.closed:
+                raise httpcore.ReadError
+        except BaseException:
+            await self._finish()
+            await self.aclose()
+            raise
+        return Answer(200, [], {}, self._parts(), self._last if request.url.path == "/last" else self._finish)
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        yield b"%d" % self.number
+
+    async def _finish(self) -> None:
+        self.busy -= 1
+
+    async def _last(self) -> None:
+        await self._finish()
+        await self.aclose()
+
+
+class Connections:
+    """Makes them when it is let."""
+
+    def __init__(self, may_share: bool = False, shared: bool = False) -> None:
+        self.made: list[Known] = []
+        self.under_way = 0
+        self.most_under_way = 0
+        self.dials = asyncio.Semaphore(0)
+        self.answers = asyncio.Semaphore(0)
+        self.failures = 0
+        self._may_share = may_share
+        self._shared = shared
+
+    def may_share(self, _request: httpx.Request) -> bool:
+        return self._may_share
+
+    async def connect(self, _request: httpx.Request) -> Known:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await self.dials.acquire()
+            if self.failures:
+                self.failures -= 1
+                raise httpcore.ConnectError
+        finally:
+            self.under_way -= 1
+        self.made.append(Known(self, len(self.made), self._shared))
+        return self.made[-1]
+
+    def let(self, dials: int = 0, answers: int = 0) -> None:
+        for turns, count in ((self.dials, dials), (self.answers, answers)):
+            for _ in range(count):
+                turns.release()
+
+
+CROWD = 200
+
+
+async def crowd(connections: AsyncPool, path: str = "/", **timeouts: float) -> list[asyncio.Task[str]]:
+    tasks = [asyncio.create_task(get(connections, 1, path, "https", **timeouts)) for _ in range(CROWD)]
+    await settle()
+    return tasks
+
+
+async def settle() -> None:
+    """Until nobody has anything to do but wait."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def run_crowd(
+    test: Callable[[AsyncPool, Connections], Awaitable[None]],
+    may_share: bool = False,
+    shared: bool = False,
+    **limits: Any,
+) -> None:
+    async def main() -> None:
+        connections = Connections(may_share, shared)
+        await test(AsyncPool(connections, httpx.Limits(**({"max_connections": CROWD} | limits))), connections)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_crowd_dials_a_few_and_shares_them() -> None:
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        tasks = await crowd(connections)
+        assert known.under_way == MOST_DIALS
+        known.let(dials=CROWD, answers=CROWD)
+        await asyncio.gather(*tasks)
+        assert len(known.made) == MOST_DIALS
+        assert {connection.requests for connection in known.made} <= {*range(1, 20)}
+
+    run_crowd(test)
+
+
+def test_who_waits_longest_has_the_first_that_comes_free() -> None:
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        tasks = await crowd(connections)
+        known.let(dials=MOST_DIALS)
+        for done in range(MOST_DIALS + 10):
+            known.let(answers=1)
+            await settle()
+            assert [task.done() for task in tasks[: done + 2]] == [True] * (done + 1) + [False]
+        known.let(answers=CROWD)
+        await asyncio.gather(*tasks)
+        assert len(known.made) == MOST_DIALS
+
+    run_crowd(test)
+
+
+def test_a_server_that_takes_its_time_has_as_many_as_it_may() -> None:
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        tasks = await crowd(connections)
+        known.let(dials=CROWD)
+        await asyncio.sleep(PATIENCE * 3)
+        assert len(known.made) == CROWD
+        known.let(answers=CROWD)
+        assert len(set(await asyncio.gather(*tasks))) == CROWD
+
+    run_crowd(test)
+
+
+def test_who_is_given_up_while_waiting_takes_nothing_along() -> None:
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        async def first() -> None:
+            await get(connections, 1, scheme="https")
+            tasks[next_in_turn].cancel()  # in the moment in which it is given what comes free
+
+        next_in_turn = MOST_DIALS - 1
+        one = asyncio.create_task(first())
+        tasks = await crowd(connections)
+        known.let(dials=MOST_DIALS)
+        await settle()
+        for task in tasks[next_in_turn + 5 :]:
+            task.cancel()
+        known.let(answers=CROWD)
+        done = await asyncio.gather(one, *tasks, return_exceptions=True)
+        assert sum(isinstance(each, str) for each in done) == next_in_turn + 4
+        assert len(known.made) == MOST_DIALS
+        assert await asyncio.gather(*(get(connections, 1, scheme="https") for _ in range(MOST_DIALS)))
+        assert len(known.made) == MOST_DIALS
+
+    run_crowd(test)
+
+
+def test_a_dial_that_fails_and_a_connection_that_ends_make_room_for_a_dial() -> None:
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        known.failures = CROWD // 2
+        tasks = await crowd(connections, "/last")
+        known.let(dials=CROWD, answers=CROWD)
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(isinstance(each, httpcore.ConnectError) for each in done) == CROWD // 2
+        assert len(known.made) == CROWD // 2
+        assert known.most_under_way == MOST_DIALS
+
+    run_crowd(test)
+
+
+def test_who_cannot_wait_dials() -> None:
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        tasks = await crowd(connections, pool=0.1)
+        assert known.under_way == CROWD
+        known.let(dials=CROWD, answers=CROWD)
+        await asyncio.gather(*tasks)
+
+    run_crowd(test)
+
+
+def test_nobody_waits_for_a_pool_that_is_closed() -> None:
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        tasks = await crowd(connections)
+        known.let(dials=1)
+        await settle()
+        await connections.aclose()
+        known.let(dials=MOST_DIALS, answers=1)
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(isinstance(each, httpcore.ReadError) for each in done) == 1
+        assert sum(isinstance(each, httpcore.ConnectError) for each in done) == CROWD - 1
+        assert all(connection.closed for connection in known.made)
+
+    run_crowd(test)
+
+
+def test_a_crowd_shares_one_where_that_can_be() -> None:
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        tasks = await crowd(connections)
+        await asyncio.sleep(PATIENCE * 1.5)
+        assert known.under_way == 1
+        known.let(dials=1, answers=CROWD)
+        assert set(await asyncio.gather(*tasks)) == {"0"}
+
+    run_crowd(test, may_share=True, shared=True)
+
+
+def test_what_might_have_been_shared_and_is_not_is_dialled_by_all() -> None:
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        tasks = await crowd(connections)
+        assert known.under_way == 1
+        known.let(dials=1)
+        await settle()
+        assert known.under_way == MOST_DIALS
+        known.let(dials=CROWD, answers=CROWD)
+        await asyncio.gather(*tasks)
+        assert len(known.made) <= MOST_DIALS + 1
+
+    run_crowd(test, may_share=True)
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_shared_dial_that_fails_holds_nobody_up_twice(given_up: bool) -> None:
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        tasks = await crowd(connections)
+        if given_up:
+            tasks[0].cancel()
+            await settle()
+            assert known.under_way == 1
+        else:
+            known.failures = 1
+            known.let(dials=1)
+            await settle()
+            assert known.under_way == CROWD - 1
+        known.let(dials=CROWD, answers=CROWD)
+        failed = [each for each in await asyncio.gather(*tasks, return_exceptions=True) if not isinstance(each, str)]
+        assert len(failed) == 1
+
+    run_crowd(test, may_share=True, shared=True)

@@ -21,7 +21,7 @@ import pytest
 from tests.unit.fake_node import IP, RunningNode
 from tests.unit.peers import LINGER_RESET, echo, peer, read_to_end, reset_after_some
 from ztclient.aio.handoff import ask_to_join
-from ztclient.v1 import node_pb2 as pb
+from ztclient.destination import Destination
 from ztnode.control.tcp_options import TcpOptions
 from ztnode.embedded import free_port
 from ztnode.forwarding.local import BACKLOG
@@ -313,6 +313,6 @@ def test_a_client_is_never_joined_to_two_connections(tmp_path: Path) -> None:
         with socket.create_connection(real.getsockname()) as near, pytest.MonkeyPatch.context() as patch:
             patch.setattr("ztclient.aio.handoff.CLAIM_TIMEOUT", 0.05)
             with pytest.raises(TimeoutError):
-                asyncio.run(ask_to_join(str(tmp_path / "w"), pb.DialRequest(ip=HOST, port=7), [], near))
+                asyncio.run(ask_to_join(str(tmp_path / "w"), Destination(HOST, 7), [], near))
             worker.close()
-            assert not asyncio.run(ask_to_join(str(tmp_path / "w"), pb.DialRequest(ip=HOST, port=7), [], near))
+            assert not asyncio.run(ask_to_join(str(tmp_path / "w"), Destination(HOST, 7), [], near))

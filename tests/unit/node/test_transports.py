@@ -52,7 +52,7 @@ def test_a_strangers_is_as_good_as_ours(monkeypatch: pytest.MonkeyPatch) -> None
     stranger.ztnode_transport = ztnode_transport  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stranger", stranger)
     found = importlib.metadata.EntryPoint("transport-pigeon", "stranger", plugins.GROUP)
-    monkeypatch.setattr(plugins, "entry_points", lambda **_: importlib.metadata.EntryPoints([found]))
+    monkeypatch.setattr(plugins, "_installed", lambda: [found])
     asked = WaysOut(("udp", "pigeon://coop", "tcp://a.example:1"))
     assert ways(asked) == ["udp", "pigeon://coop", "tcp://a.example:1"]
 

@@ -31,6 +31,7 @@ def spoken(*pieces: bytes, password: bool = False) -> tuple[ProxyServer, bytes]:
         (b"\4\1\0\x50\0\0\0\1\0peer.zt\0", Request(Command.CONNECT, "peer.zt", 80)),
         (b"CONNECT [fd00::1]:22 HTTP/1.1\r\nHost: x\r\n\r\n", Request(Command.CONNECT, "fd00::1", 22)),
         (b"GET http://Peer.ZT/ HTTP/1.1\r\n\r\n", Request(Command.FETCH, "peer.zt", 80)),
+        (b"GET http://peer.zt:/ HTTP/1.1\r\n\r\n", Request(Command.FETCH, "peer.zt", 80)),
         (b"HEAD http://[fd00::1]:8080?q HTTP/1.0\r\n\r\n", Request(Command.FETCH, "fd00::1", 8080)),
     ],
 )
@@ -65,6 +66,7 @@ def test_passwords() -> None:
         b"\0", b"\6\1\0", b"hello", b"\x16\3\1\2\0", b"\5\1\0\6\1\0\1", b"\5\1\0\5\1\0\3\1\n\0\x50",
         b"\5\1\0\5\1\0\3\0\0\x50",
         b"GET / HTTP/1.1\r\n\r\n", b"GET http://a/ HTTP/2.0\r\n\r\n", b"CONNECT a HTTP/1.1\r\n\r\n",
+        b"CONNECT a: HTTP/1.1\r\n\r\n",
         b"CONNECT a:0 HTTP/1.1\r\n\r\n", b"CONNECT a:70000 HTTP/1.1\r\n\r\n", b"CONNECT fe80::1%x:1 HTTP/1.1\r\n\r\n",
         b"GET http://a/ HTTP/1.1\r\n folded\r\n\r\n", b"GET http://a/ HTTP/1.1\r\nX : y\r\n\r\n",
         b"GET http://u@a/ HTTP/1.1\r\n\r\n", b"GET https://a/ HTTP/1.1\r\n\r\n", b"GET  http://a/ HTTP/1.1\r\n\r\n",

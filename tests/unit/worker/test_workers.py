@@ -39,7 +39,7 @@ from tests.unit.worker.worker_pair import (
 )
 from ztclient import handoff as client_handoff
 from ztclient.aio import handoff
-from ztclient.v1 import node_pb2 as pb
+from ztclient.destination import Destination
 from ztnode.node.api import DialError, StreamOptions
 from ztnode.node.handoffs import drop, give
 from ztnode.node.supervisor import Supervisor
@@ -320,7 +320,7 @@ async def test_a_client_may_ask_the_worker_itself(tmp_path: Path) -> None:
         idle: list[socket.socket] = []
         pair.a._slots[0].process._on_opened = opened.append  # type: ignore[union-attr]
         for nwid in ("", f"{NWID:016x}"):
-            dialled = await handoff.ask(path, pb.DialRequest(ip=B, port=port, network_id=nwid, congestion="bbr"), idle)
+            dialled = await handoff.ask(path, Destination(ip=B, port=port, network_id=nwid, congestion="bbr"), idle)
             assert dialled is not None
             accepted = fetch(await pair.b.accept(listener))
             with dialled, accepted:
@@ -329,7 +329,7 @@ async def test_a_client_may_ask_the_worker_itself(tmp_path: Path) -> None:
                 dialled.send(b"up")
                 assert await loop.sock_recv(accepted, 10) == b"up"
         for _ in range(3):
-            request = pb.DialRequest(ip=B, port=port)
+            request = Destination(ip=B, port=port)
             dialled = await asyncio.to_thread(client_handoff.ask, path, request, idle)
             fetch(await pair.b.accept(listener)).close()
             assert dialled is not None and len(idle) == 1, "one channel for all"
@@ -337,11 +337,11 @@ async def test_a_client_may_ask_the_worker_itself(tmp_path: Path) -> None:
         await until(lambda: len(opened) == 5)
         # What fails, what is no request, and what takes long is for the node.
         for request in (
-            pb.DialRequest(ip=B, port=port + 1),
-            pb.DialRequest(ip=B, port=port, network_id="1" * 16),
-            pb.DialRequest(ip=B, port=port, congestion="vegas"),
-            pb.DialRequest(ip="192.0.2.1", port=port),
-            pb.DialRequest(ip="10.121.0.99", port=port),
+            Destination(ip=B, port=port + 1),
+            Destination(ip=B, port=port, network_id="1" * 16),
+            Destination(ip=B, port=port, congestion="vegas"),
+            Destination(ip="192.0.2.1", port=port),
+            Destination(ip="10.121.0.99", port=port),
         ):
             assert await handoff.ask(path, request, idle) is None
         left = [each.figures["state"] for each in await pair.a.connections()]
