@@ -5,7 +5,7 @@ does.
     python -m tests.bench.count_request [--connections N ...] [--cpu] [--calls]
 
 One process, one thread: the worker's own loop, which reaches the peer's stack and the clients where it would wait.
-``--calls``: which functions are called. ``--tree``: of another checkout (``PYTHONPATH`` and its folder).
+``--calls``: which functions are called.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from ztnode.worker import protocol
 from ztnode.worker.splice import Splice
 from ztnode.worker.worker import Worker
 
-_WARM: Final = 200
+_WARM: Final = 50
 _MEASURED: Final = 300
+"""Turns; fewer where each has many requests."""
+_REQUESTS: Final = 2000
 _EVICTS: Final = 8 << 20
 """Bytes that are copied where caches are to be cold: some times the second level's."""
 
@@ -46,6 +48,7 @@ class Run:
         """Seconds of the worker's CPU for the requests of one turn, each divided by their number."""
         self._mode = mode
         self._rounds = 0
+        self.measured = max(30, min(_MEASURED, _REQUESTS // connections))
         self._spent = 0.0
         self._started = 0.0
         self._connections = connections
@@ -83,11 +86,12 @@ class Run:
         if timeout == 0.0:
             events = self._really_wait(0.0)
         else:
+            until = time.monotonic() + timeout if timeout > 0.0 else float("inf")
             while True:
                 self._far.turn()
                 self._be_clients()
                 events = self._really_wait(0.0)
-                if events or not self._worker._running:
+                if events or not self._worker._running or time.monotonic() >= until:
                     break
         if self._mode == "cold":
             self._evicted[:] = self._evictor
@@ -123,7 +127,7 @@ class Run:
             self.cpu.append(self._spent / self._connections)
         self._spent = 0.0
         self._rounds += 1
-        if self._rounds > _WARM + _MEASURED:
+        if self._rounds > _WARM + self.measured:
             worker.stop()
             return
         for position, client in enumerate(self._clients):
@@ -174,11 +178,11 @@ def main() -> None:
     checksum.use_numpy()
     print("connections   Python calls   built-in   byte codes   µs in caches   µs out of them")
     for connections in arguments.connections:
-        requests = _MEASURED * connections
         figures = ["", "", ""]
         if not arguments.cpu:
             counted = Run(connections, "calls")
             counted.measure()
+            requests = counted.measured * connections
             python = sum(count for name, count in counted.calls.items() if not name.startswith("("))
             coded = Run(connections, "opcodes")
             coded.measure()
@@ -190,10 +194,12 @@ def main() -> None:
             # What others do to the caches, and to the clock of a virtual machine, only adds: the quickest tenth tells.
             figures.append(f"{statistics.quantiles(timed.cpu, n=10)[0] * 1e6:.1f}")
         print(f"{connections:>11}{figures[0]:>15}{figures[1]:>11}{figures[2]:>13}{figures[3]:>15}{figures[4]:>17}")
-        if arguments.calls and not arguments.cpu:
+        if arguments.calls:
+            counted = Run(connections, "calls")
+            counted.measure()
             for name, count in counted.calls.most_common():
-                if count >= requests / 20:
-                    print(f"{count / requests:>10.2f}  {name}")
+                if count >= counted.measured * connections / 20:
+                    print(f"{count / counted.measured / connections:>10.2f}  {name}")
 
 
 if __name__ == "__main__":

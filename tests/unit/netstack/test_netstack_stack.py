@@ -96,6 +96,38 @@ def test_stacks_that_are_one_host_reach_each_other_by_its_address() -> None:
     assert two.counters["bad_source"] == 2, "the mark is that frame's alone"
 
 
+@VERSIONS
+def test_who_was_let_in_before_is_looked_at_again_when_addresses_change(ours: str, theirs: str) -> None:
+    """A source that was good becomes our own address: its packets are forgeries from then on. And nobody fills our
+    memory with sources that are made up."""
+    bits = 24 if ours == A4 else 64
+    target = stack(1, MAC_A, f"{ours}/{bits}")
+
+    def receive(source: bytes) -> None:
+        destination = packed(ours)
+        pseudo = checksum.pseudo_sum(source, destination, ipv4.PROTOCOL_TCP) + tcp.HEADER_LENGTH
+        header = tcp.build(tcp.Header(1000, 80, 1, 0, tcp.SYN, 1000))
+        field = checksum.finish(checksum.region_sum(header) + pseudo)
+        segment = header[:16] + field.to_bytes(2, "big") + header[18:]
+        if len(source) == 4:
+            packet = ipv4.build(ipv4.Header(source, destination, ipv4.PROTOCOL_TCP, len(segment), 64, 1, 0)) + segment
+            frame = ethernet.build(target.ports[0].mac, ethernet.mac_bytes(MAC_B), ethernet.TYPE_IPV4) + packet
+        else:
+            packet = ipv6.build(ipv6.Header(source, destination, ipv4.PROTOCOL_TCP, len(segment), 64)) + segment
+            frame = ethernet.build(target.ports[0].mac, ethernet.mac_bytes(MAC_B), ethernet.TYPE_IPV6) + packet
+        target.receive(0, [memoryview(frame)], 0.0)
+
+    for _ in range(2):
+        receive(packed(theirs))
+    assert target.tcp.counters["resets_sent"] == 2, "nobody listens"
+    target.update_port(0, PortConfig(MAC_A, 1500, (f"{ours}/{bits}", f"{theirs}/{bits}")), 0.0)
+    receive(packed(theirs))
+    assert target.counters["bad_source"] == 1 and target.tcp.counters["resets_sent"] == 2
+    for number in range(5000):
+        receive(packed(theirs)[:-2] + (number + 300).to_bytes(2, "big"))
+    assert len(target.ports[0].familiar) <= 4096
+
+
 # --- two hosts ---
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from ztnode.netstack.stack import Stack
 from ztnode.ring import Ring
 from ztnode.worker import protocol
+from ztnode.worker.poller import Poller
 from ztnode.worker.worker import ChannelClosed, Worker
 
 
@@ -207,3 +209,15 @@ def test_started_by_hand_it_says_who_starts_it() -> None:
     assert result.returncode == 1
     assert "ztnode serve" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="needs Linux' eventfd")
+def test_a_bell_that_nobody_reads_rings_each_time() -> None:
+    poller, bell = Poller(), os.eventfd(0, os.EFD_NONBLOCK)
+    assert poller.wake_by(bell)
+    for _ in range(3):
+        os.eventfd_write(bell, 1)
+        assert [fd for fd, _ in poller.wait(10)] == [bell]
+        assert poller.wait(0) == [], "once for each time"
+    poller.dispatch([(bell, 1)])
+    os.close(bell)

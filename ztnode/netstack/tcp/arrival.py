@@ -107,7 +107,7 @@ def batch_end(tcb: ControlBlock, now: float) -> None:
     if acks.unacked:
         rcv.arrived_at = now
         acks.decide(now, rcv.mss)
-    if (acks.unacked or rcv.queue.size) and not marks.noticed:
+    if (acks.unacked or rcv.queue.size) and not tcb.noticed:
         tcb.layer.notify(tcb)
     if acks.due:
         tcb.layer.want_flush(tcb)

@@ -110,15 +110,27 @@ class SegmentWriter:
         # 32-bit words add as well as 16-bit ones (``ztnode.wire.checksum``).
         total = self._sum + length + seq + ack + _TEXT_FLAGS + window + wire.TIMESTAMPS_WORD + tsval + recent
         field = -(total + region_sum(text)) % MODULUS
-        options = (wire.TIMESTAMPS_WORD, tsval, recent)
         if self._v4:
             ip_length = length + 20
-            ip_field = -(self._ip_sum + ip_length) % MODULUS
-            start = (self._before, ip_length, self._middle, ip_field, self._after)
-            head = _HEAD_V4_TIMESTAMPS.pack(*start, seq, ack, _TEXT_FLAGS, window, field, 0, *options)
+            head = _HEAD_V4_TIMESTAMPS.pack(
+                self._before,
+                ip_length,
+                self._middle,
+                -(self._ip_sum + ip_length) % MODULUS,
+                self._after,
+                seq,
+                ack,
+                _TEXT_FLAGS,
+                window,
+                field,
+                0,
+                wire.TIMESTAMPS_WORD,
+                tsval,
+                recent,
+            )
         else:
-            start6 = (self._before, length, self._middle)
-            head = _HEAD_V6_TIMESTAMPS.pack(*start6, seq, ack, _TEXT_FLAGS, window, field, 0, *options)
+            start = (self._before, length, self._middle, seq, ack, _TEXT_FLAGS, window, field, 0)
+            head = _HEAD_V6_TIMESTAMPS.pack(*start, wire.TIMESTAMPS_WORD, tsval, recent)
         # One part costs whoever takes the frame less than two, up to some size.
         return (head + text,) if length < _ONE_PART else (head, text)
 

@@ -59,7 +59,7 @@ def all_arrived(tcb: ControlBlock, ack: int, now: float) -> bool:
     buffer = snd.buffer
     buffer.acknowledge(ack)
     tcb.link.flow.confirm(now)
-    if not tcb.marks.noticed:
+    if not tcb.noticed:
         tcb.layer.notify(tcb)
     if buffer.end > ack:
         tcb.layer.want_flush(tcb)

@@ -81,7 +81,6 @@ class TcpLayer:
         """Those whose unread payload may be borrowed memory."""
         self.fresh: list[TcpConnection | TcpListener] = []
         """What ``ready`` would give."""
-        self._ready_listeners: set[TcpListener] = set()
         self._challenges = TokenBucket(self.config.challenge_acks_per_second)
         self._resets = TokenBucket(_RESETS_PER_SECOND)
 
@@ -392,10 +391,8 @@ class TcpLayer:
     def ready(self) -> list[TcpConnection | TcpListener]:
         """Connections and listeners whose properties changed since the last call, each once."""
         ready, self.fresh = self.fresh, []
-        self._ready_listeners.clear()
         for item in ready:
-            if isinstance(item, TcpConnection):
-                item.marks.noticed = False
+            item.noticed = False
         return ready
 
     # --- sockets ---
@@ -523,15 +520,14 @@ class TcpLayer:
 
     def notify(self, tcb: ControlBlock) -> None:
         """The owner should look."""
-        if not tcb.marks.noticed:
-            assert isinstance(tcb, TcpConnection)  # all that ``_create`` makes are
-            tcb.marks.noticed = True
-            self.fresh.append(tcb)
+        if not tcb.noticed:
+            tcb.noticed = True
+            self.fresh.append(tcb)  # type: ignore[arg-type]  # all that ``_create`` makes are connections
 
     def notify_listener(self, listener: TcpListener) -> None:
         """Somebody can be accepted, or the listener failed."""
-        if listener not in self._ready_listeners:
-            self._ready_listeners.add(listener)
+        if not listener.noticed:
+            listener.noticed = True
             self.fresh.append(listener)
 
     def count(self, reason: str) -> None:

@@ -37,6 +37,7 @@ class TcpListener:
         "error",
         "half_open",
         "local",
+        "noticed",
         "owner",
         "port",
         "port_index",
@@ -57,6 +58,8 @@ class TcpListener:
         """Only for this network; None for all."""
         self.local = local
         """Only for this address; None for all."""
+        self.noticed = False
+        """Named in the next ``TcpLayer.ready()``."""
         self.backlog = backlog
         self.config = config
         """Of the connections that it accepts."""

@@ -131,7 +131,7 @@ class Timers:
 class LayerMarks:
     """On which lists of the layer the connection is. Only the layer and ``arrival.batch_end`` change these."""
 
-    __slots__ = ("dirty", "noticed", "removed", "scheduled", "touched")
+    __slots__ = ("dirty", "removed", "scheduled", "touched")
 
     def __init__(self) -> None:
         self.scheduled: float | None = None
@@ -142,8 +142,6 @@ class LayerMarks:
         """Met by the batch at hand."""
         self.removed = False
         """Its figures are among those of the past."""
-        self.noticed = False
-        """Named in the next ``ready()``."""
 
 
 class ControlBlock:
@@ -160,6 +158,7 @@ class ControlBlock:
         "link",
         "listener",
         "marks",
+        "noticed",
         "orphan_asks_since",
         "orphaned",
         "owner",
@@ -197,6 +196,8 @@ class ControlBlock:
         self.timestamps = Timestamps(timestamp_offset)
         self.timers = Timers()
         self.marks = LayerMarks()
+        self.noticed = False
+        """Named in the next ``TcpLayer.ready()``."""
         self.predicts = PREDICTS_NOTHING
         """What header prediction may take, see ``ending.predict``."""
         self.brief = False
@@ -223,7 +224,7 @@ class ControlBlock:
 
     def notify(self) -> None:
         """The owner should look."""
-        if not self.marks.noticed:
+        if not self.noticed:
             self.layer.notify(self)
 
     def renew_segment_size(self) -> bool:
