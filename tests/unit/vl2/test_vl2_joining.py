@@ -85,6 +85,29 @@ def test_events_name_what_changed(wire: Wire) -> None:
         node.leave(NWID, wire.now)
 
 
+def test_another_token_is_shown_soon_and_the_end_is_said(wire: Wire) -> None:
+    def tokens() -> list[str]:
+        asked = wire.sent(ALICE, CONTROLLER, VERB_NETWORK_CONFIG_REQUEST)
+        return [RequestMetadata.parse_dictionary(ConfigRequest.parse(each).metadata).auth_token for each in asked]
+
+    node = wire.add(ALICE)
+    node.join(NWID, wire.now, auth_token="first")
+    assert node.has_news
+    wire.settle()
+    assert not node.has_news, "they were taken"
+    node.join(NWID, wire.now)
+    node.join(NWID, wire.now, auth_token="second")
+    node.ask_again(NWID + 1, wire.now)
+    wire.configs[ALICE] = member_config(ALICE)
+    wire.run(1)
+    assert tokens() == ["token:first", "token:second"]
+    before = len(wire.sent(ALICE, CONTROLLER))
+    node.say_goodbye(wire.now)
+    assert len(wire.sent(ALICE, CONTROLLER)) == before + 1
+    (figures,) = node.figures()
+    assert figures.nwid == NWID and node.network(NWID + 1) is None
+
+
 def test_silence_is_answered_with_retries_that_slow_down(wire: Wire) -> None:
     wire.add(ALICE).join(NWID, wire.now)
     start = wire.now
