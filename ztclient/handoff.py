@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 import time
@@ -98,6 +99,7 @@ def ask(path: str, to: Destination, idle: list[socket.socket]) -> Connection | N
     try:
         message = direct_request(to)
         channel = tell(message, idle) or _new_channel(path, message)
+        _answers(channel, patience(to))
         asked = asked_for(channel, to)
         answered = asked is not None
         return asked
@@ -152,6 +154,20 @@ def ready(channel: socket.socket) -> None:
     channel.settimeout(None)
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         channel.setsockopt(socket.SOL_SOCKET, option, _TIMEOUT)
+
+
+def patience(to: Destination) -> float:
+    """Seconds for which the worker's answer is waited for."""
+    return min(to.timeout or PATIENCE, PATIENCE)
+
+
+def _answers(channel: socket.socket, seconds: float) -> None:
+    """Wait for an answer. Raises TimeoutError. The channel's own patience is longer than a hurried dial's, and would
+    begin anew with each signal."""
+    poller = select.poll()
+    poller.register(channel, select.POLLIN)
+    if not poller.poll(seconds * 1000):
+        raise TimeoutError(errno.ETIMEDOUT, "the stack worker does not answer")
 
 
 def _new_channel(path: str, message: bytes) -> socket.socket:

@@ -16,7 +16,6 @@ from tests.unit.fake_node import IP, NWID, RunningNode
 from tests.unit.peers import echo, peer
 from ztclient import aio, handoff
 from ztclient.aio import dialling
-from ztclient.aio import handoff as aio_handoff
 from ztclient.destination import Destination
 from ztnode.node.api import StreamOptions
 
@@ -76,7 +75,7 @@ def test_of_many_dials_at_once_on_an_event_loop_the_node_sees_one(
 ) -> None:
     """More than wait in the worker's queue, too."""
     monkeypatch.setattr(dialling, "HEAD_START", 20)
-    monkeypatch.setattr(aio_handoff, "PATIENCE", 20)
+    monkeypatch.setattr(handoff, "PATIENCE", 20)
     running_node.node.direct_dials = True
 
     async def main() -> None:
@@ -122,10 +121,25 @@ def test_what_nothing_comes_of_the_node_is_asked(
 ) -> None:
     started = time.monotonic()
     with pytest.raises(kind, match=reason):
-        node.create_connection((host, 8), 0.8)
+        node.create_connection((host, 8), handoff.PATIENCE + 0.3)
     assert time.monotonic() - started < 3
     assert running_node.node.asked == [(host, 8, 0)]
     assert running_node.node.dials[-1][:2] == (host, 8)
+
+
+def test_a_worker_that_does_not_answer_takes_no_more_than_the_time_that_there_is(
+    node: ztclient.Node, running_node: RunningNode
+) -> None:
+    async def main() -> None:
+        client = aio.Node(state=running_node.state)
+        await client.dial(HOST, 7, 5)
+        with pytest.raises(TimeoutError, match=r"no answer from 198.51.100.1:8 within 0.1 s"):
+            await client.dial("198.51.100.1", 8, 0.1)
+
+    with pytest.raises(TimeoutError, match=r"no answer from 198.51.100.1:8 within 0.1 s"):
+        node.create_connection(("198.51.100.1", 8), 0.1)
+    asyncio.run(main())
+    assert len(running_node.node.asked) == 2 and len(running_node.node.dials) == 2
 
 
 def test_a_worker_out_of_reach_is_no_hindrance(node: ztclient.Node, running_node: RunningNode, tmp_path: Path) -> None:
