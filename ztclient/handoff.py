@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 import time
+from array import array
 from typing import TYPE_CHECKING
 
 from ztclient.forms import packed_ip
@@ -45,6 +46,8 @@ _WORD_BYTES = 64
 _DESCRIPTOR = struct.Struct("i")
 _ROOM = socket.CMSG_LEN(_DESCRIPTOR.size) if hasattr(socket, "CMSG_LEN") else 0  # Windows knows none of it
 _CLOSED_BY_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+"""A worker that is gone is not the end of a program that wants SIGPIPE to be."""
 _TIMEOUT = struct.pack("@ll", int(PATIENCE), round(PATIENCE % 1 * 1e6))
 """A struct timeval."""
 
@@ -144,9 +147,11 @@ def tell(message: bytes, idle: list[socket.socket], *ends: socket.socket) -> soc
 def send(channel: socket.socket, message: bytes, *ends: socket.socket) -> None:
     """Send a request, and what goes with it. Raises OSError."""
     if ends:
-        socket.send_fds(channel, [message], [end.fileno() for end in ends])
+        # socket.send_fds has a parameter for flags, and drops them.
+        rights = array("i", [end.fileno() for end in ends])
+        channel.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _NO_SIGNAL)
     else:
-        channel.send(message)
+        channel.send(message, _NO_SIGNAL)
 
 
 def ready(channel: socket.socket) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +32,8 @@ def node(running_node: RunningNode) -> Iterator[ztclient.Node]:
         running_node.serve(HOST, 7, real)
         client = ztclient.Node(state=running_node.state)
         assert not client.control.direct_path
-        client.create_connection((HOST, 7), 5).close()
+        with client.create_connection((HOST, 7), 5) as connected:  # has the same names as those that follow
+            assert connected.getpeername() == (HOST, 7) and connected.getsockname()[0] == IP
         assert client.control.direct_path == str(running_node.node.handoff_path)
         assert len(running_node.node.dials) == 1 and not running_node.node.asked
         yield client
@@ -140,6 +143,19 @@ def test_a_worker_that_does_not_answer_takes_no_more_than_the_time_that_there_is
         node.create_connection(("198.51.100.1", 8), 0.1)
     asyncio.run(main())
     assert len(running_node.node.asked) == 2 and len(running_node.node.dials) == 2
+
+
+def test_a_worker_that_is_gone_does_not_end_a_program_that_wants_sigpipe_to() -> None:
+    program = """
+import signal, socket
+from ztclient import handoff
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+for ends in ((), (socket.socket(),)):
+    channel, far = socket.socketpair()
+    far.close()
+    assert handoff.tell(b"request", [channel], *ends) is None
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
 
 
 def test_a_worker_out_of_reach_is_no_hindrance(node: ztclient.Node, running_node: RunningNode, tmp_path: Path) -> None:
