@@ -24,8 +24,9 @@ from ztclient.integrations.httpx_http1 import Answer
 MOST_DIALS: Final = 32
 """Under way to one origin before further requests wait for a connection that comes free."""
 PATIENCE: Final = 0.15
-"""Seconds between two looks at those who wait: where too few connections come free for them, all dial."""
-LONGEST_WAIT: Final = 1.0
+"""Seconds between two looks at those who wait: where no connection came free for them, or too few at two looks, all
+dial."""
+LONGEST_WAIT: Final = 2.0
 """Seconds in which, at the rate since the last look, the last of them should have one; and the longest that dials under
 way are waited for."""
 
@@ -86,6 +87,8 @@ class _Origin:
         """Connections, for those who wait, since they were looked at last."""
         self.look: asyncio.TimerHandle | None = None
         self.waits_since = 0.0
+        self.too_few = False
+        """At the last look."""
 
 
 class AsyncPool:
@@ -191,6 +194,7 @@ class AsyncPool:
         origin.waiting.append(turn)
         if origin.look is None:
             origin.waits_since = loop.time()
+            origin.too_few = False
             self._look_later(origin)
         try:
             return await turn
@@ -216,9 +220,11 @@ class AsyncPool:
             return
         waited = asyncio.get_running_loop().time() - origin.waits_since
         under_way = origin.dialling > 0 and (origin.may_share or waited < LONGEST_WAIT)
-        if not under_way and origin.came_free * LONGEST_WAIT / PATIENCE < len(origin.waiting):
+        before, too_few = origin.too_few, origin.came_free * LONGEST_WAIT / PATIENCE < len(origin.waiting)
+        if too_few and not under_way and (before or not origin.came_free):
             self._let_dial(origin, len(origin.waiting))
         else:
+            origin.too_few = too_few and not under_way
             self._look_later(origin)
 
     def _let_dial(self, origin: _Origin, count: int) -> None:

@@ -9,7 +9,6 @@ that may be given several times is a list in the file and words with spaces betw
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +97,8 @@ def given(ctx: click.Context, name: str) -> bool:
 
 def read(path: Path, command: click.Command) -> dict[str, Any]:
     """The values of a file for click's ``default_map``. Raises click.UsageError that names what is wrong and where."""
+    import tomllib  # most have no file
+
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)

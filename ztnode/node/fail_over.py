@@ -28,7 +28,8 @@ DOWN_AFTER: Final = 10.0
 """The same for one that says itself that it is down."""
 LINGER: Final = 12.0
 """Seconds for which a transport that is left still receives."""
-LOOK_EVERY: Final = 0.25
+LOOK_EVERY: Final = 1.0
+"""Seconds; each look wakes a node that has nothing to do."""
 MAX_ASKED: Final = 4096
 
 

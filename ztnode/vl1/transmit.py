@@ -183,9 +183,8 @@ class Transmit:
         code = _VERBS[verb]
         messages = [(code, *payload) if isinstance(payload, tuple) else (code, payload) for payload in payloads]
         endpoint = path.endpoint
-        try:
-            queue = self._queue[endpoint]
-        except KeyError:
+        queue = self._queue.get(endpoint)  # which is not there when there is but one batch, as mostly
+        if queue is None:
             queue = self._queue[endpoint] = []
         cipher = cipher_for(peer)
         mtu = path.mtu

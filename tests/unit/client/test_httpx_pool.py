@@ -14,9 +14,10 @@ pytest.importorskip("httpx")
 import httpcore
 import httpx
 
+from ztclient.integrations import httpx_pool
 from ztclient.integrations.httpx_connect import Connector
 from ztclient.integrations.httpx_http1 import Answer
-from ztclient.integrations.httpx_pool import MOST_DIALS, PATIENCE, AsyncPool
+from ztclient.integrations.httpx_pool import MOST_DIALS, AsyncPool
 
 
 class Server:
@@ -233,7 +234,30 @@ def test_what_has_expired_is_closed_though_its_origin_is_not_asked_again() -> No
     run(test)
 
 
-# A crowd: which requests dial, and which wait for a connection that comes free
+# A crowd: which requests dial, and which wait for a connection that comes free. Time passes when it is told to.
+
+
+class Clock(asyncio.SelectorEventLoop):
+    """One whose time can be put forward."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, nobody loses it by himself."""
+    monkeypatch.setattr(httpx_pool, "PATIENCE", httpx_pool.PATIENCE * 10_000)
+    monkeypatch.setattr(httpx_pool, "LONGEST_WAIT", httpx_pool.LONGEST_WAIT * 10_000)
+
+
+async def until_the_next_look() -> None:
+    clock = asyncio.get_running_loop()
+    assert isinstance(clock, Clock)
+    clock.ahead += httpx_pool.PATIENCE
+    await settle()
 
 
 class Known:
@@ -347,7 +371,8 @@ def run_crowd(
         connections = Connections(may_share, shared)
         await test(AsyncPool(connections, httpx.Limits(**({"max_connections": CROWD} | limits))), connections)
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(main())
 
 
 def test_a_crowd_dials_a_few_and_shares_them() -> None:
@@ -381,7 +406,8 @@ def test_a_server_that_takes_its_time_has_as_many_as_it_may() -> None:
     async def test(connections: AsyncPool, known: Connections) -> None:
         tasks = await crowd(connections)
         known.let(dials=CROWD)
-        await asyncio.sleep(PATIENCE * 3)
+        await settle()
+        await until_the_next_look()
         assert len(known.made) == CROWD
         known.let(answers=CROWD)
         assert len(set(await asyncio.gather(*tasks))) == CROWD
@@ -453,7 +479,7 @@ def test_nobody_waits_for_a_pool_that_is_closed() -> None:
 def test_a_crowd_shares_one_where_that_can_be() -> None:
     async def test(connections: AsyncPool, known: Connections) -> None:
         tasks = await crowd(connections)
-        await asyncio.sleep(PATIENCE * 1.5)
+        await until_the_next_look()
         assert known.under_way == 1
         known.let(dials=1, answers=CROWD)
         assert set(await asyncio.gather(*tasks)) == {"0"}
@@ -517,3 +543,24 @@ def test_a_shared_dial_that_fails_holds_nobody_up_twice(given_up: bool) -> None:
         assert len(failed) == 1
 
     run_crowd(test, may_share=True, shared=True)
+
+
+@pytest.mark.parametrize(
+    ("come_free", "all_dial"),
+    [([0], True), ([1, 1], True), ([1, 20, 1, 20], False), ([20, 0], True), ([20, 20, 20], False)],
+)
+def test_all_dial_where_too_few_come_free(come_free: list[int], all_dial: bool) -> None:
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        tasks = await crowd(connections)
+        known.let(dials=CROWD)
+        await settle()
+        for count in come_free:
+            assert len(known.made) == MOST_DIALS
+            known.let(answers=count)
+            await settle()
+            await until_the_next_look()
+        assert (len(known.made) > MOST_DIALS) == all_dial
+        known.let(answers=CROWD)
+        await asyncio.gather(*tasks)
+
+    run_crowd(test)

@@ -107,7 +107,7 @@ def test_the_same_seed_is_the_same_run() -> None:
 
 class Exchange:
     """Two owners that take turns, mostly: who has got what the other was to say answers with something of its own, at
-    once or after a while, in one piece or in several."""
+    once or after a while, in one piece or in several. Now and then one interrupts the other, or nobody reads."""
 
     def __init__(self, world: World, client: TcpConnection, server: TcpConnection, turns: int) -> None:
         self._world, self._rng = world, random.Random(world.seed)
@@ -115,24 +115,27 @@ class Exchange:
         self._turns = turns
         self._missing = 0
         self._pieces: list[bytes] = []
-        self._not_before = 0.0
+        self._not_before = self._deaf_until = 0.0
         self._speaker = 1
 
     def pump(self) -> None:
         rng, now = self._rng, self._world.now
-        for end in self._ends:
+        for end in self._ends if now >= self._deaf_until else ():
             self._missing -= sum(map(len, end.read(1 << 30)))
         if not self._missing and not self._pieces and self._turns:
             self._turns -= 1
             self._speaker ^= 1
-            self._pieces = [
-                bytes(rng.choice([1, 100, 700, 1400, 3000, 40_000])) for _ in range(rng.choice([1, 1, 1, 1, 2, 3]))
-            ]
+            sizes = [1, 100, 700, 1400, 3000, 4500, 40_000]
+            self._pieces = [bytes(rng.choice(sizes)) for _ in range(rng.choice([1, 1, 1, 1, 2, 3]))]
             self._missing = sum(map(len, self._pieces))
             self._not_before = now + rng.choice([0, 0, 0, 0.001, 0.01, 0.7])
+            self._deaf_until = now + rng.choice([0, 0, 0, 0.5])
         while self._pieces and now >= self._not_before:
             self._ends[self._speaker].write(self._pieces.pop(0))
             self._not_before = now + rng.choice([0, 0, 0.001, 0.05])
+            if rng.random() < 0.3:
+                self._ends[self._speaker ^ 1].write(b"wait")
+                self._missing += 4
 
     def run(self) -> None:
         world = self._world
@@ -152,9 +155,12 @@ def segments_of(seed: int) -> list[tuple[float, str, bytes]]:
     """What both ends send, and when, in an exchange over a link that is good or bad."""
     rng = random.Random(seed)
     pick = rng.choice
-    config = TcpConfig(congestion=pick(["cubic", "newreno", "bbr"]), receive_buffer=pick([4096, 65536, 262144]))
+    buffer = pick([4096, 65536, 262144])
+    config = TcpConfig(
+        congestion=pick(["cubic", "newreno", "bbr"]), receive_buffer=buffer, receive_buffer_max=pick([buffer, 1 << 20])
+    )
     world = World(seed=seed, mtu=pick([576, 1500, 2800]), config_a=config, config_b=config)
-    bad = pick([0, 0, 1])
+    bad = pick([0, 1, 1])
     world.impair(
         loss=pick([0, 0.01, 0.1]) * bad,
         duplicate=pick([0, 0.05]) * bad,
@@ -177,6 +183,7 @@ def segments_of(seed: int) -> list[tuple[float, str, bytes]]:
     return sent
 
 
+@pytest.mark.timeout(0 if SEEDS > 1000 else 120)
 def test_the_short_ways_of_requests_and_answers_send_what_the_long_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """``output.alone`` and ``incoming_ack.all_arrived`` are there for speed: not a bit of any segment, nor the moment
     when it is sent, may depend on them."""
