@@ -8,7 +8,8 @@
 
 With no further argument the node is found as ``ztclient.discovery`` says. A dialled or accepted connection is a real,
 connected ``socket.socket``: timeouts, ``ssl``, ``select``, asyncio and every HTTP library work on it unchanged. It is a
-local socket, whose other end the node's stack holds, so ``getpeername()`` gives a loopback address.
+local socket, whose other end the node's stack holds: ``getpeername()`` of a dialled one gives the address on the
+overlay, but a loopback address where the node is reached by TCP.
 """
 
 from __future__ import annotations

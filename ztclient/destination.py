@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, NamedTuple
+
+from ztclient.forms import format_host_port
 
 if TYPE_CHECKING:
     from ztclient.v1 import node_pb2 as pb
@@ -25,7 +28,10 @@ class Destination(NamedTuple):
     """The name of its congestion control; empty: the node's."""
 
     def message(self, waited: float = 0.0) -> pb.DialRequest:
-        """For the node, when so many seconds are over already. Raises ValueError."""
+        """For the node, when so many seconds are over already. Raises ValueError, and TimeoutError when all are."""
+        if 0 < self.timeout <= waited:
+            target = format_host_port(self.ip, self.port)
+            raise TimeoutError(errno.ETIMEDOUT, f"no answer from {target} within {self.timeout:g} s")
         from ztclient.times import duration
         from ztclient.v1 import node_pb2 as pb
 
@@ -37,5 +43,5 @@ class Destination(NamedTuple):
             congestion=self.congestion,
         )
         if self.timeout:
-            request.timeout.CopyFrom(duration(max(self.timeout - waited, 0.001)))
+            request.timeout.CopyFrom(duration(self.timeout - waited))
         return request

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ztclient import byte_relay, byte_stream, handoff
 from ztclient.forms import is_numeric
+from ztclient.overlay_socket import connection
 
 if TYPE_CHECKING:
     from ztclient.channel import Control
@@ -39,11 +40,11 @@ def join(control: Control, to: Destination, end: socket.socket, timeout: float) 
 
     if control.address.scheme == "unix":
         answer: pb.DialResponse = control.call(control.stub.Dial, to.message(), timeout)
-        connection = answer.connection
+        made = answer.connection
         try:
-            handed = handoff.join(connection.handoff_path, connection.token, end)
+            handed = handoff.join(made.handoff_path, made.token, end)
         except (FileNotFoundError, PermissionError):  # as in connected_socket
-            first = pb.StreamRequest(token=connection.token)
+            first = pb.StreamRequest(token=made.token)
         else:
             if handed is not None:
                 byte_relay.start(end.dup(), handed)
@@ -60,14 +61,15 @@ def _by_stream(control: Control, to: Destination, timeout: float) -> socket.sock
     return byte_stream.open_stream(control, pb.StreamRequest(dial=to.message()), timeout)
 
 
-def connected_socket(control: Control, connection: pb.Connection) -> socket.socket:
+def connected_socket(control: Control, made: pb.Connection) -> socket.socket:
     """The socket of a connection that Dial or Accept gave, by hand-off where that is possible."""
     from ztclient.v1 import node_pb2 as pb
 
-    if connection.handoff_path:
+    if made.handoff_path:
         try:
-            return handoff.claim(connection.handoff_path, connection.token)
+            plain = handoff.claim(made.handoff_path, made.token)
+            return connection(plain, (made.local.ip, made.local.port), (made.remote.ip, made.remote.port))
         except (FileNotFoundError, PermissionError):
             # The control socket was brought into a container and the worker's was not: the stream goes there too.
             pass
-    return byte_stream.open_stream(control, pb.StreamRequest(token=connection.token), handoff.CLAIM_TIMEOUT)
+    return byte_stream.open_stream(control, pb.StreamRequest(token=made.token), handoff.CLAIM_TIMEOUT)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 import time
+from array import array
 from typing import TYPE_CHECKING
 
 from ztclient.forms import packed_ip
@@ -44,6 +46,8 @@ _WORD_BYTES = 64
 _DESCRIPTOR = struct.Struct("i")
 _ROOM = socket.CMSG_LEN(_DESCRIPTOR.size) if hasattr(socket, "CMSG_LEN") else 0  # Windows knows none of it
 _CLOSED_BY_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+"""A worker that is gone is not the end of a program that wants SIGPIPE to be."""
 _TIMEOUT = struct.pack("@ll", int(PATIENCE), round(PATIENCE % 1 * 1e6))
 """A struct timeval."""
 
@@ -98,6 +102,7 @@ def ask(path: str, to: Destination, idle: list[socket.socket]) -> Connection | N
     try:
         message = direct_request(to)
         channel = tell(message, idle) or _new_channel(path, message)
+        _answers(channel, patience(to))
         asked = asked_for(channel, to)
         answered = asked is not None
         return asked
@@ -142,9 +147,11 @@ def tell(message: bytes, idle: list[socket.socket], *ends: socket.socket) -> soc
 def send(channel: socket.socket, message: bytes, *ends: socket.socket) -> None:
     """Send a request, and what goes with it. Raises OSError."""
     if ends:
-        socket.send_fds(channel, [message], [end.fileno() for end in ends])
+        # socket.send_fds has a parameter for flags, and drops them.
+        rights = array("i", [end.fileno() for end in ends])
+        channel.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _NO_SIGNAL)
     else:
-        channel.send(message)
+        channel.send(message, _NO_SIGNAL)
 
 
 def ready(channel: socket.socket) -> None:
@@ -152,6 +159,20 @@ def ready(channel: socket.socket) -> None:
     channel.settimeout(None)
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         channel.setsockopt(socket.SOL_SOCKET, option, _TIMEOUT)
+
+
+def patience(to: Destination) -> float:
+    """Seconds for which the worker's answer is waited for."""
+    return min(to.timeout or PATIENCE, PATIENCE)
+
+
+def _answers(channel: socket.socket, seconds: float) -> None:
+    """Wait for an answer. Raises TimeoutError. The channel's own patience is longer than a hurried dial's, and would
+    begin anew with each signal."""
+    poller = select.poll()
+    poller.register(channel, select.POLLIN)
+    if not poller.poll(seconds * 1000):
+        raise TimeoutError(errno.ETIMEDOUT, "the stack worker does not answer")
 
 
 def _new_channel(path: str, message: bytes) -> socket.socket:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from ztclient.handoff import (
     CLAIM_TIMEOUT,
     JOINED,
-    PATIENCE,
     QUEUE_POLL,
     asked_for,
     direct_request,
     give_back,
+    patience,
     ready,
     receive,
     send,
@@ -47,7 +47,7 @@ async def claim(path: str, token: bytes) -> socket.socket:
 async def ask(path: str, to: Destination, idle: list[socket.socket]) -> Connection | None:
     """As ``ztclient.handoff.ask``; what it gives does not block."""
     with contextlib.suppress(OSError, ValueError), contextlib.ExitStack() as undo:
-        channel = await _asked(undo, path, to, PATIENCE, idle)
+        channel = await _asked(undo, path, to, patience(to), idle)
         asked = asked_for(channel, to)
         if asked is not None:
             asked.setblocking(False)

@@ -23,7 +23,7 @@ from ztclient import aio
 from ztclient.integrations.httpx_connect import Connector, core_request
 from ztclient.integrations.httpx_errors import CONNECTING, READING, WRITING, mapped
 from ztclient.integrations.httpx_pool import AsyncPool
-from ztclient.integrations.httpx_stream import AsyncStream
+from ztclient.integrations.httpx_stream import AsyncStream, is_readable
 from ztclient.node import Node
 from ztclient.web import as_node
 
@@ -72,7 +72,7 @@ class _Stream(httpcore.NetworkStream):
             case "server_addr":
                 return self._sock.getpeername()
             case "is_readable":
-                return _is_readable(self._sock)
+                return is_readable(self._sock)
             case _:
                 return None
 
@@ -201,13 +201,3 @@ class _Body(httpx.SyncByteStream):
 
 def _context(verify: Any) -> tls.SSLContext:
     return verify if isinstance(verify, tls.SSLContext) else httpx.create_ssl_context(verify=verify)
-
-
-def _is_readable(sock: Any) -> bool:
-    import select
-
-    if sock.fileno() < 0:
-        return True
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    return bool(poller.poll(0))

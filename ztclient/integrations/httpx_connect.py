@@ -55,7 +55,11 @@ class Connector:
         encrypted = stream.get_extra_info("ssl_object")
         chosen = encrypted.selected_alpn_protocol() if encrypted is not None else None
         if chosen == "h2" or (self._http2 and not self._http1):
-            return Http2Connection(stream, request, self._keepalive)
+            try:
+                return Http2Connection(stream, request, self._keepalive)
+            except BaseException:  # where h2 is not installed
+                await stream.aclose()
+                raise
         return Http1Connection(stream, self._keepalive)
 
     async def _stream(self, request: httpx.Request) -> httpcore.AsyncNetworkStream:

@@ -101,7 +101,8 @@ class Http1Connection:
     async def _send_head(self, request: httpx.Request, timeout: float | None) -> bytes:
         """What of it waits for the body."""
         try:
-            head = h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
+            target = request.extensions.get("target", request.url.raw_path)  # such as the * of OPTIONS
+            head = h11.Request(method=request.method, target=target, headers=request.headers.raw)
             data = self._state.send(head)
         except h11.LocalProtocolError as error:
             raise httpcore.LocalProtocolError(str(error)) from error

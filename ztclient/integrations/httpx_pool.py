@@ -10,7 +10,6 @@ and the others wait for the first of these that comes free; a server that takes 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -68,11 +67,18 @@ class Connector(Protocol):
         """A connection to the request's origin. Raises what httpcore raises."""
 
 
+_Key = tuple[str, bytes, int | None]
+"""Scheme, host and port."""
+
+
 class _Origin:
     """What there is for one origin. While somebody waits nothing is free."""
 
-    def __init__(self, may_share: bool) -> None:
+    def __init__(self, key: _Key, may_share: bool) -> None:
+        self.key = key
         self.may_share = may_share
+        self.requests = 0
+        """Under way."""
         self.free: list[Connection] = []
         self.dialling = 0
         self.waiting: deque[asyncio.Future[Connection | None]] = deque()
@@ -98,7 +104,10 @@ class AsyncPool:
         self._all: set[Connection] = set()
         self._dialling = 0
         self._closings = 0
-        self._origins: dict[tuple[str, bytes, int | None], _Origin] = {}
+        self._origins: dict[_Key, _Origin] = {}
+        """Those with requests or free connections."""
+        self._free: dict[Connection, _Origin] = {}
+        """Of all origins; what came free first is the first."""
 
     async def send(self, request: httpx.Request) -> httpx.Response:
         """The answer, whose stream must be closed. Raises what httpcore raises, PoolTimeout among it; the stream raises
@@ -113,14 +122,16 @@ class AsyncPool:
                 await self._turns.acquire()  # at once
         except TimeoutError:
             raise httpcore.PoolTimeout(f"{self._most} requests are under way") from None
+        url = request.url
+        key = url.scheme, url.raw_host, url.port
+        if (origin := self._origins.get(key)) is None:
+            origin = self._origins[key] = _Origin(key, self._connector.may_share(request))
+        origin.requests += 1
         try:
-            url = request.url
-            key = url.scheme, url.raw_host, url.port
-            if (origin := self._origins.get(key)) is None:
-                origin = self._origins[key] = _Origin(self._connector.may_share(request))
             connection, answer = await self._sent(origin, request, patience, closings)
         except BaseException:
             self._turns.release()
+            self._over(origin)
             raise
         body = _Body(answer, request, lambda: self._end(origin, connection))
         return httpx.Response(answer.status, headers=answer.headers, stream=body, extensions=answer.extensions)
@@ -130,9 +141,11 @@ class AsyncPool:
         closing = list(self._all)
         self._closings += 1
         self._all.clear()
-        for origin in self._origins.values():
+        self._free.clear()
+        for origin in list(self._origins.values()):
             origin.free.clear()
             self._let_dial(origin, len(origin.waiting))
+            self._forget(origin)
         for connection in closing:
             await connection.aclose()
 
@@ -162,6 +175,7 @@ class AsyncPool:
         """One that is free or comes free; None: dial."""
         while origin.free:
             connection = origin.free.pop()
+            del self._free[connection]
             if connection.is_closed() or connection.has_expired():
                 await self._close(origin, connection)
             elif connection.is_available():
@@ -221,6 +235,8 @@ class AsyncPool:
                 count -= 1
 
     async def _dial(self, origin: _Origin, request: httpx.Request) -> Connection:
+        while self._free and (oldest := next(iter(self._free))).has_expired():
+            await self._close(self._free[oldest], oldest)  # nobody may ever ask its origin again
         while len(self._all) + self._dialling >= self._most and (idle := self._idle()) is not None:
             await self._close(*idle)
         self._dialling += 1
@@ -244,28 +260,36 @@ class AsyncPool:
         return connection
 
     def _idle(self) -> tuple[_Origin, Connection] | None:
-        for origin in self._origins.values():
-            for position, connection in enumerate(origin.free):
-                if connection.is_idle():
-                    return origin, origin.free.pop(position)
+        for connection, origin in self._free.items():
+            if connection.is_idle():
+                return origin, connection
         return None
 
     async def _end(self, origin: _Origin, connection: Connection) -> None:
         self._turns.release()
-        await self._put_back(origin, connection)
+        try:
+            await self._put_back(origin, connection)
+        finally:
+            self._over(origin)
+
+    def _over(self, origin: _Origin) -> None:
+        origin.requests -= 1
+        self._forget(origin)
+
+    def _forget(self, origin: _Origin) -> None:
+        if not origin.requests and not origin.free:
+            self._origins.pop(origin.key, None)
 
     async def _put_back(self, origin: _Origin, connection: Connection) -> None:
         if connection.is_closed() or connection not in self._all or (origin.waiting and connection.has_expired()):
             self._let_dial(origin, 1)
             await self._close(origin, connection)
         elif connection.is_available():
-            if origin.waiting or not connection.is_idle() or self._kept() < self._most_kept:
-                self._offer(origin, connection)
-            else:
-                await self._close(origin, connection)
-
-    def _kept(self) -> int:
-        return sum(len(origin.free) for origin in self._origins.values())
+            self._offer(origin, connection)
+            while len(self._free) > self._most_kept and (idle := self._idle()) is not None:
+                await self._close(*idle)
+        elif connection.is_idle():  # it failed, and has no other request
+            await self._close(origin, connection)
 
     def _offer(self, origin: _Origin, connection: Connection) -> None:
         while origin.waiting:
@@ -274,14 +298,15 @@ class AsyncPool:
                 turn.set_result(connection)
                 origin.came_free += 1
                 return
-        if not connection.shared or connection not in origin.free:
+        if self._free.pop(connection, None) is None:
             origin.free.append(connection)
+        self._free[connection] = origin
 
     async def _close(self, origin: _Origin, connection: Connection) -> None:
         self._all.discard(connection)
-        if connection.shared:
-            with contextlib.suppress(ValueError):
-                origin.free.remove(connection)
+        if self._free.pop(connection, None) is not None:
+            origin.free.remove(connection)
+            self._forget(origin)
         await connection.aclose()
 
 

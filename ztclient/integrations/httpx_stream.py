@@ -7,6 +7,7 @@ that is a tenth.
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl as tls
 from typing import Any, Final, Self, cast
 
@@ -130,7 +131,9 @@ class AsyncStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
             case "server_addr":
                 return self._ends[1]
             case "is_readable":  # of a connection that is idle: something came, if only the end
-                return bool(self._received) or self._ended or self._transport.is_closing()
+                known = bool(self._received) or self._ended or self._transport.is_closing()
+                # A loop that was busy meanwhile has not read it yet.
+                return known or is_readable(self._transport.get_extra_info("socket"))
             case _:
                 return self._transport.get_extra_info(info)
 
@@ -185,6 +188,18 @@ class AsyncStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
             self._set_timer()
         elif not self._arrival.done():
             self._arrival.set_exception(TimeoutError())
+
+
+def is_readable(sock: Any) -> bool:
+    """Whether a read would not wait: there is something, the end, or nothing to read from any more."""
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        return True
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _wake(waiting: asyncio.Future[None] | None) -> None:

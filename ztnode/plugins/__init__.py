@@ -66,7 +66,10 @@ def _may_have_plugins() -> bool:
     if any(hasattr(finder, "find_distributions") and finder is not PathFinder for finder in sys.meta_path):
         return True
     section = f"[{GROUP}]".encode()
-    for path in sys.path:
+    for place in sys.path:
+        if not isinstance(place, str | os.PathLike):
+            continue  # as Python's own import does
+        path = os.fsdecode(place)
         if path.lower().endswith(".egg"):
             return True  # an old way, of which hardly any are left
         try:
@@ -74,7 +77,7 @@ def _may_have_plugins() -> bool:
                 folders = [entry.path for entry in entries if entry.name.lower().endswith((".dist-info", ".egg-info"))]
         except NotADirectoryError:
             return True  # a zip archive
-        except OSError:
+        except (OSError, ValueError):  # it is not there, or no path at all
             continue
         for folder in folders:
             try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,6 @@ from tests.unit.fake_node import IP, NWID, RunningNode
 from tests.unit.peers import echo, peer
 from ztclient import aio, handoff
 from ztclient.aio import dialling
-from ztclient.aio import handoff as aio_handoff
 from ztclient.destination import Destination
 from ztnode.node.api import StreamOptions
 
@@ -31,7 +32,8 @@ def node(running_node: RunningNode) -> Iterator[ztclient.Node]:
         running_node.serve(HOST, 7, real)
         client = ztclient.Node(state=running_node.state)
         assert not client.control.direct_path
-        client.create_connection((HOST, 7), 5).close()
+        with client.create_connection((HOST, 7), 5) as connected:  # has the same names as those that follow
+            assert connected.getpeername() == (HOST, 7) and connected.getsockname()[0] == IP
         assert client.control.direct_path == str(running_node.node.handoff_path)
         assert len(running_node.node.dials) == 1 and not running_node.node.asked
         yield client
@@ -76,7 +78,7 @@ def test_of_many_dials_at_once_on_an_event_loop_the_node_sees_one(
 ) -> None:
     """More than wait in the worker's queue, too."""
     monkeypatch.setattr(dialling, "HEAD_START", 20)
-    monkeypatch.setattr(aio_handoff, "PATIENCE", 20)
+    monkeypatch.setattr(handoff, "PATIENCE", 20)
     running_node.node.direct_dials = True
 
     async def main() -> None:
@@ -122,10 +124,38 @@ def test_what_nothing_comes_of_the_node_is_asked(
 ) -> None:
     started = time.monotonic()
     with pytest.raises(kind, match=reason):
-        node.create_connection((host, 8), 0.8)
+        node.create_connection((host, 8), handoff.PATIENCE + 0.3)
     assert time.monotonic() - started < 3
     assert running_node.node.asked == [(host, 8, 0)]
     assert running_node.node.dials[-1][:2] == (host, 8)
+
+
+def test_a_worker_that_does_not_answer_takes_no_more_than_the_time_that_there_is(
+    node: ztclient.Node, running_node: RunningNode
+) -> None:
+    async def main() -> None:
+        client = aio.Node(state=running_node.state)
+        await client.dial(HOST, 7, 5)
+        with pytest.raises(TimeoutError, match=r"no answer from 198.51.100.1:8 within 0.1 s"):
+            await client.dial("198.51.100.1", 8, 0.1)
+
+    with pytest.raises(TimeoutError, match=r"no answer from 198.51.100.1:8 within 0.1 s"):
+        node.create_connection(("198.51.100.1", 8), 0.1)
+    asyncio.run(main())
+    assert len(running_node.node.asked) == 2 and len(running_node.node.dials) == 2
+
+
+def test_a_worker_that_is_gone_does_not_end_a_program_that_wants_sigpipe_to() -> None:
+    program = """
+import signal, socket
+from ztclient import handoff
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+for ends in ((), (socket.socket(),)):
+    channel, far = socket.socketpair()
+    far.close()
+    assert handoff.tell(b"request", [channel], *ends) is None
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
 
 
 def test_a_worker_out_of_reach_is_no_hindrance(node: ztclient.Node, running_node: RunningNode, tmp_path: Path) -> None:

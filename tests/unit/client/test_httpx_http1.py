@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -12,6 +13,7 @@ pytest.importorskip("httpx")
 import httpcore
 import httpx
 
+from ztclient.integrations.httpx_connect import Connector
 from ztclient.integrations.httpx_http1 import LONGEST_HEAD, Http1Connection
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -150,6 +152,33 @@ def test_a_body_that_is_known_leaves_with_its_head() -> None:
         stream = Stream(WHOLE)
         await answered(Http1Connection(stream, None), request("POST", content=pieces()))
         assert stream.written[1:] == [b"3\r\none\r\n", b"3\r\ntwo\r\n", b"0\r\n\r\n"]
+
+    run(test)
+
+
+def test_the_target_may_be_one_that_is_no_path() -> None:
+    async def test() -> None:
+        stream = Stream(WHOLE)
+        await answered(Http1Connection(stream, None), request("OPTIONS", extensions={"target": b"*"}))
+        assert stream.written[0].startswith(b"OPTIONS * HTTP/1.1\r\nHost: 10.1.2.3\r\n")
+
+    run(test)
+
+
+def test_a_connection_that_cannot_be_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpcore raises RuntimeError where h2 is not installed."""
+
+    async def test() -> None:
+        stream = Stream()
+
+        async def dial(*_: object) -> Stream:
+            return stream
+
+        monkeypatch.delattr("httpcore.AsyncHTTP2Connection")
+        connector = Connector(dial, ssl_context=ssl.create_default_context(), keepalive=None, http1=False, http2=True)
+        with pytest.raises(AttributeError):
+            await connector.connect(request())
+        assert stream.closed
 
     run(test)
 

@@ -200,6 +200,40 @@ def test_a_connection_to_another_origin_makes_room() -> None:
     run(test)
 
 
+def test_who_was_asked_once_keeps_nobody_from_keeping_a_connection() -> None:
+    """Of those that are kept the oldest goes, and of an origin that has none and no request nothing is left."""
+
+    async def test(server: Server, port: int) -> None:
+        async with contextlib.AsyncExitStack() as undo:
+            others = [await undo.enter_async_context(serving()) for _ in range(5)]
+            connections = pool(max_keepalive_connections=2)
+            for _, elsewhere in others:
+                await get(connections, elsewhere)
+            assert [await get(connections, port) for _ in range(3)] == ["1.1", "1.2", "1.3"]
+            for other, _ in others[:4]:
+                await other.left.acquire()
+            assert [other.open for other, _ in others] == [0, 0, 0, 0, 1]
+            assert len(connections._origins) == 2
+            await connections.aclose()
+            assert not connections._origins
+
+    run(test)
+
+
+def test_what_has_expired_is_closed_though_its_origin_is_not_asked_again() -> None:
+    async def test(server: Server, port: int) -> None:
+        async with serving() as (other, elsewhere):
+            connections = pool(keepalive_expiry=0.01)
+            await get(connections, elsewhere)
+            await asyncio.sleep(0.05)
+            await get(connections, port)
+            await other.left.acquire()
+            assert len(connections._origins) == 1
+            await connections.aclose()
+
+    run(test)
+
+
 # A crowd: which requests dial, and which wait for a connection that comes free. Time passes when it is told to.
 
 
@@ -465,6 +499,30 @@ def test_what_might_have_been_shared_and_is_not_is_dialled_by_all() -> None:
         assert len(known.made) <= MOST_DIALS + 1
 
     run_crowd(test, may_share=True)
+
+
+def test_a_shared_connection_that_failed_and_stays_open_is_closed() -> None:
+    """As httpcore's of HTTP/2 after an error: it takes no more requests, and says neither that it is closed."""
+
+    async def test(connections: AsyncPool, known: Connections) -> None:
+        class Failed(Known):
+            def is_available(self) -> bool:
+                return False
+
+            async def send(self, request: httpx.Request) -> Answer:
+                raise httpcore.RemoteProtocolError
+
+        async def connect(_request: httpx.Request) -> Known:
+            known.made.append(Failed(known, 0, True))
+            return known.made[-1]
+
+        known.connect = connect  # type: ignore[method-assign]
+        with pytest.raises(httpcore.RemoteProtocolError):
+            await get(connections, 1)
+        assert known.made[0].closed
+        assert not connections._all
+
+    run_crowd(test, may_share=True, shared=True)
 
 
 @pytest.mark.parametrize("given_up", [False, True])

@@ -54,6 +54,19 @@ def run(request: pytest.FixtureRequest) -> Runner:
     return cast(Runner, request.param)
 
 
+def test_an_end_that_the_loop_has_not_seen_yet_is_seen(run: Runner) -> None:
+    """Who worked for a while without the loop asks next on a connection that the server has closed meanwhile."""
+
+    async def main() -> None:
+        async with connected() as (stream, far):
+            await asyncio.sleep(0)
+            assert not stream.get_extra_info("is_readable")
+            far.close()
+            assert stream.get_extra_info("is_readable")
+
+    run(main())
+
+
 def test_what_comes_is_read_in_order_and_the_end(run: Runner) -> None:
     async def main() -> None:
         async with connected() as (stream, far):

@@ -62,7 +62,7 @@ def test_bytes_both_ways_and_half_close(reached: tuple[RunningNode, ztclient.Nod
     with peer(echo) as real:
         running.serve(HOST, 7, real)
         with ztclient.create_connection((HOST, 7), 5, node=node) as connected:
-            assert type(connected) is socket.socket
+            assert isinstance(connected, socket.socket)
             connected.sendall(b"hello")
             assert connected.recv(5) == b"hello"
             connected.shutdown(socket.SHUT_WR)

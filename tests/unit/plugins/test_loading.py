@@ -53,6 +53,11 @@ def test_plugins_of_others_are_found_however_they_are_installed(
 
     assert list(plugins._installed()) == []
     assert installed("theirs-1.dist-info")
+    sys.path[:1] = [tmp_path / "ours"]  # type: ignore[list-item]
+    assert installed("theirs-1.dist-info")
+    sys.path[:1] = [None, "no\0path", str(tmp_path / "ours")]  # type: ignore[list-item]
+    assert list(plugins._installed()) == []
+    del sys.path[:2]
     assert installed("theirs.egg-info")
     sys.path.insert(0, str(tmp_path / "ours/theirs.egg"))
     assert installed("theirs.egg/EGG-INFO")
