@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from tests.lab.places import unavailable
 
 COUNT = 1000
 WHAT = {"requests": "ask", "connects": "row", "connects-apart": "apart"}
+STARTS = 2.0
+"""Seconds after which perf records."""
 LONGEST = 32
 """Steps of a chain; what is longer is no request."""
 _LINE = re.compile(r"\s*(\d+) \[\d+\] +(\d+\.\d+): +sched:(sched_\w+): (.*)")
@@ -82,17 +85,20 @@ class Trace:
             if before < 0 or len(steps) == LONGEST:
                 return None
             woken, by = self.woken[pid][before]
-            # It may have been put aside since, and run again.
-            first = bisect.bisect_left(self._ran[pid], woken)
-            if first == len(self._ran[pid]) or self._ran[pid][first] > at:
-                return None
-            steps.append(Step(pid, woken, self._ran[pid][first], at))
+            steps.append(Step(pid, woken, self._first_run(pid, woken, at), at))
             pid, at = by, woken
-        last = bisect.bisect_left(self._ran[client], at) - 1
-        if last < 0:
+        before = bisect.bisect_left(self.woken[client], (at, 0)) - 1
+        if before < 0:
             return None
-        steps.append(Step(client, self._ran[client][last], self._ran[client][last], at))
+        began = self._first_run(client, self.woken[client][before][0], at)
+        steps.append(Step(client, began, began, at))
         return steps[::-1]
+
+    def _first_run(self, pid: int, woken: float, until: float) -> float:
+        """When it began to run; it may have been put aside since, and run again. Where a core was idle some kernels do
+        not say."""
+        first = bisect.bisect_left(self._ran[pid], woken)
+        return self._ran[pid][first] if first < len(self._ran[pid]) and self._ran[pid][first] <= until else woken
 
 
 def table(found: list[list[Step]], names: dict[int, str]) -> Table:
@@ -143,6 +149,7 @@ def main() -> int:
             file = Path(folder) / who
             events = ("-e", "sched:sched_switch", "-e", "sched:sched_waking")
             with subprocess.Popen([perf, "record", "-q", "-a", *events, "-o", str(file)]) as recorder:
+                time.sleep(STARTS)
                 said = place.run(WHAT[arguments.of], real_peer.WEB_PORT, arguments.count)
                 recorder.terminate()
             script = [perf, "script", "-i", str(file), "-F", "tid,cpu,time,event,trace"]
