@@ -24,6 +24,7 @@ from typing import Any
 from tests.unit.vl1.vl1_network import IDENTITIES, planet
 from ztnode.node.assembly import Parts
 from ztnode.node.data_path import DataPath
+from ztnode.node.early import Early
 from ztnode.node.events import Events
 from ztnode.node.fail_over import FailOver
 from ztnode.node.home import Home
@@ -62,7 +63,16 @@ class Member:
         home = Home(MemoryStore())
         transport = FailOver([("udp", self.udp)])
         parts = Parts(
-            home, self.vl1, self.vl2, None, Documents(home, Complaints()), transport, [], None, LocalConf(), {NWID: b""}
+            home,
+            self.vl1,
+            self.vl2,
+            None,
+            Documents(home, Complaints()),
+            transport,
+            Early(),
+            None,
+            LocalConf(),
+            {NWID: b""},
         )
         ports = Ports()
         ports.open(NWID)

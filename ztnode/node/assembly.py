@@ -19,6 +19,7 @@ import pluggy
 
 from ztnode import plugins
 from ztnode.hookspecs import Datagrams
+from ztnode.node.early import Early
 from ztnode.node.fail_over import FailOver
 from ztnode.node.home import Home
 from ztnode.node.identity_pool import generate_identity, usable_cores
@@ -53,7 +54,7 @@ MAX_PEERS_OF_LEAF: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a node is made of. ``transport`` is open, and the roots are greeted; ``early``: the batches that came since.
+    """What a node is made of. ``transport`` is open, and the roots are greeted; ``early``: what came since.
     ``lease``: None where nothing can take the state from it; ``kept_networks``: those of the last run with their
     configurations."""
 
@@ -63,7 +64,7 @@ class Parts:
     controller: Controller | None
     documents: Documents
     transport: FailOver
-    early: list[Datagrams]
+    early: Early
     lease: Lease | None
     local_conf: LocalConf
     kept_networks: Mapping[int, bytes]
@@ -96,9 +97,9 @@ async def assemble(options: NodeOptions, manager: pluggy.PluginManager, waiting:
         identity = await home.identity(_make_identity, options.identity)
         _tell_unused(home, local_conf)
         vl1 = _make_vl1(options, home, identity, planet, moons, local_conf)
-        early: list[Datagrams] = []
+        early = Early()
         undo.push_async_callback(transport.close)
-        await _open(transport, options, home, local_conf, early.append)
+        await _open(transport, options, home, local_conf, early.hold)
         if opened.lease is None or opened.lease.is_held():
             for endpoint, datagrams in vl1.to_send():
                 transport.send(endpoint, datagrams)

@@ -121,8 +121,10 @@ class Node:
         await self._memberships.start(parts.kept_networks, options.networks)
         self._pump_now()
         parts.transport.hand_to(self._path.receive)
-        while parts.early:
-            self._path.receive(parts.early.pop(0))
+        for batch in parts.early.take():
+            self._path.receive(batch)
+        if parts.early.dropped:
+            parts.vl1.counters["drop_early"] += parts.early.dropped
         self._memory.start()
         await self._supervisor.start()
 
