@@ -42,7 +42,6 @@ from ztnode.worker.protocol import LaneTerms, LaneUp, LaneUsed
 if TYPE_CHECKING:
     from ztnode.netstack.frame import Frame
     from ztnode.wire.aes_gmac_siv import AesGmacSiv
-    from ztnode.wire.buffer import Buffer
 
 _PLAIN_AES: Final = CIPHER_AES_GMAC_SIV << 3
 _SUITE_AND_HOPS: Final = 0x3F
@@ -55,7 +54,6 @@ _ETHERTYPE: Final = 9
 _IDS: Final = 0xFFFFFFFFFFFFFFFF
 _U64: Final = struct.Struct(">Q")
 _MACS: Final = 12
-_ETHERNET_HEADER: Final = 14
 
 
 class Lane:
@@ -65,15 +63,18 @@ class Lane:
         self.id = up.id
         self.index = up.index
         """The stack's port."""
-        self.peer_mac = mac_bytes(up.peer_mac)
+        self.heads: tuple[bytes, ...] = ()
+        """Ethernet headers of the frames that it carries, 14 bytes each."""
         self.until = 0.0
         """Monotonic seconds until which the terms hold."""
-        self.ethertypes: frozenset[bytes] = frozenset()
         self.opened_ids: list[bytes] = []
         """Of packets that were taken, until the node is told."""
         self._own = up.own.to_bytes(5, "big")
         self._peer = up.peer.to_bytes(5, "big")
-        self._macs = mac_bytes(up.own_mac) + self.peer_mac
+        own_mac, peer_mac = mac_bytes(up.own_mac), mac_bytes(up.peer_mac)
+        self._macs_in, self._macs_out = own_mac + peer_mac, peer_mac + own_mac
+        self._heads_in: frozenset[bytes] = frozenset()
+        """Of the plaintexts that it takes: verb, network, EtherType."""
         self._head = _FRAME + up.nwid.to_bytes(8, "big")
         self._open = cipher.open
         self._seal = cipher.seal
@@ -96,7 +97,9 @@ class Lane:
 
     def agree(self, terms: LaneTerms) -> None:
         """From now on these terms hold."""
-        self.ethertypes = frozenset(ethertype.to_bytes(2, "big") for ethertype in terms.ethertypes)
+        ethertypes = [ethertype.to_bytes(2, "big") for ethertype in terms.ethertypes]
+        self.heads = tuple(self._macs_out + ethertype for ethertype in ethertypes)
+        self._heads_in = frozenset(self._head + ethertype for ethertype in ethertypes)
         self.until = terms.until
 
     def used(self) -> LaneUsed:
@@ -173,22 +176,14 @@ class Lane:
         if plaintext is None:
             self._invalid += 1
             return
-        if (
-            plaintext[:_ETHERTYPE] != self._head
-            or plaintext[_ETHERTYPE:_FRAME_HEADER] not in self.ethertypes
-            or now >= self.until
-        ):
+        if plaintext[:_FRAME_HEADER] not in self._heads_in or now >= self.until:
             rest.append(packet)
             return
         self._seen.is_new(wire_id)
         self.opened_ids.append(wire_id)
-        frames.append(memoryview(self._macs + plaintext[_ETHERTYPE:]))
+        frames.append(memoryview(self._macs_in + plaintext[_ETHERTYPE:]))
 
     # Out
-
-    def carries(self, head: Buffer, now: float) -> bool:
-        """Whether a frame to the peer that begins with ``head`` may take the lane."""
-        return now < self.until and bytes(head[_MACS:_ETHERNET_HEADER]) in self.ethertypes
 
     def seal(self, frames: Sequence[Frame], now: float) -> list[bytes]:
         """Datagrams for frames that it carries; the first part of each begins with its Ethernet header."""
@@ -196,11 +191,12 @@ class Lane:
         room = mtu - OFFSET_VERB
         verb = self._head
         datagrams: list[bytes] = []
+        plain = 0
         for frame in frames:
             head = frame[0]
             parts = (verb, head[_MACS:], *frame[1:])
             length = sum(map(len, parts))
-            self._octets_sent += length + _MACS - len(verb)
+            plain += length
             self._next_id = packet_id = self._next_id + 1 & _IDS
             associated = self._whole if length <= room else self._in_fragments
             sealed = self._seal(_U64.pack(packet_id), associated, parts)
@@ -209,6 +205,7 @@ class Lane:
             else:
                 datagrams += split(sealed, mtu)
         self._sent += len(frames)
+        self._octets_sent += plain + len(frames) * (_MACS - len(verb))
         self._datagrams_sent += len(datagrams)
         self._datagram_octets_sent += sum(map(len, datagrams))
         self._last_sent = now

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ztnode.netstack.frame import Frame
     from ztnode.ring import Record
 
+ETHERNET_HEADER: Final = 14
 TELL_SECONDS: Final = 0.1
 """From the first frame until the node is told: what it decides by, such as whether a path is dead, takes longer."""
 
@@ -45,8 +46,9 @@ class Lanes:
         self._loop = loop
         self._tell = tell
         self._lanes: dict[int, tuple[Lane, socket.socket]] = {}
-        self.by_mac: dict[bytes, tuple[Lane, socket.socket]] = {}
-        """By the peer's MAC. (A MAC is of one network: it follows from the network's id and the peer's address.)"""
+        self.by_head: dict[bytes, tuple[Lane, socket.socket]] = {}
+        """By the Ethernet headers that they carry. (A MAC is of one network: it follows from the network's id and the
+        peer's address.)"""
         self._used: dict[int, Lane] = {}
         self._due = 0.0
         self._many: ManyDatagrams | None = None
@@ -68,13 +70,20 @@ class Lanes:
         except BaseException:
             sock.close()
             raise
-        self._lanes[lane.id] = self.by_mac[lane.peer_mac] = lane, sock
+        self._lanes[lane.id] = lane, sock
 
     def agree(self, terms: LaneTerms) -> None:
         """From now on these terms hold for a lane."""
         found = self._lanes.get(terms.id)
         if found is not None:
+            self._forget(found[0])
             found[0].agree(terms)
+            self.by_head.update(dict.fromkeys(found[0].heads, found))
+
+    def _forget(self, lane: Lane) -> None:
+        for head in lane.heads:
+            if (found := self.by_head.get(head)) is not None and found[0] is lane:
+                del self.by_head[head]
 
     def down(self, number: int) -> None:
         """Give a lane up: its frames go by the ring; what is in its socket is still read."""
@@ -82,8 +91,7 @@ class Lanes:
         if found is None:
             return
         lane, sock = found
-        if self.by_mac.get(lane.peer_mac) == found:
-            del self.by_mac[lane.peer_mac]
+        self._forget(lane)
         self._on_readable(lane, sock, READ)
         self._loop.poller.unregister(sock.fileno())
         sock.close()
@@ -107,24 +115,23 @@ class Lanes:
 
     def send(self, frames: Sequence[tuple[int, Frame]], now: float) -> list[tuple[int, Frame]]:
         """Send what a lane carries; the rest, in order."""
-        by_mac = self.by_mac
+        by_head = self.by_head
         rest: list[tuple[int, Frame]] = []
-        shares: dict[bytes, list[tuple[int, Frame]]] = {}
+        shares: dict[int, tuple[Lane, socket.socket, list[Frame]]] = {}
         for record in frames:
-            head = record[1][0]
-            mac = bytes(head[:6])
-            found = by_mac.get(mac)
-            if found is not None and found[0].index == record[0] and found[0].carries(head, now):
-                share = shares.get(mac)
-                if share is None:
-                    shares[mac] = [record]
-                else:
-                    share.append(record)
-            else:
+            index, frame = record
+            found = by_head.get(bytes(frame[0][:ETHERNET_HEADER]))
+            if found is None or found[0].index != index or now >= found[0].until:
                 rest.append(record)
-        for mac, share in shares.items():
-            lane, sock = by_mac[mac]
-            dropped = self._sender.send(sock, lane.seal([parts for _, parts in share], now), None)
+                continue
+            lane, sock = found
+            share = shares.get(lane.id)
+            if share is None:
+                shares[lane.id] = lane, sock, [frame]
+            else:
+                share[2].append(frame)
+        for lane, sock, share_of_frames in shares.values():
+            dropped = self._sender.send(sock, lane.seal(share_of_frames, now), None)
             if dropped:
                 lane.dropped += dropped
                 self.counters["lane_datagrams_dropped"] += dropped

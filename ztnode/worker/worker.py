@@ -246,7 +246,7 @@ class Worker:
             if self._blocked:
                 return
         frames = self.stack.to_send(now)
-        if frames and self._lanes.by_mac:
+        if frames and self._lanes.by_head:
             frames = self._lanes.send(frames, now)
         if not frames:
             return
