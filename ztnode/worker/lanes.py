@@ -56,7 +56,11 @@ class Lanes:
 
     def up(self, message: LaneUp, descriptor: int) -> None:
         """Take a lane over; its socket is ours now. Raises OSError, ValueError for what cannot be one."""
-        sock = socket.socket(fileno=descriptor)
+        try:
+            sock = socket.socket(fileno=descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
         try:
             # 7 MB and 16 ms that a worker without a lane does without.
             from ztnode.wire.aes_gmac_siv import AesGmacSiv
