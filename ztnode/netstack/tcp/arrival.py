@@ -106,13 +106,13 @@ def batch_end(tcb: ControlBlock, now: float) -> None:
     acks = rcv.acks
     if acks.unacked:
         rcv.arrived_at = now
-        acks.decide(now, rcv.mss)
+        delay = acks.decide(now, rcv.mss)
+        if delay:
+            tcb.layer.delay_ack(tcb, delay, now)
     if (acks.unacked or rcv.queue.size) and not tcb.noticed:
         tcb.layer.notify(tcb)
     if acks.due:
         tcb.layer.want_flush(tcb)
-    elif acks.delayed_at is not None:
-        tcb.layer.schedule(tcb, acks.delayed_at)
 
 
 def _process_pending(tcb: ControlBlock, now: float) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
+from ztnode.netstack.tcp.ack_delays import AckDelays
 from ztnode.netstack.tcp.arrival import batch_end
 from ztnode.netstack.tcp.arrival import segment as segment_arrived
 from ztnode.netstack.tcp.connection import TcpConnection
@@ -70,8 +71,9 @@ class TcpLayer:
         self._time_wait = TimeWaitTable(self.config.time_wait_max)
         self._time_wait_recent = 0.0
         self._heap = TimerHeap(self._connections, next_deadline)
+        self._ack_delays = AckDelays()
         # Attributes of the services that connections use, without a step between: they are asked for each request.
-        self.schedule = self._heap.schedule
+        self.delay_ack = self._ack_delays.enter
         self.may_hold = self.unacked.share
         self.wrote = self.unacked.wrote
         self.dirty: list[ControlBlock] = []
@@ -358,7 +360,10 @@ class TcpLayer:
     # --- timers and output ---
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is due; not after the earliest deadline, perhaps before it."""
-        due = self._heap.next_due()
+        due = self._heap.next_due(self.now)
+        acknowledgement = self._ack_delays.next_due()
+        if acknowledgement is not None and (due is None or acknowledgement < due):
+            due = acknowledgement
         if self._time_wait.entries and (expiry := self._time_wait.next_expiry()) is not None:
             # Nobody waits for an entry to expire, so several are removed together, at most once a second.
             expiry = max(expiry, self._time_wait_recent + 1.0)
@@ -370,7 +375,7 @@ class TcpLayer:
         """Everything that is due: retransmission, delayed ACKs, probes, TIME-WAIT."""
         self.now = now
         # Scheduled again only after all were taken: a deadline that only the flush moves would be taken for ever.
-        for tcb in self._heap.pop_due(now):
+        for tcb in dict.fromkeys((*self._ack_delays.pop_due(now), *self._heap.pop_due(now))):
             handle_timer(tcb, now)
             self.want_flush(tcb)  # which also enters its next deadline
         if self._time_wait:
@@ -383,9 +388,10 @@ class TcpLayer:
         while self.dirty:
             dirty, self.dirty = self.dirty, []
             for tcb in dirty:
-                tcb.marks.dirty = False
+                marks = tcb.marks
+                marks.dirty = False
                 due = flush(tcb, now)
-                if due is not None:
+                if due is not None and ((scheduled := marks.scheduled) is None or due < scheduled):
                     self._heap.schedule(tcb, due)
 
     def ready(self) -> list[TcpConnection | TcpListener]:
