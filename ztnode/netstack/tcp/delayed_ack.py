@@ -120,7 +120,8 @@ class DelayedAck:
         if self._unanswered:
             self._unanswered = False
             if not self._late:
-                self.turns = min(self.turns + 1, _TURNS)
+                if self.turns < _TURNS:
+                    self.turns += 1
             elif now - self._arrived_at <= _DELAY:  # what follows later is no turn
                 self.turns = _TURNS
                 self._patience = min(2 * self._patience, _DELAY)

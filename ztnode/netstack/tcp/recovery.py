@@ -11,6 +11,7 @@ The connection calls ``acknowledged`` once per batch where the acknowledgements 
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from ztnode.netstack.tcp.congestion.base import CongestionControl
 from ztnode.netstack.tcp.delivery_rate import DeliveryRate, Stamp
@@ -18,7 +19,7 @@ from ztnode.netstack.tcp.prr import ProportionalRateReduction
 from ztnode.netstack.tcp.rack import DUP_THRESHOLD, Rack
 from ztnode.netstack.tcp.rtt import RttEstimator
 from ztnode.netstack.tcp.scoreboard import Scoreboard
-from ztnode.netstack.tcp.tail_loss_probe import TailLossProbe
+from ztnode.netstack.tcp.tail_loss_probe import TailLossProbe, tail_loss_timeout
 from ztnode.netstack.tcp.undo import Undo
 
 
@@ -37,6 +38,11 @@ class TimerKind(enum.IntEnum):
     RTO = 1
     TAIL_PROBE = 2
     REORDER = 3
+
+
+# To find a member by its class takes longer than a name of the module.
+_NO_TIMER: Final = TimerKind.NONE
+_TAIL_PROBE: Final = TimerKind.TAIL_PROBE
 
 
 class Recovery:
@@ -152,8 +158,8 @@ class Recovery:
         estimator = self.rtt
         timeout = estimator.rto_base if not estimator.backoff else estimator.rto
         if self.sack_ok and self._probe.end is None:
-            self.timer = TimerKind.TAIL_PROBE
-            timeout = TailLossProbe.timeout(estimator.srtt, timeout, lone=True)
+            self.timer = _TAIL_PROBE
+            timeout = tail_loss_timeout(estimator.srtt, timeout, lone=True)
         else:
             self.timer = TimerKind.RTO
         self.deadline = now + timeout
@@ -234,19 +240,17 @@ class Recovery:
         span = self.board.arrived_alone()
         if span is None:
             return False
+        # RACK need not hear of it: whatever may be lost from here on is sent later than anything that it knows of.
         before = self.una
         self.una = una = self.nxt
         self.consecutive_timeouts = 0
         self._dup_acks = 0
-        sent = span.sent
-        rtt = now - sent
+        rtt = now - span.sent
         estimator, cc = self.rtt, self.cc
         estimator.sample(rtt, now)
-        self._rack.arrived_alone(sent, una, rtt)
-        acked = una - before
-        if before < self.limited_point or (cc.cwnd < cc.ssthresh and 2 * acked > cc.cwnd):
-            cc.on_ack(acked, una, una, rtt, now, estimator.smoothed)
-        self.timer = TimerKind.NONE
+        if before < self.limited_point or (cc.cwnd < cc.ssthresh and 2 * (una - before) > cc.cwnd):
+            cc.on_ack(una - before, una, una, rtt, now, estimator.smoothed)
+        self.timer = _NO_TIMER
         self.deadline = None
         return True
 
@@ -469,7 +473,7 @@ class Recovery:
         if self.phase == Phase.OPEN and self._probe.end is None and not board.sacked and self.sack_ok:
             # Section 7.2: a probe comes first even when it is not earlier than the timeout would have been.
             self.timer = TimerKind.TAIL_PROBE
-            probe = now + TailLossProbe.timeout(estimator.srtt, rto, lone=self.nxt - self.una <= self.cc.mss)
+            probe = now + tail_loss_timeout(estimator.srtt, rto, lone=self.nxt - self.una <= self.cc.mss)
             self.deadline = probe if probe < expiry else expiry
             return
         self.timer = TimerKind.RTO
