@@ -55,7 +55,9 @@ def segment(
     ):
         snd = tcb.snd
         recovery = snd.recovery
-        una = tcb.ack_pending if tcb.ack_pending >= 0 else recovery.una
+        una = tcb.ack_pending
+        if una < 0:
+            una = recovery.una
         advance = (ack - una) & MASK
         if advance <= recovery.nxt - una and (advance or payload is not None):
             if payload is not None:
