@@ -44,11 +44,14 @@ class TimerKind(enum.IntEnum):
 _NO_TIMER: Final = TimerKind.NONE
 _TAIL_PROBE: Final = TimerKind.TAIL_PROBE
 
+_NOT_ALONE: Final = -1.0
+
 
 class Recovery:
     """Loss detection, recovery and their timer for one connection. Sequence numbers are unwrapped."""
 
     __slots__ = (
+        "_alone_at",
         "_dup_acks",
         "_probe",
         "_prr",
@@ -97,6 +100,8 @@ class Recovery:
         self.output_una = una
         """``una`` when the connection last had the chance to send: all that came since is one batch."""
         self.consecutive_timeouts = 0
+        self._alone_at = _NOT_ALONE
+        """When all that is in flight was sent, by ``sent_alone``, and is not on the board yet."""
         self._dup_acks = 0
         self._rto_from = 0.0
         self._rack = Rack(self.board, rtt, cc, una)
@@ -113,6 +118,14 @@ class Recovery:
         self.timeouts = 0
         self.fast_recoveries = 0
         self.spurious = 0
+
+    def full_board(self) -> Scoreboard:
+        """The scoreboard with all that is in flight on it. ``board`` alone is enough for who asks how much is lost or
+        selectively acknowledged."""
+        if self._alone_at != _NOT_ALONE:
+            self.board.transmitted(self.una, self.nxt, self._alone_at)
+            self._alone_at = _NOT_ALONE
+        return self.board
 
     # --- what may be sent ---
     @property
@@ -143,7 +156,7 @@ class Recovery:
         if self.nxt == self.una:
             self._rto_from = now
         stamp = self._rate.stamp(self.pipe, now) if self._rate is not None else None
-        self.board.transmitted(self.nxt, end, now, stamp)
+        self.full_board().transmitted(self.nxt, end, now, stamp)
         if self._prr is not None:
             self._prr.sent(end - self.nxt)
         self.nxt = end
@@ -152,9 +165,9 @@ class Recovery:
     def sent_alone(self, end: int, now: float) -> None:
         """As ``sent_new`` of at most one segment, where nothing is in flight nor being repaired, and no rate measured:
         in ``Phase.OPEN``, and ``measures_rate`` is False."""
-        self.board.transmitted_alone(self.nxt, end, now)
+        # Mostly the next that is heard is that it arrived, and nobody looks at the board.
+        self._alone_at = self._rto_from = now
         self.nxt = end
-        self._rto_from = now
         estimator = self.rtt
         timeout = estimator.rto_base if not estimator.backoff else estimator.rto
         if self.sack_ok and self._probe.end is None:
@@ -167,7 +180,7 @@ class Recovery:
     def sent_again(self, start: int, end: int, now: float, tsval: int) -> None:
         """[start, end) was retransmitted; ``tsval`` is the timestamp that it carried."""
         stamp = self._rate.stamp(self.pipe, now) if self._rate is not None else None
-        self.board.retransmitted(start, end, now, stamp)
+        self.full_board().retransmitted(start, end, now, stamp)
         self.retransmits += 1
         self._undo.retransmitted(start, end - start, tsval)
         if self._prr is not None:
@@ -194,7 +207,7 @@ class Recovery:
         round-trip time (0.0: nothing). ``dsack``: how many bytes the peer reported to have twice (RFC 2883). Returns
         how many bytes were newly acknowledged cumulatively.
         """
-        board = self.board
+        board = self.full_board()
         board.begin()
         before = una = self.una
         acked = ack - una
@@ -237,15 +250,20 @@ class Recovery:
         ``measures_rate``, it must not be asked."""
         if self.phase or self._probe.end is not None:
             return False
-        span = self.board.arrived_alone()
-        if span is None:
-            return False
+        sent = self._alone_at
+        if sent != _NOT_ALONE:
+            self._alone_at = _NOT_ALONE
+        else:
+            span = self.board.arrived_alone()
+            if span is None:
+                return False
+            sent = span.sent
         # RACK need not hear of it: whatever may be lost from here on is sent later than anything that it knows of.
         before = self.una
         self.una = una = self.nxt
         self.consecutive_timeouts = 0
         self._dup_acks = 0
-        rtt = now - span.sent
+        rtt = now - sent
         estimator, cc = self.rtt, self.cc
         estimator.sample(rtt, now)
         if before < self.limited_point or (cc.cwnd < cc.ssthresh and 2 * (una - before) > cc.cwnd):
@@ -385,6 +403,7 @@ class Recovery:
         first = self.phase != Phase.LOSS
         self.timeouts += 1
         self.consecutive_timeouts += 1
+        self.full_board()
         if self.board.sacked and self.board.first_unsacked() is None:
             self.board.renege()  # the peer would have acknowledged a SACKed segment that has become the first
         if first:
@@ -481,6 +500,7 @@ class Recovery:
 
     def on_reorder_timer(self, now: float) -> None:
         """The reordering window of the oldest span is over."""
+        self.full_board()
         self._rack.detect(now, recovering=self.phase != Phase.OPEN)
         if self.board.lost:
             if self.phase == Phase.OPEN:
@@ -498,7 +518,7 @@ class Recovery:
     # --- path MTU ---
     def resend_all(self, now: float) -> None:
         """What is in flight was too big for the path (RFC 1191 section 6.5): send it again, no congestion implied."""
-        self.board.mark_all_lost()
+        self.full_board().mark_all_lost()
         if self.flight:
             self.force_retransmit = True
             self._arm(now, restart=True)
