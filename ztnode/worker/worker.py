@@ -264,6 +264,7 @@ class Worker:
                 keeper.handle_timer(now)
         if self.pairs.due and self.pairs.due <= now:
             self.pairs.refill()
+            self.stack.make_ahead(now)
         if self.give_back.due and self.give_back.due <= now:
             self.give_back.handle_timer(self.stack.tcp.unread.total + self.stack.tcp.unacked.total)
         for splice in list(self._draining):
