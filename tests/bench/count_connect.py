@@ -1,7 +1,7 @@
 """What the worker does for a connection that a client of this machine dials and closes, counted as ``count_request``
 counts: Python calls, calls of built-in functions, byte codes, and the CPU time in warm caches and in cold ones.
 
-    python -m tests.bench.count_connect [--cpu] [--calls]
+    python -m tests.bench.count_connect [--in-a-row] [--cpu] [--calls]
 
 Three parts: until the SYN is in the ring to the node, from the SYN-ACK until the client has its socket, and what nobody
 waits for: the acknowledgment, the next pair of sockets, the end of the connection.
@@ -52,8 +52,9 @@ class Server(Far):
 class Dials(Run):
     """One dial after the other, the next when nothing is left of the last."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, *, in_a_row: bool = False) -> None:
         super().__init__(1, mode)
+        self._in_a_row = in_a_row
         self.measured = _MEASURED
         self.calls_of: list[collections.Counter[str]] = [collections.Counter() for _ in PARTS]
         self.opcodes_of = [0, 0, 0]
@@ -108,7 +109,9 @@ class Dials(Run):
             self._asking = False
             os.close(descriptors[0])
             return
-        if worker._splices or worker.pairs.due or worker.stack.tcp.connections() or self._far.stack.tcp.connections():
+        if worker._splices or worker.stack.tcp.connections() or self._far.stack.tcp.connections():
+            return
+        if worker.pairs.due and not self._in_a_row:
             return
         if self._rounds > _WARM:
             for spent, times in zip(self._spent_of, self.cpu_of, strict=True):
@@ -143,15 +146,16 @@ class Dials(Run):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--in-a-row", action="store_true", help="not 5 ms apart, after which the next is prepared for")
     parser.add_argument("--cpu", action="store_true", help="the CPU times alone")
     parser.add_argument("--calls", action="store_true", help="name the functions")
     arguments = parser.parse_args()
     checksum.use_numpy()
     rows: list[list[str]] = [[""] * 4 for _ in PARTS]
-    called = Dials("calls")
+    called = Dials("calls", in_a_row=arguments.in_a_row)
     if not arguments.cpu:
         called.measure()
-        coded = Dials("opcodes")
+        coded = Dials("opcodes", in_a_row=arguments.in_a_row)
         coded.measure()
         for row, calls, opcodes in zip(rows, called.calls_of, coded.opcodes_of, strict=True):
             python = sum(count for name, count in calls.items() if not name.startswith("("))
@@ -160,7 +164,7 @@ def main() -> None:
             row[2] = f"{len(calls)}"
             row[3] = f"{opcodes / coded.measured:.0f}"
     for mode in ("hot", "cold"):
-        timed = Dials(mode)
+        timed = Dials(mode, in_a_row=arguments.in_a_row)
         timed.measure()
         for row, times in zip(rows, timed.cpu_of, strict=True):
             row.append("{0:.0f} to {4:.0f}".format(*(each * 1e6 for each in statistics.quantiles(times, n=10))))
