@@ -155,7 +155,20 @@ class SegmentWriter:
 
     def control(self, seq: int, flags: int, fields: HeaderFields) -> Frame:
         """A segment without payload."""
-        return self.build(((),), [0], [0], seq, flags, flags, fields)[0]
+        if self.flow.generation != self._generation:
+            self._refresh()
+        ack, window, options, _ = fields
+        seq &= MASK
+        ack &= MASK
+        length = 20 + len(options)
+        offset_flags = length << 10 | flags
+        field = -(self._sum + length + seq + ack + offset_flags + window + region_sum(options)) % MODULUS
+        if not self._v4:
+            head = _HEAD_V6.pack(self._before, length, self._middle, seq, ack, offset_flags, window, field, 0)
+            return (head + options,)
+        ip_field = -(self._ip_sum + length + 20) % MODULUS
+        start = self._before, length + 20, self._middle, ip_field, self._after
+        return (_HEAD_V4.pack(*start, seq, ack, offset_flags, window, field, 0) + options,)
 
     def data(
         self,

@@ -1,4 +1,4 @@
-"""The first segment of a connection, and a connection that is made before it is asked for."""
+"""The first segment of a connection and others without text, and a connection that is made before it is asked for."""
 
 from __future__ import annotations
 
@@ -29,6 +29,17 @@ def test_a_syn_made_in_one_step_is_the_one_made_in_several(v6: bool, flags: int)
         assert writer.syn(seq, ack, flags, window, mss, scale, tsval, recent) == writer.control(
             seq, flags, HeaderFields(ack, window, options)
         )
+
+
+@pytest.mark.parametrize("v6", [False, True])
+def test_a_segment_without_text_is_the_one_with_no_text(v6: bool) -> None:
+    rng = random.Random(v6)
+    client, _ = World(seed=1).pair(v6=v6)
+    writer = SegmentWriter(client.link.flow, 50_000, 80)
+    for _ in range(200):
+        seq, ack, flags, window = rng.getrandbits(32), rng.getrandbits(32), rng.getrandbits(8), rng.getrandbits(16)
+        fields = HeaderFields(ack, window, rng.randbytes(4 * rng.randrange(11)))
+        assert [writer.control(seq, flags, fields)] == writer.build(((),), [0], [0], seq, flags, flags, fields)
 
 
 def repeated(s: Script) -> TcpConnection:
