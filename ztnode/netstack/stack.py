@@ -419,6 +419,11 @@ class Stack:
         flow = self.find_flow(ip_bytes(host), now, port_index=port_index)
         return self.tcp.connect(flow, port, now, timeout=timeout, congestion=congestion)
 
+    def make_ahead(self, now: float) -> None:
+        """Make the connection that is likely to be asked for next; for when there is nothing else to do."""
+        self._clock.now = now
+        self.tcp.make_ahead(now)
+
     def listen(
         self,
         host: str | None,

@@ -171,6 +171,10 @@ class Worker:
                 # Something woke the loop: what it counted is due in a second, unless nothing changed.
                 self._stats_due = now + STATS_SECONDS
             self._serve_owners(now)
+            if self.pairs.due and not records:
+                # A client asked for something, which is under way, and clients come fast: there is time now, and the
+                # timer that would see to it may be put off again and again.
+                stack.make_ahead(now)
             if stack.groups_changed:
                 self._tell_groups()
             if records:
@@ -287,6 +291,7 @@ class Worker:
                 keeper.handle_timer(now)
         if self.pairs.due and self.pairs.due <= now:
             self.pairs.refill()
+            self.stack.make_ahead(now)
         if self.give_back.due and self.give_back.due <= now:
             self.give_back.handle_timer(self.stack.tcp.unread.total + self.stack.tcp.unacked.total)
         for splice in list(self._draining):

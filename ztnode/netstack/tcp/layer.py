@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
 from ztnode.netstack.tcp.ack_delays import AckDelays
+from ztnode.netstack.tcp.ahead import Ahead, Place
 from ztnode.netstack.tcp.arrival import batch_end
 from ztnode.netstack.tcp.arrival import segment as segment_arrived
 from ztnode.netstack.tcp.connection import TcpConnection
@@ -66,6 +68,7 @@ class TcpLayer:
         self._random = random
         self._sequence = InitialSequence(random(32))
         self._connections = ConnectionTable()
+        self._ahead = Ahead()
         self._listeners = ListenerTable(self.config, random)
         self.orphans = Orphans(self.config, self.count)
         self.unread = ReceiveMemory(self.config.unread_bytes_max)
@@ -75,6 +78,7 @@ class TcpLayer:
         self._heap = TimerHeap(self._connections, next_deadline)
         self._ack_delays = AckDelays()
         # Attributes of the services that connections use, without a step between: they are asked for each request.
+        self.schedule = self._heap.schedule
         self.delay_ack = self._ack_delays.enter
         self.may_hold = self.unacked.share
         self.wrote = self.unacked.wrote
@@ -153,14 +157,25 @@ class TcpLayer:
         for _, segment in segments:
             length = len(segment)
             if length < _HEADER_LENGTH:
-                self.count("short")
-                return self._sums([item for item in segments if item[1] is not segment])
+                return self._sums(self._long_enough(segments))
             starts.append(words)
             pieces.append(segment)
             if length & 3:
                 pieces.append(_PADDING[length & 3])
             words += length + 3 >> 2
         return segments, batch_sums(b"".join(pieces), starts)
+
+    def _long_enough(
+        self, segments: Sequence[tuple[ConnectionKey, memoryview]]
+    ) -> list[tuple[ConnectionKey, memoryview]]:
+        """Those with room for a header; the others are counted."""
+        good = []
+        for item in segments:
+            if len(item[1]) >= _HEADER_LENGTH:
+                good.append(item)
+            else:
+                self.count("short")
+        return good
 
     def _other_header(self, connection: TcpConnection, segment: memoryview, now: float) -> None:
         """A segment of a connection with other options than the timestamps alone, or none."""
@@ -339,6 +354,7 @@ class TcpLayer:
     def port_removed(self, port_index: int, now: float) -> None:
         """The network is gone: its connections and listeners end with ENETDOWN, nothing is sent."""
         self.now = now
+        self._ahead.forget(port_index)
         for connection in self._connections.remove_network(port_index):
             fail(connection, os_error(errno.ENETDOWN))
         self._time_wait.remove_port(port_index)
@@ -350,6 +366,7 @@ class TcpLayer:
     def address_removed(self, port_index: int, local: bytes, now: float) -> None:
         """One of our addresses is gone: connections from it end with EADDRNOTAVAIL, nothing is sent."""
         self.now = now
+        self._ahead.forget(port_index)
         connections = self._connections.of_network(port_index).values()
         for connection in [entry for entry in connections if entry.link.flow.local == local]:
             fail(connection, os_error(errno.EADDRNOTAVAIL))
@@ -415,20 +432,27 @@ class TcpLayer:
         config = self._with_congestion(congestion)
         if not 0 < remote_port < 65536:
             raise os_error(errno.EADDRNOTAVAIL)
-        prefix = flow.remote + flow.local + remote_port.to_bytes(2, "big")
         if local_port == 0:
-            chosen = choose_port(self._random, self.config.ephemeral_ports, _Taken(self, flow.port_index, prefix))
-            if chosen is None:
-                raise os_error(errno.EADDRNOTAVAIL)
-            local_port = chosen
-        key = prefix + local_port.to_bytes(2, "big")
-        if (flow.port_index, key) in self._connections:
-            raise os_error(errno.EADDRINUSE)
-        if self._time_wait.get((flow.port_index, key)) is not None:
+            connection = self._ahead.take(Place(flow, remote_port, config))
+            if connection is None or not self._is_free(flow.port_index, connection.link.key):
+                connection = self._make(flow, self._free_key(flow, remote_port), now, config)
+        else:
+            key = _key(flow, remote_port, local_port)
+            if (flow.port_index, key) in self._connections:
+                raise os_error(errno.EADDRINUSE)
             self._time_wait.remove((flow.port_index, key))
-        connection = self._create(flow, key, now, config)
+            connection = self._make(flow, key, now, config)
+        self._connections.add(connection)
         active_open(connection, now, timeout if timeout is not None else CONNECT_TIMEOUT)
         return connection
+
+    def make_ahead(self, now: float) -> None:
+        """Make what ``connect`` is likely to be asked for next: worth while where there is nothing else to do."""
+        place = self._ahead.wanted
+        if place is not None:
+            with contextlib.suppress(OSError):  # no port is free: ``connect`` will say so
+                key = self._free_key(place.flow, place.remote_port)
+                self._ahead.keep(self._make(place.flow, key, now, place.config))
 
     def listen(
         self,
@@ -457,12 +481,32 @@ class TcpLayer:
         """Raises ValueError."""
         return replace(self.config, congestion=name) if name and name != self.config.congestion else self.config
 
+    def _free_key(self, flow: IpFlow, remote_port: int) -> ConnectionKey:
+        """With a local port at random. Raises OSError(EADDRNOTAVAIL)."""
+        prefix = _key(flow, remote_port, 0)[:-2]
+        port = choose_port(self._random, self.config.ephemeral_ports, _Taken(self, flow.port_index, prefix))
+        if port is None:
+            raise os_error(errno.EADDRNOTAVAIL)
+        return prefix + port.to_bytes(2, "big")
+
+    def _is_free(self, port_index: int, key: ConnectionKey) -> bool:
+        """Whether a new connection of ours may have this key."""
+        place = port_index, key
+        return not (
+            int.from_bytes(key[-2:], "big") in self._listeners
+            or place in self._connections
+            or place in self._time_wait.entries
+        )
+
     def _create(self, flow: IpFlow, key: ConnectionKey, now: float, config: TcpConfig) -> TcpConnection:
-        iss = self._sequence.isn(key, now)
-        offset = self._sequence.timestamp_offset(flow.local, flow.remote)
-        connection = TcpConnection(self, config, flow, key, _pseudo_of(key), iss, offset)
+        connection = self._make(flow, key, now, config)
         self._connections.add(connection)
         return connection
+
+    def _make(self, flow: IpFlow, key: ConnectionKey, now: float, config: TcpConfig) -> TcpConnection:
+        iss = self._sequence.isn(key, now)
+        offset = self._sequence.timestamp_offset(flow.local, flow.remote)
+        return TcpConnection(self, config, flow, key, _pseudo_of(key), iss, offset)
 
     def remove(self, tcb: ControlBlock) -> None:
         """The connection is closed."""
@@ -550,13 +594,12 @@ class _Taken:
 
     def __contains__(self, port: object) -> bool:
         assert isinstance(port, int)
-        layer = self._layer
-        key = self._prefix + port.to_bytes(2, "big")
-        return (
-            port in layer._listeners
-            or (self._port_index, key) in layer._connections
-            or (self._port_index, key) in layer._time_wait
-        )
+        return not self._layer._is_free(self._port_index, self._prefix + port.to_bytes(2, "big"))
+
+
+def _key(flow: IpFlow, remote_port: int, local_port: int) -> ConnectionKey:
+    """As the other side's segments have it."""
+    return flow.remote + flow.local + remote_port.to_bytes(2, "big") + local_port.to_bytes(2, "big")
 
 
 def _pseudo_of(key: ConnectionKey) -> int:

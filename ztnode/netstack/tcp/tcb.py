@@ -48,6 +48,9 @@ class LayerServices(Protocol):
     def challenge_allowed(self, now: float) -> bool:
         """Whether one more challenge ACK may be sent."""
 
+    def schedule(self, tcb: ControlBlock, due: float) -> None:
+        """It is to be called then; a time that is later than one named before changes nothing."""
+
     def delay_ack(self, tcb: ControlBlock, delay: float, now: float) -> None:
         """Its acknowledgement waits for so many seconds from now, as ``DelayedAck`` decided."""
 

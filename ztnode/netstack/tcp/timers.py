@@ -33,7 +33,11 @@ def next_deadline(tcb: ControlBlock) -> float | None:
 
 
 def _earliest(*times: float | None) -> float | None:
-    return min((time for time in times if time is not None), default=None)
+    earliest = None
+    for time in times:
+        if time is not None and (earliest is None or time < earliest):
+            earliest = time
+    return earliest
 
 
 def handle_timer(tcb: ControlBlock, now: float) -> None:
