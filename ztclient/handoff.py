@@ -4,6 +4,7 @@ gives the descriptor. The worker's side is ztnode.worker.handoff."""
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import select
 import socket
@@ -188,6 +189,7 @@ def _new_channel(path: str, message: bytes) -> socket.socket:
     return channel
 
 
+@functools.lru_cache(256)
 def direct_request(to: Destination) -> bytes:
     """What the worker reads, of a numeric address. Raises ValueError for what has no place there, such as
     a longer name of a congestion control: the node says what is wrong with it."""
@@ -215,7 +217,8 @@ def asked_for(channel: socket.socket, to: Destination) -> Connection | None:
     except ValueError:
         os.close(descriptor)
         raise
-    connected.settimeout(None)
+    if socket.getdefaulttimeout() is not None:  # otherwise it is as it came, and that is blocking
+        connected.settimeout(None)
     return connected
 
 

@@ -342,7 +342,8 @@ class Node(NamedNode):
         nwid = None if source_address is None else self.network_of(source_address)
         host, port = address
         connected = self.dial(host or "", int(port), timeout, nwid=nwid)
-        connected.settimeout(timeout)
+        if timeout is not None:  # it blocks anyway
+            connected.settimeout(timeout)
         return connected
 
     def network_of(self, source_address: tuple[str, int]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 from collections.abc import Mapping
@@ -71,6 +72,7 @@ class NamedNode:
         return str(self._address)
 
 
+@functools.lru_cache(256)
 def dial_request(
     name: str, port: int, timeout: float | None, nwid: str | int | None, *, delay: bool = False, congestion: str = ""
 ) -> tuple[Destination, float]:

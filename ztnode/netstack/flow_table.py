@@ -29,6 +29,9 @@ class FlowTable:
         self._clock = clock
         self._ports = ports
         self._flows: WeakValueDictionary[tuple[int, bytes, bytes], Flow] = WeakValueDictionary()
+        self._found: tuple[bytes, int | None, Flow] | None = None
+        """What ``find`` was asked last, and gave, for as long as it would give the same: who connects mostly connects
+        to the same host again."""
 
     def flow_to(self, port_index: int, local: bytes, remote: bytes) -> Flow | None:
         """The way from one of our addresses to a remote by one port; None when there is none."""
@@ -51,6 +54,9 @@ class FlowTable:
 
         Raises OSError: ENETUNREACH without a route, EADDRNOTAVAIL when we have no fitting address.
         """
+        found = self._found
+        if found is not None and found[0] == remote and found[1] == port_index and local is None:
+            return found[2]
         port = self._port_for(remote, port_index, local)
         source = local
         if source is None:
@@ -64,6 +70,8 @@ class FlowTable:
         flow = self.flow_to(port.index, source, remote)
         if flow is None:
             raise os_error(errno.ENETUNREACH)
+        if local is None:
+            self._found = remote, port_index, flow
         return flow
 
     def _port_for(self, remote: bytes, port_index: int | None, local: bytes | None) -> Port:
@@ -111,6 +119,7 @@ class FlowTable:
     def reroute(self) -> list[Flow]:
         """Ports, addresses or routes changed. Returns the flows that have no way any more."""
         self.version += 1
+        self._found = None
         return [flow for flow in list(self._flows.values()) if not self._route(flow)]
 
     # --- path MTU ---

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ztnode.hookspecs import Counts, Datagrams, MayBeDown, TellsPeersApart, Transport
+from ztnode.hookspecs import Counts, Datagrams, LendsSockets, MayBeDown, TellsPeersApart, Transport
 from ztnode.vl1.scope import Scope, scope_of
 from ztnode.wire.endpoint import Endpoint
 
@@ -42,7 +43,8 @@ class _Way:
 
 
 class FailOver:
-    """See ``ztnode.hookspecs.Transport`` and ``TellsPeersApart``; over those given, the preferred one first."""
+    """See ``Transport``, ``TellsPeersApart`` and ``LendsSockets`` in ``ztnode.hookspecs``; over those given, the
+    preferred one first."""
 
     def __init__(
         self,
@@ -141,6 +143,22 @@ class FailOver:
         """See TellsPeersApart."""
         if isinstance(self._first, TellsPeersApart):
             self._first.let_others_wait(seconds)
+
+    def lend(self, endpoint: Endpoint) -> socket.socket | None:
+        """See LendsSockets: a socket of the first, while that is the one in use."""
+        if self._at == 0 and isinstance(self._first, LendsSockets):
+            return self._first.lend(endpoint)
+        return None
+
+    def take_back(self, endpoint: Endpoint) -> None:
+        """See LendsSockets."""
+        if isinstance(self._first, LendsSockets):
+            self._first.take_back(endpoint)
+
+    def heard(self, endpoint: Endpoint) -> None:
+        """A socket that was lent has brought something from there."""
+        if self._unanswered is not None and self._asked.get(endpoint):
+            self._unanswered = None
 
     async def _open(self, index: int, port: int = 0) -> None:
         way = self._ways[index]

@@ -30,9 +30,9 @@ FIXED: Final = struct.Struct("!HHIIHHHH")
 """Source port, destination port, sequence number, acknowledgement, data offset (top 4 bits) with flags (low 8),
 window, checksum, urgent pointer."""
 
-FIXED_TIMESTAMPS: Final = struct.Struct("!HHIIHHHHIII")
-"""``FIXED`` followed by ``TIMESTAMPS_WORD``, TSval and TSecr: the layout of almost every segment on an
-established connection (RFC 7323 appendix A)."""
+FIXED_TIMESTAMPS: Final = struct.Struct("!4xIIHH4xIII")
+"""The layout of almost every segment on an established connection (RFC 7323 appendix A), without what is not asked for
+there: sequence number, acknowledgement, data offset with flags, window, ``TIMESTAMPS_WORD``, TSval and TSecr."""
 
 TIMESTAMPS_WORD: Final = 0x0101080A
 """NOP, NOP, kind 8, length 10, as one big-endian word (RFC 7323 appendix A)."""
@@ -48,6 +48,15 @@ OPTION_TIMESTAMPS: Final = 8
 
 MAX_WINDOW_SCALE: Final = 14
 """A larger shift count must be read as 14 (RFC 7323 section 2.3)."""
+
+MSS_WORD: Final = OPTION_MSS << 24 | 4 << 16
+"""The options that a SYN of today has, in whole words, as we send them and the Linux kernel does: the MSS in the low
+half, ..."""
+SACK_TIMESTAMPS_WORD: Final = OPTION_SACK_PERMITTED << 24 | 2 << 16 | OPTION_TIMESTAMPS << 8 | 10
+"""... this before TSval and TSecr, ..."""
+SCALE_WORD: Final = OPTION_NOP << 24 | OPTION_WINDOW_SCALE << 16 | 3 << 8
+"""... and the shift count in the low byte."""
+_SYN_OPTIONS: Final = struct.Struct("!5I")
 
 _SACK_BLOCK: Final = struct.Struct("!II")
 _U16: Final = struct.Struct("!H")
@@ -97,6 +106,10 @@ def parse_options(buffer: Buffer) -> Options:
 
     Raises WireError when a length runs past the end or is below two.
     """
+    if len(buffer) == _SYN_OPTIONS.size:  # mostly a SYN's, which need not be taken apart
+        first, second, tsval, tsecr, last = _SYN_OPTIONS.unpack(buffer)
+        if second == SACK_TIMESTAMPS_WORD and first & ~0xFFFF == MSS_WORD and last & ~0xFF == SCALE_WORD:
+            return Options(first & 0xFFFF, min(last & 0xFF, MAX_WINDOW_SCALE), True, (), (tsval, tsecr))
     mss = window_scale = timestamps = None
     sack_permitted = False
     sack: tuple[tuple[int, int], ...] = ()

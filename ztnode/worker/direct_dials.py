@@ -39,7 +39,7 @@ class DirectDial:
         self, host: DialHost, request: bytes, answer: Callable[[ParkedConnection | None, bytes], object]
     ) -> None:
         """Raises OSError, ValueError for a request that is none."""
-        length, delay, packed, port, nwid, milliseconds, congestion = REQUEST.unpack(request)
+        length, delay, packed, port, nwid, milliseconds, name = REQUEST.unpack(request)
         if length not in (4, 16) or delay > 1:
             raise ValueError("no request for a connection")
         self._host = host
@@ -51,9 +51,10 @@ class DirectDial:
             host.now,
             port_index=host.port_index(nwid) if nwid else None,
             timeout=max(milliseconds, 1) / 1000,
-            congestion=congestion.rstrip(b"\0").decode("ascii"),
+            congestion=name.rstrip(b"\0").decode("ascii") if name[0] else "",
         )
-        self._connection.nodelay = not delay
+        if delay:
+            self._connection.nodelay = False
         self._connection.owner = self
 
     def on_ready(self) -> None:

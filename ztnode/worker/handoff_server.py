@@ -60,6 +60,11 @@ TELL_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 0.2
 """After the system had no descriptor for one more client."""
 
+_ASKED: Final = len(ASK) + REQUEST.size
+_RIGHTS: Final = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+_DESCRIPTOR: Final = struct.Struct("i")
+_ROOM: Final = socket.CMSG_SPACE(2 * _DESCRIPTOR.size)
+"""For two descriptors."""
 _UCRED: Final = struct.Struct("=iII")
 
 
@@ -81,10 +86,7 @@ class Offer(Protocol):
 
 
 class Asked(Protocol):
-    """A connection that is being made for a client that waits here."""
-
-    def on_ready(self) -> None:
-        """Look whether there is an answer by now."""
+    """A connection that is being made for a client that waits here: there is no answer yet."""
 
     def cancel(self) -> None:
         """Its client is gone."""
@@ -266,7 +268,7 @@ class HandoffServer:
         _, received = self._clients[client]
         whole = len(ASK) + REQUEST.size
         try:
-            data, descriptors, _flags, _ = socket.recv_fds(client, whole - len(received), 2)
+            data, descriptors = _received(client, whole - len(received))
         except BlockingIOError:
             return False
         except OSError:
@@ -293,14 +295,15 @@ class HandoffServer:
     def _begin(self, client: socket.socket, request: bytes) -> bool:
         """Have a connection made for a client; True."""
         if self._ask is not None and len(request) == REQUEST.size and len(self._asked) < MAX_ASKED:
-            with contextlib.suppress(OSError, ValueError):
-                asked = self._asked[client] = self._ask(request, partial(self._answer, client))
+            try:
+                self._asked[client] = self._ask(request, partial(self._answer, client))
                 if self._clients.pop(client, None) is not None:  # it may wait as long as the dial takes
                     self._resume()
                     self._poller.unregister(client.fileno())
                     self._poller.register(client.fileno(), READ, partial(self._on_asking, client))
-                asked.on_ready()
                 return True
+            except (OSError, ValueError):
+                pass
         self.counters["handoff_refused"] += 1
         self._drop(client)
         return True
@@ -312,7 +315,7 @@ class HandoffServer:
             self._drop(client)
             return
         try:
-            data, descriptors, _flags, _ = socket.recv_fds(client, len(ASK) + REQUEST.size, 2)
+            data, descriptors = _received(client, _ASKED)
         except BlockingIOError:
             return
         except OSError:
@@ -369,7 +372,7 @@ class HandoffServer:
             else:
                 with offer.fetch() as end:
                     # Send before anything else: the client can go on while we do the rest.
-                    socket.send_fds(client, [b"\0" + word], [end.fileno()])
+                    client.sendmsg((b"\0" + word,), ((*_RIGHTS, _DESCRIPTOR.pack(end.fileno())),))
                 offer.fetched()
             self.counters["handoffs"] += 1
             return True
@@ -390,6 +393,17 @@ class HandoffServer:
         self._poller.unregister(client.fileno())
         client.close()
         self._resume()
+
+
+def _received(client: socket.socket, limit: int) -> tuple[bytes, list[int]]:
+    """What a client sent, up to ``limit`` bytes, and the descriptors that came along. Raises OSError."""
+    data, ancillary, _flags, _address = client.recvmsg(limit, _ROOM)
+    descriptors: list[int] = []
+    for level, kind, content in ancillary:
+        if (level, kind) == _RIGHTS:
+            whole = len(content) // _DESCRIPTOR.size * _DESCRIPTOR.size
+            descriptors += [number for (number,) in _DESCRIPTOR.iter_unpack(content[:whole])]
+    return data, descriptors
 
 
 def _placeholder() -> int:

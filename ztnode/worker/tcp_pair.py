@@ -67,16 +67,18 @@ def make_pairs(buffer: int, count: int) -> list[tuple[socket.socket, socket.sock
 
 
 def _pair_at(listener: socket.socket, buffer: int) -> tuple[socket.socket, socket.socket]:
-    with contextlib.ExitStack() as undo:
-        client = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
         set_buffers(client, buffer)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.settimeout(_SECONDS)
         client.connect(listener.getsockname())
         client.settimeout(None)
-        ours = undo.enter_context(_accept_own(listener, client))
-        ours.setblocking(False)
-        undo.pop_all()
+        ours = _accept_own(listener, client)
+    except BaseException:
+        client.close()
+        raise
+    ours.setblocking(False)
     return ours, client
 
 

@@ -259,6 +259,24 @@ def test_gateways_and_several_ports() -> None:
     assert 5 not in host.ports
 
 
+def test_the_way_to_a_host_is_another_one_when_routes_change() -> None:
+    host = Stack(random=random.Random(1).randbytes, now=0.0, config=StackConfig(announce=False))
+    by_gateway = PortConfig(MAC_A, 1500, ("10.1.0.1/24",), (("10.9.0.0/16", "10.1.0.254"),))
+    host.add_port(3, by_gateway, 0.0)
+    target = packed("10.9.1.1")
+    before = host.find_flow(target, 0.0)
+    assert host.find_flow(target, 0.0) is before
+    host.add_port(4, PortConfig(MAC_B, 2800, ("10.9.1.2/24",)), 0.0)
+    assert host.find_flow(target, 0.0).port_index == 4
+    assert host.find_flow(target, 0.0, port_index=3) is before
+    assert host.find_flow(target, 0.0).port_index == 4
+    host.remove_port(4, 0.0)
+    assert host.find_flow(target, 0.0) is before
+    host.update_port(3, PortConfig(MAC_A, 1500, ("10.1.0.1/24",)), 0.0)
+    with pytest.raises(OSError, match="unreachable"):
+        host.find_flow(target, 0.0)
+
+
 def test_link_local_addresses_are_on_every_link_with_ipv6() -> None:
     host = stack(1, MAC_A, f"{A6}/64")
     peer = ipv6.link_local(ethernet.mac_bytes(MAC_B))

@@ -282,6 +282,13 @@ def test_tcp_options_that_do_not_fit() -> None:
         ("03030f00", tcp.Options(window_scale=14)),  # RFC 7323 section 2.3
         ("00020405b4000000", tcp.NO_OPTIONS),  # nothing counts after the end
         ("0506000000010000", tcp.NO_OPTIONS),  # half a SACK block
+        # As most SYNs have them, and all but so.
+        ("020405b40402080a000000010000000201030307", tcp.Options(1460, 7, True, (), (1, 2))),
+        ("020405b40402080a00000001000000020103030f", tcp.Options(1460, 14, True, (), (1, 2))),
+        ("020405b40402080a000000010000000201030207", None),  # a window scale without room for it
+        ("020305b40402080a000000010000000201030307", None),
+        ("030405b40402080a000000010000000201030307", tcp.Options(None, 7, True, (), (1, 2))),
+        ("020405b40101080a000000010000000201030307", tcp.Options(1460, 7, False, (), (1, 2))),
     ],
 )
 def test_tcp_options_from_strangers(options: str, expected: tcp.Options | None) -> None:

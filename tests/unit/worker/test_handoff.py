@@ -235,7 +235,7 @@ def test_client_that_vanishes_in_the_middle_leaves_no_half_open_connection(
         raise BrokenPipeError
 
     connection, token = park(bench)
-    monkeypatch.setattr("socket.send_fds", fail)
+    monkeypatch.setattr("socket.socket.sendmsg", fail)
     assert fetch(bench.connect(token)) is None
     bench.turn()
     assert connection.aborted

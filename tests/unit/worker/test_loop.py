@@ -7,6 +7,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -33,11 +34,13 @@ class FakeStack:
     """Frames out as the test puts them, frames in as they came."""
 
     timed = True
+    groups_changed = ()
 
     def __init__(self) -> None:
         self.out: list[tuple[int, tuple[bytes, ...]]] = []
         self.received: list[tuple[int, bytes]] = []
         self.ports: list[int] = []
+        self.made_ahead: list[float] = []
         self.changed: list[Echo] = []
         self.echoes: list[Echo] = []
         self.transit = FakeTransit()
@@ -58,6 +61,12 @@ class FakeStack:
 
     def receive(self, index: int, frames: list[memoryview], _now: float) -> None:
         self.received += [(index, bytes(frame)) for frame in frames]
+
+    def copy_unread(self) -> None:
+        pass
+
+    def make_ahead(self, now: float) -> None:
+        self.made_ahead.append(now)
 
     def add_port(self, index: int, _config: object, _now: float) -> None:
         self.ports.append(index)
@@ -114,6 +123,18 @@ def test_what_the_stack_sends_to_itself_wakes_its_owner_without_a_timer(bench: B
     bench.worker._serve_owners(0.0)
     assert echo.told == 3
     assert bench.worker._timeout() != 0.0
+
+
+@pytest.mark.parametrize(("dialled", "frames", "made"), [(True, 0, 1), (True, 1, 0), (False, 0, 0)])
+def test_the_next_connection_is_made_while_what_a_client_asked_for_is_under_way(
+    bench: Bench, dialled: bool, frames: int, made: int
+) -> None:
+    """Not when something has come for it, and not when nobody has dialled lately."""
+    bench.worker.pairs.due = time.monotonic() + 60 if dialled else 0.0
+    bench.ring_in.write_many([(0, (b"frame",))] * frames)
+    bench.control.sendall(protocol.build(protocol.Stop()))
+    bench.worker.run()
+    assert len(bench.stack.made_ahead) == made
 
 
 def test_endless_talk_with_itself_leaves_others_their_turn_and_loses_no_wake_up(bench: Bench) -> None:

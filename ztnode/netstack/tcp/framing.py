@@ -28,9 +28,15 @@ _HEAD_V6: Final = struct.Struct("!18sH38sIIHHHH")
 # The same, with the timestamps option and nothing else.
 _HEAD_V4_TIMESTAMPS: Final = struct.Struct("!16sH6sH12sIIHHHHIII")
 _HEAD_V6_TIMESTAMPS: Final = struct.Struct("!18sH38sIIHHHHIII")
+# The same, with the options of a SYN.
+_HEAD_V4_SYN: Final = struct.Struct("!16sH6sH12sIIHHHH5I")
+_HEAD_V6_SYN: Final = struct.Struct("!18sH38sIIHHHH5I")
+_SYN_LENGTH: Final = wire.HEADER_LENGTH + 20
 _TIMESTAMPS_LENGTH: Final = wire.HEADER_LENGTH + 12
 _TEXT_FLAGS: Final = _TIMESTAMPS_LENGTH << 10 | wire.ACK | wire.PSH
 """Data offset and flags of a segment that ends what there is to send, with timestamps."""
+_TIMESTAMPS_WORD: Final = wire.TIMESTAMPS_WORD
+_TEXT_SUM: Final = _TEXT_FLAGS + _TIMESTAMPS_WORD
 _ONE_PART: Final = 1024
 
 
@@ -84,9 +90,7 @@ class SegmentWriter:
         ports = local_port.to_bytes(2, "big") + remote_port.to_bytes(2, "big")
         self._sum = (pseudo_sum(flow.local, flow.remote, PROTOCOL_TCP) + local_port + remote_port) % MODULUS
         self._after = flow.local + flow.remote + ports
-        self._generation = -1
-        self._before = self._middle = b""
-        self._ip_sum = 0
+        self._refresh()
 
     def _refresh(self) -> None:
         flow = self.flow
@@ -108,7 +112,7 @@ class SegmentWriter:
         seq &= MASK
         ack &= MASK
         # 32-bit words add as well as 16-bit ones (``ztnode.wire.checksum``).
-        total = self._sum + length + seq + ack + _TEXT_FLAGS + window + wire.TIMESTAMPS_WORD + tsval + recent
+        total = self._sum + _TEXT_SUM + length + seq + ack + window + tsval + recent
         field = -(total + region_sum(text)) % MODULUS
         if self._v4:
             ip_length = length + 20
@@ -124,7 +128,7 @@ class SegmentWriter:
                 window,
                 field,
                 0,
-                wire.TIMESTAMPS_WORD,
+                _TIMESTAMPS_WORD,
                 tsval,
                 recent,
             )
@@ -134,9 +138,39 @@ class SegmentWriter:
         # One part costs whoever takes the frame less than two, up to some size.
         return (head + text,) if length < _ONE_PART else (head, text)
 
+    def syn(self, seq: int, ack: int, flags: int, window: int, mss: int, scale: int, tsval: int, recent: int) -> Frame:
+        """A SYN or SYN-ACK with all the options that there are: as ``control`` makes it, in one step."""
+        if self.flow.generation != self._generation:
+            self._refresh()
+        ack &= MASK
+        mss |= wire.MSS_WORD
+        scale |= wire.SCALE_WORD
+        offset_flags = _SYN_LENGTH << 10 | flags
+        total = self._sum + _SYN_LENGTH + seq + ack + offset_flags + window + mss + tsval + recent + scale
+        field = -(total + wire.SACK_TIMESTAMPS_WORD) % MODULUS
+        rest = seq, ack, offset_flags, window, field, 0, mss, wire.SACK_TIMESTAMPS_WORD, tsval, recent, scale
+        if not self._v4:
+            return (_HEAD_V6_SYN.pack(self._before, _SYN_LENGTH, self._middle, *rest),)
+        length = _SYN_LENGTH + 20
+        ip_field = -(self._ip_sum + length) % MODULUS
+        return (_HEAD_V4_SYN.pack(self._before, length, self._middle, ip_field, self._after, *rest),)
+
     def control(self, seq: int, flags: int, fields: HeaderFields) -> Frame:
         """A segment without payload."""
-        return self.build(((),), [0], [0], seq, flags, flags, fields)[0]
+        if self.flow.generation != self._generation:
+            self._refresh()
+        ack, window, options, _ = fields
+        seq &= MASK
+        ack &= MASK
+        length = 20 + len(options)
+        offset_flags = length << 10 | flags
+        field = -(self._sum + length + seq + ack + offset_flags + window + region_sum(options)) % MODULUS
+        if not self._v4:
+            head = _HEAD_V6.pack(self._before, length, self._middle, seq, ack, offset_flags, window, field, 0)
+            return (head + options,)
+        ip_field = -(self._ip_sum + length + 20) % MODULUS
+        start = self._before, length + 20, self._middle, ip_field, self._after
+        return (_HEAD_V4.pack(*start, seq, ack, offset_flags, window, field, 0) + options,)
 
     def data(
         self,

@@ -13,10 +13,13 @@ _TICKS: Final = 250_000  # RFC 9293 section 3.4.1: the clock ticks about every 4
 class InitialSequence:
     """ISN = M + F(local address, local port, remote address, remote port, secret)."""
 
-    __slots__ = ("_secret",)
+    __slots__ = ("_offset", "_pair", "_secret")
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        self._pair = b""
+        self._offset = 0
+        """Of the pair of hosts that was asked for last: the next connection is mostly between the same two."""
 
     def _keyed(self, label: bytes, data: bytes) -> int:
         return int.from_bytes(hashlib.blake2b(data, digest_size=4, key=self._secret, person=label).digest(), "big")
@@ -34,4 +37,8 @@ class InitialSequence:
         It hides our uptime, and because it does not depend on the ports, timestamps grow from one connection to the
         next between the same hosts, which lets a peer recycle its TIME-WAIT (RFC 6191).
         """
-        return self._keyed(b"ts", local + remote)
+        pair = local + remote
+        if pair != self._pair:
+            self._pair = pair
+            self._offset = self._keyed(b"ts", pair)
+        return self._offset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from dataclasses import replace
 from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
+from ztnode.netstack.tcp.ack_delays import AckDelays
+from ztnode.netstack.tcp.ahead import Ahead, Place
 from ztnode.netstack.tcp.arrival import batch_end
 from ztnode.netstack.tcp.arrival import segment as segment_arrived
 from ztnode.netstack.tcp.connection import TcpConnection
@@ -41,8 +44,10 @@ from ztnode.wire.checksum import MODULUS, NATIVE_FACTOR, batch_sums, pseudo_sum,
 from ztnode.wire.ipv4 import PROTOCOL_TCP
 from ztnode.wire.wire_error import WireError
 
-_PADDING: Final = (b"", b"\0", b"\0\0", b"\0\0\0")
+_PADDING: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
+"""By the length modulo four."""
 _PORTS_SEQUENCE: Final = struct.Struct("!HHI")
+_HEADER_LENGTH: Final = wire.HEADER_LENGTH
 _RESETS_PER_SECOND: Final = 200
 """Answers to segments for nobody: enough for every honest mistake, too few for a reflector."""
 
@@ -63,6 +68,7 @@ class TcpLayer:
         self._random = random
         self._sequence = InitialSequence(random(32))
         self._connections = ConnectionTable()
+        self._ahead = Ahead()
         self._listeners = ListenerTable(self.config, random)
         self.orphans = Orphans(self.config, self.count)
         self.unread = ReceiveMemory(self.config.unread_bytes_max)
@@ -70,15 +76,17 @@ class TcpLayer:
         self._time_wait = TimeWaitTable(self.config.time_wait_max)
         self._time_wait_recent = 0.0
         self._heap = TimerHeap(self._connections, next_deadline)
+        self._ack_delays = AckDelays()
         # Attributes of the services that connections use, without a step between: they are asked for each request.
         self.schedule = self._heap.schedule
+        self.delay_ack = self._ack_delays.enter
         self.may_hold = self.unacked.share
         self.wrote = self.unacked.wrote
         self.dirty: list[ControlBlock] = []
         """What ``flush`` would look at."""
         self._touched: list[ControlBlock] = []
-        self._unread: dict[ControlBlock, None] = {}
-        """Those whose unread payload may be borrowed memory."""
+        self._unread: list[ControlBlock] = []
+        """Those, perhaps more than once, whose unread payload may be borrowed memory."""
         self.fresh: list[TcpConnection | TcpListener] = []
         """What ``ready`` would give."""
         self._challenges = TokenBucket(self.config.challenge_acks_per_second)
@@ -118,7 +126,7 @@ class TcpLayer:
                 last_key = None
                 continue
             if length >= 32:
-                _, _, seq, ack, offset_flags, window, _, _, word, tsval, tsecr = unpack(segment)
+                seq, ack, offset_flags, window, word, tsval, tsecr = unpack(segment)
                 if offset_flags >> 12 == 8 and word == timestamps_word:
                     if not connection.marks.touched:
                         connection.marks.touched = True
@@ -134,34 +142,40 @@ class TcpLayer:
                 last_key = None
         for tcb in touched:
             batch_end(tcb, now)
-            if tcb.rcv.queue.size or tcb.rcv.reassembly.cost:
-                self._unread[tcb] = None
+        self._unread += touched
         touched.clear()
 
     def _sums(
         self, segments: Sequence[tuple[ConnectionKey, memoryview]]
-    ) -> tuple[list[tuple[ConnectionKey, memoryview]], list[int]]:
+    ) -> tuple[Sequence[tuple[ConnectionKey, memoryview]], list[int]]:
         """(those long enough for a header, the checksum sum of each without its pseudo-header, in machine order)."""
-        if len(segments) == 1 and len(segments[0][1]) >= wire.HEADER_LENGTH:
-            return list(segments), [region_sum(segments[0][1]) * NATIVE_FACTOR]  # an answer
+        if len(segments) == 1 and len(segments[0][1]) >= _HEADER_LENGTH:
+            return segments, [region_sum(segments[0][1]) * NATIVE_FACTOR]  # an answer
         pieces: list[memoryview | bytes] = []
         starts: list[int] = []
-        good: list[tuple[ConnectionKey, memoryview]] = []
-        position = 0
-        for item in segments:
-            segment = item[1]
+        words = 0
+        for _, segment in segments:
             length = len(segment)
-            if length < wire.HEADER_LENGTH:
-                self.count("short")
-                continue
-            good.append(item)
-            starts.append(position >> 2)
+            if length < _HEADER_LENGTH:
+                return self._sums(self._long_enough(segments))
+            starts.append(words)
             pieces.append(segment)
-            pad = -length & 3
-            if pad:
-                pieces.append(_PADDING[pad])
-            position += length + pad
-        return good, batch_sums(b"".join(pieces), starts)
+            if length & 3:
+                pieces.append(_PADDING[length & 3])
+            words += length + 3 >> 2
+        return segments, batch_sums(b"".join(pieces), starts)
+
+    def _long_enough(
+        self, segments: Sequence[tuple[ConnectionKey, memoryview]]
+    ) -> list[tuple[ConnectionKey, memoryview]]:
+        """Those with room for a header; the others are counted."""
+        good = []
+        for item in segments:
+            if len(item[1]) >= _HEADER_LENGTH:
+                good.append(item)
+            else:
+                self.count("short")
+        return good
 
     def _other_header(self, connection: TcpConnection, segment: memoryview, now: float) -> None:
         """A segment of a connection with other options than the timestamps alone, or none."""
@@ -340,6 +354,7 @@ class TcpLayer:
     def port_removed(self, port_index: int, now: float) -> None:
         """The network is gone: its connections and listeners end with ENETDOWN, nothing is sent."""
         self.now = now
+        self._ahead.forget(port_index)
         for connection in self._connections.remove_network(port_index):
             fail(connection, os_error(errno.ENETDOWN))
         self._time_wait.remove_port(port_index)
@@ -351,6 +366,7 @@ class TcpLayer:
     def address_removed(self, port_index: int, local: bytes, now: float) -> None:
         """One of our addresses is gone: connections from it end with EADDRNOTAVAIL, nothing is sent."""
         self.now = now
+        self._ahead.forget(port_index)
         connections = self._connections.of_network(port_index).values()
         for connection in [entry for entry in connections if entry.link.flow.local == local]:
             fail(connection, os_error(errno.EADDRNOTAVAIL))
@@ -358,7 +374,10 @@ class TcpLayer:
     # --- timers and output ---
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is due; not after the earliest deadline, perhaps before it."""
-        due = self._heap.next_due()
+        due = self._heap.next_due(self.now)
+        acknowledgement = self._ack_delays.next_due()
+        if acknowledgement is not None and (due is None or acknowledgement < due):
+            due = acknowledgement
         if self._time_wait.entries and (expiry := self._time_wait.next_expiry()) is not None:
             # Nobody waits for an entry to expire, so several are removed together, at most once a second.
             expiry = max(expiry, self._time_wait_recent + 1.0)
@@ -370,7 +389,7 @@ class TcpLayer:
         """Everything that is due: retransmission, delayed ACKs, probes, TIME-WAIT."""
         self.now = now
         # Scheduled again only after all were taken: a deadline that only the flush moves would be taken for ever.
-        for tcb in self._heap.pop_due(now):
+        for tcb in dict.fromkeys((*self._ack_delays.pop_due(now), *self._heap.pop_due(now))):
             handle_timer(tcb, now)
             self.want_flush(tcb)  # which also enters its next deadline
         if self._time_wait:
@@ -383,9 +402,10 @@ class TcpLayer:
         while self.dirty:
             dirty, self.dirty = self.dirty, []
             for tcb in dirty:
-                tcb.marks.dirty = False
+                marks = tcb.marks
+                marks.dirty = False
                 due = flush(tcb, now)
-                if due is not None:
+                if due is not None and ((scheduled := marks.scheduled) is None or due < scheduled):
                     self._heap.schedule(tcb, due)
 
     def ready(self) -> list[TcpConnection | TcpListener]:
@@ -412,20 +432,27 @@ class TcpLayer:
         config = self._with_congestion(congestion)
         if not 0 < remote_port < 65536:
             raise os_error(errno.EADDRNOTAVAIL)
-        prefix = flow.remote + flow.local + remote_port.to_bytes(2, "big")
         if local_port == 0:
-            chosen = choose_port(self._random, self.config.ephemeral_ports, _Taken(self, flow.port_index, prefix))
-            if chosen is None:
-                raise os_error(errno.EADDRNOTAVAIL)
-            local_port = chosen
-        key = prefix + local_port.to_bytes(2, "big")
-        if (flow.port_index, key) in self._connections:
-            raise os_error(errno.EADDRINUSE)
-        if self._time_wait.get((flow.port_index, key)) is not None:
+            connection = self._ahead.take(Place(flow, remote_port, config))
+            if connection is None or not self._is_free(flow.port_index, connection.link.key):
+                connection = self._make(flow, self._free_key(flow, remote_port), now, config)
+        else:
+            key = _key(flow, remote_port, local_port)
+            if (flow.port_index, key) in self._connections:
+                raise os_error(errno.EADDRINUSE)
             self._time_wait.remove((flow.port_index, key))
-        connection = self._create(flow, key, now, config)
+            connection = self._make(flow, key, now, config)
+        self._connections.add(connection)
         active_open(connection, now, timeout if timeout is not None else CONNECT_TIMEOUT)
         return connection
+
+    def make_ahead(self, now: float) -> None:
+        """Make what ``connect`` is likely to be asked for next: worth while where there is nothing else to do."""
+        place = self._ahead.wanted
+        if place is not None:
+            with contextlib.suppress(OSError):  # no port is free: ``connect`` will say so
+                key = self._free_key(place.flow, place.remote_port)
+                self._ahead.keep(self._make(place.flow, key, now, place.config))
 
     def listen(
         self,
@@ -454,12 +481,32 @@ class TcpLayer:
         """Raises ValueError."""
         return replace(self.config, congestion=name) if name and name != self.config.congestion else self.config
 
+    def _free_key(self, flow: IpFlow, remote_port: int) -> ConnectionKey:
+        """With a local port at random. Raises OSError(EADDRNOTAVAIL)."""
+        prefix = _key(flow, remote_port, 0)[:-2]
+        port = choose_port(self._random, self.config.ephemeral_ports, _Taken(self, flow.port_index, prefix))
+        if port is None:
+            raise os_error(errno.EADDRNOTAVAIL)
+        return prefix + port.to_bytes(2, "big")
+
+    def _is_free(self, port_index: int, key: ConnectionKey) -> bool:
+        """Whether a new connection of ours may have this key."""
+        place = port_index, key
+        return not (
+            int.from_bytes(key[-2:], "big") in self._listeners
+            or place in self._connections
+            or place in self._time_wait.entries
+        )
+
     def _create(self, flow: IpFlow, key: ConnectionKey, now: float, config: TcpConfig) -> TcpConnection:
-        iss = self._sequence.isn(key, now)
-        offset = self._sequence.timestamp_offset(flow.local, flow.remote)
-        connection = TcpConnection(self, config, flow, key, _pseudo_of(key), iss, offset)
+        connection = self._make(flow, key, now, config)
         self._connections.add(connection)
         return connection
+
+    def _make(self, flow: IpFlow, key: ConnectionKey, now: float, config: TcpConfig) -> TcpConnection:
+        iss = self._sequence.isn(key, now)
+        offset = self._sequence.timestamp_offset(flow.local, flow.remote)
+        return TcpConnection(self, config, flow, key, _pseudo_of(key), iss, offset)
 
     def remove(self, tcb: ControlBlock) -> None:
         """The connection is closed."""
@@ -547,13 +594,12 @@ class _Taken:
 
     def __contains__(self, port: object) -> bool:
         assert isinstance(port, int)
-        layer = self._layer
-        key = self._prefix + port.to_bytes(2, "big")
-        return (
-            port in layer._listeners
-            or (self._port_index, key) in layer._connections
-            or (self._port_index, key) in layer._time_wait
-        )
+        return not self._layer._is_free(self._port_index, self._prefix + port.to_bytes(2, "big"))
+
+
+def _key(flow: IpFlow, remote_port: int, local_port: int) -> ConnectionKey:
+    """As the other side's segments have it."""
+    return flow.remote + flow.local + remote_port.to_bytes(2, "big") + local_port.to_bytes(2, "big")
 
 
 def _pseudo_of(key: ConnectionKey) -> int:

@@ -22,10 +22,9 @@ _SYN_RTO: Final = (0.25, 0.5, 1.0)
 def active_open(tcb: ControlBlock, now: float, timeout: float) -> None:
     """Send a SYN; ``timeout`` seconds for the whole handshake."""
     become(tcb, Event.ACTIVE_OPEN)
-    tcb.timers.syn_sent_at = now
-    tcb.timers.syn_due = now
-    tcb.timers.connect_at = now + timeout
-    tcb.layer.want_flush(tcb)
+    again = send_syn(tcb, now)
+    tcb.timers.connect_at = given_up = now + timeout
+    tcb.layer.schedule(tcb, again if again < given_up else given_up)
 
 
 def passive_open(tcb: ControlBlock, seq: int, window: int, options: wire.Options, now: float) -> None:
@@ -71,22 +70,8 @@ def _offered_scale(tcb: ControlBlock) -> int:
     return min(max(tcb.config.receive_buffer_max.bit_length() - 16, 0), wire.MAX_WINDOW_SCALE)
 
 
-def _syn_options(tcb: ControlBlock, answering: bool) -> bytes:
-    timestamps = None
-    if not answering or tcb.timestamps.on:
-        timestamps = (tcb.timestamps.clock(tcb.layer.now), tcb.timestamps.recent if tcb.timestamps.on else 0)
-    return wire.build_options(
-        wire.Options(
-            mss=tcb.link.size.offer,
-            window_scale=_offered_scale(tcb) if not answering or tcb.rcv.scale or tcb.snd.scale else None,
-            sack_permitted=not answering or tcb.snd.recovery.sack_ok,
-            timestamps=timestamps,
-        )
-    )
-
-
-def send_syn(tcb: ControlBlock, now: float) -> None:
-    """SYN or SYN-ACK, first or again, and when to repeat it."""
+def send_syn(tcb: ControlBlock, now: float) -> float:
+    """SYN or SYN-ACK, first or again; when to repeat it."""
     answering = tcb.state is State.SYN_RECEIVED
     timers = tcb.timers
     retries = timers.syn_retries
@@ -96,14 +81,37 @@ def send_syn(tcb: ControlBlock, now: float) -> None:
         interval = _SYN_RTO[retries]
     else:
         interval = _SYN_RTO[-1] * (1 << (retries - len(_SYN_RTO) + 1))
-    timers.syn_due = now + min(interval, MAX_RTO)
+    again = timers.syn_due = now + (interval if interval < MAX_RTO else MAX_RTO)
     if retries == 0:
         timers.syn_sent_at = now
     window = min(tcb.rcv.window.limit, 0xFFFF)  # RFC 7323 section 2.2: never scaled in a SYN
     flags, ack = (wire.SYN | wire.ACK, tcb.rcv.nxt) if answering else (wire.SYN, 0)
-    snd = tcb.snd
-    fields = HeaderFields(ack, window, _syn_options(tcb, answering))
-    tcb.link.flow.send([snd.writer.control(snd.iss, flags, fields)])
+    snd, timestamps = tcb.snd, tcb.timestamps
+    mss, tsval = tcb.link.size.offer, timestamps.clock(now)
+    if answering and not _has_all(tcb):
+        fields = HeaderFields(ack, window, _fewer_options(tcb, mss, tsval))
+        frame = snd.writer.control(snd.iss, flags, fields)
+    else:
+        frame = snd.writer.syn(snd.iss, ack, flags, window, mss, _offered_scale(tcb), tsval, timestamps.recent)
+    tcb.link.flow.send((frame,))
+    return again
+
+
+def _has_all(tcb: ControlBlock) -> bool:
+    """Whether the peer's SYN had all the options that ours has."""
+    return tcb.timestamps.on and tcb.snd.recovery.sack_ok and bool(tcb.rcv.scale or tcb.snd.scale)
+
+
+def _fewer_options(tcb: ControlBlock, mss: int, tsval: int) -> bytes:
+    """Of an answer to a SYN that had not all."""
+    return wire.build_options(
+        wire.Options(
+            mss=mss,
+            window_scale=_offered_scale(tcb) if tcb.rcv.scale or tcb.snd.scale else None,
+            sack_permitted=tcb.snd.recovery.sack_ok,
+            timestamps=(tsval, tcb.timestamps.recent) if tcb.timestamps.on else None,
+        )
+    )
 
 
 def established(tcb: ControlBlock, event: Event, now: float) -> None:

@@ -123,6 +123,10 @@ class Receiver:
         there are stacks that negotiate SACK and count duplicates all the same (lwIP).
         """
         acks = self.acks
+        in_order = self.fin is None or self.nxt > self.fin
+        if in_order and not acks.duplicates and acks.dsack is None and not self.reassembly.cost:
+            acks.sent()
+            return [b""]
         count = min(max(acks.duplicates, 1), _MAX_DUPLICATE_ACKS)
         blocks: list[tuple[int, int]] = []
         if sack_ok and acks.dsack is not None:
@@ -130,7 +134,7 @@ class Receiver:
         if sack_ok and self.reassembly:
             wanted = max(acks.fresh_ranges, _SACK_BLOCKS)
             blocks.extend(self.reassembly.sack_blocks(min(wanted, 8 * _SACK_BLOCKS)))
-        if sack_ok and self.fin is not None and self.nxt <= self.fin:
+        if sack_ok and self.fin is not None and not in_order:
             blocks = _with_fin(blocks, self.fin)
         acks.sent()
         starts = range(0, min(len(blocks), 8 * _SACK_BLOCKS), _SACK_BLOCKS)

@@ -18,6 +18,8 @@ from ztnode.wire import tcp as wire
 
 _ACK: Final = wire.ACK
 _ACK_PSH: Final = wire.ACK | wire.PSH
+_UNPACED: Final = Pacer()
+"""Of all whose congestion control has no rate: nobody asks it."""
 _MAX_PERSIST: Final = 60.0
 _MIN_PERSIST: Final = 0.2
 
@@ -71,7 +73,7 @@ class Sender:
         """When the peer last answered while its window was closed."""
         self.paced_at: float | None = None
         """When to send on, if it is the pace that holds us back."""
-        self._pacer = Pacer()
+        self._pacer = Pacer() if cc.model_based else _UNPACED
         self.small_end = iss + 1
         """Where the last segment that was no full one ended."""
 
@@ -273,7 +275,7 @@ class Sender:
             recovery.sent_new(nxt + new, now)
             recovery.tail_probe_sent(retransmitted=False)
         else:
-            span = recovery.board.last_sent_range()
+            span = recovery.full_board().last_sent_range()
             if span is not None:
                 start = max(span[0], span[1] - recovery.cc.mss)
                 frames.extend(self.emit(start, span[1], fields))

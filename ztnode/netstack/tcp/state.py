@@ -35,6 +35,9 @@ class State(enum.IntEnum):
 class Event(enum.Enum):
     """What moves a connection from state to state."""
 
+    __hash__ = object.__hash__
+    """Enum's own is written in Python, and each step asks for it."""
+
     ACTIVE_OPEN = "active OPEN / snd SYN"
     PASSIVE_OPEN = "passive OPEN"
     RECEIVE_SYN = "rcv SYN"
