@@ -7,6 +7,7 @@ registered by name.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -22,6 +23,7 @@ __all__ = [
     "Datagrams",
     "Endpoint",
     "LeaseLost",
+    "LendsSockets",
     "MayBeDown",
     "ProxyFor",
     "SharedStore",
@@ -144,6 +146,20 @@ class TellsPeersApart(Protocol):
 
     def let_others_wait(self, seconds: float) -> None:
         """For so long nobody else is read."""
+
+
+@runtime_checkable
+class LendsSockets(Protocol):
+    """What a ``Transport`` of nothing but UDP sockets may offer besides, so that a stack worker can speak to a busy
+    peer without the node in between."""
+
+    def lend(self, endpoint: Endpoint) -> socket.socket | None:
+        """A socket that is connected to ``endpoint``, does not block, has the port that peers know, and gets what comes
+        from there from now on; None where there can be none. It is the caller's, who calls ``take_back`` after it is
+        closed."""
+
+    def take_back(self, endpoint: Endpoint) -> None:
+        """What comes from ``endpoint`` is the transport's own again."""
 
 
 @runtime_checkable

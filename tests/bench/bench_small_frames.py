@@ -92,7 +92,13 @@ class Member:
         self.path.to_stack = self.supervisor.send_frames
         self.transport = transport
         self.worker = WorkerProcess(
-            0, "", self.supervisor._frames_from_worker, lambda: None, lambda _index: None, lambda _seconds: None
+            0,
+            "",
+            self.supervisor._frames_from_worker,
+            on_lost=lambda: None,
+            on_groups=lambda _index: None,
+            on_opened=lambda _seconds: None,
+            on_lane_used=lambda _used: None,
         )
         self.worker._to_worker, self.worker._from_worker = Ring.create(1 << 20), Ring.create(1 << 20)
         self.worker._rings_open = True

@@ -75,7 +75,7 @@ def fill(role: str) -> Iterator[tuple[str, float]]:
     victim.vl1.handle_timer(now)
     for peer in peers:
         for _ in range(IDS):
-            peer.is_new(os.urandom(8))
+            peer.seen.is_new(os.urandom(8))
     yield "their packet ids", resident() - before
 
 

@@ -255,14 +255,14 @@ class Cost:
     """CPU time of a member's processes during a block, in µs for each data frame."""
 
     def __init__(self, member: EmbeddedMember, counter: str) -> None:
-        self._member, self._counter = member, f"worker.{counter}"
+        self._member, self._counter = member, counter
         self.node = self.worker = 0.0
 
     def _read(self) -> tuple[int, float, float]:
         status = self._member.node.status()
         workers = [worker.pid for worker in status.workers]
         return (
-            status.counters[self._counter],
+            status.counters[f"worker.{self._counter}"] + status.counters[f"lanes.{self._counter}"],
             machine.cpu_seconds([self._member.process.pid]),
             machine.cpu_seconds(workers),
         )

@@ -125,6 +125,12 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     help="Stack worker processes to share connections.",
 )
 @click.option(
+    "--lanes/--no-lanes",
+    default=True,
+    show_default=True,
+    help="Let the stack worker seal and open the frames of busy peers itself, with keys that the node lends it.",
+)
+@click.option(
     "--congestion",
     type=click.Choice(["cubic", "newreno", "bbr"]),
     default="cubic",
@@ -343,6 +349,7 @@ def serve(
     networks: tuple[str, ...],
     port: int | None,
     workers: int,
+    lanes: bool,
     congestion: str,
     physical_mtu: int,
     transports: tuple[str, ...],
@@ -441,6 +448,7 @@ def serve(
             port=DEFAULT_PORT if port is None else port,
             port_required=bool(port),
             workers=workers,
+            lanes=lanes,
             congestion=congestion,
             physical_mtu=physical_mtu,
             root=root,

@@ -118,16 +118,17 @@ def _look(node: ztclient.Node, before: View | None) -> View:
 
 def _rates(before: ztclient.Status, after: ztclient.Status, seconds: float) -> Rates:
     def rate(name: str) -> float:
-        name = f"worker.{name}"
         return max(0, after.counters.get(name, 0) - before.counters.get(name, 0)) / seconds
 
-    frames_in, frames_out = rate("frames_to_worker"), rate("frames_from_worker")
-    return Rates(
-        bytes_in=max(0.0, rate("bytes_to_worker") - _FRAME_BYTES * frames_in),
-        bytes_out=max(0.0, rate("bytes_from_worker") - _FRAME_BYTES * frames_out),
-        frames_in=frames_in,
-        frames_out=frames_out,
-    )
+    def rates(way: str) -> tuple[float, float]:
+        """Bytes and frames, by the rings and by lanes."""
+        by_ring, by_lane = rate(f"worker.frames_{way}_worker"), rate(f"lanes.frames_{way}_worker")
+        octets = max(0.0, rate(f"worker.bytes_{way}_worker") - _FRAME_BYTES * by_ring)
+        return octets + rate(f"lanes.bytes_{way}_worker"), by_ring + by_lane
+
+    bytes_in, frames_in = rates("to")
+    bytes_out, frames_out = rates("from")
+    return Rates(bytes_in=bytes_in, bytes_out=bytes_out, frames_in=frames_in, frames_out=frames_out)
 
 
 def as_object(view: View) -> dict[str, Any]:

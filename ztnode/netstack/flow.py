@@ -10,6 +10,9 @@ from ztnode.netstack.neighbour_cache import NO_MAC, Neighbour, Reachability
 from ztnode.netstack.port import Port
 from ztnode.wire import ethernet, ipv4, ipv6
 
+_REACHABLE: Final = Reachability.REACHABLE
+"""To find a member by its class takes as long as the rest of the question."""
+
 HOP_LIMIT: Final = 64
 """Of everything that we send beyond the link."""
 
@@ -96,7 +99,7 @@ class Flow:
         neighbour = self.neighbour
         port = self.port
         if neighbour is not None:
-            if neighbour.state is Reachability.REACHABLE and port.clock.now < neighbour.deadline:
+            if neighbour.state is _REACHABLE and port.clock.now < neighbour.deadline:
                 index = self.port_index
                 if len(frames) == 1:
                     port.queue.append((index, frames[0]))
@@ -117,5 +120,5 @@ class Flow:
         """The remote answers (RFC 4861 section 7.3.1)."""
         neighbour = self.neighbour
         # Half of the shortest REACHABLE time: confirming each ACK would be work for nothing.
-        if neighbour is not None and (neighbour.state is not Reachability.REACHABLE or neighbour.deadline - now < 7.0):
+        if neighbour is not None and (neighbour.state is not _REACHABLE or neighbour.deadline - now < 7.0):
             self.port.neighbours.confirm(neighbour)

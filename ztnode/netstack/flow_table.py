@@ -37,7 +37,8 @@ class FlowTable:
         """The way from one of our addresses to a remote by one port; None when there is none."""
         key = (port_index, local, remote)
         flow = self._flows.get(key)
-        if flow is None:
+        # One of a port that is gone has no way any more, however long somebody holds it.
+        if flow is None or flow.port is not self._ports.get(port_index):
             port = self._ports.get(port_index)
             if port is None or not (local in port.addresses or port.passes(local)):
                 return None

@@ -41,8 +41,13 @@ from ztnode.wire.wire_error import WireError
 Socket: TypeAlias = TcpConnection | TcpListener | UdpSocket | EchoSocket | Transit
 """What ``Stack.ready`` names."""
 
-_IPV4_TCP: Final = struct.Struct("!6s6xHBxH2xHxB")
-"""Of a frame: destination MAC, EtherType, version and header length, total length, fragment field, protocol."""
+_IPV4_TCP: Final = struct.Struct("!6s6xIH2xI")
+"""Of a frame: destination MAC; EtherType, version and header length, type of service; total length; fragment field,
+time to live, protocol. What is asked together is read together."""
+_IPV4_START: Final = ethernet.TYPE_IPV4 << 16 | 0x4500
+_IPV4_WHOLE: Final = 0x3FFF00FF
+"""Of the last field: offset and more fragments, protocol."""
+_IPV6_START: Final = ethernet.TYPE_IPV6 << 4 | 6
 _IPV6_TCP: Final = struct.Struct("!18xHB")
 """Payload length, next header."""
 
@@ -235,20 +240,18 @@ class Stack:
         familiar: set[bytes] | tuple[()] = () if port.looping else port.familiar
         unpack, unpack6 = _IPV4_TCP.unpack_from, _IPV6_TCP.unpack_from
         from_bytes = int.from_bytes
-        type_ipv4, type_ipv6 = ethernet.TYPE_IPV4, ethernet.TYPE_IPV6
+        ipv4_start, ipv4_whole, ipv6_start = _IPV4_START, _IPV4_WHOLE, _IPV6_START
         last_key = b""
         for frame in frames:
             length = len(frame)
             if length < 54:
                 self._receive_other(port, frame)
                 continue
-            mac, ethertype, version_length, total, fragment, protocol = unpack(frame)
+            mac, start, total, rest = unpack(frame)
             if (
-                version_length == 0x45
-                and protocol == 6
-                and ethertype == type_ipv4
+                start & 0xFFFFFF00 == ipv4_start
+                and rest & ipv4_whole == 6
                 and mac == our_mac
-                and not fragment & 0x3FFF
                 and 40 <= total <= length - 14
             ):
                 # RFC 791: the header's sum, checksum included, is 0 modulo 65535.
@@ -262,10 +265,10 @@ class Stack:
                     last_key = key
                 segments.append((key, frame[34 : 14 + total]))
                 continue
-            ours = mac == our_mac and ethertype == type_ipv4
-            if ours and protocol == 17 and self._set_aside(frame, version_length, total, fragment):
-                continue
-            if ethertype == type_ipv6 and version_length >> 4 == 6 and mac == our_mac and length >= 74:
+            if start & 0xFFFFFF00 == ipv4_start and rest & ipv4_whole == 17 and mac == our_mac:
+                if self._set_aside(frame, total):
+                    continue
+            elif start >> 12 == ipv6_start and mac == our_mac and length >= 74:
                 total, protocol = unpack6(frame)
                 if protocol == 6 and 20 <= total <= length - 54:
                     key = bytes(frame[22:58])
@@ -289,14 +292,9 @@ class Stack:
             port.met(source + destination)
         return True
 
-    def _set_aside(self, frame: memoryview, version_length: int, total: int, fragment: int) -> bool:
-        """Keep a frame for ``_receive_datagrams``, if it is a whole datagram over IPv4. The rest is of its header."""
-        if (
-            version_length != 0x45
-            or fragment & 0x3FFF
-            or not 28 <= total <= len(frame) - 14
-            or int.from_bytes(frame[14:34], "big") % 65535
-        ):
+    def _set_aside(self, frame: memoryview, total: int) -> bool:
+        """Keep a whole datagram over IPv4 for ``_receive_datagrams``, if its header of ``total`` is right."""
+        if not 28 <= total <= len(frame) - 14 or int.from_bytes(frame[14:34], "big") % 65535:
             return False
         self._datagrams.append((bytes(frame[26:38]), frame[34 : 14 + total], frame))
         return True

@@ -12,9 +12,11 @@ from typing import Final, Protocol
 from ztnode.hookspecs import Datagrams
 from ztnode.node.assembly import Parts
 from ztnode.node.figures import DatagramFigures
+from ztnode.node.lanes import Lanes
 from ztnode.node.ports import Ports
 from ztnode.node.wall_clock import wall_clock
 from ztnode.ring import Record
+from ztnode.worker.protocol import LANE, LaneUsed
 
 CROWD: Final = 128
 """Datagrams of one batch that mean that more come than are read."""
@@ -56,6 +58,8 @@ class DataPath:
         self._turn_ended = turn_ended
         self.to_stack: Callable[[Sequence[Record]], None] = lambda _records: None
         """Takes frames for the stack, each with the number of its port."""
+        self.lanes: Lanes | None = None
+        """Whose frames pass the stack worker alone; None: nobody's."""
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = _NEVER
@@ -76,6 +80,19 @@ class DataPath:
             self._timer.cancel()
 
     # A batch in, a batch out
+
+    def lane_used(self, used: LaneUsed) -> None:
+        """A lane has carried something."""
+        assert self.lanes is not None
+        self._received += used.datagrams_received
+        self._bytes_received += used.datagram_octets_received
+        self._sent += used.datagrams_sent
+        self._bytes_sent += used.datagram_octets_sent
+        self.send_drops += used.dropped
+        now = time.monotonic()
+        self.lanes.used(used, now)
+        self._move(now)
+        self._look_soon(now)
 
     def receive(self, datagrams: Datagrams) -> None:
         """Take what the transport has read."""
@@ -98,6 +115,14 @@ class DataPath:
     def send_frames(self, records: list[tuple[int, memoryview]]) -> None:
         """Take frames of the stack, as (number of the port, Ethernet frame); the views are good during the call."""
         now = time.monotonic()
+        lanes = self.lanes
+        if lanes is not None:
+            if lanes and (returned := [record for record in records if record[0] & LANE]):
+                records = [record for record in records if not record[0] & LANE]
+                if datagrams := lanes.returned(returned):
+                    self.receive(datagrams)
+            if now >= lanes.next_look:
+                lanes.look(now)
         nwids = self._ports.nwid_of
         if len(nwids) == 1:
             ((index, nwid),) = nwids.items()
@@ -184,4 +209,6 @@ class DataPath:
         self._vl2.handle_timer(now)
         if self._controller is not None:
             self._controller.handle_timer(now, wall_clock())
+        if self.lanes:
+            self.lanes.check()
         self.pump(now)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ztnode.hookspecs import Counts, Datagrams, MayBeDown, TellsPeersApart, Transport
+from ztnode.hookspecs import Counts, Datagrams, LendsSockets, MayBeDown, TellsPeersApart, Transport
 from ztnode.vl1.scope import Scope, scope_of
 from ztnode.wire.endpoint import Endpoint
 
@@ -29,7 +30,7 @@ DOWN_AFTER: Final = 10.0
 LINGER: Final = 12.0
 """Seconds for which a transport that is left still receives."""
 LOOK_EVERY: Final = 1.0
-"""Seconds; each look wakes a node that has nothing to do."""
+"""Seconds, while there is something to wait for: a look wakes a node that has nothing else to do."""
 MAX_ASKED: Final = 4096
 
 
@@ -42,7 +43,8 @@ class _Way:
 
 
 class FailOver:
-    """See ``ztnode.hookspecs.Transport`` and ``TellsPeersApart``; over those given, the preferred one first."""
+    """See ``Transport``, ``TellsPeersApart`` and ``LendsSockets`` in ``ztnode.hookspecs``; over those given, the
+    preferred one first."""
 
     def __init__(
         self,
@@ -95,7 +97,6 @@ class FailOver:
         """See Transport: the first is opened; the others when they are needed, at ports of their own."""
         self._receive = receive
         await self._open(0, port)
-        self._looking = asyncio.get_running_loop().call_later(min(LOOK_EVERY, self._after), self._look)
 
     def hand_to(self, receive: Callable[[Datagrams], None]) -> None:
         """From now on ``receive`` takes what comes."""
@@ -108,6 +109,7 @@ class FailOver:
             far = self._note(endpoint)
         if far and self._unanswered is None:
             self._unanswered = self._clock()
+            self._look_later()
         if not far or self._at == 0:
             return self._first.send(endpoint, datagrams)  # what is near is not to be reached from elsewhere
         # By those that brought nothing too: so it shows at once when they work.
@@ -142,6 +144,22 @@ class FailOver:
         if isinstance(self._first, TellsPeersApart):
             self._first.let_others_wait(seconds)
 
+    def lend(self, endpoint: Endpoint) -> socket.socket | None:
+        """See LendsSockets: a socket of the first, while that is the one in use."""
+        if self._at == 0 and isinstance(self._first, LendsSockets):
+            return self._first.lend(endpoint)
+        return None
+
+    def take_back(self, endpoint: Endpoint) -> None:
+        """See LendsSockets."""
+        if isinstance(self._first, LendsSockets):
+            self._first.take_back(endpoint)
+
+    def heard(self, endpoint: Endpoint) -> None:
+        """A socket that was lent has brought something from there."""
+        if self._unanswered is not None and self._asked.get(endpoint):
+            self._unanswered = None
+
     async def _open(self, index: int, port: int = 0) -> None:
         way = self._ways[index]
         await way.transport.open(port, functools.partial(self._came, index))
@@ -173,20 +191,32 @@ class FailOver:
         self._receive(far)
         if index < self._at and self.answers() > before and (self._returning is None or index < self._returning[1]):
             self._returning = self._clock(), index
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if self._looking is None and len(self._ways) > 1:
+            self._looking = asyncio.get_running_loop().call_later(min(LOOK_EVERY, self._after), self._look)
 
     def _look(self) -> None:
-        self._looking = asyncio.get_running_loop().call_later(min(LOOK_EVERY, self._after), self._look)
+        self._looking = None
+        if not self._ways[0].is_open:  # closed meanwhile
+            return
         now = self._clock()
         if self._returning is not None:
             when, index = self._returning
             if now - when >= LINGER:
                 self._go_back(index)
+            else:
+                self._look_later()
             return
         way = self._ways[self._at]
-        if not way.is_open and not self._tasks:
-            self._run(self._open_later(self._at))
+        if not way.is_open:
+            self._look_later()
+            if not self._tasks:
+                self._run(self._open_later(self._at))
         if self._at + 1 >= len(self._ways) or self._unanswered is None:
             return
+        self._look_later()
         down = isinstance(way.transport, MayBeDown) and not way.transport.is_up
         if now - self._unanswered > (min(DOWN_AFTER, self._after) if down else self._after):
             self._at += 1

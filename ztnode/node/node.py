@@ -35,6 +35,7 @@ from ztnode.node.host_watch import HostWatch
 from ztnode.node.identity_conflicts import IdentityConflicts
 from ztnode.node.identity_pool import IdentityChecks
 from ztnode.node.keeping import Writes
+from ztnode.node.lanes import Lanes
 from ztnode.node.memberships import Memberships
 from ztnode.node.moon_orbits import MoonOrbits
 from ztnode.node.options import NodeOptions
@@ -84,6 +85,12 @@ class Node:
             on_opened=self._dials.opened.observe,
         )
         self._path.to_stack = self._supervisor.send_frames
+        if options.lanes and parts.lease is None:
+            # With a lease another node may be this one any moment, and then not a word more may be said.
+            lanes = Lanes(parts.vl1, parts.vl2, parts.transport, ports, self._supervisor)
+            self._path.lanes = lanes
+            self._supervisor.on_lane_used = self._path.lane_used
+            self._supervisor.on_lanes_lost = lanes.end_all
         self._gateways = Gateways(self._supervisor.set_gateway)
         self._ports = ports
         self._memberships = Memberships(parts, ports, self._supervisor, pump)
@@ -106,6 +113,8 @@ class Node:
             administration=self.administration,
         )
         self._counted: dict[str, Mapping[str, int]] = {}
+        if self._path.lanes is not None:
+            self._counted["lanes"] = self._path.lanes.counters
         self._closed = False
 
     # Life

@@ -41,6 +41,8 @@ class NodeOptions:
     ``port_required``."""
     port_required: bool = False
     workers: int = 1
+    lanes: bool = True
+    """Whether the stack worker may seal and open the frames of busy peers itself; with several workers it does not."""
     physical_mtu: int = DEFAULT_PHYSICAL_MTU
     """Longest UDP payload that is sent, bytes; ``local.conf`` may say otherwise for some networks, and each path finds
     out by itself if it carries less."""

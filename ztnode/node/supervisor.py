@@ -90,6 +90,10 @@ class Supervisor:
         self._gateway: protocol.SetGateway | None = None
         self._listeners: dict[int, SharedListener] = {}
         self._captures: dict[int, set[PacketCapture]] = {}
+        self.on_lane_used: Callable[[protocol.LaneUsed], None] = lambda _used: None
+        """Told what a lane has carried."""
+        self.on_lanes_lost: Callable[[], None] = lambda: None
+        """Called when the worker that has the lanes is gone, or frames are to pass here for another reason."""
         self._ids = itertools.count(1)
         self._turn = itertools.count()
         self._stopping = False
@@ -156,7 +160,13 @@ class Supervisor:
     async def _spawn(self, slot: WorkerSlot) -> None:
         """A new process for the slot, told of everything that the last one knew. Raises OSError."""
         process = WorkerProcess(
-            slot.index, slot.path, self._frames_from_worker, slot.ready.clear, self._groups_changed, self._on_opened
+            slot.index,
+            slot.path,
+            self._frames_from_worker,
+            lambda: self._lost(slot),
+            self._groups_changed,
+            self._on_opened,
+            lambda used: self.on_lane_used(used),
         )
         await process.start(self._steering.ephemeral(slot.index), self._count, self._congestion)
         slot.process = process
@@ -164,6 +174,10 @@ class Supervisor:
             process.send(port)
         if self._gateway is not None:
             process.send(self._gateway)
+
+    def _lost(self, slot: WorkerSlot) -> None:
+        slot.ready.clear()
+        self.on_lanes_lost()
 
     async def _bring_up(self, slot: WorkerSlot) -> None:
         """Wait until the slot's new process serves, with the listeners of the last one. Raises OSError."""
@@ -285,6 +299,22 @@ class Supervisor:
         if index in self._ports:
             processes = (slot.process for slot in self._slots if slot.process is not None)
             self._on_groups(index, frozenset().union(*(process.groups.get(index, ()) for process in processes)))
+
+    @property
+    def may_have_lanes(self) -> bool:
+        """Whether frames need not pass here: one worker has all of them, and nobody captures."""
+        return self._count == 1 and not self._captures and self._slots[0].ready.is_set()
+
+    def give_lane(self, lane: protocol.LaneUp, descriptor: int) -> bool:
+        """Let the worker have a lane with this socket, a copy of which it gets. False where that cannot be now."""
+        process = self._slots[0].process
+        return process is not None and process.send_with(lane, descriptor)
+
+    def tell_lane(self, message: protocol.LaneTerms | protocol.LaneDown) -> None:
+        """Say something about a lane that was given."""
+        process = self._slots[0].process
+        if process is not None:
+            process.send(message)
 
     def send_frames(self, records: Sequence[Record]) -> None:
         """Deliver Ethernet frames to the stack: (port index, parts of a frame), where the parts are either the whole
@@ -474,6 +504,7 @@ class Supervisor:
         index = self._indices[nwid]
         capture = PacketCapture(format_nwid(nwid), snaplen=snaplen)
         self._captures.setdefault(index, set()).add(capture)
+        self.on_lanes_lost()
         try:
             async for piece in capture.blocks():
                 yield piece

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
@@ -57,10 +59,11 @@ class WorkerProcess:
         on_lost: Callable[[], None],
         on_groups: Callable[[int], None],
         on_opened: Callable[[float], None],
+        on_lane_used: Callable[[protocol.LaneUsed], None],
     ) -> None:
         """``on_lost`` is called as soon as the worker answers no more, before ``wait`` returns; ``on_groups`` when
         ``groups`` has changed for the port with this index; ``on_opened`` when a client of its own has a connection,
-        with the seconds that it took."""
+        with the seconds that it took; ``on_lane_used`` with what a lane has carried."""
         self.index = index
         self.path = path
         """Of its hand-off socket."""
@@ -71,6 +74,7 @@ class WorkerProcess:
         self._on_lost = on_lost
         self._on_groups = on_groups
         self._on_opened = on_opened
+        self._on_lane_used = on_lane_used
         self._loop = asyncio.get_running_loop()
         self._process: subprocess.Popen[bytes] | None = None
         self._transport: asyncio.WriteTransport | None = None
@@ -183,6 +187,21 @@ class WorkerProcess:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(protocol.build(message))
 
+    def send_with(self, message: protocol.ToWorker, descriptor: int) -> bool:
+        """Send a message with a descriptor, which stays the caller's. False where that cannot be now."""
+        if self._transport is None or self._transport.is_closing() or self._transport.get_write_buffer_size():
+            return False
+        data = protocol.build(message)
+        channel = self._transport.get_extra_info("socket")
+        try:
+            with socket.socket(fileno=os.dup(channel.fileno())) as control:
+                sent = socket.send_fds(control, [data], [descriptor], socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        if sent < len(data):
+            self._transport.write(data[sent:])
+        return True
+
     async def request(self, message: protocol.Request) -> protocol.Answer:
         """Send and wait for the answer; when this is cancelled, so is the request. Raises WorkerGone."""
         if self._transport is None:
@@ -212,6 +231,8 @@ class WorkerProcess:
             case protocol.Opened(seconds):
                 for each in seconds:
                     self._on_opened(each)
+            case protocol.LaneUsed():
+                self._on_lane_used(message)
             case protocol.Trouble():
                 _log.warning("stack worker %d: %s", self.index, message.reason)
             case protocol.Dying():

@@ -14,38 +14,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
-import struct
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ztnode.datagrams.many_datagrams import ManyDatagrams
+from ztnode.datagrams.segmentation import DatagramSender
 from ztnode.hookspecs import Datagrams, Endpoint, Transport, hookimpl
-from ztnode.plugins.many_datagrams import ManyDatagrams
 from ztnode.socket_watch import Watch
 
-# linux/udp.h; the socket module names neither.
-UDP_SEGMENT: Final = 103
+# linux/udp.h; the socket module does not name it.
 UDP_GRO: Final = 104
 
 # asm-generic/socket.h
 SO_SNDBUFFORCE: Final = 32
 SO_RCVBUFFORCE: Final = 33
 
-MAX_SEGMENTS: Final = 64
-"""UDP_MAX_SEGMENTS of the kernels before 6.9; newer ones allow 128, with the same limit of 64 KiB in all."""
-MAX_GSO_BYTES: Final = 65000
 RECEIVE_BYTES: Final = 65535
 READS_PER_WAKEUP: Final = 64
 """Datagram reads before the event loop gets its turn again: bounds what one flood can hold up. ``many_datagrams`` has
 as many slots."""
 SOCKET_BUFFER: Final = 4 << 20
-NO_SEGMENTATION: Final = {errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
-"""What UDP_SEGMENT gives on old kernels, on devices without checksum offload, and on links whose MTU is too small."""
 IP_MTU_DISCOVER: Final = 10  # linux/in.h
 IP_PMTUDISC_DONT: Final = 0
-_U16: Final = struct.Struct("=H")
 
 
 class UdpTransport:
@@ -57,8 +49,9 @@ class UdpTransport:
         self._queue = queue
         self._v4: socket.socket | None = None
         self._v6: socket.socket | None = None
-        self._segmentation = sys.platform == "linux"
+        self._sender = DatagramSender()
         self._favored: dict[Endpoint, tuple[socket.socket, Watch]] = {}
+        self._lent: set[Endpoint] = set()
         self._others: asyncio.TimerHandle | None = None
         self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
         self._many: ManyDatagrams | None = None
@@ -130,20 +123,42 @@ class UdpTransport:
 
     def favor(self, endpoints: Sequence[Endpoint]) -> None:
         """See ``hookspecs.TellsPeersApart``. Takes a socket for each; on Linux alone."""
-        wanted = endpoints if sys.platform == "linux" else ()
+        wanted = [endpoint for endpoint in endpoints if endpoint not in self._lent] if sys.platform == "linux" else ()
         for endpoint in self._favored.keys() - set(wanted):
             lane, watch = self._favored.pop(endpoint)
             self._readable(lane)  # what is in its queue
             watch.stop()
             lane.close()
         for endpoint in wanted:
-            if endpoint not in self._favored:
-                self._give_lane(endpoint)
+            if endpoint not in self._favored and (connected := self._connected(endpoint)) is not None:
+                try:
+                    self._favored[endpoint] = connected, Watch(connected, self._readable, connected)
+                except OSError:
+                    connected.close()
 
-    def _give_lane(self, endpoint: Endpoint) -> None:
+    def lend(self, endpoint: Endpoint) -> socket.socket | None:
+        """See ``hookspecs.LendsSockets``. On Linux alone."""
+        if sys.platform != "linux" or endpoint in self._lent:
+            return None
+        favored = self._favored.pop(endpoint, None)
+        if favored is not None:
+            favored[1].stop()
+        lane = self._connected(endpoint) if favored is None else favored[0]
+        if lane is not None:
+            self._lent.add(endpoint)
+            self._readable(lane)  # what came before it was connected may be anybody's
+        return lane
+
+    def take_back(self, endpoint: Endpoint) -> None:
+        """See ``hookspecs.LendsSockets``."""
+        self._lent.discard(endpoint)
+
+    def _connected(self, endpoint: Endpoint) -> socket.socket | None:
+        """A socket on our port that gets what comes from ``endpoint``; None where there can be none. Strangers'
+        datagrams that came to it before it was connected are in it, too."""
         shared = self._v6 if ":" in endpoint[0] else self._v4
         if shared is None:
-            return
+            return None
         host, port = shared.getsockname()[:2]
         lane: socket.socket | None = None
         try:
@@ -151,19 +166,17 @@ class UdpTransport:
             shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             lane = self._bind(shared.family, host, port, beside=True)
             lane.connect(endpoint)
-            watch = Watch(lane, self._readable, lane)
         except (OSError, OverflowError):
             if lane is not None:
                 lane.close()
-            return
+            return None
         finally:
             shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
-        # Strangers' datagrams that came to it before it was connected are read like all others.
-        self._favored[endpoint] = lane, watch
+        return lane
 
     def let_others_wait(self, seconds: float) -> None:
         """See ``hookspecs.TellsPeersApart``. Nothing happens while there is nobody but others."""
-        if not self._favored or self._others is not None:
+        if not (self._favored or self._lent) or self._others is not None:
             return
         loop = asyncio.get_running_loop()
         for bound in (self._v4, self._v6):
@@ -183,48 +196,10 @@ class UdpTransport:
         bound = self._v6 if ":" in endpoint[0] else self._v4
         if bound is None:
             return len(datagrams)
-        count = len(datagrams)
-        if count == 1:  # as most that carry a small request
-            try:
-                bound.sendto(datagrams[0], endpoint)
-            except OSError:
-                self.dropped += 1
-                return 1
-            return 0
-        start = dropped = 0
-        while start < count:
-            end = self._run_end(datagrams, start) if self._segmentation else start + 1
-            try:
-                if end - start == 1:
-                    bound.sendto(datagrams[start], endpoint)
-                else:
-                    size = _U16.pack(len(datagrams[start]))
-                    bound.sendmsg(datagrams[start:end], [(socket.IPPROTO_UDP, UDP_SEGMENT, size)], 0, endpoint)
-            except OSError as error:
-                if end - start > 1 and error.errno in NO_SEGMENTATION:
-                    self._segmentation = False
-                    continue
-                dropped += end - start
-            start = end
-        self.dropped += dropped
+        dropped = self._sender.send(bound, datagrams, endpoint)
+        if dropped:
+            self.dropped += dropped
         return dropped
-
-    @staticmethod
-    def _run_end(datagrams: Sequence[bytes], start: int) -> int:
-        """One past the last datagram that can leave with the one at ``start``: all of one size, the last may be
-        shorter."""
-        size = total = len(datagrams[start])
-        end = start + 1
-        limit = min(len(datagrams), start + MAX_SEGMENTS)
-        while end < limit:
-            length = len(datagrams[end])
-            total += length
-            if length > size or total > MAX_GSO_BYTES:
-                break
-            end += 1
-            if length < size:
-                break
-        return end
 
     def local_endpoints(self) -> Sequence[Endpoint]:
         """See ``hookspecs.Transport``."""
@@ -249,6 +224,7 @@ class UdpTransport:
             lane.close()
         self._v4 = self._v6 = None
         self._favored.clear()
+        self._lent.clear()
 
 
 @hookimpl(trylast=True)

@@ -1,5 +1,6 @@
 """VL1, the peer-to-peer transport: keys, peers, paths, roots, relaying, fragments, verbs. Sans-IO."""
 
+from ztnode.vl1.direct_way import Carried, DirectWay
 from ztnode.vl1.path import Path
 from ztnode.vl1.peer import Peer
 from ztnode.vl1.traffic import Traffic
@@ -23,6 +24,8 @@ from ztnode.vl1.vl1_events import (
 )
 
 __all__ = [
+    "Carried",
+    "DirectWay",
     "Event",
     "IdentityCollision",
     "IdentityShared",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ztnode.histogram import Histogram
+from ztnode.seen_ids import SeenIds
 from ztnode.token_bucket import TokenBucket
 from ztnode.vl1.gates import Cutoff, Interval
 from ztnode.vl1.path import EXPIRATION, Path
@@ -42,9 +43,6 @@ class Peer:
     """One other node. The owner and the layer above read it; only VL1 changes it."""
 
     __slots__ = (
-        "_seen",
-        "_seen_before",
-        "_seen_limit",
         "address",
         "bonds",
         "copy_gate",
@@ -70,6 +68,7 @@ class Peer:
         "received",
         "redirect_pause",
         "redirects",
+        "seen",
         "sent",
         "traffic_from",
         "trusted_until",
@@ -129,9 +128,8 @@ class Peer:
         self.is_replayed = False
         """Whether the last packets held some that had come before."""
         self.echo_gate = TokenBucket(6, 12)  # for what comes over no known path; paths have gates of their own
-        self._seen: set[bytes] = set()
-        self._seen_before: set[bytes] = set()
-        self._seen_limit = FIRST_REPLAY_GENERATION
+        self.seen = SeenIds(FIRST_REPLAY_GENERATION)
+        """The ids of its authentic packets."""
 
     def __repr__(self) -> str:
         return f"<Peer {format_address(self.address)}>"
@@ -145,27 +143,6 @@ class Peer:
     def endpoint(self) -> Endpoint | None:
         """The endpoint of the path in use, None while packets go through a root."""
         return self.path.endpoint if self.path else None
-
-    def is_new(self, wire_id: bytes) -> bool:
-        """Note the packet id of an authentic packet; False if it was seen before: a duplicate or a replay."""
-        if wire_id in self._seen or wire_id in self._seen_before:
-            return False
-        self._seen.add(wire_id)
-        if len(self._seen) >= self._seen_limit:
-            self._seen_before = self._seen
-            self._seen = set()
-        return True
-
-    def has_seen(self, wire_id: bytes) -> bool:
-        """Whether an authentic packet with this id has come before."""
-        return wire_id in self._seen or wire_id in self._seen_before
-
-    def remember(self, ids: int) -> None:
-        """How many packet ids make a generation from now on (``replay_share``)."""
-        if len(self._seen) >= ids or len(self._seen_before) > ids:
-            self._seen_before = self._seen if len(self._seen) <= ids else set()
-            self._seen = set()
-        self._seen_limit = ids
 
     def is_active(self, now: float) -> bool:
         """Whether its paths are worth keeping alive."""

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
+from ztnode.vl1.direct_way import Carried, DirectWay
 from ztnode.vl1.gates import KeyedBucket, source_network
 from ztnode.vl1.packet_assembler import MAX_FROM_PEERS, MAX_FROM_STRANGERS, PacketAssembler
 from ztnode.vl1.peer import ACTIVITY_TIMEOUT, TRUST_EXPIRATION, Peer, replay_share
 from ztnode.vl1.relay import Relay
 from ztnode.vl1.traffic import VERB_HELLO_COPY
+from ztnode.vl1.transmit import cipher_for
 from ztnode.vl1.verbs import HANDLERS, PASSED_UP, ArrivedPacket, on_unknown
 from ztnode.vl1.vl1_config import Vl1Config
 from ztnode.vl1.vl1_core import Message, Vl1Core
@@ -32,6 +34,7 @@ from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.known_peers import KnownPeer, KnownPeers
 from ztnode.wire.packet import (
+    CIPHER_AES_GMAC_SIV,
     CIPHER_POLY1305_SALSA2012,
     FLAG_FRAGMENTED,
     FLAGS_HOPS_MASK,
@@ -42,6 +45,7 @@ from ztnode.wire.packet import (
     VERB_ERROR,
     VERB_EXT_FRAME,
     VERB_FLAG_COMPRESSED,
+    VERB_FRAME,
     VERB_HELLO,
     VERB_MASK,
     VERB_OK,
@@ -237,6 +241,7 @@ class Vl1:
         direct: Endpoint | None = None
         relay: Endpoint | None = None
         sent_in_vain = peer.last_frame > peer.last_frame_in
+        is_new = peer.seen.is_new
         opened = peer.keys.open_many([packet for packet, _ in run])
         peer.received += len(run)
         for (packet, endpoint), plaintext in zip(run, opened, strict=True):
@@ -246,7 +251,7 @@ class Vl1:
                 continue
             wire_id = packet[:8]
             verb = plaintext[0]
-            if not peer.is_new(wire_id):
+            if not is_new(wire_id):
                 if not self._is_hello_by_another_way(peer, packet, endpoint, now):
                     continue
                 verb = VERB_HELLO_COPY
@@ -301,7 +306,7 @@ class Vl1:
         new = [
             (packet, endpoint)
             for packet, endpoint in run
-            if not (packet[OFFSET_FLAGS] & _CIPHER_MASK and peer.has_seen(packet[:8]))
+            if not (packet[OFFSET_FLAGS] & _CIPHER_MASK and packet[:8] in peer.seen)
         ]
         self.counters["drop_duplicate"] += len(run) - len(new)
         peer.is_replayed = len(new) < len(run)
@@ -433,7 +438,7 @@ class Vl1:
         shares = (replay_share(len(peers) - trusted, trusted=False), replay_share(trusted, trusted=True))
         for peer in peers:
             trusts = peer.trusts_through(now)
-            peer.remember(shares[trusts])
+            peer.seen.resize(shares[trusts])
             if trusts:
                 self._push_direct_paths(peer, now)
             if not (
@@ -499,6 +504,52 @@ class Vl1:
     ) -> int:
         """Answer a message with ERROR ``code``. Returns the packet id."""
         return self.send(peer.address, VERB_ERROR, build_error(in_re_verb, in_re_packet_id, code, payload)[1:], now)
+
+    # Somebody beside us
+
+    def direct_way(self, peer: Peer) -> DirectWay | None:
+        """What somebody else needs to seal and open the frames of a peer in our place; None where there is more to
+        decide than that: no path of its own, another cipher suite, a trusted path, or traffic by several paths."""
+        path = peer.path
+        if path is None or path.dead or path.probes or peer.bonds:
+            return None
+        if cipher_for(peer) != CIPHER_AES_GMAC_SIV or self._core.trusted_paths.id_for(path.endpoint[0]):
+            return None
+        return DirectWay(path.endpoint, path.mtu, peer.keys.aes_keys())
+
+    def leads_to(self, peer: Peer, way: DirectWay) -> bool:
+        """Whether that is still where packets to a peer go."""
+        path = peer.path
+        return (
+            path is not None
+            and not path.dead
+            and (path.endpoint, path.mtu) == (way.endpoint, way.mtu)
+            and self._core.topology.by_address.get(peer.address) is peer
+        )
+
+    def carried(self, peer: Peer, endpoint: Endpoint, carried: Carried, now: float) -> None:
+        """Somebody else has sealed or opened frames of a peer on this path."""
+        core = self._core
+        sent_in_vain = peer.last_frame > peer.last_frame_in
+        peer.invalid += carried.invalid
+        self.counters["drop_forged"] += carried.invalid
+        self.counters["drop_duplicate"] += carried.duplicates
+        if carried.sent:
+            core.traffic.sent[VERB_FRAME] += carried.sent
+            peer.sent += carried.sent
+            peer.last_traffic = peer.last_frame = carried.last_sent
+            if (path := peer.paths.get(endpoint)) is not None:
+                path.last_send = max(path.last_send, carried.last_sent)
+            core.hurry_tick(now)
+        if carried.received:
+            core.traffic.arrived[VERB_FRAME] += carried.received
+            peer.received += carried.received
+            then = max(carried.last_received, peer.last_receive)
+            if sent_in_vain and then - peer.last_receive >= SILENCE:
+                core.emit(PeerReturned(peer.address))
+            peer.last_traffic = peer.last_frame_in = then
+            peer.last_frame = max(peer.last_frame, then)
+            self._heard(peer, endpoint, then, by_hello=False)
 
     def trust(self, peer: Peer, now: float) -> None:
         """The layer above has seen that ``peer`` shares a network with us (a frame that passed its certificate check):

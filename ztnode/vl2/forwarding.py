@@ -11,9 +11,9 @@ Source: reference Switch::onLocalEthernet, IncomingPacket::_doFRAME, _doEXT_FRAM
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from ztnode.token_bucket import TokenBucket
 from ztnode.vl1 import Peer
@@ -25,7 +25,7 @@ from ztnode.vl2.rule_filter import EthernetFlow
 from ztnode.vl2.subscriptions import sample
 from ztnode.vl2.vl2_core import Vl2Core
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.ethernet import TYPE_IPV6
+from ztnode.wire.ethernet import TYPE_IPV4, TYPE_IPV6
 from ztnode.wire.frame import EXT_FLAG_ACK_REQUESTED, ExtFrame, build_ext_frame
 from ztnode.wire.mac import address_of, first_octet, is_multicast, mac_of
 from ztnode.wire.multicast import MulticastFrame
@@ -54,6 +54,7 @@ MATCHES_RATE: Final = (100_000.0, 100_000.0)
 outcome is not known from a frame that looks the same: a third of a second at the worst. A controller with a thousand
 rules that match at random slows its own network down, and nobody else's."""
 _ETHERNET_HEADER: Final = 14
+_IP: Final = frozenset(ethertype.to_bytes(2, "big") for ethertype in (TYPE_IPV4, TYPE_IPV6))
 
 
 class FrameRoute:
@@ -86,6 +87,20 @@ class Inflow:
         self.until = until
 
 
+class PlainFlow(NamedTuple):
+    """Frames of one member and EtherType that all pass, both ways, until then (monotonic seconds): what somebody else
+    may know to carry them in our place."""
+
+    nwid: int
+    address: int
+    own_mac: bytes
+    peer_mac: bytes
+    ethertype: bytes
+    mtu: int
+    """The longest IP packet, bytes."""
+    until: float
+
+
 class Members(Protocol):
     """What the data plane wants to know of the other members."""
 
@@ -107,6 +122,11 @@ class FrameFigures:
         """So many more."""
         self.sent += frames
         self.bytes_sent += octets
+
+    def count_received(self, frames: int, octets: int) -> None:
+        """So many more."""
+        self.received += frames
+        self.bytes_received += octets
 
 
 class Forwarding:
@@ -303,13 +323,26 @@ class Forwarding:
                 frame = ExtFrame(self._nwid, 0, destination, source, ethertype, payload)
                 self._core.send(bridge, VERB_EXT_FRAME, build_ext_frame(frame), now)
 
+    def plain_flows(self, now: float) -> Iterator[PlainFlow]:
+        """The IP frames of the stack, by member, that were sent lately and all pass."""
+        mtu = 0 if self._config is None else self._config.mtu
+        for head, route in self._routes.items():
+            if (
+                head[12:] in _IP
+                and route.address
+                and route.verb == VERB_FRAME
+                and route.filter is None
+                and now < route.until
+            ):
+                yield PlainFlow(self._nwid, route.address, head[6:12], head[:6], head[12:], mtu, route.until)
+
     # Frames of peers
 
     def take(self) -> list[Frame]:
         """What is in the inbox, which is empty then."""
         inbox, self.inbox = self.inbox, []
-        self.figures.received += len(inbox)
-        self.figures.bytes_received += sum([len(payload) for _, payload in inbox]) + _ETHERNET_HEADER * len(inbox)
+        octets = sum([len(payload) for _, payload in inbox]) + _ETHERNET_HEADER * len(inbox)
+        self.figures.count_received(len(inbox), octets)
         return inbox
 
     def inflow(self, peer: Peer, ethertype: bytes, now: float) -> Inflow:

@@ -13,7 +13,7 @@ from typing import Final
 
 from ztnode.vl1 import Message, Peer, Vl1
 from ztnode.vl1.gates import KeyedBucket
-from ztnode.vl2.forwarding import Frame, Inflow
+from ztnode.vl2.forwarding import Frame, Inflow, PlainFlow
 from ztnode.vl2.joined_network import JoinedNetwork
 from ztnode.vl2.snapshot import NetworkFigures, NetworkSnapshot
 from ztnode.vl2.subscriptions import Subscriptions
@@ -125,6 +125,8 @@ class Vl2:
         self._foreign: Subscriptions[Like] = Subscriptions(MAX_FOREIGN_SUBSCRIPTIONS)
         self._next_foreign_expiry = now + _FOREIGN_EXPIRY_INTERVAL
         self._inflows: dict[Peer, dict[bytes, Inflow]] = {}
+        self.on_undecided: Callable[[], None] = lambda: None
+        """Called when ``plain_flows`` that were named may not be plain any more."""
         self._signature_gates = {
             VERB_NETWORK_CREDENTIALS: KeyedBucket(*CREDENTIALS_RATE, MAX_INFLOW_PEERS),
             VERB_NETWORK_CONFIG: KeyedBucket(*CONFIG_RATE, MAX_INFLOW_PEERS),
@@ -286,6 +288,7 @@ class Vl2:
 
     def _forget_inflows(self) -> None:
         self._inflows.clear()
+        self.on_undecided()
 
     def _network(self, payload: Buffer) -> JoinedNetwork | None:
         """The joined network whose NWID is at the start of ``payload``. Raises WireError if that is too short."""
@@ -472,6 +475,25 @@ class Vl2:
             if forwarding.inbox:
                 result.append((nwid, forwarding.take()))
         return result
+
+    def plain_flows(self, now: float) -> list[PlainFlow]:
+        """Frames that nobody has to look at, by member and EtherType: they came and went lately, and all pass."""
+        flows = []
+        for network in self._networks.values():
+            for flow in network.forwarding.plain_flows(now):
+                peer = self._core.vl1.peer(flow.address)
+                inflows = None if peer is None else self._inflows.get(peer)
+                inflow = None if inflows is None else inflows.get(flow.nwid.to_bytes(8, "big") + flow.ethertype)
+                if inflow is not None and inflow.filter is None and now < inflow.until:
+                    flows.append(flow._replace(until=min(flow.until, inflow.until)))
+        return flows
+
+    def carried(self, flow: PlainFlow, *, sent: int, octets_sent: int, received: int, octets_received: int) -> None:
+        """Somebody else has carried so many frames of a plain flow; bytes include the Ethernet header."""
+        network = self._networks.get(flow.nwid)
+        if network is not None:
+            network.forwarding.figures.count_sent(sent, octets_sent)
+            network.forwarding.figures.count_received(received, octets_received)
 
     # The clock
 

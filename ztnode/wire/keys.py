@@ -48,20 +48,25 @@ _FLAGS: Final = {
 class PeerKeys:
     """Made from the 48 bytes of ``Identity.agree``. Holds long-lived cipher contexts: keep one per peer."""
 
-    __slots__ = ("_aes", "_fields", "_heads", "_salsa_key", "_salsa_number", "_undisturbed")
+    __slots__ = ("_aes", "_agreement", "_fields", "_heads", "_salsa_key", "_salsa_number", "_undisturbed")
 
     def __init__(self, agreement: bytes) -> None:
         if len(agreement) != AGREEMENT_LENGTH:
             raise ValueError(f"an agreement has {AGREEMENT_LENGTH} bytes")
+        self._agreement = agreement
         self._salsa_key = agreement[:32]
         self._salsa_number = int.from_bytes(self._salsa_key, "little")
         self._undisturbed = 0
         """Batches in a row in which Salsa20/12 had sealed something, and all was authentic."""
-        self._aes = AesGmacSiv(_derive(agreement, b"0"), _derive(agreement, b"1"))
+        self._aes = AesGmacSiv(*self.aes_keys())
         self._fields = 0
         """Destination, source and flags of the last batch that was sealed, which are those of nearly all."""
         self._heads = b"", b""
         """The same as 11 bytes, of a packet in one datagram and of one in several."""
+
+    def aes_keys(self) -> tuple[bytes, bytes]:
+        """The two keys of AES-GMAC-SIV, 32 bytes each. Secret."""
+        return _derive(self._agreement, b"0"), _derive(self._agreement, b"1")
 
     def seal(
         self,

@@ -30,9 +30,9 @@ FIXED: Final = struct.Struct("!HHIIHHHH")
 """Source port, destination port, sequence number, acknowledgement, data offset (top 4 bits) with flags (low 8),
 window, checksum, urgent pointer."""
 
-FIXED_TIMESTAMPS: Final = struct.Struct("!HHIIHHHHIII")
-"""``FIXED`` followed by ``TIMESTAMPS_WORD``, TSval and TSecr: the layout of almost every segment on an
-established connection (RFC 7323 appendix A)."""
+FIXED_TIMESTAMPS: Final = struct.Struct("!4xIIHH4xIII")
+"""The layout of almost every segment on an established connection (RFC 7323 appendix A), without what is not asked for
+there: sequence number, acknowledgement, data offset with flags, window, ``TIMESTAMPS_WORD``, TSval and TSecr."""
 
 TIMESTAMPS_WORD: Final = 0x0101080A
 """NOP, NOP, kind 8, length 10, as one big-endian word (RFC 7323 appendix A)."""

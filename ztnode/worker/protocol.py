@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, TypeAlias, TypeVar, get_args
 
 from ztnode.wire.endpoint import Endpoint
@@ -27,6 +27,13 @@ MAX_ITEMS: Final = 8192
 """Entries of one list or map."""
 TOKEN_BYTES: Final = 16
 LENGTH_BYTES: Final = 4
+LANE: Final = 1 << 30
+"""In the number of a record of the ring to the node: with that of a lane, a datagram or packet of its peer that the
+node is to take."""
+LANE_IDS: Final = 1 << 29
+"""The same: the ids, 8 bytes each, of packets that the lane has taken."""
+LANE_NUMBER: Final = LANE_IDS - 1
+"""Mask of the lane's number."""
 _V = TypeVar("_V")
 
 
@@ -92,6 +99,44 @@ class NeighbourReturned:
 
     index: int
     mac: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneUp:
+    """Node → worker, with the descriptor of a UDP socket that is connected to the peer: frames between the port
+    ``index`` and the neighbour with ``peer_mac`` are sealed and opened by the worker while LaneTerms say so
+    (``worker/lane.py``)."""
+
+    id: int
+    index: int
+    nwid: int
+    own: int
+    peer: int
+    """ZeroTier addresses."""
+    own_mac: int
+    peer_mac: int
+    mtu: int
+    """The longest datagram, bytes of UDP payload."""
+    remembered: int
+    """Packet ids in a generation of ``SeenIds``."""
+    keys: bytes = field(repr=False)
+    """Two of AES-GMAC-SIV, 32 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTerms:
+    """Node → worker: until this moment, monotonic seconds, all frames of these EtherTypes pass, both ways."""
+
+    id: int
+    ethertypes: tuple[int, ...]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class LaneDown:
+    """Node → worker: its frames go by the ring again."""
+
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +396,29 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneUsed:
+    """Worker → node, ten times a second at most and only after something happened: what a lane has carried since the
+    last one. Bytes of frames include the Ethernet header; times are monotonic seconds."""
+
+    id: int
+    sent: int
+    octets_sent: int
+    received: int
+    octets_received: int
+    datagrams_sent: int
+    datagram_octets_sent: int
+    datagrams_received: int
+    datagram_octets_received: int
+    invalid: int
+    """Packets in the peer's name that were not authentic."""
+    duplicates: int
+    dropped: int
+    """Datagrams that the system did not take."""
+    last_sent: float
+    last_received: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """Worker → node: something that a person should know; the worker goes on."""
 
@@ -371,6 +439,9 @@ ToWorker: TypeAlias = (
     | PortDown
     | LimitNeighbour
     | NeighbourReturned
+    | LaneUp
+    | LaneTerms
+    | LaneDown
     | SetGateway
     | Request
     | Cancel
@@ -381,7 +452,7 @@ ToWorker: TypeAlias = (
 Answer: TypeAlias = (
     Dialled | Listening | Accepted | UdpOpened | UdpConfigured | Pong | NeighbourFound | ConnectionList | Failed
 )
-ToNode: TypeAlias = Ready | Answer | Opened | Groups | Stats | Trouble | Dying
+ToNode: TypeAlias = Ready | Answer | Opened | Groups | Stats | LaneUsed | Trouble | Dying
 Message: TypeAlias = ToWorker | ToNode
 
 _TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_args(Message)}
@@ -391,8 +462,8 @@ def build(message: Message) -> bytes:
     """One message as it goes onto the channel. Raises ProtocolError above ``MAX_MESSAGE``."""
     kind = type(message)
     body: dict[str, Any] = {"type": kind.__name__}
-    for field in _VALIDATORS[kind]:
-        body[field] = getattr(message, field)
+    for name in _VALIDATORS[kind]:
+        body[name] = getattr(message, name)
     data = json.dumps(body, separators=(",", ":"), default=bytes.hex).encode()
     if len(data) > MAX_MESSAGE:
         raise ProtocolError(f"a {kind.__name__} of {len(data)} bytes is too long for the control channel")
@@ -416,7 +487,7 @@ def parse(data: bytes) -> Message:
         raise ProtocolError(f"{name} with fields {sorted(map(str, body))[:20]}")
     try:
         make: Callable[..., Message] = kind
-        return make(**{field: validators[field](value) for field, value in body.items()})
+        return make(**{key: validators[key](value) for key, value in body.items()})
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"{name}: {error}") from error
 
@@ -530,5 +601,5 @@ _BY_ANNOTATION: Final = {
     "dict[str, int]": _counters,
 }
 _VALIDATORS: Final = {
-    kind: {field.name: _BY_ANNOTATION[str(field.type)] for field in fields(kind)} for kind in _TYPES.values()
+    kind: {each.name: _BY_ANNOTATION[str(each.type)] for each in fields(kind)} for kind in _TYPES.values()
 }

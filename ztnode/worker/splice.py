@@ -189,6 +189,9 @@ class Splice:
 
     def on_client(self, mask: int) -> None:
         """The client's socket is ready."""
+        if mask == READ and self._mask & READ:  # nothing but that, as mostly
+            self._collect()
+            return
         if mask & ERROR:
             self._client_gone()
             return
@@ -206,13 +209,16 @@ class Splice:
 
     def _collect(self) -> None:
         connection = self.connection
-        room = connection.writable
-        if room < PAUSE:
-            self._watch(self._mask & ~READ)
-            return
-        size = self._read_size
+        size = asked = self._read_size
+        if size > FIRST_READ or not connection.drained:  # otherwise there is room for what comes
+            room = connection.writable
+            if room < PAUSE:
+                self._watch(self._mask & ~READ)
+                return
+            if room < size:
+                asked = room
         try:
-            data = self._sock.recv(size if size < room else room)
+            data = self._sock.recv(asked)
         except BlockingIOError:
             return
         except OSError:

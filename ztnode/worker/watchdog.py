@@ -3,7 +3,7 @@
 The loop notices by itself that the node is gone, unless it is caught in a round that never ends; a mistake in a
 protocol must not leave a process behind that burns a core for nobody, nor keep a node waiting for ever. So one thread
 watches the control channel for its end, and now and then the loop for progress. It sleeps in poll(2) and costs the loop
-nothing.
+nothing; and the longer the loop has had nothing to do, the longer it sleeps.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from ztnode.worker import protocol
 
 CHECK_SECONDS: Final = 5.0
 """A round that is found at two checks in a row has lasted at least this long; a long one lasts milliseconds."""
+LONGEST_CHECK_SECONDS: Final = 80.0
+"""So long at most until the next check of a loop that has only waited since the last one. Idle workers sleep."""
 
 
 class Watchdog(threading.Thread):
@@ -46,9 +48,14 @@ class Watchdog(threading.Thread):
         poll = select.poll()
         poll.register(self._control.fileno(), 0)  # an empty mask: the hang-up is reported without being asked for
         seen = -1
-        while not poll.poll(self._check_seconds * 1000):
+        wait = self._check_seconds
+        while not poll.poll(wait * 1000):
             number = self._round_number()
-            if number == seen and not number & 1:
+            if number != seen:
+                wait = self._check_seconds
+            elif number & 1:
+                wait = min(2 * wait, LONGEST_CHECK_SECONDS)
+            else:
                 self._tell()
                 os._exit(1)
             seen = number

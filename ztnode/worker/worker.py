@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import socket
 import threading
 import time
@@ -25,6 +26,7 @@ from ztnode.worker.direct_dials import DirectDial
 from ztnode.worker.gateway import Gateway
 from ztnode.worker.give_back import GiveBack
 from ztnode.worker.handoff_server import HandoffServer
+from ztnode.worker.lanes import Lanes
 from ztnode.worker.moderation import Moderation
 from ztnode.worker.poller import READ, WRITE, Poller
 from ztnode.worker.splice import DRAIN_POLL, Splice
@@ -49,6 +51,8 @@ OPENED_AT_ONCE: Final = 256
 """Connections of which the node is told in one message."""
 CONTROL_BACKLOG: Final = 8 << 20
 """Bytes for the node that it may leave unread; a node that stalls longer is as good as dead."""
+MAX_BROUGHT: Final = 8
+"""Descriptors that the node may send ahead of the messages that they belong to."""
 _OWNER_ROUNDS: Final = 4
 _NEVER: Final = float("inf")
 
@@ -108,11 +112,15 @@ class Worker:
         """Odd while the loop waits; for the watchdog."""
         self._path = path
         self._requests = Requests(self)
-        self._keepers: tuple[_Keeper, ...] = (stack, self.handoff, self._requests, self.moderation)
+        self._lanes = Lanes(self, self.send)
+        self._borrowed = False
+        """Whether the stack was given frames that are not the ring's."""
+        self._keepers: tuple[_Keeper, ...] = (stack, self.handoff, self._requests, self.moderation, self._lanes)
         """Asked in each round, so the gateway is not among them before there is one."""
         self._control = control
         self._control_in = protocol.MessageStream()
         self._control_out = bytearray()
+        self._brought: list[int] = []
         self._ring_in = ring_in
         self._ring_out = ring_out
         self._blocked: Frames = ()
@@ -172,6 +180,9 @@ class Worker:
             if records:
                 stack.copy_unread()
                 ring_in.release()
+            elif self._borrowed:
+                self._borrowed = False
+                stack.copy_unread()
         self._end()
 
     def _timeout(self) -> float:
@@ -239,6 +250,8 @@ class Worker:
             if self._blocked:
                 return
         frames = self.stack.to_send(now)
+        if frames and self._lanes.by_head:
+            frames = self._lanes.send(frames, now)
         if not frames:
             return
         left = self._push(frames)
@@ -256,6 +269,16 @@ class Worker:
             if frames and ring.prepare_wait():
                 break
         return frames
+
+    def take_frames(self, index: int, frames: Sequence[memoryview]) -> None:
+        """See ``lanes.Loop``."""
+        if index in self._ports:
+            self._borrowed = True
+            self.stack.receive(index, frames, self.now)
+
+    def to_node(self, records: Frames) -> int:
+        """See ``lanes.Loop``."""
+        return self._ring_out.write_many(records)
 
     def _tell_groups(self) -> None:
         for index, macs in self.stack.regrouped():
@@ -353,13 +376,16 @@ class Worker:
         if not mask & ~WRITE:
             return
         try:
-            data = self._control.recv(1 << 16)
+            data, descriptors, _flags, _ = socket.recv_fds(self._control, 1 << 16, MAX_BROUGHT)
         except BlockingIOError:
             return
         except OSError as error:
             raise ChannelClosed from error
         if not data:
             raise ChannelClosed
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        self._brought += descriptors
         for message in self._control_in.feed(data):
             self._handle(message)
 
@@ -376,6 +402,12 @@ class Worker:
                 self.stack.limit_neighbour(index, mac, mtu, self.now)
             case protocol.NeighbourReturned(index, mac):
                 self.stack.neighbour_returned(index, mac, self.now)
+            case protocol.LaneUp():
+                self._lane_up(message)
+            case protocol.LaneTerms():
+                self._lanes.agree(message)
+            case protocol.LaneDown():
+                self._lanes.down(message.id)
             case protocol.SetGateway(targets, flows):
                 self._set_gateway(targets, flows)
             case protocol.Cancel():
@@ -421,6 +453,14 @@ class Worker:
 
         self.gateway.ports_changed()
 
+    def _lane_up(self, message: protocol.LaneUp) -> None:
+        if not self._brought:
+            raise protocol.ProtocolError("a LaneUp came without its socket")
+        try:
+            self._lanes.up(message, self._brought.pop(0))
+        except (OSError, ValueError) as error:
+            self.send(protocol.Trouble(f"the frames of a busy peer pass the node: {error}"))
+
     def _set_gateway(self, targets: tuple[str, ...], flows: int) -> None:
         if self.gateway not in self._keepers:
             self._keepers += (self.gateway,)
@@ -434,6 +474,7 @@ class Worker:
         counters.update(self.handoff.counters)
         counters.update(self.counters)
         counters.update(self.gateway.counters)
+        counters.update(self._lanes.counters)
         counters["unread_bytes"] = self.stack.tcp.unread.total
         counters["unacked_bytes"] = self.stack.tcp.unacked.total
         counters["windows_withdrawn"] = self.stack.tcp.unread.pushed_back

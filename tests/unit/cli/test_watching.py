@@ -117,10 +117,12 @@ def test_top_prints_once_into_a_pipe_and_fits(running_node: RunningNode, capsys:
 def test_rates_are_of_the_time_between() -> None:
     def at(frames: int) -> ztclient.Status:
         counters = {"worker.bytes_to_worker": frames * 112, "worker.frames_to_worker": frames}
+        counters |= {"lanes.bytes_from_worker": frames * 50, "lanes.frames_from_worker": frames * 2}
         return dataclasses.replace(STATUS, counters=counters)
 
     rates = top_command._rates(at(100), at(300), 2.0)
-    assert (rates.frames_in, rates.bytes_in, rates.frames_out) == (100, 10_000, 0)
+    assert (rates.frames_in, rates.bytes_in) == (100, 10_000)
+    assert (rates.frames_out, rates.bytes_out) == (200, 5_000)
 
 
 def test_top_on_a_terminal_leaves_it_as_it_was(running_node: RunningNode) -> None:

@@ -277,6 +277,17 @@ def test_the_way_to_a_host_is_another_one_when_routes_change() -> None:
         host.find_flow(target, 0.0)
 
 
+def test_a_way_by_a_port_that_is_gone_is_in_nobodys_way() -> None:
+    host = stack(1, MAC_A, "10.1.0.1/24")
+    target = packed("10.1.0.2")
+    held = host.find_flow(target, 0.0)
+    host.remove_port(0, 0.0)
+    with pytest.raises(OSError, match="unreachable"):
+        host.find_flow(target, 0.0)
+    host.add_port(0, PortConfig(MAC_A, 2800, ("10.1.0.1/24",)), 0.0)
+    assert host.find_flow(target, 0.0) is not held
+
+
 def test_link_local_addresses_are_on_every_link_with_ipv6() -> None:
     host = stack(1, MAC_A, f"{A6}/64")
     peer = ipv6.link_local(ethernet.mac_bytes(MAC_B))

@@ -78,9 +78,9 @@ class Stage:
     async def wait(self, seconds: float) -> None:
         """Time passes, and what is due is done."""
         self.now += seconds
-        assert self.joined._looking is not None
-        self.joined._looking.cancel()
-        self.joined._look()
+        if self.joined._looking is not None:
+            self.joined._looking.cancel()
+            self.joined._look()
         for _ in range(5):
             await asyncio.sleep(0)
 

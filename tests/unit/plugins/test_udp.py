@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
+from ztnode.datagrams.many_datagrams import SLOTS, ManyDatagrams
 from ztnode.hookspecs import Datagrams, Endpoint
-from ztnode.plugins.many_datagrams import SLOTS, ManyDatagrams
 from ztnode.plugins.udp import UdpTransport
 
 
@@ -29,7 +29,7 @@ async def exchange(datagrams: list[bytes], host: str, *, segmentation: bool = Tr
     sender, receiver = UdpTransport(), UdpTransport()
     await sender.open(0, lambda batch: None)
     await receiver.open(0, receive)
-    sender._segmentation &= segmentation
+    sender._sender.segmentation &= segmentation
     try:
         port = receiver.local_endpoints()[0][1]
         assert sender.send((host, port), datagrams) == 0
@@ -185,7 +185,7 @@ def test_a_filter_that_refuses_recvmmsg_is_found_at_once(monkeypatch: pytest.Mon
             ctypes.set_errno(errno.ENOSYS)
             return -1
 
-    monkeypatch.setattr("ztnode.plugins.many_datagrams.ctypes.CDLL", Refusing)
+    monkeypatch.setattr("ztnode.datagrams.many_datagrams.ctypes.CDLL", Refusing)
     with pytest.raises(OSError):
         ManyDatagrams()
     datagrams = [b"a" * 1432, b"b" * 1394]

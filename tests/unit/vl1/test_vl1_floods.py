@@ -337,12 +337,12 @@ def test_replay_memory_is_bounded_over_all_peers() -> None:
         network.run(0.1)
     peer = two.vl1.peer(one.address)
     assert peer is not None
-    assert len(peer._seen) + len(peer._seen_before) <= 2 * replay_share(1, trusted=False)
+    assert len(peer.seen) <= 2 * replay_share(1, trusted=False)
     two.vl1.trust(peer, network.now)
     network.run(5)
     ids = [number.to_bytes(8, "big") for number in range(most)]
-    assert all(peer.is_new(packet_id) for packet_id in ids)
-    assert all(peer.has_seen(packet_id) for packet_id in ids)
+    assert all(peer.seen.is_new(packet_id) for packet_id in ids)
+    assert all(packet_id in peer.seen for packet_id in ids)
 
 
 # Sending to third parties

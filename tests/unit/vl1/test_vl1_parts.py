@@ -235,9 +235,9 @@ def test_batches_of_any_size_and_kind() -> None:
 def test_replay_memory_forgets_the_oldest_only() -> None:
     someone = peer()
     ids = [number.to_bytes(8, "big") for number in range(5000)]
-    assert all(someone.is_new(packet_id) for packet_id in ids)
-    assert not any(someone.is_new(packet_id) for packet_id in ids[-FIRST_REPLAY_GENERATION:])
-    assert len(someone._seen) + len(someone._seen_before) <= 2 * FIRST_REPLAY_GENERATION
+    assert all(someone.seen.is_new(packet_id) for packet_id in ids)
+    assert not any(someone.seen.is_new(packet_id) for packet_id in ids[-FIRST_REPLAY_GENERATION:])
+    assert len(someone.seen) <= 2 * FIRST_REPLAY_GENERATION
 
 
 def test_paths_are_bounded_and_the_best_is_kept_until_a_clearly_better_one() -> None:

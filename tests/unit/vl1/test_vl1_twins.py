@@ -133,8 +133,7 @@ def test_what_is_played_back_from_elsewhere_is_no_second_host() -> None:
     peer = root.vl1.peer(one.address)
     assert peer is not None
     for datagram in recorded:
-        peer._seen.clear()
-        peer._seen_before.clear()
+        peer.seen.clear()
         root.vl1.receive([(datagram, ("192.0.2.66", 4))], network.now)
         one.vl1.send(root.address, VERB_USER_MESSAGE, b"mine", network.now)
         network.run(1)

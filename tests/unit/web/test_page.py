@@ -460,9 +460,10 @@ def test_the_chart_follows_the_counters() -> None:
     for second in range(KEPT + 50):
         frames = 10 * second
         counters = {"bytes_to": 5000 * second + 12 * frames, "frames_to": frames, "bytes_from": 0, "frames_from": 0}
-        throughput.sample({f"worker.{name}_worker": value for name, value in counters.items()}, float(second))
+        by_ring = {f"worker.{name}_worker": value for name, value in counters.items()}
+        throughput.sample(by_ring | {"lanes.bytes_to_worker": 1000 * second}, float(second))
     chart = throughput.chart()
-    assert (chart.rate_in, chart.rate_out, chart.seconds) == (5000.0, 0.0, KEPT)
+    assert (chart.rate_in, chart.rate_out, chart.seconds) == (6000.0, 0.0, KEPT)
     assert chart.points_in.endswith(" 600,0") and chart.points_out.endswith(" 600,100")
     throughput.sample({}, KEPT + 51.0)  # a worker was replaced
     assert throughput.chart().rate_in == 0.0

@@ -153,8 +153,10 @@ def test_tcp(name: str) -> None:
         assert tcp.build(header) == segment[: len(segment) - len(payload)]
         assert bool(options.sack) == name.endswith("_sack")
         fixed = tcp.FIXED_TIMESTAMPS.unpack_from(segment)
-        assert fixed[8] == tcp.TIMESTAMPS_WORD
-        assert fixed[9:] == options.timestamps
+        assert fixed[:2] == (header.sequence, header.acknowledgement)
+        assert fixed[2] & 0xFF == header.flags
+        assert fixed[3:5] == (header.window, tcp.TIMESTAMPS_WORD)
+        assert fixed[5:] == options.timestamps
     assert bool(payload) == name.endswith("_data")
 
 

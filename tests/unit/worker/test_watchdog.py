@@ -57,3 +57,28 @@ def test_loop_that_waits_for_work_is_left_alone(tmp_path: Path) -> None:
     assert process.poll() is None
     ours.close()
     assert process.wait(30) == 0
+
+
+LOOKS = (
+    "import os, socket, sys, threading, time\n"
+    "from ztnode.worker.watchdog import Watchdog\n"
+    "looks = []\n"
+    "def look():\n"
+    "    looks.append(time.monotonic())\n"
+    "    if len(looks) == 6:\n"
+    "        print(*(later - earlier for earlier, later in zip(looks, looks[1:])), flush=True)\n"
+    "        os._exit(0)\n"
+    "    return 3 if len(looks) < 5 else 5\n"
+    "Watchdog(socket.socket(fileno=0), '', look, check_seconds=0.05).start()\n"
+    "threading.Event().wait()\n"
+)
+
+
+def test_loop_that_only_waits_is_looked_at_ever_more_rarely() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        shown = subprocess.run(
+            [sys.executable, "-c", LOOKS], stdin=theirs.fileno(), stdout=subprocess.PIPE, timeout=60, check=True
+        )
+    pauses = list(map(float, shown.stdout.split()))
+    assert all(pause >= least for pause, least in zip(pauses, (0.05, 0.1, 0.2, 0.4, 0.05), strict=True)), pauses

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from ztnode.netstack.tcp.connection import TcpConnection
+from ztnode.netstack.tcp.send_memory import LEAST
 from ztnode.worker.handoff_server import Answer
 from ztnode.worker.moderation import Moderation
 from ztnode.worker.poller import Poller
@@ -67,6 +68,10 @@ class FakeConnection:
     @property
     def eof(self) -> bool:
         return self._fin and not self._received
+
+    @property
+    def drained(self) -> bool:
+        return not self._unsent and self._send_buffer >= LEAST
 
     @property
     def writable(self) -> int:

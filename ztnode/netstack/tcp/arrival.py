@@ -55,7 +55,9 @@ def segment(
     ):
         snd = tcb.snd
         recovery = snd.recovery
-        una = tcb.ack_pending if tcb.ack_pending >= 0 else recovery.una
+        una = tcb.ack_pending
+        if una < 0:
+            una = recovery.una
         advance = (ack - una) & MASK
         if advance <= recovery.nxt - una and (advance or payload is not None):
             if payload is not None:
@@ -106,13 +108,13 @@ def batch_end(tcb: ControlBlock, now: float) -> None:
     acks = rcv.acks
     if acks.unacked:
         rcv.arrived_at = now
-        acks.decide(now, rcv.mss)
+        delay = acks.decide(now, rcv.mss)
+        if delay:
+            tcb.layer.delay_ack(tcb, delay, now)
     if (acks.unacked or rcv.queue.size) and not tcb.noticed:
         tcb.layer.notify(tcb)
     if acks.due:
         tcb.layer.want_flush(tcb)
-    elif acks.delayed_at is not None:
-        tcb.layer.schedule(tcb, acks.delayed_at)
 
 
 def _process_pending(tcb: ControlBlock, now: float) -> None:

@@ -12,6 +12,7 @@ from ztnode.netstack.tcp.connection_info import ConnectionInfo, describe
 from ztnode.netstack.tcp.control_segments import send_reset
 from ztnode.netstack.tcp.ending import finish, predict, shut_down
 from ztnode.netstack.tcp.fin_wait_2 import watch as watch_fin_wait_2
+from ztnode.netstack.tcp.send_buffer import SMALL
 from ztnode.netstack.tcp.state import RECEIVES_TEXT, State
 from ztnode.netstack.tcp.tcb import ControlBlock
 from ztnode.netstack.tcp.timers import arm_keepalive
@@ -64,6 +65,13 @@ class TcpConnection(ControlBlock):
         return free if free > 0 else 0
 
     @property
+    def drained(self) -> bool:
+        """Whether all that was written is acknowledged and more may be written: ``writable`` is not less than
+        ``send_memory.LEAST`` then, and to know that alone is less work."""
+        snd = self.snd
+        return snd.buffer.start == snd.buffer.end and not snd.fin_queued and self.error is None
+
+    @property
     def unacknowledged(self) -> int:
         """Bytes written and not yet acknowledged by the peer, sent or not."""
         return len(self.snd.buffer)
@@ -113,10 +121,9 @@ class TcpConnection(ControlBlock):
         if not before:
             return []
         pieces = queue.read(limit)
-        if self.state in RECEIVES_TEXT and rcv.fin is None:
+        if rcv.fin is None and self.state in RECEIVES_TEXT:
             window, left, rtt = rcv.window, queue.size, self.snd.rtt
-            smoothed = rtt.smoothed if rtt.srtt is None else rtt.srtt
-            window.consumed(before - left, smoothed, self.layer.now)
+            window.consumed(before - left, rtt.srtt or rtt.smoothed, self.layer.now)
             if window.update_due(rcv.nxt, left + rcv.aside, rcv.mss):
                 rcv.acks.due = True
                 self.layer.want_flush(self)
@@ -136,13 +143,17 @@ class TcpConnection(ControlBlock):
         """
         if self.error is not None:
             raise self.error
-        if self.snd.fin_queued or (not self.predicts and self.closed):
+        snd = self.snd
+        if snd.fin_queued or (not self.predicts and self.closed):
             raise BrokenPipeError(errno.EPIPE, "the sending side is shut down")
-        self.snd.buffer.append(data)
-        layer = self.layer
-        layer.wrote(self, len(data), layer.now)
+        buffer = snd.buffer
+        length = len(data)
+        if length >= SMALL or buffer.start != buffer.end:
+            # What is small and alone, a request, is less than a connection takes itself: nobody need know of it.
+            self.layer.wrote(self, length, self.layer.now)
+        buffer.append(data)
         if not self.marks.dirty:
-            layer.want_flush(self)
+            self.layer.want_flush(self)
 
     def shutdown(self) -> None:
         """No more data from us: FIN after what is queued. Reading goes on."""

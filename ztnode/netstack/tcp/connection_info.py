@@ -59,7 +59,7 @@ def describe(tcb: ControlBlock) -> ConnectionInfo:
     """A snapshot."""
     snd, rcv = tcb.snd, tcb.rcv
     recovery = snd.recovery
-    cc, board = recovery.cc, recovery.board
+    cc, board = recovery.cc, recovery.full_board()
     fates = [state for _, _, state in board.spans()]
     return {
         "state": tcb.state.name,

@@ -67,8 +67,8 @@ class DelayedAck:
         self.dsack: tuple[int, int] | None = None
         """What came again, for the next DSACK block (RFC 2883)."""
 
-    def decide(self, now: float, peer_segment: int) -> None:
-        """After a batch: acknowledge at once, or wait for more.
+    def decide(self, now: float, peer_segment: int) -> float:
+        """After a batch: acknowledge at once, or wait for more. The seconds of a wait that begins now; 0 for none.
 
         At once for every second full-size segment (RFC 5681 section 4.2; a batch counts as one, as with the kernel's
         GRO), while the peer is in slow start, and when the last segment was a short one: then the peer has nothing
@@ -81,7 +81,7 @@ class DelayedAck:
         of 40 ms and the "pingpong" mode of tcp_input.c.)
         """
         if self.due or not self.unacked or (self.delayed_at is not None and self.unacked == self._decided):
-            return
+            return 0.0
         self._decided = self.unacked
         if self._unanswered:
             self.turns = 0
@@ -91,13 +91,16 @@ class DelayedAck:
         self._arrived_at = now
         if self.short and self.unacked <= peer_segment and self.turns >= _TURNS:
             self.delayed_at = now + self._patience
-        elif self.short or self.unacked > peer_segment:
+            return self._patience
+        if self.short or self.unacked > peer_segment:
             self.due = True
         elif self.quick > 0:
             self.quick -= 1
             self.due = True
         elif self.delayed_at is None:
             self.delayed_at = now + _DELAY
+            return _DELAY
+        return 0.0
 
     def irregular(self) -> None:
         """A segment came out of order or again: the peer must hear of it at once, and of what follows."""
@@ -117,7 +120,8 @@ class DelayedAck:
         if self._unanswered:
             self._unanswered = False
             if not self._late:
-                self.turns = min(self.turns + 1, _TURNS)
+                if self.turns < _TURNS:
+                    self.turns += 1
             elif now - self._arrived_at <= _DELAY:  # what follows later is no turn
                 self.turns = _TURNS
                 self._patience = min(2 * self._patience, _DELAY)

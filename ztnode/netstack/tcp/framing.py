@@ -35,6 +35,8 @@ _SYN_LENGTH: Final = wire.HEADER_LENGTH + 20
 _TIMESTAMPS_LENGTH: Final = wire.HEADER_LENGTH + 12
 _TEXT_FLAGS: Final = _TIMESTAMPS_LENGTH << 10 | wire.ACK | wire.PSH
 """Data offset and flags of a segment that ends what there is to send, with timestamps."""
+_TIMESTAMPS_WORD: Final = wire.TIMESTAMPS_WORD
+_TEXT_SUM: Final = _TEXT_FLAGS + _TIMESTAMPS_WORD
 _ONE_PART: Final = 1024
 
 
@@ -110,7 +112,7 @@ class SegmentWriter:
         seq &= MASK
         ack &= MASK
         # 32-bit words add as well as 16-bit ones (``ztnode.wire.checksum``).
-        total = self._sum + length + seq + ack + _TEXT_FLAGS + window + wire.TIMESTAMPS_WORD + tsval + recent
+        total = self._sum + _TEXT_SUM + length + seq + ack + window + tsval + recent
         field = -(total + region_sum(text)) % MODULUS
         if self._v4:
             ip_length = length + 20
@@ -126,7 +128,7 @@ class SegmentWriter:
                 window,
                 field,
                 0,
-                wire.TIMESTAMPS_WORD,
+                _TIMESTAMPS_WORD,
                 tsval,
                 recent,
             )

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
+from ztnode.netstack.tcp.ack_delays import AckDelays
 from ztnode.netstack.tcp.ahead import Ahead, Place
 from ztnode.netstack.tcp.arrival import batch_end
 from ztnode.netstack.tcp.arrival import segment as segment_arrived
@@ -43,8 +44,10 @@ from ztnode.wire.checksum import MODULUS, NATIVE_FACTOR, batch_sums, pseudo_sum,
 from ztnode.wire.ipv4 import PROTOCOL_TCP
 from ztnode.wire.wire_error import WireError
 
-_PADDING: Final = (b"", b"\0", b"\0\0", b"\0\0\0")
+_PADDING: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
+"""By the length modulo four."""
 _PORTS_SEQUENCE: Final = struct.Struct("!HHI")
+_HEADER_LENGTH: Final = wire.HEADER_LENGTH
 _RESETS_PER_SECOND: Final = 200
 """Answers to segments for nobody: enough for every honest mistake, too few for a reflector."""
 
@@ -73,15 +76,17 @@ class TcpLayer:
         self._time_wait = TimeWaitTable(self.config.time_wait_max)
         self._time_wait_recent = 0.0
         self._heap = TimerHeap(self._connections, next_deadline)
+        self._ack_delays = AckDelays()
         # Attributes of the services that connections use, without a step between: they are asked for each request.
         self.schedule = self._heap.schedule
+        self.delay_ack = self._ack_delays.enter
         self.may_hold = self.unacked.share
         self.wrote = self.unacked.wrote
         self.dirty: list[ControlBlock] = []
         """What ``flush`` would look at."""
         self._touched: list[ControlBlock] = []
-        self._unread: dict[ControlBlock, None] = {}
-        """Those whose unread payload may be borrowed memory."""
+        self._unread: list[ControlBlock] = []
+        """Those, perhaps more than once, whose unread payload may be borrowed memory."""
         self.fresh: list[TcpConnection | TcpListener] = []
         """What ``ready`` would give."""
         self._challenges = TokenBucket(self.config.challenge_acks_per_second)
@@ -121,7 +126,7 @@ class TcpLayer:
                 last_key = None
                 continue
             if length >= 32:
-                _, _, seq, ack, offset_flags, window, _, _, word, tsval, tsecr = unpack(segment)
+                seq, ack, offset_flags, window, word, tsval, tsecr = unpack(segment)
                 if offset_flags >> 12 == 8 and word == timestamps_word:
                     if not connection.marks.touched:
                         connection.marks.touched = True
@@ -137,34 +142,40 @@ class TcpLayer:
                 last_key = None
         for tcb in touched:
             batch_end(tcb, now)
-            if tcb.rcv.queue.size or tcb.rcv.reassembly.cost:
-                self._unread[tcb] = None
+        self._unread += touched
         touched.clear()
 
     def _sums(
         self, segments: Sequence[tuple[ConnectionKey, memoryview]]
-    ) -> tuple[list[tuple[ConnectionKey, memoryview]], list[int]]:
+    ) -> tuple[Sequence[tuple[ConnectionKey, memoryview]], list[int]]:
         """(those long enough for a header, the checksum sum of each without its pseudo-header, in machine order)."""
-        if len(segments) == 1 and len(segments[0][1]) >= wire.HEADER_LENGTH:
-            return list(segments), [region_sum(segments[0][1]) * NATIVE_FACTOR]  # an answer
+        if len(segments) == 1 and len(segments[0][1]) >= _HEADER_LENGTH:
+            return segments, [region_sum(segments[0][1]) * NATIVE_FACTOR]  # an answer
         pieces: list[memoryview | bytes] = []
         starts: list[int] = []
-        good: list[tuple[ConnectionKey, memoryview]] = []
-        position = 0
-        for item in segments:
-            segment = item[1]
+        words = 0
+        for _, segment in segments:
             length = len(segment)
-            if length < wire.HEADER_LENGTH:
-                self.count("short")
-                continue
-            good.append(item)
-            starts.append(position >> 2)
+            if length < _HEADER_LENGTH:
+                return self._sums(self._long_enough(segments))
+            starts.append(words)
             pieces.append(segment)
-            pad = -length & 3
-            if pad:
-                pieces.append(_PADDING[pad])
-            position += length + pad
-        return good, batch_sums(b"".join(pieces), starts)
+            if length & 3:
+                pieces.append(_PADDING[length & 3])
+            words += length + 3 >> 2
+        return segments, batch_sums(b"".join(pieces), starts)
+
+    def _long_enough(
+        self, segments: Sequence[tuple[ConnectionKey, memoryview]]
+    ) -> list[tuple[ConnectionKey, memoryview]]:
+        """Those with room for a header; the others are counted."""
+        good = []
+        for item in segments:
+            if len(item[1]) >= _HEADER_LENGTH:
+                good.append(item)
+            else:
+                self.count("short")
+        return good
 
     def _other_header(self, connection: TcpConnection, segment: memoryview, now: float) -> None:
         """A segment of a connection with other options than the timestamps alone, or none."""
@@ -363,7 +374,10 @@ class TcpLayer:
     # --- timers and output ---
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is due; not after the earliest deadline, perhaps before it."""
-        due = self._heap.next_due()
+        due = self._heap.next_due(self.now)
+        acknowledgement = self._ack_delays.next_due()
+        if acknowledgement is not None and (due is None or acknowledgement < due):
+            due = acknowledgement
         if self._time_wait.entries and (expiry := self._time_wait.next_expiry()) is not None:
             # Nobody waits for an entry to expire, so several are removed together, at most once a second.
             expiry = max(expiry, self._time_wait_recent + 1.0)
@@ -375,7 +389,7 @@ class TcpLayer:
         """Everything that is due: retransmission, delayed ACKs, probes, TIME-WAIT."""
         self.now = now
         # Scheduled again only after all were taken: a deadline that only the flush moves would be taken for ever.
-        for tcb in self._heap.pop_due(now):
+        for tcb in dict.fromkeys((*self._ack_delays.pop_due(now), *self._heap.pop_due(now))):
             handle_timer(tcb, now)
             self.want_flush(tcb)  # which also enters its next deadline
         if self._time_wait:
@@ -388,9 +402,10 @@ class TcpLayer:
         while self.dirty:
             dirty, self.dirty = self.dirty, []
             for tcb in dirty:
-                tcb.marks.dirty = False
+                marks = tcb.marks
+                marks.dirty = False
                 due = flush(tcb, now)
-                if due is not None:
+                if due is not None and ((scheduled := marks.scheduled) is None or due < scheduled):
                     self._heap.schedule(tcb, due)
 
     def ready(self) -> list[TcpConnection | TcpListener]:

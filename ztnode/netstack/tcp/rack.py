@@ -61,12 +61,6 @@ class Rack:
             self._sent = sent
             self._end = end
 
-    def arrived_alone(self, sent: float, end: int, rtt: float) -> None:
-        """As ``update``, where all that was in flight was sent once, at ``sent``, up to ``end``."""
-        self._rtt = rtt
-        self._sent = sent
-        self._end = end
-
     def duplicate_reported(self, una: int, nxt: int) -> None:
         """The peer got something twice: widen the reordering window, once per round trip (section 6.2 step 4)."""
         if una >= self._round:

@@ -261,21 +261,23 @@ class ReceiveWindow:
         The right edge only moves by a segment or by half of the buffer (RFC 9293 section 3.8.6.2.2, SWS avoidance in
         the receiver), and never back (RFC 9293 section 3.8.6).
         """
-        room = self.limit - unread
-        if room < 0:
-            room = 0
-        edge = rcv_nxt + (room >> scale << scale)
-        step = mss if mss < self.limit >> 1 else self.limit >> 1
-        if edge - self.edge >= step:
-            self.edge = edge
-        window = (self.edge - rcv_nxt) >> scale
+        limit = self.limit
+        room = limit - unread >> scale << scale if unread < limit else 0
+        offered = self.edge - rcv_nxt
+        gain = room - offered
+        if gain >= mss or gain >= limit >> 1:
+            self.edge = rcv_nxt + room
+            offered = room
+        window = offered >> scale
         # Negative where a FIN lies at an edge that was withdrawn (``receive_memory``).
         return 0 if window < 0 else window if window < 0xFFFF else 0xFFFF
 
     def update_due(self, rcv_nxt: int, unread: int, mss: int) -> bool:
         """After a read: whether the peer should hear of the new room at once instead of with the next ACK."""
-        gain = rcv_nxt + self.limit - unread - self.edge
         offered = self.edge - rcv_nxt
+        if 2 * offered > self.limit + 1:
+            return False  # nothing below can be: less is to be gained than is offered, and less than half of the buffer
+        gain = self.limit - unread - offered
         return gain >= mss and (gain >= self.limit >> 1 or offered < mss or gain >= 2 * offered)
 
     def consumed(self, count: int, rtt: float, now: float) -> None:
@@ -283,16 +285,17 @@ class ReceiveWindow:
 
         Whoever reads X bytes in one round trip needs a window of 2 X for the sender to be able to double its rate.
         """
-        self._copied += count
-        if self.limit >= self.maximum:
+        copied = self._copied = self._copied + count
+        limit = self.limit
+        if limit >= self.maximum:
             return
         elapsed = now - self._epoch
         if elapsed < rtt:
             return
-        if self._copied * 2 > self.limit:
+        if copied * 2 > limit:
             # Scale what was read to one round trip: reads come in bursts that need not fit the period.
-            wanted = int(2 * self._copied * min(1.0, 2 * rtt / elapsed if elapsed > 0 else 1.0))
-            if wanted > self.limit:
-                self.limit = min(max(wanted, self.limit + (self.limit >> 1)), self.maximum)
+            wanted = int(2 * copied * min(1.0, 2 * rtt / elapsed if elapsed > 0 else 1.0))
+            if wanted > limit:
+                self.limit = min(max(wanted, limit + (limit >> 1)), self.maximum)
         self._copied = 0
         self._epoch = now

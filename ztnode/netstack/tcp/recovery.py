@@ -11,6 +11,7 @@ The connection calls ``acknowledged`` once per batch where the acknowledgements 
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from ztnode.netstack.tcp.congestion.base import CongestionControl
 from ztnode.netstack.tcp.delivery_rate import DeliveryRate, Stamp
@@ -18,7 +19,7 @@ from ztnode.netstack.tcp.prr import ProportionalRateReduction
 from ztnode.netstack.tcp.rack import DUP_THRESHOLD, Rack
 from ztnode.netstack.tcp.rtt import RttEstimator
 from ztnode.netstack.tcp.scoreboard import Scoreboard
-from ztnode.netstack.tcp.tail_loss_probe import TailLossProbe
+from ztnode.netstack.tcp.tail_loss_probe import TailLossProbe, tail_loss_timeout
 from ztnode.netstack.tcp.undo import Undo
 
 
@@ -39,10 +40,18 @@ class TimerKind(enum.IntEnum):
     REORDER = 3
 
 
+# To find a member by its class takes longer than a name of the module.
+_NO_TIMER: Final = TimerKind.NONE
+_TAIL_PROBE: Final = TimerKind.TAIL_PROBE
+
+_NOT_ALONE: Final = -1.0
+
+
 class Recovery:
     """Loss detection, recovery and their timer for one connection. Sequence numbers are unwrapped."""
 
     __slots__ = (
+        "_alone_at",
         "_dup_acks",
         "_probe",
         "_prr",
@@ -91,6 +100,8 @@ class Recovery:
         self.output_una = una
         """``una`` when the connection last had the chance to send: all that came since is one batch."""
         self.consecutive_timeouts = 0
+        self._alone_at = _NOT_ALONE
+        """When all that is in flight was sent, by ``sent_alone``, and is not on the board yet."""
         self._dup_acks = 0
         self._rto_from = 0.0
         self._rack = Rack(self.board, rtt, cc, una)
@@ -107,6 +118,14 @@ class Recovery:
         self.timeouts = 0
         self.fast_recoveries = 0
         self.spurious = 0
+
+    def full_board(self) -> Scoreboard:
+        """The scoreboard with all that is in flight on it. ``board`` alone is enough for who asks how much is lost or
+        selectively acknowledged."""
+        if self._alone_at != _NOT_ALONE:
+            self.board.transmitted(self.una, self.nxt, self._alone_at)
+            self._alone_at = _NOT_ALONE
+        return self.board
 
     # --- what may be sent ---
     @property
@@ -137,7 +156,7 @@ class Recovery:
         if self.nxt == self.una:
             self._rto_from = now
         stamp = self._rate.stamp(self.pipe, now) if self._rate is not None else None
-        self.board.transmitted(self.nxt, end, now, stamp)
+        self.full_board().transmitted(self.nxt, end, now, stamp)
         if self._prr is not None:
             self._prr.sent(end - self.nxt)
         self.nxt = end
@@ -146,14 +165,14 @@ class Recovery:
     def sent_alone(self, end: int, now: float) -> None:
         """As ``sent_new`` of at most one segment, where nothing is in flight nor being repaired, and no rate measured:
         in ``Phase.OPEN``, and ``measures_rate`` is False."""
-        self.board.transmitted_alone(self.nxt, end, now)
+        # Mostly the next that is heard is that it arrived, and nobody looks at the board.
+        self._alone_at = self._rto_from = now
         self.nxt = end
-        self._rto_from = now
         estimator = self.rtt
         timeout = estimator.rto_base if not estimator.backoff else estimator.rto
         if self.sack_ok and self._probe.end is None:
-            self.timer = TimerKind.TAIL_PROBE
-            timeout = TailLossProbe.timeout(estimator.srtt, timeout, lone=True)
+            self.timer = _TAIL_PROBE
+            timeout = tail_loss_timeout(estimator.srtt, timeout, lone=True)
         else:
             self.timer = TimerKind.RTO
         self.deadline = now + timeout
@@ -161,7 +180,7 @@ class Recovery:
     def sent_again(self, start: int, end: int, now: float, tsval: int) -> None:
         """[start, end) was retransmitted; ``tsval`` is the timestamp that it carried."""
         stamp = self._rate.stamp(self.pipe, now) if self._rate is not None else None
-        self.board.retransmitted(start, end, now, stamp)
+        self.full_board().retransmitted(start, end, now, stamp)
         self.retransmits += 1
         self._undo.retransmitted(start, end - start, tsval)
         if self._prr is not None:
@@ -188,7 +207,7 @@ class Recovery:
         round-trip time (0.0: nothing). ``dsack``: how many bytes the peer reported to have twice (RFC 2883). Returns
         how many bytes were newly acknowledged cumulatively.
         """
-        board = self.board
+        board = self.full_board()
         board.begin()
         before = una = self.una
         acked = ack - una
@@ -231,22 +250,25 @@ class Recovery:
         ``measures_rate``, it must not be asked."""
         if self.phase or self._probe.end is not None:
             return False
-        span = self.board.arrived_alone()
-        if span is None:
-            return False
+        sent = self._alone_at
+        if sent != _NOT_ALONE:
+            self._alone_at = _NOT_ALONE
+        else:
+            span = self.board.arrived_alone()
+            if span is None:
+                return False
+            sent = span.sent
+        # RACK need not hear of it: whatever may be lost from here on is sent later than anything that it knows of.
         before = self.una
         self.una = una = self.nxt
         self.consecutive_timeouts = 0
         self._dup_acks = 0
-        sent = span.sent
         rtt = now - sent
         estimator, cc = self.rtt, self.cc
         estimator.sample(rtt, now)
-        self._rack.arrived_alone(sent, una, rtt)
-        acked = una - before
-        if before < self.limited_point or (cc.cwnd < cc.ssthresh and 2 * acked > cc.cwnd):
-            cc.on_ack(acked, una, una, rtt, now, estimator.smoothed)
-        self.timer = TimerKind.NONE
+        if before < self.limited_point or (cc.cwnd < cc.ssthresh and 2 * (una - before) > cc.cwnd):
+            cc.on_ack(una - before, una, una, rtt, now, estimator.smoothed)
+        self.timer = _NO_TIMER
         self.deadline = None
         return True
 
@@ -381,6 +403,7 @@ class Recovery:
         first = self.phase != Phase.LOSS
         self.timeouts += 1
         self.consecutive_timeouts += 1
+        self.full_board()
         if self.board.sacked and self.board.first_unsacked() is None:
             self.board.renege()  # the peer would have acknowledged a SACKed segment that has become the first
         if first:
@@ -469,7 +492,7 @@ class Recovery:
         if self.phase == Phase.OPEN and self._probe.end is None and not board.sacked and self.sack_ok:
             # Section 7.2: a probe comes first even when it is not earlier than the timeout would have been.
             self.timer = TimerKind.TAIL_PROBE
-            probe = now + TailLossProbe.timeout(estimator.srtt, rto, lone=self.nxt - self.una <= self.cc.mss)
+            probe = now + tail_loss_timeout(estimator.srtt, rto, lone=self.nxt - self.una <= self.cc.mss)
             self.deadline = probe if probe < expiry else expiry
             return
         self.timer = TimerKind.RTO
@@ -477,6 +500,7 @@ class Recovery:
 
     def on_reorder_timer(self, now: float) -> None:
         """The reordering window of the oldest span is over."""
+        self.full_board()
         self._rack.detect(now, recovering=self.phase != Phase.OPEN)
         if self.board.lost:
             if self.phase == Phase.OPEN:
@@ -494,7 +518,7 @@ class Recovery:
     # --- path MTU ---
     def resend_all(self, now: float) -> None:
         """What is in flight was too big for the path (RFC 1191 section 6.5): send it again, no congestion implied."""
-        self.board.mark_all_lost()
+        self.full_board().mark_all_lost()
         if self.flight:
             self.force_retransmit = True
             self._arm(now, restart=True)

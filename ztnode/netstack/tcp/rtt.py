@@ -54,8 +54,9 @@ class RttEstimator:
             self.rttvar = rtt / 2
         else:
             error = rtt - srtt
-            self.rttvar += ((error if error >= 0 else -error) - self.rttvar) / 4
             self.srtt = srtt = srtt + error / 8
+            rttvar = self.rttvar
+            self.rttvar = rttvar + ((error if error >= 0 else -error) - rttvar) / 4
         variance = 4 * self.rttvar
         timeout = srtt + (variance if variance > MIN_RTO else MIN_RTO)
         self.rto_base = timeout if timeout < MAX_RTO else MAX_RTO

@@ -46,7 +46,6 @@ class Scoreboard:
     __slots__ = (
         "_lost_heap",
         "_spans",
-        "_spare",
         "_starts",
         "delivered",
         "fack",
@@ -68,8 +67,6 @@ class Scoreboard:
         self._starts: list[int] = []
         self._spans: list[Span] = []
         self._lost_heap: list[int] = []
-        self._spare: Span | None = None
-        """What ``arrived_alone`` took out, for ``transmitted_alone`` to use again: to make one costs as much."""
         self.sentinel = Span(una, una, 0.0, SACKED, False)
         """Head of the transmission order: ``sentinel.after`` was sent first of all that is in flight."""
         self.sacked = 0
@@ -146,21 +143,6 @@ class Scoreboard:
         spans.append(span)
         self._starts.append(start)
         self._link_last(span)
-
-    def transmitted_alone(self, start: int, end: int, now: float) -> None:
-        """As ``transmitted`` without a stamp, where nothing is in flight."""
-        span = self._spare
-        if span is None:
-            span = Span(start, end, now, IN_FLIGHT, False)
-        else:
-            self._spare = None
-            span.start = start
-            span.end = end
-            span.sent = now
-        span.before = span.after = sentinel = self.sentinel
-        sentinel.before = sentinel.after = span
-        self._spans.append(span)
-        self._starts.append(start)
 
     def retransmitted(self, start: int, end: int, now: float, stamp: Stamp | None = None) -> None:
         """[start, end) was sent again, whatever was thought of it (not what is SACKed)."""
@@ -254,8 +236,8 @@ class Scoreboard:
             self.fack = upto
 
     def arrived_alone(self) -> Span | None:
-        """All that is in flight is acknowledged, if that was sent at one moment, once: the span that it was, good until
-        something is sent. Otherwise None, and nothing changes. Says nothing of what ``begin`` resets."""
+        """All that is in flight is acknowledged, if that was sent at one moment, once: the span that it was. Otherwise
+        None, and nothing changes. Says nothing of what ``begin`` resets."""
         spans = self._spans
         if len(spans) != 1:
             return None
@@ -267,7 +249,6 @@ class Scoreboard:
         sentinel = self.sentinel
         sentinel.before = sentinel.after = sentinel
         self.fack = span.end
-        self._spare = span
         return span
 
     def sack(self, start: int, end: int) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from ztnode.wire.buffer import Buffer
 
-_SMALL: Final = 2048
+SMALL: Final = 2048
 """Writes below this many bytes are copied together: a gather list of many tiny views costs more than the copy."""
 _TAIL: Final = 8192
 
@@ -35,7 +35,13 @@ class SendBuffer:
     def append(self, data: Buffer) -> None:
         """Queue ``data``. Large buffers are referenced, not copied: the caller must not change them any more."""
         length = len(data)
-        if length >= _SMALL:
+        if length < SMALL and not self._chunks and length:
+            # A lone small write, the usual case of a request, gets exactly its own bytes.
+            self._starts.append(self.end)
+            self._chunks.append(memoryview(bytes(data)))
+            self.end += length
+            return
+        if length >= SMALL:
             self._starts.append(self.end)
             self._chunks.append(memoryview(data).cast("B"))
             self._tail = None
@@ -45,9 +51,7 @@ class SendBuffer:
             return
         tail = self._tail
         if tail is None or self._tail_used + length > _TAIL:
-            # A lone small write, the usual case of a request, gets exactly its own bytes.
-            alone = self._tail is None and (not self._chunks or len(self._chunks[-1]) >= _SMALL)
-            if alone:
+            if self._tail is None and len(self._chunks[-1]) >= SMALL:  # one behind a large write, too
                 self._starts.append(self.end)
                 self._chunks.append(memoryview(bytes(data)))
                 self.end += length

@@ -275,7 +275,7 @@ class Sender:
             recovery.sent_new(nxt + new, now)
             recovery.tail_probe_sent(retransmitted=False)
         else:
-            span = recovery.board.last_sent_range()
+            span = recovery.full_board().last_sent_range()
             if span is not None:
                 start = max(span[0], span[1] - recovery.cc.mss)
                 frames.extend(self.emit(start, span[1], fields))

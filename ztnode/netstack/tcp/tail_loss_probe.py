@@ -9,6 +9,16 @@ _MAX_DELAYED_ACK: Final = 0.2
 """RFC 8985 section 7.2: what a peer may delay the ACK of a lone segment by, seconds."""
 
 
+def tail_loss_timeout(srtt: float | None, rto: float, *, lone: bool) -> float:
+    """Seconds until a probe (section 7.2); ``lone``: only one segment is in flight."""
+    if srtt is None:
+        return rto
+    timeout = 2 * srtt + 0.002
+    if lone:
+        timeout += _MAX_DELAYED_ACK
+    return timeout if timeout < rto else rto
+
+
 class TailLossProbe:
     """At most one probe is under way."""
 
@@ -20,16 +30,6 @@ class TailLossProbe:
         self._retransmitted = False
         self.count = 0
         """Probes sent."""
-
-    @staticmethod
-    def timeout(srtt: float | None, rto: float, *, lone: bool) -> float:
-        """Seconds until a probe (section 7.2); ``lone``: only one segment is in flight."""
-        if srtt is None:
-            return rto
-        timeout = 2 * srtt + 0.002
-        if lone:
-            timeout += _MAX_DELAYED_ACK
-        return timeout if timeout < rto else rto
 
     def sent(self, nxt: int, *, retransmitted: bool) -> None:
         """A probe went out: new data, or a repetition of the last segment."""

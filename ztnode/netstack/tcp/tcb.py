@@ -51,6 +51,9 @@ class LayerServices(Protocol):
     def schedule(self, tcb: ControlBlock, due: float) -> None:
         """It is to be called then; a time that is later than one named before changes nothing."""
 
+    def delay_ack(self, tcb: ControlBlock, delay: float, now: float) -> None:
+        """Its acknowledgement waits for so many seconds from now, as ``DelayedAck`` decided."""
+
     def may_hold(self, tcb: ControlBlock, now: float) -> int:
         """How many bytes of unacknowledged data it may have, considering all others."""
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sized
+from typing import Final
 
 from ztnode.netstack.tcp.tcb import ControlBlock
+
+_EXAMINED_FOR: Final = 0.01
+"""Seconds for which the earliest entry is not looked at again. A loop that falls asleep within them may be woken once
+for a deadline that has moved."""
 
 
 class TimerHeap:
@@ -15,19 +20,29 @@ class TimerHeap:
     ``next_deadline`` says when a connection is due really.
     """
 
-    __slots__ = ("_connections", "_heap", "_next_deadline", "_order")
+    __slots__ = ("_connections", "_examined_at", "_heap", "_next_deadline", "_order")
 
     def __init__(self, connections: Sized, next_deadline: Callable[[ControlBlock], float | None]) -> None:
         self._connections = connections
         self._next_deadline = next_deadline
         self._heap: list[tuple[float, int, ControlBlock]] = []
         self._order = 0
+        self._examined_at = float("-inf")
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def next_due(self) -> float | None:
-        """The earliest deadline. One that has moved later is entered anew first: nobody is to be woken for it."""
+    def next_due(self, now: float) -> float | None:
+        """The earliest deadline. One that has moved later is entered anew first, as nobody is to be woken for it; but
+        what is in flight changes with each request, so where they come in close order the earliest entry stands for
+        the deadline, which is not before it."""
+        heap = self._heap
+        if heap and now - self._examined_at < _EXAMINED_FOR:
+            return heap[0][0]
+        self._examined_at = now
+        return self._examine()
+
+    def _examine(self) -> float | None:
         heap = self._heap
         exact = None
         while heap:
@@ -67,7 +82,7 @@ class TimerHeap:
     def pop_due(self, now: float) -> list[ControlBlock]:
         """Take those whose time has come."""
         due: list[ControlBlock] = []
-        while (at := self.next_due()) is not None and at <= now:
+        while (at := self._examine()) is not None and at <= now:
             _, _, tcb = heapq.heappop(self._heap)
             tcb.marks.scheduled = None
             due.append(tcb)

@@ -18,12 +18,9 @@ _BLACK_HOLE_TIMEOUTS: Final = 3
 
 
 def next_deadline(tcb: ControlBlock) -> float | None:
-    """The earliest of our timers."""
+    """The earliest of our timers, but for the delayed acknowledgement (``ack_delays``)."""
     snd, timers = tcb.snd, tcb.timers
     due = snd.recovery.deadline
-    other = tcb.rcv.acks.delayed_at
-    if other is not None and (due is None or other < due):
-        due = other
     # The rest is rare, and this is asked for each request.
     if snd.persist_at is not None or snd.paced_at is not None:
         due = _earliest(due, snd.persist_at, snd.paced_at)

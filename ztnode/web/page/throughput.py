@@ -115,4 +115,5 @@ class Watched:
 
 def _moved(counters: Mapping[str, int], way: str) -> float:
     frames = counters.get(f"worker.frames_{way}_worker", 0)
-    return counters.get(f"worker.bytes_{way}_worker", 0) - FRAME_BYTES * frames
+    by_ring = counters.get(f"worker.bytes_{way}_worker", 0) - FRAME_BYTES * frames
+    return by_ring + counters.get(f"lanes.bytes_{way}_worker", 0)

@@ -253,6 +253,9 @@ def test_bad_checksum_and_nonsense_are_counted_and_dropped() -> None:
     assert s.layer.counters["bad_checksum"] == 1
     assert s.layer.counters["short"] == 1
     assert c.readable == 0
+    s.inject(*[(key, data[:15])] * 5000, (key, data))  # a batch of little else
+    assert s.layer.counters["short"] == 5001
+    assert c.readable == len(b"payload")
 
 
 # --- receiving ---

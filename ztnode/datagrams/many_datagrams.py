@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from ztnode.hookspecs import Endpoint
+from ztnode.wire.endpoint import Endpoint
 
 SLOTS: Final = 64
 """Datagrams, or coalesced runs of them, of one call."""
@@ -110,6 +110,39 @@ class ManyDatagrams:
                 self._headers[:] = self._pristine
         return count
 
+    def read_connected(self, descriptor: int) -> list[bytes]:
+        """The datagrams alone, of a socket that is connected; none where there are none, or where an ICMP error of an
+        earlier one is what there is to read."""
+        count: int = self._recvmmsg(descriptor, self._address, SLOTS, socket.MSG_DONTWAIT, None)
+        if count <= 0:
+            return []
+        if count == 1:
+            length, coalesced = self._lengths[0], self._runs[0]
+            self._first[:] = self._pristine_first
+            if not coalesced:  # as most that carry a small request
+                return [self._data[:length].tobytes()]
+            lengths, runs = [length], [coalesced]
+        else:
+            lengths, runs = self._lengths[:count].tolist(), self._runs[:count].tolist()
+            self._headers[:] = self._pristine
+        data = self._data
+        datagrams: list[bytes] = []
+        start = 0
+        for slot, (length, coalesced) in enumerate(zip(lengths, runs, strict=True)):
+            if coalesced:
+                end = start + length
+                size = self._size(slot)
+                datagrams += [data[first : min(first + size, end)].tobytes() for first in range(start, end, size)]
+            else:
+                datagrams.append(data[start : start + length].tobytes())
+            start += SLOT_BYTES
+        return datagrams
+
+    def _size(self, slot: int) -> int:
+        """Bytes of each datagram in a coalesced run, the last excepted."""
+        size: int = _INT.unpack_from(self._control, slot * CONTROL_BYTES + _SIZE_AT)[0]
+        return size
+
     def _copy(self, count: int, add: Callable[[tuple[bytes, Endpoint]], object]) -> None:
         data, names, endpoints = self._data, self._names, self._endpoints
         if count == 1 and not self._runs[0]:  # as most that carry a small request
@@ -122,7 +155,7 @@ class ManyDatagrams:
             endpoint = endpoints.get(name) or self._endpoint(name)
             end = start + length
             if coalesced:
-                (size,) = _INT.unpack_from(self._control, name_at // NAME_BYTES * CONTROL_BYTES + _SIZE_AT)
+                size = self._size(name_at // NAME_BYTES)
                 for first in range(start, end, size):
                     add((data[first : min(first + size, end)].tobytes(), endpoint))
             else:

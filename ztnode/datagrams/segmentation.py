@@ -1,0 +1,93 @@
+"""Runs of datagrams by one system call: UDP_SEGMENT, where the system has it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from ztnode.wire.endpoint import Endpoint
+
+# linux/udp.h; the socket module does not name it.
+UDP_SEGMENT: Final = 103
+MAX_SEGMENTS: Final = 64
+"""UDP_MAX_SEGMENTS of the kernels before 6.9; newer ones allow 128, with the same limit of 64 KiB in all."""
+MAX_GSO_BYTES: Final = 65000
+NO_SEGMENTATION: Final = {errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+"""What UDP_SEGMENT gives on old kernels, on devices without checksum offload, and on links whose MTU is too small."""
+_U16: Final = struct.Struct("=H")
+
+
+class DatagramSender:
+    """Sends batches by whichever socket; remembers that the system does not cut datagrams."""
+
+    __slots__ = ("segmentation",)
+
+    def __init__(self) -> None:
+        self.segmentation = sys.platform == "linux"
+        """Whether runs of equal size leave in one call."""
+
+    def send(self, bound: socket.socket, datagrams: Sequence[bytes], endpoint: Endpoint | None) -> int:
+        """Send to ``endpoint``, or (None) to where the socket is connected. Returns how many were dropped."""
+        count = len(datagrams)
+        if count == 1:  # as most that carry a small request
+            try:
+                _send_one(bound, datagrams[0], endpoint)
+            except OSError:
+                return 1
+            return 0
+        start = dropped = 0
+        while start < count:
+            end = run_end(datagrams, start) if self.segmentation else start + 1
+            try:
+                if end - start == 1:
+                    _send_one(bound, datagrams[start], endpoint)
+                else:
+                    _send_run(bound, datagrams[start:end], endpoint)
+            except OSError as error:
+                if end - start > 1 and error.errno in NO_SEGMENTATION:
+                    self.segmentation = False
+                    continue
+                dropped += end - start
+            start = end
+        return dropped
+
+
+def _send_one(bound: socket.socket, datagram: bytes, endpoint: Endpoint | None) -> None:
+    if endpoint is not None:
+        bound.sendto(datagram, endpoint)
+        return
+    try:
+        bound.send(datagram)
+    except ConnectionRefusedError:  # what ICMP said of an earlier one; the next call sends
+        bound.send(datagram)
+
+
+def _send_run(bound: socket.socket, datagrams: Sequence[bytes], endpoint: Endpoint | None) -> None:
+    cut = [(socket.IPPROTO_UDP, UDP_SEGMENT, _U16.pack(len(datagrams[0])))]
+    if endpoint is not None:
+        bound.sendmsg(datagrams, cut, 0, endpoint)
+        return
+    try:
+        bound.sendmsg(datagrams, cut)
+    except ConnectionRefusedError:  # as above
+        bound.sendmsg(datagrams, cut)
+
+
+def run_end(datagrams: Sequence[bytes], start: int) -> int:
+    """One past the last datagram that can leave with the one at ``start``: all of one size, the last may be shorter."""
+    size = total = len(datagrams[start])
+    end = start + 1
+    limit = min(len(datagrams), start + MAX_SEGMENTS)
+    while end < limit:
+        length = len(datagrams[end])
+        total += length
+        if length > size or total > MAX_GSO_BYTES:
+            break
+        end += 1
+        if length < size:
+            break
+    return end

@@ -1,0 +1,254 @@
+"""Who gets a lane: which busy peers' frames the stack worker seals and opens itself (``worker/lane.py``).
+
+The node lends what it has decided, and no more: the peer's path as it is, and that all IP frames between the two pass,
+until when that would be looked at again anyway. What it keeps is what it must see: paths and their death (a lane's use
+is told ten times a second), rules that are not the same for all frames, and nodes that must be able to fall silent at
+once or to see each frame (a state that others may take over, a capture, several workers).
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from ztnode.node.ports import Ports
+from ztnode.vl1 import Carried, DirectWay, Peer, Vl1
+from ztnode.vl1.transmit import longest_payload
+from ztnode.vl2 import PlainFlow, Vl2
+from ztnode.wire.endpoint import Endpoint
+from ztnode.wire.frame import FRAME_HEADER
+from ztnode.worker import protocol
+
+LOOK_SECONDS: Final = 0.05
+"""Between two looks at who is busy, while frames pass the node."""
+BUSY_FRAMES: Final = 16
+"""Packets to or from a peer, within ``LOOK_SECONDS`` and by way of the node, that earn it a lane. A socket and a key
+schedule are a millisecond's work."""
+IDLE_SECONDS: Final = 15.0
+"""Without a frame, after which a lane is taken back when another peer wants one."""
+MAX_LANES: Final = 32
+"""Each is a socket with a queue of its own, here as with favored peers."""
+ID_BYTES: Final = 8
+
+
+class Workers(Protocol):
+    """The stack workers, as far as lanes are concerned."""
+
+    @property
+    def may_have_lanes(self) -> bool:
+        """Whether there can be any now."""
+
+    def give_lane(self, lane: protocol.LaneUp, descriptor: int) -> bool:
+        """Hand one over, with a copy of its socket. False where that cannot be now."""
+
+    def tell_lane(self, message: protocol.LaneTerms | protocol.LaneDown) -> None:
+        """Say something about one that was given."""
+
+
+class Lender(Protocol):
+    """``hookspecs.LendsSockets``."""
+
+    def lend(self, endpoint: Endpoint) -> socket.socket | None:
+        """A socket that gets what comes from there."""
+
+    def take_back(self, endpoint: Endpoint) -> None:
+        """It is closed."""
+
+    def heard(self, endpoint: Endpoint) -> None:
+        """It has brought something."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    flow: PlainFlow
+    way: DirectWay
+    peer: Peer
+    index: int
+    """The stack's port."""
+    used: float
+    """When a frame last took it, as far as is known."""
+    until: float = 0.0
+    """Until when its terms hold, monotonic seconds."""
+
+
+class Lanes:
+    """Driven by the data path: ``look`` while frames pass it, ``check`` now and then, ``returned`` with what lanes give
+    back."""
+
+    def __init__(self, vl1: Vl1, vl2: Vl2, transport: Lender, ports: Ports, workers: Workers) -> None:
+        self.counters = {
+            "given": 0,
+            "taken_back": 0,
+            "returned": 0,
+            "frames_to_worker": 0,
+            "bytes_to_worker": 0,
+            "frames_from_worker": 0,
+            "bytes_from_worker": 0,
+        }
+        """Lanes; datagrams that they gave back; frames that they carried, and their bytes, Ethernet header included."""
+        self.next_look = 0.0
+        self._vl1 = vl1
+        self._vl2 = vl2
+        self._transport = transport
+        self._ports = ports
+        self._workers = workers
+        self._ids = itertools.count(1)
+        self._lanes: dict[int, _Lane] = {}
+        self._by_peer: dict[int, int] = {}
+        """The lane of each peer that has one, by ZeroTier address."""
+        self._busy: dict[int, int] = {}
+        """Packets to and from the peers that may get one, as of the last look."""
+        vl2.on_undecided = self.suspend
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    # Giving and taking back
+
+    def look(self, now: float) -> None:
+        """Give lanes to who is busy, and agree anew where the terms have ended."""
+        self.next_look = now + LOOK_SECONDS
+        if not self._workers.may_have_lanes:
+            return
+        flows: defaultdict[tuple[int, int], list[PlainFlow]] = defaultdict(list)
+        for flow in self._vl2.plain_flows(now):
+            flows[flow.address, flow.nwid].append(flow)
+        before, self._busy = self._busy, {}
+        for (address, nwid), plain in flows.items():
+            number = self._by_peer.get(address)
+            if number is not None:
+                if now >= self._lanes[number].until and self._lanes[number].flow.nwid == nwid:
+                    self._agree(number, plain)
+                continue
+            peer = self._vl1.peer(address)
+            if peer is None:
+                continue
+            packets = self._busy[address] = peer.sent + peer.received
+            if packets - before.get(address, packets) >= BUSY_FRAMES and nwid in self._ports.index_of:
+                self._give(peer, plain, now)
+
+    def _give(self, peer: Peer, plain: Sequence[PlainFlow], now: float) -> None:
+        flow = plain[0]
+        way = self._vl1.direct_way(peer)
+        if way is None or longest_payload(way.mtu) < FRAME_HEADER.size + flow.mtu or not self._has_room(now):
+            return
+        sock = self._transport.lend(way.endpoint)
+        if sock is None:
+            return
+        number = next(self._ids) & protocol.LANE_NUMBER
+        index = self._ports.index_of[flow.nwid]
+        up = protocol.LaneUp(
+            id=number,
+            index=index,
+            nwid=flow.nwid,
+            own=self._vl1.identity.address,
+            peer=flow.address,
+            own_mac=int.from_bytes(flow.own_mac, "big"),
+            peer_mac=int.from_bytes(flow.peer_mac, "big"),
+            mtu=way.mtu,
+            remembered=peer.seen.limit,
+            keys=b"".join(way.keys),
+        )
+        with sock:
+            given = self._workers.give_lane(up, sock.fileno())
+        if not given:
+            self._transport.take_back(way.endpoint)
+            return
+        self.counters["given"] += 1
+        self._lanes[number] = _Lane(flow, way, peer, index, now)
+        self._by_peer[flow.address] = number
+        self._agree(number, plain)
+
+    def _agree(self, number: int, plain: Sequence[PlainFlow]) -> None:
+        ethertypes = tuple(int.from_bytes(flow.ethertype, "big") for flow in plain)
+        until = self._lanes[number].until = min(flow.until for flow in plain)
+        self._workers.tell_lane(protocol.LaneTerms(number, ethertypes, until))
+
+    def _has_room(self, now: float) -> bool:
+        if len(self._lanes) < MAX_LANES:
+            return True
+        number, oldest = min(self._lanes.items(), key=lambda entry: entry[1].used)
+        if now - oldest.used < IDLE_SECONDS:
+            return False
+        self._end(number)
+        return True
+
+    def _end(self, number: int) -> None:
+        lane = self._lanes.pop(number)
+        del self._by_peer[lane.flow.address]
+        self._workers.tell_lane(protocol.LaneDown(number))
+        self._transport.take_back(lane.way.endpoint)
+        self.counters["taken_back"] += 1
+
+    def end_all(self) -> None:
+        """There can be none now; the worker that had them may be gone."""
+        for number in list(self._lanes):
+            self._end(number)
+
+    def suspend(self) -> None:
+        """Something was decided that may concern any frame: all pass the node until it is clear what."""
+        for number, lane in self._lanes.items():
+            if lane.until:
+                lane.until = 0.0
+                self._workers.tell_lane(protocol.LaneTerms(number, (), 0.0))
+
+    def check(self) -> None:
+        """Take back whose path is not the peer's any more, and those of networks that were left."""
+        for number, lane in list(self._lanes.items()):
+            if not self._vl1.leads_to(lane.peer, lane.way) or self._ports.index_of.get(lane.flow.nwid) != lane.index:
+                self._end(number)
+
+    # What lanes tell
+
+    def used(self, used: protocol.LaneUsed, now: float) -> None:
+        """What one has carried."""
+        lane = self._lanes.get(used.id)
+        if lane is None:
+            return  # it was taken back while this was on the way
+        flow = lane.flow
+        lane.used = now
+        self.counters["frames_to_worker"] += used.received
+        self.counters["bytes_to_worker"] += used.octets_received
+        self.counters["frames_from_worker"] += used.sent
+        self.counters["bytes_from_worker"] += used.octets_sent
+        carried = Carried(
+            used.sent,
+            used.received,
+            used.invalid,
+            used.duplicates,
+            min(used.last_sent, now),
+            min(used.last_received, now),
+        )
+        if used.received:
+            self._transport.heard(lane.way.endpoint)
+            self._vl1.trust(lane.peer, now)
+        self._vl1.carried(lane.peer, lane.way.endpoint, carried, now)
+        self._vl2.carried(
+            flow,
+            sent=used.sent,
+            octets_sent=used.octets_sent,
+            received=used.received,
+            octets_received=used.octets_received,
+        )
+        self.check()
+
+    def returned(self, records: Sequence[tuple[int, memoryview]]) -> list[tuple[bytes, Endpoint]]:
+        """Datagrams that lanes leave to the node, from records of the ring whose number has the mark of a lane."""
+        batch: list[tuple[bytes, Endpoint]] = []
+        for tag, data in records:
+            lane = self._lanes.get(tag & protocol.LANE_NUMBER)
+            if lane is None:
+                continue
+            if tag & protocol.LANE_IDS:
+                ids = bytes(data)
+                seen = [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
+                lane.peer.seen.add(seen)
+            else:
+                batch.append((bytes(data), lane.way.endpoint))
+                self._transport.heard(lane.way.endpoint)
+        self.counters["returned"] += len(batch)
+        return batch

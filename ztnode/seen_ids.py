@@ -1,0 +1,50 @@
+"""Which packet ids of a peer have come: what tells a duplicate or a replay. Bounded, and without a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class SeenIds:
+    """Two generations of ids: when the newer one is full, the older one is forgotten."""
+
+    __slots__ = ("_before", "_ids", "limit")
+
+    def __init__(self, limit: int) -> None:
+        """``limit``: ids in one generation; one takes 110 bytes."""
+        self._ids: set[bytes] = set()
+        self._before: set[bytes] = set()
+        self.limit = limit
+
+    def __len__(self) -> int:
+        return len(self._ids) + len(self._before)
+
+    def is_new(self, wire_id: bytes) -> bool:
+        """Note an id; False if it was seen before."""
+        if wire_id in self._ids or wire_id in self._before:
+            return False
+        self._ids.add(wire_id)
+        if len(self._ids) >= self.limit:
+            self._before = self._ids
+            self._ids = set()
+        return True
+
+    def __contains__(self, wire_id: bytes) -> bool:
+        return wire_id in self._ids or wire_id in self._before
+
+    def add(self, wire_ids: Iterable[bytes]) -> None:
+        """Note ids that somebody else has seen."""
+        for wire_id in wire_ids:
+            self.is_new(wire_id)
+
+    def resize(self, limit: int) -> None:
+        """How many ids make a generation from now on."""
+        if len(self._ids) >= limit or len(self._before) > limit:
+            self._before = self._ids if len(self._ids) <= limit else set()
+            self._ids = set()
+        self.limit = limit
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._ids.clear()
+        self._before.clear()

@@ -1,0 +1,212 @@
+"""A lane: frames of one busy neighbour sealed and opened where TCP is, without the node in between.
+
+A small request that passes the node wakes it twice, and its work in cold caches was half of what a request took. So
+the node lends the worker a socket that is connected to the peer, the keys, and its decision that all IP frames between
+the two pass. The decision has an end and may be withdrawn; without it the frames go by the ring again. A lane decides
+nothing, so it is a cache, and what it does not know goes to the node as it came:
+
+=============================================  ======================================================================
+packets of other cipher suites, that were      to the node, undecrypted
+relayed, from or for somebody else
+fragments that are not the two halves of a     to the node, which has the memory to join them
+packet one right after the other
+verbs other than FRAME, other networks, other  to the node, as the packet that it was
+EtherTypes, anything when the terms have ended
+not authentic; came before                     dropped and counted
+=============================================  ======================================================================
+
+Sans-IO: datagrams in, frames out; frames in, datagrams out. Source of the formats: ``wire/packet.py``,
+``wire/fragment.py``, ``wire/frame.py``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from ztnode.seen_ids import SeenIds
+from ztnode.wire.ethernet import mac_bytes
+from ztnode.wire.fragment import INDICATOR, OFFSET_DATA, OFFSET_INDICATOR, OFFSET_NUMBER, split
+from ztnode.wire.packet import (
+    CIPHER_AES_GMAC_SIV,
+    FLAG_FRAGMENTED,
+    MAX_PACKET_LENGTH,
+    MIN_PACKET_LENGTH,
+    OFFSET_FLAGS,
+    OFFSET_VERB,
+    VERB_FRAME,
+)
+from ztnode.worker.protocol import LaneTerms, LaneUp, LaneUsed
+
+if TYPE_CHECKING:
+    from ztnode.netstack.frame import Frame
+    from ztnode.wire.aes_gmac_siv import AesGmacSiv
+
+_PLAIN_AES: Final = CIPHER_AES_GMAC_SIV << 3
+_SUITE_AND_HOPS: Final = 0x3F
+_SECOND_OF_TWO: Final = 0x21
+"""In a fragment: there are two, and this is number 1."""
+_FRAME: Final = bytes((VERB_FRAME,))
+_FRAME_HEADER: Final = 11
+"""Verb, network id, EtherType."""
+_ETHERTYPE: Final = 9
+_IDS: Final = 0xFFFFFFFFFFFFFFFF
+_U64: Final = struct.Struct(">Q")
+_MACS: Final = 12
+
+
+class Lane:
+    """See above. ``cipher`` has the peer's keys; ``random`` gives so many unpredictable bytes."""
+
+    def __init__(self, up: LaneUp, cipher: AesGmacSiv, random: Callable[[int], bytes]) -> None:
+        self.id = up.id
+        self.index = up.index
+        """The stack's port."""
+        self.heads: tuple[bytes, ...] = ()
+        """Ethernet headers of the frames that it carries, 14 bytes each."""
+        self.until = 0.0
+        """Monotonic seconds until which the terms hold."""
+        self.opened_ids: list[bytes] = []
+        """Of packets that were taken, until the node is told."""
+        self._own = up.own.to_bytes(5, "big")
+        self._peer = up.peer.to_bytes(5, "big")
+        own_mac, peer_mac = mac_bytes(up.own_mac), mac_bytes(up.peer_mac)
+        self._macs_in, self._macs_out = own_mac + peer_mac, peer_mac + own_mac
+        self._heads_in: frozenset[bytes] = frozenset()
+        """Of the plaintexts that it takes: verb, network, EtherType."""
+        self._head = _FRAME + up.nwid.to_bytes(8, "big")
+        self._open = cipher.open
+        self._seal = cipher.seal
+        self._seen = SeenIds(up.remembered)
+        self._next_id = int.from_bytes(random(8), "big")
+        self._mtu = up.mtu
+        self._whole = self._peer + self._own + bytes((_PLAIN_AES,))
+        self._in_fragments = self._peer + self._own + bytes((_PLAIN_AES | FLAG_FRAGMENTED,))
+        self._half = b""
+        """The head of a packet in fragments, whose second half is expected."""
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sent = self._octets_sent = self._received = self._octets_received = 0
+        self._datagrams_sent = self._datagram_octets_sent = 0
+        self._datagrams_received = self._datagram_octets_received = 0
+        self._invalid = self._duplicates = 0
+        self.dropped = 0
+        self._last_sent = self._last_received = 0.0
+
+    def agree(self, terms: LaneTerms) -> None:
+        """From now on these terms hold."""
+        ethertypes = [ethertype.to_bytes(2, "big") for ethertype in terms.ethertypes]
+        self.heads = tuple(self._macs_out + ethertype for ethertype in ethertypes)
+        self._heads_in = frozenset(self._head + ethertype for ethertype in ethertypes)
+        self.until = terms.until
+
+    def used(self) -> LaneUsed:
+        """What was carried since the last call."""
+        used = LaneUsed(
+            self.id,
+            self._sent,
+            self._octets_sent,
+            self._received,
+            self._octets_received,
+            self._datagrams_sent,
+            self._datagram_octets_sent,
+            self._datagrams_received,
+            self._datagram_octets_received,
+            self._invalid,
+            self._duplicates,
+            self.dropped,
+            self._last_sent,
+            self._last_received,
+        )
+        self._clear()
+        return used
+
+    # In
+
+    def receive(self, datagrams: Sequence[bytes], now: float) -> tuple[list[memoryview], list[bytes]]:
+        """Take a batch from the peer's endpoint: (Ethernet frames for the stack, what is for the node)."""
+        frames: list[memoryview] = []
+        rest: list[bytes] = []
+        own, half = self._own, self._half
+        octets = 0
+        for data in datagrams:
+            length = len(data)
+            octets += length
+            if length < MIN_PACKET_LENGTH or data[8:13] != own:
+                rest.append(data)
+                continue
+            if data[OFFSET_INDICATOR] == INDICATOR:
+                if (
+                    data[OFFSET_NUMBER] != _SECOND_OF_TWO
+                    or data[:8] != half[:8]
+                    or len(half) + length - OFFSET_DATA > MAX_PACKET_LENGTH
+                ):
+                    rest.append(data)
+                    continue
+                data = half + data[OFFSET_DATA:]
+                half = b""
+            elif data[OFFSET_FLAGS] & FLAG_FRAGMENTED:
+                if half:
+                    rest.append(half)
+                half = data
+                continue
+            self._take(data, frames, rest, now)
+        self._half = half
+        # What goes to the node is counted there.
+        self._datagrams_received += len(datagrams) - len(rest)
+        self._datagram_octets_received += octets - sum(map(len, rest))
+        if frames:
+            self._received += len(frames)
+            self._octets_received += sum(map(len, frames))
+            self._last_received = now
+        return frames, rest
+
+    def _take(self, packet: bytes, frames: list[memoryview], rest: list[bytes], now: float) -> None:
+        """Open a whole packet."""
+        if packet[OFFSET_FLAGS] & _SUITE_AND_HOPS != _PLAIN_AES or packet[13:18] != self._peer:
+            rest.append(packet)
+            return
+        wire_id = packet[:8]
+        if wire_id in self._seen:  # what somebody plays back is not to cost its decryption
+            self._duplicates += 1
+            return
+        plaintext = self._open(packet)
+        if plaintext is None:
+            self._invalid += 1
+            return
+        if plaintext[:_FRAME_HEADER] not in self._heads_in or now >= self.until:
+            rest.append(packet)
+            return
+        self._seen.is_new(wire_id)
+        self.opened_ids.append(wire_id)
+        frames.append(memoryview(self._macs_in + plaintext[_ETHERTYPE:]))
+
+    # Out
+
+    def seal(self, frames: Sequence[Frame], now: float) -> list[bytes]:
+        """Datagrams for frames that it carries; the first part of each begins with its Ethernet header."""
+        mtu = self._mtu
+        room = mtu - OFFSET_VERB
+        verb = self._head
+        datagrams: list[bytes] = []
+        plain = 0
+        for frame in frames:
+            head = frame[0]
+            parts = (verb, head[_MACS:], *frame[1:])
+            length = sum(map(len, parts))
+            plain += length
+            self._next_id = packet_id = self._next_id + 1 & _IDS
+            associated = self._whole if length <= room else self._in_fragments
+            sealed = self._seal(_U64.pack(packet_id), associated, parts)
+            if len(sealed) <= mtu:
+                datagrams.append(sealed)
+            else:
+                datagrams += split(sealed, mtu)
+        self._sent += len(frames)
+        self._octets_sent += plain + len(frames) * (_MACS - len(verb))
+        self._datagrams_sent += len(datagrams)
+        self._datagram_octets_sent += sum(map(len, datagrams))
+        self._last_sent = now
+        return datagrams

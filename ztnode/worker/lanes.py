@@ -1,0 +1,174 @@
+"""The lanes of a worker: their sockets, which frames take which, and what the node is told."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ztnode.datagrams.many_datagrams import ManyDatagrams
+from ztnode.datagrams.segmentation import DatagramSender
+from ztnode.worker.lane import Lane
+from ztnode.worker.poller import READ, Poller
+from ztnode.worker.protocol import LANE, LANE_IDS, LaneTerms, LaneUp, LaneUsed
+
+if TYPE_CHECKING:
+    from ztnode.netstack.frame import Frame
+    from ztnode.ring import Record
+
+ETHERNET_HEADER: Final = 14
+TELL_SECONDS: Final = 0.1
+"""From the first frame until the node is told: what it decides by, such as whether a path is dead, takes longer."""
+
+
+class Loop(Protocol):
+    """What lanes need of the worker."""
+
+    poller: Poller
+    now: float
+
+    def take_frames(self, index: int, frames: Sequence[memoryview]) -> None:
+        """Frames for a port of the stack, of memory that stays as it is."""
+
+    def to_node(self, records: Sequence[Record]) -> int:
+        """Records for the node by the ring; how many found room."""
+
+
+class Lanes:
+    """All of them. A ``_Keeper`` of the worker's loop."""
+
+    def __init__(self, loop: Loop, tell: Callable[[LaneUsed], None]) -> None:
+        self.counters = {"lane_datagrams_dropped": 0, "lane_returns_dropped": 0}
+        self.timed = False
+        """Whether there is something to tell."""
+        self._loop = loop
+        self._tell = tell
+        self._lanes: dict[int, tuple[Lane, socket.socket]] = {}
+        self.by_head: dict[bytes, tuple[Lane, socket.socket]] = {}
+        """By the Ethernet headers that they carry. (A MAC is of one network: it follows from the network's id and the
+        peer's address.)"""
+        self._used: dict[int, Lane] = {}
+        self._due = 0.0
+        self._many: ManyDatagrams | None = None
+        self._sender = DatagramSender()
+
+    def up(self, message: LaneUp, descriptor: int) -> None:
+        """Take a lane over; its socket is ours now. Raises OSError, ValueError for what cannot be one."""
+        try:
+            sock = socket.socket(fileno=descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
+        try:
+            # 7 MB and 16 ms that a worker without a lane does without.
+            from ztnode.wire.aes_gmac_siv import AesGmacSiv
+
+            if self._many is None:
+                self._many = ManyDatagrams()
+            sock.setblocking(False)
+            lane = Lane(message, AesGmacSiv(message.keys[:32], message.keys[32:]), os.urandom)
+            self.down(lane.id)
+            self._loop.poller.register(sock.fileno(), READ, partial(self._on_readable, lane, sock))
+        except BaseException:
+            sock.close()
+            raise
+        self._lanes[lane.id] = lane, sock
+
+    def agree(self, terms: LaneTerms) -> None:
+        """From now on these terms hold for a lane."""
+        found = self._lanes.get(terms.id)
+        if found is not None:
+            self._forget(found[0])
+            found[0].agree(terms)
+            self.by_head.update(dict.fromkeys(found[0].heads, found))
+
+    def _forget(self, lane: Lane) -> None:
+        for head in lane.heads:
+            if (found := self.by_head.get(head)) is not None and found[0] is lane:
+                del self.by_head[head]
+
+    def down(self, number: int) -> None:
+        """Give a lane up: its frames go by the ring; what is in its socket is still read."""
+        found = self._lanes.pop(number, None)
+        if found is None:
+            return
+        lane, sock = found
+        self._forget(lane)
+        self._on_readable(lane, sock, READ)
+        self._loop.poller.unregister(sock.fileno())
+        sock.close()
+        self._tell_of(lane)
+        self._used.pop(number, None)
+
+    # Frames
+
+    def _on_readable(self, lane: Lane, sock: socket.socket, _mask: int) -> None:
+        assert self._many is not None
+        datagrams = self._many.read_connected(sock.fileno())
+        if not datagrams:  # but an ICMP error, say: the node finds out about paths
+            return
+        frames, rest = lane.receive(datagrams, self._loop.now)
+        if rest:
+            taken = self._loop.to_node([(LANE | lane.id, (data,)) for data in rest])
+            self.counters["lane_returns_dropped"] += len(rest) - taken
+        if frames:
+            self._loop.take_frames(lane.index, frames)
+        self._note(lane)
+
+    def send(self, frames: Sequence[tuple[int, Frame]], now: float) -> list[tuple[int, Frame]]:
+        """Send what a lane carries; the rest, in order."""
+        by_head = self.by_head
+        rest: list[tuple[int, Frame]] = []
+        shares: dict[int, tuple[Lane, socket.socket, list[Frame]]] = {}
+        for record in frames:
+            index, frame = record
+            found = by_head.get(bytes(frame[0][:ETHERNET_HEADER]))
+            if found is None or found[0].index != index or now >= found[0].until:
+                rest.append(record)
+                continue
+            lane, sock = found
+            share = shares.get(lane.id)
+            if share is None:
+                shares[lane.id] = lane, sock, [frame]
+            else:
+                share[2].append(frame)
+        for lane, sock, share_of_frames in shares.values():
+            dropped = self._sender.send(sock, lane.seal(share_of_frames, now), None)
+            if dropped:
+                lane.dropped += dropped
+                self.counters["lane_datagrams_dropped"] += dropped
+            self._note(lane)
+        return rest
+
+    # What the node is told
+
+    def _note(self, lane: Lane) -> None:
+        self._used[lane.id] = lane
+        if not self.timed:
+            self.timed = True
+            self._due = self._loop.now + TELL_SECONDS
+
+    def next_timer(self) -> float | None:
+        """When ``handle_timer`` is due."""
+        return self._due if self.timed else None
+
+    def handle_timer(self, _now: float) -> None:
+        """Tell the node."""
+        self.timed = False
+        for lane in self._used.values():
+            self._tell_of(lane)
+        self._used.clear()
+
+    def _tell_of(self, lane: Lane) -> None:
+        if lane.opened_ids:
+            ids, lane.opened_ids = lane.opened_ids, []
+            # That they do not come again by another way; where there is no room for them they may, once.
+            self._loop.to_node([(LANE | LANE_IDS | lane.id, (b"".join(ids),))])
+        self._tell(lane.used())
+
+    def close(self) -> None:
+        """At the worker's end."""
+        for number in list(self._lanes):
+            self.down(number)
