@@ -171,10 +171,6 @@ class Worker:
                 # Something woke the loop: what it counted is due in a second, unless nothing changed.
                 self._stats_due = now + STATS_SECONDS
             self._serve_owners(now)
-            if self.pairs.due and not records:
-                # A client asked for something, which is under way, and clients come fast: there is time now, and the
-                # timer that would see to it may be put off again and again.
-                stack.make_ahead(now)
             if stack.groups_changed:
                 self._tell_groups()
             if records:
@@ -183,6 +179,10 @@ class Worker:
             elif self._borrowed:
                 self._borrowed = False
                 stack.copy_unread()
+            elif self.pairs.due:
+                # A client asked for something, which is under way, and clients come fast: there is time now, and the
+                # timer that would see to it may be put off again and again.
+                stack.make_ahead(now)
         self._end()
 
     def _timeout(self) -> float:

@@ -125,13 +125,19 @@ def test_what_the_stack_sends_to_itself_wakes_its_owner_without_a_timer(bench: B
     assert bench.worker._timeout() != 0.0
 
 
-@pytest.mark.parametrize(("dialled", "frames", "made"), [(True, 0, 1), (True, 1, 0), (False, 0, 0)])
+@pytest.mark.parametrize(
+    ("dialled", "by_ring", "by_lane", "made"),
+    [(True, 0, False, 1), (True, 1, False, 0), (True, 0, True, 0), (False, 0, False, 0)],
+)
 def test_the_next_connection_is_made_while_what_a_client_asked_for_is_under_way(
-    bench: Bench, dialled: bool, frames: int, made: int
+    bench: Bench, dialled: bool, by_ring: int, by_lane: bool, made: int
 ) -> None:
     """Not when something has come for it, and not when nobody has dialled lately."""
     bench.worker.pairs.due = time.monotonic() + 60 if dialled else 0.0
-    bench.ring_in.write_many([(0, (b"frame",))] * frames)
+    bench.ring_in.write_many([(0, (b"frame",))] * by_ring)
+    if by_lane:
+        bench.worker._ports[0] = 1
+        bench.worker.take_frames(0, [memoryview(b"frame")])
     bench.control.sendall(protocol.build(protocol.Stop()))
     bench.worker.run()
     assert len(bench.stack.made_ahead) == made
