@@ -23,11 +23,16 @@ class SeenIds:
         """Note an id; False if it was seen before."""
         if wire_id in self._ids or wire_id in self._before:
             return False
-        self._ids.add(wire_id)
-        if len(self._ids) >= self.limit:
-            self._before = self._ids
-            self._ids = set()
+        self.note(wire_id)
         return True
+
+    def note(self, wire_id: bytes) -> None:
+        """Note an id of which the caller knows that it is new."""
+        ids = self._ids
+        ids.add(wire_id)
+        if len(ids) >= self.limit:
+            self._before = ids
+            self._ids = set()
 
     def __contains__(self, wire_id: bytes) -> bool:
         return wire_id in self._ids or wire_id in self._before

@@ -79,15 +79,18 @@ def _send_run(bound: socket.socket, datagrams: Sequence[bytes], endpoint: Endpoi
 
 def run_end(datagrams: Sequence[bytes], start: int) -> int:
     """One past the last datagram that can leave with the one at ``start``: all of one size, the last may be shorter."""
-    size = total = len(datagrams[start])
-    end = start + 1
-    limit = min(len(datagrams), start + MAX_SEGMENTS)
-    while end < limit:
-        length = len(datagrams[end])
+    lengths = list(map(len, datagrams[start : start + MAX_SEGMENTS]))
+    size, count = lengths[0], len(lengths)
+    if lengths.count(size) == count and size * count <= MAX_GSO_BYTES:  # as small requests mostly are
+        return start + count
+    total = size
+    end = 1
+    while end < count:
+        length = lengths[end]
         total += length
         if length > size or total > MAX_GSO_BYTES:
             break
         end += 1
         if length < size:
             break
-    return end
+    return start + end

@@ -71,9 +71,8 @@ class HostWatch:
     def ask_router(self) -> None:
         """Have a port mapped where our packets reach others from addresses that are none of this host's."""
         if self._port_mapping is not None:
-            own = interfaces.addresses()
-            seen = [ip for ip, _ in self._vl1.surface_addresses if scope_of(ip) is Scope.GLOBAL and ":" not in ip]
-            if any(ip not in own for ip in seen):
+            seen = {ip for ip, _ in self._vl1.surface_addresses if scope_of(ip) is Scope.GLOBAL and ":" not in ip}
+            if seen and not seen.issubset(interfaces.addresses()):
                 self._port_mapping.start()
 
     def _on_mapped(self, mapped: Endpoint | None) -> None:

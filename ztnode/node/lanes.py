@@ -24,7 +24,9 @@ from ztnode.wire.frame import FRAME_HEADER
 from ztnode.worker import protocol
 
 LOOK_SECONDS: Final = 0.05
-"""Between two looks at who is busy, while frames pass the node."""
+"""Between two looks at who is busy, while frames pass the node, and as long again for each ``FLOWS_A_LOOK`` flows that
+there are to look at."""
+FLOWS_A_LOOK: Final = 64
 BUSY_FRAMES: Final = 16
 """Packets to or from a peer, within ``LOOK_SECONDS`` and by way of the node, that earn it a lane. A socket and a key
 schedule are a millisecond's work."""
@@ -32,6 +34,8 @@ IDLE_SECONDS: Final = 15.0
 """Without a frame, after which a lane is taken back when another peer wants one."""
 MAX_LANES: Final = 32
 """Each is a socket with a queue of its own, here as with favored peers."""
+MAX_REMEMBERED: Final = 8192
+"""Packet ids in each of the two generations of a lane, 110 bytes each; the node remembers more."""
 ID_BYTES: Final = 8
 
 
@@ -117,6 +121,7 @@ class Lanes:
         flows: defaultdict[tuple[int, int], list[PlainFlow]] = defaultdict(list)
         for flow in self._vl2.plain_flows(now):
             flows[flow.address, flow.nwid].append(flow)
+        self.next_look += LOOK_SECONDS * (len(flows) // FLOWS_A_LOOK)
         before, self._busy = self._busy, {}
         for (address, nwid), plain in flows.items():
             number = self._by_peer.get(address)
@@ -150,7 +155,7 @@ class Lanes:
             own_mac=int.from_bytes(flow.own_mac, "big"),
             peer_mac=int.from_bytes(flow.peer_mac, "big"),
             mtu=way.mtu,
-            remembered=peer.seen.limit,
+            remembered=min(peer.seen.limit, MAX_REMEMBERED),
             keys=b"".join(way.keys),
         )
         with sock:

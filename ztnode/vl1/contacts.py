@@ -291,6 +291,8 @@ class Contacts:
             if peer.paths:
                 soonest = min(soonest, self._keep_peer_alive(peer, now))
             if peer.path is None and peer.is_active(now):
+                if not peer.protocol:
+                    soonest = min(soonest, BUSY_TICK)  # each INTRODUCTION_PERIOD to the second
                 self._greet_through_root(peer, now)
                 for endpoint in self._config.hints.get(peer.address, ()):
                     self.attempt(peer, endpoint, now)
@@ -347,7 +349,7 @@ class Contacts:
                     self.echo(peer, path, now)
             elif active and now - min(path.last_send, path.last_receive) >= HEARTBEAT_PERIOD:
                 self.echo(peer, path, now)
-            if path.last_send > path.last_receive or now - path.last_send < IDLE_TICK or watched:
+            if path.last_send > path.last_receive or now - peer.last_traffic < IDLE_TICK or watched:
                 soonest = min(soonest, BUSY_TICK)
         if peer.choose_path():
             self._path_changed(peer, now)

@@ -56,7 +56,7 @@ class AesGmacSiv:
         mac = int.from_bytes(self._gmac(packet_id + _NONCE_PADDING, b"", padded), "big")
         tag = self._encrypt_block(packet_id + ((mac ^ mac >> 64) & _HALF).to_bytes(8, "big"))
         self._set_counter(tag if tag[12] < _TOP_BIT else _without_top_bit(tag))
-        return b"".join((tag[:8], associated, tag[8:], self._counter_stream(memoryview(padded)[16:])))
+        return b"".join((tag[:8], associated, tag[8:], self._counter_stream(padded[16:])))
 
     def open(self, packet: bytes) -> bytes | None:
         """The plaintext of a packet of at least 28 bytes, or None if it was not sealed with these keys."""

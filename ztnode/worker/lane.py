@@ -33,7 +33,10 @@ from ztnode.wire.packet import (
     FLAG_FRAGMENTED,
     MAX_PACKET_LENGTH,
     MIN_PACKET_LENGTH,
+    OFFSET_DESTINATION,
     OFFSET_FLAGS,
+    OFFSET_MAC,
+    OFFSET_SOURCE,
     OFFSET_VERB,
     VERB_FRAME,
 )
@@ -83,6 +86,8 @@ class Lane:
         self._mtu = up.mtu
         self._whole = self._peer + self._own + bytes((_PLAIN_AES,))
         self._in_fragments = self._peer + self._own + bytes((_PLAIN_AES | FLAG_FRAGMENTED,))
+        self._plain = self._own + self._peer + bytes((_PLAIN_AES,))
+        """What stands behind the id of a whole packet from the peer itself."""
         self._half = b""
         """The head of a packet in fragments, whose second half is expected."""
         self._clear()
@@ -129,59 +134,63 @@ class Lane:
         """Take a batch from the peer's endpoint: (Ethernet frames for the stack, what is for the node)."""
         frames: list[memoryview] = []
         rest: list[bytes] = []
-        own, half = self._own, self._half
-        octets = 0
+        plain, seen, opened_ids = self._plain, self._seen, self.opened_ids
+        open_packet, heads, macs = self._open, self._heads_in, self._macs_in
         for data in datagrams:
-            length = len(data)
-            octets += length
-            if length < MIN_PACKET_LENGTH or data[8:13] != own:
-                rest.append(data)
-                continue
-            if data[OFFSET_INDICATOR] == INDICATOR:
-                if (
-                    data[OFFSET_NUMBER] != _SECOND_OF_TWO
-                    or data[:8] != half[:8]
-                    or len(half) + length - OFFSET_DATA > MAX_PACKET_LENGTH
-                ):
-                    rest.append(data)
+            if data[OFFSET_DESTINATION:OFFSET_MAC] == plain and len(data) >= MIN_PACKET_LENGTH:
+                packet = data  # as most that are no fragments
+            else:
+                joined = self._join(data, rest)
+                if joined is None:
                     continue
-                data = half + data[OFFSET_DATA:]
-                half = b""
-            elif data[OFFSET_FLAGS] & FLAG_FRAGMENTED:
-                if half:
-                    rest.append(half)
-                half = data
+                packet = joined
+            wire_id = packet[:OFFSET_DESTINATION]
+            if wire_id in seen:  # what somebody plays back is not to cost its decryption
+                self._duplicates += 1
                 continue
-            self._take(data, frames, rest, now)
-        self._half = half
+            plaintext = open_packet(packet)
+            if plaintext is None:
+                self._invalid += 1
+            elif plaintext[:_FRAME_HEADER] not in heads or now >= self.until:
+                rest.append(packet)
+            else:
+                seen.note(wire_id)
+                opened_ids.append(wire_id)
+                frames.append(memoryview(macs + plaintext[_ETHERTYPE:]))
         # What goes to the node is counted there.
         self._datagrams_received += len(datagrams) - len(rest)
-        self._datagram_octets_received += octets - sum(map(len, rest))
+        self._datagram_octets_received += sum(map(len, datagrams)) - sum(map(len, rest))
         if frames:
             self._received += len(frames)
             self._octets_received += sum(map(len, frames))
             self._last_received = now
         return frames, rest
 
-    def _take(self, packet: bytes, frames: list[memoryview], rest: list[bytes], now: float) -> None:
-        """Open a whole packet."""
-        if packet[OFFSET_FLAGS] & _SUITE_AND_HOPS != _PLAIN_AES or packet[13:18] != self._peer:
-            rest.append(packet)
-            return
-        wire_id = packet[:8]
-        if wire_id in self._seen:  # what somebody plays back is not to cost its decryption
-            self._duplicates += 1
-            return
-        plaintext = self._open(packet)
-        if plaintext is None:
-            self._invalid += 1
-            return
-        if plaintext[:_FRAME_HEADER] not in self._heads_in or now >= self.until:
-            rest.append(packet)
-            return
-        self._seen.is_new(wire_id)
-        self.opened_ids.append(wire_id)
-        frames.append(memoryview(self._macs_in + plaintext[_ETHERTYPE:]))
+    def _join(self, data: bytes, rest: list[bytes]) -> bytes | None:
+        """The whole packet, if that is what this datagram is or completes, and the lane may open it."""
+        half = self._half
+        if len(data) < MIN_PACKET_LENGTH or data[OFFSET_DESTINATION:OFFSET_SOURCE] != self._own:
+            rest.append(data)
+            return None
+        if data[OFFSET_INDICATOR] == INDICATOR:
+            if (
+                data[OFFSET_NUMBER] != _SECOND_OF_TWO
+                or data[:OFFSET_DESTINATION] != half[:OFFSET_DESTINATION]
+                or len(half) + len(data) - OFFSET_DATA > MAX_PACKET_LENGTH
+            ):
+                rest.append(data)
+                return None
+            data = half + data[OFFSET_DATA:]
+            self._half = b""
+        elif data[OFFSET_FLAGS] & FLAG_FRAGMENTED:
+            if half:
+                rest.append(half)
+            self._half = data
+            return None
+        if data[OFFSET_FLAGS] & _SUITE_AND_HOPS != _PLAIN_AES or data[OFFSET_SOURCE:OFFSET_FLAGS] != self._peer:
+            rest.append(data)
+            return None
+        return data
 
     # Out
 
@@ -192,18 +201,19 @@ class Lane:
         verb = self._head
         datagrams: list[bytes] = []
         plain = 0
+        seal, pack, whole = self._seal, _U64.pack, self._whole
+        packet_id = self._next_id
         for frame in frames:
             head = frame[0]
-            parts = (verb, head[_MACS:], *frame[1:])
+            parts = (verb, head[_MACS:]) if len(frame) == 1 else (verb, head[_MACS:], *frame[1:])
             length = sum(map(len, parts))
             plain += length
-            self._next_id = packet_id = self._next_id + 1 & _IDS
-            associated = self._whole if length <= room else self._in_fragments
-            sealed = self._seal(_U64.pack(packet_id), associated, parts)
-            if len(sealed) <= mtu:
-                datagrams.append(sealed)
+            packet_id = packet_id + 1 & _IDS
+            if length <= room:
+                datagrams.append(seal(pack(packet_id), whole, parts))
             else:
-                datagrams += split(sealed, mtu)
+                datagrams += split(seal(pack(packet_id), self._in_fragments, parts), mtu)
+        self._next_id = packet_id
         self._sent += len(frames)
         self._octets_sent += plain + len(frames) * (_MACS - len(verb))
         self._datagrams_sent += len(datagrams)

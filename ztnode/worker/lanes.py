@@ -17,6 +17,7 @@ from ztnode.worker.protocol import LANE, LANE_IDS, LaneTerms, LaneUp, LaneUsed
 if TYPE_CHECKING:
     from ztnode.netstack.frame import Frame
     from ztnode.ring import Record
+    from ztnode.wire.buffer import Buffer
 
 ETHERNET_HEADER: Final = 14
 TELL_SECONDS: Final = 0.1
@@ -122,18 +123,22 @@ class Lanes:
         by_head = self.by_head
         rest: list[tuple[int, Frame]] = []
         shares: dict[int, tuple[Lane, socket.socket, list[Frame]]] = {}
+        last: tuple[int, Buffer] | None = None
+        last_share: list[Frame] = []
         for record in frames:
             index, frame = record
-            found = by_head.get(bytes(frame[0][:ETHERNET_HEADER]))
+            head = frame[0][:ETHERNET_HEADER]
+            if (index, head) == last:  # as those of many connections with one peer
+                last_share.append(frame)
+                continue
+            found = by_head.get(bytes(head))
             if found is None or found[0].index != index or now >= found[0].until:
                 rest.append(record)
                 continue
             lane, sock = found
-            share = shares.get(lane.id)
-            if share is None:
-                shares[lane.id] = lane, sock, [frame]
-            else:
-                share[2].append(frame)
+            share = shares.setdefault(lane.id, (lane, sock, []))
+            last, last_share = (index, head), share[2]
+            last_share.append(frame)
         for lane, sock, share_of_frames in shares.values():
             dropped = self._sender.send(sock, lane.seal(share_of_frames, now), None)
             if dropped:

@@ -15,5 +15,6 @@ TARGETS: Final = (
     "stack",
     "control_channel",
     "ring",
+    "lane",
     "proxy",
 )

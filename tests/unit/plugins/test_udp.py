@@ -10,8 +10,11 @@ import socket
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ztnode.datagrams.many_datagrams import SLOTS, ManyDatagrams
+from ztnode.datagrams.segmentation import MAX_GSO_BYTES, MAX_SEGMENTS, run_end
 from ztnode.hookspecs import Datagrams, Endpoint
 from ztnode.plugins.udp import UdpTransport
 
@@ -47,6 +50,20 @@ def test_batches_arrive_as_they_were(host: str, segmentation: bool) -> None:
     sizes = [1432] * 70 + [1400, 1432, 1432, 16, 16, 900, 901, 1]
     datagrams = [bytes([index & 255]) * size for index, size in enumerate(sizes)]
     assert asyncio.run(exchange(datagrams, host, segmentation=segmentation)) == datagrams
+
+
+@given(st.lists(st.sampled_from((40, 1200, 1200, 1200, 1300, 65000)), min_size=1, max_size=150), st.data())
+def test_a_run_is_of_one_size_but_for_a_shorter_last(sizes: list[int], data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(sizes) - 1))
+    end = run_end([bytes(size) for size in sizes], start)
+    run = sizes[start:end]
+    assert 1 <= len(run) <= MAX_SEGMENTS
+    assert len(run) == 1 or sum(run) <= MAX_GSO_BYTES
+    assert set(run[:-1]) <= {run[0]} and run[-1] <= run[0]
+    if end < len(sizes):  # the next does not go with them
+        assert (
+            len(run) == MAX_SEGMENTS or run[-1] < run[0] or sizes[end] > run[0] or sum(run) + sizes[end] > MAX_GSO_BYTES
+        )
 
 
 def test_without_recvmmsg_each_datagram_is_a_call(monkeypatch: pytest.MonkeyPatch) -> None:

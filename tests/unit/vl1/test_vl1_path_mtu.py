@@ -101,6 +101,22 @@ def test_idle_paths_are_not_asked() -> None:
     assert one.sent + two.sent - before <= 40
 
 
+def test_answered_heartbeats_leave_an_idle_host_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network()
+    one, _ = connected(network)
+    network.run(60)
+    ticks: list[float] = []
+    tick = one.vl1._tick
+
+    def counted(now: float) -> None:
+        ticks.append(now)
+        tick(now)
+
+    monkeypatch.setattr(one.vl1, "_tick", counted)
+    network.run(60)
+    assert len(ticks) <= 20, "one each five seconds, and one after each heartbeat"
+
+
 def test_configured_lengths() -> None:
     networks = ((ip_network("203.0.113.0/24"), 1400), (ip_network("203.0.113.3/32"), 1300))
     config = Vl1Config(physical_mtus=networks)

@@ -41,7 +41,8 @@ class SendMemory:
         self._sending: dict[ControlBlock, _Sending] = {}
         self._next_refresh = 0.0
         self.total = 0
-        """Bytes unacknowledged, as of the last look, and what was written since."""
+        """Bytes unacknowledged, as of the last look, and what was written since; without small texts that nothing was
+        written beside (``TcpConnection.write``)."""
 
     def wrote(self, tcb: ControlBlock, size: int, now: float) -> None:
         """So many bytes more wait for their acknowledgment."""

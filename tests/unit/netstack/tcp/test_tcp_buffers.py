@@ -153,6 +153,20 @@ def test_rfc2018_blocks_repeat_the_most_recent() -> None:
     assert store.sack_blocks(3) == [(100, 160), (700, 750), (500, 550)]
 
 
+@given(st.integers(1, 70_000), st.integers(0, 80_000), st.integers(0, 80_000), st.integers(1, 9000), st.integers(0, 3))
+def test_what_is_offered_and_when_to_say_so(limit: int, offered: int, unread: int, mss: int, scale: int) -> None:
+    """RFC 9293 section 3.8.6.2.2, without the short cuts."""
+    window = ReceiveWindow(1000, limit, limit)
+    window.edge = 1000 + offered
+    gain = limit - unread - offered
+    due = gain >= mss and (gain >= limit >> 1 or offered < mss or gain >= 2 * offered)
+    assert window.update_due(1000, unread, mss) == due
+    room = max(limit - unread, 0) >> scale << scale
+    after = room if room - offered >= min(mss, limit >> 1) else offered
+    assert window.announce(1000, unread, mss, scale) == min(after >> scale, 0xFFFF)
+    assert window.edge == 1000 + after
+
+
 def test_rfc9293_window_moves_by_worthwhile_steps_and_never_back() -> None:
     window = ReceiveWindow(1000, 10000, 10000)
     assert window.announce(1000, 0, 1000, 0) == 10000

@@ -1,0 +1,58 @@
+"""A lane under fire: datagrams of its peer, of whoever writes the peer's address, and in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.fuzz.pieces import join, split
+from tests.unit.worker.test_lane import MTU, NOW, UNTIL, Remote, lane
+from ztnode.wire import fragment
+from ztnode.wire.packet import CIPHER_AES_GMAC_SIV, CIPHER_POLY1305_SALSA2012, VERB_FRAME
+from ztnode.worker.protocol import LaneTerms
+
+_ETHERTYPES = (b"\x08\x00", b"\x86\xdd", b"\x08\x06")
+
+
+def fuzz(data: bytes) -> None:
+    """Pieces: bytes as they are, sealed packets whole or in fragments, the last ones again, and terms. What comes out
+    is what went in, once."""
+    made, remote = lane(), Remote()
+    came = taken = returned = 0
+    last: list[bytes] = []
+    batch: list[bytes] = []
+    for selector, content in split(data):
+        match selector & 7:
+            case 0:
+                batch.append(content)
+            case 1 | 2:
+                verb = VERB_FRAME if selector & 8 else selector >> 4
+                cipher = CIPHER_POLY1305_SALSA2012 if selector & 7 == 2 else CIPHER_AES_GMAC_SIV
+                ethertype = _ETHERTYPES[selector % 3]
+                last = fragment.split(remote.packet(content, verb=verb, ethertype=ethertype, cipher=cipher), MTU)
+                batch += last
+            case 3:
+                batch += last
+            case 4:
+                batch += reversed(last)
+            case 5:
+                made.agree(LaneTerms(5, (0x0800, 0x86DD)[: selector >> 3 & 3], UNTIL if selector & 64 else NOW))
+            case 6:
+                batch += [content[:8] + each[8:] for each in last]
+            case _:
+                came += sum(map(len, batch))
+                frames, rest = made.receive(batch, NOW)
+                taken += len(frames)
+                returned += sum(map(len, rest))
+                batch = []
+                assert returned <= came
+                assert all(len(frame) >= 14 for frame in frames)
+    used = made.used()
+    assert used.received == taken == len(made.opened_ids) == len(set(made.opened_ids))
+    assert 0 <= used.datagram_octets_received <= came
+
+
+def seeds() -> Iterator[bytes]:
+    """A little of everything."""
+    yield join((9, b"frame"), (7, b""), (3, b""), (7, b""))
+    yield join((9, bytes(2000)), (4, b""), (7, b""), (13, b""), (2, b"x"), (1, bytes(900)), (7, b""))
+    yield join((0, b"\xff" * 60), (9, bytes(1500)), (6, bytes(8)), (7, b""))
