@@ -416,7 +416,8 @@ class Stack:
         """
         if not 0 < port <= 0xFFFF:
             raise ValueError(f"port number {port} is not between 1 and 65535")
-        flow = self.find_flow(ip_bytes(host), now, port_index=port_index)
+        self._clock.now = now
+        flow = self._host.flows.find(ip_bytes(host), port_index=port_index)
         return self.tcp.connect(flow, port, now, timeout=timeout, congestion=congestion)
 
     def make_ahead(self, now: float) -> None:

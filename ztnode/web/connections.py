@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -40,6 +43,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        self.server_state.default_headers = _date(int(time.time()))
         # Any byte ends the rest between two requests that uvicorn grants.
         if self._head_timer is None and self.cycle is not None and self.cycle.response_complete:
             self._await_head()
@@ -92,6 +96,12 @@ class TimedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> list[tuple[bytes, bytes]]:
+    """The field of an answer (RFC 9110 section 6.6.1) to what came in this second of Unix time."""
+    return [(b"date", formatdate(second, usegmt=True).encode())]
 
 
 async def accept(

@@ -133,7 +133,7 @@ async def serving(options: WebOptions, node: Node, home: Path) -> AsyncIterator[
         finally:
             accepting.cancel()
             await asyncio.wait([accepting])
-            server.should_exit = True
+            server.end()
             await running
 
 
@@ -146,6 +146,7 @@ def _configuration(app: ASGIApp) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        date_header=False,  # TimedProtocol has it
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=STOP_GRACE,
@@ -157,6 +158,19 @@ def _configuration(app: ASGIApp) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Have ``serve`` end."""
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Until ``end``. uvicorn's own looks ten times a second whether that is so, and keeps a clock."""
+        await self._ending.wait()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are the node's."""

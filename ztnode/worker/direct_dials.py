@@ -7,10 +7,11 @@ for, which tries again where that helps, and says why not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from ztnode.wire.endpoint import ip_text
+from ztnode.wire.endpoint import parse_ip
 from ztnode.worker.control_requests import PairHost, ParkedConnection
 from ztnode.worker.handoff_server import REQUEST
 
@@ -31,6 +32,17 @@ class DialHost(PairHost, Protocol):
         """A connection that a client asked for took so long."""
 
 
+@functools.lru_cache(256)
+def _parse(request: bytes) -> tuple[str, int, int, float, str, bool]:
+    """IP, port, network id (0: any), seconds, congestion control, whether small writes may wait. A program mostly asks
+    for the same again. Raises ValueError for a request that is none."""
+    length, delay, packed, port, nwid, milliseconds, name = REQUEST.unpack(request)
+    if length not in (4, 16) or delay > 1:
+        raise ValueError("no request for a connection")
+    congestion = name.rstrip(b"\0").decode("ascii")
+    return parse_ip(packed[:length]), port, nwid, max(milliseconds, 1) / 1000, congestion, bool(delay)
+
+
 class DirectDial:
     """One that is under way. ``answer`` is called once, from ``on_ready``: with what is to be fetched and the address
     and port of this end, or with None when nothing comes of it."""
@@ -39,19 +51,17 @@ class DirectDial:
         self, host: DialHost, request: bytes, answer: Callable[[ParkedConnection | None, bytes], object]
     ) -> None:
         """Raises OSError, ValueError for a request that is none."""
-        length, delay, packed, port, nwid, milliseconds, name = REQUEST.unpack(request)
-        if length not in (4, 16) or delay > 1:
-            raise ValueError("no request for a connection")
+        ip, port, nwid, timeout, congestion, delay = _parse(request)
         self._host = host
         self._answer = answer
-        self._began = host.now
+        self._began = now = host.now
         self._connection = host.stack.connect(
-            ip_text(packed[:length]),
+            ip,
             port,
-            host.now,
+            now,
             port_index=host.port_index(nwid) if nwid else None,
-            timeout=max(milliseconds, 1) / 1000,
-            congestion=name.rstrip(b"\0").decode("ascii") if name[0] else "",
+            timeout=timeout,
+            congestion=congestion,
         )
         if delay:
             self._connection.nodelay = False

@@ -107,3 +107,23 @@ def test_a_head_has_a_limit_and_a_body_is_the_applications(data: bytes, status: 
         return answer
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_answers_have_the_time_though_no_clock_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvicorn's own is set ten times a second, for as long as a node runs."""
+    monkeypatch.setattr("ztnode.web.connections.time.time", lambda: 784111777.9)
+
+    async def scenario() -> bytes:
+        config = uvicorn.Config(_app, http=connections.TimedProtocol, lifespan="off", log_config=None)
+        config.load()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: connections.TimedProtocol(config, ServerState(), {}), "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(REQUEST)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+        return answer
+
+    answer = asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert answer.count(b"date: Sun, 06 Nov 1994 08:49:37 GMT\r\n") == 1

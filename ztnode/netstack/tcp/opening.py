@@ -126,7 +126,8 @@ def established(tcb: ControlBlock, event: Event, now: float) -> None:
         snd.rtt.sample(max(now - timers.syn_sent_at, 1e-6), now)
     snd.last_progress = now
     tcb.link.flow.confirm(now)
-    arm_keepalive(tcb, now)
+    if timers.keepalive:
+        arm_keepalive(tcb, now)
     if tcb.listener is not None:
         tcb.listener.opened(tcb.link.key)
     tcb.notify()
