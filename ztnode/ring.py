@@ -22,6 +22,9 @@ with one 8-byte copy, which compilers turn into one move: no reader sees half of
    ``sleeping``. If both loads overtook both stores, each would miss the other and the wake-up would be lost. x86 does
    let a load overtake an older store, ARM too.
 
+A consumer that finds ``sleeping`` set has stored it, and passed a fence, in an earlier turn: whoever stores ``head`` from
+then on loads it set, and rings. So one that is woken by other things needs no fence each time.
+
 Both need a fence, and Python has one in disguise: a lock that is released and taken again is an atomic
 read-modify-write with release semantics followed by one with acquire semantics; nothing may move across the pair in
 either direction, on x86 (locked instructions), on ARMv8 (release followed by acquire is kept in order) and under any
@@ -322,9 +325,10 @@ class Ring:
     def prepare_sleep(self) -> bool:
         """Announce that the consumer is about to wait on ``data_fd``. False: there is data, do not wait."""
         indices = self._indices
-        indices[_SLEEPING] = 1
-        self._fence.release()
-        self._fence.acquire()
+        if not indices[_SLEEPING]:
+            indices[_SLEEPING] = 1
+            self._fence.release()
+            self._fence.acquire()
         if indices[_HEAD] != self._position:
             indices[_SLEEPING] = 0
             return False

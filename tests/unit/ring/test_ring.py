@@ -122,6 +122,25 @@ def test_behaves_as_a_bounded_queue(steps: list[Any]) -> None:
         ring.close()
 
 
+def test_who_goes_to_sleep_again_is_woken_all_the_same(ring: Ring) -> None:
+    """By other things than the ring, a loop is woken often."""
+    for turn in range(3):
+        assert ring.prepare_sleep()
+        assert ring.prepare_sleep()
+        assert not rang(ring)
+        assert ring.write_many([(1, (b"x",))]) == 1
+        assert rang(ring)
+        assert not ring.prepare_sleep(), turn
+        assert len(ring.read()) == 1
+        ring.release()
+
+
+def rang(ring: Ring) -> bool:
+    ready, _, _ = select.select([ring.data_fd], [], [], 0)
+    ring.clear_data()
+    return bool(ready)
+
+
 def test_doorbell_rings_once_per_sleep(ring: Ring) -> None:
     ring.write_many([(0, (b"a",))])
     assert not is_readable(ring.data_fd), "the consumer is awake: no system call"
