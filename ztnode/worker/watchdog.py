@@ -21,7 +21,7 @@ from ztnode.worker import protocol
 
 CHECK_SECONDS: Final = 5.0
 """A round that is found at two checks in a row has lasted at least this long; a long one lasts milliseconds."""
-LONGEST_CHECK_SECONDS: Final = 80.0
+LONGEST_CHECK_SECONDS: Final = 20.0
 """So long at most until the next check of a loop that has only waited since the last one. Idle workers sleep."""
 
 
