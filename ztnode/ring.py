@@ -22,8 +22,8 @@ with one 8-byte copy, which compilers turn into one move: no reader sees half of
    ``sleeping``. If both loads overtook both stores, each would miss the other and the wake-up would be lost. x86 does
    let a load overtake an older store, ARM too.
 
-A consumer that finds ``sleeping`` set has stored it, and passed a fence, in an earlier turn: whoever stores ``head`` from
-then on loads it set, and rings. So one that is woken by other things needs no fence each time.
+A consumer that finds ``sleeping`` set has stored it, and passed a fence, in an earlier turn: whoever stores ``head``
+from then on loads it set, and rings. So one that is woken by other things needs no fence each time.
 
 Both need a fence, and Python has one in disguise: a lock that is released and taken again is an atomic
 read-modify-write with release semantics followed by one with acquire semantics; nothing may move across the pair in
