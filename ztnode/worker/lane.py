@@ -90,6 +90,8 @@ class Lane:
         """What stands behind the id of a whole packet from the peer itself."""
         self._half = b""
         """The head of a packet in fragments, whose second half is expected."""
+        self._early = b""
+        """The id of a packet whose second half came before its head, and is where the head has to go: the node."""
         self._clear()
 
     def _clear(self) -> None:
@@ -178,11 +180,20 @@ class Lane:
                 or data[:OFFSET_DESTINATION] != half[:OFFSET_DESTINATION]
                 or len(half) + len(data) - OFFSET_DATA > MAX_PACKET_LENGTH
             ):
+                if half and data[:OFFSET_DESTINATION] == half[:OFFSET_DESTINATION]:
+                    # Of more than two, that is: the node joins them, and waits for the head.
+                    rest.append(half)
+                    self._half = b""
+                elif data[OFFSET_NUMBER] == _SECOND_OF_TWO:
+                    self._early = data[:OFFSET_DESTINATION]
                 rest.append(data)
                 return None
             data = half + data[OFFSET_DATA:]
             self._half = b""
         elif data[OFFSET_FLAGS] & FLAG_FRAGMENTED:
+            if data[:OFFSET_DESTINATION] == self._early:
+                rest.append(data)
+                return None
             if half:
                 rest.append(half)
             self._half = data

@@ -143,13 +143,30 @@ def test_halves_that_do_not_meet_go_to_the_node_one_by_one() -> None:
     assert frames == [MACS_IN + IPV4 + bytes(2000)]
 
 
+def test_packets_in_three_go_to_the_node_whole_and_none_waits_for_the_next() -> None:
+    """A peer whose path carries less than ours sends so; a question that waits for its answer is the last there is."""
+    made, remote = lane(), Remote()
+    pieces = split(remote.packet(bytes(2700), mtu=1000), 1000)
+    assert len(pieces) == 3
+    for step in (1, 2, 3):
+        rest = [each for start in range(0, 3, step) for each in received(made, pieces[start : start + step])[1]]
+        assert sorted(rest) == sorted(pieces)
+
+
+def test_halves_in_the_wrong_order_meet_in_the_node() -> None:
+    made, remote = lane(), Remote()
+    head, tail = split(remote.packet(bytes(2000)), MTU)
+    assert received(made, [tail, head]) == ([], [tail, head])
+    assert received(made, split(remote.packet(bytes(2000)), MTU))[0] == [MACS_IN + IPV4 + bytes(2000)]
+
+
 def test_halves_that_are_too_long_together_are_no_packet_here() -> None:
     made = lane()
     (head, tail) = split(Remote().packet(bytes(9000), mtu=6000), 6000)
     long_tail = tail + bytes(9000)
     frames, rest = received(made, [head, long_tail])
     assert not frames
-    assert rest == [long_tail]
+    assert rest == [head, long_tail]
 
 
 def test_what_came_before_is_dropped_before_it_costs_anything() -> None:
