@@ -150,6 +150,10 @@ class FailOver:
             return self._first.lend(endpoint)
         return None
 
+    def leads_to(self, endpoint: Endpoint) -> bool:
+        """See LendsSockets. Not while another than the first is in use."""
+        return self._at == 0 and isinstance(self._first, LendsSockets) and self._first.leads_to(endpoint)
+
     def take_back(self, endpoint: Endpoint) -> None:
         """See LendsSockets."""
         if isinstance(self._first, LendsSockets):

@@ -32,6 +32,8 @@ BUSY_FRAMES: Final = 16
 schedule are a millisecond's work."""
 IDLE_SECONDS: Final = 15.0
 """Without a frame, after which a lane is taken back when another peer wants one."""
+ASK_SECONDS: Final = 1.0
+"""Between two questions whether a lane's socket is still the way, while answers come."""
 MAX_LANES: Final = 32
 """Each is a socket with a queue of its own, here as with favored peers."""
 MAX_REMEMBERED: Final = 8192
@@ -59,6 +61,9 @@ class Lender(Protocol):
     def lend(self, endpoint: Endpoint) -> socket.socket | None:
         """A socket that gets what comes from there."""
 
+    def leads_to(self, endpoint: Endpoint) -> bool:
+        """Whether that socket is still the way there."""
+
     def take_back(self, endpoint: Endpoint) -> None:
         """It is closed."""
 
@@ -77,6 +82,8 @@ class _Lane:
     """When a frame last took it, as far as is known."""
     until: float = 0.0
     """Until when its terms hold, monotonic seconds."""
+    next_question: float = 0.0
+    """When to ask whether its socket is still the way."""
 
 
 class Lanes:
@@ -106,6 +113,8 @@ class Lanes:
         """The lane of each peer that has one, by ZeroTier address."""
         self._busy: dict[int, int] = {}
         """Packets to and from the peers that may get one, as of the last look."""
+        self._undecided = False
+        """Whether ``suspend`` was called since a socket was last asked for."""
         vl2.on_undecided = self.suspend
 
     def __len__(self) -> int:
@@ -139,8 +148,9 @@ class Lanes:
     def _give(self, peer: Peer, plain: Sequence[PlainFlow], now: float) -> None:
         flow = plain[0]
         way = self._vl1.direct_way(peer)
-        if way is None or longest_payload(way.mtu) < FRAME_HEADER.size + flow.mtu or not self._has_room(now):
+        if way is None or not _fits(way, flow) or not self._has_room(now):
             return
+        self._undecided = False
         sock = self._transport.lend(way.endpoint)
         if sock is None:
             return
@@ -166,9 +176,13 @@ class Lanes:
         self.counters["given"] += 1
         self._lanes[number] = _Lane(flow, way, peer, index, now)
         self._by_peer[flow.address] = number
-        self._agree(number, plain)
+        if not self._undecided:  # by what the socket brought when it was lent
+            self._agree(number, plain)
 
     def _agree(self, number: int, plain: Sequence[PlainFlow]) -> None:
+        if not _fits(self._lanes[number].way, plain[0]):  # the network has another MTU than when the lane was given
+            self._end(number)
+            return
         ethertypes = tuple(int.from_bytes(flow.ethertype, "big") for flow in plain)
         until = self._lanes[number].until = min(flow.until for flow in plain)
         self._workers.tell_lane(protocol.LaneTerms(number, ethertypes, until))
@@ -196,6 +210,7 @@ class Lanes:
 
     def suspend(self) -> None:
         """Something was decided that may concern any frame: all pass the node until it is clear what."""
+        self._undecided = True
         for number, lane in self._lanes.items():
             if lane.until:
                 lane.until = 0.0
@@ -239,6 +254,12 @@ class Lanes:
             received=used.received,
             octets_received=used.octets_received,
         )
+        # Frames that leave by a way that is none any more are all there is to see of it: what the node itself sends and
+        # hears goes by another socket.
+        if used.dropped or not used.received or now >= lane.next_question:
+            lane.next_question = now + ASK_SECONDS
+            if not self._transport.leads_to(lane.way.endpoint):
+                self._end(used.id)
         self.check()
 
     def returned(self, records: Sequence[tuple[int, memoryview]]) -> list[tuple[bytes, Endpoint]]:
@@ -257,3 +278,8 @@ class Lanes:
                 self._transport.heard(lane.way.endpoint)
         self.counters["returned"] += len(batch)
         return batch
+
+
+def _fits(way: DirectWay, flow: PlainFlow) -> bool:
+    """Whether the longest frame that the stack may send can leave by this way."""
+    return longest_payload(way.mtu) >= FRAME_HEADER.size + flow.mtu

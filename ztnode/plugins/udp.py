@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ as many slots."""
 SOCKET_BUFFER: Final = 4 << 20
 IP_MTU_DISCOVER: Final = 10  # linux/in.h
 IP_PMTUDISC_DONT: Final = 0
+NO_MORE: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""Errors of a process or system that has no room for another socket."""
 
 
 class UdpTransport:
@@ -51,7 +54,8 @@ class UdpTransport:
         self._v6: socket.socket | None = None
         self._sender = DatagramSender()
         self._favored: dict[Endpoint, tuple[socket.socket, Watch]] = {}
-        self._lent: set[Endpoint] = set()
+        self._lent: dict[Endpoint, str] = {}
+        """With our own address, which a socket keeps that is connected."""
         self._others: asyncio.TimerHandle | None = None
         self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
         self._many: ManyDatagrams | None = None
@@ -145,13 +149,24 @@ class UdpTransport:
             favored[1].stop()
         lane = self._connected(endpoint) if favored is None else favored[0]
         if lane is not None:
-            self._lent.add(endpoint)
+            self._lent[endpoint] = lane.getsockname()[0]
             self._readable(lane)  # what came before it was connected may be anybody's
         return lane
 
+    def leads_to(self, endpoint: Endpoint) -> bool:
+        """See ``hookspecs.LendsSockets``. The shared socket's datagrams get their source address one by one."""
+        family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect(endpoint)  # which sends nothing
+                own: str = probe.getsockname()[0]
+        except OSError as error:
+            return error.errno in NO_MORE  # which says nothing about the way
+        return self._lent.get(endpoint) == own
+
     def take_back(self, endpoint: Endpoint) -> None:
         """See ``hookspecs.LendsSockets``."""
-        self._lent.discard(endpoint)
+        self._lent.pop(endpoint, None)
 
     def _connected(self, endpoint: Endpoint) -> socket.socket | None:
         """A socket on our port that gets what comes from ``endpoint``; None where there can be none. Strangers'

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, Network, planet
-from ztnode.node.lanes import BUSY_FRAMES, IDLE_SECONDS, LOOK_SECONDS, MAX_LANES, Lanes
+from ztnode.node.lanes import ASK_SECONDS, BUSY_FRAMES, IDLE_SECONDS, LOOK_SECONDS, MAX_LANES, Lanes
 from ztnode.node.ports import Ports
 from ztnode.vl1 import Peer, PeerReturned
 from ztnode.vl2 import PlainFlow
@@ -47,10 +47,19 @@ class Lender:
         self.lends = True
         self.lent: list[Endpoint] = []
         self.heard_from: list[Endpoint] = []
+        self.is_the_way = True
+        self.asked = 0
+        self.brings: Callable[[], None] = lambda: None
+
+    def leads_to(self, endpoint: Endpoint) -> bool:
+        assert endpoint in self.lent
+        self.asked += 1
+        return self.is_the_way
 
     def lend(self, endpoint: Endpoint) -> socket.socket | None:
         if not self.lends or endpoint in self.lent:
             return None
+        self.brings()
         self.lent.append(endpoint)
         return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
@@ -115,10 +124,16 @@ class Bench:
 
 
 def used(
-    lane: int, *, sent: int = 0, received: int = 0, last_sent: float = 0.0, last_received: float = 0.0
+    lane: int,
+    *,
+    sent: int = 0,
+    received: int = 0,
+    dropped: int = 0,
+    last_sent: float = 0.0,
+    last_received: float = 0.0,
 ) -> LaneUsed:
     return LaneUsed(
-        lane, sent, sent, received, received, sent, sent, received, received, 0, 0, 0, last_sent, last_received
+        lane, sent, sent, received, received, sent, sent, received, received, 0, 0, dropped, last_sent, last_received
     )
 
 
@@ -200,6 +215,48 @@ def test_a_lane_ends_with_its_network_and_with_its_peer(bench: Bench) -> None:
     del bench.own.vl1._core.topology.by_address[bench.other.address]
     bench.lanes.check()
     assert not bench.lanes
+
+
+@pytest.mark.parametrize("received", [0, 1])
+@pytest.mark.parametrize("dropped", [0, 1])
+def test_a_lane_ends_when_its_socket_is_not_the_way_any_more(bench: Bench, received: int, dropped: int) -> None:
+    """The host got another address, say: what is sent by the lane arrives nowhere, and what the node says to the peer
+    does, so the path looks alive."""
+    bench.work()
+    (given,) = bench.workers.given
+    bench.lanes.used(used(given.id, sent=1, received=1), bench.now)
+    assert bench.lanes
+    assert bench.lender.asked == 1
+    bench.lender.is_the_way = False
+    bench.lanes.used(used(given.id, sent=1, received=received, dropped=dropped), bench.now)
+    assert bool(bench.lanes) == (received == 1 and dropped == 0)
+    bench.network.run(ASK_SECONDS)
+    bench.lanes.used(used(given.id, sent=1, received=1), bench.now)
+    assert not bench.lanes
+    assert not bench.lender.lent
+    assert bench.workers.told[-1] == LaneDown(given.id)
+
+
+def test_a_network_with_longer_frames_than_fit_takes_the_lane_along(bench: Bench) -> None:
+    bench.work()
+    (given,) = bench.workers.given
+    bench.vl2.on_undecided()
+    bench.vl2.flows = [bench.flow(mtu=10000)]
+    bench.lanes.look(bench.now)
+    assert bench.workers.told[-1] == LaneDown(given.id)
+    assert not bench.lanes
+    bench.work()
+    assert len(bench.workers.given) == 1
+
+
+def test_what_is_decided_while_a_socket_is_lent_holds_for_its_lane(bench: Bench) -> None:
+    """What was in its queue may be a revocation."""
+    bench.lender.brings = lambda: bench.vl2.on_undecided()
+    bench.work()
+    assert len(bench.workers.given) == 1
+    assert not bench.workers.told
+    bench.work()
+    assert [type(message) for message in bench.workers.told] == [LaneTerms]
 
 
 def test_a_decision_is_withdrawn_at_once_and_made_again_by_what_passes(bench: Bench) -> None:

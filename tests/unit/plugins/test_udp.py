@@ -8,6 +8,7 @@ import ctypes
 import errno
 import socket
 import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -177,6 +178,39 @@ def test_a_flood_of_strangers_fills_another_queue_than_a_favored_peers(host: str
 
     frames, of_the_peer = asyncio.run(run())
     assert of_the_peer == frames
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="lent on Linux alone")
+def test_a_lent_socket_is_the_way_while_our_own_address_is_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        transport, far = UdpTransport(), ("127.0.0.1", 9)
+        await transport.open(0, lambda batch: None)
+        assert not transport.leads_to(far)
+        lent = transport.lend(far)
+        assert lent is not None
+        with lent:
+            assert lent.getpeername() == far
+            assert transport.lend(far) is None
+            assert transport.leads_to(far)
+            transport._lent[far] = "127.0.0.2"
+            assert not transport.leads_to(far)
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "socket", _refuse(errno.EMFILE))
+                assert transport.leads_to(far), "which says nothing about the way"
+                patch.setattr(socket, "socket", _refuse(errno.ENETUNREACH))
+                assert not transport.leads_to(far)
+        transport.take_back(far)
+        assert not transport.leads_to(far)
+        await transport.close()
+
+    asyncio.run(run())
+
+
+def _refuse(number: int) -> Callable[..., socket.socket]:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(number, "no")
+
+    return refuse
 
 
 def test_a_second_transport_cannot_take_the_port_of_one_with_favored_peers() -> None:
