@@ -38,6 +38,10 @@ MAX_LANES: Final = 32
 """Each is a socket with a queue of its own, here as with favored peers."""
 MAX_REMEMBERED: Final = 8192
 """Packet ids in each of the two generations of a lane, 110 bytes each; the node remembers more."""
+MAX_HANDED: Final = 4096
+"""Packet ids that a new lane is told of: what came before it is a replay there, too."""
+MAX_ENDED: Final = 2 * MAX_LANES
+"""Lanes that have ended of which a last word may come."""
 ID_BYTES: Final = 8
 
 
@@ -109,6 +113,8 @@ class Lanes:
         self._workers = workers
         self._ids = itertools.count(1)
         self._lanes: dict[int, _Lane] = {}
+        self._ended: dict[int, _Lane] = {}
+        """Of those, the oldest is forgotten first."""
         self._by_peer: dict[int, int] = {}
         """The lane of each peer that has one, by ZeroTier address."""
         self._busy: dict[int, int] = {}
@@ -167,6 +173,7 @@ class Lanes:
             mtu=way.mtu,
             remembered=min(peer.seen.limit, MAX_REMEMBERED),
             keys=b"".join(way.keys),
+            seen=tuple(int.from_bytes(wire_id, "big") for wire_id in peer.seen.some(MAX_HANDED)),
         )
         with sock:
             given = self._workers.give_lane(up, sock.fileno())
@@ -197,7 +204,9 @@ class Lanes:
         return True
 
     def _end(self, number: int) -> None:
-        lane = self._lanes.pop(number)
+        lane = self._ended[number] = self._lanes.pop(number)
+        if len(self._ended) > MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
         del self._by_peer[lane.flow.address]
         self._workers.tell_lane(protocol.LaneDown(number))
         self._transport.take_back(lane.way.endpoint)
@@ -227,14 +236,23 @@ class Lanes:
     def used(self, used: protocol.LaneUsed, now: float) -> None:
         """What one has carried."""
         lane = self._lanes.get(used.id)
-        if lane is None:
-            return  # it was taken back while this was on the way
-        flow = lane.flow
-        lane.used = now
+        counted = lane or self._ended.get(used.id)
+        if counted is None:
+            return
         self.counters["frames_to_worker"] += used.received
         self.counters["bytes_to_worker"] += used.octets_received
         self.counters["frames_from_worker"] += used.sent
         self.counters["bytes_from_worker"] += used.octets_sent
+        self._vl2.carried(
+            counted.flow,
+            sent=used.sent,
+            octets_sent=used.octets_sent,
+            received=used.received,
+            octets_received=used.octets_received,
+        )
+        if lane is None:
+            return  # it was taken back while this was on the way
+        lane.used = now
         carried = Carried(
             used.sent,
             used.received,
@@ -247,13 +265,6 @@ class Lanes:
             self._transport.heard(lane.way.endpoint)
             self._vl1.trust(lane.peer, now)
         self._vl1.carried(lane.peer, lane.way.endpoint, carried, now)
-        self._vl2.carried(
-            flow,
-            sent=used.sent,
-            octets_sent=used.octets_sent,
-            received=used.received,
-            octets_received=used.octets_received,
-        )
         # Frames that leave by a way that is none any more are all there is to see of it: what the node itself sends and
         # hears goes by another socket.
         if used.dropped or not used.received or now >= lane.next_question:
@@ -266,7 +277,8 @@ class Lanes:
         """Datagrams that lanes leave to the node, from records of the ring whose number has the mark of a lane."""
         batch: list[tuple[bytes, Endpoint]] = []
         for tag, data in records:
-            lane = self._lanes.get(tag & protocol.LANE_NUMBER)
+            number = tag & protocol.LANE_NUMBER
+            lane = self._lanes.get(number) or self._ended.get(number)
             if lane is None:
                 continue
             if tag & protocol.LANE_IDS:

@@ -82,6 +82,7 @@ class Lane:
         self._open = cipher.open
         self._seal = cipher.seal
         self._seen = SeenIds(up.remembered)
+        self._seen.add(wire_id.to_bytes(8, "big") for wire_id in up.seen)
         self._next_id = int.from_bytes(random(8), "big")
         self._mtu = up.mtu
         self._whole = self._peer + self._own + bytes((_PLAIN_AES,))
@@ -154,6 +155,8 @@ class Lane:
             if plaintext is None:
                 self._invalid += 1
             elif plaintext[:_FRAME_HEADER] not in heads or now >= self.until:
+                if plaintext[0] == VERB_FRAME:  # when there are terms, it is a replay here, too
+                    seen.note(wire_id)
                 rest.append(packet)
             else:
                 seen.note(wire_id)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, Network, planet
-from ztnode.node.lanes import ASK_SECONDS, BUSY_FRAMES, IDLE_SECONDS, LOOK_SECONDS, MAX_LANES, Lanes
+from ztnode.node.lanes import ASK_SECONDS, BUSY_FRAMES, IDLE_SECONDS, LOOK_SECONDS, MAX_ENDED, MAX_LANES, Lanes
 from ztnode.node.ports import Ports
 from ztnode.vl1 import Peer, PeerReturned
 from ztnode.vl2 import PlainFlow
@@ -151,6 +151,7 @@ def test_a_busy_peer_gets_a_lane_with_what_was_decided(bench: Bench) -> None:
     assert given.keys.hex() not in repr(given)
     assert bench.workers.told == [LaneTerms(given.id, (0x0800, 0x86DD), 1500.0)]
     assert bench.lender.lent == [THEIRS]
+    assert {wire_id.to_bytes(8, "big") for wire_id in given.seen} == set(bench.peer.seen.some(10000))
     bench.work()
     assert len(bench.workers.given) == 1
 
@@ -191,13 +192,25 @@ def test_who_says_little_gets_none(bench: Bench) -> None:
     assert not bench.workers.given
 
 
-def test_a_lane_ends_with_its_path(bench: Bench) -> None:
+def _with_a_dead_path(bench: Bench) -> None:
+    assert bench.peer.path is not None
+    bench.peer.path.dead = True
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(_with_a_dead_path, id="a path that is dead"),
+        pytest.param(lambda bench: setattr(bench.peer, "bonds", True), id="several paths at once"),
+        pytest.param(lambda bench: setattr(bench.peer, "protocol", 11), id="started again as an older program"),
+    ],
+)
+def test_a_lane_ends_with_its_way(bench: Bench, spoil: Callable[[Bench], None]) -> None:
     bench.work()
     (given,) = bench.workers.given
     bench.lanes.check()
     assert bench.lanes
-    assert bench.peer.path is not None
-    bench.peer.path.dead = True
+    spoil(bench)
     bench.lanes.check()
     assert not bench.lanes
     assert bench.workers.told[-1] == LaneDown(given.id)
@@ -298,6 +311,27 @@ def test_what_lanes_give_back_is_the_peers_from_where_it_is(bench: Bench) -> Non
     assert b"id one.." in bench.peer.seen
     assert b"id two.." in bench.peer.seen
     assert bench.lender.heard_from == [THEIRS]
+
+
+def test_the_last_words_of_a_lane_are_heard(bench: Bench) -> None:
+    """It reads what is left in its socket when it hears that it ends."""
+    bench.work()
+    (given,) = bench.workers.given
+    received = bench.peer.received
+    bench.lanes.end_all()
+    bench.lanes.used(used(given.id, sent=1, received=2), bench.now)
+    assert bench.lanes.counters["frames_to_worker"] == 2
+    assert bench.vl2.frames == 3
+    assert bench.peer.received == received
+    records = [(LANE | LANE_IDS | given.id, memoryview(b"id three")), (LANE | given.id, memoryview(b"a datagram"))]
+    assert bench.lanes.returned(records) == [(b"a datagram", THEIRS)]
+    assert b"id three" in bench.peer.seen
+    for _ in range(MAX_ENDED):
+        bench.network.run(1)
+        bench.work()
+        bench.lanes.end_all()
+    assert bench.lanes.returned(records) == []
+    assert len(bench.lanes._ended) == MAX_ENDED
 
 
 def test_what_a_lane_carried_counts_as_if_it_had_passed_here(bench: Bench) -> None:

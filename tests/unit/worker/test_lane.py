@@ -35,9 +35,9 @@ MTU = 1432
 NOW, UNTIL = 100.0, 130.0
 
 
-def lane(*, mtu: int = MTU, remembered: int = 1000) -> Lane:
+def lane(*, mtu: int = MTU, remembered: int = 1000, seen: tuple[int, ...] = ()) -> Lane:
     k0, k1 = KEYS.aes_keys()
-    up = LaneUp(5, 0, NWID, OWN.address, PEER.address, OWN_MAC, PEER_MAC, mtu, remembered, k0 + k1)
+    up = LaneUp(5, 0, NWID, OWN.address, PEER.address, OWN_MAC, PEER_MAC, mtu, remembered, k0 + k1, seen)
     made = Lane(up, AesGmacSiv(k0, k1), lambda count: bytes(range(count)))
     made.agree(LaneTerms(5, (0x0800, 0x86DD), UNTIL))
     return made
@@ -176,6 +176,17 @@ def test_what_came_before_is_dropped_before_it_costs_anything() -> None:
     assert made.used().duplicates == 2
 
 
+def test_what_the_node_took_is_a_replay_here_too() -> None:
+    made, packet = lane(), Remote().packet(b"x")
+    made.agree(LaneTerms(5, (), 0.0))
+    assert received(made, [packet]) == ([], [packet])
+    made.agree(LaneTerms(5, (0x0800,), UNTIL))
+    assert received(made, [packet]) == ([], [])
+    told = lane(seen=(int.from_bytes(packet[:8], "big"),))
+    assert received(told, [packet]) == ([], [])
+    assert told.used().duplicates == 1
+
+
 def test_what_is_not_authentic_is_dropped_and_remembered_of_nobody() -> None:
     made, packet = lane(), Remote().packet(b"once")
     for position in (0, 20, 27, len(packet) - 1):
@@ -196,14 +207,15 @@ def test_memory_of_ids_is_bounded() -> None:
 
 @pytest.mark.parametrize("terms", [LaneTerms(5, (), 0.0), LaneTerms(5, (0x0800,), NOW), LaneTerms(5, (0x86DD,), UNTIL)])
 def test_without_terms_nothing_takes_the_lane(terms: LaneTerms) -> None:
-    made, packet = lane(), Remote().packet(b"x")
+    made, remote = lane(), Remote()
+    packet = remote.packet(b"x")
     assert made.heads == (MACS_OUT + IPV4, MACS_OUT + IPV6)
     made.agree(terms)
     assert MACS_OUT + IPV4 not in made.heads or terms.until <= NOW
     assert received(made, [packet]) == ([], [packet])
     assert not made.opened_ids
     made.agree(LaneTerms(5, (0x0800,), UNTIL))
-    assert received(made, [packet])[0] == [MACS_IN + IPV4 + b"x"]
+    assert received(made, [remote.packet(b"y")])[0] == [MACS_IN + IPV4 + b"y"]
     assert received(made, [Remote().packet(b"late")], UNTIL)[0] == []
 
 
