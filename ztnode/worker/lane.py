@@ -174,10 +174,10 @@ class Lane:
     def _join(self, data: bytes, rest: list[bytes]) -> bytes | None:
         """The whole packet, if that is what this datagram is or completes, and the lane may open it."""
         half = self._half
-        if len(data) < MIN_PACKET_LENGTH or data[OFFSET_DESTINATION:OFFSET_SOURCE] != self._own:
+        if len(data) <= OFFSET_DATA or data[OFFSET_DESTINATION:OFFSET_SOURCE] != self._own:
             rest.append(data)
             return None
-        if data[OFFSET_INDICATOR] == INDICATOR:
+        if data[OFFSET_INDICATOR] == INDICATOR:  # which may be shorter than a packet: the reference fills the head
             if (
                 data[OFFSET_NUMBER] != _SECOND_OF_TWO
                 or data[:OFFSET_DESTINATION] != half[:OFFSET_DESTINATION]
@@ -187,13 +187,22 @@ class Lane:
                     # Of more than two, that is: the node joins them, and waits for the head.
                     rest.append(half)
                     self._half = b""
+                elif data[:OFFSET_DESTINATION] in self._seen:
+                    self._duplicates += 1
+                    return None
                 elif data[OFFSET_NUMBER] == _SECOND_OF_TWO:
                     self._early = data[:OFFSET_DESTINATION]
                 rest.append(data)
                 return None
             data = half + data[OFFSET_DATA:]
             self._half = b""
+        elif len(data) < MIN_PACKET_LENGTH:
+            rest.append(data)
+            return None
         elif data[OFFSET_FLAGS] & FLAG_FRAGMENTED:
+            if data[:OFFSET_DESTINATION] in self._seen:
+                self._duplicates += 1
+                return None
             if data[:OFFSET_DESTINATION] == self._early:
                 rest.append(data)
                 return None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.vl1.vl1_network import IDENTITIES
 from ztnode.wire.aes_gmac_siv import AesGmacSiv
-from ztnode.wire.fragment import split
+from ztnode.wire.fragment import OFFSET_DATA, split
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.packet import (
     CIPHER_AES_GMAC_SIV,
@@ -143,6 +143,17 @@ def test_halves_that_do_not_meet_go_to_the_node_one_by_one() -> None:
     assert frames == [MACS_IN + IPV4 + bytes(2000)]
 
 
+@pytest.mark.parametrize("more", [1, 11, 12, 13, 1000])
+def test_a_second_half_may_be_as_short_as_the_reference_makes_it(more: int) -> None:
+    """It fills the head to the MTU."""
+    made, body = lane(), bytes(MTU - 28 - 10 + more)
+    head, tail = split(Remote().packet(body), MTU)
+    packet = head + tail[OFFSET_DATA:]
+    assert len(packet) == MTU + more
+    pieces = [packet[:MTU], tail[:OFFSET_DATA] + packet[MTU:]]
+    assert received(made, pieces) == ([MACS_IN + IPV4 + body], [])
+
+
 def test_packets_in_three_go_to_the_node_whole_and_none_waits_for_the_next() -> None:
     """A peer whose path carries less than ours sends so; a question that waits for its answer is the last there is."""
     made, remote = lane(), Remote()
@@ -157,7 +168,9 @@ def test_halves_in_the_wrong_order_meet_in_the_node() -> None:
     made, remote = lane(), Remote()
     head, tail = split(remote.packet(bytes(2000)), MTU)
     assert received(made, [tail, head]) == ([], [tail, head])
-    assert received(made, split(remote.packet(bytes(2000)), MTU))[0] == [MACS_IN + IPV4 + bytes(2000)]
+    pieces = split(remote.packet(bytes(2000)), MTU)
+    assert received(made, pieces)[0] == [MACS_IN + IPV4 + bytes(2000)]
+    assert received(made, [*reversed(pieces), *pieces]) == ([], []), "which is no new packet, in whatever order"
 
 
 def test_halves_that_are_too_long_together_are_no_packet_here() -> None:
