@@ -55,7 +55,7 @@ class UdpTransport:
         self._sender = DatagramSender()
         self._favored: dict[Endpoint, tuple[socket.socket, Watch]] = {}
         self._lent: dict[Endpoint, str] = {}
-        """With our own address, which a socket keeps that is connected."""
+        """With our own address on the way there, which a connected socket keeps."""
         self._others: asyncio.TimerHandle | None = None
         self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
         self._many: ManyDatagrams | None = None
@@ -129,10 +129,7 @@ class UdpTransport:
         """See ``hookspecs.TellsPeersApart``. Takes a socket for each; on Linux alone."""
         wanted = [endpoint for endpoint in endpoints if endpoint not in self._lent] if sys.platform == "linux" else ()
         for endpoint in self._favored.keys() - set(wanted):
-            lane, watch = self._favored.pop(endpoint)
-            self._readable(lane)  # what is in its queue
-            watch.stop()
-            lane.close()
+            self._unfavor(endpoint)
         for endpoint in wanted:
             if endpoint not in self._favored and (connected := self._connected(endpoint)) is not None:
                 try:
@@ -140,29 +137,37 @@ class UdpTransport:
                 except OSError:
                     connected.close()
 
+    def _unfavor(self, endpoint: Endpoint) -> None:
+        lane, watch = self._favored.pop(endpoint)
+        self._readable(lane)  # what is in its queue
+        watch.stop()
+        lane.close()
+
     def lend(self, endpoint: Endpoint) -> socket.socket | None:
         """See ``hookspecs.LendsSockets``. On Linux alone."""
         if sys.platform != "linux" or endpoint in self._lent:
             return None
-        favored = self._favored.pop(endpoint, None)
-        if favored is not None:
-            favored[1].stop()
-        lane = self._connected(endpoint) if favored is None else favored[0]
-        if lane is not None:
-            self._lent[endpoint] = lane.getsockname()[0]
-            self._readable(lane)  # what came before it was connected may be anybody's
+        self._lent[endpoint] = ""  # from here on nobody favors it
+        if endpoint in self._favored:  # whose socket may have our own address of yesterday
+            self._unfavor(endpoint)
+        lane = self._connected(endpoint)
+        if lane is None:
+            del self._lent[endpoint]
+            return None
+        self._lent[endpoint] = lane.getsockname()[0]
+        with contextlib.suppress(OSError):  # as is asked later: the answer may depend on the port
+            self._lent[endpoint] = _own_address(endpoint)
+        self._readable(lane)  # what came before it was connected may be anybody's
         return lane
 
     def leads_to(self, endpoint: Endpoint) -> bool:
         """See ``hookspecs.LendsSockets``. The shared socket's datagrams get their source address one by one."""
-        family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
+        if endpoint not in self._lent:
+            return False
         try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect(endpoint)  # which sends nothing
-                own: str = probe.getsockname()[0]
+            return self._lent[endpoint] == _own_address(endpoint)
         except OSError as error:
             return error.errno in NO_MORE  # which says nothing about the way
-        return self._lent.get(endpoint) == own
 
     def take_back(self, endpoint: Endpoint) -> None:
         """See ``hookspecs.LendsSockets``."""
@@ -240,6 +245,14 @@ class UdpTransport:
         self._v4 = self._v6 = None
         self._favored.clear()
         self._lent.clear()
+
+
+def _own_address(endpoint: Endpoint) -> str:
+    """Ours in a datagram that would leave for there now. Raises OSError."""
+    with socket.socket(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(endpoint)  # which sends nothing
+        own: str = probe.getsockname()[0]
+        return own
 
 
 @hookimpl(trylast=True)

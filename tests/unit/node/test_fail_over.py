@@ -156,6 +156,7 @@ def test_a_socket_of_the_first_is_the_way_while_the_first_is_in_use() -> None:
         assert stage.joined.in_use == "way1"
         assert not stage.joined.leads_to(ROOT), "frames that still left by it would miss the relay"
         assert stage.joined.lend(ROOT) is None
+        assert stage.joined.leads_to(NEIGHBOR), "where the relay does not lead"
         await stage.joined.close()
 
     run(check)

@@ -186,8 +186,14 @@ def test_a_lent_socket_is_the_way_while_our_own_address_is_what_it_was(monkeypat
         transport, far = UdpTransport(), ("127.0.0.1", 9)
         await transport.open(0, lambda batch: None)
         assert not transport.leads_to(far)
+        assert transport.lend(("127.0.0.1", 99999)) is None
+        assert not transport.leads_to(("127.0.0.1", 99999))
+        transport.favor([far])
         lent = transport.lend(far)
         assert lent is not None
+        assert not transport._favored
+        transport.favor([far])
+        assert not transport._favored, "it has a socket of its own"
         with lent:
             assert lent.getpeername() == far
             assert transport.lend(far) is None
