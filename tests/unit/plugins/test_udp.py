@@ -8,14 +8,15 @@ import ctypes
 import errno
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ztnode.datagrams.many_datagrams import SLOTS, ManyDatagrams
-from ztnode.datagrams.segmentation import MAX_GSO_BYTES, MAX_SEGMENTS, run_end
+from ztnode.datagrams.segmentation import MAX_GSO_BYTES, MAX_SEGMENTS, DatagramSender, run_end
 from ztnode.hookspecs import Datagrams, Endpoint
 from ztnode.plugins.udp import UdpTransport
 
@@ -178,6 +179,41 @@ def test_a_flood_of_strangers_fills_another_queue_than_a_favored_peers(host: str
 
     frames, of_the_peer = asyncio.run(run())
     assert of_the_peer == frames
+
+
+class Told:
+    """A connected socket that ICMP has told something."""
+
+    def __init__(self, errors: list[int]) -> None:
+        self.errors = errors
+        self.sent: list[bytes] = []
+
+    def send(self, datagram: bytes) -> None:
+        if self.errors:
+            raise OSError(self.errors.pop(), "told")
+        self.sent.append(datagram)
+
+    def sendmsg(self, datagrams: Sequence[bytes], _control: object) -> None:
+        if self.errors:
+            raise OSError(self.errors.pop(), "told")
+        self.sent += datagrams
+
+
+@pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.EMSGSIZE])
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_icmp_says_costs_a_connected_socket_nothing(number: int, count: int) -> None:
+    """Who knows two addresses and ports can have it say anything: "administratively prohibited", say, once for each
+    batch, or "protocol unreachable", which reads like a system that cannot cut datagrams."""
+    sender = DatagramSender()
+    told = Told([number])
+    anything: Any = told
+    assert sender.send(anything, [b"x"] * count, None) == 0
+    assert told.sent == [b"x"] * count
+    assert sender.segmentation == (sys.platform == "linux")
+    told.errors = [errno.EAGAIN]
+    assert sender.send(anything, [b"x"] * count, None) == (count if sender.segmentation else 1)
+    told.errors = [number] * 2 * count
+    assert sender.send(anything, [b"x"], None) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="lent on Linux alone")
