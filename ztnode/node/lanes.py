@@ -34,6 +34,13 @@ IDLE_SECONDS: Final = 15.0
 """Without a frame, after which a lane is taken back when another peer wants one."""
 ASK_SECONDS: Final = 1.0
 """Between two questions whether a lane's socket is still the way, while answers come."""
+JUDGE_SECONDS: Final = 1.0
+"""Between two looks at whether a lane is worth its while."""
+MAX_WASTED: Final = 1000
+"""What a lane may give back, or find not authentic, in that time, unless it carries twice as much. Somebody who writes
+the peer's address on junk has it pass two processes where it would have passed one."""
+REST_SECONDS: Final = 10.0
+"""After which such a peer may have a lane again."""
 MAX_LANES: Final = 32
 """Each is a socket with a queue of its own, here as with favored peers."""
 MAX_REMEMBERED: Final = 8192
@@ -86,8 +93,13 @@ class _Lane:
     """When a frame last took it, as far as is known."""
     until: float = 0.0
     """Until when its terms hold, monotonic seconds."""
+    flows: int = 0
+    """EtherTypes in them."""
     next_question: float = 0.0
     """When to ask whether its socket is still the way."""
+    carried: int = 0
+    """Frames, and ``wasted``: datagrams, since it was last judged."""
+    wasted: int = 0
 
 
 class Lanes:
@@ -117,10 +129,13 @@ class Lanes:
         """Of those, the oldest is forgotten first."""
         self._by_peer: dict[int, int] = {}
         """The lane of each peer that has one, by ZeroTier address."""
+        self._next_judgement = 0.0
+        self._resting: dict[int, float] = {}
+        """Peers whose lane was not worth its while, and until when they get none."""
         self._busy: dict[int, int] = {}
         """Packets to and from the peers that may get one, as of the last look."""
         self._undecided = False
-        """Whether ``suspend`` was called since a socket was last asked for."""
+        """Whether ``suspend`` was called since the flows were last looked at."""
         vl2.on_undecided = self.suspend
 
     def __len__(self) -> int:
@@ -133,22 +148,32 @@ class Lanes:
         self.next_look = now + LOOK_SECONDS
         if not self._workers.may_have_lanes:
             return
+        if now >= self._next_judgement:
+            self._judge(now)
         flows: defaultdict[tuple[int, int], list[PlainFlow]] = defaultdict(list)
         for flow in self._vl2.plain_flows(now):
             flows[flow.address, flow.nwid].append(flow)
         self.next_look += LOOK_SECONDS * (len(flows) // FLOWS_A_LOOK)
         before, self._busy = self._busy, {}
+        self._undecided = False
         for (address, nwid), plain in flows.items():
+            if self._undecided:  # by what a socket brought when it was lent
+                break
             number = self._by_peer.get(address)
             if number is not None:
-                if now >= self._lanes[number].until and self._lanes[number].flow.nwid == nwid:
+                lane = self._lanes[number]
+                if lane.flow.nwid == nwid and (now >= lane.until or len(plain) > lane.flows):
                     self._agree(number, plain)
                 continue
             peer = self._vl1.peer(address)
             if peer is None:
                 continue
             packets = self._busy[address] = peer.sent + peer.received
-            if packets - before.get(address, packets) >= BUSY_FRAMES and nwid in self._ports.index_of:
+            if (
+                packets - before.get(address, packets) >= BUSY_FRAMES
+                and nwid in self._ports.index_of
+                and address not in self._resting
+            ):
                 self._give(peer, plain, now)
 
     def _give(self, peer: Peer, plain: Sequence[PlainFlow], now: float) -> None:
@@ -156,7 +181,6 @@ class Lanes:
         way = self._vl1.direct_way(peer)
         if way is None or not _fits(way, flow) or not self._has_room(now):
             return
-        self._undecided = False
         sock = self._transport.lend(way.endpoint)
         if sock is None:
             return
@@ -183,16 +207,29 @@ class Lanes:
         self.counters["given"] += 1
         self._lanes[number] = _Lane(flow, way, peer, index, now)
         self._by_peer[flow.address] = number
-        if not self._undecided:  # by what the socket brought when it was lent
+        if not self._undecided:
             self._agree(number, plain)
 
     def _agree(self, number: int, plain: Sequence[PlainFlow]) -> None:
-        if not _fits(self._lanes[number].way, plain[0]):  # the network has another MTU than when the lane was given
+        lane = self._lanes[number]
+        if not _fits(lane.way, plain[0]):  # the network has another MTU than when the lane was given
             self._end(number)
             return
         ethertypes = tuple(int.from_bytes(flow.ethertype, "big") for flow in plain)
-        until = self._lanes[number].until = min(flow.until for flow in plain)
+        until = lane.until = min(flow.until for flow in plain)
+        lane.flows = len(plain)
         self._workers.tell_lane(protocol.LaneTerms(number, ethertypes, until))
+
+    def _judge(self, now: float) -> None:
+        """End lanes by which more comes that is not theirs than they carry."""
+        self._next_judgement = now + JUDGE_SECONDS
+        self._resting = {address: until for address, until in self._resting.items() if now < until}
+        for number, lane in list(self._lanes.items()):
+            if lane.wasted > max(MAX_WASTED, lane.carried // 2):
+                self._end(number)
+                if now < lane.until:  # else it gave back what it had no terms for
+                    self._resting[lane.flow.address] = now + REST_SECONDS
+            lane.carried = lane.wasted = 0
 
     def _has_room(self, now: float) -> bool:
         if len(self._lanes) < MAX_LANES:
@@ -253,6 +290,8 @@ class Lanes:
         if lane is None:
             return  # it was taken back while this was on the way
         lane.used = now
+        lane.carried += used.sent + used.received
+        lane.wasted += used.invalid
         carried = Carried(
             used.sent,
             used.received,
@@ -286,6 +325,7 @@ class Lanes:
                 seen = [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
                 lane.peer.seen.add(seen)
             else:
+                lane.wasted += 1
                 batch.append((bytes(data), lane.way.endpoint))
                 self._transport.heard(lane.way.endpoint)
         self.counters["returned"] += len(batch)

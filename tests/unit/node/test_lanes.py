@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, Network, planet
-from ztnode.node.lanes import ASK_SECONDS, BUSY_FRAMES, IDLE_SECONDS, LOOK_SECONDS, MAX_ENDED, MAX_LANES, Lanes
+from ztnode.node.lanes import (
+    ASK_SECONDS,
+    BUSY_FRAMES,
+    IDLE_SECONDS,
+    JUDGE_SECONDS,
+    LOOK_SECONDS,
+    MAX_ENDED,
+    MAX_LANES,
+    MAX_WASTED,
+    REST_SECONDS,
+    Lanes,
+)
 from ztnode.node.ports import Ports
 from ztnode.vl1 import Peer, PeerReturned
 from ztnode.vl2 import PlainFlow
@@ -128,12 +139,26 @@ def used(
     *,
     sent: int = 0,
     received: int = 0,
+    invalid: int = 0,
     dropped: int = 0,
     last_sent: float = 0.0,
     last_received: float = 0.0,
 ) -> LaneUsed:
     return LaneUsed(
-        lane, sent, sent, received, received, sent, sent, received, received, 0, 0, dropped, last_sent, last_received
+        lane,
+        sent,
+        sent,
+        received,
+        received,
+        sent,
+        sent,
+        received,
+        received,
+        invalid,
+        0,
+        dropped,
+        last_sent,
+        last_received,
     )
 
 
@@ -250,6 +275,44 @@ def test_a_lane_ends_when_its_socket_is_not_the_way_any_more(bench: Bench, recei
     assert bench.workers.told[-1] == LaneDown(given.id)
 
 
+@pytest.mark.parametrize("carried", [0, 2 * MAX_WASTED + 2])
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_lane_that_brings_junk_rather_than_frames_ends_for_a_while(bench: Bench, carried: int, forged: bool) -> None:
+    bench.work()
+    (given,) = bench.workers.given
+    bench.network.run(JUDGE_SECONDS)
+    bench.lanes.look(bench.now)
+    if forged:
+        bench.lanes.used(used(given.id, invalid=MAX_WASTED + 1), bench.now)
+    else:
+        bench.lanes.returned([(LANE | given.id, memoryview(b"junk"))] * (MAX_WASTED + 1))
+    bench.lanes.used(used(given.id, received=carried), bench.now)
+    bench.network.run(JUDGE_SECONDS)
+    bench.lanes.look(bench.now)
+    assert bool(bench.lanes) == bool(carried)
+    bench.work()
+    assert len(bench.workers.given) == 1
+    bench.network.run(REST_SECONDS)
+    bench.work()
+    bench.work()
+    assert len(bench.workers.given) == (1 if carried else 2)
+
+
+def test_a_lane_without_terms_ends_when_all_of_a_transfer_comes_back(bench: Bench) -> None:
+    """Such as under rules that are not the same for all frames; when they are again, it is given at once."""
+    bench.work()
+    (given,) = bench.workers.given
+    flows, bench.vl2.flows = bench.vl2.flows, []
+    bench.vl2.on_undecided()
+    bench.lanes.returned([(LANE | given.id, memoryview(b"frame"))] * (MAX_WASTED + 1))
+    bench.network.run(JUDGE_SECONDS)
+    bench.lanes.look(bench.now)
+    assert not bench.lanes
+    bench.vl2.flows = flows
+    bench.work()
+    assert len(bench.workers.given) == 2
+
+
 def test_a_network_with_longer_frames_than_fit_takes_the_lane_along(bench: Bench) -> None:
     bench.work()
     (given,) = bench.workers.given
@@ -297,6 +360,15 @@ def test_terms_that_ended_are_agreed_upon_again(bench: Bench) -> None:
     bench.vl2.flows = [bench.flow(until=bench.now + 30)]
     bench.lanes.look(bench.now)
     assert len(bench.workers.told) == told + 1
+
+
+def test_a_second_ethertype_is_agreed_upon_when_it_comes(bench: Bench) -> None:
+    bench.work()
+    (given,) = bench.workers.given
+    bench.vl2.flows.append(bench.flow(ethertype=b"\x86\xdd"))
+    bench.lanes.look(bench.now)
+    bench.lanes.look(bench.now)
+    assert bench.workers.told[1:] == [LaneTerms(given.id, (0x0800, 0x86DD), 2000.0)]
 
 
 def test_what_lanes_give_back_is_the_peers_from_where_it_is(bench: Bench) -> None:
