@@ -195,7 +195,7 @@ class Lanes:
             own_mac=int.from_bytes(flow.own_mac, "big"),
             peer_mac=int.from_bytes(flow.peer_mac, "big"),
             mtu=way.mtu,
-            remembered=min(peer.seen.limit, MAX_REMEMBERED),
+            remembered=MAX_REMEMBERED,
             keys=b"".join(way.keys),
             seen=tuple(int.from_bytes(wire_id, "big") for wire_id in peer.seen.some(MAX_HANDED)),
         )
