@@ -158,6 +158,10 @@ class LendsSockets(Protocol):
         from there from now on; None where there can be none. It is the caller's, who calls ``take_back`` after it is
         closed."""
 
+    def leads_to(self, endpoint: Endpoint) -> bool:
+        """Whether what is sent to ``endpoint`` would still leave as by the socket that was lent: the host may have got
+        another address or route. Asked a few times a second."""
+
     def take_back(self, endpoint: Endpoint) -> None:
         """What comes from ``endpoint`` is the transport's own again."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 
@@ -41,6 +42,10 @@ class SeenIds:
         """Note ids that somebody else has seen."""
         for wire_id in wire_ids:
             self.is_new(wire_id)
+
+    def some(self, count: int) -> list[bytes]:
+        """So many ids at the most, those of the newer generation first."""
+        return list(itertools.islice(itertools.chain(self._ids, self._before), count))
 
     def resize(self, limit: int) -> None:
         """How many ids make a generation from now on."""

@@ -1,11 +1,12 @@
 """What strangers could send, at a steady rate, to addresses of labs and to loopback alone.
 
-    python -m tests.lab.flood KIND IP PORT RATE SECONDS VICTIM [IDENTITY]
+    python -m tests.lab.flood KIND IP PORT RATE SECONDS VICTIM [IDENTITY [SOURCE]]
     python -m tests.lab.flood record FILE SECONDS PORT
     python -m tests.lab.flood replay IP PORT RATE SECONDS FILE
 
 KIND is junk, salsa, aes, heads (of fragmented packets) or hello, all forged; VICTIM is the node's address, IDENTITY the
-public identity that salsa, aes and hello claim (else a random address). ``replay`` sends again what ``record`` has seen
+public identity that salsa, aes and hello claim (else a random address), SOURCE the IP address from which all seems to
+come, and from the port PORT. ``replay`` sends again what ``record`` has seen
 on its host's wire.
 """
 
@@ -32,6 +33,7 @@ TRAINS: Final = 499
 PORTS: Final = 64
 """Source ports that take turns."""
 _ALL_PROTOCOLS: Final = 3
+_IP_TRANSPARENT: Final = 19  # linux/in.h
 
 
 def forged(kind: str, victim: bytes, identity: str) -> bytes:
@@ -54,7 +56,7 @@ def forged(kind: str, victim: bytes, identity: str) -> bytes:
     raise SystemExit(__doc__)
 
 
-def send(make: Callable[[], bytes], where: tuple[str, int], rate: float, seconds: float) -> int:
+def send(make: Callable[[], bytes], where: tuple[str, int], rate: float, seconds: float, source: str = "") -> int:
     """Send at this rate, as far as this process keeps up. How many were sent."""
     if not any(ipaddress.ip_address(where[0]) in lab for lab in LABS):
         raise SystemExit(__doc__)
@@ -62,6 +64,8 @@ def send(make: Callable[[], bytes], where: tuple[str, int], rate: float, seconds
     trains = [[make() for _ in range(TRAIN)] for _ in range(min(TRAINS, 1 + int(rate * seconds) // TRAIN))]
     ready = [(b"".join(train), struct.pack("=H", len(train[0]))) for train in trains]
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(PORTS)]
+    if source:
+        sockets = [_impostor(source, where[1])] * PORTS
     started, sent, turn = time.monotonic(), 0, 0
     while (passed := time.monotonic() - started) < seconds:
         while sent < passed * rate:
@@ -72,6 +76,13 @@ def send(make: Callable[[], bytes], where: tuple[str, int], rate: float, seconds
             turn += 1
         time.sleep(0.001)
     return sent
+
+
+def _impostor(source: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+    sock.bind((source, port))
+    return sock
 
 
 def record(file: Path, seconds: float, port: int) -> None:
@@ -108,8 +119,8 @@ def main() -> None:
         turn = iter(range(1 << 60))
         sent = send(lambda: packets[next(turn) % len(packets)], (ip, int(port)), float(rate), float(seconds))
     else:
-        victim, claims = bytes.fromhex(what), identity[0] if identity else ""
-        sent = send(lambda: forged(kind, victim, claims), (ip, int(port)), float(rate), float(seconds))
+        victim, (claims, source) = bytes.fromhex(what), (*identity, "", "")[:2]
+        sent = send(lambda: forged(kind, victim, claims), (ip, int(port)), float(rate), float(seconds), source)
     print(sent)
 
 

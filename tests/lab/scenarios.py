@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -312,22 +312,39 @@ def under_attack(sides: Sides) -> Iterator[Figure]:
         own.fetch(PEER, size).result()
         recording.wait(30)
         for kind, rate, must in ATTACKS:
-            lines, memory = own.log_lines(), own.resident()
-            before = float(own.fetch(PEER, size).result()["seconds"])
             what = (str(tape),) if kind == "replay" else (own.address, peer.identity)
-            command = (*PYTHON, "tests.lab.flood", kind, "203.0.113.4", str(PORT), str(rate), "120", *what)
-            flood = here.start("attacker", *command, log=here.folder / "flood.log")
-            time.sleep(1)
-            during = float(own.fetch(PEER, size).result(240)["seconds"])
-            here.end(flood)
-            time.sleep(1)
-            after = float(own.fetch(PEER, size).result()["seconds"])
-            quiet = (before + after) / 2
-            name = f"{kind} {rate:,}/s"
-            yield Figure(f"{name}: seconds of 16 MB, per second quiet", during / quiet, "x", must=1 / must)
-            yield Figure(f"{name}: a second later, the same", after / before, "x", must=1.25)
-            yield Figure(f"{name}: memory gained", (own.resident() - memory) / 1e6, "MB", must=20)
-            yield Figure(f"{name}: log lines", float(own.log_lines() - lines), "", must=0)
+            yield from _flooded(here, own, kind, rate, what, must)
+
+
+def impersonated(sides: Sides) -> Iterator[Figure]:
+    """The same under floods that have the peer's own address and port on them."""
+    with lab("posing") as here:
+        here.basics()
+        for place, number in (("peer", 3), ("own", 4), ("attacker", 66)):
+            here.places.plug(place, [f"203.0.113.{number}/24"])
+        own, peer = joined(here, sides)
+        for kind in ("junk", "aes", "heads"):
+            yield from _flooded(here, own, kind, 20_000, (own.address, peer.identity, "203.0.113.3"), 0.5)
+
+
+def _flooded(here: Lab, own: Host, kind: str, rate: int, what: Sequence[str], must: float) -> Iterator[Figure]:
+    """A download under a flood, and what is left of it."""
+    size = 16 * MEGABYTE
+    lines, memory = own.log_lines(), own.resident()
+    before = float(own.fetch(PEER, size).result()["seconds"])
+    command = (*PYTHON, "tests.lab.flood", kind, "203.0.113.4", str(PORT), str(rate), "120", *what)
+    flood = here.start("attacker", *command, log=here.folder / "flood.log")
+    time.sleep(3)
+    during = float(own.fetch(PEER, size).result(240)["seconds"])
+    here.end(flood)
+    time.sleep(1)
+    after = float(own.fetch(PEER, size).result()["seconds"])
+    quiet = (before + after) / 2
+    name = f"{kind} {rate:,}/s"
+    yield Figure(f"{name}: seconds of 16 MB, per second quiet", during / quiet, "x", must=1 / must)
+    yield Figure(f"{name}: a second later, the same", after / before, "x", must=1.25)
+    yield Figure(f"{name}: memory gained", (own.resident() - memory) / 1e6, "MB", must=20)
+    yield Figure(f"{name}: log lines", float(own.log_lines() - lines), "", must=0)
 
 
 def newcomer(sides: Sides) -> Iterator[Figure]:
@@ -395,6 +412,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "dual-stack": dual_stack,
     "bonded-peer": bonded,
     "under-attack": under_attack,
+    "impersonated": impersonated,
     "newcomer": newcomer,
     "acquaintance": acquaintance,
 }

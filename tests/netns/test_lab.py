@@ -48,6 +48,24 @@ def test_download_over_a_path_that_loses_long_datagrams(here: Lab) -> None:
             here.places.mend(switch, "long", family="bridge")
 
 
+def test_a_lane_follows_our_own_address(here: Lab) -> None:
+    """The system would send from another address than when the lane was given, which stays ours all the same: no packet
+    fails here, and in a network behind a NAT none would arrive."""
+    own, peer = here.hosts["own"], here.hosts["peer"]
+
+    def count(name: str) -> int:
+        return own.node.status().counters.get(f"lanes.{name}", 0)
+
+    download = own.fetch(PEER, 6 * MEGABYTE, rate=1e6, patience=60)
+    until("a lane", lambda: count("given") > count("taken_back"))
+    given = count("given")
+    network, device = ("203.0.113", "eth0") if "203.0.113" in own.paths(peer.address)[0] else ("198.51.100", "eth1")
+    here.places.inside("own", "ip", "addr", "add", f"{network}.44/24", "dev", device)
+    here.places.inside("own", "ip", "route", "replace", f"{network}.0/24", "dev", device, "src", f"{network}.44")
+    until("another lane", lambda: count("given") > given)
+    assert download.result()["bytes"] == 6 * MEGABYTE
+
+
 def test_other_link_carries_on_when_one_goes_dead(here: Lab) -> None:
     """No carrier is lost and nobody is told: the switch forgets the port."""
     own, peer = here.hosts["own"], here.hosts["peer"]

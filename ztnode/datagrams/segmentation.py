@@ -62,7 +62,11 @@ def _send_one(bound: socket.socket, datagram: bytes, endpoint: Endpoint | None) 
         return
     try:
         bound.send(datagram)
-    except ConnectionRefusedError:  # what ICMP said of an earlier one; the next call sends
+    except BlockingIOError:
+        raise
+    except OSError:
+        # What ICMP said of an earlier one, perhaps: a connected socket is told, anybody can say it, and the next call
+        # sends.
         bound.send(datagram)
 
 
@@ -73,7 +77,9 @@ def _send_run(bound: socket.socket, datagrams: Sequence[bytes], endpoint: Endpoi
         return
     try:
         bound.sendmsg(datagrams, cut)
-    except ConnectionRefusedError:  # as above
+    except BlockingIOError:
+        raise
+    except OSError:  # as above; "protocol unreachable" is what a system says, too, that cannot cut
         bound.sendmsg(datagrams, cut)
 
 

@@ -117,7 +117,7 @@ class DataPath:
         now = time.monotonic()
         lanes = self.lanes
         if lanes is not None:
-            if lanes and (returned := [record for record in records if record[0] & LANE]):
+            if lanes.counters["given"] and (returned := [record for record in records if record[0] & LANE]):
                 records = [record for record in records if not record[0] & LANE]
                 if datagrams := lanes.returned(returned):
                     self.receive(datagrams)

@@ -145,10 +145,17 @@ class FailOver:
             self._first.let_others_wait(seconds)
 
     def lend(self, endpoint: Endpoint) -> socket.socket | None:
-        """See LendsSockets: a socket of the first, while that is the one in use."""
-        if self._at == 0 and isinstance(self._first, LendsSockets):
+        """See LendsSockets: a socket of the first, while that is the one that goes there."""
+        if self._is_by_first(endpoint) and isinstance(self._first, LendsSockets):
             return self._first.lend(endpoint)
         return None
+
+    def leads_to(self, endpoint: Endpoint) -> bool:
+        """See LendsSockets."""
+        return self._is_by_first(endpoint) and isinstance(self._first, LendsSockets) and self._first.leads_to(endpoint)
+
+    def _is_by_first(self, endpoint: Endpoint) -> bool:
+        return self._at == 0 or scope_of(endpoint[0]) is not Scope.GLOBAL
 
     def take_back(self, endpoint: Endpoint) -> None:
         """See LendsSockets."""

@@ -32,10 +32,23 @@ BUSY_FRAMES: Final = 16
 schedule are a millisecond's work."""
 IDLE_SECONDS: Final = 15.0
 """Without a frame, after which a lane is taken back when another peer wants one."""
+ASK_SECONDS: Final = 1.0
+"""Between two questions whether a lane's socket is still the way, while answers come."""
+JUDGE_SECONDS: Final = 1.0
+"""Between two looks at whether a lane is worth its while."""
+MAX_WASTED: Final = 1000
+"""What a lane may give back, or find not authentic, in that time, unless it carries twice as much. Somebody who writes
+the peer's address on junk has it pass two processes where it would have passed one."""
+REST_SECONDS: Final = 10.0
+"""After which such a peer may have a lane again."""
 MAX_LANES: Final = 32
 """Each is a socket with a queue of its own, here as with favored peers."""
 MAX_REMEMBERED: Final = 8192
 """Packet ids in each of the two generations of a lane, 110 bytes each; the node remembers more."""
+MAX_HANDED: Final = 4096
+"""Packet ids that a new lane is told of: what came before it is a replay there, too."""
+MAX_ENDED: Final = 2 * MAX_LANES
+"""Lanes that have ended of which a last word may come."""
 ID_BYTES: Final = 8
 
 
@@ -59,6 +72,9 @@ class Lender(Protocol):
     def lend(self, endpoint: Endpoint) -> socket.socket | None:
         """A socket that gets what comes from there."""
 
+    def leads_to(self, endpoint: Endpoint) -> bool:
+        """Whether that socket is still the way there."""
+
     def take_back(self, endpoint: Endpoint) -> None:
         """It is closed."""
 
@@ -77,6 +93,13 @@ class _Lane:
     """When a frame last took it, as far as is known."""
     until: float = 0.0
     """Until when its terms hold, monotonic seconds."""
+    flows: int = 0
+    """EtherTypes in them."""
+    next_question: float = 0.0
+    """When to ask whether its socket is still the way."""
+    carried: int = 0
+    """Frames, and ``wasted``: datagrams, since it was last judged."""
+    wasted: int = 0
 
 
 class Lanes:
@@ -102,10 +125,17 @@ class Lanes:
         self._workers = workers
         self._ids = itertools.count(1)
         self._lanes: dict[int, _Lane] = {}
+        self._ended: dict[int, _Lane] = {}
+        """Of those, the oldest is forgotten first."""
         self._by_peer: dict[int, int] = {}
         """The lane of each peer that has one, by ZeroTier address."""
+        self._next_judgement = 0.0
+        self._resting: dict[int, float] = {}
+        """Peers whose lane was not worth its while, and until when they get none."""
         self._busy: dict[int, int] = {}
         """Packets to and from the peers that may get one, as of the last look."""
+        self._undecided = False
+        """Whether ``suspend`` was called since the flows were last looked at."""
         vl2.on_undecided = self.suspend
 
     def __len__(self) -> int:
@@ -118,28 +148,38 @@ class Lanes:
         self.next_look = now + LOOK_SECONDS
         if not self._workers.may_have_lanes:
             return
+        if now >= self._next_judgement:
+            self._judge(now)
         flows: defaultdict[tuple[int, int], list[PlainFlow]] = defaultdict(list)
         for flow in self._vl2.plain_flows(now):
             flows[flow.address, flow.nwid].append(flow)
         self.next_look += LOOK_SECONDS * (len(flows) // FLOWS_A_LOOK)
         before, self._busy = self._busy, {}
+        self._undecided = False
         for (address, nwid), plain in flows.items():
+            if self._undecided:  # by what a socket brought when it was lent
+                break
             number = self._by_peer.get(address)
             if number is not None:
-                if now >= self._lanes[number].until and self._lanes[number].flow.nwid == nwid:
+                lane = self._lanes[number]
+                if lane.flow.nwid == nwid and (now >= lane.until or len(plain) > lane.flows):
                     self._agree(number, plain)
                 continue
             peer = self._vl1.peer(address)
             if peer is None:
                 continue
             packets = self._busy[address] = peer.sent + peer.received
-            if packets - before.get(address, packets) >= BUSY_FRAMES and nwid in self._ports.index_of:
+            if (
+                packets - before.get(address, packets) >= BUSY_FRAMES
+                and nwid in self._ports.index_of
+                and address not in self._resting
+            ):
                 self._give(peer, plain, now)
 
     def _give(self, peer: Peer, plain: Sequence[PlainFlow], now: float) -> None:
         flow = plain[0]
         way = self._vl1.direct_way(peer)
-        if way is None or longest_payload(way.mtu) < FRAME_HEADER.size + flow.mtu or not self._has_room(now):
+        if way is None or not _fits(way, flow) or not self._has_room(now):
             return
         sock = self._transport.lend(way.endpoint)
         if sock is None:
@@ -155,8 +195,9 @@ class Lanes:
             own_mac=int.from_bytes(flow.own_mac, "big"),
             peer_mac=int.from_bytes(flow.peer_mac, "big"),
             mtu=way.mtu,
-            remembered=min(peer.seen.limit, MAX_REMEMBERED),
+            remembered=MAX_REMEMBERED,
             keys=b"".join(way.keys),
+            seen=tuple(int.from_bytes(wire_id, "big") for wire_id in peer.seen.some(MAX_HANDED)),
         )
         with sock:
             given = self._workers.give_lane(up, sock.fileno())
@@ -166,12 +207,29 @@ class Lanes:
         self.counters["given"] += 1
         self._lanes[number] = _Lane(flow, way, peer, index, now)
         self._by_peer[flow.address] = number
-        self._agree(number, plain)
+        if not self._undecided:
+            self._agree(number, plain)
 
     def _agree(self, number: int, plain: Sequence[PlainFlow]) -> None:
+        lane = self._lanes[number]
+        if not _fits(lane.way, plain[0]):  # the network has another MTU than when the lane was given
+            self._end(number)
+            return
         ethertypes = tuple(int.from_bytes(flow.ethertype, "big") for flow in plain)
-        until = self._lanes[number].until = min(flow.until for flow in plain)
+        until = lane.until = min(flow.until for flow in plain)
+        lane.flows = len(plain)
         self._workers.tell_lane(protocol.LaneTerms(number, ethertypes, until))
+
+    def _judge(self, now: float) -> None:
+        """End lanes by which more comes that is not theirs than they carry."""
+        self._next_judgement = now + JUDGE_SECONDS
+        self._resting = {address: until for address, until in self._resting.items() if now < until}
+        for number, lane in list(self._lanes.items()):
+            if lane.wasted > max(MAX_WASTED, lane.carried // 2):
+                self._end(number)
+                if now < lane.until:  # else it gave back what it had no terms for
+                    self._resting[lane.flow.address] = now + REST_SECONDS
+            lane.carried = lane.wasted = 0
 
     def _has_room(self, now: float) -> bool:
         if len(self._lanes) < MAX_LANES:
@@ -183,7 +241,9 @@ class Lanes:
         return True
 
     def _end(self, number: int) -> None:
-        lane = self._lanes.pop(number)
+        lane = self._ended[number] = self._lanes.pop(number)
+        if len(self._ended) > MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
         del self._by_peer[lane.flow.address]
         self._workers.tell_lane(protocol.LaneDown(number))
         self._transport.take_back(lane.way.endpoint)
@@ -196,6 +256,7 @@ class Lanes:
 
     def suspend(self) -> None:
         """Something was decided that may concern any frame: all pass the node until it is clear what."""
+        self._undecided = True
         for number, lane in self._lanes.items():
             if lane.until:
                 lane.until = 0.0
@@ -212,14 +273,25 @@ class Lanes:
     def used(self, used: protocol.LaneUsed, now: float) -> None:
         """What one has carried."""
         lane = self._lanes.get(used.id)
-        if lane is None:
-            return  # it was taken back while this was on the way
-        flow = lane.flow
-        lane.used = now
+        counted = lane or self._ended.get(used.id)
+        if counted is None:
+            return
         self.counters["frames_to_worker"] += used.received
         self.counters["bytes_to_worker"] += used.octets_received
         self.counters["frames_from_worker"] += used.sent
         self.counters["bytes_from_worker"] += used.octets_sent
+        self._vl2.carried(
+            counted.flow,
+            sent=used.sent,
+            octets_sent=used.octets_sent,
+            received=used.received,
+            octets_received=used.octets_received,
+        )
+        if lane is None:
+            return  # it was taken back while this was on the way
+        lane.used = now
+        lane.carried += used.sent + used.received
+        lane.wasted += used.invalid
         carried = Carried(
             used.sent,
             used.received,
@@ -232,20 +304,20 @@ class Lanes:
             self._transport.heard(lane.way.endpoint)
             self._vl1.trust(lane.peer, now)
         self._vl1.carried(lane.peer, lane.way.endpoint, carried, now)
-        self._vl2.carried(
-            flow,
-            sent=used.sent,
-            octets_sent=used.octets_sent,
-            received=used.received,
-            octets_received=used.octets_received,
-        )
+        # Frames that leave by a way that is none any more are all there is to see of it: what the node itself sends and
+        # hears goes by another socket.
+        if used.dropped or not used.received or now >= lane.next_question:
+            lane.next_question = now + ASK_SECONDS
+            if not self._transport.leads_to(lane.way.endpoint):
+                self._end(used.id)
         self.check()
 
     def returned(self, records: Sequence[tuple[int, memoryview]]) -> list[tuple[bytes, Endpoint]]:
         """Datagrams that lanes leave to the node, from records of the ring whose number has the mark of a lane."""
         batch: list[tuple[bytes, Endpoint]] = []
         for tag, data in records:
-            lane = self._lanes.get(tag & protocol.LANE_NUMBER)
+            number = tag & protocol.LANE_NUMBER
+            lane = self._lanes.get(number) or self._ended.get(number)
             if lane is None:
                 continue
             if tag & protocol.LANE_IDS:
@@ -253,7 +325,13 @@ class Lanes:
                 seen = [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
                 lane.peer.seen.add(seen)
             else:
+                lane.wasted += 1
                 batch.append((bytes(data), lane.way.endpoint))
                 self._transport.heard(lane.way.endpoint)
         self.counters["returned"] += len(batch)
         return batch
+
+
+def _fits(way: DirectWay, flow: PlainFlow) -> bool:
+    """Whether the longest frame that the stack may send can leave by this way."""
+    return longest_payload(way.mtu) >= FRAME_HEADER.size + flow.mtu

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ as many slots."""
 SOCKET_BUFFER: Final = 4 << 20
 IP_MTU_DISCOVER: Final = 10  # linux/in.h
 IP_PMTUDISC_DONT: Final = 0
+NO_MORE: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""Errors of a process or system that has no room for another socket."""
 
 
 class UdpTransport:
@@ -51,7 +54,8 @@ class UdpTransport:
         self._v6: socket.socket | None = None
         self._sender = DatagramSender()
         self._favored: dict[Endpoint, tuple[socket.socket, Watch]] = {}
-        self._lent: set[Endpoint] = set()
+        self._lent: dict[Endpoint, str] = {}
+        """With our own address on the way there, which a connected socket keeps."""
         self._others: asyncio.TimerHandle | None = None
         self._receive: Callable[[Datagrams], None] = lambda _datagrams: None
         self._many: ManyDatagrams | None = None
@@ -125,10 +129,7 @@ class UdpTransport:
         """See ``hookspecs.TellsPeersApart``. Takes a socket for each; on Linux alone."""
         wanted = [endpoint for endpoint in endpoints if endpoint not in self._lent] if sys.platform == "linux" else ()
         for endpoint in self._favored.keys() - set(wanted):
-            lane, watch = self._favored.pop(endpoint)
-            self._readable(lane)  # what is in its queue
-            watch.stop()
-            lane.close()
+            self._unfavor(endpoint)
         for endpoint in wanted:
             if endpoint not in self._favored and (connected := self._connected(endpoint)) is not None:
                 try:
@@ -136,22 +137,41 @@ class UdpTransport:
                 except OSError:
                     connected.close()
 
+    def _unfavor(self, endpoint: Endpoint) -> None:
+        lane, watch = self._favored.pop(endpoint)
+        self._readable(lane)  # what is in its queue
+        watch.stop()
+        lane.close()
+
     def lend(self, endpoint: Endpoint) -> socket.socket | None:
         """See ``hookspecs.LendsSockets``. On Linux alone."""
         if sys.platform != "linux" or endpoint in self._lent:
             return None
-        favored = self._favored.pop(endpoint, None)
-        if favored is not None:
-            favored[1].stop()
-        lane = self._connected(endpoint) if favored is None else favored[0]
-        if lane is not None:
-            self._lent.add(endpoint)
-            self._readable(lane)  # what came before it was connected may be anybody's
+        self._lent[endpoint] = ""  # from here on nobody favors it
+        if endpoint in self._favored:  # whose socket may have our own address of yesterday
+            self._unfavor(endpoint)
+        lane = self._connected(endpoint)
+        if lane is None:
+            del self._lent[endpoint]
+            return None
+        self._lent[endpoint] = lane.getsockname()[0]
+        with contextlib.suppress(OSError):  # as is asked later: the answer may depend on the port
+            self._lent[endpoint] = _own_address(endpoint)
+        self._readable(lane)  # what came before it was connected may be anybody's
         return lane
+
+    def leads_to(self, endpoint: Endpoint) -> bool:
+        """See ``hookspecs.LendsSockets``. The shared socket's datagrams get their source address one by one."""
+        if endpoint not in self._lent:
+            return False
+        try:
+            return self._lent[endpoint] == _own_address(endpoint)
+        except OSError as error:
+            return error.errno in NO_MORE  # which says nothing about the way
 
     def take_back(self, endpoint: Endpoint) -> None:
         """See ``hookspecs.LendsSockets``."""
-        self._lent.discard(endpoint)
+        self._lent.pop(endpoint, None)
 
     def _connected(self, endpoint: Endpoint) -> socket.socket | None:
         """A socket on our port that gets what comes from ``endpoint``; None where there can be none. Strangers'
@@ -225,6 +245,14 @@ class UdpTransport:
         self._v4 = self._v6 = None
         self._favored.clear()
         self._lent.clear()
+
+
+def _own_address(endpoint: Endpoint) -> str:
+    """Ours in a datagram that would leave for there now. Raises OSError."""
+    with socket.socket(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(endpoint)  # which sends nothing
+        own: str = probe.getsockname()[0]
+        return own
 
 
 @hookimpl(trylast=True)

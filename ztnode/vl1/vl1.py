@@ -518,12 +518,14 @@ class Vl1:
         return DirectWay(path.endpoint, path.mtu, peer.keys.aes_keys())
 
     def leads_to(self, peer: Peer, way: DirectWay) -> bool:
-        """Whether that is still where packets to a peer go."""
+        """Whether that is still where packets to a peer go, and how. A doubt alone is no other way."""
         path = peer.path
         return (
             path is not None
             and not path.dead
             and (path.endpoint, path.mtu) == (way.endpoint, way.mtu)
+            and not peer.bonds
+            and cipher_for(peer) == CIPHER_AES_GMAC_SIV
             and self._core.topology.by_address.get(peer.address) is peer
         )
 

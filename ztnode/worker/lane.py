@@ -82,6 +82,7 @@ class Lane:
         self._open = cipher.open
         self._seal = cipher.seal
         self._seen = SeenIds(up.remembered)
+        self._seen.add(wire_id.to_bytes(8, "big") for wire_id in up.seen)
         self._next_id = int.from_bytes(random(8), "big")
         self._mtu = up.mtu
         self._whole = self._peer + self._own + bytes((_PLAIN_AES,))
@@ -90,6 +91,8 @@ class Lane:
         """What stands behind the id of a whole packet from the peer itself."""
         self._half = b""
         """The head of a packet in fragments, whose second half is expected."""
+        self._early = b""
+        """The id of a packet whose second half came before its head, and is where the head has to go: the node."""
         self._clear()
 
     def _clear(self) -> None:
@@ -152,6 +155,8 @@ class Lane:
             if plaintext is None:
                 self._invalid += 1
             elif plaintext[:_FRAME_HEADER] not in heads or now >= self.until:
+                if plaintext[0] == VERB_FRAME:  # when there are terms, it is a replay here, too
+                    seen.note(wire_id)
                 rest.append(packet)
             else:
                 seen.note(wire_id)
@@ -169,20 +174,38 @@ class Lane:
     def _join(self, data: bytes, rest: list[bytes]) -> bytes | None:
         """The whole packet, if that is what this datagram is or completes, and the lane may open it."""
         half = self._half
-        if len(data) < MIN_PACKET_LENGTH or data[OFFSET_DESTINATION:OFFSET_SOURCE] != self._own:
+        if len(data) <= OFFSET_DATA or data[OFFSET_DESTINATION:OFFSET_SOURCE] != self._own:
             rest.append(data)
             return None
-        if data[OFFSET_INDICATOR] == INDICATOR:
+        if data[OFFSET_INDICATOR] == INDICATOR:  # which may be shorter than a packet: the reference fills the head
             if (
                 data[OFFSET_NUMBER] != _SECOND_OF_TWO
                 or data[:OFFSET_DESTINATION] != half[:OFFSET_DESTINATION]
                 or len(half) + len(data) - OFFSET_DATA > MAX_PACKET_LENGTH
             ):
+                if half and data[:OFFSET_DESTINATION] == half[:OFFSET_DESTINATION]:
+                    # Of more than two, that is: the node joins them, and waits for the head.
+                    rest.append(half)
+                    self._half = b""
+                elif data[:OFFSET_DESTINATION] in self._seen:
+                    self._duplicates += 1
+                    return None
+                elif data[OFFSET_NUMBER] == _SECOND_OF_TWO:
+                    self._early = data[:OFFSET_DESTINATION]
                 rest.append(data)
                 return None
             data = half + data[OFFSET_DATA:]
             self._half = b""
+        elif len(data) < MIN_PACKET_LENGTH:
+            rest.append(data)
+            return None
         elif data[OFFSET_FLAGS] & FLAG_FRAGMENTED:
+            if data[:OFFSET_DESTINATION] in self._seen:
+                self._duplicates += 1
+                return None
+            if data[:OFFSET_DESTINATION] == self._early:
+                rest.append(data)
+                return None
             if half:
                 rest.append(half)
             self._half = data

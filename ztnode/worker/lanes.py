@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ztnode.wire.buffer import Buffer
 
 ETHERNET_HEADER: Final = 14
+LAST_READS: Final = 32
+"""Of a lane that ends: what its queue can hold, and no more than that while more comes."""
 TELL_SECONDS: Final = 0.1
 """From the first frame until the node is told: what it decides by, such as whether a path is dead, takes longer."""
 
@@ -97,7 +99,9 @@ class Lanes:
             return
         lane, sock = found
         self._forget(lane)
-        self._on_readable(lane, sock, READ)
+        for _ in range(LAST_READS):
+            if not self._on_readable(lane, sock, READ):
+                break
         self._loop.poller.unregister(sock.fileno())
         sock.close()
         self._tell_of(lane)
@@ -105,11 +109,12 @@ class Lanes:
 
     # Frames
 
-    def _on_readable(self, lane: Lane, sock: socket.socket, _mask: int) -> None:
+    def _on_readable(self, lane: Lane, sock: socket.socket, _mask: int) -> bool:
+        """Take what one call reads; False if that was nothing."""
         assert self._many is not None
         datagrams = self._many.read_connected(sock.fileno())
         if not datagrams:  # but an ICMP error, say: the node finds out about paths
-            return
+            return False
         frames, rest = lane.receive(datagrams, self._loop.now)
         if rest:
             taken = self._loop.to_node([(LANE | lane.id, (data,)) for data in rest])
@@ -117,6 +122,7 @@ class Lanes:
         if frames:
             self._loop.take_frames(lane.index, frames)
         self._note(lane)
+        return True
 
     def send(self, frames: Sequence[tuple[int, Frame]], now: float) -> list[tuple[int, Frame]]:
         """Send what a lane carries; the rest, in order."""

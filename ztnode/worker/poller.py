@@ -16,7 +16,7 @@ WRITE: Final = select.POLLOUT
 ERROR: Final = select.POLLERR
 HANGUP: Final = select.POLLHUP
 
-Handler: TypeAlias = Callable[[int], None]
+Handler: TypeAlias = Callable[[int], object]
 """Called with the mask of what is ready: READ, WRITE, ERROR, HANGUP. ERROR and HANGUP come unasked."""
 
 

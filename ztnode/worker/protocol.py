@@ -121,6 +121,8 @@ class LaneUp:
     """Packet ids in a generation of ``SeenIds``."""
     keys: bytes = field(repr=False)
     """Two of AES-GMAC-SIV, 32 bytes each."""
+    seen: tuple[int, ...] = ()
+    """Ids of packets that came before, ``MAX_ITEMS`` of them at the most."""
 
 
 @dataclass(frozen=True, slots=True)

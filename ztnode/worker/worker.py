@@ -8,6 +8,7 @@ but the wait at its top.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import socket
@@ -53,6 +54,8 @@ CONTROL_BACKLOG: Final = 8 << 20
 """Bytes for the node that it may leave unread; a node that stalls longer is as good as dead."""
 MAX_BROUGHT: Final = 8
 """Descriptors that the node may send ahead of the messages that they belong to."""
+MISSING: Final = -1
+"""In place of a descriptor that found no room."""
 _OWNER_ROUNDS: Final = 4
 _NEVER: Final = float("inf")
 
@@ -376,7 +379,7 @@ class Worker:
         if not mask & ~WRITE:
             return
         try:
-            data, descriptors, _flags, _ = socket.recv_fds(self._control, 1 << 16, MAX_BROUGHT)
+            data, descriptors, flags, _ = socket.recv_fds(self._control, 1 << 16, MAX_BROUGHT)
         except BlockingIOError:
             return
         except OSError as error:
@@ -386,6 +389,9 @@ class Worker:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         self._brought += descriptors
+        if flags & socket.MSG_CTRUNC and not descriptors:
+            # This process has as many as it may have. What one call reads has those of one message at the most.
+            self._brought.append(MISSING)
         for message in self._control_in.feed(data):
             self._handle(message)
 
@@ -456,8 +462,11 @@ class Worker:
     def _lane_up(self, message: protocol.LaneUp) -> None:
         if not self._brought:
             raise protocol.ProtocolError("a LaneUp came without its socket")
+        descriptor = self._brought.pop(0)
         try:
-            self._lanes.up(message, self._brought.pop(0))
+            if descriptor == MISSING:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self._lanes.up(message, descriptor)
         except (OSError, ValueError) as error:
             self.send(protocol.Trouble(f"the frames of a busy peer pass the node: {error}"))
 

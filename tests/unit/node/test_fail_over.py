@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
@@ -127,6 +128,36 @@ def test_the_next_is_taken_after_a_minute_and_left_when_the_first_answers() -> N
         assert joined.in_use == "way0" and not second.is_open
         await joined.close()
         assert not first.is_open
+
+    run(check)
+
+
+def test_a_socket_of_the_first_is_the_way_while_the_first_is_in_use() -> None:
+    class Lends(Fake):
+        def lend(self, _endpoint: Endpoint) -> socket.socket | None:
+            return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+        def leads_to(self, _endpoint: Endpoint) -> bool:
+            return True
+
+        def take_back(self, _endpoint: Endpoint) -> None:
+            pass
+
+    async def check() -> None:
+        first, second = Lends(), Fake()
+        stage = Stage(first, second)
+        await stage.open()
+        lent = stage.joined.lend(ROOT)
+        assert lent is not None
+        lent.close()
+        assert stage.joined.leads_to(ROOT)
+        stage.joined.send(ROOT, [PACKET])
+        await stage.wait(AFTER + 1)
+        assert stage.joined.in_use == "way1"
+        assert not stage.joined.leads_to(ROOT), "frames that still left by it would miss the relay"
+        assert stage.joined.lend(ROOT) is None
+        assert stage.joined.leads_to(NEIGHBOR), "where the relay does not lead"
+        await stage.joined.close()
 
     run(check)
 

@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 
 from tests.unit.vl1.vl1_network import IDENTITIES, Network, planet
-from ztnode.node.lanes import BUSY_FRAMES, IDLE_SECONDS, LOOK_SECONDS, MAX_LANES, Lanes
+from ztnode.node.lanes import (
+    ASK_SECONDS,
+    BUSY_FRAMES,
+    IDLE_SECONDS,
+    JUDGE_SECONDS,
+    LOOK_SECONDS,
+    MAX_ENDED,
+    MAX_LANES,
+    MAX_WASTED,
+    REST_SECONDS,
+    Lanes,
+)
 from ztnode.node.ports import Ports
 from ztnode.vl1 import Peer, PeerReturned
 from ztnode.vl2 import PlainFlow
@@ -47,10 +58,19 @@ class Lender:
         self.lends = True
         self.lent: list[Endpoint] = []
         self.heard_from: list[Endpoint] = []
+        self.is_the_way = True
+        self.asked = 0
+        self.brings: Callable[[], None] = lambda: None
+
+    def leads_to(self, endpoint: Endpoint) -> bool:
+        assert endpoint in self.lent
+        self.asked += 1
+        return self.is_the_way
 
     def lend(self, endpoint: Endpoint) -> socket.socket | None:
         if not self.lends or endpoint in self.lent:
             return None
+        self.brings()
         self.lent.append(endpoint)
         return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
@@ -115,10 +135,30 @@ class Bench:
 
 
 def used(
-    lane: int, *, sent: int = 0, received: int = 0, last_sent: float = 0.0, last_received: float = 0.0
+    lane: int,
+    *,
+    sent: int = 0,
+    received: int = 0,
+    invalid: int = 0,
+    dropped: int = 0,
+    last_sent: float = 0.0,
+    last_received: float = 0.0,
 ) -> LaneUsed:
     return LaneUsed(
-        lane, sent, sent, received, received, sent, sent, received, received, 0, 0, 0, last_sent, last_received
+        lane,
+        sent,
+        sent,
+        received,
+        received,
+        sent,
+        sent,
+        received,
+        received,
+        invalid,
+        0,
+        dropped,
+        last_sent,
+        last_received,
     )
 
 
@@ -136,6 +176,7 @@ def test_a_busy_peer_gets_a_lane_with_what_was_decided(bench: Bench) -> None:
     assert given.keys.hex() not in repr(given)
     assert bench.workers.told == [LaneTerms(given.id, (0x0800, 0x86DD), 1500.0)]
     assert bench.lender.lent == [THEIRS]
+    assert {wire_id.to_bytes(8, "big") for wire_id in given.seen} == set(bench.peer.seen.some(10000))
     bench.work()
     assert len(bench.workers.given) == 1
 
@@ -176,13 +217,25 @@ def test_who_says_little_gets_none(bench: Bench) -> None:
     assert not bench.workers.given
 
 
-def test_a_lane_ends_with_its_path(bench: Bench) -> None:
+def _with_a_dead_path(bench: Bench) -> None:
+    assert bench.peer.path is not None
+    bench.peer.path.dead = True
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(_with_a_dead_path, id="a path that is dead"),
+        pytest.param(lambda bench: setattr(bench.peer, "bonds", True), id="several paths at once"),
+        pytest.param(lambda bench: setattr(bench.peer, "protocol", 11), id="started again as an older program"),
+    ],
+)
+def test_a_lane_ends_with_its_way(bench: Bench, spoil: Callable[[Bench], None]) -> None:
     bench.work()
     (given,) = bench.workers.given
     bench.lanes.check()
     assert bench.lanes
-    assert bench.peer.path is not None
-    bench.peer.path.dead = True
+    spoil(bench)
     bench.lanes.check()
     assert not bench.lanes
     assert bench.workers.told[-1] == LaneDown(given.id)
@@ -200,6 +253,86 @@ def test_a_lane_ends_with_its_network_and_with_its_peer(bench: Bench) -> None:
     del bench.own.vl1._core.topology.by_address[bench.other.address]
     bench.lanes.check()
     assert not bench.lanes
+
+
+@pytest.mark.parametrize("received", [0, 1])
+@pytest.mark.parametrize("dropped", [0, 1])
+def test_a_lane_ends_when_its_socket_is_not_the_way_any_more(bench: Bench, received: int, dropped: int) -> None:
+    """The host got another address, say: what is sent by the lane arrives nowhere, and what the node says to the peer
+    does, so the path looks alive."""
+    bench.work()
+    (given,) = bench.workers.given
+    bench.lanes.used(used(given.id, sent=1, received=1), bench.now)
+    assert bench.lanes
+    assert bench.lender.asked == 1
+    bench.lender.is_the_way = False
+    bench.lanes.used(used(given.id, sent=1, received=received, dropped=dropped), bench.now)
+    assert bool(bench.lanes) == (received == 1 and dropped == 0)
+    bench.network.run(ASK_SECONDS)
+    bench.lanes.used(used(given.id, sent=1, received=1), bench.now)
+    assert not bench.lanes
+    assert not bench.lender.lent
+    assert bench.workers.told[-1] == LaneDown(given.id)
+
+
+@pytest.mark.parametrize("carried", [0, 2 * MAX_WASTED + 2])
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_lane_that_brings_junk_rather_than_frames_ends_for_a_while(bench: Bench, carried: int, forged: bool) -> None:
+    bench.work()
+    (given,) = bench.workers.given
+    bench.network.run(JUDGE_SECONDS)
+    bench.lanes.look(bench.now)
+    if forged:
+        bench.lanes.used(used(given.id, invalid=MAX_WASTED + 1), bench.now)
+    else:
+        bench.lanes.returned([(LANE | given.id, memoryview(b"junk"))] * (MAX_WASTED + 1))
+    bench.lanes.used(used(given.id, received=carried), bench.now)
+    bench.network.run(JUDGE_SECONDS)
+    bench.lanes.look(bench.now)
+    assert bool(bench.lanes) == bool(carried)
+    bench.work()
+    assert len(bench.workers.given) == 1
+    bench.network.run(REST_SECONDS)
+    bench.work()
+    bench.work()
+    assert len(bench.workers.given) == (1 if carried else 2)
+
+
+def test_a_lane_without_terms_ends_when_all_of_a_transfer_comes_back(bench: Bench) -> None:
+    """Such as under rules that are not the same for all frames; when they are again, it is given at once."""
+    bench.work()
+    (given,) = bench.workers.given
+    flows, bench.vl2.flows = bench.vl2.flows, []
+    bench.vl2.on_undecided()
+    bench.lanes.returned([(LANE | given.id, memoryview(b"frame"))] * (MAX_WASTED + 1))
+    bench.network.run(JUDGE_SECONDS)
+    bench.lanes.look(bench.now)
+    assert not bench.lanes
+    bench.vl2.flows = flows
+    bench.work()
+    assert len(bench.workers.given) == 2
+
+
+def test_a_network_with_longer_frames_than_fit_takes_the_lane_along(bench: Bench) -> None:
+    bench.work()
+    (given,) = bench.workers.given
+    bench.vl2.on_undecided()
+    bench.vl2.flows = [bench.flow(mtu=10000)]
+    bench.lanes.look(bench.now)
+    assert bench.workers.told[-1] == LaneDown(given.id)
+    assert not bench.lanes
+    bench.work()
+    assert len(bench.workers.given) == 1
+
+
+def test_what_is_decided_while_a_socket_is_lent_holds_for_its_lane(bench: Bench) -> None:
+    """What was in its queue may be a revocation."""
+    bench.lender.brings = lambda: bench.vl2.on_undecided()
+    bench.work()
+    assert len(bench.workers.given) == 1
+    assert not bench.workers.told
+    bench.work()
+    assert [type(message) for message in bench.workers.told] == [LaneTerms]
 
 
 def test_a_decision_is_withdrawn_at_once_and_made_again_by_what_passes(bench: Bench) -> None:
@@ -229,6 +362,15 @@ def test_terms_that_ended_are_agreed_upon_again(bench: Bench) -> None:
     assert len(bench.workers.told) == told + 1
 
 
+def test_a_second_ethertype_is_agreed_upon_when_it_comes(bench: Bench) -> None:
+    bench.work()
+    (given,) = bench.workers.given
+    bench.vl2.flows.append(bench.flow(ethertype=b"\x86\xdd"))
+    bench.lanes.look(bench.now)
+    bench.lanes.look(bench.now)
+    assert bench.workers.told[1:] == [LaneTerms(given.id, (0x0800, 0x86DD), 2000.0)]
+
+
 def test_what_lanes_give_back_is_the_peers_from_where_it_is(bench: Bench) -> None:
     bench.work()
     (given,) = bench.workers.given
@@ -241,6 +383,27 @@ def test_what_lanes_give_back_is_the_peers_from_where_it_is(bench: Bench) -> Non
     assert b"id one.." in bench.peer.seen
     assert b"id two.." in bench.peer.seen
     assert bench.lender.heard_from == [THEIRS]
+
+
+def test_the_last_words_of_a_lane_are_heard(bench: Bench) -> None:
+    """It reads what is left in its socket when it hears that it ends."""
+    bench.work()
+    (given,) = bench.workers.given
+    received = bench.peer.received
+    bench.lanes.end_all()
+    bench.lanes.used(used(given.id, sent=1, received=2), bench.now)
+    assert bench.lanes.counters["frames_to_worker"] == 2
+    assert bench.vl2.frames == 3
+    assert bench.peer.received == received
+    records = [(LANE | LANE_IDS | given.id, memoryview(b"id three")), (LANE | given.id, memoryview(b"a datagram"))]
+    assert bench.lanes.returned(records) == [(b"a datagram", THEIRS)]
+    assert b"id three" in bench.peer.seen
+    for _ in range(MAX_ENDED):
+        bench.network.run(1)
+        bench.work()
+        bench.lanes.end_all()
+    assert bench.lanes.returned(records) == []
+    assert len(bench.lanes._ended) == MAX_ENDED
 
 
 def test_what_a_lane_carried_counts_as_if_it_had_passed_here(bench: Bench) -> None:

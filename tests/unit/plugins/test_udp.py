@@ -8,13 +8,15 @@ import ctypes
 import errno
 import socket
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ztnode.datagrams.many_datagrams import SLOTS, ManyDatagrams
-from ztnode.datagrams.segmentation import MAX_GSO_BYTES, MAX_SEGMENTS, run_end
+from ztnode.datagrams.segmentation import MAX_GSO_BYTES, MAX_SEGMENTS, DatagramSender, run_end
 from ztnode.hookspecs import Datagrams, Endpoint
 from ztnode.plugins.udp import UdpTransport
 
@@ -177,6 +179,80 @@ def test_a_flood_of_strangers_fills_another_queue_than_a_favored_peers(host: str
 
     frames, of_the_peer = asyncio.run(run())
     assert of_the_peer == frames
+
+
+class Told:
+    """A connected socket that ICMP has told something."""
+
+    def __init__(self, errors: list[int]) -> None:
+        self.errors = errors
+        self.sent: list[bytes] = []
+
+    def send(self, datagram: bytes) -> None:
+        if self.errors:
+            raise OSError(self.errors.pop(), "told")
+        self.sent.append(datagram)
+
+    def sendmsg(self, datagrams: Sequence[bytes], _control: object) -> None:
+        if self.errors:
+            raise OSError(self.errors.pop(), "told")
+        self.sent += datagrams
+
+
+@pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.EMSGSIZE])
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_icmp_says_costs_a_connected_socket_nothing(number: int, count: int) -> None:
+    """Who knows two addresses and ports can have it say anything: "administratively prohibited", say, once for each
+    batch, or "protocol unreachable", which reads like a system that cannot cut datagrams."""
+    sender = DatagramSender()
+    told = Told([number])
+    anything: Any = told
+    assert sender.send(anything, [b"x"] * count, None) == 0
+    assert told.sent == [b"x"] * count
+    assert sender.segmentation == (sys.platform == "linux")
+    told.errors = [errno.EAGAIN]
+    assert sender.send(anything, [b"x"] * count, None) == (count if sender.segmentation else 1)
+    told.errors = [number] * 2 * count
+    assert sender.send(anything, [b"x"], None) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="lent on Linux alone")
+def test_a_lent_socket_is_the_way_while_our_own_address_is_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        transport, far = UdpTransport(), ("127.0.0.1", 9)
+        await transport.open(0, lambda batch: None)
+        assert not transport.leads_to(far)
+        assert transport.lend(("127.0.0.1", 99999)) is None
+        assert not transport.leads_to(("127.0.0.1", 99999))
+        transport.favor([far])
+        lent = transport.lend(far)
+        assert lent is not None
+        assert not transport._favored
+        transport.favor([far])
+        assert not transport._favored, "it has a socket of its own"
+        with lent:
+            assert lent.getpeername() == far
+            assert transport.lend(far) is None
+            assert transport.leads_to(far)
+            transport._lent[far] = "127.0.0.2"
+            assert not transport.leads_to(far)
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "socket", _refuse(errno.EMFILE))
+                assert transport.leads_to(far), "which says nothing about the way"
+                patch.setattr(socket, "socket", _refuse(errno.ENETUNREACH))
+                assert not transport.leads_to(far)
+        transport.take_back(far)
+        assert not transport.leads_to(far)
+        await transport.close()
+
+    asyncio.run(run())
+
+
+def _refuse(number: int) -> Callable[..., socket.socket]:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(number, "no")
+
+    return refuse
 
 
 def test_a_second_transport_cannot_take_the_port_of_one_with_favored_peers() -> None:

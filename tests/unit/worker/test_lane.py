@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.vl1.vl1_network import IDENTITIES
 from ztnode.wire.aes_gmac_siv import AesGmacSiv
-from ztnode.wire.fragment import split
+from ztnode.wire.fragment import OFFSET_DATA, split
 from ztnode.wire.keys import PeerKeys
 from ztnode.wire.packet import (
     CIPHER_AES_GMAC_SIV,
@@ -35,9 +35,9 @@ MTU = 1432
 NOW, UNTIL = 100.0, 130.0
 
 
-def lane(*, mtu: int = MTU, remembered: int = 1000) -> Lane:
+def lane(*, mtu: int = MTU, remembered: int = 1000, seen: tuple[int, ...] = ()) -> Lane:
     k0, k1 = KEYS.aes_keys()
-    up = LaneUp(5, 0, NWID, OWN.address, PEER.address, OWN_MAC, PEER_MAC, mtu, remembered, k0 + k1)
+    up = LaneUp(5, 0, NWID, OWN.address, PEER.address, OWN_MAC, PEER_MAC, mtu, remembered, k0 + k1, seen)
     made = Lane(up, AesGmacSiv(k0, k1), lambda count: bytes(range(count)))
     made.agree(LaneTerms(5, (0x0800, 0x86DD), UNTIL))
     return made
@@ -143,13 +143,43 @@ def test_halves_that_do_not_meet_go_to_the_node_one_by_one() -> None:
     assert frames == [MACS_IN + IPV4 + bytes(2000)]
 
 
+@pytest.mark.parametrize("more", [1, 11, 12, 13, 1000])
+def test_a_second_half_may_be_as_short_as_the_reference_makes_it(more: int) -> None:
+    """It fills the head to the MTU."""
+    made, body = lane(), bytes(MTU - 28 - 10 + more)
+    head, tail = split(Remote().packet(body), MTU)
+    packet = head + tail[OFFSET_DATA:]
+    assert len(packet) == MTU + more
+    pieces = [packet[:MTU], tail[:OFFSET_DATA] + packet[MTU:]]
+    assert received(made, pieces) == ([MACS_IN + IPV4 + body], [])
+
+
+def test_packets_in_three_go_to_the_node_whole_and_none_waits_for_the_next() -> None:
+    """A peer whose path carries less than ours sends so; a question that waits for its answer is the last there is."""
+    made, remote = lane(), Remote()
+    pieces = split(remote.packet(bytes(2700), mtu=1000), 1000)
+    assert len(pieces) == 3
+    for step in (1, 2, 3):
+        rest = [each for start in range(0, 3, step) for each in received(made, pieces[start : start + step])[1]]
+        assert sorted(rest) == sorted(pieces)
+
+
+def test_halves_in_the_wrong_order_meet_in_the_node() -> None:
+    made, remote = lane(), Remote()
+    head, tail = split(remote.packet(bytes(2000)), MTU)
+    assert received(made, [tail, head]) == ([], [tail, head])
+    pieces = split(remote.packet(bytes(2000)), MTU)
+    assert received(made, pieces)[0] == [MACS_IN + IPV4 + bytes(2000)]
+    assert received(made, [*reversed(pieces), *pieces]) == ([], []), "which is no new packet, in whatever order"
+
+
 def test_halves_that_are_too_long_together_are_no_packet_here() -> None:
     made = lane()
     (head, tail) = split(Remote().packet(bytes(9000), mtu=6000), 6000)
     long_tail = tail + bytes(9000)
     frames, rest = received(made, [head, long_tail])
     assert not frames
-    assert rest == [long_tail]
+    assert rest == [head, long_tail]
 
 
 def test_what_came_before_is_dropped_before_it_costs_anything() -> None:
@@ -157,6 +187,17 @@ def test_what_came_before_is_dropped_before_it_costs_anything() -> None:
     assert received(made, [packet])[0] == [MACS_IN + IPV4 + b"once"]
     assert received(made, [packet, packet]) == ([], [])
     assert made.used().duplicates == 2
+
+
+def test_what_the_node_took_is_a_replay_here_too() -> None:
+    made, packet = lane(), Remote().packet(b"x")
+    made.agree(LaneTerms(5, (), 0.0))
+    assert received(made, [packet]) == ([], [packet])
+    made.agree(LaneTerms(5, (0x0800,), UNTIL))
+    assert received(made, [packet]) == ([], [])
+    told = lane(seen=(int.from_bytes(packet[:8], "big"),))
+    assert received(told, [packet]) == ([], [])
+    assert told.used().duplicates == 1
 
 
 def test_what_is_not_authentic_is_dropped_and_remembered_of_nobody() -> None:
@@ -179,14 +220,15 @@ def test_memory_of_ids_is_bounded() -> None:
 
 @pytest.mark.parametrize("terms", [LaneTerms(5, (), 0.0), LaneTerms(5, (0x0800,), NOW), LaneTerms(5, (0x86DD,), UNTIL)])
 def test_without_terms_nothing_takes_the_lane(terms: LaneTerms) -> None:
-    made, packet = lane(), Remote().packet(b"x")
+    made, remote = lane(), Remote()
+    packet = remote.packet(b"x")
     assert made.heads == (MACS_OUT + IPV4, MACS_OUT + IPV6)
     made.agree(terms)
     assert MACS_OUT + IPV4 not in made.heads or terms.until <= NOW
     assert received(made, [packet]) == ([], [packet])
     assert not made.opened_ids
     made.agree(LaneTerms(5, (0x0800,), UNTIL))
-    assert received(made, [packet])[0] == [MACS_IN + IPV4 + b"x"]
+    assert received(made, [remote.packet(b"y")])[0] == [MACS_IN + IPV4 + b"y"]
     assert received(made, [Remote().packet(b"late")], UNTIL)[0] == []
 
 

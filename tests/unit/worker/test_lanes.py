@@ -112,11 +112,13 @@ def test_the_node_is_told_soon_and_once(bench: Bench) -> None:
 
 def test_a_lane_that_ends_reads_what_had_come(bench: Bench) -> None:
     at = bench.up()
-    bench.peer.sendto(bench.remote.packet(b"last"), at)
+    last = [b"last %d" % number + bytes(number % 3) for number in range(150)]  # more than one call takes
+    for body in last:
+        bench.peer.sendto(bench.remote.packet(body), at)
     bench.lanes.down(1)
     bench.lanes.down(1)
-    assert bench.loop.frames == [(INDEX, MACS_IN + IPV4 + b"last")]
-    assert [used.received for used in bench.loop.told] == [1]
+    assert bench.loop.frames == [(INDEX, MACS_IN + IPV4 + body) for body in last]
+    assert [used.received for used in bench.loop.told] == [150]
     mine = (MACS_OUT + IPV4, b"x")
     assert bench.lanes.send([(INDEX, mine)], 100.0) == [(INDEX, mine)]
     bench.lanes.agree(LaneTerms(1, (0x0800,), 130.0))  # a word that was on its way

@@ -218,6 +218,37 @@ def test_message_in_the_wrong_direction_ends_the_worker(bench: Bench) -> None:
         bench.tell(protocol.Ready("/tmp/x"))
 
 
+def test_a_lane_whose_socket_finds_no_room_is_none_and_the_worker_lives(bench: Bench) -> None:
+    """A worker may have as many clients as it may have descriptors. The next lane gets its own socket all the same."""
+    kept: list[int] = []
+
+    def lane(number: int) -> protocol.LaneUp:
+        return protocol.LaneUp(number, 3, 1, 2, 4, 5, 6, 1432, 100, bytes(64))
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as lent:
+        lent.connect(("127.0.0.1", 9))
+        bench.tell(PORT)
+        try:
+            while True:
+                kept.append(os.dup(0))
+        except OSError:
+            pass
+        try:
+            socket.send_fds(bench.control, [protocol.build(lane(1))], [lent.fileno()])
+            bench.worker.poller.dispatch(bench.worker.poller.wait(1))
+        finally:
+            for descriptor in kept:
+                os.close(descriptor)
+        assert not bench.worker._lanes._lanes
+        (message,) = protocol.MessageStream().feed(bench.control.recv(65536))
+        assert isinstance(message, protocol.Trouble)
+        assert "too many open files" in message.reason.lower()
+        socket.send_fds(bench.control, [protocol.build(lane(2))], [lent.fileno()])
+        bench.worker.poller.dispatch(bench.worker.poller.wait(1))
+        assert list(bench.worker._lanes._lanes) == [2]
+        bench.worker._lanes.close()
+
+
 def test_end_of_the_channel_ends_the_worker(bench: Bench) -> None:
     bench.control.close()
     with pytest.raises(ChannelClosed):
