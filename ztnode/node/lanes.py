@@ -37,8 +37,8 @@ ASK_SECONDS: Final = 1.0
 JUDGE_SECONDS: Final = 1.0
 """Between two looks at whether a lane is worth its while."""
 MAX_WASTED: Final = 1000
-"""What a lane may give back, or find not authentic, in that time, unless it carries twice as much. Somebody who writes
-the peer's address on junk has it pass two processes where it would have passed one."""
+"""What a lane may give back in that time, unless it carries twice as much. Somebody who writes the peer's address on
+junk has it pass two processes where it would have passed one. (What is not authentic passes one, the worker.)"""
 REST_SECONDS: Final = 10.0
 """After which such a peer may have a lane again."""
 MAX_LANES: Final = 32
@@ -291,7 +291,6 @@ class Lanes:
             return  # it was taken back while this was on the way
         lane.used = now
         lane.carried += used.sent + used.received
-        lane.wasted += used.invalid
         carried = Carried(
             used.sent,
             used.received,
