@@ -91,6 +91,8 @@ class Lane:
         """What stands behind the id of a whole packet from the peer itself."""
         self._half = b""
         """The head of a packet in fragments, whose second half is expected."""
+        self._halves = b"", b""
+        """Of the packet that was joined last."""
         self._early = b""
         """The id of a packet whose second half came before its head, and is where the head has to go: the node."""
         self._clear()
@@ -157,7 +159,8 @@ class Lane:
             elif plaintext[:_FRAME_HEADER] not in heads or now >= self.until:
                 if plaintext[0] == VERB_FRAME:  # when there are terms, it is a replay here, too
                     seen.note(wire_id)
-                rest.append(packet)
+                # As it came: what is whole has no fragments, and its header says that this has.
+                rest += (packet,) if packet is data else self._halves
             else:
                 seen.note(wire_id)
                 opened_ids.append(wire_id)
@@ -194,8 +197,9 @@ class Lane:
                     self._early = data[:OFFSET_DESTINATION]
                 rest.append(data)
                 return None
-            data = half + data[OFFSET_DATA:]
+            self._halves = half, data
             self._half = b""
+            data = half + data[OFFSET_DATA:]
         elif len(data) < MIN_PACKET_LENGTH:
             rest.append(data)
             return None

@@ -24,8 +24,10 @@ from ztnode.node.lanes import (
 from ztnode.node.ports import Ports
 from ztnode.vl1 import Peer, PeerReturned
 from ztnode.vl2 import PlainFlow
+from ztnode.wire.aes_gmac_siv import AesGmacSiv
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.packet import VERB_FRAME
+from ztnode.worker.lane import Lane
 from ztnode.worker.protocol import LANE, LANE_IDS, LaneDown, LaneTerms, LaneUp, LaneUsed
 
 NWID = 0x9AD07D01093A69E3
@@ -399,6 +401,26 @@ def test_the_last_words_of_a_lane_are_heard(bench: Bench) -> None:
         bench.lanes.end_all()
     assert bench.lanes.returned(records) == []
     assert len(bench.lanes._ended) == MAX_ENDED
+
+
+@pytest.mark.parametrize("length", [100, 1422, 1430, 2800, 5000])
+def test_the_node_takes_what_a_lane_gives_back(bench: Bench, length: int) -> None:
+    """Whatever its length: frames that come while there are no terms, and all other verbs."""
+    bench.work()
+    (given,) = bench.workers.given
+    lane = Lane(given, AesGmacSiv(given.keys[:32], given.keys[32:]), bytes)
+    frames = [bytes((number,)) * length for number in range(4)]
+    bench.other.vl1.send_batch(bench.own.address, VERB_FRAME, frames, bench.now)
+    ((endpoint, datagrams),) = bench.other.vl1.to_send()
+    assert endpoint == OURS
+    bench.own.vl1.messages()
+    for datagram in datagrams:
+        taken, rest = lane.receive([datagram], bench.now)
+        assert not taken
+        records = [(LANE | given.id, memoryview(each)) for each in rest]
+        bench.own.vl1.receive(bench.lanes.returned(records), bench.now)
+    arrived = [bytes(payload) for _, verb, _, payload in bench.own.vl1.messages() if verb == VERB_FRAME]
+    assert arrived == frames
 
 
 def test_what_a_lane_carried_counts_as_if_it_had_passed_here(bench: Bench) -> None:

@@ -134,6 +134,19 @@ def test_what_is_not_the_lanes_goes_to_the_node_as_it_came(other: bytes) -> None
     assert made.opened_ids == [before[:8], after[:8]]
 
 
+@pytest.mark.parametrize("verb", [VERB_ECHO, VERB_FRAME])
+def test_what_was_joined_in_vain_goes_to_the_node_as_it_came(verb: int) -> None:
+    """The header of a joined packet says that fragments follow, for which the node would wait."""
+    made, remote = lane(), Remote()
+    if verb == VERB_FRAME:
+        made.agree(LaneTerms(5, (), 0.0))
+    halves = split(remote.packet(bytes(2000), verb=verb), MTU)
+    assert received(made, halves[:1]) == ([], [])
+    assert received(made, halves[1:]) == ([], halves)
+    used = made.used()
+    assert (used.datagrams_received, used.datagram_octets_received) == (0, 0), "the node counts them"
+
+
 def test_halves_that_do_not_meet_go_to_the_node_one_by_one() -> None:
     made, remote = lane(), Remote()
     first, second = (split(remote.packet(bytes(2000)), MTU) for _ in range(2))
