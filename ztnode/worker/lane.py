@@ -10,7 +10,7 @@ packets of other cipher suites, that were      to the node, undecrypted
 relayed, from or for somebody else
 fragments that are not the two halves of a     to the node, which has the memory to join them
 packet one right after the other
-verbs other than FRAME, other networks, other  to the node, as the packet that it was
+verbs other than FRAME, other networks, other  to the node, as the datagrams that came
 EtherTypes, anything when the terms have ended
 not authentic; came before                     dropped and counted
 =============================================  ======================================================================

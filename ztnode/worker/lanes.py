@@ -178,8 +178,3 @@ class Lanes:
             # That they do not come again by another way; where there is no room for them they may, once.
             self._loop.to_node([(LANE | LANE_IDS | lane.id, (b"".join(ids),))])
         self._tell(lane.used())
-
-    def close(self) -> None:
-        """At the worker's end."""
-        for number in list(self._lanes):
-            self.down(number)

@@ -246,7 +246,7 @@ def test_a_lane_whose_socket_finds_no_room_is_none_and_the_worker_lives(bench: B
         socket.send_fds(bench.control, [protocol.build(lane(2))], [lent.fileno()])
         bench.worker.poller.dispatch(bench.worker.poller.wait(1))
         assert list(bench.worker._lanes._lanes) == [2]
-        bench.worker._lanes.close()
+        bench.worker._lanes.down(2)
 
 
 def test_end_of_the_channel_ends_the_worker(bench: Bench) -> None:
