@@ -28,7 +28,7 @@ from ztnode.vl1.waiting_room import Outgoing
 from ztnode.wire.buffer import Buffer
 from ztnode.wire.compression import decompress
 from ztnode.wire.endpoint import Endpoint
-from ztnode.wire.fragment import INDICATOR, MIN_FRAGMENT_LENGTH, OFFSET_DATA, OFFSET_INDICATOR, OFFSET_NUMBER
+from ztnode.wire.fragment import INDICATOR, MIN_FRAGMENT_LENGTH, OFFSET_DATA, OFFSET_INDICATOR, join_halves
 from ztnode.wire.hello import hello_identity
 from ztnode.wire.identity import Identity
 from ztnode.wire.keys import PeerKeys
@@ -79,8 +79,6 @@ _SALSA: Final = CIPHER_POLY1305_SALSA2012 << 3
 _CIPHER_MASK: Final = 0x38
 _HELLO_PUBLIC_KEY: Final = slice(OFFSET_VERB + 20, OFFSET_VERB + 84)
 """Behind verb, protocol, version, time, and the identity's address and type."""
-_SECOND_OF_TWO: Final = 0x21
-"""In a fragment: there are two, and this is number 1."""
 _NOWHERE: Final[Endpoint] = "", 0
 _VERB_OR_COPY: Final = VERB_MASK | VERB_HELLO_COPY
 _MAX_DATAGRAM: Final = MAX_PACKET_LENGTH
@@ -186,16 +184,11 @@ class Vl1:
             elif data[8:13] != own:
                 self._not_for_us(data, endpoint, now)
             elif data[OFFSET_INDICATOR] == INDICATOR:
-                if (
-                    data[OFFSET_NUMBER] == _SECOND_OF_TWO
-                    and data[:8] == head[:8]
-                    and endpoint == from_
-                    and len(head) + len(data) <= MAX_PACKET_LENGTH + OFFSET_DATA
-                ):
-                    add((head + data[OFFSET_DATA:], endpoint))
-                    head = b""
-                    continue
                 if head:
+                    if endpoint == from_ and (packet := join_halves(head, data)):
+                        add((packet, endpoint))
+                        head = b""
+                        continue
                     self._take_head(head, from_, packets, now)
                     head = b""
                 self._take_fragment(data, endpoint, packets, now)
@@ -204,7 +197,7 @@ class Vl1:
             elif data[OFFSET_FLAGS] & FLAG_FRAGMENTED:
                 if head:
                     self._take_head(head, from_, packets, now)
-                head, from_ = data, endpoint
+                head, from_ = datagram
             else:
                 add(datagram)
         if head:

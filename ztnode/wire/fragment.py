@@ -18,7 +18,7 @@ from typing import Final
 
 from ztnode.wire.address import ADDRESS_RESERVED_PREFIX
 from ztnode.wire.buffer import Buffer
-from ztnode.wire.packet import MAX_HOPS, MAX_PACKET_FRAGMENTS
+from ztnode.wire.packet import MAX_HOPS, MAX_PACKET_FRAGMENTS, MAX_PACKET_LENGTH
 from ztnode.wire.wire_error import WireError
 
 OFFSET_INDICATOR: Final = 13
@@ -27,12 +27,30 @@ OFFSET_HOPS: Final = 15
 OFFSET_DATA: Final = 16
 MIN_FRAGMENT_LENGTH: Final = OFFSET_DATA
 INDICATOR: Final = ADDRESS_RESERVED_PREFIX
-_SECOND_OF_TWO: Final = bytes((INDICATOR, 0x21, 0))
+SECOND_OF_TWO: Final = 0x21
+"""In a fragment: there are two, and this is number 1."""
+_BEFORE_HOPS: Final = bytes((INDICATOR, SECOND_OF_TWO))
+_NO_HOPS: Final = bytes((INDICATOR, SECOND_OF_TWO, 0))
+_WHOSE: Final = slice(OFFSET_INDICATOR)
+_DATA: Final = slice(OFFSET_DATA, None)
+"""Slices that are made once: tens of thousands of frames are joined a second."""
 
 
 def is_fragment(datagram: Buffer) -> bool:
     """Whether a received datagram is a fragment other than a head. Too short a datagram is none."""
     return len(datagram) > OFFSET_DATA and datagram[OFFSET_INDICATOR] == INDICATOR
+
+
+def join_halves(head: bytes, second: bytes) -> bytes | None:
+    """The whole packet, if these are the two datagrams of one, as those of nearly every frame are; else None.
+
+    For what comes one right after the other: the rest is for ``vl1/packet_assembler.py``. ``head`` is one (with
+    ``FLAG_FRAGMENTED``), not nothing; ``second`` may be any datagram.
+    """
+    if not second.startswith(head[_WHOSE] + _BEFORE_HOPS):
+        return None
+    whole = head + second[_DATA]
+    return whole if len(whole) <= MAX_PACKET_LENGTH else None
 
 
 def with_hop_added(datagram: Buffer) -> bytes:
@@ -61,7 +79,7 @@ def split(packet: bytes, mtu: int) -> list[bytes]:
         raise ValueError(f"{length} bytes need {total} datagrams of {mtu} bytes; {MAX_PACKET_FRAGMENTS} is the most")
     size = -(-(length + OFFSET_DATA * (total - 1)) // total)
     if total == 2:  # a frame, that is: nearly all that is ever cut
-        return [packet[:size], b"".join((packet[:OFFSET_INDICATOR], _SECOND_OF_TWO, packet[size:]))]
+        return [packet[:size], b"".join((packet[_WHOSE], _NO_HOPS, packet[size:]))]
     room = size - OFFSET_DATA
     view = memoryview(packet)
     prefix = packet[:13] + bytes((INDICATOR,))

@@ -27,11 +27,18 @@ from typing import TYPE_CHECKING, Final
 
 from ztnode.seen_ids import SeenIds
 from ztnode.wire.ethernet import mac_bytes
-from ztnode.wire.fragment import INDICATOR, OFFSET_DATA, OFFSET_INDICATOR, OFFSET_NUMBER, split
+from ztnode.wire.fragment import (
+    INDICATOR,
+    OFFSET_DATA,
+    OFFSET_INDICATOR,
+    OFFSET_NUMBER,
+    SECOND_OF_TWO,
+    join_halves,
+    split,
+)
 from ztnode.wire.packet import (
     CIPHER_AES_GMAC_SIV,
     FLAG_FRAGMENTED,
-    MAX_PACKET_LENGTH,
     MIN_PACKET_LENGTH,
     OFFSET_DESTINATION,
     OFFSET_FLAGS,
@@ -48,8 +55,6 @@ if TYPE_CHECKING:
 
 _PLAIN_AES: Final = CIPHER_AES_GMAC_SIV << 3
 _SUITE_AND_HOPS: Final = 0x3F
-_SECOND_OF_TWO: Final = 0x21
-"""In a fragment: there are two, and this is number 1."""
 _FRAME: Final = bytes((VERB_FRAME,))
 _FRAME_HEADER: Final = 11
 """Verb, network id, EtherType."""
@@ -181,11 +186,8 @@ class Lane:
             rest.append(data)
             return None
         if data[OFFSET_INDICATOR] == INDICATOR:  # which may be shorter than a packet: the reference fills the head
-            if (
-                data[OFFSET_NUMBER] != _SECOND_OF_TWO
-                or data[:OFFSET_DESTINATION] != half[:OFFSET_DESTINATION]
-                or len(half) + len(data) - OFFSET_DATA > MAX_PACKET_LENGTH
-            ):
+            packet = join_halves(half, data) if half else None
+            if packet is None:
                 if half and data[:OFFSET_DESTINATION] == half[:OFFSET_DESTINATION]:
                     # Of more than two, that is: the node joins them, and waits for the head.
                     rest.append(half)
@@ -193,13 +195,13 @@ class Lane:
                 elif data[:OFFSET_DESTINATION] in self._seen:
                     self._duplicates += 1
                     return None
-                elif data[OFFSET_NUMBER] == _SECOND_OF_TWO:
+                elif data[OFFSET_NUMBER] == SECOND_OF_TWO:
                     self._early = data[:OFFSET_DESTINATION]
                 rest.append(data)
                 return None
             self._halves = half, data
             self._half = b""
-            data = half + data[OFFSET_DATA:]
+            data = packet
         elif len(data) < MIN_PACKET_LENGTH:
             rest.append(data)
             return None

@@ -423,6 +423,18 @@ def test_fragments_join(whole: bytes, mtu: int) -> None:
     assert all(part.destination == packet.destination(whole) for part in parsed)
     assert head + b"".join(part.data for part in parsed) == whole
     assert {len(datagram) for datagram in datagrams[:-1]} <= {len(head)}
+    for datagram in rest:
+        assert fragment.join_halves(head, datagram) == (whole if len(rest) == 1 else None)
+
+
+def test_halves_of_different_packets_and_too_much_in_two_are_not_joined() -> None:
+    head, second = fragment.split(bytes(range(200)), 150)
+    assert fragment.join_halves(head, second) == bytes(range(200))
+    assert fragment.join_halves(head, head) is None
+    for index in (0, 7, 8, 12, 13, 14):  # id, destination, indicator, number
+        assert fragment.join_halves(head, second[:index] + b"\x55" + second[index + 1 :]) is None
+    assert fragment.join_halves(head, second[:15] + b"\7" + second[16:]) == bytes(range(200))  # hops of a relay
+    assert fragment.join_halves(head, second + bytes(packet.MAX_PACKET_LENGTH)) is None
 
 
 def test_an_mtu_without_room_for_fragments_is_refused() -> None:
