@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+import struct
+from typing import Final
+
+_ID: Final = struct.Struct("8s")
 
 
 class SeenIds:
@@ -38,10 +41,16 @@ class SeenIds:
     def __contains__(self, wire_id: bytes) -> bool:
         return wire_id in self._ids or wire_id in self._before
 
-    def add(self, wire_ids: Iterable[bytes]) -> None:
-        """Note ids that somebody else has seen."""
-        for wire_id in wire_ids:
-            self.is_new(wire_id)
+    def add(self, wire_ids: bytes | memoryview) -> None:
+        """Note ids that somebody else has seen, 8 bytes each, one after the other."""
+        # By the thousand, and most often all new: sets do that without a call for each.
+        whole = len(wire_ids) - len(wire_ids) % _ID.size
+        new = list(itertools.chain.from_iterable(_ID.iter_unpack(wire_ids[:whole])))
+        if len(self._ids) + len(new) < self.limit:
+            self._ids.update(itertools.filterfalse(self._before.__contains__, new))
+        else:
+            for wire_id in new:
+                self.is_new(wire_id)
 
     def some(self, count: int) -> list[bytes]:
         """So many ids at the most, those of the newer generation first."""

@@ -49,7 +49,6 @@ MAX_HANDED: Final = 4096
 """Packet ids that a new lane is told of: what came before it is a replay there, too."""
 MAX_ENDED: Final = 2 * MAX_LANES
 """Lanes that have ended of which a last word may come."""
-ID_BYTES: Final = 8
 
 
 class Workers(Protocol):
@@ -197,7 +196,7 @@ class Lanes:
             mtu=way.mtu,
             remembered=MAX_REMEMBERED,
             keys=b"".join(way.keys),
-            seen=tuple(int.from_bytes(wire_id, "big") for wire_id in peer.seen.some(MAX_HANDED)),
+            seen=b"".join(peer.seen.some(MAX_HANDED)),
         )
         with sock:
             given = self._workers.give_lane(up, sock.fileno())
@@ -320,9 +319,7 @@ class Lanes:
             if lane is None:
                 continue
             if tag & protocol.LANE_IDS:
-                ids = bytes(data)
-                seen = [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
-                lane.peer.seen.add(seen)
+                lane.peer.seen.add(data)
             else:
                 lane.wasted += 1
                 batch.append((bytes(data), lane.way.endpoint))

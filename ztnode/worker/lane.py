@@ -87,7 +87,7 @@ class Lane:
         self._open = cipher.open
         self._seal = cipher.seal
         self._seen = SeenIds(up.remembered)
-        self._seen.add(wire_id.to_bytes(8, "big") for wire_id in up.seen)
+        self._seen.add(up.seen)
         self._next_id = int.from_bytes(random(8), "big")
         self._mtu = up.mtu
         self._whole = self._peer + self._own + bytes((_PLAIN_AES,))

@@ -25,6 +25,8 @@ MAX_TEXT: Final = 4096
 """Characters of one string."""
 MAX_ITEMS: Final = 8192
 """Entries of one list or map."""
+MAX_OCTETS: Final = 1 << 16
+"""In one field of bytes."""
 TOKEN_BYTES: Final = 16
 LENGTH_BYTES: Final = 4
 LANE: Final = 1 << 30
@@ -121,8 +123,8 @@ class LaneUp:
     """Packet ids in a generation of ``SeenIds``."""
     keys: bytes = field(repr=False)
     """Two of AES-GMAC-SIV, 32 bytes each."""
-    seen: tuple[int, ...] = ()
-    """Ids of packets that came before, ``MAX_ITEMS`` of them at the most."""
+    seen: bytes = field(default=b"", repr=False)
+    """Ids of packets that came before, 8 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -544,7 +546,9 @@ def _bool(value: object) -> bool:
 
 
 def _bytes(value: object) -> bytes:
-    return bytes.fromhex(_str(value))
+    if not isinstance(value, str) or len(value) > 2 * MAX_OCTETS:
+        raise ValueError("bytes in hexadecimal digits were expected")
+    return bytes.fromhex(value)
 
 
 def _optional(validator: Callable[[object], _V]) -> Callable[[object], _V | None]:

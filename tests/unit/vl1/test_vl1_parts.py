@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.vl1.vl1_network import IDENTITIES, planet
+from ztnode.seen_ids import SeenIds
 from ztnode.token_bucket import TokenBucket
 from ztnode.vl1 import Path, Peer
 from ztnode.vl1.gates import Cutoff, Interval, KeyedBucket, KeyedInterval
@@ -238,6 +239,20 @@ def test_replay_memory_forgets_the_oldest_only() -> None:
     assert all(someone.seen.is_new(packet_id) for packet_id in ids)
     assert not any(someone.seen.is_new(packet_id) for packet_id in ids[-FIRST_REPLAY_GENERATION:])
     assert len(someone.seen) <= 2 * FIRST_REPLAY_GENERATION
+
+
+@given(st.lists(st.integers(0, 40), max_size=60), st.lists(st.integers(0, 40), max_size=60), st.integers(0, 7))
+def test_replay_memory_takes_what_others_have_seen_as_its_own(own: list[int], others: list[int], odd: int) -> None:
+    ids = [number.to_bytes(8, "big") for number in others]
+    singly, at_once = SeenIds(32), SeenIds(32)
+    for memory in (singly, at_once):
+        for number in own:
+            memory.is_new(number.to_bytes(8, "big"))
+    for wire_id in ids:
+        singly.is_new(wire_id)
+    at_once.add(memoryview(b"".join(ids) + bytes(odd)))  # half an id is none
+    assert sorted(singly.some(100)) == sorted(at_once.some(100))
+    assert len(at_once) <= 2 * 32
 
 
 def test_paths_are_bounded_and_the_best_is_kept_until_a_clearly_better_one() -> None:

@@ -35,7 +35,7 @@ MTU = 1432
 NOW, UNTIL = 100.0, 130.0
 
 
-def lane(*, mtu: int = MTU, remembered: int = 1000, seen: tuple[int, ...] = ()) -> Lane:
+def lane(*, mtu: int = MTU, remembered: int = 1000, seen: bytes = b"") -> Lane:
     k0, k1 = KEYS.aes_keys()
     up = LaneUp(5, 0, NWID, OWN.address, PEER.address, OWN_MAC, PEER_MAC, mtu, remembered, k0 + k1, seen)
     made = Lane(up, AesGmacSiv(k0, k1), lambda count: bytes(range(count)))
@@ -208,7 +208,7 @@ def test_what_the_node_took_is_a_replay_here_too() -> None:
     assert received(made, [packet]) == ([], [packet])
     made.agree(LaneTerms(5, (0x0800,), UNTIL))
     assert received(made, [packet]) == ([], [])
-    told = lane(seen=(int.from_bytes(packet[:8], "big"),))
+    told = lane(seen=packet[:8])
     assert received(told, [packet]) == ([], [])
     assert told.used().duplicates == 1
 
