@@ -8,7 +8,7 @@ from ztnode.histogram import Histogram
 from ztnode.seen_ids import SeenIds
 from ztnode.token_bucket import TokenBucket
 from ztnode.vl1.gates import Cutoff, Interval
-from ztnode.vl1.path import EXPIRATION, Path
+from ztnode.vl1.path import DOUBTED_AFTER, EXPIRATION, Path
 from ztnode.wire.address import format_address
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.identity import Identity
@@ -175,9 +175,16 @@ class Peer:
             and before is not None
             and not before.dead
             and self.paths.get(before.endpoint) is before
-            and best.cost > before.cost * _WORTH_SWITCHING
+            and (best.cost > before.cost * _WORTH_SWITCHING or _is_good_port(before, best))
         ):
             best = before
+        if (
+            best is not None
+            and self.traffic_from is not None
+            and (heard := self.paths.get(self.traffic_from)) is not None
+            and _is_good_port(heard, best)
+        ):
+            best = heard
         self.path = best
         return best is not before
 
@@ -188,6 +195,13 @@ class Peer:
     def trusts_through(self, now: float) -> bool:
         """Whether the layer above vouched for this peer lately."""
         return now < self.trusted_until
+
+
+def _is_good_port(path: Path, best: Path) -> bool:
+    """Whether ``path`` leads to the same host as ``best``, and answers. The reference listens on several ports, whose
+    latencies tell no more than how much waits there in a transfer's queue: so the one in use stays, unless the peer
+    itself uses another, for what comes from there says that it works without being asked."""
+    return path.endpoint[0] == best.endpoint[0] and not path.dead and path.probes < DOUBTED_AFTER
 
 
 def replay_share(peers: int, *, trusted: bool) -> int:

@@ -285,6 +285,32 @@ def test_paths_are_bounded_and_the_best_is_kept_until_a_clearly_better_one() -> 
     assert someone.last_resort() is not None
 
 
+def test_of_the_ports_of_one_host_the_one_that_the_peer_uses_is_the_best() -> None:
+    """The reference sends from several, and a transfer's queue makes the one in use seem slow."""
+    someone = peer()
+    first, second, far = (someone.learn(endpoint, 0.0) for endpoint in (("8.8.8.8", 1), ("8.8.8.8", 2), ("8.8.4.4", 1)))
+    first.latency, second.latency, far.latency = 0.01, 0.02, 0.05
+    assert someone.choose_path()
+    assert someone.path is first
+    first.latency = 0.04  # of which the other port is not free
+    assert not someone.choose_path()
+    someone.traffic_from = second.endpoint
+    assert someone.choose_path()
+    assert someone.path is second
+    second.probes = 2  # it does not answer
+    assert someone.choose_path()
+    assert someone.path is first
+    second.probes, first.probes = 0, 3
+    assert someone.choose_path()
+    assert someone.path is second
+    someone.traffic_from = far.endpoint
+    second.latency = 0.03
+    assert not someone.choose_path()
+    far.latency = 0.001
+    assert someone.choose_path()
+    assert someone.path is far
+
+
 # Self-awareness
 
 
