@@ -90,6 +90,9 @@ class ManyDatagrams:
         self._runs = self._headers.cast("Q")[_Message.control_length.offset // 8 :: ctypes.sizeof(_Header) // 8]
         """Zero for what is one datagram."""
         self._data, self._names, self._control = (memoryview(each).cast("B") for each in (data, names, control))
+        self.slots = self._data
+        """Memory of ``SLOTS`` datagrams, ``SLOT_BYTES`` apart."""
+        self._filled = 0
         self._endpoints: dict[bytes, Endpoint] = {}
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe, contextlib.suppress(BlockingIOError):
             self.read(probe.fileno(), lambda _datagram: None)
@@ -97,46 +100,50 @@ class ManyDatagrams:
     def read(self, descriptor: int, add: Callable[[tuple[bytes, Endpoint]], object]) -> int:
         """Hand each datagram to ``add`` with where it came from. How many slots were filled: fewer than ``SLOTS`` when
         there was no more. Raises OSError, of which BlockingIOError says that there was nothing."""
-        count: int = self._recvmmsg(descriptor, self._address, SLOTS, socket.MSG_DONTWAIT, None)
+        count = self._receive(descriptor)
         if count < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        try:
-            self._copy(count, add)
-        finally:  # for the next call: the kernel has written into as many
-            if count == 1:
-                self._first[:] = self._pristine_first
-            else:
-                self._headers[:] = self._pristine
+        self._copy(count, add)
         return count
 
-    def read_connected(self, descriptor: int) -> list[bytes]:
-        """The datagrams alone, of a socket that is connected; none where there are none, or where an ICMP error of an
-        earlier one is what there is to read."""
-        count: int = self._recvmmsg(descriptor, self._address, SLOTS, socket.MSG_DONTWAIT, None)
-        if count <= 0:
-            return []
-        if count == 1:
-            length, coalesced = self._lengths[0], self._runs[0]
-            self._first[:] = self._pristine_first
-            if not coalesced:  # as most that carry a small request
-                return [self._data[:length].tobytes()]
-            lengths, runs = [length], [coalesced]
-        else:
-            lengths, runs = self._lengths[:count].tolist(), self._runs[:count].tolist()
-            self._headers[:] = self._pristine
+    def fill(self, descriptor: int) -> int:
+        """Read a socket that is connected; what came lies in ``slots`` until the next call. How many were filled: 0 if
+        there was nothing, or an ICMP error of an earlier datagram is what there was to read."""
+        return max(self._receive(descriptor), 0)
+
+    def lengths(self) -> list[int]:
+        """Of the datagrams in ``slots``, bytes; none where some of them were coalesced."""
+        return [] if any(self._runs[: self._filled].tolist()) else self._lengths[: self._filled].tolist()
+
+    def copies(self, start: int = 0, end: int = SLOTS) -> list[bytes]:
+        """The datagrams of the slots that were filled, or some of them."""
         data = self._data
+        if self._filled == 1 and not self._runs[0]:  # as most that carry a small request
+            return [data[: self._lengths[0]].tobytes()][start:end]
+        end = min(end, self._filled)
         datagrams: list[bytes] = []
-        start = 0
-        for slot, (length, coalesced) in enumerate(zip(lengths, runs, strict=True)):
+        lengths, runs = self._lengths[start:end].tolist(), self._runs[start:end].tolist()
+        for slot, length, coalesced in zip(range(start, end), lengths, runs, strict=True):
+            at = slot * SLOT_BYTES
             if coalesced:
-                end = start + length
                 size = self._size(slot)
-                datagrams += [data[first : min(first + size, end)].tobytes() for first in range(start, end, size)]
+                ends = at + length
+                datagrams += [data[first : min(first + size, ends)].tobytes() for first in range(at, ends, size)]
             else:
-                datagrams.append(data[start : start + length].tobytes())
-            start += SLOT_BYTES
+                datagrams.append(data[at : at + length].tobytes())
         return datagrams
+
+    def _receive(self, descriptor: int) -> int:
+        """What recvmmsg returns."""
+        # The kernel wrote into as many headers the last time.
+        if self._filled == 1:
+            self._first[:] = self._pristine_first
+        elif self._filled:
+            self._headers[:] = self._pristine
+        count: int = self._recvmmsg(descriptor, self._address, SLOTS, socket.MSG_DONTWAIT, None)
+        self._filled = max(count, 0)
+        return count
 
     def _size(self, slot: int) -> int:
         """Bytes of each datagram in a coalesced run, the last excepted."""

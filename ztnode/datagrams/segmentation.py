@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.endpoint import Endpoint
 
 # linux/udp.h; the socket module does not name it.
@@ -46,13 +47,32 @@ class DatagramSender:
                 if end - start == 1:
                     _send_one(bound, datagrams[start], endpoint)
                 else:
-                    _send_run(bound, datagrams[start:end], endpoint)
+                    _send_run(bound, datagrams[start:end], len(datagrams[start]), endpoint)
             except OSError as error:
                 if end - start > 1 and error.errno in NO_SEGMENTATION:
                     self.segmentation = False
                     continue
                 dropped += end - start
             start = end
+        return dropped
+
+    def send_block(self, bound: socket.socket, block: memoryview, size: int) -> int:
+        """Send datagrams of ``size`` bytes each, one behind the other in ``block``, to where the socket is connected.
+        Returns how many were dropped."""
+        step = min(MAX_SEGMENTS, MAX_GSO_BYTES // size) * size
+        dropped = 0
+        for start in range(0, len(block), step):
+            part = block[start : start + step]
+            if self.segmentation:
+                try:
+                    _send_run(bound, (part,), size, None)
+                    continue
+                except OSError as error:
+                    if error.errno not in NO_SEGMENTATION:
+                        dropped += len(part) // size
+                        continue
+                    self.segmentation = False
+            dropped += self.send(bound, [part[at : at + size].tobytes() for at in range(0, len(part), size)], None)
         return dropped
 
 
@@ -70,17 +90,17 @@ def _send_one(bound: socket.socket, datagram: bytes, endpoint: Endpoint | None) 
         bound.send(datagram)
 
 
-def _send_run(bound: socket.socket, datagrams: Sequence[bytes], endpoint: Endpoint | None) -> None:
-    cut = [(socket.IPPROTO_UDP, UDP_SEGMENT, _U16.pack(len(datagrams[0])))]
+def _send_run(bound: socket.socket, parts: Sequence[Buffer], size: int, endpoint: Endpoint | None) -> None:
+    cut = [(socket.IPPROTO_UDP, UDP_SEGMENT, _U16.pack(size))]
     if endpoint is not None:
-        bound.sendmsg(datagrams, cut, 0, endpoint)
+        bound.sendmsg(parts, cut, 0, endpoint)
         return
     try:
-        bound.sendmsg(datagrams, cut)
+        bound.sendmsg(parts, cut)
     except BlockingIOError:
         raise
     except OSError:  # as above; "protocol unreachable" is what a system says, too, that cannot cut
-        bound.sendmsg(datagrams, cut)
+        bound.sendmsg(parts, cut)
 
 
 def run_end(datagrams: Sequence[bytes], start: int) -> int:

@@ -43,6 +43,11 @@ def use_numpy() -> None:
     _numpy = checksum_numpy
 
 
+def has_numpy() -> bool:
+    """Whether numpy is there for what is long."""
+    return _numpy is not None
+
+
 def region_sum(data: Buffer) -> int:
     """The sum of ``data`` in network order; an odd last byte counts as the high half of a word (RFC 1071 2.A)."""
     length = len(data)

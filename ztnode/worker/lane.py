@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Final
 
 from ztnode.seen_ids import SeenIds
@@ -52,6 +53,8 @@ from ztnode.worker.protocol import LaneTerms, LaneUp, LaneUsed
 if TYPE_CHECKING:
     from ztnode.netstack.frame import Frame
     from ztnode.wire.aes_gmac_siv import AesGmacSiv
+    from ztnode.wire.buffer import Buffer
+    from ztnode.wire.packet_rows import Matrix
 
 _PLAIN_AES: Final = CIPHER_AES_GMAC_SIV << 3
 _SUITE_AND_HOPS: Final = 0x3F
@@ -84,6 +87,7 @@ class Lane:
         self._heads_in: frozenset[bytes] = frozenset()
         """Of the plaintexts that it takes: verb, network, EtherType."""
         self._head = _FRAME + up.nwid.to_bytes(8, "big")
+        self._cipher = cipher
         self._open = cipher.open
         self._seal = cipher.seal
         self._seen = SeenIds(up.remembered)
@@ -94,6 +98,8 @@ class Lane:
         self._in_fragments = self._peer + self._own + bytes((_PLAIN_AES | FLAG_FRAGMENTED,))
         self._plain = self._own + self._peer + bytes((_PLAIN_AES,))
         """What stands behind the id of a whole packet from the peer itself."""
+        self._head_of_two = self._own + self._peer + bytes((_PLAIN_AES | FLAG_FRAGMENTED,))
+        """The same of one that came in two datagrams."""
         self._half = b""
         """The head of a packet in fragments, whose second half is expected."""
         self._halves = b"", b""
@@ -179,6 +185,37 @@ class Lane:
             self._last_received = now
         return frames, rest
 
+    def receive_alike(self, slots: Matrix, lengths: Sequence[int], now: float) -> list[memoryview] | None:
+        """As ``receive``, in fewer steps, if all that lies in ``slots`` are packets of one form with frames; None, and
+        nothing is done, if they are not. ``lengths``: bytes of each, two of them at the least."""
+        from ztnode.wire import packet_rows
+
+        found = None if self._half else packet_rows.gather(slots, lengths, self._plain, self._head_of_two)
+        if found is None:
+            return None
+        tags, rows = found
+        ids = packet_rows.ids_of(tags)
+        seen = self._seen
+        if len(set(ids)) < len(ids) or any(wire_id in seen for wire_id in ids):
+            return None
+        good = packet_rows.open_rows(self._cipher, tags, rows)
+        taken = list(compress(range(len(ids)), good))
+        if not packet_rows.beginnings(rows, _FRAME_HEADER, taken) <= self._heads_in or now >= self.until:
+            return None
+        frames = packet_rows.frames(rows, _ETHERTYPE, self._macs_in, taken)
+        came = list(compress(ids, good))
+        for wire_id in came:
+            seen.note(wire_id)
+        self.opened_ids += came
+        self._invalid += len(ids) - len(came)
+        self._datagrams_received += len(lengths)
+        self._datagram_octets_received += sum(lengths)
+        if frames:
+            self._received += len(frames)
+            self._octets_received += len(frames) * len(frames[0])
+            self._last_received = now
+        return frames
+
     def _join(self, data: bytes, rest: list[bytes]) -> bytes | None:
         """The whole packet, if that is what this datagram is or completes, and the lane may open it."""
         half = self._half
@@ -222,6 +259,35 @@ class Lane:
         return data
 
     # Out
+
+    def datagram_size(self, length: int) -> int:
+        """Of each datagram that ``seal_alike`` makes of frames of ``length`` bytes; 0 where it cannot."""
+        from ztnode.wire import packet_rows
+
+        return packet_rows.piece(length - _MACS + len(self._head), self._mtu)
+
+    def seal_alike(self, frames: Sequence[Frame], length: int, now: float) -> memoryview:
+        """As ``seal``, in fewer steps, for frames of ``length`` bytes each of which ``datagram_size`` is not 0: the
+        datagrams one behind the other."""
+        from ztnode.wire import packet_rows
+
+        count = len(frames)
+        text = length - _MACS + len(self._head)
+        size = packet_rows.piece(text, self._mtu)
+        associated = self._whole if OFFSET_VERB + text <= self._mtu else self._in_fragments
+        head = packet_rows.row_head(associated) + self._head
+        parts: list[Buffer] = []
+        for frame in frames:
+            parts += head, frame[0][_MACS:]
+            parts += frame[1:]
+        data = packet_rows.seal(self._cipher, self._next_id + 1, b"".join(parts), count, size)
+        self._next_id = self._next_id + count & _IDS
+        self._sent += count
+        self._octets_sent += count * length
+        self._datagrams_sent += len(data) // size
+        self._datagram_octets_sent += len(data)
+        self._last_sent = now
+        return data
 
     def seal(self, frames: Sequence[Frame], now: float) -> list[bytes]:
         """Datagrams for frames that it carries; the first part of each begins with its Ethernet header."""

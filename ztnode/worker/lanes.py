@@ -6,10 +6,13 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ztnode.datagrams.many_datagrams import ManyDatagrams
+from ztnode.datagrams.many_datagrams import SLOTS, ManyDatagrams
 from ztnode.datagrams.segmentation import DatagramSender
+from ztnode.wire.checksum import has_numpy
+from ztnode.wire.fragment import INDICATOR, OFFSET_INDICATOR
 from ztnode.worker.lane import Lane
 from ztnode.worker.poller import READ, Poller
 from ztnode.worker.protocol import LANE, LANE_IDS, LaneTerms, LaneUp, LaneUsed
@@ -18,8 +21,14 @@ if TYPE_CHECKING:
     from ztnode.netstack.frame import Frame
     from ztnode.ring import Record
     from ztnode.wire.buffer import Buffer
+    from ztnode.wire.packet_rows import Matrix
 
 ETHERNET_HEADER: Final = 14
+ALIKE: Final = 16
+"""So many packets of one form are worth to be sealed and opened together."""
+AT_ONCE: Final = 64
+AT_ONCE_BYTES: Final = 128 << 10
+"""And no more than that: a matrix of them is to stay in the processor's caches, and in memory that malloc keeps."""
 LAST_READS: Final = 32
 """Of a lane that ends: what its queue can hold, and no more than that while more comes."""
 TELL_SECONDS: Final = 0.1
@@ -39,6 +48,10 @@ class Loop(Protocol):
         """Records for the node by the ring; how many found room."""
 
 
+def _length(frame: Frame) -> int:
+    return sum(map(len, frame))
+
+
 class Lanes:
     """All of them. A ``_Keeper`` of the worker's loop."""
 
@@ -55,6 +68,7 @@ class Lanes:
         self._used: dict[int, Lane] = {}
         self._due = 0.0
         self._many: ManyDatagrams | None = None
+        self._slots: Matrix | None = None
         self._sender = DatagramSender()
 
     def up(self, message: LaneUp, descriptor: int) -> None:
@@ -112,10 +126,13 @@ class Lanes:
     def _on_readable(self, lane: Lane, sock: socket.socket, _mask: int) -> bool:
         """Take what one call reads; False if that was nothing."""
         assert self._many is not None
-        datagrams = self._many.read_connected(sock.fileno())
-        if not datagrams:  # but an ICMP error, say: the node finds out about paths
+        count = self._many.fill(sock.fileno())
+        if not count:  # but an ICMP error, say: the node finds out about paths
             return False
-        frames, rest = lane.receive(datagrams, self._loop.now)
+        if count < ALIKE or not has_numpy():
+            frames, rest = lane.receive(self._many.copies(), self._loop.now)
+        else:
+            frames, rest = self._receive_many(lane, self._many)
         if rest:
             taken = self._loop.to_node([(LANE | lane.id, (data,)) for data in rest])
             self.counters["lane_returns_dropped"] += len(rest) - taken
@@ -123,6 +140,33 @@ class Lanes:
             self._loop.take_frames(lane.index, frames)
         self._note(lane)
         return True
+
+    def _receive_many(self, lane: Lane, many: ManyDatagrams) -> tuple[list[memoryview], list[bytes]]:
+        """(frames, what is for the node) of a batch that may be worth to be taken together."""
+        from ztnode.wire import packet_rows
+
+        now = self._loop.now
+        lengths = many.lengths()
+        if self._slots is None:
+            self._slots = packet_rows.matrix(many.slots, SLOTS)
+        slots = self._slots
+        if not lengths:
+            return lane.receive(many.copies(), now)
+        # Apart: a second half whose head came with the last batch, and a head whose second half did not come yet.
+        start, end = int(slots[0, OFFSET_INDICATOR] == INDICATOR), len(lengths)
+        if slots[start + 1, OFFSET_INDICATOR] == INDICATOR:
+            end -= (end - start) & 1
+        frames, rest = lane.receive(many.copies(0, start), now) if start else ([], [])
+        alike = lane.receive_alike(slots[start:end], lengths[start:end], now)
+        if alike is None:
+            end = start
+        else:
+            frames += alike
+        if end < len(lengths):
+            more, to_node = lane.receive(many.copies(end), now)
+            frames += more
+            rest += to_node
+        return frames, rest
 
     def send(self, frames: Sequence[tuple[int, Frame]], now: float) -> list[tuple[int, Frame]]:
         """Send what a lane carries; the rest, in order."""
@@ -146,12 +190,33 @@ class Lanes:
             last, last_share = (index, head), share[2]
             last_share.append(frame)
         for lane, sock, share_of_frames in shares.values():
-            dropped = self._sender.send(sock, lane.seal(share_of_frames, now), None)
+            dropped = self._send_share(lane, sock, share_of_frames, now)
             if dropped:
                 lane.dropped += dropped
                 self.counters["lane_datagrams_dropped"] += dropped
             self._note(lane)
         return rest
+
+    def _send_share(self, lane: Lane, sock: socket.socket, frames: list[Frame], now: float) -> int:
+        """Seal and send, and where many are of one length do that together. How many datagrams were dropped."""
+        if len(frames) < ALIKE or not has_numpy():
+            return self._sender.send(sock, lane.seal(frames, now), None)
+        dropped = 0
+        others: list[Frame] = []
+        for length, group in groupby(frames, _length):
+            alike = list(group)
+            size = lane.datagram_size(length) if len(alike) >= ALIKE else 0
+            if not size:
+                others += alike
+                continue
+            if others:
+                dropped += self._sender.send(sock, lane.seal(others, now), None)
+                others = []
+            step = min(AT_ONCE, AT_ONCE_BYTES // length)
+            for start in range(0, len(alike), step):
+                block = lane.seal_alike(alike[start : start + step], length, now)
+                dropped += self._sender.send_block(sock, block, size)
+        return dropped + self._sender.send(sock, lane.seal(others, now), None)
 
     # What the node is told
 

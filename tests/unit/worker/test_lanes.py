@@ -5,13 +5,30 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
-from tests.unit.worker.test_lane import IPV4, KEYS, MACS_IN, MACS_OUT, NWID, OWN, OWN_MAC, PEER, PEER_MAC, Remote
+from tests.unit.worker.test_lane import (
+    ARP,
+    IPV4,
+    KEYS,
+    MACS_IN,
+    MACS_OUT,
+    NWID,
+    OWN,
+    OWN_MAC,
+    PEER,
+    PEER_MAC,
+    THEIRS,
+    Remote,
+    lane,
+)
 from ztnode.ring import Record
-from ztnode.wire.packet import VERB_ECHO
+from ztnode.wire.checksum import use_numpy
+from ztnode.wire.fragment import split
+from ztnode.wire.packet import VERB_ECHO, VERB_FRAME
 from ztnode.worker.lanes import TELL_SECONDS, Lanes
 from ztnode.worker.poller import Poller
 from ztnode.worker.protocol import LANE, LANE_IDS, LaneTerms, LaneUp, LaneUsed
@@ -53,6 +70,7 @@ class Bench:
         self.lanes = self.loop.lanes
         self.peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.peer.bind(("127.0.0.1", 0))
+        self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self.peer.settimeout(10)
         self.remote = Remote()
 
@@ -92,6 +110,134 @@ def test_frames_go_and_come_by_the_lane(bench: Bench) -> None:
         bench.loop.turn()
     assert bench.loop.frames == [(INDEX, MACS_IN + IPV4 + b"one"), (INDEX, MACS_IN + IPV4 + b"two")]
     assert bench.loop.records == [(LANE | 1, echo)]
+
+
+def together(monkeypatch: pytest.MonkeyPatch, least: int) -> None:
+    """So many packets of one form are taken together."""
+    use_numpy()
+    monkeypatch.setattr("ztnode.worker.lanes.ALIKE", least)
+
+
+BULK, ACK = bytes(2000), b"acknowledged"
+
+
+def bulk(remote: Remote, count: int) -> list[bytes]:
+    return [piece for _ in range(count) for piece in split(remote.packet(BULK), 1432)]
+
+
+def without(datagrams: list[bytes], *numbers: int) -> list[bytes]:
+    return [datagram for number, datagram in enumerate(datagrams) if number not in numbers]
+
+
+def forged(datagram: bytes) -> bytes:
+    return datagram[:-1] + bytes((datagram[-1] ^ 1,))
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        pytest.param(lambda remote: [bulk(remote, 20)], id="pairs"),
+        pytest.param(lambda remote: [[remote.packet(ACK) for _ in range(20)]], id="whole packets"),
+        pytest.param(lambda remote: [(each := bulk(remote, 20))[:21], each[21:]], id="a pair in two reads"),
+        pytest.param(lambda remote: [without(bulk(remote, 20), 5)], id="a second half is lost"),
+        pytest.param(lambda remote: [without(bulk(remote, 20), 0)], id="a head is lost"),
+        pytest.param(lambda remote: [without(bulk(remote, 20), 39)], id="the last half is lost"),
+        pytest.param(lambda remote: [(each := bulk(remote, 20))[:7], each[8:]], id="a half is lost between two reads"),
+        pytest.param(lambda remote: [[forged(each) for each in bulk(remote, 1)] + bulk(remote, 19)], id="forged"),
+        pytest.param(lambda remote: [[forged(remote.packet(ACK)) for _ in range(20)]], id="all are forged"),
+        pytest.param(lambda remote: [each := bulk(remote, 20), each], id="played back"),
+        pytest.param(lambda remote: [[remote.packet(ACK)] * 20], id="one, twenty times"),
+        pytest.param(lambda remote: [[remote.packet(ACK, verb=VERB_ECHO) for _ in range(20)]], id="another verb"),
+        pytest.param(
+            lambda remote: [[remote.packet(ACK, ethertype=(IPV4, ARP)[number % 2]) for number in range(20)]],
+            id="frames of which some are not for it",
+        ),
+        pytest.param(lambda remote: [[remote.packet(b"x" * number) for number in range(1, 20)]], id="many lengths"),
+        pytest.param(lambda remote: [[*bulk(remote, 2), remote.packet(ACK), *bulk(remote, 10)]], id="one between"),
+        pytest.param(lambda remote: [[b"junk" * 7 for _ in range(20)], [b"" for _ in range(20)]], id="junk"),
+        pytest.param(lambda remote: [split(remote.packet(bytes(4000)), 1432) * 6], id="three pieces"),
+    ],
+)
+@pytest.mark.parametrize("until", [130.0, 99.0])
+def test_what_is_taken_together_is_what_is_taken_one_by_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, batches: Callable[[Remote], list[list[bytes]]], until: float
+) -> None:
+    """Frames, what goes to the node, and what the node is told."""
+    at = bench.up()
+    bench.lanes.agree(LaneTerms(1, (0x0800,), until))
+    together(monkeypatch, 3)
+    alone = lane()
+    alone.agree(LaneTerms(5, (0x0800,), until))
+    frames: list[bytes] = []
+    rest: list[bytes] = []
+    for batch in batches(bench.remote):
+        for datagram in batch:
+            bench.peer.sendto(datagram, at)
+        bench.loop.turn()
+        some, to_node = alone.receive(batch, 100.0)
+        frames += map(bytes, some)
+        rest += to_node
+    assert bench.loop.frames == [(INDEX, frame) for frame in frames]
+    assert bench.loop.records == [(LANE | 1, datagram) for datagram in rest]
+    bench.lanes.handle_timer(100.1)
+    (told,) = bench.loop.told
+    assert told == replace(alone.used(), id=1)
+    ids = [data for tag, data in bench.loop.records if tag == LANE | LANE_IDS | 1]
+    assert b"".join(ids) == b"".join(alone.opened_ids)
+
+
+@pytest.mark.parametrize("body", [ACK, BULK], ids=["whole", "halves"])
+def test_a_batch_of_one_form_is_not_taken_one_by_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    at = bench.up()
+    together(monkeypatch, 16)
+    one_by_one, _ = bench.lanes._lanes[1]
+    monkeypatch.setattr(one_by_one, "_open", None)
+    for _ in range(16):
+        for piece in split(bench.remote.packet(body), 1432):
+            bench.peer.sendto(piece, at)
+    bench.loop.turn()
+    assert bench.loop.frames == [(INDEX, MACS_IN + IPV4 + body)] * 16
+
+
+@pytest.mark.parametrize("segmentation", [True, False])
+def test_what_is_sent_together_is_what_is_sent_one_by_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, segmentation: bool
+) -> None:
+    bench.up()
+    together(monkeypatch, 3)
+    bench.lanes._sender.segmentation = segmentation
+    sizes = [9, *[2000] * 70, 40, *[40] * 30, 2001, 2001, 2001, 2001, 100, 2000]
+    frames = [(MACS_OUT + IPV4, memoryview(os.urandom(size))) for size in sizes]
+    assert not bench.lanes.send([(INDEX, frame) for frame in frames], 100.0)
+    alone = lane()
+    expected = alone.seal(frames, 100.0)
+    datagrams = [bench.peer.recv(2000) for _ in expected]
+    assert [len(datagram) for datagram in datagrams] == [len(datagram) for datagram in expected]
+    packets: list[bytes] = []
+    for datagram in datagrams:
+        if datagram[13] == 0xFF:
+            packets[-1] += datagram[16:]
+        else:
+            packets.append(datagram)
+    head = bytes((VERB_FRAME,)) + NWID.to_bytes(8, "big") + IPV4
+    assert THEIRS.open_many(packets) == [head + bytes(frame[1]) for frame in frames]
+    assert len({packet[:8] for packet in packets}) == len(frames)
+    bench.lanes.handle_timer(100.1)
+    assert bench.loop.told == [replace(alone.used(), id=1)]
+
+
+def test_what_cannot_be_sent_together_is_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.up()
+    together(monkeypatch, 3)
+    _, sock = bench.lanes._lanes[1]
+    sock.shutdown(socket.SHUT_WR)
+    frame = (MACS_OUT + IPV4, bytes(2000))
+    assert not bench.lanes.send([(INDEX, frame)] * 50, 100.0)
+    assert bench.lanes.counters["lane_datagrams_dropped"] == 100
+    bench.lanes.handle_timer(100.1)
+    assert bench.loop.told[0].dropped == 100
 
 
 def test_the_node_is_told_soon_and_once(bench: Bench) -> None:
