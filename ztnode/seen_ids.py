@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 _ID: Final = struct.Struct("8s")
@@ -37,6 +38,18 @@ class SeenIds:
         if len(ids) >= self.limit:
             self._before = ids
             self._ids = set()
+
+    def note_all(self, wire_ids: Iterable[bytes]) -> None:
+        """Note ids of which the caller knows that they are new."""
+        ids = self._ids
+        ids.update(wire_ids)
+        if len(ids) >= self.limit:
+            self._before = ids
+            self._ids = set()
+
+    def has_any(self, wire_ids: set[bytes]) -> bool:
+        """Whether one of them was seen before."""
+        return not (wire_ids.isdisjoint(self._ids) and wire_ids.isdisjoint(self._before))
 
     def __contains__(self, wire_id: bytes) -> bool:
         return wire_id in self._ids or wire_id in self._before

@@ -172,12 +172,8 @@ def _pack_ids(first: int, count: int) -> bytes:
 def _macs(cipher: AesGmacSiv, ids: bytes, padded: Buffer, count: int) -> npt.NDArray[np.uint64]:
     """The two halves of each row's GMAC, combined, as they lie in memory."""
     view, width, gmac = memoryview(padded), len(padded) // count, cipher.gmac
-    macs = b"".join(
-        [
-            gmac(ids[number << 3 : (number << 3) + 8] + NONCE_PADDING, b"", view[number * width : (number + 1) * width])
-            for number in range(count)
-        ]
-    )
+    starts = zip(range(0, len(ids), 8), range(0, len(padded), width), strict=True)
+    macs = b"".join([gmac(ids[at : at + 8] + NONCE_PADDING, b"", view[row : row + width]) for at, row in starts])
     halves = np.frombuffer(macs, np.uint64).reshape(count, 2)
     return np.bitwise_xor(halves[:, 0], halves[:, 1])
 

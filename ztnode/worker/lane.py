@@ -53,7 +53,6 @@ from ztnode.worker.protocol import LaneTerms, LaneUp, LaneUsed
 if TYPE_CHECKING:
     from ztnode.netstack.frame import Frame
     from ztnode.wire.aes_gmac_siv import AesGmacSiv
-    from ztnode.wire.buffer import Buffer
     from ztnode.wire.packet_rows import Matrix
 
 _PLAIN_AES: Final = CIPHER_AES_GMAC_SIV << 3
@@ -195,8 +194,8 @@ class Lane:
             return None
         tags, rows = found
         ids = packet_rows.ids_of(tags)
-        seen = self._seen
-        if len(set(ids)) < len(ids) or any(wire_id in seen for wire_id in ids):
+        different = set(ids)
+        if len(different) < len(ids) or self._seen.has_any(different):
             return None
         good = packet_rows.open_rows(self._cipher, tags, rows)
         taken = list(compress(range(len(ids)), good))
@@ -204,8 +203,7 @@ class Lane:
             return None
         frames = packet_rows.frames(rows, _ETHERTYPE, self._macs_in, taken)
         came = list(compress(ids, good))
-        for wire_id in came:
-            seen.note(wire_id)
+        self._seen.note_all(came)
         self.opened_ids += came
         self._invalid += len(ids) - len(came)
         self._datagrams_received += len(lengths)
@@ -276,11 +274,8 @@ class Lane:
         size = packet_rows.piece(text, self._mtu)
         associated = self._whole if OFFSET_VERB + text <= self._mtu else self._in_fragments
         head = packet_rows.row_head(associated) + self._head
-        parts: list[Buffer] = []
-        for frame in frames:
-            parts += head, frame[0][_MACS:]
-            parts += frame[1:]
-        data = packet_rows.seal(self._cipher, self._next_id + 1, b"".join(parts), count, size)
+        padded = b"".join([part for frame in frames for part in (head, frame[0][_MACS:], *frame[1:])])
+        data = packet_rows.seal(self._cipher, self._next_id + 1, padded, count, size)
         self._next_id = self._next_id + count & _IDS
         self._sent += count
         self._octets_sent += count * length

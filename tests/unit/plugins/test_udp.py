@@ -86,6 +86,7 @@ def test_one_call_takes_what_is_there(host: str) -> None:
     sent: list[tuple[bytes, Endpoint]] = []
     got: list[tuple[bytes, Endpoint]] = []
     with socket.socket(family, socket.SOCK_DGRAM) as receiver, contextlib.ExitStack() as stack:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         receiver.bind((host, 0))
         senders = [stack.enter_context(socket.socket(family, socket.SOCK_DGRAM)) for _ in range(3)]
         for index in range(SLOTS + 8):
