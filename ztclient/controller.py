@@ -282,7 +282,14 @@ class Controller:
         control.call(control.controller_stub.DeleteMember, request)
 
 
+def _refuse_others(settings: Mapping[str, object], known: type) -> None:
+    """TypeError for a setting that there is not: to leave it out without a word would look like having set it."""
+    if unknown := sorted(settings.keys() - known.__annotations__.keys()):
+        raise TypeError(f"no such setting: {', '.join(unknown)}")
+
+
 def _network_settings(settings: NetworkSettings) -> pb.NetworkSettings:
+    _refuse_others(settings, NetworkSettings)
     from ztclient.v1 import controller_pb2 as pb
 
     message = pb.NetworkSettings(
@@ -333,6 +340,7 @@ def _network_settings(settings: NetworkSettings) -> pb.NetworkSettings:
 
 
 def _member_settings(settings: MemberSettings) -> pb.MemberSettings:
+    _refuse_others(settings, MemberSettings)
     from ztclient.v1 import controller_pb2 as pb
 
     message = pb.MemberSettings(

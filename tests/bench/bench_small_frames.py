@@ -99,6 +99,7 @@ class Member:
             on_groups=lambda _index: None,
             on_opened=lambda _seconds: None,
             on_lane_used=lambda _used: None,
+            on_lane_refused=lambda _refused: None,
         )
         self.worker._to_worker, self.worker._from_worker = Ring.create(1 << 20), Ring.create(1 << 20)
         self.worker._rings_open = True

@@ -15,26 +15,15 @@ import pytest
 import ztclient
 import ztclient.controller
 from tests.integrations.others import process
-from tests.system.harness import PORT, Handler, Overlay, absent_ipv6, identities, ipv4
-from ztnode.embedded import EmbeddedNetwork, free_port
+from tests.system.harness import Overlay, absent_ipv6, overlay_in
+from ztnode.embedded import free_port
 
 
 @pytest.fixture(scope="session")
 def overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Overlay]:
     """The network, up and joined, with a web server on alpha."""
-    with EmbeddedNetwork(tmp_path_factory.mktemp("overlay"), identities=identities()) as network:
-        nwid = network.create()
-        alpha, beta = network.add_all("alpha", "beta")
-        alpha.wait_online()
-        beta.wait_online()
-        ip = ipv4(alpha, nwid)
-        ipv4(beta, nwid)
-        with ztclient.HTTPServer((ip, PORT), Handler, node=alpha.node) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-            thread.start()
-            yield Overlay(network, nwid, alpha, beta, ip)
-            server.shutdown()
-            thread.join()
+    with overlay_in(tmp_path_factory.mktemp("overlay")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

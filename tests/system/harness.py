@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import ztclient
 from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
 from ztnode.wire.computed_ipv6 import rfc4193_address
 from ztnode.wire.identity import Identity
@@ -84,3 +87,21 @@ def ipv4(member: EmbeddedMember, nwid: str) -> str:
 def absent_ipv6(nwid: str) -> str:
     """The RFC 4193 address of a member that there is not."""
     return str(rfc4193_address(int(nwid, 16), 0x0123456789).ip)
+
+
+@contextlib.contextmanager
+def overlay_in(folder: Path) -> Iterator[Overlay]:
+    """A whole network on loopback, up and joined, with a web server on alpha."""
+    with EmbeddedNetwork(folder, identities=identities()) as network:
+        nwid = network.create()
+        alpha, beta = network.add_all("alpha", "beta")
+        alpha.wait_online()
+        beta.wait_online()
+        ip = ipv4(alpha, nwid)
+        ipv4(beta, nwid)
+        with ztclient.HTTPServer((ip, PORT), Handler, node=alpha.node) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+            thread.start()
+            yield Overlay(network, nwid, alpha, beta, ip)
+            server.shutdown()
+            thread.join()

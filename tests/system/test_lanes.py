@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import pytest
 
 import ztclient
 import ztclient.controller
-from tests.system.harness import PORT, Handler, Overlay, content, identities, ipv4, until
-from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
+from tests.system.harness import PORT, Overlay, content, ipv4, overlay_in, until
+from ztnode.embedded import EmbeddedMember
 from ztnode.rules_language import compile_rules
 
 SIZE = 8 << 20
@@ -27,19 +26,8 @@ SILENT = 2.0
 @pytest.fixture(scope="module")
 def overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Overlay]:
     """A network of this module's own, whose workers are killed and whose rules change."""
-    with EmbeddedNetwork(tmp_path_factory.mktemp("lanes"), identities=identities()) as network:
-        nwid = network.create()
-        alpha, beta = network.add_all("alpha", "beta")
-        alpha.wait_online()
-        beta.wait_online()
-        ip = ipv4(alpha, nwid)
-        ipv4(beta, nwid)
-        with ztclient.HTTPServer((ip, PORT), Handler, node=alpha.node) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-            thread.start()
-            yield Overlay(network, nwid, alpha, beta, ip)
-            server.shutdown()
-            thread.join()
+    with overlay_in(tmp_path_factory.mktemp("lanes")) as made:
+        yield made
 
 
 def lanes(member: EmbeddedMember) -> dict[str, int]:

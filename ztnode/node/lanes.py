@@ -9,6 +9,7 @@ once or to see each frame (a state that others may take over, a capture, several
 from __future__ import annotations
 
 import itertools
+import logging
 import socket
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from ztnode.vl2 import PlainFlow, Vl2
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.frame import FRAME_HEADER
 from ztnode.worker import protocol
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.05
 """Between two looks at who is busy, while frames pass the node, and as long again for each ``FLOWS_A_LOOK`` flows that
@@ -109,13 +112,15 @@ class Lanes:
         self.counters = {
             "given": 0,
             "taken_back": 0,
+            "refused": 0,
             "returned": 0,
             "frames_to_worker": 0,
             "bytes_to_worker": 0,
             "frames_from_worker": 0,
             "bytes_from_worker": 0,
         }
-        """Lanes; datagrams that they gave back; frames that they carried, and their bytes, Ethernet header included."""
+        """Lanes, and of those the ones that the worker could not take; datagrams that they gave back; frames that they
+        carried, and their bytes, Ethernet header included."""
         self.next_look = 0.0
         self._vl1 = vl1
         self._vl2 = vl2
@@ -247,6 +252,17 @@ class Lanes:
         self._workers.tell_lane(protocol.LaneDown(number))
         self._transport.take_back(lane.way.endpoint)
         self.counters["taken_back"] += 1
+
+    def refused(self, refused: protocol.LaneRefused) -> None:
+        """The worker could not take one: the peer's frames pass here, and its endpoint may be favored again."""
+        lane = self._lanes.get(refused.id)
+        if lane is None:
+            return
+        if not self.counters["refused"]:  # the first of them tells enough
+            log.warning("the frames of busy peers pass the node (lanes.refused): %s", refused.reason)
+        self.counters["refused"] += 1
+        self._end(refused.id)
+        self._resting[lane.flow.address] = lane.used + REST_SECONDS
 
     def end_all(self) -> None:
         """There can be none now; the worker that had them may be gone."""

@@ -90,6 +90,7 @@ class Node:
             lanes = Lanes(parts.vl1, parts.vl2, parts.transport, ports, self._supervisor)
             self._path.lanes = lanes
             self._supervisor.on_lane_used = self._path.lane_used
+            self._supervisor.on_lane_refused = lanes.refused
             self._supervisor.on_lanes_lost = lanes.end_all
         self._gateways = Gateways(self._supervisor.set_gateway)
         self._ports = ports

@@ -92,6 +92,8 @@ class Supervisor:
         self._captures: dict[int, set[PacketCapture]] = {}
         self.on_lane_used: Callable[[protocol.LaneUsed], None] = lambda _used: None
         """Told what a lane has carried."""
+        self.on_lane_refused: Callable[[protocol.LaneRefused], None] = lambda _refused: None
+        """Told of a lane that the worker could not take."""
         self.on_lanes_lost: Callable[[], None] = lambda: None
         """Called when the worker that has the lanes is gone, or frames are to pass here for another reason."""
         self._ids = itertools.count(1)
@@ -167,6 +169,7 @@ class Supervisor:
             self._groups_changed,
             self._on_opened,
             lambda used: self.on_lane_used(used),
+            lambda refused: self.on_lane_refused(refused),
         )
         await process.start(self._steering.ephemeral(slot.index), self._count, self._congestion)
         slot.process = process

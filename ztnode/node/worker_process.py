@@ -60,10 +60,12 @@ class WorkerProcess:
         on_groups: Callable[[int], None],
         on_opened: Callable[[float], None],
         on_lane_used: Callable[[protocol.LaneUsed], None],
+        on_lane_refused: Callable[[protocol.LaneRefused], None],
     ) -> None:
         """``on_lost`` is called as soon as the worker answers no more, before ``wait`` returns; ``on_groups`` when
         ``groups`` has changed for the port with this index; ``on_opened`` when a client of its own has a connection,
-        with the seconds that it took; ``on_lane_used`` with what a lane has carried."""
+        with the seconds that it took; ``on_lane_used`` with what a lane has carried; ``on_lane_refused`` when
+        it could not take one."""
         self.index = index
         self.path = path
         """Of its hand-off socket."""
@@ -75,6 +77,7 @@ class WorkerProcess:
         self._on_groups = on_groups
         self._on_opened = on_opened
         self._on_lane_used = on_lane_used
+        self._on_lane_refused = on_lane_refused
         self._loop = asyncio.get_running_loop()
         self._process: subprocess.Popen[bytes] | None = None
         self._transport: asyncio.WriteTransport | None = None
@@ -233,6 +236,8 @@ class WorkerProcess:
                     self._on_opened(each)
             case protocol.LaneUsed():
                 self._on_lane_used(message)
+            case protocol.LaneRefused():
+                self._on_lane_refused(message)
             case protocol.Trouble():
                 _log.warning("stack worker %d: %s", self.index, message.reason)
             case protocol.Dying():

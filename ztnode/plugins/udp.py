@@ -39,6 +39,9 @@ as many slots."""
 SOCKET_BUFFER: Final = 4 << 20
 IP_MTU_DISCOVER: Final = 10  # linux/in.h
 IP_PMTUDISC_DONT: Final = 0
+PROBES: Final = 32
+"""Other ports, from which datagrams to one place may take several ways (ECMP by port), until one takes ours: each is
+20 µs, and more than one is asked only then or when our way is none any more."""
 NO_MORE: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 """Errors of a process or system that has no room for another socket."""
 
@@ -154,9 +157,11 @@ class UdpTransport:
         if lane is None:
             del self._lent[endpoint]
             return None
-        self._lent[endpoint] = lane.getsockname()[0]
-        with contextlib.suppress(OSError):  # as is asked later: the answer may depend on the port
-            self._lent[endpoint] = _own_address(endpoint)
+        own = lane.getsockname()[0]
+        with contextlib.suppress(OSError):  # as is asked later: rules of routing may name our port
+            if not _may_leave_from(own, endpoint):
+                own = _own_address(endpoint)
+        self._lent[endpoint] = own
         self._readable(lane)  # what came before it was connected may be anybody's
         return lane
 
@@ -165,7 +170,7 @@ class UdpTransport:
         if endpoint not in self._lent:
             return False
         try:
-            return self._lent[endpoint] == _own_address(endpoint)
+            return _may_leave_from(self._lent[endpoint], endpoint)
         except OSError as error:
             return error.errno in NO_MORE  # which says nothing about the way
 
@@ -253,6 +258,11 @@ def _own_address(endpoint: Endpoint) -> str:
         probe.connect(endpoint)  # which sends nothing
         own: str = probe.getsockname()[0]
         return own
+
+
+def _may_leave_from(own: str, endpoint: Endpoint) -> bool:
+    """Whether this is our address on a way there. Raises OSError."""
+    return any(_own_address(endpoint) == own for _ in range(PROBES))
 
 
 @hookimpl(trylast=True)

@@ -423,6 +423,14 @@ class LaneUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneRefused:
+    """Worker → node: it could not take this lane, such as for want of a descriptor."""
+
+    id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """Worker → node: something that a person should know; the worker goes on."""
 
@@ -456,7 +464,7 @@ ToWorker: TypeAlias = (
 Answer: TypeAlias = (
     Dialled | Listening | Accepted | UdpOpened | UdpConfigured | Pong | NeighbourFound | ConnectionList | Failed
 )
-ToNode: TypeAlias = Ready | Answer | Opened | Groups | Stats | LaneUsed | Trouble | Dying
+ToNode: TypeAlias = Ready | Answer | Opened | Groups | Stats | LaneUsed | LaneRefused | Trouble | Dying
 Message: TypeAlias = ToWorker | ToNode
 
 _TYPES: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_args(Message)}

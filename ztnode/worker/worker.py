@@ -468,7 +468,7 @@ class Worker:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self._lanes.up(message, descriptor)
         except (OSError, ValueError) as error:
-            self.send(protocol.Trouble(f"the frames of a busy peer pass the node: {error}"))
+            self.send(protocol.LaneRefused(message.id, str(error)))
 
     def _set_gateway(self, targets: tuple[str, ...], flows: int) -> None:
         if self.gateway not in self._keepers:

@@ -210,6 +210,17 @@ def test_errors_say_what_is_wrong(served: Served) -> None:
     assert client.network(nwid).revision == 1
 
 
+def test_settings_that_there_are_not_are_refused(served: Served) -> None:
+    """A member that is to be deauthorized by a setting would keep its place without a word."""
+    client = Client()
+    nwid = client.create_network().nwid
+    settings: Any = {"authorized": False}
+    with pytest.raises(TypeError, match="authorized"):
+        client.update_member(nwid, MEMBER, **settings)
+    with pytest.raises(TypeError, match="authorized"):
+        client.update_network(nwid, **settings)
+
+
 def test_watching_gives_what_is_and_what_becomes(served: Served) -> None:
     client = Client()
     nwid = client.create_network(name="first").nwid

@@ -28,7 +28,7 @@ from ztnode.wire.aes_gmac_siv import AesGmacSiv
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.packet import VERB_FRAME
 from ztnode.worker.lane import Lane
-from ztnode.worker.protocol import LANE, LANE_IDS, LaneDown, LaneTerms, LaneUp, LaneUsed
+from ztnode.worker.protocol import LANE, LANE_IDS, LaneDown, LaneRefused, LaneTerms, LaneUp, LaneUsed
 
 NWID = 0x9AD07D01093A69E3
 OURS, THEIRS, ROOT = ("203.0.113.2", 9993), ("203.0.113.3", 9993), ("203.0.113.1", 9993)
@@ -467,6 +467,26 @@ def test_lanes_are_few_and_idle_ones_make_room(bench: Bench) -> None:
     assert not bench.lanes._has_room(bench.now)
     assert bench.lanes._has_room(bench.now + IDLE_SECONDS)
     assert len(bench.lanes) == MAX_LANES - 1
+
+
+def test_a_lane_that_the_worker_cannot_take_is_none_for_a_while(bench: Bench, caplog: Any) -> None:
+    bench.work()
+    (given,) = bench.workers.given
+    refused = LaneRefused(given.id, "Too many open files")
+    bench.lanes.refused(refused)
+    assert not bench.lanes
+    assert not bench.lender.lent
+    assert bench.lanes.counters["refused"] == 1
+    bench.lanes.refused(refused)  # of a lane that there is not
+    assert bench.lanes.counters["refused"] == 1
+    bench.work()
+    assert len(bench.workers.given) == 1
+    bench.network.run(REST_SECONDS)
+    bench.work()
+    bench.work()
+    assert len(bench.workers.given) == 2
+    bench.lanes.refused(LaneRefused(bench.workers.given[1].id, "Too many open files"))
+    assert caplog.text.count("Too many open files") == 1
 
 
 def test_all_end_when_the_worker_does(bench: Bench) -> None:

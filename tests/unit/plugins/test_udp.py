@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import itertools
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from ztnode.datagrams.many_datagrams import SLOTS, ManyDatagrams
 from ztnode.datagrams.segmentation import MAX_GSO_BYTES, MAX_SEGMENTS, DatagramSender, run_end
 from ztnode.hookspecs import Datagrams, Endpoint
+from ztnode.plugins import udp
 from ztnode.plugins.udp import UdpTransport
 
 
@@ -284,3 +286,35 @@ def test_a_filter_that_refuses_recvmmsg_is_found_at_once(monkeypatch: pytest.Mon
         ManyDatagrams()
     datagrams = [b"a" * 1432, b"b" * 1394]
     assert asyncio.run(exchange(datagrams, "127.0.0.1")) == datagrams
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets are lent on Linux alone")
+def test_a_lent_socket_is_the_way_where_others_take_several_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router that shares out by port leads each flow its own way (ECMP): that another one leaves from another address
+    of ours says nothing. That none leaves from this one any more does."""
+    ways = itertools.cycle(["198.51.100.1", "127.0.0.1", "203.0.113.1"])
+    monkeypatch.setattr(udp, "_own_address", lambda _endpoint: next(ways))
+
+    async def run() -> None:
+        nonlocal ways
+        transport, endpoint = UdpTransport(ipv6=False), ("127.0.0.1", 9)
+        await transport.open(0, lambda _batch: None)
+        lent = transport.lend(endpoint)
+        assert lent is not None
+        with lent:
+            assert lent.getsockname()[0] == "127.0.0.1"
+            assert all(transport.leads_to(endpoint) for _ in range(100))
+            ways = itertools.cycle(["198.51.100.1", "203.0.113.1"])
+            assert not transport.leads_to(endpoint)
+        transport.take_back(endpoint)
+        # Rules of routing that name our port: others leave from elsewhere, and what counts is whether that changes.
+        ways = itertools.cycle(["198.51.100.1"])
+        lent = transport.lend(endpoint)
+        assert lent is not None
+        with lent:
+            assert transport.leads_to(endpoint)
+            ways = itertools.cycle(["203.0.113.1"])
+            assert not transport.leads_to(endpoint)
+        await transport.close()
+
+    asyncio.run(run())

@@ -241,7 +241,8 @@ def test_a_lane_whose_socket_finds_no_room_is_none_and_the_worker_lives(bench: B
                 os.close(descriptor)
         assert not bench.worker._lanes._lanes
         (message,) = protocol.MessageStream().feed(bench.control.recv(65536))
-        assert isinstance(message, protocol.Trouble)
+        assert isinstance(message, protocol.LaneRefused)
+        assert message.id == 1
         assert "too many open files" in message.reason.lower()
         socket.send_fds(bench.control, [protocol.build(lane(2))], [lent.fileno()])
         bench.worker.poller.dispatch(bench.worker.poller.wait(1))
