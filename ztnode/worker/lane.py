@@ -184,7 +184,28 @@ class Lane:
             self._last_received = now
         return frames, rest
 
-    def receive_alike(self, slots: Matrix, lengths: Sequence[int], now: float) -> list[memoryview] | None:
+    def receive_slots(
+        self, slots: Matrix, lengths: Sequence[int], copies: Callable[[int, int], list[bytes]], now: float
+    ) -> tuple[list[memoryview], list[bytes]]:
+        """As ``receive``, for three datagrams or more that lie in ``slots`` and of which ``lengths`` says how long they
+        are. Packets of one form are taken together. ``copies`` gives the datagrams from one number to another."""
+        # Apart: a second half whose head came with the last batch, and a head whose second half did not come yet.
+        start, end = int(slots[0, OFFSET_INDICATOR] == INDICATOR), len(lengths)
+        if slots[start + 1, OFFSET_INDICATOR] == INDICATOR:
+            end -= (end - start) & 1
+        frames, rest = self.receive(copies(0, start), now) if start else ([], [])
+        alike = self._receive_alike(slots[start:end], lengths[start:end], now)
+        if alike is None:
+            end = start
+        else:
+            frames += alike
+        if end < len(lengths):
+            more, to_node = self.receive(copies(end, len(lengths)), now)
+            frames += more
+            rest += to_node
+        return frames, rest
+
+    def _receive_alike(self, slots: Matrix, lengths: Sequence[int], now: float) -> list[memoryview] | None:
         """As ``receive``, in fewer steps, if all that lies in ``slots`` are packets of one form with frames; None, and
         nothing is done, if they are not. ``lengths``: bytes of each, two of them at the least."""
         from ztnode.wire import packet_rows

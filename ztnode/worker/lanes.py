@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 from ztnode.datagrams.many_datagrams import SLOTS, ManyDatagrams
 from ztnode.datagrams.segmentation import DatagramSender
 from ztnode.wire.checksum import has_numpy
-from ztnode.wire.fragment import INDICATOR, OFFSET_INDICATOR
 from ztnode.worker.lane import Lane
 from ztnode.worker.poller import READ, Poller
 from ztnode.worker.protocol import LANE, LANE_IDS, LaneTerms, LaneUp, LaneUsed
@@ -129,10 +128,11 @@ class Lanes:
         count = self._many.fill(sock.fileno())
         if not count:  # but an ICMP error, say: the node finds out about paths
             return False
-        if count < ALIKE or not has_numpy():
-            frames, rest = lane.receive(self._many.copies(), self._loop.now)
+        many, now = self._many, self._loop.now
+        if count < ALIKE or not has_numpy() or not (lengths := many.lengths()):
+            frames, rest = lane.receive(many.copies(), now)
         else:
-            frames, rest = self._receive_many(lane, self._many)
+            frames, rest = lane.receive_slots(self._matrix(many), lengths, many.copies, now)
         if rest:
             taken = self._loop.to_node([(LANE | lane.id, (data,)) for data in rest])
             self.counters["lane_returns_dropped"] += len(rest) - taken
@@ -141,32 +141,12 @@ class Lanes:
         self._note(lane)
         return True
 
-    def _receive_many(self, lane: Lane, many: ManyDatagrams) -> tuple[list[memoryview], list[bytes]]:
-        """(frames, what is for the node) of a batch that may be worth to be taken together."""
-        from ztnode.wire import packet_rows
-
-        now = self._loop.now
-        lengths = many.lengths()
+    def _matrix(self, many: ManyDatagrams) -> Matrix:
         if self._slots is None:
+            from ztnode.wire import packet_rows
+
             self._slots = packet_rows.matrix(many.slots, SLOTS)
-        slots = self._slots
-        if not lengths:
-            return lane.receive(many.copies(), now)
-        # Apart: a second half whose head came with the last batch, and a head whose second half did not come yet.
-        start, end = int(slots[0, OFFSET_INDICATOR] == INDICATOR), len(lengths)
-        if slots[start + 1, OFFSET_INDICATOR] == INDICATOR:
-            end -= (end - start) & 1
-        frames, rest = lane.receive(many.copies(0, start), now) if start else ([], [])
-        alike = lane.receive_alike(slots[start:end], lengths[start:end], now)
-        if alike is None:
-            end = start
-        else:
-            frames += alike
-        if end < len(lengths):
-            more, to_node = lane.receive(many.copies(end), now)
-            frames += more
-            rest += to_node
-        return frames, rest
+        return self._slots
 
     def send(self, frames: Sequence[tuple[int, Frame]], now: float) -> list[tuple[int, Frame]]:
         """Send what a lane carries; the rest, in order."""
