@@ -34,8 +34,8 @@ SO_RCVBUFFORCE: Final = 33
 
 RECEIVE_BYTES: Final = 65535
 READS_PER_WAKEUP: Final = 64
-"""Datagram reads before the event loop gets its turn again: bounds what one flood can hold up. ``many_datagrams`` has
-as many slots."""
+"""Datagram reads before the event loop gets its turn again: bounds what one flood can hold up. (``many_datagrams``: one
+call, of as many slots as it has.)"""
 SOCKET_BUFFER: Final = 4 << 20
 IP_MTU_DISCOVER: Final = 10  # linux/in.h
 IP_PMTUDISC_DONT: Final = 0

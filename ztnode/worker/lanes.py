@@ -26,7 +26,7 @@ ETHERNET_HEADER: Final = 14
 ALIKE: Final = 16
 """So many packets of one form are worth to be sealed and opened together."""
 AT_ONCE: Final = 64
-AT_ONCE_BYTES: Final = 128 << 10
+AT_ONCE_BYTES: Final = 144 << 10
 """And no more than that: a matrix of them is to stay in the processor's caches, and in memory that malloc keeps."""
 LAST_READS: Final = 32
 """Of a lane that ends: what its queue can hold, and no more than that while more comes."""
@@ -192,7 +192,8 @@ class Lanes:
             if others:
                 dropped += self._sender.send(sock, lane.seal(others, now), None)
                 others = []
-            step = min(AT_ONCE, AT_ONCE_BYTES // length)
+            most = min(AT_ONCE, AT_ONCE_BYTES // length)
+            step = -(-len(alike) // -(-len(alike) // most))  # all of one size, as a short last one would not pay
             for start in range(0, len(alike), step):
                 block = lane.seal_alike(alike[start : start + step], length, now)
                 dropped += self._sender.send_block(sock, block, size)
