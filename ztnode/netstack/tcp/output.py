@@ -6,6 +6,7 @@ from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.control_segments import header_fields
 from ztnode.netstack.tcp.fin_wait_2 import arm as arm_fin_wait_2
 from ztnode.netstack.tcp.opening import send_syn
+from ztnode.netstack.tcp.rtt import MIN_RTO
 from ztnode.netstack.tcp.sequence import MASK
 from ztnode.netstack.tcp.state import SENDS_TEXT, State
 from ztnode.netstack.tcp.tcb import ControlBlock
@@ -67,7 +68,7 @@ def alone(tcb: ControlBlock, now: float) -> Frame | None:
     if text is None:
         return None
     idle = now - snd.last_sent
-    if idle > snd.rtt.rto_base and idle > snd.rtt.rto and snd.last_sent:
+    if idle > MIN_RTO and idle > snd.rtt.rto and snd.last_sent:
         cc.on_idle()
     timestamps = tcb.timestamps
     window = rcv.window.announce(rcv.nxt, rcv.queue.size + rcv.aside, rcv.mss, rcv.scale)
