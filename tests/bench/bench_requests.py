@@ -3,10 +3,12 @@ process is all the others. It moves frames between the worker's rings and a stac
 ask, with connections that it was given at the hand-off socket.
 
     python -m tests.bench.bench_requests [--connections N ...] [--tree DIRECTORY] [--by forward|proxy ...] [--idle N]
+                                         [--lane]
 
 ``--tree``: beside it the worker of another checkout of this repository, by turns. ``--by proxy``: the clients are lent
 to the worker by an HTTP proxy, and ask in absolute form; what that costs is what is more than by ``forward``.
-``--idle``: beside it a worker that has so many more connections on which nothing happens, by turns.
+``--idle``: beside it a worker that has so many more connections on which nothing happens, by turns. ``--lane``: the
+frames pass by lanes in place of the rings.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from tests.bench.far_lane import FarLane
 from ztnode.netstack import PortConfig, Stack
 from ztnode.netstack.tcp.connection import TcpConnection
 from ztnode.netstack.tcp.listener import TcpListener
@@ -52,8 +55,8 @@ ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 1024\r\nContent-Type: appli
 class Far:
     """The peer: a stack that answers each question."""
 
-    def __init__(self, to_worker: Ring, from_worker: Ring) -> None:
-        self._to, self._from = to_worker, from_worker
+    def __init__(self, to_worker: Ring, from_worker: Ring, lane: FarLane | None = None) -> None:
+        self._to, self._from, self._lane = to_worker, from_worker, lane
         now = time.monotonic()
         self.stack = Stack(random=os.urandom, now=now)
         self.stack.add_port(0, PortConfig(mac=PEER_MAC, mtu=2800, addresses=(f"{PEER}/24",)), now)
@@ -62,8 +65,10 @@ class Far:
     def turn(self) -> None:
         """What has come from the worker, and what is answered."""
         now = time.monotonic()
-        records = self._from.read()
-        self.stack.receive(0, [frame for _, frame in records], now)
+        frames_in = [frame for tag, frame in self._from.read() if not tag & protocol.LANE]
+        if self._lane is not None:
+            frames_in += self._lane.receive(now)
+        self.stack.receive(0, frames_in, now)
         due = self.stack.next_timer()
         if due is not None and due <= now:
             self.stack.handle_timer(now)
@@ -77,12 +82,14 @@ class Far:
         self.stack.copy_unread()
         self._from.release()
         frames = self.stack.to_send(now)
+        if frames and self._lane is not None:
+            frames = self._lane.send(frames, now)
         if frames:
             self._to.write_many(frames)
 
 
 @contextlib.contextmanager
-def worker(tree: str) -> Iterator[tuple[int, str, Ring, Ring]]:
+def worker(tree: str, lane: FarLane | None = None) -> Iterator[tuple[int, str, Ring, Ring]]:
     """Process id, hand-off socket, the ring to it and that from it."""
     to_worker, from_worker = Ring.create(4 << 20), Ring.create(2 << 20)
     ours, theirs = socket.socketpair()
@@ -101,6 +108,9 @@ def worker(tree: str) -> Iterator[tuple[int, str, Ring, Ring]]:
         ours.recv(4096)  # Ready
         port = protocol.PortUp(0, NWID, MAC, 2800, (f"{OWN}/24",), ((f"{OWN.rpartition('.')[0]}.0/24", None),), 0)
         ours.sendall(protocol.build(port))
+        if lane is not None:
+            socket.send_fds(ours, [protocol.build(lane.up)], [lane.worker_end.fileno()])
+            ours.sendall(protocol.build(lane.terms))
         ours.setblocking(False)
         try:
             yield process.pid, path, to_worker, from_worker
@@ -168,9 +178,15 @@ def cpu(pid: int) -> tuple[float, float]:
 class Side:
     """One worker and its clients, each with one request under way at a time."""
 
-    def __init__(self, stack: contextlib.ExitStack, tree: str, by: str, connections: int, idle: int) -> None:
-        self._pid, path, to_worker, self._ring = stack.enter_context(worker(tree))
-        self._far = Far(to_worker, self._ring)
+    def __init__(
+        self, stack: contextlib.ExitStack, tree: str, by: str, connections: int, idle: int, *, by_lane: bool
+    ) -> None:
+        self._lane = None
+        if by_lane:
+            self._lane = FarLane(NWID, MAC, PEER_MAC)
+            stack.callback(self._lane.close)
+        self._pid, path, to_worker, self._ring = stack.enter_context(worker(tree, self._lane))
+        self._far = Far(to_worker, self._ring, self._lane)
         clients = [lend(stack, path, self._far, by) for _ in range(connections)]
         for client in ask(path, self._far, idle):
             stack.enter_context(client)
@@ -183,7 +199,8 @@ class Side:
         missing = dict.fromkeys(clients, len(ANSWER))
         done, busy = 0, len(clients)
         with select.epoll() as epoll:
-            for descriptor in (ring.data_fd, *clients):
+            bells = {ring.data_fd} if self._lane is None else {ring.data_fd, self._lane.fileno()}
+            for descriptor in (*bells, *clients):
                 epoll.register(descriptor, select.EPOLLIN)
             before, started = cpu(self._pid), time.perf_counter()
             for client in clients.values():
@@ -191,8 +208,9 @@ class Side:
             while busy:
                 self._far.turn()
                 for descriptor, _ in epoll.poll(0.05 if ring.prepare_sleep() else 0):
-                    if descriptor == ring.data_fd:
-                        ring.clear_data()
+                    if descriptor in bells:
+                        if descriptor == ring.data_fd:
+                            ring.clear_data()
                         continue
                     missing[descriptor] -= len(clients[descriptor].recv(4096))
                     if missing[descriptor]:
@@ -216,6 +234,7 @@ def main() -> None:
     parser.add_argument("--by", nargs="+", choices=("forward", "proxy"), default=["forward"])
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 20, 100])
     parser.add_argument("--idle", type=int, default=0)
+    parser.add_argument("--lane", action="store_true")
     arguments = parser.parse_args()
     checksum.use_numpy()
     kinds = [(by, tree, 0) for by in arguments.by for tree in dict.fromkeys(("", arguments.tree))]
@@ -224,7 +243,9 @@ def main() -> None:
     print("CPU of the worker, µs a request    connections    user  system   together   requests/s")
     for connections in arguments.connections:
         with contextlib.ExitStack() as stack:
-            sides = {kind: Side(stack, kind[1], kind[0], connections, kind[2]) for kind in kinds}
+            sides = {
+                kind: Side(stack, kind[1], kind[0], connections, kind[2], by_lane=arguments.lane) for kind in kinds
+            }
             found: dict[tuple[str, str, int], list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
             for side in sides.values():
                 side.run(0.5)  # numpy is being loaded

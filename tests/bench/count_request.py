@@ -2,10 +2,11 @@
 CPU time when all of that is in the processor's caches and when it is not. Counts do not depend on what else the machine
 does.
 
-    python -m tests.bench.count_request [--connections N ...] [--cpu] [--calls]
+    python -m tests.bench.count_request [--connections N ...] [--lane] [--cpu] [--calls]
 
 One process, one thread, and while it counts a clock of its own: the worker's own loop, which reaches the peer's stack
-and the clients where it would wait. ``--calls``: which functions are called.
+and the clients where it would wait. ``--lane``: frames pass by a lane in place of the rings. ``--calls``: which
+functions are called, and which have the byte codes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from types import FrameType
 from typing import Any, Final
 from unittest import mock
 
-from tests.bench.bench_requests import ANSWER, MAC, NWID, OWN, PEER, PORT, QUESTION, Far
+from tests.bench.bench_requests import ANSWER, MAC, NWID, OWN, PEER, PEER_MAC, PORT, QUESTION, Far
+from tests.bench.far_lane import FarLane
 from ztnode.netstack import Stack
 from ztnode.ring import Ring
 from ztnode.wire import checksum
@@ -47,9 +49,10 @@ _EVICTS: Final = 8 << 20
 class Run:
     """A worker with its clients, and what is measured of it."""
 
-    def __init__(self, connections: int, mode: str) -> None:
+    def __init__(self, connections: int, mode: str, *, by_lane: bool = False) -> None:
         self.calls: collections.Counter[str] = collections.Counter()
         self.opcodes = 0
+        self.opcodes_by: collections.Counter[str] = collections.Counter()
         self.cpu: list[float] = []
         """Seconds of the worker's CPU for the requests of one turn, each divided by their number."""
         self._mode = mode
@@ -59,7 +62,8 @@ class Run:
         self._started = 0.0
         self._connections = connections
         to_worker, from_worker = Ring.create(4 << 20), Ring.create(2 << 20)
-        self._far = Far(to_worker, from_worker)
+        self._lane = FarLane(NWID, MAC, PEER_MAC) if by_lane else None
+        self._far = Far(to_worker, from_worker, self._lane)
         self._node, control = socket.socketpair()
         self._folder = tempfile.TemporaryDirectory()
         now = time.monotonic()
@@ -73,6 +77,9 @@ class Run:
         )
         subnet = f"{OWN.rpartition('.')[0]}.0/24"
         self._node.sendall(protocol.build(protocol.PortUp(0, NWID, MAC, 2800, (f"{OWN}/24",), ((subnet, None),), 0)))
+        if self._lane is not None:
+            socket.send_fds(self._node, [protocol.build(self._lane.up)], [self._lane.worker_end.fileno()])
+            self._node.sendall(protocol.build(self._lane.terms))
         self._really_wait = self._worker.poller.wait
         self._clients: list[socket.socket] = []
         self._missing: list[int] = []
@@ -88,6 +95,9 @@ class Run:
             self._worker.run()
         self._pause()
         self._folder.cleanup()
+        if self._lane is not None:
+            assert self._lane.carried >= self._rounds * self._connections
+            self._lane.close()
 
     def _wait(self, timeout: float) -> list[tuple[int, int]]:
         """In place of the worker's sleep: what everybody else does until there is something for the worker."""
@@ -165,8 +175,7 @@ class Run:
 
     def _called(self, frame: FrameType, event: str, argument: Any) -> None:
         if event == "call":
-            code = frame.f_code
-            self.calls[f"{Path(code.co_filename).stem}.{code.co_qualname}"] += 1
+            self.calls[_name(frame)] += 1
         elif event == "c_call":
             self.calls[f"({argument.__qualname__})"] += 1
 
@@ -175,12 +184,25 @@ class Run:
         frame.f_trace_lines = False
         if event == "opcode":
             self.opcodes += 1
+            self.opcodes_by[_name(frame)] += 1
         return self._traced
+
+
+def _name(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"{Path(code.co_filename).stem}.{code.co_qualname}"
+
+
+def _show(counts: collections.Counter[str], requests: int, least: float) -> None:
+    for name, count in counts.most_common():
+        if count >= requests * least:
+            print(f"{count / requests:>10.2f}  {name}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 20])
+    parser.add_argument("--lane", action="store_true", help="frames pass by a lane")
     parser.add_argument("--cpu", action="store_true", help="the CPU times alone")
     parser.add_argument("--calls", action="store_true", help="name the functions")
     arguments = parser.parse_args()
@@ -188,27 +210,26 @@ def main() -> None:
     print("connections   Python calls   built-in   byte codes   µs in caches   µs out of them")
     for connections in arguments.connections:
         figures = ["", "", ""]
+        by_lane = arguments.lane
         if not arguments.cpu:
-            counted = Run(connections, "calls")
+            counted = Run(connections, "calls", by_lane=by_lane)
             counted.measure()
             requests = counted.measured * connections
             python = sum(count for name, count in counted.calls.items() if not name.startswith("("))
-            coded = Run(connections, "opcodes")
+            coded = Run(connections, "opcodes", by_lane=by_lane)
             coded.measure()
             built_in = sum(counted.calls.values()) - python
             figures = [f"{python / requests:.1f}", f"{built_in / requests:.1f}", f"{coded.opcodes / requests:.0f}"]
         for mode in ("hot", "cold"):
-            timed = Run(connections, mode)
+            timed = Run(connections, mode, by_lane=by_lane)
             timed.measure()
             # What others do to the caches, and to the clock of a virtual machine, only adds: the quickest tenth tells.
             figures.append(f"{statistics.quantiles(timed.cpu, n=10)[0] * 1e6:.1f}")
         print(f"{connections:>11}{figures[0]:>15}{figures[1]:>11}{figures[2]:>13}{figures[3]:>15}{figures[4]:>17}")
-        if arguments.calls:
-            counted = Run(connections, "calls")
-            counted.measure()
-            for name, count in counted.calls.most_common():
-                if count >= counted.measured * connections / 20:
-                    print(f"{count / counted.measured / connections:>10.2f}  {name}")
+        if arguments.calls and not arguments.cpu:
+            _show(counted.calls, requests, 0.05)
+            print("Byte codes")
+            _show(coded.opcodes_by, requests, 2.0)
 
 
 if __name__ == "__main__":

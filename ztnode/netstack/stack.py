@@ -41,9 +41,11 @@ from ztnode.wire.wire_error import WireError
 Socket: TypeAlias = TcpConnection | TcpListener | UdpSocket | EchoSocket | Transit
 """What ``Stack.ready`` names."""
 
-_IPV4_TCP: Final = struct.Struct("!6s6xIH2xI")
+_IPV4_TCP: Final = struct.Struct("!6s6xIH2xI2x12s")
 """Of a frame: destination MAC; EtherType, version and header length, type of service; total length; fragment field,
-time to live, protocol. What is asked together is read together."""
+time to live, protocol; addresses and ports. What is asked together is read together."""
+_IPV4_HEADER: Final = struct.Struct("!14x20s")
+"""Of a frame: its IPv4 header without options, as bytes, which are summed in two thirds of the time of a view."""
 _IPV4_START: Final = ethernet.TYPE_IPV4 << 16 | 0x4500
 _IPV4_WHOLE: Final = 0x3FFF00FF
 """Of the last field: offset and more fragments, protocol."""
@@ -239,6 +241,7 @@ class Stack:
         our_mac = port.mac
         familiar: set[bytes] | tuple[()] = () if port.looping else port.familiar
         unpack, unpack6 = _IPV4_TCP.unpack_from, _IPV6_TCP.unpack_from
+        unpack_header = _IPV4_HEADER.unpack_from
         from_bytes = int.from_bytes
         ipv4_start, ipv4_whole, ipv6_start = _IPV4_START, _IPV4_WHOLE, _IPV6_START
         last_key = b""
@@ -247,7 +250,7 @@ class Stack:
             if length < 54:
                 self._receive_other(port, frame)
                 continue
-            mac, start, total, rest = unpack(frame)
+            mac, start, total, rest, key = unpack(frame)
             if (
                 start & 0xFFFFFF00 == ipv4_start
                 and rest & ipv4_whole == 6
@@ -255,10 +258,9 @@ class Stack:
                 and 40 <= total <= length - 14
             ):
                 # RFC 791: the header's sum, checksum included, is 0 modulo 65535.
-                if from_bytes(frame[14:34], "big") % 65535:
+                if from_bytes(unpack_header(frame)[0], "big") % 65535:
                     port.count("bad_ip")
                     continue
-                key = bytes(frame[26:38])
                 if key != last_key:  # the packets of a batch mostly belong together
                     if key[:8] not in familiar and not self._may_come(port, key[:4], key[4:8], frame):
                         continue
@@ -266,7 +268,7 @@ class Stack:
                 segments.append((key, frame[34 : 14 + total]))
                 continue
             if start & 0xFFFFFF00 == ipv4_start and rest & ipv4_whole == 17 and mac == our_mac:
-                if self._set_aside(frame, total):
+                if self._set_aside(frame, total, key):
                     continue
             elif start >> 12 == ipv6_start and mac == our_mac and length >= 74:
                 total, protocol = unpack6(frame)
@@ -292,11 +294,12 @@ class Stack:
             port.met(source + destination)
         return True
 
-    def _set_aside(self, frame: memoryview, total: int) -> bool:
-        """Keep a whole datagram over IPv4 for ``_receive_datagrams``, if its header of ``total`` is right."""
+    def _set_aside(self, frame: memoryview, total: int, key: bytes) -> bool:
+        """Keep a whole datagram over IPv4 for ``_receive_datagrams``, if its header of ``total`` is right. ``key``:
+        addresses and ports."""
         if not 28 <= total <= len(frame) - 14 or int.from_bytes(frame[14:34], "big") % 65535:
             return False
-        self._datagrams.append((bytes(frame[26:38]), frame[34 : 14 + total], frame))
+        self._datagrams.append((key, frame[34 : 14 + total], frame))
         return True
 
     def _receive_datagrams(self, port: Port) -> None:

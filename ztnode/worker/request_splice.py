@@ -86,7 +86,8 @@ class RequestSplice(Splice):
         return views
 
     def _deliver(self) -> bool:
-        self._moved = True
+        if self._pending or self.connection.readable:
+            self._moved = True
         if not super()._deliver():
             return False
         return (self._leaving is None and not self._unasked) or not self._settle()

@@ -119,8 +119,10 @@ class Splice:
         if self._fd < 0:
             return
         connection = self.connection
-        if (connection.readable or self._pending) and not self._deliver():
+        if not self._deliver():
             return
+        if connection.brief and self._mask & READ:
+            return  # it has neither failed nor ended, and the client is read
         if connection.error is not None:
             if not self._draining:
                 self._draining = True
@@ -189,28 +191,12 @@ class Splice:
 
     def on_client(self, mask: int) -> None:
         """The client's socket is ready."""
-        if mask == READ and self._mask & READ:  # nothing but that, as mostly
-            self._collect()
+        # Mostly there is something to be read, and nothing else.
+        if (mask != READ or not self._mask & READ) and not self._is_to_be_read(mask):
             return
-        if mask & ERROR:
-            self._client_gone()
-            return
-        if mask & WRITE:
-            self.on_ready()
-            if self._fd < 0:
-                return
-        if self._mask & READ:
-            self._collect()
-        elif mask & HANGUP:
-            # Both directions are shut and there is no room for what the client sent last. The descriptor would be
-            # reported for ever; _watch() comes back to it.
-            self._host.poller.unregister(self._fd)
-            self._watched = False
-
-    def _collect(self) -> None:
         connection = self.connection
         size = asked = self._read_size
-        if size > FIRST_READ or not connection.drained:  # otherwise there is room for what comes
+        if size > FIRST_READ or not connection.drained():  # otherwise there is room for what comes
             room = connection.writable
             if room < PAUSE:
                 self._watch(self._mask & ~READ)
@@ -245,6 +231,24 @@ class Splice:
                 self._read_size = size * 2
         elif size > FIRST_READ and len(data) < size >> 2:
             self._read_size = size >> 1
+
+    def _is_to_be_read(self, mask: int) -> bool:
+        """What is ready beside reading comes first."""
+        if mask & ERROR:
+            self._client_gone()
+            return False
+        if mask & WRITE:
+            self.on_ready()
+            if self._fd < 0:
+                return False
+        if self._mask & READ:
+            return True
+        if mask & HANGUP:
+            # Both directions are shut and there is no room for what the client sent last. The descriptor would be
+            # reported for ever; _watch() comes back to it.
+            self._host.poller.unregister(self._fd)
+            self._watched = False
+        return False
 
     def _pass_on(self, data: bytes) -> None:
         """Send what the client wrote. Raises OSError."""

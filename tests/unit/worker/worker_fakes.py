@@ -70,6 +70,9 @@ class FakeConnection:
         return self._fin and not self._received
 
     @property
+    def brief(self) -> bool:
+        return self.error is None and not self._fin
+
     def drained(self) -> bool:
         return not self._unsent and self._send_buffer >= LEAST
 

@@ -14,7 +14,7 @@ from ztnode.netstack.tcp.ending import finish, predict, shut_down
 from ztnode.netstack.tcp.fin_wait_2 import watch as watch_fin_wait_2
 from ztnode.netstack.tcp.send_buffer import SMALL
 from ztnode.netstack.tcp.state import RECEIVES_TEXT, State
-from ztnode.netstack.tcp.tcb import ControlBlock
+from ztnode.netstack.tcp.tcb import PREDICTS_TEXT, ControlBlock
 from ztnode.netstack.tcp.timers import arm_keepalive
 from ztnode.os_error import os_error
 from ztnode.wire.buffer import Buffer
@@ -64,7 +64,6 @@ class TcpConnection(ControlBlock):
             free += min(sacked, SEND_BUFFER_MAX - limit)
         return free if free > 0 else 0
 
-    @property
     def drained(self) -> bool:
         """Whether all that was written is acknowledged and more may be written: ``writable`` is not less than
         ``send_memory.LEAST`` then, and to know that alone is less work."""
@@ -121,7 +120,7 @@ class TcpConnection(ControlBlock):
         if not before:
             return []
         pieces = queue.read(limit)
-        if rcv.fin is None and self.state in RECEIVES_TEXT:
+        if self.predicts == PREDICTS_TEXT or (rcv.fin is None and self.state in RECEIVES_TEXT):
             window, left, rtt = rcv.window, queue.size, self.snd.rtt
             window.consumed(before - left, rtt.srtt or rtt.smoothed, self.layer.now)
             if window.update_due(rcv.nxt, left + rcv.aside, rcv.mss):
@@ -152,8 +151,10 @@ class TcpConnection(ControlBlock):
             # What is small and alone, a request, is less than a connection takes itself: nobody need know of it.
             self.layer.wrote(self, length, self.layer.now)
         buffer.append(data)
-        if not self.marks.dirty:
-            self.layer.want_flush(self)
+        marks = self.marks
+        if not marks.dirty:  # what ``want_flush`` does
+            marks.dirty = True
+            self.layer.dirty.append(self)
 
     def shutdown(self) -> None:
         """No more data from us: FIN after what is queued. Reading goes on."""

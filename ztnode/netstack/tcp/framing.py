@@ -15,6 +15,7 @@ from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.ip_service import IpFlow
 from ztnode.netstack.tcp.sequence import MASK
 from ztnode.wire import tcp as wire
+from ztnode.wire.buffer import Buffer
 from ztnode.wire.checksum import MODULUS, NATIVE_FACTOR, batch_sums, pseudo_sum, region_sum
 from ztnode.wire.ipv4 import PROTOCOL_TCP
 
@@ -53,13 +54,13 @@ class HeaderFields(NamedTuple):
     """Our timestamp among the options, if they have one."""
 
 
-def payload_sums(payloads: Sequence[tuple[memoryview, ...]]) -> tuple[list[int], list[int]]:
+def payload_sums(payloads: Sequence[tuple[Buffer, ...]]) -> tuple[list[int], list[int]]:
     """(lengths in bytes, checksum sums in machine order) of payloads that are gather lists; none is empty."""
     if len(payloads) == 1:  # a request, an answer
         (parts,) = payloads
         length = sum(map(len, parts))
         return [length], batch_sums(b"".join((*parts, _PADDING[-length & 3])), (0,))
-    pieces: list[memoryview | bytes] = []
+    pieces: list[Buffer] = []
     starts: list[int] = []
     lengths: list[int] = []
     position = 0
@@ -104,7 +105,7 @@ class SegmentWriter:
             self._before = header[:18]
             self._middle = header[20:22] + self._after
 
-    def text(self, text: memoryview, seq: int, ack: int, window: int, tsval: int, recent: int) -> Frame:
+    def text(self, text: Buffer, seq: int, ack: int, window: int, tsval: int, recent: int) -> Frame:
         """One segment with ACK, PSH and timestamps, and text, which is not empty: as ``data`` makes it, in one step."""
         if self.flow.generation != self._generation:
             self._refresh()
@@ -174,7 +175,7 @@ class SegmentWriter:
 
     def data(
         self,
-        payloads: Sequence[tuple[memoryview, ...]],
+        payloads: Sequence[tuple[Buffer, ...]],
         seq: int,
         flags: int,
         last_flags: int,
@@ -186,7 +187,7 @@ class SegmentWriter:
 
     def build(
         self,
-        payloads: Sequence[tuple[memoryview, ...]],
+        payloads: Sequence[tuple[Buffer, ...]],
         lengths: list[int],
         sums: list[int],
         seq: int,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from ztnode.netstack.ephemeral import choose_port
+from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.ack_delays import AckDelays
 from ztnode.netstack.tcp.ahead import Ahead, Place
 from ztnode.netstack.tcp.arrival import batch_end
@@ -27,9 +28,10 @@ from ztnode.netstack.tcp.listener import TcpListener
 from ztnode.netstack.tcp.listener_table import ListenerTable
 from ztnode.netstack.tcp.opening import CONNECT_TIMEOUT, active_open, passive_open
 from ztnode.netstack.tcp.orphans import Orphans
-from ztnode.netstack.tcp.output import flush
+from ztnode.netstack.tcp.output import alone, flush
 from ztnode.netstack.tcp.receive_memory import ReceiveMemory
 from ztnode.netstack.tcp.reports import in_flight, path_mtu_changed, unreachable
+from ztnode.netstack.tcp.rtt import MIN_RTO
 from ztnode.netstack.tcp.send_memory import SendMemory
 from ztnode.netstack.tcp.sequence import MASK
 from ztnode.netstack.tcp.tcb import ControlBlock
@@ -399,14 +401,35 @@ class TcpLayer:
     def flush(self, now: float) -> None:
         """Send what the batch called for: new data, retransmissions, one ACK per connection."""
         self.now = now
+        soon = now + MIN_RTO
         while self.dirty:
             dirty, self.dirty = self.dirty, []
+            flow: IpFlow | None = None
+            frames: list[Frame] = []
             for tcb in dirty:
                 marks = tcb.marks
                 marks.dirty = False
-                due = flush(tcb, now)
+                frame = alone(tcb, now)
+                if frame is not None:
+                    # Requests of many connections mostly take one way, and leave together.
+                    if flow is not tcb.link.flow:
+                        if flow is not None:
+                            flow.send(frames)
+                            frames = []
+                        flow = tcb.link.flow
+                    frames.append(frame)
+                    if (scheduled := marks.scheduled) is not None and scheduled <= soon and not tcb.timers.keepalive:
+                        continue  # it is looked at before anything can be due
+                else:
+                    if flow is not None:
+                        flow.send(frames)
+                        flow, frames = None, []
+                    flush(tcb, now)
+                due = next_deadline(tcb)
                 if due is not None and ((scheduled := marks.scheduled) is None or due < scheduled):
                     self._heap.schedule(tcb, due)
+            if flow is not None:
+                flow.send(frames)
 
     def ready(self) -> list[TcpConnection | TcpListener]:
         """Connections and listeners whose properties changed since the last call, each once."""

@@ -6,23 +6,15 @@ from ztnode.netstack.frame import Frame
 from ztnode.netstack.tcp.control_segments import header_fields
 from ztnode.netstack.tcp.fin_wait_2 import arm as arm_fin_wait_2
 from ztnode.netstack.tcp.opening import send_syn
+from ztnode.netstack.tcp.rtt import MIN_RTO
 from ztnode.netstack.tcp.sequence import MASK
 from ztnode.netstack.tcp.state import SENDS_TEXT, State
 from ztnode.netstack.tcp.tcb import ControlBlock
-from ztnode.netstack.tcp.timers import next_deadline
 from ztnode.wire import tcp as wire
 
 
-def flush(tcb: ControlBlock, now: float) -> float | None:
-    """Send what there is to send; the earliest of the connection's timers."""
-    if alone(tcb, now):
-        due, keepalive = tcb.snd.recovery.deadline, tcb.timers.keepalive_at
-        return keepalive if keepalive is not None and due is not None and keepalive < due else due
-    _flush(tcb, now)
-    return next_deadline(tcb)
-
-
-def _flush(tcb: ControlBlock, now: float) -> None:
+def flush(tcb: ControlBlock, now: float) -> None:
+    """Send what there is to send."""
     if tcb.timers.syn_due is not None:
         if tcb.timers.syn_due <= now:
             send_syn(tcb, now)
@@ -48,15 +40,15 @@ def _flush(tcb: ControlBlock, now: float) -> None:
         tcb.link.flow.send(frames)
 
 
-def alone(tcb: ControlBlock, now: float) -> bool:
+def alone(tcb: ControlBlock, now: float) -> Frame | None:
     """A request, or a short answer: text for one segment where nothing is in flight, and no window, pace or repair says
-    anything about it. What the rest of this module would do, in a fraction of its steps. False: it is not so, and
-    nothing was done."""
+    anything about it. What ``flush`` would do, in a fraction of its steps, but for the sending: the frame. None: it is
+    not so, and nothing was done. No timer is due within ``MIN_RTO`` for its sake."""
     snd = tcb.snd
     recovery, buffer = snd.recovery, snd.buffer
     nxt, end = recovery.nxt, buffer.end
     if nxt == end or nxt != recovery.una or not tcb.brief:
-        return False
+        return None
     cc, link, rcv = recovery.cc, tcb.link, tcb.rcv
     length = end - nxt
     size, acks = link.size, rcv.acks
@@ -71,17 +63,16 @@ def alone(tcb: ControlBlock, now: float) -> bool:
         or (acks.due and (acks.duplicates or acks.dsack is not None))
         or rcv.reassembly.cost
     ):
-        return False
+        return None
     text = buffer.rest(nxt)
     if text is None:
-        return False
+        return None
     idle = now - snd.last_sent
-    if idle > snd.rtt.rto_base and idle > snd.rtt.rto and snd.last_sent:
+    if idle > MIN_RTO and idle > snd.rtt.rto and snd.last_sent:
         cc.on_idle()
     timestamps = tcb.timestamps
     window = rcv.window.announce(rcv.nxt, rcv.queue.size + rcv.aside, rcv.mss, rcv.scale)
     tsval = int(now * 1000) + timestamps.offset & MASK
-    link.flow.send((snd.writer.text(text, nxt, rcv.nxt, window, tsval, timestamps.recent),))
     recovery.sent_alone(end, now)
     recovery.output_una = nxt
     snd.last_progress = snd.last_sent = now
@@ -89,7 +80,7 @@ def alone(tcb: ControlBlock, now: float) -> bool:
     if length < cc.mss:
         snd.small_end = end
     acks.carried(now, owes_more=False)
-    return True
+    return snd.writer.text(text, nxt, rcv.nxt, window, tsval, timestamps.recent)
 
 
 def _text(tcb: ControlBlock, frames: list[Frame], now: float) -> None:

@@ -45,6 +45,8 @@ _NO_TIMER: Final = TimerKind.NONE
 _TAIL_PROBE: Final = TimerKind.TAIL_PROBE
 
 _NOT_ALONE: Final = -1.0
+_WHEN_ASKED: Final = -1.0
+"""In place of a deadline: nobody has asked yet."""
 
 
 class Recovery:
@@ -94,6 +96,7 @@ class Recovery:
         """Recovery is over when everything before this is acknowledged (RFC 6675's RecoveryPoint)."""
         self.timer = TimerKind.NONE
         self.deadline: float | None = None
+        """For ``due`` to say."""
         self.limited_point = una
         """Up to here the congestion window held sending back: it may grow while this is being acknowledged."""
         self.force_retransmit = False
@@ -165,17 +168,23 @@ class Recovery:
     def sent_alone(self, end: int, now: float) -> None:
         """As ``sent_new`` of at most one segment, where nothing is in flight nor being repaired, and no rate measured:
         in ``Phase.OPEN``, and ``measures_rate`` is False."""
-        # Mostly the next that is heard is that it arrived, and nobody looks at the board.
+        # Mostly the next that is heard is that it arrived, and nobody looks at the board or waits for the deadline.
         self._alone_at = self._rto_from = now
         self.nxt = end
-        estimator = self.rtt
-        timeout = estimator.rto_base if not estimator.backoff else estimator.rto
-        if self.sack_ok and self._probe.end is None:
-            self.timer = _TAIL_PROBE
-            timeout = tail_loss_timeout(estimator.srtt, timeout, lone=True)
-        else:
-            self.timer = TimerKind.RTO
-        self.deadline = now + timeout
+        self.deadline = _WHEN_ASKED
+
+    def due(self) -> float | None:
+        """The deadline of ``timer``, which is good from here on; None: there is none."""
+        if self.deadline == _WHEN_ASKED:
+            estimator = self.rtt
+            timeout = estimator.rto
+            if self.sack_ok and self._probe.end is None:
+                self.timer = _TAIL_PROBE
+                timeout = tail_loss_timeout(estimator.srtt, timeout, lone=True)
+            else:
+                self.timer = TimerKind.RTO
+            self.deadline = self._rto_from + timeout
+        return self.deadline
 
     def sent_again(self, start: int, end: int, now: float, tsval: int) -> None:
         """[start, end) was retransmitted; ``tsval`` is the timestamp that it carried."""
@@ -427,7 +436,8 @@ class Recovery:
     def path_returned(self, now: float) -> bool:
         """Packets get through again: what timeouts have been doubled for was no congestion (RFC 6069 sections 3 and 4.2
         undo that where ICMP says so). The next one is due now; False when none waits."""
-        if self.timer != TimerKind.RTO or not self.rtt.backoff or self.deadline is None or self.deadline <= now:
+        due = self.due()
+        if self.timer != TimerKind.RTO or not self.rtt.backoff or due is None or due <= now:
             return False
         self.rtt.backoff = 0
         self.deadline = now

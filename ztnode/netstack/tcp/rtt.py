@@ -21,15 +21,24 @@ _MIN_RTT_WINDOW: Final = 300.0
 class RttEstimator:
     """SRTT, RTTVAR, RTO and the minimum RTT of one connection; all in seconds."""
 
-    __slots__ = ("_min_at", "backoff", "min_rtt", "rto_base", "rttvar", "srtt")
+    __slots__ = ("_min_at", "backoff", "min_rtt", "rttvar", "srtt")
 
     def __init__(self) -> None:
         self.srtt: float | None = None
         self.rttvar = 0.0
-        self.rto_base = INITIAL_RTO
         self.backoff = 0
         self.min_rtt = float("inf")
         self._min_at = 0.0
+
+    @property
+    def rto_base(self) -> float:
+        """The timeout before any back-off, ``MIN_RTO`` at the least. (Made when asked for, which few samples are.)"""
+        srtt = self.srtt
+        if srtt is None:
+            return INITIAL_RTO
+        variance = 4 * self.rttvar
+        timeout = srtt + (variance if variance > MIN_RTO else MIN_RTO)
+        return timeout if timeout < MAX_RTO else MAX_RTO
 
     @property
     def rto(self) -> float:
@@ -50,14 +59,11 @@ class RttEstimator:
             self._min_at = now
         srtt = self.srtt
         if srtt is None:
-            self.srtt = srtt = rtt
+            self.srtt = rtt
             self.rttvar = rtt / 2
         else:
             error = rtt - srtt
-            self.srtt = srtt = srtt + error / 8
+            self.srtt = srtt + error / 8
             rttvar = self.rttvar
             self.rttvar = rttvar + ((error if error >= 0 else -error) - rttvar) / 4
-        variance = 4 * self.rttvar
-        timeout = srtt + (variance if variance > MIN_RTO else MIN_RTO)
-        self.rto_base = timeout if timeout < MAX_RTO else MAX_RTO
         self.backoff = 0

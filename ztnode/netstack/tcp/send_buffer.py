@@ -25,7 +25,7 @@ class SendBuffer:
         self.start = start
         self.end = start
         self._starts: list[int] = []
-        self._chunks: list[memoryview] = []
+        self._chunks: list[Buffer] = []
         self._tail: memoryview | None = None  # preallocated room that small writes fill
         self._tail_used = 0
 
@@ -36,9 +36,10 @@ class SendBuffer:
         """Queue ``data``. Large buffers are referenced, not copied: the caller must not change them any more."""
         length = len(data)
         if length < SMALL and not self._chunks and length:
-            # A lone small write, the usual case of a request, gets exactly its own bytes.
+            # A lone small write, the usual case of a request, gets exactly its own bytes: to sum and to join them is
+            # quicker than with a view, and a copy of a part of them is rare and short.
             self._starts.append(self.end)
-            self._chunks.append(memoryview(bytes(data)))
+            self._chunks.append(bytes(data))
             self.end += length
             return
         if length >= SMALL:
@@ -53,7 +54,7 @@ class SendBuffer:
         if tail is None or self._tail_used + length > _TAIL:
             if self._tail is None and len(self._chunks[-1]) >= SMALL:  # one behind a large write, too
                 self._starts.append(self.end)
-                self._chunks.append(memoryview(bytes(data)))
+                self._chunks.append(bytes(data))
                 self.end += length
                 return
             tail = self._tail = memoryview(bytearray(_TAIL))
@@ -80,21 +81,22 @@ class SendBuffer:
             del starts[:gone]
             del chunks[:gone]
 
-    def rest(self, start: int) -> memoryview | None:
+    def rest(self, start: int) -> Buffer | None:
         """[start, end) where that lies in one piece, as what was written last does; it is not empty."""
         begins = self._starts[-1]
         if begins == start:
             return self._chunks[-1]
         return self._chunks[-1][start - begins :] if begins < start else None
 
-    def cut(self, start: int, end: int, size: int) -> list[tuple[memoryview, ...]]:
-        """[start, end) as segments of ``size`` bytes (the last may be shorter), each a tuple of views."""
+    def cut(self, start: int, end: int, size: int) -> list[tuple[Buffer, ...]]:
+        """[start, end) as segments of ``size`` bytes (the last may be shorter), each a tuple of views, or
+        copies of what is small."""
         starts, chunks = self._starts, self._chunks
         index = bisect_right(starts, start) - 1
         chunk = chunks[index]
         offset = start - starts[index]
         room = len(chunk) - offset
-        segments: list[tuple[memoryview, ...]] = []
+        segments: list[tuple[Buffer, ...]] = []
         add = segments.append
         left = end - start
         while left > 0:
@@ -106,7 +108,7 @@ class SendBuffer:
                 offset = stop
                 room -= length
                 continue
-            parts: list[memoryview] = []
+            parts: list[Buffer] = []
             while True:
                 if room:
                     take = room if room < length else length

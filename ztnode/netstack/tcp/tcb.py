@@ -32,6 +32,8 @@ class LayerServices(Protocol):
     """What connections and their modules use of the layer. ``TcpLayer`` says what each does."""
 
     now: float
+    dirty: list[ControlBlock]
+    """Who ``want_flush`` was called for."""
 
     def count(self, reason: str) -> None:
         """One more of ``reason``."""

@@ -20,7 +20,7 @@ _BLACK_HOLE_TIMEOUTS: Final = 3
 def next_deadline(tcb: ControlBlock) -> float | None:
     """The earliest of our timers, but for the delayed acknowledgement (``ack_delays``)."""
     snd, timers = tcb.snd, tcb.timers
-    due = snd.recovery.deadline
+    due = snd.recovery.due()
     # The rest is rare, and this is asked for each request.
     if snd.persist_at is not None or snd.paced_at is not None:
         due = _earliest(due, snd.persist_at, snd.paced_at)
@@ -85,7 +85,8 @@ def _syn_timer(tcb: ControlBlock, now: float) -> bool:
 def _retransmission_timer(tcb: ControlBlock, frames: list[Frame], now: float) -> bool:
     """One of RFC 8985's timers or the retransmission timeout (RFC 6298)."""
     snd, recovery = tcb.snd, tcb.snd.recovery
-    if recovery.deadline is None or recovery.deadline > now:
+    due = recovery.due()
+    if due is None or due > now:
         return False
     timer = recovery.timer
     if timer == TimerKind.REORDER:

@@ -155,10 +155,10 @@ def test_what_peers_do_not_acknowledge_is_bounded_too() -> None:
 def test_a_request_alone_counts_once_more_is_written_beside_it() -> None:
     world = World()
     source, _ = world.pair()
-    assert source.drained and source.writable >= LEAST
+    assert source.drained() and source.writable >= LEAST
     world.a.filter = lambda _segment: False  # the peer is gone
     source.write(bytes(1000))
-    assert not source.drained
+    assert not source.drained()
     assert world.a.layer.unacked.total == 0
     source.write(bytes(1000))
     world.run_for(0.1)
@@ -166,4 +166,4 @@ def test_a_request_alone_counts_once_more_is_written_beside_it() -> None:
     assert world.a.layer.unacked.total == 2000
     source.abort()
     assert world.a.layer.unacked.total == 0
-    assert not source.drained
+    assert not source.drained()
