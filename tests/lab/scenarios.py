@@ -323,6 +323,7 @@ def impersonated(sides: Sides) -> Iterator[Figure]:
         for place, number in (("peer", 3), ("own", 4), ("attacker", 66)):
             here.places.plug(place, [f"203.0.113.{number}/24"])
         own, peer = joined(here, sides)
+        own.fetch(PEER, 16 * MEGABYTE).result()  # the first one loads what moves much data
         for kind in ("junk", "aes", "heads"):
             yield from _flooded(here, own, kind, 20_000, (own.address, peer.identity, "203.0.113.3"), 0.5)
 
