@@ -210,7 +210,8 @@ class Lane:
         nothing is done, if they are not. ``lengths``: bytes of each, two of them at the least."""
         from ztnode.wire import packet_rows
 
-        found = None if self._half else packet_rows.gather(slots, lengths, self._plain, self._head_of_two)
+        may_be = not self._half and now < self.until
+        found = packet_rows.gather(slots, lengths, self._plain, self._head_of_two) if may_be else None
         if found is None:
             return None
         tags, rows = found
@@ -220,7 +221,7 @@ class Lane:
             return None
         good = packet_rows.open_rows(self._cipher, tags, rows)
         taken = list(compress(range(len(ids)), good))
-        if not packet_rows.beginnings(rows, _FRAME_HEADER, taken) <= self._heads_in or now >= self.until:
+        if not packet_rows.beginnings(rows, _FRAME_HEADER, taken) <= self._heads_in:
             return None
         frames = packet_rows.frames(rows, _ETHERTYPE, self._macs_in, taken)
         came = list(compress(ids, good))

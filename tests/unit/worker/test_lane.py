@@ -64,6 +64,17 @@ class Remote:
         return THEIRS.seal(self._id, OWN.address, PEER.address, parts, cipher, mtu)
 
 
+def joined(datagrams: Sequence[bytes]) -> list[bytes]:
+    """The packets, whose pieces follow each other."""
+    packets: list[bytes] = []
+    for datagram in datagrams:
+        if datagram[13] == 0xFF:
+            packets[-1] += datagram[16:]
+        else:
+            packets.append(datagram)
+    return packets
+
+
 def received(made: Lane, datagrams: Sequence[bytes], now: float = NOW) -> tuple[list[bytes], list[bytes]]:
     frames, rest = made.receive(datagrams, now)
     return [bytes(frame) for frame in frames], rest
@@ -92,12 +103,7 @@ def test_a_peer_opens_what_a_lane_seals(bodies: list[bytes], mtu: int) -> None:
     frames = [(MACS_OUT + IPV6 + body[:7], memoryview(body)[7:]) for body in bodies]
     datagrams = made.seal(frames, NOW)
     assert all(len(datagram) <= mtu for datagram in datagrams)
-    packets: list[bytes] = []
-    for datagram in datagrams:
-        if datagram[13] == 0xFF:
-            packets[-1] += datagram[16:]
-        else:
-            packets.append(datagram)
+    packets = joined(datagrams)
     head = bytes((VERB_FRAME,)) + NWID.to_bytes(8, "big") + IPV6
     assert THEIRS.open_many(packets) == [head + body for body in bodies]
     assert len({packet[:8] for packet in packets}) == len(bodies)

@@ -23,6 +23,7 @@ from tests.unit.worker.test_lane import (
     PEER_MAC,
     THEIRS,
     Remote,
+    joined,
     lane,
 )
 from ztnode.ring import Record
@@ -215,12 +216,7 @@ def test_what_is_sent_together_is_what_is_sent_one_by_one(
     expected = alone.seal(frames, 100.0)
     datagrams = [bench.peer.recv(2000) for _ in expected]
     assert [len(datagram) for datagram in datagrams] == [len(datagram) for datagram in expected]
-    packets: list[bytes] = []
-    for datagram in datagrams:
-        if datagram[13] == 0xFF:
-            packets[-1] += datagram[16:]
-        else:
-            packets.append(datagram)
+    packets = joined(datagrams)
     head = bytes((VERB_FRAME,)) + NWID.to_bytes(8, "big") + IPV4
     assert THEIRS.open_many(packets) == [head + bytes(frame[1]) for frame in frames]
     assert len({packet[:8] for packet in packets}) == len(frames)
