@@ -156,6 +156,19 @@ def test_a_node_ends_cleanly_within_two_seconds(overlay: Overlay, number: signal
     assert "Traceback" not in member.last_words()
 
 
+def test_no_thread_of_a_node_may_be_late_for_the_clock(overlay: Overlay) -> None:
+    """With slack for its timers (prctl(2)) an idle node wakes up less often, but gRPC measures the processor's clock by
+    two sleeps of a few ms when two of its threads first meet at a lock: with 2 s of slack a client waited for 4 s."""
+    pid = overlay.beta.process.pid
+    tasks = [task for each in (pid, *children(pid)) for task in Path(f"/proc/{each}/task").iterdir()]
+    try:
+        slacks = [int(Path("/proc", task.name, "timerslack_ns").read_text()) for task in tasks]
+    except PermissionError:
+        pytest.skip("only a privileged process may ask for the slack of a thread")
+    assert len(slacks) > 4
+    assert max(slacks) <= 1_000_000
+
+
 def test_a_restart_dials_before_the_controller_answers(overlay: Overlay) -> None:
     member = overlay.network.add("returns")
     member.wait_online()
@@ -186,7 +199,7 @@ def test_a_restart_reaches_everybody_at_once_as_well_when_its_port_is_another(ov
         again.wait_online()
         started = time.monotonic()
         ztclient.create_connection((overlay.ip, PORT), 10, node=again.node).close()
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 5, "peers that hold to where it was do so for 19 s"
         assert (udp_port(again) != port) == taken
 
 

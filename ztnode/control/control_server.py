@@ -33,7 +33,6 @@ from ztnode.control.failure import QUIET
 from ztnode.control.node_service import NodeService
 from ztnode.control.reflection import LazyReflection
 from ztnode.control.tcp_options import TcpOptions
-from ztnode.control.timer_slack import lazy_threads
 from ztnode.control.token import TOKEN_NAME, TokenInterceptor, load_or_create
 from ztnode.names import Resolver
 from ztnode.node.api import NodeApi
@@ -62,10 +61,6 @@ TCP_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 60_000),
 )
-
-TIMER_SLACK = 2.0
-"""Seconds by which gRPC's own threads may be late for the clock. Without it they look seven times a second whether
-there is work that nobody told them of, however idle the node. Keepalives and time limits come so much later."""
 
 _log = logging.getLogger(__name__)
 
@@ -180,8 +175,7 @@ class ControlServer:
     async def _server(
         self, interceptors: Sequence[grpc.aio.ServerInterceptor], more: Sequence[tuple[str, int]] = ()
     ) -> grpc.aio.Server:
-        with lazy_threads(TIMER_SLACK):  # the first server starts them
-            server = grpc.aio.server(interceptors=list(interceptors), options=[*_OPTIONS, *more])
+        server = grpc.aio.server(interceptors=list(interceptors), options=[*_OPTIONS, *more])
         self._servers.append(server)
         names = [service.name for service in self._services]
         for service in self._services:
