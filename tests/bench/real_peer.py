@@ -6,12 +6,6 @@ take turns at it; then as the server, whose clients are the peer's.
 Root and controller are zerotier-one too. Small answers are nginx's where it is installed, else those of the bench's own
 server; bulk comes from and goes to a program on the kernel's sockets. Needs root, for the places
 (``tests.lab.places``).
-
-    python -m tests.bench.real_peer WHAT IP PORT COUNT [STATE]    the client: COUNT bytes that it gets or puts, requests
-                                                                  that it asks (one by one, as threads, selector or
-                                                                  posts), or connections that it opens in a row,
-                                                                  apart or in a crowd; with the state directory of a
-                                                                  node, by that
 """
 
 from __future__ import annotations
@@ -21,21 +15,19 @@ import json
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import ztclient
-from tests.bench import http_peer, machine, small_clients
+from tests.bench import machine, small_clients
 from tests.bench.options import Options
-from tests.bench.overlay import SMALL, p99
+from tests.bench.overlay import p99
+from tests.bench.peer_client import AT_ONCE, PAUSE, SMALL
 from tests.bench.report import LeftOut, Result, Row
 from tests.lab.hosts import Host, Lab, has_reference, lab, until
 from tests.lab.places import unavailable
@@ -49,8 +41,6 @@ MB = 1 << 20
 GB = 1e9
 REQUESTS = 1000
 DIALS = 200
-PAUSE = 0.02
-AT_ONCE = 50
 CONNECTIONS = (1, 20, 100)
 WRK_SECONDS = 5
 IDLE = 500
@@ -76,14 +66,14 @@ class Place:
     """By name, those whose CPU time is shown."""
     clients: tuple[str, ...] = ()
     """What the client program is told beside: a state directory."""
-    spent: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    program: tuple[str, ...] = (sys.executable, "-m", "tests.bench.peer_client")
 
     def run(self, what: str, port: int, count: int) -> dict[str, Any]:
         """The client program's figures, with the CPU seconds of each process beside (``cpu``)."""
-        command = [sys.executable, "-m", "tests.bench.real_peer", what, PEER, str(port), str(count), *self.clients]
+        command = [*self.program, what, PEER, str(port), str(count), *self.clients]
         before = {name: machine.cpu_seconds([pid]) for name, pid in self.processes.items()}
         said = subprocess.run(
-            [*self.host.lab.places.prefix(self.host.place), *command], check=True, capture_output=True, text=True
+            [*self.host.lab.places.prefix(self.host.place), *command], check=True, stdout=subprocess.PIPE, text=True
         ).stdout
         found: dict[str, Any] = json.loads(said)
         cpu = {name: machine.cpu_seconds([pid]) - before[name] for name, pid in self.processes.items()}
@@ -388,81 +378,3 @@ def _memory(ours: Place) -> Iterator[Result]:
         time.sleep(1)
         growth = (machine.resident(pids) - before) / IDLE / 1e3
     yield Row(SECTION, f"an idle connection, of {IDLE}", "KB", [growth], less_is_better=True)
-
-
-def _client(what: str, ip: str, port: int, count: int, state: str | None) -> dict[str, Any]:
-    connect = socket.create_connection if state is None else ztclient.Node(state=state).create_connection
-    with connect((ip, port), 60) as warm:  # the channel to the node, and the way to the peer
-        http_peer.request_response(warm, ip, f"/{SMALL}", 10)
-    if what in ("row", "apart", "crowd"):
-        return _dialled(lambda: connect((ip, port), 60), what, count)
-    body = http_peer.content(count) if what == "put" else b""
-    cpu, started = time.process_time(), time.perf_counter()
-    times: list[float] = []
-    if (asks := {"threads": small_clients.threads, "posts": small_clients.posts}.get(what)) is not None:
-        times = asks(lambda: connect((ip, port), 60), f"/{SMALL}", count)
-    elif what == "selector":
-        small_clients.selector(lambda: connect((ip, port), 60), f"/{SMALL}", count)
-    else:
-        times = _one(lambda: connect((ip, port), 60), what, ip, count, body)
-    return {
-        "seconds": time.perf_counter() - started,
-        "cpu_s": time.process_time() - cpu,
-        "times": times,
-        "pid": os.getpid(),
-    }
-
-
-def _one(connect: Callable[[], socket.socket], what: str, ip: str, count: int, body: bytes) -> list[float]:
-    """On one connection: requests, or bytes one way."""
-    times: list[float] = []
-    with connect() as sock:
-        if what == "ask":
-            times = http_peer.request_response(sock, ip, f"/{SMALL}", count)
-        elif what == "put":
-            sock.sendall(f"PUT / HTTP/1.1\r\nHost: {ip}\r\nContent-Length: {count}\r\n\r\n".encode())
-            sock.sendall(body)
-            http_peer.read_head(sock, bytearray(1 << 16))
-        else:
-            sock.sendall(f"GET /{count} HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n".encode())
-            buffer = bytearray(1 << 18)
-            _, rest = http_peer.read_head(sock, buffer)
-            left = count - len(rest)
-            while left > 0 and (received := sock.recv_into(buffer)):
-                left -= received
-            if left:
-                raise http_peer.Incomplete(f"{left} bytes did not come")
-    return times
-
-
-def _dialled(connect: Callable[[], socket.socket], what: str, count: int) -> dict[str, Any]:
-    def timed(_: int) -> float:
-        began = time.perf_counter()
-        with connect():
-            took = time.perf_counter() - began
-        if what == "apart":
-            time.sleep(PAUSE)
-        return took
-
-    cpu, started = time.process_time(), time.perf_counter()
-    if what == "crowd":
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            times = list(pool.map(timed, range(count)))
-    else:
-        times = list(map(timed, range(count)))
-    return {
-        "seconds": time.perf_counter() - started,
-        "cpu_s": time.process_time() - cpu,
-        "times": times,
-        "pid": os.getpid(),
-    }
-
-
-def main(arguments: Sequence[str]) -> None:
-    what, ip, port, count, *state = arguments
-    print(json.dumps(_client(what, ip, int(port), int(count), state[0] if state else None)))
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    main(sys.argv[1:])

@@ -75,6 +75,8 @@ class Host:
     arguments: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    tree: str = ""
+    """Another checkout of this repository, whose node ours is."""
 
     @property
     def home(self) -> Path:
@@ -102,7 +104,8 @@ class Host:
         _ = self.identity
         command: tuple[str, ...]
         if self.is_ours:
-            command = (*ZTNODE, "serve", "--unlisted", "--state", str(self.folder))
+            elsewhere = ("env", "-C", self.tree, f"PYTHONPATH={self.tree}") if self.tree else ()
+            command = (*elsewhere, *ZTNODE, "serve", "--unlisted", "--state", str(self.folder))
             command = (*command, "--planet", str(self.lab.planet), *self.arguments)
         else:
             shutil.copy(self.lab.planet, self.folder / "planet")
@@ -236,9 +239,11 @@ class Lab:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._signer = WorldSecret.generate(os.urandom)
 
-    def host(self, place: str, *, ours: bool, arguments: Sequence[str] = (), **settings: Any) -> Host:
-        """A node in a place; not started yet. ``arguments`` are for ours, ``settings`` for the reference."""
-        host = self.hosts[place] = Host(self, place, self.folder / place, ours, tuple(arguments), settings)
+    def host(self, place: str, *, ours: bool, arguments: Sequence[str] = (), tree: str = "", **settings: Any) -> Host:
+        """A node in a place; not started yet. ``arguments`` and ``tree``, another checkout of this repository, are for
+        ours, ``settings`` for the reference."""
+        host = Host(self, place, self.folder / place, ours, tuple(arguments), settings, tree=tree)
+        self.hosts[place] = host
         return host
 
     def make_planet(self, *roots: tuple[Host, Sequence[tuple[str, int]]]) -> None:
