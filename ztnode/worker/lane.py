@@ -215,9 +215,11 @@ class Lane:
         if found is None:
             return None
         tags, rows = found
+        if rows.shape[1] < packet_rows.TEXT + _FRAME_HEADER:  # no frames, and no room for what stands before them
+            return None
         ids = packet_rows.ids_of(tags)
         different = set(ids)
-        if len(different) < len(ids) or self._seen.has_any(different):
+        if len(different) < len(ids) or self._early in different or self._seen.has_any(different):
             return None
         good = packet_rows.open_rows(self._cipher, tags, rows)
         taken = list(compress(range(len(ids)), good))

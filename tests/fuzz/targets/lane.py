@@ -15,14 +15,18 @@ _ETHERTYPES = (b"\x08\x00", b"\x86\xdd", b"\x08\x06")
 
 
 def fuzz(data: bytes) -> None:
-    """Pieces: bytes as they are, sealed packets whole or in fragments, the last ones again, and terms. What comes out
-    is what went in, once, and the same whether a batch is taken together or one by one."""
+    """Pieces: bytes as they are, sealed packets whole or in fragments, forged ones, the last ones again, later or in
+    another order, and terms. What comes out is what went in, once, and the same whether a batch is taken together or
+    one by one."""
     made, together, remote = lane(), lane(), Remote()
     came = taken = returned = 0
     last: list[bytes] = []
     batch: list[bytes] = []
     for selector, content in split(data):
         match selector & 7:
+            case 0 if selector & 8:
+                many = 8 if selector & 128 else 1
+                batch += [remote.text(content[:100] or b"\0", forged=bool(selector & 16)) for _ in range(many)]
             case 0:
                 batch.append(content)
             case 1 | 2:
@@ -36,6 +40,8 @@ def fuzz(data: bytes) -> None:
                 batch += last
             case 3:
                 batch += last
+            case 4 if selector & 8:
+                del batch[max(0, len(batch) - len(last)) :]
             case 4:
                 batch += reversed(last)
             case 5:
@@ -76,4 +82,6 @@ def seeds() -> Iterator[bytes]:
     yield join((9, b"frame"), (7, b""), (3, b""), (7, b""))
     yield join((9, bytes(2000)), (4, b""), (7, b""), (13, b""), (2, b"x"), (1, bytes(900)), (7, b""))
     yield join((137, b"one"), (7, b""), (137, bytes(2000)), (7, b""), (3, b""), (7, b""), (129, b"x"), (7, b""))
+    yield join((152, b"short"), (7, b""), (136, b"\x06"), (7, b""))
+    yield join((153, bytes(2000)), (12, b""), (4, b""), (7, b""), (3, b""), (7, b""))
     yield join((0, b"\xff" * 60), (9, bytes(1500)), (6, bytes(8)), (7, b""))

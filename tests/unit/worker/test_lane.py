@@ -63,6 +63,18 @@ class Remote:
         parts = (bytes((verb,)), nwid.to_bytes(8, "big"), ethertype, body)
         return THEIRS.seal(self._id, OWN.address, PEER.address, parts, cipher, mtu)
 
+    def text(self, text: bytes, *, forged: bool = False) -> bytes:
+        """A packet with any plaintext. ``forged``: it is not authentic, and yet this is what it decrypts to."""
+        self._id += 1
+        packet = THEIRS.seal(self._id, OWN.address, PEER.address, (text,))
+        if not forged:
+            return packet
+        cipher = AesGmacSiv(*THEIRS.aes_keys())
+        others = cipher.seal(
+            self._id.to_bytes(8, "big"), packet[8:18] + b"\x98", (text,)
+        )  # the flags are authenticated
+        return others[:18] + packet[18:19] + others[19:]
+
 
 def joined(datagrams: Sequence[bytes]) -> list[bytes]:
     """The packets, whose pieces follow each other."""

@@ -134,6 +134,12 @@ def forged(datagram: bytes) -> bytes:
     return datagram[:-1] + bytes((datagram[-1] ^ 1,))
 
 
+def header_of_many(remote: Remote) -> list[bytes]:
+    """Only the first is authentic, and the plaintexts of all, one behind the other, begin as a frame does."""
+    head = bytes((VERB_FRAME,)) + NWID.to_bytes(8, "big") + IPV4
+    return [remote.text(head[number : number + 1] or b"x", forged=number > 0) for number in range(20)]
+
+
 @pytest.mark.parametrize(
     "batches",
     [
@@ -155,6 +161,11 @@ def forged(datagram: bytes) -> bytes:
         ),
         pytest.param(lambda remote: [[remote.packet(b"x" * number) for number in range(1, 20)]], id="many lengths"),
         pytest.param(lambda remote: [[*bulk(remote, 2), remote.packet(ACK), *bulk(remote, 10)]], id="one between"),
+        pytest.param(
+            lambda remote: [[remote.text(b"short", forged=True) for _ in range(20)]], id="short ones, all forged"
+        ),
+        pytest.param(lambda remote: [header_of_many(remote)], id="short ones that are a header together"),
+        pytest.param(lambda remote: [(each := bulk(remote, 10))[1:2], each], id="a second half came twice, and early"),
         pytest.param(lambda remote: [[b"junk" * 7 for _ in range(20)], [b"" for _ in range(20)]], id="junk"),
         pytest.param(lambda remote: [split(remote.packet(bytes(4000)), 1432) * 6], id="three pieces"),
     ],
