@@ -18,18 +18,24 @@ MAX_SEGMENTS: Final = 64
 """UDP_MAX_SEGMENTS of the kernels before 6.9; newer ones allow 128, with the same limit of 64 KiB in all."""
 MAX_GSO_BYTES: Final = 65000
 NO_SEGMENTATION: Final = {errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
-"""What UDP_SEGMENT gives on old kernels, on devices without checksum offload, and on links whose MTU is too small."""
+"""What UDP_SEGMENT gives on old kernels, on devices without checksum offload, and where the MTU of the link or path is
+too small: a datagram alone leaves in IP fragments there."""
+MAX_REFUSED: Final = 1024
+"""Places of which it is remembered what they refused."""
 _U16: Final = struct.Struct("=H")
 
 
 class DatagramSender:
-    """Sends batches by whichever socket; remembers that the system does not cut datagrams."""
+    """Sends batches by whichever socket; remembers where the system does not cut datagrams: the way to one place may be
+    narrower than those to others."""
 
-    __slots__ = ("segmentation",)
+    __slots__ = ("_refused", "segmentation")
 
     def __init__(self) -> None:
         self.segmentation = sys.platform == "linux"
         """Whether runs of equal size leave in one call."""
+        self._refused: dict[Endpoint | None, int] = {}
+        """By place, the size of the shortest datagrams of which a run was refused."""
 
     def send(self, bound: socket.socket, datagrams: Sequence[bytes], endpoint: Endpoint | None) -> int:
         """Send to ``endpoint``, or (None) to where the socket is connected. Returns how many were dropped."""
@@ -41,8 +47,9 @@ class DatagramSender:
                 return 1
             return 0
         start = dropped = 0
+        too_long = self._too_long(endpoint)
         while start < count:
-            end = run_end(datagrams, start) if self.segmentation else start + 1
+            end = run_end(datagrams, start) if len(datagrams[start]) < too_long else start + 1
             try:
                 if end - start == 1:
                     _send_one(bound, datagrams[start], endpoint)
@@ -50,7 +57,7 @@ class DatagramSender:
                     _send_run(bound, datagrams[start:end], len(datagrams[start]), endpoint)
             except OSError as error:
                 if end - start > 1 and error.errno in NO_SEGMENTATION:
-                    self.segmentation = False
+                    too_long = self._refuse(endpoint, len(datagrams[start]))
                     continue
                 dropped += end - start
             start = end
@@ -61,9 +68,10 @@ class DatagramSender:
         Returns how many were dropped."""
         step = min(MAX_SEGMENTS, MAX_GSO_BYTES // size) * size
         dropped = 0
+        too_long = self._too_long(None)
         for start in range(0, len(block), step):
             part = block[start : start + step]
-            if self.segmentation:
+            if size < too_long:
                 try:
                     _send_run(bound, (part,), size, None)
                     continue
@@ -71,9 +79,20 @@ class DatagramSender:
                     if error.errno not in NO_SEGMENTATION:
                         dropped += len(part) // size
                         continue
-                    self.segmentation = False
+                    too_long = self._refuse(None, size)
             dropped += self.send(bound, [part[at : at + size].tobytes() for at in range(0, len(part), size)], None)
         return dropped
+
+    def _too_long(self, endpoint: Endpoint | None) -> int:
+        """From which size on datagrams to this place leave one by one, bytes."""
+        return self._refused.get(endpoint, MAX_GSO_BYTES + 1) if self.segmentation else 0
+
+    def _refuse(self, endpoint: Endpoint | None, size: int) -> int:
+        """A run of this size was refused. The new size from which on datagrams leave one by one: this one."""
+        if len(self._refused) >= MAX_REFUSED:
+            self._refused.clear()
+        self._refused[endpoint] = size
+        return size
 
 
 def _send_one(bound: socket.socket, datagram: bytes, endpoint: Endpoint | None) -> None:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ztnode.datagrams.many_datagrams import SLOTS, ManyDatagrams
 from ztnode.datagrams.segmentation import DatagramSender
@@ -47,6 +47,13 @@ class Loop(Protocol):
         """Records for the node by the ring; how many found room."""
 
 
+class _Lent(NamedTuple):
+    lane: Lane
+    sock: socket.socket
+    sender: DatagramSender
+    """Of its own, as another peer's way may be narrower."""
+
+
 def _length(frame: Frame) -> int:
     return sum(map(len, frame))
 
@@ -60,15 +67,14 @@ class Lanes:
         """Whether there is something to tell."""
         self._loop = loop
         self._tell = tell
-        self._lanes: dict[int, tuple[Lane, socket.socket]] = {}
-        self.by_head: dict[bytes, tuple[Lane, socket.socket]] = {}
+        self._lanes: dict[int, _Lent] = {}
+        self.by_head: dict[bytes, _Lent] = {}
         """By the Ethernet headers that they carry. (A MAC is of one network: it follows from the network's id and the
         peer's address.)"""
         self._used: dict[int, Lane] = {}
         self._due = 0.0
         self._many: ManyDatagrams | None = None
         self._slots: Matrix | None = None
-        self._sender = DatagramSender()
 
     def up(self, message: LaneUp, descriptor: int) -> None:
         """Take a lane over; its socket is ours now. Raises OSError, ValueError for what cannot be one."""
@@ -90,19 +96,19 @@ class Lanes:
         except BaseException:
             sock.close()
             raise
-        self._lanes[lane.id] = lane, sock
+        self._lanes[lane.id] = _Lent(lane, sock, DatagramSender())
 
     def agree(self, terms: LaneTerms) -> None:
         """From now on these terms hold for a lane."""
         found = self._lanes.get(terms.id)
         if found is not None:
-            self._forget(found[0])
-            found[0].agree(terms)
-            self.by_head.update(dict.fromkeys(found[0].heads, found))
+            self._forget(found.lane)
+            found.lane.agree(terms)
+            self.by_head.update(dict.fromkeys(found.lane.heads, found))
 
     def _forget(self, lane: Lane) -> None:
         for head in lane.heads:
-            if (found := self.by_head.get(head)) is not None and found[0] is lane:
+            if (found := self.by_head.get(head)) is not None and found.lane is lane:
                 del self.by_head[head]
 
     def down(self, number: int) -> None:
@@ -110,7 +116,7 @@ class Lanes:
         found = self._lanes.pop(number, None)
         if found is None:
             return
-        lane, sock = found
+        lane, sock, _ = found
         self._forget(lane)
         for _ in range(LAST_READS):
             if not self._on_readable(lane, sock, READ):
@@ -152,7 +158,7 @@ class Lanes:
         """Send what a lane carries; the rest, in order."""
         by_head = self.by_head
         rest: list[tuple[int, Frame]] = []
-        shares: dict[int, tuple[Lane, socket.socket, list[Frame]]] = {}
+        shares: dict[int, tuple[_Lent, list[Frame]]] = {}
         last: tuple[int, Buffer] | None = None
         last_share: list[Frame] = []
         for record in frames:
@@ -162,42 +168,19 @@ class Lanes:
                 last_share.append(frame)
                 continue
             found = by_head.get(bytes(head))
-            if found is None or found[0].index != index or now >= found[0].until:
+            if found is None or found.lane.index != index or now >= found.lane.until:
                 rest.append(record)
                 continue
-            lane, sock = found
-            share = shares.setdefault(lane.id, (lane, sock, []))
-            last, last_share = (index, head), share[2]
+            last, last_share = (index, head), shares.setdefault(found.lane.id, (found, []))[1]
             last_share.append(frame)
-        for lane, sock, share_of_frames in shares.values():
-            dropped = self._send_share(lane, sock, share_of_frames, now)
+        for lent, share in shares.values():
+            lane = lent.lane
+            dropped = _send_share(lent, share, now)
             if dropped:
                 lane.dropped += dropped
                 self.counters["lane_datagrams_dropped"] += dropped
             self._note(lane)
         return rest
-
-    def _send_share(self, lane: Lane, sock: socket.socket, frames: list[Frame], now: float) -> int:
-        """Seal and send, and where many are of one length do that together. How many datagrams were dropped."""
-        if len(frames) < ALIKE or not has_numpy():
-            return self._sender.send(sock, lane.seal(frames, now), None)
-        dropped = 0
-        others: list[Frame] = []
-        for length, group in groupby(frames, _length):
-            alike = list(group)
-            size = lane.datagram_size(length) if len(alike) >= ALIKE else 0
-            if not size:
-                others += alike
-                continue
-            if others:
-                dropped += self._sender.send(sock, lane.seal(others, now), None)
-                others = []
-            most = min(AT_ONCE, AT_ONCE_BYTES // length)
-            step = -(-len(alike) // -(-len(alike) // most))  # all of one size, as a short last one would not pay
-            for start in range(0, len(alike), step):
-                block = lane.seal_alike(alike[start : start + step], length, now)
-                dropped += self._sender.send_block(sock, block, size)
-        return dropped + self._sender.send(sock, lane.seal(others, now), None)
 
     # What the node is told
 
@@ -224,3 +207,27 @@ class Lanes:
             # That they do not come again by another way; where there is no room for them they may, once.
             self._loop.to_node([(LANE | LANE_IDS | lane.id, (b"".join(ids),))])
         self._tell(lane.used())
+
+
+def _send_share(lent: _Lent, frames: list[Frame], now: float) -> int:
+    """Seal and send, and where many are of one length do that together. How many datagrams were dropped."""
+    lane, sock, sender = lent
+    if len(frames) < ALIKE or not has_numpy():
+        return sender.send(sock, lane.seal(frames, now), None)
+    dropped = 0
+    others: list[Frame] = []
+    for length, group in groupby(frames, _length):
+        alike = list(group)
+        size = lane.datagram_size(length) if len(alike) >= ALIKE else 0
+        if not size:
+            others += alike
+            continue
+        if others:
+            dropped += sender.send(sock, lane.seal(others, now), None)
+            others = []
+        most = min(AT_ONCE, AT_ONCE_BYTES // length)
+        step = -(-len(alike) // -(-len(alike) // most))  # all of one size, as a short last one would not pay
+        for start in range(0, len(alike), step):
+            block = lane.seal_alike(alike[start : start + step], length, now)
+            dropped += sender.send_block(sock, block, size)
+    return dropped + sender.send(sock, lane.seal(others, now), None)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztnode.datagrams.many_datagrams import SLOTS, ManyDatagrams
-from ztnode.datagrams.segmentation import MAX_GSO_BYTES, MAX_SEGMENTS, DatagramSender, run_end
+from ztnode.datagrams.segmentation import MAX_GSO_BYTES, MAX_REFUSED, MAX_SEGMENTS, DatagramSender, run_end
 from ztnode.hookspecs import Datagrams, Endpoint
 from ztnode.plugins import udp
 from ztnode.plugins.udp import UdpTransport
@@ -217,6 +217,63 @@ def test_what_icmp_says_costs_a_connected_socket_nothing(number: int, count: int
     assert sender.send(anything, [b"x"] * count, None) == (count if sender.segmentation else 1)
     told.errors = [number] * 2 * count
     assert sender.send(anything, [b"x"], None) == 1
+
+
+class Narrow:
+    """A socket by which runs of long datagrams do not leave for some places; a datagram alone leaves in fragments."""
+
+    def __init__(self, narrow: set[Endpoint | None], error: int) -> None:
+        self.narrow = narrow
+        self.error = error
+        self.calls = 0
+        self.sent: list[bytes] = []
+
+    def send(self, datagram: bytes) -> None:
+        self.calls += 1
+        self.sent.append(datagram)
+
+    def sendto(self, datagram: bytes, _endpoint: Endpoint) -> None:
+        self.send(datagram)
+
+    def sendmsg(self, parts: Sequence[bytes], control: Any, _flags: int = 0, endpoint: Endpoint | None = None) -> None:
+        self.calls += 1
+        size = int.from_bytes(control[0][2], sys.byteorder)
+        if endpoint in self.narrow and size > 1372:
+            raise OSError(self.error, "too long")
+        data = b"".join(parts)
+        self.sent += [data[at : at + size] for at in range(0, len(data), size)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="runs leave in one call on Linux alone")
+@pytest.mark.parametrize("error", [errno.EMSGSIZE, errno.EINVAL, errno.EIO])
+def test_one_narrow_way_does_not_slow_the_others(error: int) -> None:
+    narrow, wide = ("203.0.113.1", 1), ("203.0.113.2", 1)
+    sender, sock = DatagramSender(), Narrow({narrow, None}, error)
+    anything: Any = sock
+
+    def calls(endpoint: Endpoint | None, size: int, *, block: bool = False) -> int:
+        before = sock.calls
+        sock.sent.clear()
+        datagrams = [bytes([number]) * size for number in range(10)]
+        if block:
+            assert sender.send_block(anything, memoryview(b"".join(datagrams)), size) == 0
+        else:
+            assert sender.send(anything, datagrams, endpoint) == 0
+        assert sock.sent == datagrams
+        return sock.calls - before
+
+    assert calls(narrow, 1432) == 11
+    assert calls(narrow, 1432) == 10  # it is not tried again
+    assert calls(narrow, 1400) == 11
+    assert calls(narrow, 1300) == 1
+    assert calls(wide, 1432) == 1
+    assert calls(None, 1432, block=True) == 12  # a connected socket is asked twice
+    assert calls(None, 1432, block=True) == calls(None, 1432) == 10
+    assert calls(None, 1300, block=True) == 1
+    for port in range(2 * MAX_REFUSED):
+        sock.narrow.add(("203.0.113.1", port))
+        calls(("203.0.113.1", port), 1432)
+    assert len(sender._refused) <= MAX_REFUSED
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="lent on Linux alone")

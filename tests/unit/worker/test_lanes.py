@@ -204,7 +204,7 @@ def test_a_batch_of_one_form_is_not_taken_one_by_one(
 ) -> None:
     at = bench.up()
     together(monkeypatch, 16)
-    one_by_one, _ = bench.lanes._lanes[1]
+    one_by_one = bench.lanes._lanes[1].lane
     monkeypatch.setattr(one_by_one, "_open", None)
     for _ in range(16):
         for piece in split(bench.remote.packet(body), 1432):
@@ -219,7 +219,7 @@ def test_what_is_sent_together_is_what_is_sent_one_by_one(
 ) -> None:
     bench.up()
     together(monkeypatch, 3)
-    bench.lanes._sender.segmentation = segmentation
+    bench.lanes._lanes[1].sender.segmentation = segmentation
     sizes = [9, *[2000] * 70, 40, *[40] * 30, 2001, 2001, 2001, 2001, 100, 2000]
     frames = [(MACS_OUT + IPV4, memoryview(os.urandom(size))) for size in sizes]
     assert not bench.lanes.send([(INDEX, frame) for frame in frames], 100.0)
@@ -238,8 +238,7 @@ def test_what_is_sent_together_is_what_is_sent_one_by_one(
 def test_what_cannot_be_sent_together_is_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.up()
     together(monkeypatch, 3)
-    _, sock = bench.lanes._lanes[1]
-    sock.shutdown(socket.SHUT_WR)
+    bench.lanes._lanes[1].sock.shutdown(socket.SHUT_WR)
     frame = (MACS_OUT + IPV4, bytes(2000))
     assert not bench.lanes.send([(INDEX, frame)] * 50, 100.0)
     assert bench.lanes.counters["lane_datagrams_dropped"] == 100
