@@ -87,8 +87,8 @@ class ManyDatagrams:
         self._first = self._headers[: ctypes.sizeof(_Header)]
         self._pristine_first = bytes(self._first)
         self._lengths = self._headers.cast("I")[_Header.length.offset // 4 :: ctypes.sizeof(_Header) // 4]
-        self._runs = self._headers.cast("Q")[_Message.control_length.offset // 8 :: ctypes.sizeof(_Header) // 8]
-        """Zero for what is one datagram."""
+        self.coalesced = self._headers.cast("Q")[_Message.control_length.offset // 8 :: ctypes.sizeof(_Header) // 8]
+        """By slot: zero for what is one datagram."""
         self._data, self._names, self._control = (memoryview(each).cast("B") for each in (data, names, control))
         self.slots = self._data
         """Memory of ``SLOTS`` datagrams, ``SLOT_BYTES`` apart."""
@@ -114,16 +114,31 @@ class ManyDatagrams:
 
     def lengths(self) -> list[int]:
         """Of the datagrams in ``slots``, bytes; none where some of them were coalesced."""
-        return [] if any(self._runs[: self._filled].tolist()) else self._lengths[: self._filled].tolist()
+        return [] if any(self.coalesced[: self._filled].tolist()) else self._lengths[: self._filled].tolist()
+
+    def run_size(self, least: int) -> int:
+        """The size of the datagrams in the slots that were filled, if they are ``least`` or more, all of one size, and
+        the first were coalesced; else 0."""
+        lengths, runs = self._lengths[: self._filled].tolist(), self.coalesced[: self._filled].tolist()
+        size = self._size(0) if runs and runs[0] else 0
+        if not size or sum(lengths) < least * size or any(length % size for length in lengths):
+            return 0
+        same = all((self._size(slot) if runs[slot] else length) == size for slot, length in enumerate(lengths))
+        return size if same else 0
+
+    def filled(self) -> list[memoryview]:
+        """What lies in the slots that were filled."""
+        data, lengths = self._data, self._lengths[: self._filled].tolist()
+        return [data[slot * SLOT_BYTES : slot * SLOT_BYTES + length] for slot, length in enumerate(lengths)]
 
     def copies(self, start: int = 0, end: int = SLOTS) -> list[bytes]:
         """The datagrams of the slots that were filled, or some of them."""
         data = self._data
-        if self._filled == 1 and not self._runs[0]:  # as most that carry a small request
+        if self._filled == 1 and not self.coalesced[0]:  # as most that carry a small request
             return [data[: self._lengths[0]].tobytes()][start:end]
         end = min(end, self._filled)
         datagrams: list[bytes] = []
-        lengths, runs = self._lengths[start:end].tolist(), self._runs[start:end].tolist()
+        lengths, runs = self._lengths[start:end].tolist(), self.coalesced[start:end].tolist()
         for slot, length, coalesced in zip(range(start, end), lengths, runs, strict=True):
             at = slot * SLOT_BYTES
             if coalesced:
@@ -152,12 +167,12 @@ class ManyDatagrams:
 
     def _copy(self, count: int, add: Callable[[tuple[bytes, Endpoint]], object]) -> None:
         data, names, endpoints = self._data, self._names, self._endpoints
-        if count == 1 and not self._runs[0]:  # as most that carry a small request
+        if count == 1 and not self.coalesced[0]:  # as most that carry a small request
             name = names[:NAME_BYTES].tobytes()
             add((data[: self._lengths[0]].tobytes(), endpoints.get(name) or self._endpoint(name)))
             return
         start = name_at = 0
-        for length, coalesced in zip(self._lengths[:count].tolist(), self._runs[:count].tolist(), strict=True):
+        for length, coalesced in zip(self._lengths[:count].tolist(), self.coalesced[:count].tolist(), strict=True):
             name = names[name_at : name_at + NAME_BYTES].tobytes()
             endpoint = endpoints.get(name) or self._endpoint(name)
             end = start + length

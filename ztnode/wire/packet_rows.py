@@ -49,6 +49,11 @@ def matrix(memory: Buffer, rows: int) -> Matrix:
     return np.frombuffer(memory, np.uint8).reshape(rows, -1)
 
 
+def joined(runs: Sequence[Buffer], size: int) -> Matrix:
+    """A copy of runs of datagrams of ``size`` bytes, a datagram in each row."""
+    return np.concatenate([np.frombuffer(run, np.uint8) for run in runs]).reshape(-1, size)
+
+
 def piece(length: int, mtu: int) -> int:
     """Bytes of each datagram where a packet of ``length`` plaintext bytes becomes one, or two of one size; else 0."""
     whole = OFFSET_VERB + length

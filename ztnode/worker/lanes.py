@@ -9,9 +9,10 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from ztnode.datagrams.many_datagrams import SLOTS, ManyDatagrams
+from ztnode.datagrams.many_datagrams import SLOT_BYTES, SLOTS, ManyDatagrams
 from ztnode.datagrams.segmentation import DatagramSender
 from ztnode.wire.checksum import has_numpy
+from ztnode.wire.packet import MIN_PACKET_LENGTH
 from ztnode.worker.lane import Lane
 from ztnode.worker.poller import READ, Poller
 from ztnode.worker.protocol import LANE, LANE_IDS, LaneTerms, LaneUp, LaneUsed
@@ -28,6 +29,8 @@ ALIKE: Final = 16
 AT_ONCE: Final = 64
 AT_ONCE_BYTES: Final = 144 << 10
 """And no more than that: a matrix of them is to stay in the processor's caches, and in memory that malloc keeps."""
+RUNS_AT_ONCE: Final = AT_ONCE_BYTES // SLOT_BYTES
+"""Of datagrams that the kernel has coalesced, for the same reason."""
 LAST_READS: Final = 32
 """Of a lane that ends: what its queue can hold, and no more than that while more comes."""
 TELL_SECONDS: Final = 0.1
@@ -135,10 +138,12 @@ class Lanes:
         if not count:  # but an ICMP error, say: the node finds out about paths
             return False
         many, now = self._many, self._loop.now
-        if count < ALIKE or not has_numpy() or not (lengths := many.lengths()):
-            frames, rest = lane.receive(many.copies(), now)
-        else:
+        if count >= ALIKE and has_numpy() and (lengths := many.lengths()):
             frames, rest = lane.receive_slots(self._matrix(many), lengths, many.copies, now)
+        elif many.coalesced[0] and has_numpy() and (size := many.run_size(ALIKE)) >= MIN_PACKET_LENGTH:
+            frames, rest = _receive_runs(lane, many.filled(), size, now)
+        else:
+            frames, rest = lane.receive(many.copies(), now)
         if rest:
             taken = self._loop.to_node([(LANE | lane.id, (data,)) for data in rest])
             self.counters["lane_returns_dropped"] += len(rest) - taken
@@ -207,6 +212,30 @@ class Lanes:
             # That they do not come again by another way; where there is no room for them they may, once.
             self._loop.to_node([(LANE | LANE_IDS | lane.id, (b"".join(ids),))])
         self._tell(lane.used())
+
+
+def _receive_runs(
+    lane: Lane, runs: Sequence[memoryview], size: int, now: float
+) -> tuple[list[memoryview], list[bytes]]:
+    """As ``Lane.receive``, of datagrams of one size that the kernel has coalesced, as those of another of us are."""
+    from ztnode.wire import packet_rows
+
+    frames: list[memoryview] = []
+    rest: list[bytes] = []
+    for start in range(0, len(runs), RUNS_AT_ONCE):
+        rows = packet_rows.joined(runs[start : start + RUNS_AT_ONCE], size)
+        copies = partial(_copies, rows)
+        if len(rows) < ALIKE:
+            some, to_node = lane.receive(copies(0, len(rows)), now)
+        else:
+            some, to_node = lane.receive_slots(rows, [size] * len(rows), copies, now)
+        frames += some
+        rest += to_node
+    return frames, rest
+
+
+def _copies(rows: Matrix, start: int, end: int) -> list[bytes]:
+    return [row.tobytes() for row in rows[start:end]]
 
 
 def _send_share(lent: _Lent, frames: list[Frame], now: float) -> int:

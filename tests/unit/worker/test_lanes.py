@@ -26,6 +26,9 @@ from tests.unit.worker.test_lane import (
     joined,
     lane,
 )
+from ztnode.datagrams.many_datagrams import SLOTS
+from ztnode.datagrams.segmentation import DatagramSender
+from ztnode.plugins.udp import UDP_GRO
 from ztnode.ring import Record
 from ztnode.wire.checksum import use_numpy
 from ztnode.wire.fragment import split
@@ -74,6 +77,19 @@ class Bench:
         self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self.peer.settimeout(10)
         self.remote = Remote()
+
+    def send(self, datagrams: Sequence[bytes], at: tuple[str, int], *, coalesced: bool = False) -> None:
+        """Have the lanes take them; ``coalesced``: runs of one size come as one."""
+        for lent in self.lanes._lanes.values():
+            lent.sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, coalesced)
+        if coalesced and all(datagrams):  # which what is empty cannot be
+            assert DatagramSender().send(self.peer, datagrams, at) == 0
+        else:
+            for datagram in datagrams:
+                self.peer.sendto(datagram, at)
+        self.loop.turn()
+        while events := self.loop.poller.wait(0):
+            self.loop.poller.dispatch(events)
 
     def up(self, number: int = 1, *, terms: bool = True) -> tuple[str, int]:
         ours = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -166,13 +182,21 @@ def header_of_many(remote: Remote) -> list[bytes]:
         ),
         pytest.param(lambda remote: [header_of_many(remote)], id="short ones that are a header together"),
         pytest.param(lambda remote: [(each := bulk(remote, 10))[1:2], each], id="a second half came twice, and early"),
+        pytest.param(lambda remote: [[b"tiny"] * 20], id="shorter than a fragment's header"),
+        pytest.param(lambda remote: [[remote.packet(ACK) for _ in range(SLOTS + 2)]], id="more than one matrix"),
         pytest.param(lambda remote: [[b"junk" * 7 for _ in range(20)], [b"" for _ in range(20)]], id="junk"),
         pytest.param(lambda remote: [split(remote.packet(bytes(4000)), 1432) * 6], id="three pieces"),
     ],
 )
 @pytest.mark.parametrize("until", [130.0, 99.0])
+@pytest.mark.parametrize("coalesced", [False, True], ids=["apart", "coalesced"])
 def test_what_is_taken_together_is_what_is_taken_one_by_one(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, batches: Callable[[Remote], list[list[bytes]]], until: float
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    batches: Callable[[Remote], list[list[bytes]]],
+    until: float,
+    *,
+    coalesced: bool,
 ) -> None:
     """Frames, what goes to the node, and what the node is told."""
     at = bench.up()
@@ -183,9 +207,7 @@ def test_what_is_taken_together_is_what_is_taken_one_by_one(
     frames: list[bytes] = []
     rest: list[bytes] = []
     for batch in batches(bench.remote):
-        for datagram in batch:
-            bench.peer.sendto(datagram, at)
-        bench.loop.turn()
+        bench.send(batch, at, coalesced=coalesced)
         some, to_node = alone.receive(batch, 100.0)
         frames += map(bytes, some)
         rest += to_node
@@ -199,17 +221,16 @@ def test_what_is_taken_together_is_what_is_taken_one_by_one(
 
 
 @pytest.mark.parametrize("body", [ACK, BULK], ids=["whole", "halves"])
+@pytest.mark.parametrize("coalesced", [False, True], ids=["apart", "coalesced"])
 def test_a_batch_of_one_form_is_not_taken_one_by_one(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, body: bytes
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, body: bytes, *, coalesced: bool
 ) -> None:
     at = bench.up()
     together(monkeypatch, 16)
     one_by_one = bench.lanes._lanes[1].lane
     monkeypatch.setattr(one_by_one, "_open", None)
-    for _ in range(16):
-        for piece in split(bench.remote.packet(body), 1432):
-            bench.peer.sendto(piece, at)
-    bench.loop.turn()
+    packets = [split(bench.remote.packet(body), 1432) for _ in range(16)]
+    bench.send([piece for packet in packets for piece in packet], at, coalesced=coalesced)
     assert bench.loop.frames == [(INDEX, MACS_IN + IPV4 + body)] * 16
 
 
