@@ -47,12 +47,19 @@ async def persist(
     network is known yet. ``dial`` is told how many seconds are left. Raises DialError."""
     now = asyncio.get_running_loop().time
     deadline = now() + timeout
+    unheard: DialError | None = None
     while True:
         try:
             return await dial(max(deadline - now(), 0.0))
         except DialError as error:
-            if error.errno != errno.EHOSTUNREACH or not is_lonely() or now() + pause >= deadline:
+            if error.errno == errno.ETIMEDOUT and unheard is not None:
+                # The last try's short rest is over, and its words are of that alone.
+                raise unheard from None
+            if error.errno != errno.EHOSTUNREACH or not is_lonely():
                 raise
+            unheard = DialError(error.errno, f"{error.strerror}; no other member of its network is known so far")
+            if now() + pause >= deadline:
+                raise unheard from error
         await asyncio.sleep(pause)
 
 

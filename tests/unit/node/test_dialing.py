@@ -58,6 +58,7 @@ def test_lonely_dial_goes_on() -> None:
         ([errno.EHOSTUNREACH], False, 30.0),
         ([errno.ECONNREFUSED], True, 30.0),
         ([errno.EHOSTUNREACH], True, 0.0),
+        ([errno.ETIMEDOUT], True, 30.0),
     ],
 )
 def test_any_other_failure_counts_at_once(results: list[int | str], lonely: bool, timeout: float) -> None:
@@ -65,6 +66,14 @@ def test_any_other_failure_counts_at_once(results: list[int | str], lonely: bool
     with pytest.raises(DialError) as failure:
         asyncio.run(persist(dials(results, []), lambda: lonely, timeout))  # type: ignore[arg-type]
     assert failure.value.errno == expected
+
+
+@pytest.mark.parametrize("results", [[errno.EHOSTUNREACH, errno.ETIMEDOUT], [errno.EHOSTUNREACH] * 99])
+def test_a_lonely_dial_whose_time_is_over_tells_of_the_whole_of_it(results: list[int | str]) -> None:
+    with pytest.raises(DialError) as failure:
+        asyncio.run(persist(dials(results, []), lambda: True, 0.2, pause=0.05))  # type: ignore[arg-type]
+    assert failure.value.errno == errno.EHOSTUNREACH
+    assert failure.value.strerror == "no; no other member of its network is known so far"
 
 
 def test_failure_names_the_network_and_its_state() -> None:
