@@ -435,7 +435,7 @@ def _settings(
         try:
             settings.update(client.subnet(subnet))
         except ValueError as error:
-            raise click.UsageError(str(error)) from None
+            raise click.UsageError(f"--subnet: {error}") from None
     if pools:
         ranges = [_range(text) for text in pools]
         settings["pools"] = ranges

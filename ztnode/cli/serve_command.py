@@ -499,8 +499,16 @@ def _give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def _refuse_no_address(option: str, address: str) -> None:
+    """Before anything is started, or an identity made."""
+    try:
+        split_host_port(_with_host(address) if option == "--api" else address)
+    except ValueError:
+        raise click.UsageError(f"{option}: {address!r} is no address to listen on, such as 127.0.0.1:7447") from None
+
+
 def _refuse_clear_tokens(option: str, address: str) -> None:
-    with contextlib.suppress(ValueError):  # what is no address is refused where it is used
+    with contextlib.suppress(ValueError):  # a name is resolved, or refused, where it is used
         if not ip_address(split_host_port(_with_host(address))[0]).is_loopback:
             raise click.UsageError(
                 f"{option} {address} is beyond loopback, where the token would travel in clear: give --tls-cert and "
@@ -521,6 +529,8 @@ def refuse_contradictions(ctx: click.Context) -> None:
     if not served and any(given(ctx, name) for name in _OF_EITHER):
         raise click.UsageError("--tls-cert, --tls-key and --insecure belong to --listen, --api or --web")
     for name in ("listen", "api"):
+        if ctx.params[name] is not None:
+            _refuse_no_address(f"--{name}", ctx.params[name])
         if ctx.params[name] is not None and ctx.params["tls_cert"] is None and not ctx.params["insecure"]:
             _refuse_clear_tokens(f"--{name}", ctx.params[name])
     if not ctx.params["controller"] and any(given(ctx, name) for name in _OF_CONTROLLER):
