@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import errno
 import functools
 import json
 import math
@@ -44,6 +45,8 @@ LOCK: Final = "zerotier/.ztnode.lock"
 """In a state directory: held by the node that has it."""
 NODE_SECONDS: Final = 5.0
 """For how long commands that people paste right behind ``serve &`` wait for the node."""
+GLANCE_SECONDS: Final = 2.0
+"""For how long those do that also look whether there is a node at all."""
 START_SECONDS: Final = 30.0
 """And for how long all do, for one that is seen to start."""
 
@@ -184,8 +187,9 @@ def _find(address: str | None, state: Path | None, patience: float) -> ztclient.
                 node = ztclient.Node(address, state=state)
                 if _answers(node.address) or over():
                     return node
-            except ztclient.NodeUnavailableError:
-                if over():
+            except ztclient.NodeUnavailableError as error:
+                # Among several nodes only the user can choose.
+                if error.errno == errno.EINVAL or over():
                     raise
             if not told:
                 told = True

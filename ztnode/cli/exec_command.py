@@ -18,7 +18,7 @@ import click
 
 import ztclient
 from ztclient import startup
-from ztnode.cli.common import Failure, example, node_option
+from ztnode.cli.common import NODE_SECONDS, Failure, example, node_option_with_patience
 
 _PYTHON: Final = re.compile(r"(python|pypy)[0-9.]*(\.exe)?")
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -35,7 +35,7 @@ _PASSED_ON: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUS
     ),
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@node_option
+@node_option_with_patience(lambda _arguments: NODE_SECONDS)
 def execute(node: ztclient.Node, command: tuple[str, ...]) -> None:
     """Run COMMAND unchanged, so that its TCP connections to addresses and names of the joined networks go over this
     node, and all others as before.

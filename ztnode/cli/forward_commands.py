@@ -10,7 +10,7 @@ import click
 
 import ztclient
 from ztclient.forms import host_name, is_numeric, numeric_ip, split_host_port
-from ztnode.cli.common import Parameter, example, node_option
+from ztnode.cli.common import NODE_SECONDS, Parameter, example, node_option_with_patience
 from ztnode.cli.on_loop import run_until_interrupted
 from ztnode.cli.printable import printable
 from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress, UnixAddress, parse_expose, parse_forward
@@ -152,7 +152,7 @@ def mapping_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("local", metavar="[[HOST:]PORT", type=Where("127.0.0.1"), required=False)
 @click.argument("remote", metavar="HOST:PORT]", type=Where(None, remote=True), required=False)
 @mapping_options
-@node_option
+@node_option_with_patience(lambda _arguments: NODE_SECONDS)
 def forward(
     node: ztclient.Node,
     local: LocalAddress | None,
@@ -183,7 +183,7 @@ def forward(
 @click.argument("overlay", metavar="[[IP:]PORT", type=Where("", numeric=True), required=False)
 @click.argument("local", metavar="HOST:PORT]", type=Where(None), required=False)
 @mapping_options
-@node_option
+@node_option_with_patience(lambda _arguments: NODE_SECONDS)
 def expose(
     node: ztclient.Node,
     overlay: LocalAddress | None,

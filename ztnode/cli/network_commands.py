@@ -13,6 +13,7 @@ import click
 import ztclient
 from ztclient.forms import format_host_port, host_name, is_numeric, numeric_ip, without_brackets
 from ztnode.cli.common import (
+    GLANCE_SECONDS,
     NWID,
     SECONDS,
     Failure,
@@ -291,7 +292,7 @@ def _path(peer: ztclient.Peer) -> str:
 )
 @click.option("--network", "nwid", type=NWID, metavar="NWID", help="With --check: nor this network.")
 @json_option
-@node_option
+@node_option_with_patience(lambda arguments: 0.0 if arguments["check"] else GLANCE_SECONDS)
 def status(node: ztclient.Node, check: bool, nwid: str | None, as_json: bool) -> None:
     """Show the node: its address, whether it is online, where it listens, its workers."""
     if check:

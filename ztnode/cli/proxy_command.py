@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import ztclient
-from ztnode.cli.common import EXISTING_FILE, example, node_option
+from ztnode.cli.common import EXISTING_FILE, NODE_SECONDS, example, node_option_with_patience
 from ztnode.cli.forward_commands import Where
 from ztnode.cli.on_loop import run_until_interrupted
 from ztnode.forwarding import LocalAddress, TcpAddress
@@ -40,7 +40,7 @@ PROXY_ADDRESS = Where("127.0.0.1", tcp=True)
 @click.option(
     "--direct", is_flag=True, help="Let the host dial what no managed route leads to, instead of refusing it."
 )
-@node_option
+@node_option_with_patience(lambda _arguments: NODE_SECONDS)
 def proxy(node: ztclient.Node, listen: LocalAddress, credentials: Path | None, direct: bool) -> None:
     """Serve SOCKS5, SOCKS4a, HTTP CONNECT and plain HTTP requests on one port, until Ctrl-C."""
     assert isinstance(listen, TcpAddress)

@@ -12,7 +12,7 @@ import click
 
 import ztclient
 from ztclient.forms import format_host_port
-from ztnode.cli.common import EXISTING_FILE, Failure, example, json_option, node_option
+from ztnode.cli.common import EXISTING_FILE, NODE_SECONDS, Failure, example, json_option, node_option_with_patience
 from ztnode.cli.forward_commands import Where
 from ztnode.cli.on_loop import run_until_interrupted
 from ztnode.cli.printable import printable
@@ -44,7 +44,7 @@ PORTS = {"http": 80, "https": 443}
 @click.option("--key", type=EXISTING_FILE, metavar="FILE", help="Its private key, PEM, if it is not in the same file.")
 @click.option("--hidden", is_flag=True, help="Of a folder, serve names with a dot in front too, such as .git.")
 @json_option
-@node_option
+@node_option_with_patience(lambda _arguments: NODE_SECONDS)
 def serve_http(
     node: ztclient.Node,
     source: str,

@@ -20,6 +20,7 @@ from tests.unit.fake_node import RunningNode
 from tests.unit.peers import LINGER_RESET, peer, read_to_end
 from ztnode import __version__
 from ztnode.cli.app import run
+from ztnode.node.registry import Registration
 
 HOST = "10.121.15.99"
 
@@ -203,14 +204,19 @@ def test_words_of_zerotier_cli(running_node: RunningNode, capsys: pytest.Capture
         assert capsys.readouterr().out == expected
 
 
-def test_call_and_join_wait_for_a_node_that_is_starting(
+def test_what_is_pasted_behind_serve_waits_for_a_node_that_is_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = tmp_path / "late"
     state.mkdir(mode=0o700)
     monkeypatch.delenv("ZTNODE_ADDRESS", raising=False)
     monkeypatch.setenv("ZTNODE_STATE", str(state))
-    for arguments in (["join", "9ad07d01093a69e3", "--wait", "20"], ["call", f"{HOST}:80"]):
+    for arguments in (
+        ["join", "9ad07d01093a69e3", "--wait", "20"],
+        ["call", f"{HOST}:80"],
+        ["status"],
+        ["exec", "--", "true"],
+    ):
         with contextlib.ExitStack() as stack, peer(lambda connected: answer(connected)) as real:
 
             def start() -> None:
@@ -223,6 +229,22 @@ def test_call_and_join_wait_for_a_node_that_is_starting(
             timer.join()
             assert status == 0, capsys.readouterr().err
         assert "waiting for a node" in capsys.readouterr().err
+
+
+def test_none_waits_where_the_user_must_choose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "ztnode").mkdir(mode=0o700)
+    for name in ("ZTNODE_ADDRESS", "ZTNODE_STATE"):
+        monkeypatch.delenv(name, raising=False)
+    with contextlib.ExitStack() as stack:
+        for name in ("one", "two"):
+            stack.enter_context(Registration(f"unix:{tmp_path}/{name}/ztnode.sock", tmp_path / name))
+        assert run(["call", f"{HOST}:80"]) == 1
+    said = capsys.readouterr().err
+    assert "2 nodes of yours are running" in said and "waiting" not in said
 
 
 def test_all_wait_for_a_node_that_holds_its_state_and_does_not_answer_yet(

@@ -137,7 +137,7 @@ def test_bad_usage_is_one_line_and_exit_2(
         (["identity", "show", "/nonexistent"], "No such file"),
         (["identity", "show", __file__], "no identity"),
         (["world", "show", __file__], "not a world"),
-        (["status", "--address", "unix:/nonexistent/ztnode.sock"], "no node answers"),
+        (["networks", "--address", "unix:/nonexistent/ztnode.sock"], "no node answers"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
