@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.integrations.conftest import HOST, NAME
 from tests.unit.fake_node import RunningNode
 from tests.unit.tls_files import TlsFiles
+from ztnode.cli.app import run
 from ztnode.cli.exec_command import is_python
 
 
@@ -55,6 +58,20 @@ def test_signals_are_passed_on(running_node: RunningNode) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == "caught\n"
     assert process.returncode == 3
+
+
+def test_ctrl_c_just_before_the_command_is_there_is_the_commands(
+    running_node: RunningNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = asyncio.create_subprocess_exec
+
+    async def late(*command: Any, **options: Any) -> asyncio.subprocess.Process:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(0.05)  # the loop takes the signal meanwhile, or else with the next one that it takes
+        return await start(*command, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", late)
+    assert run(["exec", "--", "sleep", "60"]) == 128 + signal.SIGINT
 
 
 def test_the_proxy_is_for_that_command_alone(running_node: RunningNode) -> None:

@@ -95,13 +95,12 @@ async def _run_with_proxy(node: ztclient.Node, command: Sequence[str]) -> int:
         def pass_on(number: int) -> None:
             if child is None:
                 early.append(number)
-            else:
+            elif number != signal.SIGINT:
+                # Ctrl-C comes to the command too, which is in our group: what it does about it is for it to say.
                 child.send_signal(number)
 
         try:
-            # Ctrl-C comes to the command too, which is in our group: what it does about it is for it to say.
-            loop.add_signal_handler(signal.SIGINT, lambda: None)
-            for number in _PASSED_ON:
+            for number in (signal.SIGINT, *_PASSED_ON):
                 loop.add_signal_handler(number, pass_on, number)
             child = await asyncio.create_subprocess_exec(*command, env={**os.environ, **proxy_variables(where)})
             for early_one in early:
