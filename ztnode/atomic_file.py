@@ -16,8 +16,8 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600, replace: 
     power failure, sees the old content or the new one whole.
 
     ``mode``: the new file's permissions, whatever the umask; at no moment has it more. ``replace`` False: raises
-    FileExistsError where the name is taken, even by a file that came up at the last moment. Raises OSError; what was
-    there is untouched then.
+    FileExistsError where the name is taken, even by a file that came up at the last moment. Raises OSError,
+    which names the file; what was there is untouched then.
     """
     scratch = path.with_name(f"{SCRATCH_PREFIX}{path.name}.{os.getpid()}{SCRATCH_SUFFIX}")
     try:
@@ -33,6 +33,10 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600, replace: 
         else:
             # Unlike a rename, a link does not take the place of a file that came up meanwhile.
             os.link(scratch, path)
+    except OSError as error:
+        if error.filename is None:  # of a write, such as to a disk that is full
+            error.filename = str(path)
+        raise
     finally:
         scratch.unlink(missing_ok=True)
     sync_directory(path.parent)
