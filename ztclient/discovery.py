@@ -133,7 +133,8 @@ def socket_path(state: str | os.PathLike[str], environ: Mapping[str, str] = os.e
     """The control socket of the node that keeps its state in ``state``.
 
     ``<state>/ztnode.sock``; where that is too long for a Unix socket, a short name in the runtime directory that
-    depends on the state directory alone, so that node and client find the same one.
+    depends on the state directory alone, so that node and client find the same one. Raises NodeUnavailableError where
+    that is too long as well.
     """
     return Path(_socket_path(state, environ))
 
@@ -142,7 +143,16 @@ def _socket_path(state: str | os.PathLike[str], environ: Mapping[str, str]) -> s
     # realpath, so that "./st" and a symbolic link to it lead to the same name.
     directory = os.path.realpath(os.fspath(state))
     path = f"{directory}/{SOCKET_NAME}"
-    return path if len(os.fsencode(path)) <= MAX_UNIX_PATH else _other_socket_path(directory, environ)
+    if len(os.fsencode(path)) <= MAX_UNIX_PATH:
+        return path
+    other = _other_socket_path(directory, environ)
+    if len(os.fsencode(other)) > MAX_UNIX_PATH:
+        raise NodeUnavailableError(
+            errno.ENAMETOOLONG,
+            f"neither {path} nor {other} can be a Unix socket, whose path has {MAX_UNIX_PATH} bytes at the most: "
+            "choose a shorter state directory, or set XDG_RUNTIME_DIR to a shorter one",
+        )
+    return other
 
 
 def _other_socket_path(directory: str, environ: Mapping[str, str]) -> str:

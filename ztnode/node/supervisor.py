@@ -249,7 +249,11 @@ class Supervisor:
             return path
         if self._short_directory is None:
             self._short_directory = tempfile.mkdtemp(prefix="ztnode-")
-        return os.path.join(self._short_directory, f"worker-{index}.sock")  # noqa: PTH118
+        path = os.path.join(self._short_directory, f"worker-{index}.sock")  # noqa: PTH118
+        if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+            Path(self._short_directory).rmdir()
+            raise OSError(errno.ENAMETOOLONG, f"{path} is too long for a socket: set TMPDIR to a shorter directory")
+        return path
 
     # Networks and frames
 

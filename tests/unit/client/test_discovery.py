@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -129,6 +130,16 @@ def test_a_long_state_directory_gets_a_short_socket(runtime: Path, tmp_path: Pat
     runtime.mkdir(mode=0o755)
     with pytest.raises(NodeUnavailableError, match="not trusted"):
         find(state=long)
+
+
+def test_a_short_socket_that_is_too_long_as_well_is_told_what_helps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("y" * 120)))
+    assert socket_path("/short") == Path("/short/ztnode.sock")
+    with pytest.raises(NodeUnavailableError, match="XDG_RUNTIME_DIR") as failure:
+        find(state=tmp_path / ("x" * 120))
+    assert failure.value.errno == errno.ENAMETOOLONG
 
 
 def test_the_socket_is_found_through_a_symbolic_link(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import aclosing
 from ipaddress import ip_address
@@ -940,3 +941,14 @@ async def test_connections_are_listed_with_their_figures(tmp_path: Path) -> None
             assert each.figures["index"] == 7
         for end in itertools.chain.from_iterable(ends):
             end.close()
+
+
+def test_a_temporary_directory_that_is_too_long_for_sockets_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / ("t" * 120)
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    with pytest.raises(OSError, match="TMPDIR") as failure:
+        Supervisor(tmp_path / ("x" * 120), lambda _records: None)
+    assert failure.value.errno == errno.ENAMETOOLONG and not list(temporary.iterdir())
