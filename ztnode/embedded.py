@@ -125,8 +125,12 @@ class EmbeddedNetwork:
         secret = worldtool.WorldSecret.generate(os.urandom)
         self.planet.write_bytes(worldtool.create_world([root], secret, time.time_ns() // 1_000_000))
         arguments = ["--root", "--controller", "--port", str(port), *controller_arguments]
-        self.controller = self._start("root", identity, arguments, prefix)
-        self.controller.wait_online()
+        try:
+            self.controller = self._start("root", identity, arguments, prefix)
+            self.controller.wait_online()
+        except BaseException:  # such as Ctrl-C, for which nobody has this object yet to close it
+            self.close()
+            raise
 
     def create(self, *, name: str = "embedded", private: bool = False, subnet: str = "10.121.15.0/24") -> str:
         """Make a network and return its NWID; addresses are assigned from ``subnet``."""

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.harness import identities
+from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
+
 COMMAND = [sys.executable, "-m", "ztnode", "demo"]
 WITH_IDENTITIES = """
 import functools, sys
@@ -95,3 +98,19 @@ def test_a_demo_that_is_killed_leaves_no_process(scratch: Path, steps: int) -> N
         assert len(started_by(process, scratch)) >= 2 * steps  # each node with its worker
         process.kill()
     nothing_runs(process, scratch)
+
+
+def test_what_interrupts_the_start_of_the_root_leaves_no_process_that_would_make_its_directory_again(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[EmbeddedMember] = []
+
+    def interrupted(member: EmbeddedMember) -> None:
+        started.append(member)
+        sys.exit(130)
+
+    monkeypatch.setattr(EmbeddedMember, "wait_online", interrupted)
+    with pytest.raises(SystemExit):
+        EmbeddedNetwork(scratch, identities=identities())
+    [root] = started
+    assert root.process.returncode is not None
