@@ -284,7 +284,7 @@ async def _api(options: WebOptions, node: Node, state: Path) -> AsyncIterator[We
     try:
         from ztnode.web import web_server
     except ModuleNotFoundError as error:
-        raise _not_installed("--api", error) from None
+        raise _not_installed("--web" if options.page else "--api", error) from None
     home = state / HOME if (state / HOME).is_dir() else state
     async with contextlib.AsyncExitStack() as stack:
         try:
