@@ -251,7 +251,8 @@ class Supervisor:
             self._short_directory = tempfile.mkdtemp(prefix="ztnode-")
         path = os.path.join(self._short_directory, f"worker-{index}.sock")  # noqa: PTH118
         if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-            Path(self._short_directory).rmdir()
+            shutil.rmtree(self._short_directory, ignore_errors=True)
+            self._short_directory = None
             raise OSError(errno.ENAMETOOLONG, f"{path} is too long for a socket: set TMPDIR to a shorter directory")
         return path
 
