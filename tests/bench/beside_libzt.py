@@ -25,6 +25,7 @@ from typing import Any
 from tests.bench import http_peer, overlay
 from tests.bench.http_peer import Transfer
 from tests.bench.options import Options
+from tests.bench.peer_client import SMALL
 from tests.bench.report import LeftOut, Result, Row, number
 from tests.bench.site import Place, Site, site, unavailable
 from tests.fault_injector import Faults
@@ -36,7 +37,6 @@ SECTION = "beside libzt, clean wire, all peers on the far side"
 LOSSY_SECTION = "beside libzt, 1 % loss and 10 ms each way"
 LOSSY = Faults(loss=0.01, delay=0.01)
 MB = 1 << 20
-SMALL = 1024
 BULK_PORT, LOSSY_PORT, SMALL_PORT = 5380, 5381, 5382
 KERNEL_PORTS = (5383, 5384)
 LIBZT_PORTS = {"peer": 29994, "rival": 29995}

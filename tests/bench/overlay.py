@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.bench import http_peer, machine
 from tests.bench.http_peer import Incomplete, Transfer
 from tests.bench.options import Options
+from tests.bench.peer_client import PAUSE, SMALL
 from tests.bench.report import Result, Row
 from tests.interop.processes import Talker
 from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
@@ -25,10 +26,7 @@ from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
 PORT = 5380
 JOIN_TIMEOUT = 30.0
 MB = 1 << 20
-SMALL = 1024
 CONNECTS = 50
-PAUSE = 0.02
-"""Seconds between connects, so that none pays for the end of the one before."""
 REQUESTS = 500
 CROWD = 100
 IDLE_CONNECTIONS = 1000

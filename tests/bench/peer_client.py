@@ -23,7 +23,7 @@ from tests.bench import http_peer, small_clients
 
 SMALL = 1024
 PAUSE = 0.02
-"""Seconds between connections that are opened apart."""
+"""Seconds between connections that are opened apart, so that none pays for the end of the one before."""
 AT_ONCE = 50
 """Threads of a crowd."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import http_peer, overlay
+from tests.bench import http_peer, overlay, peer_client
 
 SECONDS = 5
 RATE = 500
@@ -76,7 +76,7 @@ def _ask(nodes: overlay.Pair) -> None:
 
     def ask() -> None:
         with nodes.connect((nodes.ip, overlay.PORT), 30) as sock:
-            http_peer.request_response(sock, nodes.ip, f"/{overlay.SMALL}", REQUESTS)
+            http_peer.request_response(sock, nodes.ip, f"/{peer_client.SMALL}", REQUESTS)
 
     asking = [threading.Thread(target=ask) for _ in range(CONNECTIONS)]
     for thread in asking:
