@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from hypothesis import settings
@@ -43,6 +46,25 @@ LONGEST_FIRST: Final = (
     "unit/cli/test_commands.py",
 )
 """Files that keep a core for half a minute or more begin first, or all would wait for them in the end."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_directories_keep_their_modes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test changes the mode of a directory that others use too, even for a moment.
+
+    Two tests that open and close it at once take it away from each other, and every session of pytest that begins
+    closes its own again. ``tests.integrations.others.open_directory`` is for who needs an open one.
+    """
+    base, chmod = tmp_path_factory.getbasetemp(), os.chmod
+    shared = {base, *base.parents}
+
+    def checked(path: Any, mode: int, **options: Any) -> None:
+        assert isinstance(path, int) or Path(os.fsdecode(path)).absolute() not in shared, f"{path} is not this test's"
+        chmod(path, mode, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "chmod", checked)
+        yield
 
 
 @pytest.hookimpl(trylast=True)

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,19 @@ from ztnode.embedded import free_port
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 BODY = os.urandom(1 << 20) * 64
 """64 MB."""
+
+
+@contextlib.contextmanager
+def open_directory() -> Iterator[Path]:
+    """A directory that every user may enter, for a server that becomes another one.
+
+    Below pytest's own directory there is none: whatever a test has opened there, the next session of pytest on this
+    machine closes in its midst.
+    """
+    with tempfile.TemporaryDirectory(prefix="ztnode-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
 
 
 @contextlib.contextmanager
@@ -54,13 +68,13 @@ def redis(directory: Path) -> contextlib.AbstractContextManager[int]:
 
 @contextlib.contextmanager
 def postgres(directory: Path, tls: TlsFiles | None = None) -> Iterator[int]:
-    """PostgreSQL with a user and a database "app", and no password; with ``tls`` it lets nobody in without."""
+    """PostgreSQL with a user and a database "app", and no password; with ``tls`` it lets nobody in without.
+
+    ``directory`` is an ``open_directory``: the server is not root's.
+    """
     account = pwd.getpwnam("postgres") if os.getuid() == 0 else None
     data, port = directory / "data", free_port()
     if account is not None:
-        for each in (directory, *directory.parents[: len(directory.parents) - 2]):
-            with contextlib.suppress(OSError):
-                each.chmod(each.stat().st_mode | 0o011)
         os.chown(directory, account.pw_uid, account.pw_gid)
     # Not Popen(user=): that forks, which gRPC's threads of this process do not always survive in the child.
     who = [] if account is None else ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
@@ -117,9 +131,11 @@ def sshd(directory: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def vsftpd(directory: Path, address: str) -> Iterator[tuple[int, int]]:
-    """An FTP server for everybody, with one file; it says ``address`` for passive mode. Its port, and that of data."""
+    """An FTP server for everybody, with one file; it says ``address`` for passive mode. Its port, and that of data.
+
+    ``directory`` is an ``open_directory``.
+    """
     (directory / "file").write_bytes(BODY[:1_000_000])
-    directory.chmod(0o755)
     port, data = free_port(), free_port()
     settings = {
         "listen": "YES",

@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,12 @@ def repository(directory: Path) -> Path:
     run("git", "clone", "-q", "--bare", str(work), str(bare))
     run("git", "-C", str(bare), "update-server-info")
     return bare
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    with others.open_directory() as directory:
+        yield directory
 
 
 @needs("git", "curl", "wget")
@@ -117,13 +124,13 @@ def test_redis_by_forward_and_library(overlay: Overlay, tmp_path: Path) -> None:
 
 @needs("psql")
 @pytest.mark.skipif(not others.POSTGRES, reason="not installed: postgresql")
-def test_postgresql_by_forward_and_libraries(overlay: Overlay, tmp_path: Path) -> None:
+def test_postgresql_by_forward_and_libraries(overlay: Overlay, open_directory: Path) -> None:
     import psycopg
 
     from ztclient.integrations import asyncpg as overlay_asyncpg
     from ztclient.integrations.psycopg import async_connect, connect
 
-    with others.postgres(tmp_path) as port, others.exposed(overlay, {5432: port}):
+    with others.postgres(open_directory) as port, others.exposed(overlay, {5432: port}):
         with others.forwarded(overlay, 5432) as here:
             where = f"host=127.0.0.1 port={here} user=app dbname=app"
             assert run("psql", "-Atc", "select 6 * 7", where) == "42\n"
@@ -151,7 +158,7 @@ def test_postgresql_by_forward_and_libraries(overlay: Overlay, tmp_path: Path) -
 
 
 @pytest.mark.skipif(not others.POSTGRES, reason="not installed: postgresql")
-def test_postgresql_by_tls_with_the_name_checked(overlay: Overlay, tmp_path: Path) -> None:
+def test_postgresql_by_tls_with_the_name_checked(overlay: Overlay, open_directory: Path, tmp_path: Path) -> None:
     import asyncpg
     import psycopg
 
@@ -162,8 +169,7 @@ def test_postgresql_by_tls_with_the_name_checked(overlay: Overlay, tmp_path: Pat
     hosts.write_text(f"{overlay.ip} db.internal.example other.internal.example\n")
     tls = tls_files.make(tmp_path, "db", host="db.internal.example")
     ours, other = "db.internal.example", "other.internal.example"
-    (tmp_path / "server").mkdir()
-    with others.postgres(tmp_path / "server", tls) as port, others.exposed(overlay, {5432: port}):
+    with others.postgres(open_directory, tls) as port, others.exposed(overlay, {5432: port}):
         which = "user=app dbname=app"
         checked = f"{which} sslmode=verify-full sslrootcert={tls.certificate}"
         with connect(f"{which} host={ours}") as connection:
@@ -196,11 +202,11 @@ def test_postgresql_by_tls_with_the_name_checked(overlay: Overlay, tmp_path: Pat
 
 
 @needs("vsftpd", "curl")
-def test_passive_ftp_by_exec(overlay: Overlay, tmp_path: Path) -> None:
+def test_passive_ftp_by_exec(overlay: Overlay, open_directory: Path, tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("vsftpd wants root")
     with (
-        others.vsftpd(tmp_path, overlay.ip) as (port, data),
+        others.vsftpd(open_directory, overlay.ip) as (port, data),
         others.exposed(overlay, {21: port, data: data}),
     ):
         execute("curl", "-sSf", "--ftp-pasv", "--disable-epsv", "-o", str(tmp_path / "got"), f"ftp://{overlay.ip}/file")

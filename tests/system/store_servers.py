@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.integrations.others import POSTGRES, postgres
+from tests.integrations.others import POSTGRES, open_directory, postgres
 from ztnode.embedded import free_port
 from ztnode.hookspecs import SharedStore
 from ztnode.node.opening import OURS
@@ -323,9 +323,7 @@ class Servers:
     def server(self, kind: str) -> Server:
         """One that can be stopped."""
         if kind not in self._started:
-            # Not below pytest's own directory, which PostgreSQL's user may not enter.
-            directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ztnode-store-")))
-            directory.chmod(0o755)
+            directory = self._stack.enter_context(open_directory())
             server = self._started[kind] = STARTS[kind](directory)
             self._stack.callback(lambda: server.stop(signal.SIGINT))
         return self._started[kind]

@@ -81,10 +81,16 @@ def websocket() -> Iterator[int]:
     thread.join(10)
 
 
+@contextlib.contextmanager
+def database(_directory: Path) -> Iterator[int]:
+    with others.open_directory() as place, others.postgres(place) as port:
+        yield port
+
+
 SERVED: dict[int, tuple[Callable[[Path], contextlib.AbstractContextManager[int]], str]] = {
     22: (others.sshd, "sshd"),
     5201: (others.iperf3, "iperf3"),
-    5432: (others.postgres, "psql"),
+    5432: (database, "psql"),
     6379: (others.redis, "redis-server"),
     8080: (http_files, "git"),
     8765: (lambda _directory: websocket(), "sh"),
@@ -109,8 +115,7 @@ def surroundings(block: str, overlay: Overlay, directory: Path) -> Iterator[None
             place.mkdir()
             mapped[port] = stack.enter_context(start(place))
         if "ftp://" in block:
-            place = directory / "21"
-            place.mkdir()
+            place = stack.enter_context(others.open_directory())
             port, data = stack.enter_context(others.vsftpd(place, overlay.ip))
             mapped.update({21: port, data: data})
         if mapped:

@@ -688,13 +688,13 @@ def test_the_handoff_socket_gives_nothing_to_who_cannot_say_what(overlay: Overla
 
 OTHER_USER = """
 import os, socket, sys
-path = sys.argv[1]
+os.chdir(sys.argv[1])
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 client.settimeout(5)
 try:
-    client.connect(path)
-    client.sendall(bytes.fromhex(sys.argv[2]))
+    client.connect(sys.argv[2])
+    client.sendall(bytes.fromhex(sys.argv[3]))
     print("got", len(client.recv(1)))
 except ConnectionError:
     print("got", 0)
@@ -707,16 +707,16 @@ except PermissionError:
 def test_another_user_gets_nothing_even_with_the_token(overlay: Overlay) -> None:
     """By the modes of the files; and where somebody has opened these, by who the kernel says is calling."""
     path = Path(handoff_path(overlay.beta))
-    opened = [*path.parents, path]
-    command = [sys.executable, "-c", OTHER_USER]
-    refused = subprocess.run([*command, str(path), "00" * 16], capture_output=True, text=True, timeout=20)
+    # From within, or what is above would have to be opened too, which is not ours alone.
+    command = [sys.executable, "-c", OTHER_USER, str(path.parent), path.name, "00" * 16]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert refused.stdout == "may not\n", refused.stderr
-    modes = {each: each.stat().st_mode for each in opened if each.stat().st_uid == os.getuid()}
+    modes = {each: each.stat().st_mode for each in (path.parent, path)}
     try:
         for each in modes:
             each.chmod(0o777)
         before = worker_counters(overlay.beta)["handoff_refused"]
-        refused = subprocess.run([*command, str(path), "00" * 16], capture_output=True, text=True, timeout=20)
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=20)
         assert refused.stdout == "got 0\n", refused.stderr
         until(lambda: worker_counters(overlay.beta)["handoff_refused"] > before)
     finally:

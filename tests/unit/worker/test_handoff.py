@@ -263,20 +263,21 @@ def test_socket_is_for_its_owner_alone(bench: Bench) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user for a moment")
 def test_another_user_gets_nothing_even_past_the_mode(bench: Bench) -> None:
     _, token = park(bench)
-    Path(bench.path).chmod(0o777)  # as if the file system did not enforce it
-    for parent in Path(bench.path).parents:
-        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & stat.S_IWOTH and len(parent.parts) > 2:
-            parent.chmod(0o755)
+    path = Path(bench.path)
+    for each in (path.parent, path):
+        each.chmod(0o777)  # as if the file system did not enforce it
+    # From within, or what is above would have to be opened too, which is not ours alone.
     script = (
         "import os, socket, sys\n"
-        "os.setuid(65534)\n"
-        "s = socket.socket(socket.AF_UNIX); s.settimeout(30); s.connect(sys.argv[1])\n"
+        "os.chdir(sys.argv[1]); os.setuid(65534)\n"
+        "s = socket.socket(socket.AF_UNIX); s.settimeout(30); s.connect(sys.argv[2])\n"
         "try:\n"
-        "    s.sendall(bytes.fromhex(sys.argv[2]))\n"
+        "    s.sendall(bytes.fromhex(sys.argv[3]))\n"
         "    print(socket.recv_fds(s, 1, 1)[:2])\n"
         "except OSError: print('refused')\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", script, bench.path, token.hex()], stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", script, str(path.parent), path.name, token.hex()]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 10
     while child.poll() is None and time.monotonic() < deadline:
         bench.turn()
