@@ -307,6 +307,9 @@ def test_what_linux_refuses_beside_each_other_is_refused(overlay: Overlay, liste
 def test_out_of_descriptors_is_emfile(overlay: Overlay, listener: Listener) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     dialled = dial(overlay, listener)
+    with selectors.DefaultSelector() as selector:  # it has come, for which descriptors were needed here too
+        selector.register(listener, selectors.EVENT_READ)
+        assert selector.select(30)
     limit = max(int(each.name) for each in Path("/proc/self/fd").iterdir()) + 1
     fillers: list[int] = []
     try:
