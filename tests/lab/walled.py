@@ -67,7 +67,7 @@ def _is_relayed(own: Host) -> bool:
 
 
 def udp_blocked(sides: Sides) -> Iterator[Figure]:
-    """No UDP, a TCP relay: online with auto and force, its speed, and UDP coming back in the middle of a download."""
+    """No UDP, a TCP relay: online with auto and force, its speed, and UDP that comes back and goes in mid-download."""
     with lab("walled") as here:
         own, _ = _built(here, sides)
         own = _own(here, sides, "force")
@@ -98,3 +98,10 @@ def udp_blocked(sides: Sides) -> Iterator[Figure]:
         until("the relay is left", lambda: not _is_relayed(own), 60)
         yield Figure("UDP is back: the relay is left after", time.monotonic() - began, must=30)
         yield Figure("UDP is back: the download stands still", float(download.result()["stall"]), must=1)
+        download = own.fetch(PEER, int(PACE * 30), PACE, 200)
+        time.sleep(5)
+        here.places.filter("nat", _WALL)
+        began = time.monotonic()
+        until("the relay is taken", lambda: _is_relayed(own), 150)
+        yield Figure("UDP is blocked: the relay is taken after", time.monotonic() - began, must=10)
+        yield Figure("UDP is blocked: the download stands still", float(download.result(300)["stall"]), must=15)

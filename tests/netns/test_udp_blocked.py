@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,18 @@ from ztnode.embedded import EmbeddedMember, EmbeddedNetwork
 
 NEAR, FAR = "80.1.1.1", "80.1.1.2"
 """Addresses of the internet, in namespaces of the test's own."""
-RELAY, TINYPROXY, DANTE, LISTENER = 443, 3128, 1080, 5380
+RELAY, TINYPROXY, DANTE, LISTENER, SLOW_LISTENER = 443, 3128, 1080, 5380, 5381
 SIZE = 1 << 20
 NO_UDP = "meta l4proto udp"
 NO_RELAY = f"tcp dport {RELAY}"
 WALL = "table inet wall {{\n chain i {{\n type filter hook input priority 0;\n {}\n }}\n}}\n"
+NO_UDP_BACK = f"""table inet wall {{
+ chain o {{
+  type filter hook output priority 0
+  ip daddr {NEAR} {NO_UDP} drop
+ }}
+}}
+"""
 DANTE_CONF = f"""
 errorlog: stderr
 internal: {FAR} port = {DANTE}
@@ -60,12 +68,14 @@ class World:
     nwid: str
     ip: str
 
+    def wall(self, rules: str) -> None:
+        """Add these to what the far place filters."""
+        subprocess.run([*self.place.far.prefix, "nft", "-f", "-"], input=rules, text=True, check=True)
+
     @contextlib.contextmanager
     def leaf(self, name: str, walled: list[str], *arguments: str, **environment: str) -> Iterator[EmbeddedMember]:
         """A node behind a wall that has fetched what is served."""
-        command = [*self.place.far.prefix, "nft", "-f", "-"]
-        rules = WALL.format("\n ".join(f"ip saddr {NEAR} {each} drop" for each in walled))
-        subprocess.run(command, input=rules, text=True, check=True)
+        self.wall(WALL.format("\n ".join(f"ip saddr {NEAR} {each} drop" for each in walled)))
         prefix = [*self.place.near.prefix, "env", *(f"{key}={value}" for key, value in environment.items())]
         leaf = self.network.add(name, *arguments, prefix=prefix)
         try:
@@ -140,6 +150,46 @@ def test_a_relay_is_taken_when_nothing_answers(world: World) -> None:
     if not os.environ.get("ZTNODE_TCP_PROXY"):
         counters = world.network.controller.node.status().counters
         assert counters["tcp_relay_server.sent"] > 10 and not counters.get("tcp_relay_server.refused")
+
+
+@pytest.mark.parametrize("lanes", [(), ("--no-lanes",)], ids=["lanes", "no lanes"])
+@pytest.mark.parametrize("back", [NO_UDP_BACK, ""], ids=["both ways", "out alone"])
+def test_a_transfer_goes_on_by_the_relay(world: World, lanes: tuple[str, ...], back: str) -> None:
+    """A wall comes up in the middle of it."""
+    if os.environ.get("ZTNODE_TCP_PROXY"):
+        pytest.skip("needs nothing but our relay")
+    piece, pieces, pause = content(SIZE)[: 1 << 14], 512, 0.01
+    listener = world.network.controller.node.listen(world.ip, SLOW_LISTENER)
+
+    def serve() -> None:
+        with contextlib.suppress(Exception):
+            connection, _ = listener.accept()
+            with connection:
+                for _ in range(pieces):
+                    connection.sendall(piece)
+                    time.sleep(pause)  # so that it is not over before the wall is up
+
+    threading.Thread(target=serve, daemon=True).start()
+    with (
+        listener,
+        world.leaf("midway", [], "--tcp-relay", f"auto={FAR}:{RELAY}", *lanes) as leaf,
+        leaf.node.create_connection((world.ip, SLOW_LISTENER), 30) as sock,
+    ):
+        sock.settimeout(90)
+        gaps, got, is_up = [0.0], 0, False
+        digest = hashlib.sha256()
+        before = time.monotonic()
+        while data := sock.recv(1 << 16):
+            digest.update(data)
+            got += len(data)
+            gaps.append(time.monotonic() - before)
+            if not is_up and got > len(piece) * pieces // 4:
+                is_up = True
+                world.wall(WALL.format(f"ip saddr {NEAR} {NO_UDP} drop") + back)
+            before = time.monotonic()
+        print(f"stood still for {max(gaps):.1f} s")
+        assert digest.digest() == hashlib.sha256(piece * pieces).digest()
+        assert f"packets go by the TCP relay {FAR}:{RELAY}" in leaf.last_words()
 
 
 def test_a_relay_by_an_http_proxy(world: World, tmp_path: Path) -> None:

@@ -172,7 +172,8 @@ _OF_PROXY: Final = ("proxy_direct", "proxy_credentials")
     metavar="SECONDS",
     default=60,
     show_default=True,
-    help="How long nothing may answer before the next of --transport or the TCP relay is used too.",
+    help="How long nothing may answer before the next of --transport or the TCP relay is used too; one that has worked "
+    "is given up within seconds.",
 )
 @click.option(
     "--no-port-mapping",

@@ -20,6 +20,7 @@ from ztnode.vl1 import (
     Online,
     PathMtuFound,
     PathNotTrusted,
+    PeerPathChanged,
     PeerReturned,
     PeerShared,
     PlanetUpdated,
@@ -90,7 +91,7 @@ class Events:
                         format_endpoint(endpoint),
                         path_id,
                     )
-                case PeerReturned(address):
+                case PeerReturned(address) | PeerPathChanged(address, _):
                     self._memberships.peer_returned(address)
                 case PathMtuFound(address, mtu):
                     self._memberships.limit_peer(address, mtu)

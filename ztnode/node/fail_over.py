@@ -1,8 +1,9 @@
 """Several transports as one: the first that brings answers is used, and the ones before it are tried all the while.
 
 As the reference does with its TCP relay (OneService.cpp, ``nodeWirePacketSendFunction``, ``phyOnDatagram``), for any
-number of transports, and with two differences: a better way is taken when a peer has answered by it what it was asked,
-for a wall may let in what it does not let out; and a way that is left is listened to for a while, for peers go on
+number of transports, and with three differences: only what peers have sealed counts, and a better way is taken when a
+peer has answered by it what it was asked, for a wall may let in what it does not let out; a way that has worked is
+given up within seconds, for connections wait; and a way that is left is listened to for a while, for peers go on
 sending there until they know the new one.
 """
 
@@ -24,7 +25,17 @@ from ztnode.wire.endpoint import Endpoint
 log = logging.getLogger(__name__)
 
 AFTER: Final = 60.0
-"""Seconds without an answer from the internet until the next transport is taken (ZT_TCP_FALLBACK_AFTER)."""
+"""Seconds without an answer from the internet until the next transport is taken (ZT_TCP_FALLBACK_AFTER), where the one
+in use never brought any."""
+ASK_AFTER: Final = 2.0
+"""Seconds without a word from the internet in which something was sent there by a way that has worked, after which the
+roots are asked at each look: a peer that is gone is no reason to change, and neither are a few packets lost."""
+SILENT_AFTER: Final = 5.0
+"""The same until the next transport is taken."""
+DEAF_ASK_AFTER: Final = 8.0
+"""The two for a way by which peers are heard and nothing is answered: a wall may let in what it does not let out. A
+busy path is asked every 3 s (``path_mtu.CHECK_INTERVAL``)."""
+DEAF_AFTER: Final = 14.0
 DOWN_AFTER: Final = 10.0
 """The same for one that says itself that it is down."""
 LINGER: Final = 12.0
@@ -67,8 +78,15 @@ class FailOver:
         """Where something was sent, and whether that is in the internet."""
         self._unanswered: float | None = None
         """Since when something that was sent into the internet by the way in use is not answered."""
+        self._taken_at = float("-inf")
+        """When the way in use was taken."""
         self.answers: Callable[[], int] = lambda: 0
         """How many requests peers have answered so far, by their authenticated word, straight."""
+        self.answered: Callable[[], float] = lambda: float("-inf")
+        """When a peer in the internet last did so; ``heard``: when it last said anything authentic, straight."""
+        self.heard: Callable[[], float] = lambda: float("-inf")
+        self.ask: Callable[[], None] = lambda: None
+        """Called to ask whether anybody in the internet is there."""
         self.on_another: Callable[[], None] = lambda: None
         """Called when another transport is used from now on, too."""
         self._looking: asyncio.TimerHandle | None = None
@@ -162,11 +180,6 @@ class FailOver:
         if isinstance(self._first, LendsSockets):
             self._first.take_back(endpoint)
 
-    def heard(self, endpoint: Endpoint) -> None:
-        """A socket that was lent has brought something from there."""
-        if self._unanswered is not None and self._asked.get(endpoint):
-            self._unanswered = None
-
     async def _open(self, index: int, port: int = 0) -> None:
         way = self._ways[index]
         await way.transport.open(port, functools.partial(self._came, index))
@@ -181,11 +194,7 @@ class FailOver:
 
     def _came(self, index: int, datagrams: Datagrams) -> None:
         if index == self._at:
-            if self._unanswered is not None:
-                asked = self._asked
-                if any(asked.get(source) for _, source in datagrams):
-                    self._unanswered = None
-            self._receive(datagrams)
+            self._receive(datagrams)  # whether it means anything, VL1 knows, and ``_look`` asks
             return
         # What is near may answer by a way that leads no farther.
         asked = self._asked
@@ -209,9 +218,14 @@ class FailOver:
         if not self._ways[0].is_open:  # closed meanwhile
             return
         now = self._clock()
+        if self._unanswered is not None and self.answered() >= self._unanswered:
+            self._unanswered = None
         if self._returning is not None:
             when, index = self._returning
-            if now - when >= LINGER:
+            if self._unanswered is not None and self._has_failed(now):
+                self._returning = None  # it worked for a moment only
+                self._look_later()
+            elif now - when >= LINGER:
                 self._go_back(index)
             else:
                 self._look_later()
@@ -224,15 +238,33 @@ class FailOver:
         if self._at + 1 >= len(self._ways) or self._unanswered is None:
             return
         self._look_later()
-        down = isinstance(way.transport, MayBeDown) and not way.transport.is_up
-        if now - self._unanswered > (min(DOWN_AFTER, self._after) if down else self._after):
+        if self._has_failed(now):
             self._at += 1
+            self._taken_at = now
             self._unanswered = None
             log.info("no answer by %s: packets go by %s too", way.name, self.in_use)
             self._run(self._open_later(self._at))
 
+    def _has_failed(self, now: float) -> bool:
+        """Whether what is unanswered is so for too long; asks the roots before it is."""
+        if self._unanswered is None:
+            return False
+        deaf = now - self._unanswered
+        transport = self._ways[self._at].transport
+        if isinstance(transport, MayBeDown) and not transport.is_up:
+            return deaf > min(DOWN_AFTER, self._after)
+        if self.answered() < self._taken_at or self.answered() == float("-inf"):  # it has never worked
+            return deaf > self._after
+        silent = now - max(self._unanswered, self.heard())
+        if silent > min(SILENT_AFTER, self._after) or deaf > min(DEAF_AFTER, self._after):
+            return True
+        if silent > ASK_AFTER or deaf > DEAF_ASK_AFTER:
+            self.ask()
+        return False
+
     def _go_back(self, index: int) -> None:
         left, self._at, self._returning, self._unanswered = self._at, index, None, None
+        self._taken_at = self.answered()
         log.info("%s brings answers again: %s is left", self.in_use, self._ways[left].name)
         for way in self._ways[index + 1 :]:
             if way.is_open:

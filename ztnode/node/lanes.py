@@ -80,9 +80,6 @@ class Lender(Protocol):
     def take_back(self, endpoint: Endpoint) -> None:
         """It is closed."""
 
-    def heard(self, endpoint: Endpoint) -> None:
-        """It has brought something."""
-
 
 @dataclass(slots=True)
 class _Lane:
@@ -315,7 +312,6 @@ class Lanes:
             min(used.last_received, now),
         )
         if used.received:
-            self._transport.heard(lane.way.endpoint)
             self._vl1.trust(lane.peer, now)
         self._vl1.carried(lane.peer, lane.way.endpoint, carried, now)
         # Frames that leave by a way that is none any more are all there is to see of it: what the node itself sends and
@@ -339,7 +335,6 @@ class Lanes:
             else:
                 lane.wasted += 1
                 batch.append((bytes(data), lane.way.endpoint))
-                self._transport.heard(lane.way.endpoint)
         self.counters["returned"] += len(batch)
         return batch
 

@@ -170,7 +170,8 @@ class Memberships:
             self._pump(now)
 
     def peer_returned(self, address: int) -> None:
-        """A peer that was silent is heard again: what the stack has for it need not wait."""
+        """A peer that was silent is heard again, or packets to it go by another way: what the stack has for it need not
+        wait."""
         for index, nwid in self._ports.nwid_of.items():
             self._supervisor.neighbour_returned(index, mac_of(address, nwid))
 

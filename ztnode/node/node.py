@@ -125,6 +125,9 @@ class Node:
         parts, options = self._parts, self._options
         parts.transport.on_another = self._greet_again
         parts.transport.answers = lambda: parts.vl1.counters["answers"]
+        parts.transport.answered = lambda: parts.vl1.answered_from_afar
+        parts.transport.heard = lambda: parts.vl1.heard_from_afar
+        parts.transport.ask = self._ask_roots
         if port := self._host.port:
             self._writes.watch(self._home.keep_port(port), "the UDP port")
         self._host.start(map_port=options.port_mapping and parts.local_conf.port_mapping is not False)
@@ -193,6 +196,11 @@ class Node:
     def _greet_again(self) -> None:
         """Another transport is there: roots and peers need not wait for their turn."""
         self._vl1.greet_again()
+        self._pump_now()
+
+    def _ask_roots(self) -> None:
+        """Nothing is answered: is it the peer, or the transport?"""
+        self._vl1.ask_roots(time.monotonic())
         self._pump_now()
 
     def _pump_now(self) -> None:

@@ -15,6 +15,7 @@ from ztnode.vl1.path import (
     PROBE_INTERVAL,
     PROBES,
     QUICK_INTERVAL,
+    UNANSWERED,
     Path,
 )
 from ztnode.vl1.path_mtu import answered_length, question_payload
@@ -245,6 +246,12 @@ class Contacts:
         self._root_tries = 0
         self._next_root = now
 
+    def ask_roots(self, now: float) -> None:
+        """Ask each root whether it is there, where it was heard last."""
+        for peer in self._topology.upstream_peers():
+            if (path := peer.last_resort()) is not None:
+                self.echo(peer, path, now)
+
     def _greet_roots(self, now: float) -> None:
         all_reached = True
         greetings: list[tuple[Peer, Endpoint]] = []
@@ -317,7 +324,8 @@ class Contacts:
         greet = active and self._is_greeting_due(peer, PING_PERIOD, now)
         quick = now - peer.last_frame < QUICK_FOR and sum(not path.dead for path in peer.paths.values()) > 1
         soonest = QUICK_TICK if quick else IDLE_TICK
-        watched = STALL_AFTER <= now - peer.last_frame < STALL_WATCH
+        in_use = now - peer.last_frame < STALL_WATCH
+        watched = in_use and now - peer.last_frame >= STALL_AFTER
         for path in peer.paths.values():
             if greet:
                 self.hello(peer, path.endpoint, now)
@@ -338,7 +346,7 @@ class Contacts:
                     continue
                 self.probe(peer, path, now)
                 path.next_probe = now + (QUICK_INTERVAL if quick and path.probes < DOUBTED_AFTER else PROBE_INTERVAL)
-            elif path is peer.path and now - peer.last_frame < STALL_WATCH and self._ask_for_length(peer, path, now):
+            elif path is peer.path and in_use and self._ask_in_use(peer, path, now):
                 pass
             elif watched and now - path.last_send >= STALL_AFTER and self._watches > 0:
                 self._watches -= 1
@@ -354,6 +362,20 @@ class Contacts:
         if peer.choose_path():
             self._path_changed(peer, now)
         return soonest
+
+    def _ask_in_use(self, peer: Peer, path: Path, now: float) -> bool:
+        """Whether a path that carries frames, and is not silent, had its question just now, or waits for the next."""
+        if not path.is_unanswered(now):
+            return self._ask_for_length(peer, path, now)
+        if now >= path.next_probe:
+            path.next_probe = now + PROBE_INTERVAL
+            if path.deaf_probes >= UNANSWERED:
+                path.dead = True
+                self._counters["paths_deaf"] += 1
+            else:
+                path.deaf_probes += 1
+                self.echo(peer, path, now)
+        return True
 
     def _ask_for_length(self, peer: Peer, path: Path, now: float) -> bool:
         """Whether a path that carries frames was asked just now if it carries long ones."""

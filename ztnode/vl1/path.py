@@ -26,6 +26,12 @@ are found one right after the other; one that has moved, or started again at ano
 PROBES: Final = 3
 """Probes without an answer after which a path counts as dead. The reference has nothing of the kind and sends into a
 dead path until it expires; here packets go through a root meanwhile."""
+UNANSWERED_AFTER: Final = 5.0
+"""Seconds without an answer, in which a path that is used for frames was asked and heard, after which it is asked each
+second: perhaps it leads here and not there."""
+UNANSWERED: Final = 12
+"""Such questions without an answer after which it counts as dead. With 30 % of all packets lost, each way, an answer
+comes to one of two: that is a bad path, and no dead one."""
 DOUBTED_AFTER: Final = 2
 """Probes after which any other path is preferred: the first of them has had a second to be answered."""
 
@@ -41,8 +47,10 @@ class Path:
 
     __slots__ = (
         "dead",
+        "deaf_probes",
         "endpoint",
         "is_ipv6",
+        "last_answer",
         "last_hello",
         "last_receive",
         "last_send",
@@ -61,6 +69,8 @@ class Path:
         self.is_ipv6 = is_ipv6(endpoint)
         self.last_receive = now
         """When an authentic packet last came straight from here."""
+        self.last_answer = now
+        """When it was last proved that packets get there, and back."""
         self.last_send = now
         self.last_hello = now
         """When a stalled connection was last the reason for a HELLO."""
@@ -73,6 +83,8 @@ class Path:
         """Before this no further probe is sent."""
         self.probes = 0
         """Probes sent since the last packet came."""
+        self.deaf_probes = 0
+        """Questions since then whose reason was that nothing was answered although something was heard."""
         self.dead = False
         """It stopped answering, or our own address changed: not used until something comes from it again."""
         self.next_echo_answer = float("-inf")
@@ -90,6 +102,16 @@ class Path:
         if self.probes >= DOUBTED_AFTER:
             latency += _DOUBT
         return (latency + _LATENCY_FLOOR) * (Scope.PRIVATE - self.scope + 1) * (0.99 if self.is_ipv6 else 1.0)
+
+    def answered(self, now: float) -> None:
+        """The peer has answered straight by this path what we asked."""
+        self.dead = False
+        self.probes = self.deaf_probes = 0
+        self.last_receive = self.last_answer = now
+
+    def is_unanswered(self, now: float) -> bool:
+        """Whether we have been sending for long without an answer, whatever else is heard."""
+        return self.last_send > self.last_answer and now - self.last_answer >= UNANSWERED_AFTER
 
     def wants_probe(self, now: float, *, quick: bool = False) -> bool:
         """Whether we have been sending for a while without hearing anything; ``quick``: not for long."""

@@ -603,6 +603,10 @@ class Vl1:
         for peer in self._core.topology.by_address.values():
             peer.last_hello = peer.next_path_push = float("-inf")
 
+    def ask_roots(self, now: float) -> None:
+        """Ask all roots by the ways that are known whether they are there."""
+        self._core.contacts.ask_roots(now)
+
     def avoid_networks(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
         """Physical paths must not run inside these (the managed routes of joined networks)."""
         self._core.contacts.avoid(networks)
@@ -675,6 +679,16 @@ class Vl1:
     def online(self) -> bool:
         """Whether a root has answered lately (always, if we are one)."""
         return self._core.online
+
+    @property
+    def answered_from_afar(self) -> float:
+        """When a peer in the internet last answered straight what we asked, monotonic seconds; -inf: never."""
+        return self._core.answered_from_afar
+
+    @property
+    def heard_from_afar(self) -> float:
+        """When something authentic last came straight from a peer in the internet."""
+        return self._core.heard_from_afar
 
     def is_shared(self, now: float) -> bool:
         """Whether there were signs lately that another host uses our identity."""

@@ -10,6 +10,7 @@ from ztnode.vl1.contacts import BUSY_TICK, Contacts
 from ztnode.vl1.introductions import Introductions
 from ztnode.vl1.path import DOUBTED_AFTER, SURE_FOR, Path
 from ztnode.vl1.peer import Peer
+from ztnode.vl1.scope import Scope
 from ztnode.vl1.self_awareness import SelfAwareness
 from ztnode.vl1.topology import Topology
 from ztnode.vl1.traffic import Traffic
@@ -69,6 +70,10 @@ class Vl1Core:
         """For the layer above, until it takes them."""
         self.events: list[Event] = []
         self.online = False
+        self.answered_from_afar = float("-inf")
+        """When a peer in the internet last answered straight what we asked."""
+        self.heard_from_afar = float("-inf")
+        """When something authentic last came straight from one, by a path that is not dead."""
         self.next_tick = now + BUSY_TICK
         self.path_endpoints: set[Endpoint] = set()
         """Where peers are known to be, as of the last tick, and what was learnt since."""
@@ -150,9 +155,9 @@ class Vl1Core:
             for other in peer.paths.values():
                 if not other.dead and now - other.last_receive > SURE_FOR:
                     self._doubt(peer, other, now)
-        path.dead = False
-        path.probes = 0
-        path.last_receive = now
+        path.answered(now)
+        if path.scope is Scope.GLOBAL:
+            self.answered_from_afar = self.heard_from_afar = now
         if peer.choose_path():
             self._path_changed(peer, now)
         if not self.online and self.topology.is_upstream(peer.address):
@@ -163,6 +168,8 @@ class Vl1Core:
         have moved: what it says comes from where it is."""
         path.last_receive = now
         path.probes = 0
+        if path.scope is Scope.GLOBAL:
+            self.heard_from_afar = now
         used = peer.path
         if used is None or used is path or used.last_send <= used.last_receive or used.probes >= DOUBTED_AFTER:
             return

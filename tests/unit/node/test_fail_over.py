@@ -10,7 +10,16 @@ import pytest
 
 from ztnode.hookspecs import Datagrams, Endpoint, TellsPeersApart
 from ztnode.node import fail_over
-from ztnode.node.fail_over import AFTER, DOWN_AFTER, LINGER, FailOver
+from ztnode.node.fail_over import (
+    AFTER,
+    ASK_AFTER,
+    DEAF_AFTER,
+    DEAF_ASK_AFTER,
+    DOWN_AFTER,
+    LINGER,
+    SILENT_AFTER,
+    FailOver,
+)
 
 ROOT: Endpoint = ("84.17.53.155", 9993)
 STRANGER: Endpoint = ("84.17.53.156", 9993)
@@ -53,8 +62,9 @@ class Stage:
         self.now = 1000.0
         self.fakes = fakes
         self.came: list[Datagrams] = []
-        self.others = self.count = 0
+        self.others = self.count = self.asked = 0
         self.answered = False
+        self.last_answer = self.last_word = float("-inf")
         self.joined = FailOver([(f"way{n}", fake) for n, fake in enumerate(fakes)], clock=lambda: self.now)
 
     async def open(self) -> None:
@@ -63,7 +73,14 @@ class Stage:
             assert any(fake.is_open for fake in self.fakes[1:]), "what is sent now goes by it"
 
         self.joined.on_another = another
+
+        def ask() -> None:
+            self.asked += 1
+
         self.joined.answers = lambda: self.count
+        self.joined.answered = lambda: self.last_answer
+        self.joined.heard = lambda: self.last_word
+        self.joined.ask = ask
         await self.joined.open(9993, self.took)
 
     def answers(self, fake: Fake, endpoint: Endpoint) -> None:
@@ -71,6 +88,8 @@ class Stage:
         self.answered = True
         fake.receive([(PACKET, endpoint)])
         self.answered = False
+        if endpoint != NEIGHBOR:
+            self.last_answer = self.last_word = self.now
 
     def took(self, datagrams: Datagrams) -> None:
         self.came.append(datagrams)
@@ -167,13 +186,120 @@ def test_silence_in_which_nothing_was_asked_means_nothing() -> None:
         stage = Stage(Fake(), Fake())
         await stage.open()
         stage.joined.send(ROOT, [PACKET])
-        stage.fakes[0].receive([(PACKET, ROOT)])
+        stage.answers(stage.fakes[0], ROOT)
         await stage.wait(10 * AFTER)
+        assert stage.joined.in_use == "way0" and not stage.asked
         stage.joined.send(ROOT, [PACKET])
-        await stage.wait(AFTER - 1)
+        await stage.wait(SILENT_AFTER - 0.5)
         assert stage.joined.in_use == "way0"
+        await stage.wait(1)
+        assert stage.joined.in_use == "way1"
+        await stage.joined.close()
+
+    run(check)
+
+
+def test_what_never_worked_is_given_a_minute() -> None:
+    async def check() -> None:
+        stage = Stage(Fake(), Fake())
+        await stage.open()
+        stage.joined.send(ROOT, [PACKET])
+        stage.fakes[0].receive([(PACKET, ROOT)])  # forged, for VL1 knows nothing of it
+        await stage.wait(AFTER - 1)
+        assert stage.joined.in_use == "way0" and not stage.asked
         await stage.wait(2)
         assert stage.joined.in_use == "way1"
+        await stage.joined.close()
+
+    run(check)
+
+
+async def working() -> Stage:
+    """UDP has worked, and something was sent by it just now."""
+    stage = Stage(Fake(), Fake())
+    await stage.open()
+    stage.joined.send(ROOT, [PACKET])
+    stage.answers(stage.fakes[0], ROOT)
+    await stage.wait(1)
+    stage.joined.send(ROOT, [PACKET])
+    return stage
+
+
+def test_the_roots_are_asked_before_the_next_is_taken() -> None:
+    async def check() -> None:
+        stage = await working()
+        for second in range(1, int(SILENT_AFTER) + 1):
+            await stage.wait(1)
+            assert stage.asked == max(0, second - ASK_AFTER), "at each look, and no oftener"
+            stage.joined.send(ROOT, [PACKET])
+            stage.fakes[0].receive([(PACKET, ROOT)])  # whoever forges this keeps nothing alive
+        assert stage.joined.in_use == "way0"
+        await stage.wait(1)
+        assert stage.joined.in_use == "way1"
+        await stage.joined.close()
+
+    run(check)
+
+
+@pytest.mark.parametrize("moment", [3, 5])
+def test_a_root_that_answers_shows_that_only_a_peer_is_gone(moment: int) -> None:
+    async def check() -> None:
+        stage = await working()
+        for second in range(40):
+            await stage.wait(1)
+            stage.joined.send(STRANGER, [PACKET])
+            if second % (moment + 1) == moment:
+                stage.answers(stage.fakes[0], ROOT)
+        assert stage.joined.in_use == "way0" and stage.asked < 40
+        await stage.joined.close()
+
+    run(check)
+
+
+def test_who_is_heard_and_answers_nothing_does_not_hear_us() -> None:
+    async def check() -> None:
+        stage = await working()
+        for _ in range(int(DEAF_AFTER)):
+            stage.last_word = stage.now
+            await stage.wait(1)
+            stage.joined.send(ROOT, [PACKET])
+        assert stage.joined.in_use == "way0" and stage.asked == DEAF_AFTER - DEAF_ASK_AFTER
+        stage.last_word = stage.now
+        await stage.wait(1)
+        assert stage.joined.in_use == "way1"
+        await stage.joined.close()
+
+    run(check)
+
+
+def test_udp_that_works_for_a_moment_only_is_not_gone_back_to() -> None:
+    async def check() -> None:
+        stage = await working()
+        first, second = stage.fakes
+        await stage.wait(SILENT_AFTER + 1)
+        assert stage.joined.in_use == "way1"
+        stage.answers(second, ROOT)
+        stage.joined.send(ROOT, [PACKET])
+        stage.answers(first, ROOT)
+        await stage.wait(1)
+        before = second.sent
+        stage.joined.send(ROOT, [PACKET])
+        assert second.sent == before
+        await stage.wait(SILENT_AFTER + 0.5)
+        stage.joined.send(ROOT, [PACKET])
+        assert second.sent == before + 1, "by both again, long before the relay would have been left"
+        await stage.wait(LINGER + 1)
+        stage.answers(second, ROOT)
+        await stage.wait(LINGER + 1)
+        assert stage.joined.in_use == "way1" and second.is_open
+        for _ in range(int(LINGER) + 1):
+            stage.joined.send(ROOT, [PACKET])
+            stage.answers(first, ROOT)
+            await stage.wait(1)
+        assert stage.joined.in_use == "way0" and not second.is_open
+        stage.joined.send(ROOT, [PACKET])
+        await stage.wait(SILENT_AFTER + 1)
+        assert stage.joined.in_use == "way1", "what has worked is given up soon, again"
         await stage.joined.close()
 
     run(check)

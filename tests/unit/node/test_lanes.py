@@ -59,7 +59,6 @@ class Lender:
     def __init__(self) -> None:
         self.lends = True
         self.lent: list[Endpoint] = []
-        self.heard_from: list[Endpoint] = []
         self.is_the_way = True
         self.asked = 0
         self.brings: Callable[[], None] = lambda: None
@@ -78,9 +77,6 @@ class Lender:
 
     def take_back(self, endpoint: Endpoint) -> None:
         self.lent.remove(endpoint)
-
-    def heard(self, endpoint: Endpoint) -> None:
-        self.heard_from.append(endpoint)
 
 
 class Layer:
@@ -380,7 +376,6 @@ def test_what_lanes_give_back_is_the_peers_from_where_it_is(bench: Bench) -> Non
     assert bench.lanes.returned(records) == [(b"a datagram", THEIRS)]
     assert b"id one.." in bench.peer.seen
     assert b"id two.." in bench.peer.seen
-    assert bench.lender.heard_from == [THEIRS]
 
 
 def test_the_last_words_of_a_lane_are_heard(bench: Bench) -> None:
