@@ -9,15 +9,17 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ztclient.forms import format_host_port, split_host_port
 from ztnode import plugins
 from ztnode.control.tcp_options import TcpOptions
-from ztnode.forwarding import Expose, Forward, TcpAddress
+from ztnode.forwarding import Expose, Forward, LocalAddress, TcpAddress
 from ztnode.node.lease import POLL_EVERY, LeaseHeld
 from ztnode.node.options import HOME, NodeOptions
 from ztnode.node.registry import Registration
@@ -115,6 +117,8 @@ async def serving(options: ServeOptions, waiting: Callable[[str], None] = _no_wo
 
 @contextlib.asynccontextmanager
 async def _serving(options: ServeOptions, waiting: Callable[[str], None]) -> AsyncIterator[Served]:
+    if options.node.store is None:  # where another node may hold the store, it may hold the ports as well
+        _try_addresses(options)
     manager = plugins.load()
     node = await start(options.node, manager, waiting)
     try:
@@ -158,6 +162,35 @@ async def _serving(options: ServeOptions, waiting: Callable[[str], None]) -> Asy
             await server.stop(STOP_GRACE)
     finally:
         await node.close()
+
+
+def _try_addresses(options: ServeOptions) -> None:
+    """Bind each local TCP address and let go: what is taken, or not ours to take, is refused before an identity is made
+    and the workers start. Raises OSError, ValueError."""
+    asked: list[tuple[str, str, int]] = []
+    for option, address in (("--listen", options.tcp), ("--api", options.api)):
+        if address is not None:
+            asked.append((option, *split_host_port(address.address)))
+    named: list[tuple[str, LocalAddress | None]] = [
+        ("--proxy", None if options.proxy is None else options.proxy.address),
+        ("--sso-listen", options.sso_listen),
+        ("--tcp-relay-listen", options.tcp_relay_listen),
+        *(("--forward", forward.local) for forward in options.forwards if not forward.udp),
+    ]
+    asked += [(option, each.host, each.port) for option, each in named if isinstance(each, TcpAddress)]
+    for option, host, port in asked:
+        is_ipv6 = ":" in host
+        with socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if is_ipv6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind((host, port))
+            except socket.gaierror:
+                continue  # a name: who listens there will say so
+            except OSError as error:
+                shown = format_host_port(host, port)
+                raise OSError(error.errno, f"{option} {shown}: {os.strerror(error.errno or 0)}") from None
 
 
 def _list(stack: contextlib.ExitStack | contextlib.AsyncExitStack, address: str, state: Path) -> None:

@@ -40,7 +40,7 @@ from ztnode.cli.common import (
     standard_output,
 )
 from ztnode.cli.printable import printable
-from ztnode.cli.progress import Progress
+from ztnode.cli.progress import Progress, shown_when_long
 
 CHUNK = 1 << 18
 MAX_IN_MEMORY = 8 << 20
@@ -169,6 +169,7 @@ def call(
             connection = _connection(node, request.url, timeout, insecure, cacert)
             files.callback(connection.close)
             with _told(shown):
+                _connect(connection, request.url.hostname or "")
                 response = _exchange(connection, request, verbose)
             heads += _head(response) if include or head_only else b""
             following = _redirected(request, response) if location else None
@@ -309,6 +310,12 @@ def _size(source: IO[bytes]) -> int:
     except (OSError, ValueError):
         return 0
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def _connect(connection: http.client.HTTPConnection, host: str) -> None:
+    """A host that does not answer has until the time-out. Raises OSError."""
+    with shown_when_long(f"waiting for {host} to answer"):
+        connection.connect()
 
 
 def _exchange(connection: http.client.HTTPConnection, request: _Request, verbose: bool) -> http.client.HTTPResponse:

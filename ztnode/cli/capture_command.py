@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -33,7 +35,7 @@ def capture(node: ztclient.Node, nwid: str, file: Path, seconds: float | None, s
     with contextlib.ExitStack() as stack:
         blocks = stack.enter_context(contextlib.closing(node.capture(nwid, snaplen=snaplen, timeout=seconds)))
         block = next(blocks, b"")  # an error comes before the file is touched
-        output = standard_output() if str(file) == "-" else stack.enter_context(file.open("wb"))
+        output = standard_output() if str(file) == "-" else stack.enter_context(_file(file))
         try:
             with Progress(f"capturing {nwid}; Ctrl-C ends it") as progress:
                 while block:
@@ -50,3 +52,15 @@ def capture(node: ztclient.Node, nwid: str, file: Path, seconds: float | None, s
         else:
             raise Failure(f"the node ended the capture after {size:,} bytes")
     click.echo(f"{size:,} bytes captured", err=True)
+
+
+@contextlib.contextmanager
+def _file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which is not left behind with nothing in it when that fails, as on a full disk."""
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError:
+        if path.is_file() and not path.stat().st_size:
+            path.unlink()
+        raise

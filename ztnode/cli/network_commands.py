@@ -95,7 +95,10 @@ def join(
 @node_option
 def leave(node: ztclient.Node, nwid: str) -> None:
     """Leave the network NWID and forget its configuration."""
-    node.leave(nwid)
+    try:
+        node.leave(nwid)
+    except ztclient.NotFoundError as error:
+        raise Failure(f"network {nwid} is not joined: there is nothing to leave") from error
 
 
 @click.command(

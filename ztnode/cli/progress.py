@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import sys
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 
 import click
@@ -16,6 +18,28 @@ from ztnode.cli.table import display_width
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 INTERVAL = 0.08
 """Seconds between two frames of the spinner."""
+
+LONG = 2.0
+"""Seconds after which somebody wonders what is going on."""
+
+
+@contextlib.contextmanager
+def shown_when_long(text: str) -> Iterator[None]:
+    """Say what is waited for once that has taken long; what is done soon says nothing."""
+    ended = threading.Event()
+
+    def wait() -> None:
+        if not ended.wait(LONG):
+            with Progress(text):
+                ended.wait()
+
+    thread = threading.Thread(target=wait, name="patience", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Progress:

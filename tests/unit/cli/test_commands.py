@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
+import io
 import json
+import os
 import signal
 import socket
 import ssl
@@ -22,6 +25,7 @@ import pytest
 from tests.unit.fake_node import IP, NWID, RunningNode, asking, configured
 from tests.unit.peers import echo, peer, read_to_end
 from tests.unit.tls_files import TlsFiles
+from ztnode.cli import progress
 from ztnode.cli.app import cli, run
 from ztnode.node.api import JoinState, RouteInfo
 
@@ -122,7 +126,7 @@ def test_bad_usage_is_one_line_and_exit_2(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["leave", OTHER], "is not joined"),
+        (["leave", OTHER], "is not joined: there is nothing to leave"),
         (["ips", OTHER], "is not joined"),
         (["capture", OTHER, "x.pcapng"], "is not joined"),
         (["call", f"http://{HOST}:1/"], "refused"),
@@ -170,6 +174,49 @@ def test_debug_shows_the_traceback(
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert err.splitlines()[-1].startswith("ztnode: network 8056c2e21c000001 is not joined")
+
+
+def test_a_capture_that_cannot_be_written_leaves_no_file(
+    running_node: RunningNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class FullDisk(io.FileIO):
+        def write(self, _data: Any, /) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full(path: Path, *arguments: Any, **named: Any) -> Any:
+        return io.BufferedWriter(FullDisk(path, "wb")) if path == file else usual(path, *arguments, **named)
+
+    file = tmp_path / "wire.pcapng"
+    usual = Path.open
+    monkeypatch.setattr(Path, "open", full)
+    assert run(["capture", NETWORK, str(file), "--seconds", "5"]) == 1
+    assert not file.exists()
+    err = capsys.readouterr().err.splitlines()
+    assert err[0].startswith("capturing") and len(err) == 2 and "No space left" in err[1]
+
+
+def test_a_call_says_what_it_waits_for(
+    running_node: RunningNode, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LONG", 0.0)
+    assert run(["call", "http://198.51.100.1/", "--timeout", "0.5"]) == 1
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "waiting for 198.51.100.1 to answer" and last.startswith("ztnode: ")
+
+
+@pytest.mark.parametrize(
+    "option", ["--listen", "--api", "--proxy", "--tcp-relay-listen", "--forward", "--sso-listen --controller"]
+)
+def test_serve_refuses_a_port_that_is_taken_before_it_makes_anything(option: str, tmp_path: Path) -> None:
+    name, *more = option.split()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        value = f"{where}:10.1.2.3:80" if name == "--forward" else where
+        state = tmp_path / "state"
+        serve = command("serve", "--unlisted", "--state", str(state), name, value, *more)
+        ended = subprocess.run(serve, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.stderr.splitlines() == [f"ztnode: {name} {where}: Address already in use"]
+    assert not state.exists() or not [*state.rglob("identity*")]
 
 
 def test_join(running_node: RunningNode, capsys: pytest.CaptureFixture[str]) -> None:
