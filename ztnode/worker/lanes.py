@@ -15,7 +15,7 @@ from ztnode.wire.checksum import has_numpy
 from ztnode.wire.packet import MIN_PACKET_LENGTH
 from ztnode.worker.lane import Lane
 from ztnode.worker.poller import READ, Poller
-from ztnode.worker.protocol import LANE, LANE_IDS, LaneTerms, LaneUp, LaneUsed
+from ztnode.worker.protocol import LANE, LANE_IDS, LaneDown, LaneSeen, LaneTerms, LaneUp, LaneUsed
 
 if TYPE_CHECKING:
     from ztnode.netstack.frame import Frame
@@ -100,6 +100,17 @@ class Lanes:
             sock.close()
             raise
         self._lanes[lane.id] = _Lent(lane, sock, DatagramSender())
+
+    def told(self, message: LaneTerms | LaneSeen | LaneDown) -> None:
+        """What the node says of a lane that it has lent, and that may have ended."""
+        match message:
+            case LaneTerms():
+                self.agree(message)
+            case LaneSeen(number, ids):
+                if (found := self._lanes.get(number)) is not None:
+                    found.lane.note(ids)
+            case LaneDown(number):
+                self.down(number)
 
     def agree(self, terms: LaneTerms) -> None:
         """From now on these terms hold for a lane."""
