@@ -37,6 +37,10 @@ TELL_SECONDS: Final = 0.1
 """From the first frame until the node is told: what it decides by, such as whether a path is dead, takes longer."""
 
 
+MAX_UNTOLD: Final = 64
+"""Records of ids that wait for room in the ring to the node: some seconds of a busy lane, or 5 MB."""
+
+
 class Loop(Protocol):
     """What lanes need of the worker."""
 
@@ -75,6 +79,8 @@ class Lanes:
         """By the Ethernet headers that they carry. (A MAC is of one network: it follows from the network's id and the
         peer's address.)"""
         self._used: dict[int, Lane] = {}
+        self._untold: list[tuple[int, tuple[bytes]]] = []
+        """Records with ids that found no room in the ring, the oldest first."""
         self._due = 0.0
         self._many: ManyDatagrams | None = None
         self._slots: Matrix | None = None
@@ -139,6 +145,7 @@ class Lanes:
         sock.close()
         self._tell_of(lane)
         self._used.pop(number, None)
+        self._tell_ids()
 
     # Frames
 
@@ -212,17 +219,25 @@ class Lanes:
 
     def handle_timer(self, _now: float) -> None:
         """Tell the node."""
-        self.timed = False
         for lane in self._used.values():
             self._tell_of(lane)
         self._used.clear()
+        self._tell_ids()
 
     def _tell_of(self, lane: Lane) -> None:
         if lane.opened_ids:
             ids, lane.opened_ids = lane.opened_ids, []
-            # That they do not come again by another way; where there is no room for them they may, once.
-            self._loop.to_node([(LANE | LANE_IDS | lane.id, (b"".join(ids),))])
+            self._untold.append((LANE | LANE_IDS | lane.id, (b"".join(ids),)))
         self._tell(lane.used())
+
+    def _tell_ids(self) -> None:
+        """That they do not come again by another way. What finds no room, as while the node has much to do, waits."""
+        if self._untold:
+            del self._untold[: self._loop.to_node(self._untold)]
+            del self._untold[:-MAX_UNTOLD]
+        if not self._used:
+            self.timed = bool(self._untold)
+            self._due = self._loop.now + TELL_SECONDS
 
 
 def _receive_runs(
