@@ -6,7 +6,8 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ztnode.wire.buffer import Buffer
@@ -22,6 +23,8 @@ NO_SEGMENTATION: Final = {errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROT
 too small: a datagram alone leaves in IP fragments there."""
 MAX_REFUSED: Final = 1024
 """Places of which it is remembered what they refused."""
+REFUSED_SECONDS: Final = 600.0
+"""And for so long: a way may have become wider (RFC 8899, section 5.1.1, PMTU_RAISE_TIMER; RFC 1191, section 6.3)."""
 _U16: Final = struct.Struct("=H")
 
 
@@ -29,13 +32,15 @@ class DatagramSender:
     """Sends batches by whichever socket; remembers where the system does not cut datagrams: the way to one place may be
     narrower than those to others."""
 
-    __slots__ = ("_refused", "segmentation")
+    __slots__ = ("_clock", "_refused", "segmentation")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock``: seconds; asked only for places that refused something."""
+        self._clock = clock
         self.segmentation = sys.platform == "linux"
         """Whether runs of equal size leave in one call."""
-        self._refused: dict[Endpoint | None, int] = {}
-        """By place, the size of the shortest datagrams of which a run was refused."""
+        self._refused: dict[Endpoint | None, tuple[int, float]] = {}
+        """By place, the size of the shortest datagrams of which a run was refused, and until when that counts."""
 
     def send(self, bound: socket.socket, datagrams: Sequence[bytes], endpoint: Endpoint | None) -> int:
         """Send to ``endpoint``, or (None) to where the socket is connected. Returns how many were dropped."""
@@ -85,13 +90,22 @@ class DatagramSender:
 
     def _too_long(self, endpoint: Endpoint | None) -> int:
         """From which size on datagrams to this place leave one by one, bytes."""
-        return self._refused.get(endpoint, MAX_GSO_BYTES + 1) if self.segmentation else 0
+        if not self.segmentation:
+            return 0
+        refused = self._refused.get(endpoint)
+        if refused is None:
+            return MAX_GSO_BYTES + 1
+        size, until = refused
+        if self._clock() < until:
+            return size
+        del self._refused[endpoint]
+        return MAX_GSO_BYTES + 1
 
     def _refuse(self, endpoint: Endpoint | None, size: int) -> int:
         """A run of this size was refused. The new size from which on datagrams leave one by one: this one."""
         if len(self._refused) >= MAX_REFUSED:
             self._refused.clear()
-        self._refused[endpoint] = size
+        self._refused[endpoint] = size, self._clock() + REFUSED_SECONDS
         return size
 
 

@@ -48,8 +48,8 @@ MAX_LANES: Final = 32
 """Each is a socket with a queue of its own, here as with favored peers."""
 MAX_REMEMBERED: Final = 8192
 """Packet ids in each of the two generations of a lane, 110 bytes each; the node remembers more."""
-MAX_HANDED: Final = 4096
-"""Packet ids that a new lane is told of: what came before it is a replay there, too."""
+MAX_HANDED: Final = MAX_REMEMBERED
+"""Packet ids that a lane is told of at once: what came before it or by another way is a replay there, too."""
 MAX_ENDED: Final = 2 * MAX_LANES
 """Lanes that have ended of which a last word may come."""
 
@@ -64,7 +64,7 @@ class Workers(Protocol):
     def give_lane(self, lane: protocol.LaneUp, descriptor: int) -> bool:
         """Hand one over, with a copy of its socket. False where that cannot be now."""
 
-    def tell_lane(self, message: protocol.LaneTerms | protocol.LaneDown) -> None:
+    def tell_lane(self, message: protocol.LaneTerms | protocol.LaneSeen | protocol.LaneDown) -> None:
         """Say something about one that was given."""
 
 
@@ -198,11 +198,12 @@ class Lanes:
             mtu=way.mtu,
             remembered=MAX_REMEMBERED,
             keys=b"".join(way.keys),
-            seen=b"".join(peer.seen.some(MAX_HANDED)),
+            seen=self._vl1.share(peer, MAX_HANDED),
         )
         with sock:
             given = self._workers.give_lane(up, sock.fileno())
         if not given:
+            self._vl1.unshare(peer)
             self._transport.take_back(way.endpoint)
             return
         self.counters["given"] += 1
@@ -247,6 +248,7 @@ class Lanes:
             del self._ended[next(iter(self._ended))]
         del self._by_peer[lane.flow.address]
         self._workers.tell_lane(protocol.LaneDown(number))
+        self._vl1.unshare(lane.peer)
         self._transport.take_back(lane.way.endpoint)
         self.counters["taken_back"] += 1
 
@@ -275,10 +277,16 @@ class Lanes:
                 self._workers.tell_lane(protocol.LaneTerms(number, (), 0.0))
 
     def check(self) -> None:
-        """Take back whose path is not the peer's any more, and those of networks that were left."""
+        """Take back whose path is not the peer's any more, and those of networks that were left; tell the others what
+        their peers' frames were that came by other ways."""
         for number, lane in list(self._lanes.items()):
+            if lane.peer.taken:
+                self._tell_seen(number, self._vl1.taken(lane.peer))
             if not self._vl1.leads_to(lane.peer, lane.way) or self._ports.index_of.get(lane.flow.nwid) != lane.index:
                 self._end(number)
+
+    def _tell_seen(self, number: int, ids: bytes | memoryview) -> None:
+        self._workers.tell_lane(protocol.LaneSeen(number, bytes(ids[-8 * MAX_HANDED :])))
 
     # What lanes tell
 
@@ -332,6 +340,8 @@ class Lanes:
                 continue
             if tag & protocol.LANE_IDS:
                 lane.peer.seen.add(data)
+                if (next_one := self._by_peer.get(lane.flow.address, number)) != number:
+                    self._tell_seen(next_one, data)  # which began before it could be told of these
             else:
                 lane.wasted += 1
                 batch.append((bytes(data), lane.way.endpoint))

@@ -318,7 +318,7 @@ class Supervisor:
         process = self._slots[0].process
         return process is not None and process.send_with(lane, descriptor)
 
-    def tell_lane(self, message: protocol.LaneTerms | protocol.LaneDown) -> None:
+    def tell_lane(self, message: protocol.LaneTerms | protocol.LaneSeen | protocol.LaneDown) -> None:
         """Say something about a lane that was given."""
         process = self._slots[0].process
         if process is not None:

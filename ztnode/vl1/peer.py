@@ -70,6 +70,7 @@ class Peer:
         "redirects",
         "seen",
         "sent",
+        "taken",
         "traffic_from",
         "trusted_until",
         "version",
@@ -130,6 +131,9 @@ class Peer:
         self.echo_gate = TokenBucket(6, 12)  # for what comes over no known path; paths have gates of their own
         self.seen = SeenIds(FIRST_REPLAY_GENERATION)
         """The ids of its authentic packets."""
+        self.taken: list[bytes] | None = None
+        """Of those, the ones that came here and of which somebody else who opens its frames, too, is to be told; None
+        while there is nobody."""
 
     def __repr__(self) -> str:
         return f"<Peer {format_address(self.address)}>"

@@ -166,6 +166,8 @@ class Vl1:
             run.append(packet)
         for peer, run in runs.items():
             self._open_run(peer, self._without_replays(peer, run) if peer.is_replayed else run, now)
+            if peer.taken is not None:
+                peer.taken += [packet[:8] for packet, _ in run if packet[:8] in peer.seen]  # it is authentic, that is
 
     def _whole(self, datagrams: Sequence[tuple[bytes, Endpoint]], now: float) -> list[tuple[bytes, Endpoint]]:
         """The whole packets for us among the datagrams, and what fragments complete.
@@ -521,6 +523,21 @@ class Vl1:
             and cipher_for(peer) == CIPHER_AES_GMAC_SIV
             and self._core.topology.by_address.get(peer.address) is peer
         )
+
+    def share(self, peer: Peer, count: int) -> bytes:
+        """From now on somebody else opens frames of this peer, too. Ids of packets that came before, 8 bytes each,
+        ``count`` of them at the most, those of the newer generation first."""
+        peer.taken = []
+        return b"".join(peer.seen.some(count))
+
+    def taken(self, peer: Peer) -> bytes:
+        """The ids of packets of a peer whose frames are shared that came here since the last call."""
+        taken, peer.taken = peer.taken or [], []
+        return b"".join(taken)
+
+    def unshare(self, peer: Peer) -> None:
+        """Nobody else opens its frames any more."""
+        peer.taken = None
 
     def carried(self, peer: Peer, endpoint: Endpoint, carried: Carried, now: float) -> None:
         """Somebody else has sealed or opened frames of a peer on this path."""

@@ -64,6 +64,8 @@ _ETHERTYPE: Final = 9
 _IDS: Final = 0xFFFFFFFFFFFFFFFF
 _U64: Final = struct.Struct(">Q")
 _MACS: Final = 12
+MAX_EARLY: Final = 64
+"""Packets whose halves came in the wrong order of which it is remembered; 100 bytes each."""
 
 
 class Lane:
@@ -103,8 +105,9 @@ class Lane:
         """The head of a packet in fragments, whose second half is expected."""
         self._halves = b"", b""
         """Of the packet that was joined last."""
-        self._early = b""
-        """The id of a packet whose second half came before its head, and is where the head has to go: the node."""
+        self._early: dict[bytes, None] = {}
+        """The ids of packets whose second halves came before their heads, and are where these have to go: the node. The
+        oldest is forgotten first."""
         self._clear()
 
     def _clear(self) -> None:
@@ -121,6 +124,10 @@ class Lane:
         self.heads = tuple(self._macs_out + ethertype for ethertype in ethertypes)
         self._heads_in = frozenset(self._head + ethertype for ethertype in ethertypes)
         self.until = terms.until
+
+    def note(self, ids: bytes) -> None:
+        """These packets, 8 bytes each, came by another way."""
+        self._seen.add(ids)
 
     def used(self) -> LaneUsed:
         """What was carried since the last call."""
@@ -219,7 +226,7 @@ class Lane:
             return None
         ids = packet_rows.ids_of(tags)
         different = set(ids)
-        if len(different) < len(ids) or self._early in different or self._seen.has_any(different):
+        if len(different) < len(ids) or self._early.keys() & different or self._seen.has_any(different):
             return None
         good = packet_rows.open_rows(self._cipher, tags, rows)
         taken = list(compress(range(len(ids)), good))
@@ -255,7 +262,9 @@ class Lane:
                     self._duplicates += 1
                     return None
                 elif data[OFFSET_NUMBER] == SECOND_OF_TWO:
-                    self._early = data[:OFFSET_DESTINATION]
+                    self._early[data[:OFFSET_DESTINATION]] = None
+                    if len(self._early) > MAX_EARLY:
+                        del self._early[next(iter(self._early))]
                 rest.append(data)
                 return None
             self._halves = half, data
@@ -268,7 +277,7 @@ class Lane:
             if data[:OFFSET_DESTINATION] in self._seen:
                 self._duplicates += 1
                 return None
-            if data[:OFFSET_DESTINATION] == self._early:
+            if data[:OFFSET_DESTINATION] in self._early:
                 rest.append(data)
                 return None
             if half:

@@ -15,7 +15,7 @@ from ztnode.wire.checksum import has_numpy
 from ztnode.wire.packet import MIN_PACKET_LENGTH
 from ztnode.worker.lane import Lane
 from ztnode.worker.poller import READ, Poller
-from ztnode.worker.protocol import LANE, LANE_IDS, LaneTerms, LaneUp, LaneUsed
+from ztnode.worker.protocol import LANE, LANE_IDS, LaneDown, LaneSeen, LaneTerms, LaneUp, LaneUsed
 
 if TYPE_CHECKING:
     from ztnode.netstack.frame import Frame
@@ -35,6 +35,10 @@ LAST_READS: Final = 32
 """Of a lane that ends: what its queue can hold, and no more than that while more comes."""
 TELL_SECONDS: Final = 0.1
 """From the first frame until the node is told: what it decides by, such as whether a path is dead, takes longer."""
+
+
+MAX_UNTOLD: Final = 64
+"""Records of ids that wait for room in the ring to the node: some seconds of a busy lane, or 5 MB."""
 
 
 class Loop(Protocol):
@@ -75,6 +79,8 @@ class Lanes:
         """By the Ethernet headers that they carry. (A MAC is of one network: it follows from the network's id and the
         peer's address.)"""
         self._used: dict[int, Lane] = {}
+        self._untold: list[tuple[int, tuple[bytes]]] = []
+        """Records with ids that found no room in the ring, the oldest first."""
         self._due = 0.0
         self._many: ManyDatagrams | None = None
         self._slots: Matrix | None = None
@@ -100,6 +106,17 @@ class Lanes:
             sock.close()
             raise
         self._lanes[lane.id] = _Lent(lane, sock, DatagramSender())
+
+    def told(self, message: LaneTerms | LaneSeen | LaneDown) -> None:
+        """What the node says of a lane that it has lent, and that may have ended."""
+        match message:
+            case LaneTerms():
+                self.agree(message)
+            case LaneSeen(number, ids):
+                if (found := self._lanes.get(number)) is not None:
+                    found.lane.note(ids)
+            case LaneDown(number):
+                self.down(number)
 
     def agree(self, terms: LaneTerms) -> None:
         """From now on these terms hold for a lane."""
@@ -128,6 +145,7 @@ class Lanes:
         sock.close()
         self._tell_of(lane)
         self._used.pop(number, None)
+        self._tell_ids()
 
     # Frames
 
@@ -201,17 +219,25 @@ class Lanes:
 
     def handle_timer(self, _now: float) -> None:
         """Tell the node."""
-        self.timed = False
         for lane in self._used.values():
             self._tell_of(lane)
         self._used.clear()
+        self._tell_ids()
 
     def _tell_of(self, lane: Lane) -> None:
         if lane.opened_ids:
             ids, lane.opened_ids = lane.opened_ids, []
-            # That they do not come again by another way; where there is no room for them they may, once.
-            self._loop.to_node([(LANE | LANE_IDS | lane.id, (b"".join(ids),))])
+            self._untold.append((LANE | LANE_IDS | lane.id, (b"".join(ids),)))
         self._tell(lane.used())
+
+    def _tell_ids(self) -> None:
+        """That they do not come again by another way. What finds no room, as while the node has much to do, waits."""
+        if self._untold:
+            del self._untold[: self._loop.to_node(self._untold)]
+            del self._untold[:-MAX_UNTOLD]
+        if not self._used:
+            self.timed = bool(self._untold)
+            self._due = self._loop.now + TELL_SECONDS
 
 
 def _receive_runs(

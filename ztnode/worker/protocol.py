@@ -137,6 +137,16 @@ class LaneTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneSeen:
+    """Node → worker: frames of the lane's peer that came by another way, such as by a root or in three pieces, and are
+    replays when the lane brings them."""
+
+    id: int
+    ids: bytes
+    """Of packets, 8 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
 class LaneDown:
     """Node → worker: its frames go by the ring again."""
 
@@ -453,6 +463,7 @@ ToWorker: TypeAlias = (
     | NeighbourReturned
     | LaneUp
     | LaneTerms
+    | LaneSeen
     | LaneDown
     | SetGateway
     | Request

@@ -410,10 +410,8 @@ class Worker:
                 self.stack.neighbour_returned(index, mac, self.now)
             case protocol.LaneUp():
                 self._lane_up(message)
-            case protocol.LaneTerms():
-                self._lanes.agree(message)
-            case protocol.LaneDown():
-                self._lanes.down(message.id)
+            case protocol.LaneTerms() | protocol.LaneSeen() | protocol.LaneDown():
+                self._lanes.told(message)
             case protocol.SetGateway(targets, flows):
                 self._set_gateway(targets, flows)
             case protocol.Cancel():

@@ -28,7 +28,7 @@ from ztnode.wire.aes_gmac_siv import AesGmacSiv
 from ztnode.wire.endpoint import Endpoint
 from ztnode.wire.packet import VERB_FRAME
 from ztnode.worker.lane import Lane
-from ztnode.worker.protocol import LANE, LANE_IDS, LaneDown, LaneRefused, LaneTerms, LaneUp, LaneUsed
+from ztnode.worker.protocol import LANE, LANE_IDS, LaneDown, LaneRefused, LaneSeen, LaneTerms, LaneUp, LaneUsed
 
 NWID = 0x9AD07D01093A69E3
 OURS, THEIRS, ROOT = ("203.0.113.2", 9993), ("203.0.113.3", 9993), ("203.0.113.1", 9993)
@@ -41,7 +41,7 @@ class Workers:
         self.may_have_lanes = True
         self.takes = True
         self.given: list[LaneUp] = []
-        self.told: list[LaneTerms | LaneDown] = []
+        self.told: list[LaneTerms | LaneSeen | LaneDown] = []
 
     def give_lane(self, lane: LaneUp, descriptor: int) -> bool:
         assert descriptor >= 0
@@ -49,7 +49,7 @@ class Workers:
             self.given.append(lane)
         return self.takes
 
-    def tell_lane(self, message: LaneTerms | LaneDown) -> None:
+    def tell_lane(self, message: LaneTerms | LaneSeen | LaneDown) -> None:
         self.told.append(message)
 
 

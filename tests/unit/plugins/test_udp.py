@@ -17,7 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztnode.datagrams.many_datagrams import SLOTS, ManyDatagrams
-from ztnode.datagrams.segmentation import MAX_GSO_BYTES, MAX_REFUSED, MAX_SEGMENTS, DatagramSender, run_end
+from ztnode.datagrams.segmentation import (
+    MAX_GSO_BYTES,
+    MAX_REFUSED,
+    MAX_SEGMENTS,
+    REFUSED_SECONDS,
+    DatagramSender,
+    run_end,
+)
 from ztnode.hookspecs import Datagrams, Endpoint
 from ztnode.plugins import udp
 from ztnode.plugins.udp import UdpTransport
@@ -274,6 +281,32 @@ def test_one_narrow_way_does_not_slow_the_others(error: int) -> None:
         sock.narrow.add(("203.0.113.1", port))
         calls(("203.0.113.1", port), 1432)
     assert len(sender._refused) <= MAX_REFUSED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="runs leave in one call on Linux alone")
+@pytest.mark.parametrize("endpoint", [("203.0.113.1", 1), None], ids=["a place", "a connected socket"])
+def test_a_way_that_was_narrow_is_tried_again_after_a_time(endpoint: Endpoint | None) -> None:
+    now = 1000.0
+    sender, sock = DatagramSender(lambda: now), Narrow({endpoint}, errno.EMSGSIZE)
+    anything: Any = sock
+
+    def calls() -> int:
+        before = sock.calls
+        assert sender.send(anything, [bytes(1432)] * 10, endpoint) == 0
+        return sock.calls - before
+
+    refused = 1 if endpoint else 2  # a connected socket is asked twice
+    assert calls() == 10 + refused
+    now += REFUSED_SECONDS - 1
+    assert calls() == 10
+    now += 1
+    assert calls() == 10 + refused, "it is narrow still"
+    sock.narrow.clear()
+    now += REFUSED_SECONDS - 1
+    assert calls() == 10
+    now += 1
+    assert calls() == calls() == 1
+    assert not sender._refused
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="lent on Linux alone")

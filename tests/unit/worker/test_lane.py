@@ -20,7 +20,7 @@ from ztnode.wire.packet import (
     VERB_EXT_FRAME,
     VERB_FRAME,
 )
-from ztnode.worker.lane import Lane
+from ztnode.worker.lane import MAX_EARLY, Lane
 from ztnode.worker.protocol import LaneTerms, LaneUp
 
 OWN, PEER = IDENTITIES[1], IDENTITIES[2]
@@ -202,6 +202,24 @@ def test_halves_in_the_wrong_order_meet_in_the_node() -> None:
     pieces = split(remote.packet(bytes(2000)), MTU)
     assert received(made, pieces)[0] == [MACS_IN + IPV4 + bytes(2000)]
     assert received(made, [*reversed(pieces), *pieces]) == ([], []), "which is no new packet, in whatever order"
+
+
+def test_halves_of_several_packets_in_the_wrong_order_meet_in_the_node() -> None:
+    """At once: none waits here for what comes next, and what comes twice is not taken here."""
+    made, remote = lane(), Remote()
+    (one, one_tail), (two, two_tail) = (split(remote.packet(bytes(2000)), MTU) for _ in range(2))
+    batch = [one_tail, two_tail, one, two, one, one_tail]
+    assert received(made, batch) == ([], batch)
+
+
+def test_a_lane_remembers_few_halves_that_came_early() -> None:
+    made, remote = lane(), Remote()
+    packets = [split(remote.packet(bytes(2000)), MTU) for _ in range(MAX_EARLY + 1)]
+    tails = [tail for _, tail in packets]
+    assert received(made, tails) == ([], tails)
+    heads = [head for head, _ in reversed(packets)]
+    assert received(made, heads) == ([], heads[:-1]), "the oldest was forgotten, and its head waits"
+    assert len(made._early) == MAX_EARLY
 
 
 def test_halves_that_are_too_long_together_are_no_packet_here() -> None:

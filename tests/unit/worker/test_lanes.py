@@ -33,7 +33,7 @@ from ztnode.ring import Record
 from ztnode.wire.checksum import use_numpy
 from ztnode.wire.fragment import split
 from ztnode.wire.packet import VERB_ECHO, VERB_FRAME
-from ztnode.worker.lanes import TELL_SECONDS, Lanes
+from ztnode.worker.lanes import MAX_UNTOLD, TELL_SECONDS, Lanes
 from ztnode.worker.poller import Poller
 from ztnode.worker.protocol import LANE, LANE_IDS, LaneTerms, LaneUp, LaneUsed
 
@@ -337,6 +337,25 @@ def test_what_finds_no_room_in_the_ring_is_counted(bench: Bench) -> None:
     bench.peer.sendto(bench.remote.packet(b"x"), at)
     bench.loop.turn()
     assert bench.lanes.counters["lane_returns_dropped"] == 1
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_ids_wait_until_there_is_room_in_the_ring(bench: Bench, *, ends: bool) -> None:
+    """A node that has much to do takes nothing for a while; what is played back to it then is a replay all the same."""
+    at = bench.up()
+    bench.loop.room = 0
+    packets = [bench.remote.packet(b"x") for _ in range(MAX_UNTOLD + 2)]
+    for packet in packets:
+        bench.send([packet], at)
+        bench.lanes.handle_timer(bench.loop.now)
+        assert bench.lanes.timed
+    if ends:
+        bench.lanes.down(1)
+    assert bench.lanes.next_timer() == bench.loop.now + TELL_SECONDS
+    bench.loop.room = 1000
+    bench.lanes.handle_timer(bench.loop.now)
+    assert bench.loop.records == [(LANE | LANE_IDS | 1, packet[:8]) for packet in packets[-MAX_UNTOLD:]]
+    assert bench.lanes.next_timer() is None
 
 
 def test_what_is_no_socket_is_closed(bench: Bench) -> None:
