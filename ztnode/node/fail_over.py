@@ -28,8 +28,8 @@ AFTER: Final = 60.0
 """Seconds without an answer from the internet until the next transport is taken (ZT_TCP_FALLBACK_AFTER), where the one
 in use never brought any."""
 ASK_AFTER: Final = 2.0
-"""Seconds without a word from the internet in which something was sent there by a way that has worked, after which the
-roots are asked at each look: a peer that is gone is no reason to change, and neither are a few packets lost."""
+"""Seconds without a word from the internet in which something was sent there by a way that has worked, after which
+roots and peers are asked at each look: one that is gone is no reason to change, and neither are a few packets lost."""
 SILENT_AFTER: Final = 5.0
 """The same until the next transport is taken."""
 DEAF_ASK_AFTER: Final = 8.0
@@ -40,6 +40,10 @@ DOWN_AFTER: Final = 10.0
 """The same for one that says itself that it is down."""
 LINGER: Final = 12.0
 """Seconds for which a transport that is left still receives."""
+MAX_TRIAL: Final = 300.0
+"""Seconds, at most, for which a better way that worked for a moment only must bring answers before packets go by it
+alone: LINGER at first, and twice as long each time that it fails all the same. One that was in use for longer than this
+at a stretch is trusted at once."""
 LOOK_EVERY: Final = 1.0
 """Seconds, while there is something to wait for: a look wakes a node that has nothing else to do."""
 MAX_ASKED: Final = 4096
@@ -73,7 +77,13 @@ class FailOver:
         self._at = 0
         """Which of them is used; those before it are tried."""
         self._returning: tuple[float, int] | None = None
-        """When an answer came by a better one, and by which."""
+        """From when packets go by a better one alone, which has brought an answer, and which that is."""
+        self._is_tried = False
+        """Whether that is still to come."""
+        self._trial = 0.0
+        """Seconds from such an answer until then."""
+        self._better_at = float("-inf")
+        """When a better one last brought an answer."""
         self._asked: dict[Endpoint, bool] = {}
         """Where something was sent, and whether that is in the internet."""
         self._unanswered: float | None = None
@@ -90,6 +100,8 @@ class FailOver:
         self.on_another: Callable[[], None] = lambda: None
         """Called when another transport is used from now on, too."""
         self._looking: asyncio.TimerHandle | None = None
+        self._look_due = float("inf")
+        """By the clock; a look that comes much later shows that the process did not run."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -131,7 +143,7 @@ class FailOver:
         if not far or self._at == 0:
             return self._first.send(endpoint, datagrams)  # what is near is not to be reached from elsewhere
         # By those that brought nothing too: so it shows at once when they work.
-        last = self._at if self._returning is None else self._returning[1]
+        last = self._at if self._returning is None or self._is_tried else self._returning[1]
         return min(way.transport.send(endpoint, datagrams) for way in self._ways[: last + 1] if way.is_open)
 
     def local_endpoints(self) -> Sequence[Endpoint]:
@@ -205,13 +217,18 @@ class FailOver:
             return
         before = self.answers()
         self._receive(far)
-        if index < self._at and self.answers() > before and (self._returning is None or index < self._returning[1]):
-            self._returning = self._clock(), index
-            self._look_later()
+        if index < self._at and self.answers() > before:
+            self._better_at = self._clock()
+            if self._returning is None or index < self._returning[1]:
+                self._returning = self._better_at + self._trial, index
+                self._is_tried = self._trial > 0
+                self._look_later()
 
     def _look_later(self) -> None:
         if self._looking is None and len(self._ways) > 1:
-            self._looking = asyncio.get_running_loop().call_later(min(LOOK_EVERY, self._after), self._look)
+            pause = min(LOOK_EVERY, self._after)
+            self._look_due = self._clock() + pause
+            self._looking = asyncio.get_running_loop().call_later(pause, self._look)
 
     def _look(self) -> None:
         self._looking = None
@@ -220,33 +237,59 @@ class FailOver:
         now = self._clock()
         if self._unanswered is not None and self.answered() >= self._unanswered:
             self._unanswered = None
+        if now - self._look_due > LOOK_EVERY:
+            self._slept(now - self._look_due)
         if self._returning is not None:
-            when, index = self._returning
-            if self._unanswered is not None and self._has_failed(now):
-                self._returning = None  # it worked for a moment only
-                self._look_later()
-            elif now - when >= LINGER:
-                self._go_back(index)
-            else:
-                self._look_later()
-            return
+            self._try_better(*self._returning, now)
         way = self._ways[self._at]
-        if not way.is_open:
+        if not way.is_open and (self._returning is None or self._is_tried):
             self._look_later()
             if not self._tasks:
                 self._run(self._open_later(self._at))
+        if self._returning is not None:
+            return
         if self._at + 1 >= len(self._ways) or self._unanswered is None:
             return
         self._look_later()
         if self._has_failed(now):
+            if self.answered() >= self._taken_at:
+                self._distrust(now - self._taken_at)
             self._at += 1
             self._taken_at = now
             self._unanswered = None
             log.info("no answer by %s: packets go by %s too", way.name, self.in_use)
             self._run(self._open_later(self._at))
 
+    def _slept(self, seconds: float) -> None:
+        """The process did not run: that it took nothing in meanwhile means nothing, and what came waits to be read."""
+        if self._unanswered is not None:
+            self._unanswered += seconds
+        if self._returning is not None:
+            self._returning = self._returning[0] + seconds, self._returning[1]
+        self._better_at += seconds
+
+    def _try_better(self, when: float, index: int, now: float) -> None:
+        """Look at a better way that has brought an answer; it is to be used alone from ``when`` on. What comes by the
+        one that is to be left says nothing about it."""
+        silent = now - self._better_at
+        self._is_tried = self._is_tried and (now < when or silent > ASK_AFTER)
+        if silent > SILENT_AFTER:
+            self._returning = None
+            if not self._is_tried:
+                self._distrust(now - when)
+        elif now - when >= LINGER:
+            self._go_back(index)
+            return
+        elif silent > ASK_AFTER:
+            self.ask()
+        self._look_later()
+
+    def _distrust(self, used: float) -> None:
+        """A way that has worked, and that packets went by alone for so many seconds, has failed."""
+        self._trial = 0.0 if used > MAX_TRIAL else min(max(LINGER, 2 * self._trial), MAX_TRIAL)
+
     def _has_failed(self, now: float) -> bool:
-        """Whether what is unanswered is so for too long; asks the roots before it is."""
+        """Whether what is unanswered is so for too long; asks around before it is."""
         if self._unanswered is None:
             return False
         deaf = now - self._unanswered

@@ -127,7 +127,7 @@ class Node:
         parts.transport.answers = lambda: parts.vl1.counters["answers"]
         parts.transport.answered = lambda: parts.vl1.answered_from_afar
         parts.transport.heard = lambda: parts.vl1.heard_from_afar
-        parts.transport.ask = self._ask_roots
+        parts.transport.ask = self._ask_afar
         if port := self._host.port:
             self._writes.watch(self._home.keep_port(port), "the UDP port")
         self._host.start(map_port=options.port_mapping and parts.local_conf.port_mapping is not False)
@@ -198,9 +198,9 @@ class Node:
         self._vl1.greet_again()
         self._pump_now()
 
-    def _ask_roots(self) -> None:
+    def _ask_afar(self) -> None:
         """Nothing is answered: is it the peer, or the transport?"""
-        self._vl1.ask_roots(time.monotonic())
+        self._vl1.ask_afar(time.monotonic())
         self._pump_now()
 
     def _pump_now(self) -> None:

@@ -3,6 +3,7 @@ probes of paths that have gone silent."""
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -63,6 +64,8 @@ STALL_RETRY: Final = 2.0
 """Seconds between HELLOs along a dead path meanwhile."""
 WATCHES_PER_TICK: Final = 64
 """Paths that are asked about in one go."""
+ASKED_AFAR: Final = 4
+"""Peers that are asked, besides the roots, whether anybody is there."""
 BUSY_TICK: Final = 1.0
 QUICK_TICK: Final = 0.5
 """While a connection has several paths: soon enough to take another one within a second when one goes dead."""
@@ -246,11 +249,21 @@ class Contacts:
         self._root_tries = 0
         self._next_root = now
 
-    def ask_roots(self, now: float) -> None:
-        """Ask each root whether it is there, where it was heard last."""
+    def ask_afar(self, now: float) -> None:
+        """Ask in the internet whether anybody is there: each root, where it was heard last, and the few peers that were
+        heard most lately, for it may be the root that is gone."""
         for peer in self._topology.upstream_peers():
             if (path := peer.last_resort()) is not None:
                 self.echo(peer, path, now)
+        paths = (
+            (path.last_receive, peer.address, peer, path)
+            for peer in self._topology.by_address.values()
+            if (path := peer.path) is not None
+            and path.scope is Scope.GLOBAL
+            and not self._topology.is_upstream(peer.address)
+        )
+        for _, _, peer, path in heapq.nlargest(ASKED_AFAR, paths):
+            self.echo(peer, path, now)
 
     def _greet_roots(self, now: float) -> None:
         all_reached = True

@@ -620,9 +620,9 @@ class Vl1:
         for peer in self._core.topology.by_address.values():
             peer.last_hello = peer.next_path_push = float("-inf")
 
-    def ask_roots(self, now: float) -> None:
-        """Ask all roots by the ways that are known whether they are there."""
-        self._core.contacts.ask_roots(now)
+    def ask_afar(self, now: float) -> None:
+        """Ask all roots, and a few peers, in the internet by the ways that are known whether they are there."""
+        self._core.contacts.ask_afar(now)
 
     def avoid_networks(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
         """Physical paths must not run inside these (the managed routes of joined networks)."""
