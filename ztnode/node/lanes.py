@@ -61,6 +61,10 @@ class Workers(Protocol):
     def may_have_lanes(self) -> bool:
         """Whether there can be any now."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the worker has left too much unread of what it was told."""
+
     def give_lane(self, lane: protocol.LaneUp, descriptor: int) -> bool:
         """Hand one over, with a copy of its socket. False where that cannot be now."""
 
@@ -282,10 +286,16 @@ class Lanes:
         for number, lane in list(self._lanes.items()):
             if lane.peer.taken:
                 self._tell_seen(number, self._vl1.taken(lane.peer))
-            if not self._vl1.leads_to(lane.peer, lane.way) or self._ports.index_of.get(lane.flow.nwid) != lane.index:
+            if number in self._lanes and not self._is_right(lane):
                 self._end(number)
 
+    def _is_right(self, lane: _Lane) -> bool:
+        return self._vl1.leads_to(lane.peer, lane.way) and self._ports.index_of.get(lane.flow.nwid) == lane.index
+
     def _tell_seen(self, number: int, ids: bytes | memoryview) -> None:
+        if self._workers.is_behind:  # as one that is stopped: what waits for it here would grow without end
+            self._end(number)
+            return
         self._workers.tell_lane(protocol.LaneSeen(number, bytes(ids[-8 * MAX_HANDED :])))
 
     # What lanes tell

@@ -313,6 +313,12 @@ class Supervisor:
         """Whether frames need not pass here: one worker has all of them, and nobody captures."""
         return self._count == 1 and not self._captures and self._slots[0].ready.is_set()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the worker that has the lanes leaves too much unread of what it was told."""
+        process = self._slots[0].process
+        return process is not None and process.is_behind
+
     def give_lane(self, lane: protocol.LaneUp, descriptor: int) -> bool:
         """Let the worker have a lane with this socket, a copy of which it gets. False where that cannot be now."""
         process = self._slots[0].process

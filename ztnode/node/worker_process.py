@@ -20,6 +20,8 @@ READ_BYTES: Final = 512 << 10
 """Frames taken from a worker before the event loop has its turn."""
 READY_SECONDS: Final = 30.0
 """A worker is ready after 0.2 s; a machine that needs longer than this for it is out of service."""
+MAX_UNREAD: Final = 1 << 20
+"""Bytes of what it was told that may wait for a worker before it is told no more than it must."""
 
 _log = logging.getLogger(__name__)
 
@@ -189,6 +191,11 @@ class WorkerProcess:
         """Send a message that has no answer; to a worker that has ended: nothing happens."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(protocol.build(message))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it leaves more unread of what it was told than ``MAX_UNREAD``."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > MAX_UNREAD
 
     def send_with(self, message: protocol.ToWorker, descriptor: int) -> bool:
         """Send a message with a descriptor, which stays the caller's. False where that cannot be now."""

@@ -40,6 +40,7 @@ class Workers:
     def __init__(self) -> None:
         self.may_have_lanes = True
         self.takes = True
+        self.is_behind = False
         self.given: list[LaneUp] = []
         self.told: list[LaneTerms | LaneSeen | LaneDown] = []
 
@@ -238,6 +239,25 @@ def test_a_lane_ends_with_its_way(bench: Bench, spoil: Callable[[Bench], None]) 
     assert not bench.lanes
     assert bench.workers.told[-1] == LaneDown(given.id)
     assert not bench.lender.lent
+
+
+def test_a_lane_ends_when_its_worker_does_not_read_what_it_is_told(bench: Bench) -> None:
+    """Else the ids that a stopped worker is to be told of would wait for it, as many as come by other ways."""
+    bench.work()
+    (given,) = bench.workers.given
+    bench.other.vl1.send_batch(bench.own.address, VERB_FRAME, [b"frame"], bench.now)
+    bench.network.run(0.1)
+    bench.lanes.check()
+    told = len(bench.workers.told)
+    assert any(isinstance(each, LaneSeen) for each in bench.workers.told)
+    bench.workers.is_behind = True
+    bench.lanes.check()
+    assert bench.lanes, "there is nothing to tell"
+    bench.other.vl1.send_batch(bench.own.address, VERB_FRAME, [b"frame"], bench.now)
+    bench.network.run(0.1)
+    bench.lanes.check()
+    assert not bench.lanes and not bench.lender.lent
+    assert bench.workers.told[told:] == [LaneDown(given.id)] and bench.peer.taken is None
 
 
 def test_a_lane_ends_with_its_network_and_with_its_peer(bench: Bench) -> None:
