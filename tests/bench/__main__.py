@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one round of a quarter: a smoke test")
     parser.add_argument("--profile", action="store_true", help="only show where the time of a bulk transfer goes")
     parser.add_argument("--flames", type=Path, metavar="FOLDER", help="only write flame graphs there")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends with us
     arguments = parser.parse_args()
     # What reads a pipe has no width of its own, and a table cut to 80 columns loses its figures.
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)

@@ -11,6 +11,7 @@ the places.
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
 import sys
 from collections import defaultdict
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("trees", nargs="+", metavar="TREE", help="other checkouts of this repository")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--what", nargs="+", choices=list(COUNTS), default=list(COUNTS), metavar="WHAT")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends with us
     arguments = parser.parse_args()
     if not has_reference():
         parser.error("needs zerotier-one 1.14.1: name the program in $ZEROTIER_ONE")
