@@ -93,8 +93,9 @@ class FailOver:
         self.answers: Callable[[], int] = lambda: 0
         """How many requests peers have answered so far, by their authenticated word, straight."""
         self.answered: Callable[[], float] = lambda: float("-inf")
-        """When a peer in the internet last did so; ``heard``: when it last said anything authentic, straight."""
+        """When a peer in the internet last did so, by the clock; -inf: never."""
         self.heard: Callable[[], float] = lambda: float("-inf")
+        """When one last said anything authentic, straight."""
         self.ask: Callable[[], None] = lambda: None
         """Called to ask whether anybody in the internet is there."""
         self.on_another: Callable[[], None] = lambda: None

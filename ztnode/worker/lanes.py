@@ -35,8 +35,6 @@ LAST_READS: Final = 32
 """Of a lane that ends: what its queue can hold, and no more than that while more comes."""
 TELL_SECONDS: Final = 0.1
 """From the first frame until the node is told: what it decides by, such as whether a path is dead, takes longer."""
-
-
 MAX_UNTOLD: Final = 64
 """Records of ids that wait for room in the ring to the node: some seconds of a busy lane, or 5 MB."""
 
